@@ -1,0 +1,1 @@
+"""prunus: hierarchical pruning for any PyTorch network."""
