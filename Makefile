@@ -1,0 +1,59 @@
+# make setup | check | test | laws | zoo | demo | bench-NAME | docs | clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# The build backend comes from constraints.txt too, so nothing is installed unpinned.
+INSTALL := $(PIP) --no-build-isolation -e
+
+.PHONY: setup check test laws zoo demo docs clean
+.DEFAULT_GOAL := setup
+
+# Tests run in two processes; one thread each keeps them from fighting over two cores.
+test laws zoo docs: export OMP_NUM_THREADS := 1
+
+setup: $(STAMPS)/dev
+
+$(STAMPS)/torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) hatchling editables
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/demo: $(STAMPS)/torch pyproject.toml
+	$(INSTALL) '.[report,train]'
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/torch pyproject.toml
+	$(INSTALL) '.[report,train,test,dev]'
+	@touch $@ $(STAMPS)/demo
+
+demo: $(STAMPS)/demo
+	$(BIN)/prunus demo
+
+check: $(STAMPS)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(STAMPS)/dev
+	$(BIN)/pytest -n 2
+
+laws: $(STAMPS)/dev
+	$(BIN)/pytest -n 2 tests/laws
+
+zoo: $(STAMPS)/dev
+	@test -f benchmarks/zoo.py || { echo "benchmarks/zoo.py does not exist yet"; exit 1; }
+	$(BIN)/python benchmarks/zoo.py
+
+bench-%: $(STAMPS)/dev
+	$(BIN)/python benchmarks/bench_$*.py
+
+docs: $(STAMPS)/dev
+	$(BIN)/pytest tests/docs
+
+clean:
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage dist build prunus-demo prunus-runs
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,60 @@
+"""``prunus compare RECIPE``: the same comparison for the user's own model and data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunus.cli.work import carry_out, show_plan
+from prunus.errors import OptionError
+
+
+def compare(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Folder for results.json and report.html.")] = None,
+    seed: Annotated[int | None, typer.Option(help="First seed.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Method names with commas, or 'all'.")] = None,
+    kept: Annotated[str | None, typer.Option(help="Kept fractions with commas, such as 0.5,0.1.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, not as a table.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check recipe, model and data, print the runs, do none.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Compare pruning methods as the recipe says; options take precedence over the recipe."""
+    from prunus.recipe import load_recipe, override
+
+    wanted = override(
+        load_recipe(recipe),
+        {
+            ("seed",): seed,
+            ("compare", "seeds"): seeds,
+            ("compare", "methods"): _names(methods),
+            ("compare", "kept"): _fractions(kept),
+        },
+    )
+    folder = out if out is not None else wanted.out_dir
+    if dry_run:
+        show_plan(wanted, folder, as_json=json)
+    else:
+        carry_out(wanted, folder, as_json=json)
+
+
+def _names(text: str | None) -> str | list[str] | None:
+    if text is None or text.strip() == "all":
+        return text and "all"
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _fractions(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise OptionError(
+            f"--kept: got {text!r}; allowed: fractions between 0 and 1 with commas, such as 0.5,0.3,0.1."
+        ) from error

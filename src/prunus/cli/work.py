@@ -1,0 +1,82 @@
+"""What ``demo`` and ``compare`` share: check the output folder, do the work, show it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunus.cli.console import shown_progress
+from prunus.errors import OptionError
+
+if TYPE_CHECKING:
+    from prunus.recipe import Recipe
+
+
+def carry_out(recipe: Recipe, out: Path, *, as_json: bool) -> None:
+    """Run the comparison; stdout gets the table or the JSON alone, stderr the progress and the report's path.
+
+    Raises:
+        PrunusError: whatever the comparison refuses, and a folder that cannot be written.
+    """
+    _check_out(out)
+    from prunus.comparison import compare
+
+    with shown_progress() as progress:
+        results = compare(recipe, progress=progress, out=out)
+    if as_json:
+        sys.stdout.write(results.to_json())
+    else:
+        from prunus.report.table import print_table
+
+        print_table(results)
+    sys.stderr.write(f"report: {out / 'report.html'}\n")
+
+
+def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
+    """Build the model, read the data, and print which runs the recipe asks for; train and measure nothing.
+
+    Raises:
+        PrunusError: the model, the data or the folder cannot be used.
+    """
+    _check_out(out)
+    from prunus.sources import resolve_data, resolve_model
+
+    model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=recipe.seed)
+    resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
+    from prunus.methods import METHODS
+
+    methods = METHODS.names() if recipe.compare.methods == "all" else list(recipe.compare.methods)
+    seeds = [recipe.seed + offset for offset in range(recipe.compare.seeds)]
+    runs = [
+        {"method": method, "kept_fraction": kept, "seed": seed}
+        for seed in seeds
+        for method in methods
+        for kept in recipe.compare.kept
+    ]
+    params = sum(parameter.numel() for parameter in model.parameters())
+    if as_json:
+        plan = {"model": recipe.model, "params": params, "data": recipe.data, "out": str(out), "runs": runs}
+        sys.stdout.write(json.dumps(plan, indent=1) + "\n")
+        return
+    sys.stdout.write(
+        f"model    {recipe.model} ({params:,} parameters)\n"
+        f"data     {recipe.data}\n"
+        f"out      {out}\n"
+        f"runs     {len(runs)}: {len(methods)} methods, {len(recipe.compare.kept)} kept fractions, {len(seeds)} seeds\n"
+    )
+    for run in runs:
+        sys.stdout.write(f"  seed {run['seed']}  kept {run['kept_fraction']:<5}  {run['method']}\n")
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder that cannot be written now, not after minutes of work."""
+    place = out.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise OptionError(f"--out: {str(place)!r} is a file; give a folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OptionError(f"--out: {str(place)!r} may not be written; give another folder.")

@@ -1,0 +1,64 @@
+"""The record a weight criterion reads: named weights and what the gradients said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from prunus.errors import DataError, OptionError, SelectorError
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Named weights with optional gradient statistics of the same names and shapes.
+
+    Attributes:
+        weights: name → weight.
+        grad_sq: name → E[g²].
+        grad_abs: name → E|g|.
+        grad: name → E[g].
+        seed: seed of criteria that draw numbers.
+
+    Raises:
+        SelectorError: a statistic lacks a weight.
+        DataError: a statistic has another shape than its weight.
+    """
+
+    weights: Mapping[str, Tensor]
+    grad_sq: Mapping[str, Tensor] | None = None
+    grad_abs: Mapping[str, Tensor] | None = None
+    grad: Mapping[str, Tensor] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in ("grad_sq", "grad_abs", "grad"):
+            statistic: Mapping[str, Tensor] | None = getattr(self, field)
+            for name, weight in self.weights.items() if statistic is not None else ():
+                if statistic is None or name not in statistic:
+                    raise SelectorError(f"{field} has no entry {name!r}; give one for every weight.")
+                if statistic[name].shape != weight.shape:
+                    raise DataError(
+                        f"{field} of {name!r} has shape {tuple(statistic[name].shape)}; "
+                        f"the weight has {tuple(weight.shape)}. Collect it from this model."
+                    )
+
+
+def needed(statistic: Mapping[str, Tensor] | None, field: str, criterion: str) -> Mapping[str, Tensor]:
+    """Return the statistic, or say which criterion misses it.
+
+    Raises:
+        OptionError: the evidence was made without it.
+    """
+    if statistic is None:
+        raise OptionError(
+            f"criterion {criterion!r} needs {field}, which the evidence lacks; make it with collect_gradients(...)."
+        )
+    return statistic
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """Return the values detached and at least in float32, since squares of half precision overflow or vanish."""
+    detached = tensor.detach()
+    return detached if detached.element_size() >= 4 and detached.is_floating_point() else detached.float()

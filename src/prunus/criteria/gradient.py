@@ -1,0 +1,19 @@
+"""Score a weight by how steep the loss is in it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from prunus.criteria.criterion import CRITERIA
+from prunus.criteria.evidence import Evidence, needed, precise
+
+
+@CRITERIA.register("gradient")
+def gradient(evidence: Evidence, /) -> dict[str, Tensor]:
+    """Score a weight by its mean absolute gradient: s = E|g|.
+
+    Raises:
+        OptionError: the evidence has no ``grad_abs``.
+    """
+    grad_abs = needed(evidence.grad_abs, "grad_abs", "gradient")
+    return {name: precise(grad_abs[name]).clone() for name in evidence.weights}

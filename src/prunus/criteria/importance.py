@@ -1,0 +1,34 @@
+"""Score a weight by its mean squared gradient, bare or weighted with the weight."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from prunus.criteria.criterion import CRITERIA
+from prunus.criteria.evidence import Evidence, needed, precise
+
+
+@CRITERIA.register("importance")
+def importance(evidence: Evidence, /) -> dict[str, Tensor]:
+    """Score a weight by the diagonal of the empirical Fisher matrix: s = E[g²].
+
+    It says how sharply the loss reacts to the weight, not how far removal moves it.
+
+    Raises:
+        OptionError: the evidence has no ``grad_sq``.
+    """
+    grad_sq = needed(evidence.grad_sq, "grad_sq", "importance")
+    return {name: precise(grad_sq[name]).clone() for name in evidence.weights}
+
+
+@CRITERIA.register("importance_weighted")
+def importance_weighted(evidence: Evidence, /) -> dict[str, Tensor]:
+    """Score a weight by the quadratic loss of setting it to zero: s = E[g²] · w².
+
+    Source: LeCun et al., "Optimal Brain Damage", NIPS 1989, with the empirical Fisher for the Hessian.
+
+    Raises:
+        OptionError: the evidence has no ``grad_sq``.
+    """
+    grad_sq = needed(evidence.grad_sq, "grad_sq", "importance_weighted")
+    return {name: precise(grad_sq[name]) * precise(weight).square() for name, weight in evidence.weights.items()}

@@ -1,0 +1,30 @@
+"""Score a weight by chance: the baseline every criterion must beat."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from prunus.criteria.criterion import CRITERIA
+from prunus.criteria.evidence import Evidence
+
+
+@CRITERIA.register("random")
+def random(evidence: Evidence, /) -> dict[str, Tensor]:
+    """Score a weight by a uniform number: s ~ U[0, 1).
+
+    Each tensor draws from a generator seeded with ``evidence.seed`` and its own name: the scores depend neither on
+    the other tensors nor on the device or the global random state.
+    """
+    return {
+        name: torch.rand(weight.shape, generator=named_generator(name, evidence.seed)).to(weight.device)
+        for name, weight in evidence.weights.items()
+    }
+
+
+def named_generator(name: str, seed: int) -> torch.Generator:
+    """Return a CPU generator that the name and the seed alone determine."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

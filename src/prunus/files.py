@@ -1,0 +1,146 @@
+"""Write files and folders so that a reader sees the old content or the new, never a half."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prunus.errors import OptionError
+
+
+def write_text_atomic(path: Path | str, text: str) -> Path:
+    """Write ``text`` as UTF-8 to ``path``; see `write_bytes_atomic`."""
+    return write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
+    """Write ``data`` to ``path`` through a temporary sibling, fsync and rename.
+
+    Args:
+        path: where to write; missing parent folders are made. A symbolic link is followed.
+        data: the whole content.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        OptionError: the path cannot be written. The old content, if any, is then untouched.
+    """
+    final = Path(path).resolve()
+    with _os_errors_named(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _sibling(final, "tmp")
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(final.parent)
+    return Path(path)
+
+
+def replace_dir_atomic(build: Callable[[Path], None], final: Path | str) -> Path:
+    """Let ``build`` fill a temporary folder, then put it in the place of ``final``.
+
+    Args:
+        build: called once with an empty folder to fill.
+        final: the folder that the result becomes; an older folder of that name is replaced.
+
+    Returns:
+        The path of the finished folder.
+
+    Raises:
+        OptionError: the folder cannot be written.
+    """
+    with atomic_dir(final) as folder:
+        build(folder)
+    return Path(final)
+
+
+@contextmanager
+def atomic_dir(final: Path | str) -> Iterator[Path]:
+    """Yield an empty sibling folder that takes the place of ``final`` when the block ends well.
+
+    Leaving the block with an exception removes the sibling and keeps the old ``final``.
+
+    Args:
+        final: the folder to make or replace; a plain file of that name is refused.
+
+    Raises:
+        OptionError: the folder cannot be written, or ``final`` is a file.
+
+    Example:
+        >>> import tempfile
+        >>> place = Path(tempfile.mkdtemp()) / "out"
+        >>> with atomic_dir(place) as folder:
+        ...     _ = (folder / "a.txt").write_text("done")
+        >>> (place / "a.txt").read_text()
+        'done'
+    """
+    target = Path(final).resolve()
+    if target.exists() and not target.is_dir():
+        raise OptionError(f"cannot write folder {str(final)!r}: a file has that name; choose another name.")
+    temporary = _sibling(target, "tmp")
+    with _os_errors_named(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+    try:
+        yield temporary
+        with _os_errors_named(target):
+            _sync_tree(temporary)
+            _swap_in(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap_in(temporary: Path, target: Path) -> None:
+    """Rename ``temporary`` to ``target``; an older ``target`` comes back if that fails."""
+    retired = _sibling(target, "old")
+    had_old = target.exists()
+    if had_old:
+        target.rename(retired)
+    try:
+        temporary.rename(target)
+    except BaseException:
+        if had_old:
+            retired.rename(target)
+        raise
+    _sync_folder(target.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _sibling(path: Path, ending: str) -> Path:
+    # Same folder, so that the rename stays inside one file system and is atomic.
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.{ending}")
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _os_errors_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OptionError(f"cannot write {str(path)!r}: {reason}; give a path that can be written.") from error

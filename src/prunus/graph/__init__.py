@@ -1,0 +1,1 @@
+"""A model as a graph of ATen ops, and what its dimensions have in common."""

@@ -1,0 +1,154 @@
+"""A model and its example inputs → a clean `Graph`; the model is left exactly as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import nn
+
+from prunus.errors import CaptureError, ModelError, OptionError
+from prunus.graph.ir import Graph
+from prunus.graph.passes import drop_dead, fold_constants
+from prunus.graph.recorder import record
+
+METHODS = ("auto", "record", "run", "export")
+
+
+def capture(model: nn.Module, example_inputs: Any, *, method: str = "auto") -> Graph:
+    """Capture the ATen program of one forward call in eval mode.
+
+    Tried in order under ``"auto"``: a recorder on fake tensors (nothing is computed), the recorder on real tensors
+    (control flow that depends on data), ``torch.export``. Mode, gradients, hooks, buffers and attributes of the model
+    are as before afterwards.
+
+    Args:
+        model: any ``nn.Module``; DataParallel, DDP and ``torch.compile`` wrappers are looked through.
+        example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        method: ``auto``, ``record`` (fake tensors), ``run`` (real tensors) or ``export``.
+
+    Raises:
+        ModelError: not a module, quantised, or without parameters on one device.
+        CaptureError: every way failed; the message names the user's file and line.
+    """
+    if method not in METHODS:
+        raise OptionError(f"capture method {method!r} is unknown; allowed: {', '.join(METHODS)}.")
+    model = unwrap(model)
+    _refuse(model)
+    args, kwargs = split_inputs(example_inputs)
+    attempts = {
+        "record": lambda: record(model, args, kwargs, fake=True),
+        "run": lambda: record(model, *_detached(args, kwargs), fake=False),
+        "export": lambda: _export(model, args, kwargs),
+    }
+    chosen = list(attempts) if method == "auto" else [method]
+    failures: list[tuple[str, BaseException]] = []
+    with preserved(model):
+        for name in chosen:
+            try:
+                graph = attempts[name]()
+            except Exception as error:
+                failures.append((name, error))
+                continue
+            return drop_dead(fold_constants(drop_dead(graph)))
+    raise CaptureError(_explain(model, failures)) from failures[-1][1]
+
+
+def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments of a call from the accepted spellings."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, torch.Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Sequence):
+        return tuple(example_inputs), {}
+    raise OptionError(
+        f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of arguments or a dict of them."
+    )
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Look through DataParallel, DistributedDataParallel and ``torch.compile`` wrappers."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and type(model).__name__ in ("DataParallel", "DistributedDataParallel"):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def _refuse(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"The model is a {type(model).__name__}; a torch.nn.Module is needed.")
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+            raise ModelError(f"Module {path!r} is quantised; prune the float model first, then quantise.")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(f"Module {path!r} is a TorchScript module; prune the nn.Module it was made from.")
+    devices = {t.device for t in (*model.parameters(), *model.buffers())}
+    if len(devices) > 1:
+        names = ", ".join(sorted(map(str, devices)))
+        raise ModelError(f"Parameters lie on several devices ({names}); move the model to one device first.")
+
+
+@contextlib.contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Run in eval mode and restore modes, attributes, buffers and random state afterwards."""
+    modules = list(model.modules())
+    state = [(m, m.training, {k: _copied(v) for k, v in m.__dict__.items()}) for m in modules]
+    values = [(b, b.detach().clone()) for b in model.buffers() if b.device.type != "meta"]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    random = torch.random.get_rng_state()
+    for m in modules:
+        m.training = False
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(random)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for m, _, attributes in state:
+            m.__dict__.clear()
+            m.__dict__.update(attributes)
+        with torch.no_grad():
+            for buffer, value in values:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def _copied(value: Any) -> Any:
+    return value.copy() if type(value) in (dict, list, set) else value
+
+
+def _detached(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    cloned: tuple[Any, Any] = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), (args, kwargs))
+    return cloned
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    program = torch.export.export(model, args, kwargs, strict=False)
+    return record(program.module(), args, kwargs, fake=True)
+
+
+def _explain(model: nn.Module, failures: list[tuple[str, BaseException]]) -> str:
+    real = dict(failures).get("run", failures[-1][1])
+    reason = str(real).strip().splitlines()[0] if str(real).strip() else type(real).__name__
+    return (
+        f"{type(model).__name__} could not be captured: its forward failed on the example inputs{_user_line(real)}: "
+        f"{type(real).__name__}: {reason}. Check that model(*example_inputs) runs in eval mode."
+    )
+
+
+def _user_line(error: BaseException) -> str:
+    found = ""
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if "/torch/" not in name and "/prunus/" not in name and not name.startswith("<"):
+            found = f" at {name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found

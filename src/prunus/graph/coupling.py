@@ -1,0 +1,292 @@
+"""`Graph` → `Coupling`: which units of which tensors must go together, and what is frozen and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from prunus.errors import SelectorError, nearest
+from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
+from prunus.graph.layout import ConflictError, Expr, Prod, Sum, atoms_of
+from prunus.graph.rules import RULES, Flow, load_rules
+from prunus.graph.rules.flow import Dims, base_name
+
+Keep = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One tensor dim in which an axis occurs; ``expr`` is the whole dim."""
+
+    tensor: str
+    dim: int
+    expr: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A set of units that can be removed one by one, everywhere at once."""
+
+    id: str
+    atom: int
+    size: int
+    members: tuple[Member, ...]
+    statistic: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenDim:
+    """A tensor dim (or a factor of it) that may not be cut, and why."""
+
+    tensor: str
+    dim: int
+    reason: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coupling:
+    """The dims of every value as expressions over axes.
+
+    ``axes`` are removable. ``values`` holds the dims of every value, ``tensors`` those of every named tensor,
+    ``aux`` the expressions that literal arguments (groups, repeats, pads) count.
+    """
+
+    graph: Graph
+    axes: Mapping[str, Axis]
+    values: Mapping[Ref, Dims]
+    tensors: Mapping[str, Dims]
+    aux: Mapping[tuple[str, str], tuple[Expr, ...]]
+    frozen: tuple[FrozenDim, ...]
+    unknown: Mapping[str, str]
+    sizes: tuple[int, ...]
+    axis_of: Mapping[int, str] = field(default_factory=dict)
+
+    def axis(self, name: str) -> Axis:
+        """Return an axis by id; an unknown one names the nearest."""
+        if name not in self.axes:
+            raise SelectorError(f"No removable axis {name!r}.{nearest(name, self.axes)}")
+        return self.axes[name]
+
+    def size(self, expr: Expr) -> int:
+        """Return the number of positions of an expression."""
+        return int(count(expr, lambda a: self.sizes[a]))
+
+    def mask(self, expr: Expr, keep: Keep) -> np.ndarray:
+        """Return which positions of a dim stay: product = outer and, sum = concatenation.
+
+        ``keep`` maps axis ids to boolean arrays; axes not named stay whole.
+        """
+        if isinstance(expr, int):
+            chosen = keep.get(self.axis_of.get(expr, ""))
+            return np.ones(self.sizes[expr], bool) if chosen is None else np.asarray(chosen, bool)
+        if isinstance(expr, Sum):
+            return np.concatenate([self.mask(t, keep) for t in expr.terms])
+        out = np.ones(1, bool)
+        for f in expr.factors:
+            out = np.logical_and.outer(out, self.mask(f, keep)).reshape(-1)
+        return out
+
+    def kept(self, expr: Expr, keep: Keep) -> int:
+        """Return how many positions of a dim stay."""
+        return int(count(expr, lambda a: self._kept_atom(a, keep)))
+
+    def _kept_atom(self, atom: int, keep: Keep) -> int:
+        chosen = keep.get(self.axis_of.get(atom, ""))
+        return self.sizes[atom] if chosen is None else int(np.count_nonzero(chosen))
+
+    def positions(self, expr: Expr, axis: Axis) -> Iterator[np.ndarray]:
+        """Yield, for each occurrence of an axis in a dim, an array dim position → unit (or -1 outside it)."""
+        yield from _positions(expr, axis.atom, self.sizes)
+
+    def unit_sums(self, axis_id: str, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Sum per-element values over everything a unit owns.
+
+        u ↦ Σ over member tensors and their elements that lie on unit u; an element on two occurrences counts in both.
+
+        Args:
+            axis_id: which axis.
+            values: tensor name → per-element values, same shape as the tensor; missing tensors count zero.
+
+        Shapes: → (axis.size,), float64.
+        """
+        axis = self.axis(axis_id)
+        total = torch.zeros(axis.size, dtype=torch.float64)
+        for member in axis.members:
+            value = values.get(member.tensor)
+            if value is None:
+                continue
+            line = value.detach().to(torch.float64)
+            line = line.movedim(member.dim, 0).reshape(line.shape[member.dim], -1).sum(1).cpu()
+            for where in self.positions(member.expr, axis):
+                inside = torch.from_numpy(where >= 0)
+                total.index_add_(0, torch.from_numpy(where[where >= 0]), line[inside])
+        return total
+
+    def tensor_masks(self, keep: Keep) -> dict[str, dict[int, np.ndarray]]:
+        """Return tensor → dim → kept indices, for the dims that lose something."""
+        touched = {m.tensor for name in keep for m in self.axis(name).members}
+        found: dict[str, dict[int, np.ndarray]] = {}
+        for tensor in touched:
+            for dim, expr in enumerate(self.tensors[tensor]):
+                mask = self.mask(expr, keep)
+                if not mask.all():
+                    found.setdefault(tensor, {})[dim] = np.flatnonzero(mask)
+        return found
+
+    def coverage(self) -> float:
+        """Return the share of parameters that lie on at least one removable axis."""
+        total = covered = 0
+        for name, info in self.graph.tensors.items():
+            if info.kind != "parameter":
+                continue
+            numel = int(np.prod(info.shape))
+            total += numel
+            atoms = {a for e in self.tensors[name] for a in atoms_of(e)}
+            covered += numel if any(a in self.axis_of for a in atoms) else 0
+        return covered / total if total else 0.0
+
+
+def count(expr: Expr, size: object) -> float:
+    """Count an expression when ``size(atom)`` says how many positions each atom has."""
+    if isinstance(expr, int):
+        return size(expr)  # type: ignore[operator,no-any-return]
+    if isinstance(expr, Prod):
+        total: float = 1
+        for f in expr.factors:
+            total *= count(f, size)
+        return total
+    return sum(count(t, size) for t in expr.terms)
+
+
+def _positions(expr: Expr, atom: int, sizes: Sequence[int]) -> Iterator[np.ndarray]:
+    if isinstance(expr, int):
+        if expr == atom:
+            yield np.arange(sizes[atom])
+        return
+    parts = expr.factors if isinstance(expr, Prod) else expr.terms
+    lengths = [int(count(p, lambda a: sizes[a])) for p in parts]
+    for i, part in enumerate(parts):
+        before, after = lengths[:i], lengths[i + 1 :]
+        for inner in _positions(part, atom, sizes):
+            if isinstance(expr, Prod):
+                outer = np.tile(np.repeat(inner, int(np.prod(after))), int(np.prod(before)))
+            else:
+                outer = np.concatenate([np.full(sum(before), -1), inner, np.full(sum(after), -1)])
+            yield outer.astype(np.int64)
+
+
+def couple(graph: Graph, *, protect_outputs: bool = True) -> Coupling:
+    """Analyse a graph: one forward pass of the dim algebra.
+
+    Args:
+        graph: what `capture` returned.
+        protect_outputs: freeze every dim of the network's outputs.
+
+    An op without a rule, or one whose dims cannot be aligned, freezes the dims of its arguments; never an error.
+    """
+    load_rules()
+    flow = Flow(graph)
+    tensors = {n: tuple(flow.fresh(s) for s in info.shape) for n, info in graph.tensors.items()}
+    for node in graph.nodes:
+        flow.used.update(refs_in(node.args))
+    unknown: dict[str, str] = {}
+    for node in graph.nodes:
+        _step(flow, node, tensors, unknown)
+    if protect_outputs:
+        for ref in refs_in(list(graph.outputs)):
+            for expr in flow.values[ref]:
+                flow.freeze(expr, "output")
+    _freeze_unused(flow, graph, tensors)
+    return _collect(flow, graph, tensors, unknown)
+
+
+def _step(flow: Flow, node: Node, tensors: Mapping[str, Dims], unknown: dict[str, str]) -> None:
+    if node.op == INPUT:
+        results: Sequence[Sequence[Expr] | None] = flow.frozen_like(node, "input")
+    elif node.op == TENSOR:
+        results = [tensors[node.tensor]]
+    else:
+        member = RULES.find(base_name(node.op))
+        if member is None:
+            unknown.setdefault(base_name(node.op), flow.graph.where(node))
+            results = _give_up(flow, node, f"no rule for {base_name(node.op)}")
+        else:
+            try:
+                results = member(flow, node)
+                _check_sizes(flow, node, results)
+            except ConflictError:
+                results = _give_up(flow, node, f"conflict in {base_name(node.op)}")
+    for index, dims in enumerate(results):
+        if dims is not None:
+            flow.values[Ref(node.name, index)] = tuple(dims)
+
+
+def _give_up(flow: Flow, node: Node, reason: str) -> list[Dims | None]:
+    for ref in refs_in(node.args):
+        for expr in flow.values.get(ref, ()):
+            flow.freeze(expr, reason)
+    return flow.frozen_like(node, reason)
+
+
+def _check_sizes(flow: Flow, node: Node, results: Sequence[Sequence[Expr] | None]) -> None:
+    if len(results) < len(node.outputs):
+        raise ConflictError(f"{node.op}: {len(results)} results for {len(node.outputs)}")
+    for dims, meta in zip(results, node.outputs, strict=False):
+        if meta is not None and dims is not None and tuple(flow.size(e) for e in dims) != meta.shape:
+            raise ConflictError(f"{node.op}: sizes do not match {meta.shape}")
+
+
+def _freeze_unused(flow: Flow, graph: Graph, tensors: Mapping[str, Dims]) -> None:
+    used = {node.tensor for node in graph.nodes if node.op == TENSOR}
+    for name, dims in tensors.items():
+        if name not in used:
+            for expr in dims:
+                flow.freeze(expr, "unused")
+
+
+def _collect(flow: Flow, graph: Graph, tensors: Mapping[str, Dims], unknown: dict[str, str]) -> Coupling:
+    norm, layout = flow.layout.norm, flow.layout
+    dims = {name: tuple(norm(e) for e in d) for name, d in tensors.items()}
+    members: dict[int, list[Member]] = {}
+    frozen: list[FrozenDim] = []
+    for name, exprs in dims.items():
+        for dim, expr in enumerate(exprs):
+            for atom in dict.fromkeys(atoms_of(expr)):
+                if layout.frozen[atom] is None:
+                    members.setdefault(atom, []).append(Member(name, dim, expr))
+                else:
+                    frozen.append(FrozenDim(name, dim, layout.frozen[atom] or "", ""))
+    axes: dict[str, Axis] = {}
+    for atom, found in members.items():
+        if any(graph.tensors[m.tensor].kind == "parameter" for m in found):
+            label = _label(atom, found, axes)
+            axes[label] = Axis(label, atom, layout.sizes[atom], tuple(found), layout.statistic[atom])
+    return Coupling(
+        graph=graph,
+        axes=axes,
+        values={ref: tuple(norm(e) for e in d) for ref, d in flow.values.items()},
+        tensors=dims,
+        aux={key: tuple(norm(e) for e in d) for key, d in flow.aux.items()},
+        frozen=tuple(frozen),
+        unknown=unknown,
+        sizes=tuple(layout.sizes),
+        axis_of={axis.atom: name for name, axis in axes.items()},
+    )
+
+
+def _label(atom: int, members: Sequence[Member], taken: Mapping[str, Axis]) -> str:
+    """Name an axis after its first producer: ``layer1.0.conv1:out``; a factor of a dim gets its place, ``qkv:out[1]``."""
+    best = min(members, key=lambda m: (m.dim, not m.tensor.endswith("weight")))
+    path, _, leaf = best.tensor.rpartition(".")
+    role = ("out", "in")[best.dim] if leaf.startswith("weight") and best.dim < 2 else f"{leaf}.{best.dim}"
+    inside = list(dict.fromkeys(atoms_of(best.expr)))
+    name = f"{path}:{role}" + (f"[{inside.index(atom)}]" if len(inside) > 1 else "")
+    number, label = 1, name
+    while label in taken:
+        number += 1
+        label = f"{name}#{number}"
+    return label

@@ -1,0 +1,153 @@
+"""Clean-ups before coupling: fold what depends on no input, drop what nothing uses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, TensorInfo, is_mutating, map_refs, refs_in
+from prunus.graph.run import call_arguments, resolve
+
+_GENERATORS = ("arange", "linspace", "logspace", "eye", "range", "tril_indices", "triu_indices", "hann_window")
+_RANDOM = ("rand", "randn", "randint", "randperm", "bernoulli", "dropout", "normal_", "uniform_", "bernoulli_",
+           "rand_like", "randn_like", "multinomial", "native_dropout", "exponential_")  # fmt: skip
+
+
+def fold_constants(graph: Graph) -> Graph:
+    """Evaluate subgraphs that contain a position generator and depend on no input and no parameter.
+
+    ``zeros`` and ``ones`` alone stay: their sizes are literals that must follow a cut.
+    """
+    foldable: set[str] = set()
+    positional: set[str] = set()
+    touched = _touched(graph)
+    for node in graph.nodes:
+        if node.op == INPUT:
+            continue
+        if node.op == TENSOR:
+            if graph.tensors[node.tensor].kind == "constant":
+                foldable.add(node.name)
+            continue
+        name = node.op.split(".")[1]
+        refs = [r.node for r in refs_in(node.args)]
+        if name in _RANDOM or node.name in touched or not all(r in foldable for r in refs):
+            continue
+        foldable.add(node.name)
+        if name in _GENERATORS or any(r in positional for r in refs):
+            positional.add(node.name)
+    frontier = _frontier(graph, foldable, positional)
+    return _replace(graph, foldable, frontier) if frontier else graph
+
+
+def _touched(graph: Graph) -> set[str]:
+    """Nodes aliased by an in-place write that involves something not constant: never folded."""
+    bad: set[str] = set()
+    constant: set[str] = set()
+    for node in graph.nodes:
+        refs = [r.node for r in refs_in(node.args)]
+        is_constant = node.op != INPUT and all(r in constant for r in refs)
+        if node.op == TENSOR:
+            is_constant = graph.tensors[node.tensor].kind == "constant"
+        if is_constant:
+            constant.add(node.name)
+        elif is_mutating(node.op):
+            bad.update(_alias_closure(graph, refs[0]))
+    return bad
+
+
+def _alias_closure(graph: Graph, name: str) -> set[str]:
+    """Names connected to ``name`` by first-argument edges: views share memory only along these."""
+    neighbours: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        first = next(refs_in(node.args), None)
+        if first is not None:
+            neighbours.setdefault(node.name, set()).add(first.node)
+            neighbours.setdefault(first.node, set()).add(node.name)
+    seen, todo = set(), [name]
+    while todo:
+        current = todo.pop()
+        if current not in seen:
+            seen.add(current)
+            todo.extend(neighbours.get(current, ()))
+    return seen
+
+
+def _frontier(graph: Graph, foldable: set[str], positional: set[str]) -> set[str]:
+    used: set[str] = {r.node for r in refs_in(list(graph.outputs))}
+    for node in graph.nodes:
+        if node.name not in foldable:
+            used.update(r.node for r in refs_in(node.args))
+    return {n.name for n in graph.nodes if n.name in positional and n.name in used and not n.multi}
+
+
+def _replace(graph: Graph, foldable: set[str], frontier: set[str]) -> Graph:
+    values: dict[str, torch.Tensor] = {}
+    nodes: list[Node] = []
+    constants, tensors = dict(graph.constants), dict(graph.tensors)
+    with torch.no_grad():
+        for node in graph.nodes:
+            if node.name in foldable:
+                values[node.name] = _evaluate(graph, node, values)
+            if node.name not in frontier:
+                nodes.append(node)
+                continue
+            value = values[node.name].clone()
+            name = f"_constant_{node.name}"
+            constants[name] = value
+            tensors[name] = TensorInfo(name, "constant", tuple(value.shape), value.dtype, False)
+            nodes.append(dataclasses.replace(node, op=TENSOR, args={}, tensor=name))
+    return dataclasses.replace(graph, nodes=tuple(nodes), constants=constants, tensors=tensors, _by_name={})
+
+
+def _evaluate(graph: Graph, node: Node, values: dict[str, torch.Tensor]) -> torch.Tensor:
+    if node.op == TENSOR:
+        return graph.constants[node.tensor].clone()
+
+    def fetch(ref: Ref) -> torch.Tensor:
+        value = values[ref.node]
+        return value[ref.index] if isinstance(value, (tuple, list)) else value
+
+    args, kwargs = call_arguments(node, {k: map_refs(v, fetch) for k, v in node.args.items()})
+    if "device" in kwargs:
+        kwargs["device"] = torch.device("cpu")
+    result: torch.Tensor = resolve(node.op)(*args, **kwargs)
+    return result
+
+
+def drop_dead(graph: Graph) -> Graph:
+    """Remove nodes that no output needs, in-place writes to values nobody reads included; inputs stay."""
+    roots = _storage_roots(graph)
+    live: set[str] = {r.node for r in refs_in(list(graph.outputs))}
+    live_roots = {roots[name] for name in live}
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        writes = node.op not in (INPUT, TENSOR) and is_mutating(node.op)
+        if node.name in live or node.op == INPUT or (writes and roots[node.name] in live_roots):
+            kept.append(node)
+            used = {r.node for r in refs_in(node.args)}
+            live |= used
+            live_roots |= {roots[name] for name in used}
+    kept.reverse()
+    return dataclasses.replace(graph, nodes=tuple(kept), _by_name={})
+
+
+_VIEWS = frozenset(
+    """view reshape flatten unflatten permute transpose t select slice narrow unsqueeze squeeze expand expand_as chunk
+    split split_with_sizes unbind alias detach contiguous to movedim swapaxes swapdims diagonal unfold view_as real imag
+    numpy_T mT dropout tensor_split reshape_as _unsafe_view as_strided type_as float double half lift_fresh""".split()
+)
+
+
+def _storage_roots(graph: Graph) -> dict[str, str]:
+    """Map each node to the node whose memory it may share: views and in-place ops share with their first argument."""
+    roots: dict[str, str] = {}
+    for node in graph.nodes:
+        roots[node.name] = node.name
+        if node.op in (INPUT, TENSOR):
+            continue
+        name = node.op.split(".")[1]
+        first = next(refs_in(node.args), None)
+        if first is not None and (name in _VIEWS or is_mutating(node.op)):
+            roots[node.name] = roots.get(first.node, first.node)
+    return roots

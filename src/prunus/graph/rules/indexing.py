@@ -1,0 +1,132 @@
+"""Lookups: the dim looked into is frozen, the others pass."""
+
+from __future__ import annotations
+
+from prunus.graph.ir import Node
+from prunus.graph.layout import Expr
+from prunus.graph.rules.flow import Dims, Flow, positive, rule
+
+
+@rule("embedding")
+def embedding(flow: Flow, node: Node) -> list[Dims]:
+    """weight (V, E) at indices (…) → (…, E)."""
+    weight = flow.dims(node.args["weight"])
+    flow.freeze(weight[0], "vocabulary")
+    return [(*flow.dims(node.args["indices"]), *weight[1:])]
+
+
+@rule("embedding_bag", "_embedding_bag")
+def embedding_bag(flow: Flow, node: Node) -> list[Dims | None]:
+    """Sum or mean of embeddings: (B, E); max is positional."""
+    weight = flow.dims(node.args["weight"])
+    flow.freeze(weight[0], "vocabulary")
+    results = flow.frozen_like(node, "index")
+    meta = node.outputs[0]
+    rows = flow.fresh(meta.shape[0], "input") if meta is not None else weight[0]
+    results[0] = (rows, weight[1])
+    return results
+
+
+@rule("index", "_unsafe_index")
+def index(flow: Flow, node: Node) -> list[Dims]:
+    """Advanced indexing: indexed dims are frozen; the index dims stand where numpy puts them."""
+    x = flow.dims(node.args["self"])
+    picks = list(node.args["indices"])
+    picks += [None] * (len(x) - len(picks))
+    metas = [None if p is None else flow.graph.meta(p) for p in picks]
+    if any(m is not None and str(m.dtype) in ("torch.bool", "torch.uint8") for m in metas):
+        for e in x:
+            flow.freeze(e, "mask")
+        return [tuple(flow.fresh(s, "mask") for s in node.shape)]
+    where = [i for i, p in enumerate(picks) if p is not None]
+    for i in where:
+        flow.freeze(x[i], "index")
+    spread = flow.broadcast([flow.dims(picks[i]) for i in where])
+    together = where == list(range(where[0], where[-1] + 1))
+    at = where[0] if together else 0
+    rest = [e for i, e in enumerate(x) if i not in where]
+    out = [*rest[:at], *spread, *rest[at:]]
+    return [tuple(flow.norm(e) for e in out)]
+
+
+@rule("index_select")
+def index_select(flow: Flow, node: Node) -> list[Dims]:
+    """Pick positions of one dim."""
+    x = flow.dims(node.args["self"])
+    if not x:
+        return [()]
+    dim = positive(node.args["dim"], len(x))
+    flow.freeze(x[dim], "index")
+    x[dim] = flow.fresh(node.shape[dim], "index")
+    return [tuple(x)]
+
+
+@rule("gather", "take_along_dim")
+def gather(flow: Flow, node: Node) -> list[Dims]:
+    """Pick positions of one dim, a different one at every place; other dims of equal size are shared."""
+    x, picks = flow.dims(node.args["self"]), flow.dims(node.get("index", node.get("indices")))
+    dim = node.get("dim")
+    if dim is None or not picks:
+        return _freeze_everything(flow, node)
+    for i, (a, b) in enumerate(zip(x, picks, strict=True)):
+        if i == positive(dim, len(x)):
+            flow.freeze(a, "index")
+        elif flow.size(a) == flow.size(b):
+            flow.unify(a, b)
+        else:
+            flow.freeze(a, "index")
+    return [tuple(flow.norm(e) for e in picks)]
+
+
+@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "masked_scatter")
+def scatter(flow: Flow, node: Node) -> list[Dims]:
+    """Write at positions: every dim involved is frozen, the result has the dims of the target."""
+    x = flow.dims(node.args["self"])
+    _freeze_everything(flow, node)
+    return [tuple(x)]
+
+
+@rule("index_put", "_index_put_impl", "_unsafe_index_put")
+def index_put(flow: Flow, node: Node) -> list[Dims]:
+    """Write at an index: indexed dims frozen; the rest is shared with the values where ranks allow."""
+    x = flow.dims(node.args["self"])
+    picks = list(node.args["indices"])
+    picks += [None] * (len(x) - len(picks))
+    metas = [None if p is None else flow.graph.meta(p) for p in picks]
+    if any(m is not None and str(m.dtype) == "torch.bool" for m in metas):
+        return scatter(flow, node)
+    rest: list[Expr] = []
+    for e, p in zip(x, picks, strict=True):
+        if p is None:
+            rest.append(e)
+        else:
+            flow.freeze(e, "index")
+    values = flow.dims(node.args["values"])
+    for a, b in zip(reversed(rest), reversed(values), strict=False):
+        if flow.size(b) != 1:
+            flow.unify(a, b)
+    return [tuple(flow.norm(e) for e in x)]
+
+
+@rule("one_hot")
+def one_hot(flow: Flow, node: Node) -> list[Dims]:
+    """A new frozen dim counts the classes."""
+    x = flow.dims(node.args["self"])
+    return [(*x, flow.fresh(node.shape[-1], "one_hot"))]
+
+
+def _freeze_everything(flow: Flow, node: Node) -> list[Dims]:
+    from prunus.graph.ir import refs_in
+
+    for r in refs_in(node.args):
+        for e in flow.dims(r):
+            flow.freeze(e, "index")
+    return [tuple(flow.fresh(s, "index") for s in (m.shape if m else ())) for m in node.outputs]
+
+
+@rule("bucketize", "searchsorted", "isin", "histc", "unique_consecutive", "_unique2", "nonzero", "masked_select",
+      "item", "take", "bincount", "lu", "linalg_inv_ex", "fft_fft", "fft_fft2", "fft_rfft2", "fft_irfft2", "fft_rfft",
+      "fft_irfft", "fft_fftn", "stft", "view_as_real", "view_as_complex", "linalg_qr", "multinomial")  # fmt: skip
+def opaque(flow: Flow, node: Node) -> list[Dims]:
+    """Ops whose result depends on all positions: everything is frozen."""
+    return _freeze_everything(flow, node)

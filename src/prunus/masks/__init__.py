@@ -1,0 +1,31 @@
+"""Weight-level masks: pure functions from named scores to named boolean tensors, True = keep."""
+
+from prunus.masks.importance import importance_masks
+from prunus.masks.nm import nm_masks, ragged_tails
+from prunus.masks.ranking import masks_above, resolve_count, solve_tau, top_masks
+from prunus.masks.threshold import absolute_masks, gradient_masks, relative_masks, relative_scores
+from prunus.masks.weights import apply_masks_, contracted_dims, density, kept_weights, prunable_weights
+from prunus.masks.window import KernelPosition, Tile, Window, window_masks
+
+__all__ = [
+    "KernelPosition",
+    "Tile",
+    "Window",
+    "absolute_masks",
+    "apply_masks_",
+    "contracted_dims",
+    "density",
+    "gradient_masks",
+    "importance_masks",
+    "kept_weights",
+    "masks_above",
+    "nm_masks",
+    "prunable_weights",
+    "ragged_tails",
+    "relative_masks",
+    "relative_scores",
+    "resolve_count",
+    "solve_tau",
+    "top_masks",
+    "window_masks",
+]

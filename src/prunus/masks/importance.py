@@ -1,0 +1,41 @@
+"""Importance masks: exactly the n weights whose removal the gradients say costs most."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from prunus.criteria import CRITERIA, Evidence
+from prunus.masks.ranking import top_masks
+
+
+def importance_masks(
+    evidence: Evidence,
+    *,
+    variant: str = "importance",
+    kept: float | None = None,
+    keep_count: int | None = None,
+    floor: bool = True,
+) -> dict[str, Tensor]:
+    """Keep exactly the top n weights by a gradient score; ties are broken by index.
+
+    "importance" is E[g²], "importance_weighted" E[g²]·w², "taylor_weight" (E[g]·w)²; any other weight criterion of
+    the registry is as good.
+    Source: LeCun et al., "Optimal Brain Damage", NIPS 1989 (E[g²]·w² with the Fisher diagonal for the Hessian);
+    Molchanov et al., "Importance Estimation for Neural Network Pruning", arXiv:1906.10771 (Taylor).
+
+    Args:
+        evidence: weights and gradient statistics, see `prunus.criteria.collect_gradients`.
+        variant: a name in `prunus.criteria.CRITERIA`.
+        kept: share of all weights to keep.
+        keep_count: exact number of weights to keep; give this or ``kept``.
+        floor: keep the best weight of every tensor; the count stays exact.
+
+    Returns:
+        Name → boolean mask of the same shape, True = keep.
+
+    Raises:
+        OptionError: an unknown variant, a budget out of range, or evidence without the statistic it needs.
+        DataError: no tensors, or a score is not finite.
+        BudgetError: ``floor`` asks for more weights than the budget has.
+    """
+    return top_masks(CRITERIA.get(variant)(evidence), kept=kept, keep_count=keep_count, floor=floor)

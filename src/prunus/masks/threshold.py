@@ -1,0 +1,145 @@
+"""Threshold masks: absolute, relative to each tensor, or on the gradient, with a given or a solved τ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from prunus.errors import OptionError
+from prunus.masks.flat import check_finite
+from prunus.masks.ranking import masks_above, top_masks
+
+Scale = Literal["max", "std"]
+
+
+def absolute_masks(
+    weights: Mapping[str, Tensor],
+    *,
+    tau: float | None = None,
+    kept: float | None = None,
+    keep_count: int | None = None,
+    floor: bool = True,
+) -> dict[str, Tensor]:
+    """Keep a weight if its magnitude exceeds one threshold for the whole network: |w| > τ.
+
+    Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", arXiv:1506.02626.
+    With ``kept`` or ``keep_count`` the threshold is the global quantile, and of the weights that equal it only as many
+    stay as the count allows, by index: exactly n are kept, never more.
+
+    Args:
+        weights: name → weight.
+        tau: the threshold, in units of the weights; give this, ``kept`` or ``keep_count``.
+        kept: share of all weights to keep.
+        keep_count: exact number of weights to keep.
+        floor: a tensor that would lose everything keeps its largest weight; a solved count stays exact.
+
+    Returns:
+        Name → boolean mask of the same shape, True = keep.
+
+    Raises:
+        OptionError: not exactly one of ``tau``, ``kept``, ``keep_count``, or a value out of range.
+        DataError: no tensors, or a weight is not finite.
+        BudgetError: ``floor`` asks for more weights than the count has.
+
+    Example:
+        >>> absolute_masks({"w": torch.tensor([[0.1, -0.9], [0.5, 0.2]])}, kept=0.5)["w"].tolist()
+        [[False, True], [True, False]]
+    """
+    return _masks({name: weight.detach().abs() for name, weight in weights.items()}, tau, kept, keep_count, floor)
+
+
+def relative_masks(
+    weights: Mapping[str, Tensor],
+    *,
+    scale: Scale = "max",
+    tau: float | None = None,
+    kept: float | None = None,
+    keep_count: int | None = None,
+    floor: bool = True,
+) -> dict[str, Tensor]:
+    """Keep a weight if it is large for its own tensor: |w| > τ · max|W|, or |w| > τ · std(W).
+
+    One τ serves all tensors. With ``kept`` or ``keep_count`` it is found exactly, by selection among the ratios.
+
+    Args:
+        weights: name → weight.
+        scale: "max" for max|W|, "std" for the population standard deviation of W.
+        tau: the threshold, a pure ratio; give this, ``kept`` or ``keep_count``.
+        kept: share of all weights to keep.
+        keep_count: exact number of weights to keep.
+        floor: a tensor that would lose everything keeps its largest weight; a solved count stays exact.
+
+    Returns:
+        Name → boolean mask of the same shape, True = keep.
+
+    Raises:
+        OptionError, DataError, BudgetError: as `absolute_masks`; OptionError also for an unknown scale.
+    """
+    return _masks(relative_scores(weights, scale), tau, kept, keep_count, floor)
+
+
+def gradient_masks(
+    grad_abs: Mapping[str, Tensor],
+    *,
+    tau: float | None = None,
+    kept: float | None = None,
+    keep_count: int | None = None,
+    floor: bool = True,
+) -> dict[str, Tensor]:
+    """Keep a weight if the loss is steep in it: |g| > τ, where |g| is usually E|g| over calibration batches.
+
+    Args:
+        grad_abs: name → gradient or mean absolute gradient, shaped as the weight; its sign is ignored.
+        tau: the threshold, in loss per weight; give this, ``kept`` or ``keep_count``.
+        kept: share of all weights to keep.
+        keep_count: exact number of weights to keep.
+        floor: a tensor that would lose everything keeps its steepest weight; a solved count stays exact.
+
+    Returns:
+        Name → boolean mask of the same shape, True = keep.
+
+    Raises:
+        OptionError, DataError, BudgetError: as `absolute_masks`.
+    """
+    return absolute_masks(grad_abs, tau=tau, kept=kept, keep_count=keep_count, floor=floor)
+
+
+def relative_scores(weights: Mapping[str, Tensor], scale: Scale = "max") -> dict[str, Tensor]:
+    """Return |w| / max|W| or |w| / std(W) for each tensor, in float64.
+
+    A tensor without spread (scale 0) exceeds any threshold with its non-zero weights, and none with its zeros.
+
+    Raises:
+        OptionError: an unknown scale.
+        DataError: a weight is not finite.
+    """
+    if scale not in ("max", "std"):
+        raise OptionError(f"scale is {scale!r}; allowed are 'max' and 'std'.")
+    # Here, not in the ranking: max|W| = inf would turn the finite weights into harmless-looking zeros.
+    check_finite(weights)
+    return {name: _ratios(weight.detach().to(torch.float64), scale) for name, weight in weights.items()}
+
+
+def _ratios(weight: Tensor, scale: Scale) -> Tensor:
+    if weight.numel() == 0:
+        return weight
+    size = weight.abs()
+    unit = size.max() if scale == "max" else weight.std(correction=0)
+    if unit > 0:
+        return size / unit
+    return (size > 0).to(torch.float64) * torch.finfo(torch.float64).max
+
+
+def _masks(
+    scores: Mapping[str, Tensor], tau: float | None, kept: float | None, keep_count: int | None, floor: bool
+) -> dict[str, Tensor]:
+    if tau is None:
+        return top_masks(scores, kept=kept, keep_count=keep_count, floor=floor)
+    if kept is not None or keep_count is not None:
+        raise OptionError(
+            f"got tau={tau} with kept={kept}, keep_count={keep_count}; give exactly one of tau, kept, keep_count."
+        )
+    return masks_above(scores, tau, floor=floor)

@@ -1,0 +1,116 @@
+"""Find the weights that weight-level pruning may touch, and put masks on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.parameter import is_lazy
+
+from prunus.errors import ModelError, PlanError, SelectorError, nearest
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Name every weight that weight-level pruning may touch, each tied tensor once.
+
+    A parameter counts if it requires grad, has at least two dims and is neither a bias nor owned by a norm. A vector
+    that only looks like a matrix (class token, layer scale: one dim larger than 1) counts only if it is called
+    ``weight…``, as the weight of a linear with a single output is.
+
+    Args:
+        model: any module; it is only read.
+
+    Returns:
+        Name → detached view of the parameter (it shares memory), in the order of ``model.named_parameters()``.
+
+    Raises:
+        ModelError: a lazy parameter has no shape yet.
+
+    Example:
+        >>> list(prunable_weights(nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))))
+        ['0.weight']
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            name = f"{path}.{leaf}" if path else leaf
+            if is_lazy(parameter):
+                raise ModelError(f"parameter {name!r} is lazy and has no shape yet; run one forward pass first.")
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if not isinstance(module, _NORMS) and _is_weight(leaf, parameter):
+                found[name] = parameter.detach()
+    return found
+
+
+def _is_weight(leaf: str, parameter: Tensor) -> bool:
+    if not parameter.requires_grad or parameter.dim() < 2 or leaf.startswith("bias"):
+        return False
+    return leaf.startswith("weight") or sum(size > 1 for size in parameter.shape) >= 2
+
+
+def contracted_dims(model: nn.Module) -> dict[str, int]:
+    """Name the weights whose input dim is not 1: transposed convolutions store (I, O/groups, *K).
+
+    Windows and N:M take the result as ``input_dims``; every weight not named has its inputs on dim 1.
+    """
+    return {
+        f"{path}.weight" if path else "weight": 0
+        for path, module in model.named_modules()
+        if isinstance(module, _ConvTransposeNd)
+    }
+
+
+def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Zero, in place, every weight whose mask is False; shapes and all other tensors stay.
+
+    Every mask is checked before the first weight is written.
+
+    Args:
+        model: the module to change.
+        masks: parameter name → boolean tensor, True = keep.
+
+    Shapes: each mask has the shape of its parameter.
+
+    Raises:
+        SelectorError: a name is no parameter of the model.
+        PlanError: a mask is not boolean or has another shape than its parameter.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise SelectorError(f"mask {name!r} names no parameter of the model.{nearest(name, parameters)}")
+        if mask.dtype is not torch.bool:
+            raise PlanError(f"mask {name!r} is {mask.dtype}; allowed is torch.bool, True = keep. Compare with `> 0`.")
+        if mask.shape != parameters[name].shape:
+            raise PlanError(
+                f"mask {name!r} has shape {tuple(mask.shape)}; the parameter has {tuple(parameters[name].shape)}. "
+                "Make the mask from this model."
+            )
+    with torch.no_grad():
+        for name, mask in masks.items():
+            # Multiplying by zero would keep a NaN alive.
+            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
+
+
+def kept_weights(masks: Mapping[str, Tensor]) -> int:
+    """Count the weights that the masks keep."""
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
+def density(masks: Mapping[str, Tensor]) -> float:
+    """Return kept weights / all masked weights, in [0, 1]; no masks at all are density 1.
+
+    Example:
+        >>> density({"w": torch.tensor([[True, False]])})
+        0.5
+    """
+    total = sum(mask.numel() for mask in masks.values())
+    return kept_weights(masks) / total if total else 1.0

@@ -1,0 +1,166 @@
+"""Window masks: tiles, strips and kernel positions kept or dropped as one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from prunus.errors import BudgetError, OptionError
+from prunus.masks.flat import flatten, unflatten
+from prunus.masks.ranking import resolve_count
+
+Scope = Literal["layer", "filter", "group"]
+
+
+class Window(Protocol):
+    """Divide a weight of shape (O, I, *K) into windows."""
+
+    def labels(self, shape: tuple[int, ...]) -> Tensor:
+        """Number the window of every weight from 0, without gaps. Shapes: (O, I, *K) → (O, I, *K), int64."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Tiles of ``rows`` × ``columns`` on the matrix view (O, I·kh·kw); the last row and column may be smaller.
+
+    ``Tile(1, n)`` is a strip of n inputs of one unit, ``Tile(n, 1)`` one input of n units.
+    """
+
+    rows: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.columns < 1:
+            raise OptionError(f"a tile is {self.rows} × {self.columns}; allowed are sides of at least 1.")
+
+    def labels(self, shape: tuple[int, ...]) -> Tensor:
+        """Number the tiles row by row. Shapes: (O, I, *K) → (O, I, *K), int64."""
+        width = math.prod(shape[1:])
+        row = torch.arange(shape[0]) // self.rows
+        column = torch.arange(width) // self.columns
+        return (row[:, None] * math.ceil(width / self.columns) + column).reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelPosition:
+    """One position (y, x) of the kernel: in the whole layer, in one filter, or in one filter's channel group.
+
+    Attributes:
+        scope: "layer" O·I weights a window, "filter" I weights, "group" ``channels`` weights.
+        channels: input channels in a group, for scope "group".
+        strip: a weight without a kernel (linear, 1×1 convolution) has no positions to choose from: it is divided in
+            strips of this many inputs instead, because one window a row would drop whole units.
+    """
+
+    scope: Scope = "filter"
+    channels: int = 4
+    strip: int = 8
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("layer", "filter", "group"):
+            raise OptionError(f"scope is {self.scope!r}; allowed are 'layer', 'filter' and 'group'.")
+        if self.channels < 1 or self.strip < 1:
+            raise OptionError(f"channels is {self.channels}, strip is {self.strip}; allowed is at least 1.")
+
+    def labels(self, shape: tuple[int, ...]) -> Tensor:
+        """Number the windows filter by filter. Shapes: (O, I, *K) → (O, I, *K), int64."""
+        outputs, inputs, positions = shape[0], shape[1], math.prod(shape[2:])
+        if positions == 1:
+            return Tile(1, self.strip).labels(shape)
+        position = torch.arange(positions)
+        if self.scope == "layer":
+            return position.expand(outputs, inputs, positions).reshape(shape)
+        channels = self.channels if self.scope == "group" else inputs
+        group = torch.arange(outputs)[:, None] * math.ceil(inputs / channels) + torch.arange(inputs) // channels
+        return (group[:, :, None] * positions + position).reshape(shape)
+
+
+def window_masks(
+    scores: Mapping[str, Tensor],
+    window: Window,
+    *,
+    kept: float | None = None,
+    keep_count: int | None = None,
+    floor: bool = True,
+    whole: bool = False,
+    input_dims: Mapping[str, int] | None = None,
+) -> dict[str, Tensor]:
+    """Keep the best windows over all tensors until exactly n weights are kept.
+
+    s_window = Σ_{w∈window} s_w / |window|: the mean, so that a small window at a border competes fairly.
+    Windows are taken best first (ties: first tensor, lowest number). The first that no longer fits is kept in part,
+    its best weights only, so that n is met exactly and at most one window of the network is broken; growing n only
+    ever adds weights.
+
+    Args:
+        scores: weight name → scores, higher = keep; any weight criterion.
+        window: `Tile`, `KernelPosition` or anything with ``labels``.
+        kept: share of all weights to keep.
+        keep_count: exact number of weights to keep; give this or ``kept``.
+        floor: take the best window of every tensor first, so that no layer is emptied.
+        whole: drop the window that does not fit instead of breaking it: at most n weights, only whole windows.
+        input_dims: name → dim that holds the inputs where it is not 1, see `contracted_dims`.
+
+    Returns:
+        Name → boolean mask of the same shape, True = keep.
+
+    Raises:
+        OptionError: the budget is out of range, or a tensor has fewer than two dims.
+        DataError: no tensors, or a score is not finite.
+        BudgetError: the floors alone hold more weights than the budget.
+    """
+    flat = flatten(scores)
+    count = resolve_count(flat.numel(), kept, keep_count)
+    labels, spans = _number(scores, window, input_dims or {})
+    sizes = torch.bincount(labels)
+    means = torch.zeros(sizes.numel(), dtype=torch.float64).index_add_(0, labels, flat) / sizes
+    forced = _best_windows(means, spans) if floor else torch.empty(0, dtype=torch.int64)
+    if int(sizes[forced].sum()) > count:
+        raise BudgetError(
+            f"keeping {count} weights is less than the {int(sizes[forced].sum())} in the best window of each tensor; "
+            "keep more, use smaller windows or pass floor=False."
+        )
+    means[forced] = math.inf
+    order = torch.argsort(means, descending=True, stable=True)
+    filled = torch.cumsum(sizes[order], 0)
+    fits = int((filled <= count).sum())
+    chosen = torch.zeros(sizes.numel(), dtype=torch.bool)
+    chosen[order[:fits]] = True
+    mask = chosen[labels]
+    left = count - int(mask.sum())
+    if left and not whole:
+        members = (labels == order[fits]).nonzero().reshape(-1)
+        best = torch.argsort(flat[members], descending=True, stable=True)[:left]
+        mask[members[best]] = True
+    return unflatten(mask, scores)
+
+
+def _number(
+    scores: Mapping[str, Tensor], window: Window, input_dims: Mapping[str, int]
+) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Number the windows of all tensors on: the window of every weight, and first and end window of every tensor."""
+    labels: list[Tensor] = []
+    spans: list[tuple[int, int]] = []
+    start = 0
+    for name, score in scores.items():
+        if score.dim() < 2:
+            raise OptionError(f"tensor {name!r} has {score.dim()} dims; windows need at least 2. Leave it out.")
+        if score.numel() == 0:
+            continue
+        dim = input_dims.get(name, 1)
+        shape = tuple(score.movedim(dim, 1).shape)
+        own = window.labels(shape).movedim(1, dim).reshape(-1)
+        labels.append(own + start)
+        spans.append((start, start + int(own.max()) + 1))
+        start = spans[-1][1]
+    return torch.cat(labels), spans
+
+
+def _best_windows(means: Tensor, spans: list[tuple[int, int]]) -> Tensor:
+    return torch.tensor([start + int(means[start:end].argmax()) for start, end in spans], dtype=torch.int64)

@@ -1,0 +1,88 @@
+"""What a batch is, how a model is called on one, and which tensor of its answer counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import ModelError, OptionError
+
+Inputs: TypeAlias = "Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]"
+Batch: TypeAlias = tuple[Inputs, Tensor]
+
+
+class DataSource(Protocol):
+    """Labelled samples that can be walked through as often as needed, always the same ones.
+
+    Example:
+        >>> from prunus.workloads.splits import Split
+        >>> source: DataSource = Split(torch.zeros(5, 2), torch.tensor([0, 1, 0, 1, 0]))
+        >>> [len(targets) for _, targets in source.batches(2)]
+        [2, 2, 1]
+    """
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        ...
+
+    def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
+        """Yield (inputs, targets); in stored order without a seed; with one, the seed alone decides order and variation."""
+        ...
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raise OptionError unless ``value`` is an integer of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise OptionError(f"{name} is {value!r}; allowed: a whole number of at least {least}.")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the model's first parameter or buffer lives; the CPU for a model without any."""
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def move(inputs: Inputs, device: torch.device) -> Inputs:
+    """Return the inputs, whatever their form, on ``device``."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device)
+    if isinstance(inputs, Mapping):
+        return {name: tensor.to(device) for name, tensor in inputs.items()}
+    return tuple(tensor.to(device) for tensor in inputs)
+
+
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """Call the model: a tensor as its one argument, a tuple as positional, a mapping as keyword arguments."""
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a nested answer (mappings, lists, tuples), in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from chain.from_iterable(tensors_in(item) for item in value.values())
+    elif isinstance(value, list | tuple):
+        yield from chain.from_iterable(tensors_in(item) for item in value)
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the tensor of an answer that is scored: its ``logits`` entry, else its first floating-point tensor.
+
+    Raises:
+        ModelError: the answer holds no floating-point tensor.
+    """
+    named = output.get("logits") if isinstance(output, Mapping) else None
+    for tensor in tensors_in(output if named is None else named):
+        if tensor.is_floating_point():
+            return tensor
+    raise ModelError(
+        f"the model's output is {type(output).__name__} without a floating-point tensor; "
+        "allowed: a tensor, or a tuple, list or mapping that holds one. Wrap the model so that it returns its logits."
+    )

@@ -1,0 +1,203 @@
+"""How well a classifier answers: accuracy, macro scores, worst class, likelihood, calibration, flips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import DataError, OutcomeError
+from prunus.measurement.batches import Batch, call, check_count, device_of, logits_of, move
+
+ECE_BINS = 15
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quality:
+    """What one pass over labelled data says about a classifier; every score is a fraction except ``nll`` (nats).
+
+    Classes that have no sample in the targets count in no macro average, cannot be the worst class, and have NaN in
+    ``per_class_recall``. ``worst_class`` is the lowest recall, ``worst_class_name`` whose it is (the first on a tie).
+    """
+
+    accuracy: float
+    precision_macro: float
+    recall_macro: float
+    f1_macro: float
+    worst_class: float
+    worst_class_name: str
+    nll: float
+    ece: float
+    per_class_recall: tuple[float, ...]
+    predictions: Tensor  # (N,) int64
+    correct: Tensor  # (N,) bool
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with the ends of its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch], classes: Sequence[str] | None = None) -> Quality:
+    """Score a classifier on labelled batches, in eval mode; modes are put back as they were.
+
+    With n_tp, n_pred, n_true of each class c: recall_c = n_tp/n_true, precision_c = n_tp/n_pred (0 where nothing was
+    predicted), f1_c = 2·n_tp/(n_pred + n_true); macro = mean over the classes present in the targets.
+    nll = −mean log p(target). ece = Σ_b n_b/N · |accuracy_b − confidence_b| over 15 equal bins of the top probability.
+    Source: Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599 (ece).
+
+    Args:
+        model: Its output, or the ``logits`` or first tensor of it, holds unnormalised log-probabilities.
+        batches: Pairs (inputs, targets), as ``DataSource.batches`` yields them.
+        classes: Names in label order; the labels themselves where left out or empty.
+
+    Shapes: logits (B, C) or (B, C, …), targets (B) or (B, …), int64; each position counts as one sample.
+
+    Raises:
+        DataError: no samples, labels outside 0..C−1, shapes that do not meet, or names that are not C.
+        OutcomeError: the model answers NaN or infinity.
+    """
+    logits, targets = _answers(model, batches)
+    width = logits.shape[1]
+    names = tuple(classes) if classes else tuple(map(str, range(width)))
+    if len(names) != width:
+        raise DataError(f"evaluate got {len(names)} class names for {width} logits; name every class or none.")
+    predictions = logits.argmax(1)
+    correct = predictions == targets
+    table = torch.bincount(targets * width + predictions, minlength=width * width).reshape(width, width).double()
+    hits, true, predicted = table.diagonal(), table.sum(1), table.sum(0)
+    present = true > 0
+    recall = hits / true  # NaN where absent
+    precision = hits / predicted.clamp(min=1)
+    f1 = 2 * hits / (predicted + true).clamp(min=1)
+    worst = int(recall.nan_to_num(nan=torch.inf).argmin())
+    log_p = logits.double().log_softmax(1)
+    return Quality(
+        accuracy=correct.double().mean().item(),
+        precision_macro=precision[present].mean().item(),
+        recall_macro=recall[present].mean().item(),
+        f1_macro=f1[present].mean().item(),
+        worst_class=recall[worst].item(),
+        worst_class_name=names[worst],
+        nll=-log_p.gather(1, targets[:, None]).mean().item(),
+        ece=_calibration_error(log_p.exp().amax(1), correct),
+        per_class_recall=tuple(recall.tolist()),
+        predictions=predictions,
+        correct=correct,
+        count=len(targets),
+    )
+
+
+def flip_rate(a: Tensor, b: Tensor) -> float:
+    """Return the share of samples on which two models predict different classes, right or wrong.
+
+    Shapes: predictions (N,) and (N,).
+
+    Raises:
+        DataError: no predictions, or of different shapes.
+
+    Example:
+        >>> flip_rate(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 1, 2]))
+        0.25
+    """
+    _check_pair(a, b, "predictions")
+    return (a != b).double().mean().item()
+
+
+def paired_interval(correct_a: Tensor, correct_b: Tensor, seed: int = 0, resamples: int = 2000) -> Interval:
+    """Return accuracy(a) − accuracy(b) on the same samples, with its 95 % percentile bootstrap interval.
+
+    A sample's difference is −1, 0 or +1, so drawing N samples with replacement is one multinomial draw of three counts.
+    Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13.
+
+    Args:
+        correct_a: Whether model a is right on each sample; ``Quality.correct``.
+        correct_b: The same for model b, in the same order.
+        seed: Of the resampling.
+        resamples: How many resampled test sets.
+
+    Shapes: (N,) and (N,), bool.
+
+    Raises:
+        DataError: no samples, or of different shapes.
+        OptionError: resamples < 1.
+    """
+    _check_pair(correct_a, correct_b, "correct answers")
+    check_count("resamples", resamples)
+    difference = correct_a.long() - correct_b.long()
+    n = difference.numel()
+    counts = np.array([int((difference == value).sum()) for value in (-1, 0, 1)])
+    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
+    low, high = np.quantile((draws[:, 2] - draws[:, 0]) / n, (0.025, 0.975))
+    return Interval(float(counts[2] - counts[0]) / n, float(low), float(high))
+
+
+def _answers(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    device = device_of(model)
+    modes = [(module, module.training) for module in model.modules()]
+    logits, targets = [], []
+    try:
+        model.eval()
+        with torch.inference_mode():
+            for inputs, labels in batches:
+                rows, flat = _rows(logits_of(call(model, move(inputs, device))), labels)
+                logits.append(rows.cpu())
+                targets.append(flat.cpu())
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    if not sum(map(len, targets)):
+        raise DataError("evaluate got no samples; at least 1 is needed. Check the split and its filter.")
+    answers, labels = torch.cat(logits), torch.cat(targets)
+    bad = int((~answers.isfinite()).any(1).sum())
+    if bad:
+        raise OutcomeError(
+            f"the model's output is NaN or infinite on {bad} of {len(answers)} samples; allowed: finite logits. "
+            "Check its weights, or prune and train it more gently."
+        )
+    _check_labels(labels, answers.shape[1])
+    return answers, labels
+
+
+def _rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    if logits.ndim < 2 or logits.shape[:1] + logits.shape[2:] != targets.shape:
+        raise DataError(
+            f"evaluate got logits {tuple(logits.shape)} and targets {tuple(targets.shape)}; "
+            "allowed: logits (B, C, …) with integer targets (B, …). Give class labels, not one-hot rows."
+        )
+    if targets.is_floating_point() or targets.is_complex():
+        raise DataError(
+            f"evaluate got targets of {targets.dtype}; allowed: integer class labels. Convert with .long()."
+        )
+    return logits.movedim(1, -1).reshape(-1, logits.shape[1]).float(), targets.reshape(-1).long()
+
+
+def _check_labels(labels: Tensor, width: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= width:
+        raise DataError(
+            f"evaluate got labels {low}..{high}; allowed: 0..{width - 1}, one for each logit of the model. "
+            "Renumber the labels or build the model with more classes."
+        )
+
+
+def _calibration_error(confidence: Tensor, correct: Tensor) -> float:
+    bins = (confidence * ECE_BINS).long().clamp(max=ECE_BINS - 1)
+    gap = torch.zeros(ECE_BINS, dtype=torch.float64).index_add_(0, bins, correct.double() - confidence)
+    return gap.abs().sum().item() / len(confidence)
+
+
+def _check_pair(a: Tensor, b: Tensor, what: str) -> None:
+    if a.shape != b.shape or not a.numel():
+        raise DataError(
+            f"got {what} of shapes {tuple(a.shape)} and {tuple(b.shape)}; "
+            "allowed: equal shapes with at least 1 sample. Evaluate both models on the same split in the same order."
+        )

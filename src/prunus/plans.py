@@ -1,0 +1,215 @@
+"""The `Plan`: what goes, where and why; nothing of it holds a module or a tensor of the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunus.errors import PlanError
+from prunus.files import atomic_dir
+from prunus.graph.ir import Graph
+
+FORMAT = "prunus-plan/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Exact counts of a network: 1 MAC is one multiply and one add.
+
+    ``macs_backward`` counts the products for gradients of weights and of activations; bytes are dense.
+    """
+
+    params: int
+    macs_forward: int
+    macs_backward: int
+    param_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A branch that is bypassed: operand ``operand`` of the addition ``join`` no longer counts."""
+
+    join: str
+    operand: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One line of a plan for people: what goes, how much of it, and why."""
+
+    node: str
+    level: str
+    removed: int
+    total: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything needed to cut one model.
+
+    Attributes:
+        fingerprint: of the model's structure; `apply` refuses another one.
+        axes: axis id → which units stay (bool array); axes not named stay whole.
+        keep: tensor name → dim → kept indices; what ``axes`` means for the tensors.
+        drops: bypassed branches.
+        masks: tensor name → which weights stay (bool array of the original shape).
+        before, after: exact price of the model and of the cut model.
+    """
+
+    fingerprint: str
+    axes: Mapping[str, np.ndarray]
+    keep: Mapping[str, Mapping[int, np.ndarray]]
+    drops: tuple[Drop, ...] = ()
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    decisions: tuple[Decision, ...] = ()
+    before: Cost | None = None
+    after: Cost | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether applying the plan would change nothing."""
+        whole = all(m.all() for m in self.axes.values()) and all(m.all() for m in self.masks.values())
+        return whole and not self.drops
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return self.describe() == other.describe() and _same(self.masks, other.masks)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON form, masks aside: index sets are written as ranges, ``"0-3,7"``."""
+        return {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "axes": {k: {"size": len(m), "keep": to_ranges(np.flatnonzero(m))} for k, m in self.axes.items()},
+            "tensors": {t: {str(d): to_ranges(i) for d, i in dims.items()} for t, dims in self.keep.items()},
+            "drops": [asdict(d) for d in self.drops],
+            "masks": {k: {"shape": list(m.shape), "kept": int(m.sum())} for k, m in self.masks.items()},
+            "decisions": [asdict(d) for d in self.decisions],
+            "before": asdict(self.before) if self.before else None,
+            "after": asdict(self.after) if self.after else None,
+            "settings": dict(self.settings),
+        }
+
+    def save(self, folder: Path | str) -> None:
+        """Write ``plan.json`` and, for weight masks, ``masks.safetensors`` (packed bits) into a folder."""
+        from safetensors.numpy import save
+
+        with atomic_dir(Path(folder)) as tmp:
+            (tmp / "plan.json").write_text(json.dumps(self.describe(), indent=1) + "\n", encoding="utf-8")
+            if self.masks:
+                packed = {k: np.packbits(m.reshape(-1)) for k, m in self.masks.items()}
+                (tmp / "masks.safetensors").write_bytes(save(packed))
+
+    @staticmethod
+    def load(folder: Path | str) -> Plan:
+        """Read a plan back.
+
+        Raises:
+            PlanError: missing or damaged file, another format version.
+        """
+        path = Path(folder) / "plan.json"
+        if not path.is_file():
+            raise PlanError(f"No plan at {path}; give the folder that `Plan.save` wrote.")
+        try:
+            text = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise PlanError(f"{path}:{error.lineno} is not JSON: {error.msg}.") from error
+        return Plan.from_description(text, _read_masks(path.parent, text), str(path))
+
+    @staticmethod
+    def from_description(text: Mapping[str, Any], masks: Mapping[str, np.ndarray], where: str = "plan") -> Plan:
+        """Build a plan from its JSON form and its masks."""
+        if not isinstance(text, dict) or text.get("format") != FORMAT:
+            raise PlanError(f"{where} has format {text.get('format') if isinstance(text, dict) else text!r}; "
+                            f"this version reads {FORMAT!r}.")  # fmt: skip
+        try:
+            return Plan(
+                fingerprint=text["fingerprint"],
+                axes={k: _to_mask(v["keep"], v["size"]) for k, v in text["axes"].items()},
+                keep={t: {int(d): from_ranges(r) for d, r in dims.items()} for t, dims in text["tensors"].items()},
+                drops=tuple(Drop(**d) for d in text["drops"]),
+                masks=masks,
+                decisions=tuple(Decision(**d) for d in text["decisions"]),
+                before=Cost(**text["before"]) if text["before"] else None,
+                after=Cost(**text["after"]) if text["after"] else None,
+                settings=text["settings"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"{where} is damaged: {type(error).__name__} {error}.") from error
+
+
+def fingerprint(graph: Graph) -> str:
+    """Return a short hash of a model's structure: tensor names, shapes, kinds and the order of ops."""
+    digest = hashlib.sha256()
+    for name, info in sorted(graph.tensors.items()):
+        digest.update(f"{name}|{info.kind}|{info.shape}|{info.dtype};".encode())
+    for node in graph.nodes:
+        digest.update(f"{node.op};".encode())
+    return digest.hexdigest()[:16]
+
+
+def to_ranges(indices: np.ndarray) -> str:
+    """Write sorted indices as ranges.
+
+    Example:
+        >>> to_ranges(np.array([0, 1, 2, 5]))
+        '0-2,5'
+    """
+    if len(indices) == 0:
+        return ""
+    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+    runs = np.split(np.asarray(indices), breaks)
+    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+
+
+def from_ranges(text: str) -> np.ndarray:
+    """Read what `to_ranges` wrote."""
+    parts = [p.partition("-") for p in text.split(",") if p]
+    runs = [np.arange(int(a), int(b or a) + 1) for a, _, b in parts]
+    return np.concatenate(runs) if runs else np.zeros(0, np.int64)
+
+
+def _to_mask(ranges: str, size: int) -> np.ndarray:
+    indices = from_ranges(ranges)
+    if len(indices) and (indices.min() < 0 or indices.max() >= size):
+        raise ValueError(f"index {indices.max()} outside 0..{size - 1}")
+    mask = np.zeros(size, bool)
+    mask[indices] = True
+    return mask
+
+
+def _read_masks(folder: Path, text: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    wanted = text.get("masks") or {}
+    if not wanted:
+        return {}
+    path = folder / "masks.safetensors"
+    try:
+        packed = load(path.read_bytes())
+        return {
+            k: np.unpackbits(packed[k], count=int(np.prod(v["shape"]))).astype(bool).reshape(v["shape"])
+            for k, v in wanted.items()
+        }
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise PlanError(f"{path} does not hold the masks that plan.json names: {error}.") from error
+
+
+def _same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+__all__ = ["Cost", "Decision", "Drop", "Plan", "fingerprint", "from_ranges", "to_ranges"]

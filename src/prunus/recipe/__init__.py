@@ -1,0 +1,6 @@
+"""Recipes: one strict, versioned YAML file that says what to compare."""
+
+from prunus.recipe.loading import demo_recipe, load_recipe, override
+from prunus.recipe.schema import Compare, Latency, Recipe, Recovery, Training
+
+__all__ = ["Compare", "Latency", "Recipe", "Recovery", "Training", "demo_recipe", "load_recipe", "override"]

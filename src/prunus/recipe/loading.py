@@ -1,0 +1,128 @@
+"""From a file to a `Recipe`: every error names file, line, key, what was got and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from prunus.errors import OptionError, RecipeError, UsageError, nearest
+from prunus.recipe.marks import Path_, dotted, read_yaml
+from prunus.recipe.messages import Finding, findings, shown
+from prunus.recipe.schema import Recipe
+
+_LARGEST_FILE = 1_000_000
+
+
+def load_recipe(path: Path | str) -> Recipe:
+    """Read, check and return the recipe in the YAML file ``path``.
+
+    Args:
+        path: the file. Relative paths inside it start from its folder.
+
+    Raises:
+        RecipeError: no such file, not valid YAML, or a key or value that is not allowed.
+    """
+    file = Path(path)
+    marked = read_yaml(_text(file), str(path))
+    if not isinstance(marked.values, dict):
+        raise RecipeError(
+            f"{path}:1: a recipe is a section of keys; got {shown(marked.values)}. Begin with 'version: 1'."
+        )
+
+    def refuse(found: list[Finding]) -> UsageError:
+        first = min(found, key=lambda finding: marked.line(finding.path))
+        more = f" ({len(found) - 1} more after this one)" if len(found) > 1 else ""
+        return RecipeError(f"{path}:{marked.line(first.path)}: {first.text}{more}")
+
+    return _checked(marked.values, refuse).located(file.resolve().parent)
+
+
+def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
+    """Return ``recipe`` with single values changed, as the options of the command line do.
+
+    Args:
+        recipe: left as it is.
+        changes: path of keys → new value; None leaves the recipe's own value.
+
+    Raises:
+        OptionError: a value is not allowed; the message names the option after the last key.
+
+    Example:
+        >>> override(demo_recipe(), {("compare", "seeds"): 3}).compare.seeds
+        3
+    """
+    values = recipe.model_dump()
+    for path, value in changes.items():
+        section = values
+        for part in path[:-1]:
+            section = section[part]
+        if value is not None:
+            section[path[-1]] = value
+
+    def refuse(found: list[Finding]) -> UsageError:
+        path, text = found[0]
+        key = next(part for part in reversed(path) if isinstance(part, str))
+        return OptionError(text.replace(dotted(path), f"--{key}", 1))
+
+    return _checked(values, refuse).located(recipe.base_dir)
+
+
+def demo_recipe(seed: int = 0, seeds: int = 1, out: str = "prunus-demo") -> Recipe:
+    """Return the recipe of ``prunus demo``: the digits workload, every method, three kept fractions.
+
+    Raises:
+        OptionError: a negative seed, or fewer than one seed.
+    """
+    plain = Recipe.model_validate(_with_workload_defaults({"version": 1, "model": "digits", "data": "digits"}))
+    return override(plain, {("seed",): seed, ("compare", "seeds"): seeds, ("out",): out})
+
+
+def _checked(values: dict[str, Any], refuse: Callable[[list[Finding]], UsageError]) -> Recipe:
+    try:
+        recipe = Recipe.model_validate(_with_workload_defaults(values))
+    except ValidationError as error:
+        raise refuse(findings(error)) from error
+    if recipe.compare.methods == "all":
+        return recipe
+    from prunus.methods import METHODS
+
+    for index, name in enumerate(recipe.compare.methods):
+        if name not in METHODS.names():
+            text = f"{nearest(name, METHODS.names())} Allowed: all, {', '.join(METHODS.names())}."
+            path: Path_ = ("compare", "methods", index)
+            raise refuse([Finding(path, f"{dotted(path)}: unknown method {name!r}.{text}")])
+    return recipe
+
+
+def _with_workload_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Fill ``train`` and ``recover`` of a built-in model from its workload where the recipe is silent."""
+    from prunus.workloads import WORKLOADS
+
+    name = values.get("model")
+    if not (isinstance(name, str) and name in WORKLOADS):
+        return values
+    workload = WORKLOADS.get(name)
+    filled = dict(values)
+    for key, default in (("train", workload.training), ("recover", workload.recovery)):
+        given = values.get(key, {})
+        if isinstance(given, dict):
+            filled[key] = {**asdict(default), **given}
+    return filled
+
+
+def _text(file: Path) -> str:
+    try:
+        if file.is_file() and file.stat().st_size > _LARGEST_FILE:
+            raise RecipeError(f"{file}: larger than 1 MB; a recipe is a short YAML file. Check the path.")
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        near = nearest(file.name, [entry.name for entry in file.parent.glob("*.y*ml")])
+        raise RecipeError(f"{file}: no such file.{near} Give the path of a recipe in YAML.") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file}: not UTF-8 text (byte {error.start}); a recipe is YAML. Check the path.") from error
+    except OSError as error:
+        raise RecipeError(f"{file}: cannot be read: {error.strerror}; give the path of a recipe in YAML.") from error

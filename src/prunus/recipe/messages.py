@@ -1,0 +1,79 @@
+"""Turn what pydantic found into one line that a person can act on."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from prunus.errors import nearest
+from prunus.recipe.marks import Path_, dotted
+from prunus.recipe.schema import Recipe
+
+
+class Finding(NamedTuple):
+    """What is wrong, and the path of the key where it stands."""
+
+    path: Path_
+    text: str
+
+
+def findings(error: ValidationError) -> list[Finding]:
+    """Return one finding for each key that is wrong, in the order of the schema."""
+    found: dict[Path_, Finding] = {}
+    for details in error.errors(include_url=False):
+        finding = _finding(details)
+        found.setdefault(finding.path, finding)
+    # A union reports its failed arms beside the element that failed; the element says more.
+    outer = {path[:depth] for path in found for depth in range(len(path))}
+    return [finding for path, finding in found.items() if path not in outer]
+
+
+def _finding(details: ErrorDetails) -> Finding:
+    path = _known_part(details["loc"])
+    if details["type"] == "extra_forbidden":
+        section, key = path[:-1], str(path[-1])
+        keys = sorted(_section(section).model_fields)
+        return Finding(path, f"unknown key {dotted(path)!r}.{nearest(key, keys)} Allowed here: {', '.join(keys)}.")
+    allowed = _allowed(path)
+    if details["type"] == "missing":
+        return Finding(path, f"the key {dotted(path)!r} is missing; add it: {allowed}.")
+    if details["type"] == "value_error":
+        return Finding(path, f"{dotted(path)}: {details['ctx']['error']}; allowed: {allowed}.")
+    return Finding(path, f"{dotted(path)}: got {shown(details['input'])}; allowed: {allowed}.")
+
+
+def shown(value: Any) -> str:
+    """Return a short word for a value: its text, and its kind where that is the surprise."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a section"
+    if isinstance(value, list | tuple):
+        return "an empty list" if not value else "a list"
+    text = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    return f"the text {text}" if isinstance(value, str) else text
+
+
+def _known_part(loc: tuple[int | str, ...]) -> Path_:
+    """Drop what pydantic adds to a location for the arms of a union."""
+    return tuple(part for part in loc if isinstance(part, int) or not ("[" in part or "(" in part))
+
+
+def _section(path: Path_) -> type[BaseModel]:
+    model: type[BaseModel] = Recipe
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        model = field.annotation
+    return model
+
+
+def _allowed(path: Path_) -> str:
+    keys = [part for part in path if isinstance(part, str)]
+    if not keys:
+        return f"a section with the keys {', '.join(Recipe.model_fields)}"
+    field = _section(tuple(keys[:-1])).model_fields.get(keys[-1])
+    return (field.description if field else None) or "another value"

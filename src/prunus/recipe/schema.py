@@ -1,0 +1,153 @@
+"""The records of a recipe: what may stand in the file, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, Strict
+
+from prunus.errors import OptionError
+
+if TYPE_CHECKING:
+    from prunus.training.options import TrainingOptions
+
+# Each description completes the sentence "allowed: …" of an error message.
+Steps = Annotated[int, Field(ge=0, le=10_000_000, description="a whole number of steps, 0 or more")]
+Rate = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False, description="a number above 0")]
+Decay = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, description="a number from 0 to 1")]
+Count = Annotated[int, Field(ge=1, le=1_000_000, description="a whole number, 1 or more")]
+Seed = Annotated[int, Field(ge=0, lt=2**31, description="a whole number from 0 to 2147483647")]
+Kept = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False, description="a fraction between 0 and 1, both excluded")]
+Name = Annotated[str, Field(min_length=1, description="a text that is not empty")]
+
+
+Listed = TypeVar("Listed")
+
+
+def _nothing_twice(values: Listed) -> Listed:
+    if isinstance(values, tuple):
+        if not values:
+            raise ValueError("the list is empty; name at least one, or leave the key out")
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]!r} stands twice; name each once")
+    return values
+
+
+def _member_of(registry: str) -> Callable[[str], str]:
+    def check(name: str) -> str:
+        from prunus.training import options
+
+        try:
+            getattr(options, registry).get(name)
+        except OptionError as error:
+            raise ValueError(str(error).rstrip(".")) from error
+        return name
+
+    return check
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Training(_Section):
+    """How long and how fast to train; ``steps: 0`` takes the network as it comes."""
+
+    steps: Steps = Field(default=0)
+    lr: Rate = Field(default=1e-3)
+    batch_size: Count = Field(default=64)
+    optimizer: Annotated[Name, AfterValidator(_member_of("OPTIMIZERS"))] = Field(
+        default="adamw", description="the name of an optimizer, such as adamw or sgd"
+    )
+    weight_decay: Decay = Field(default=5e-4)
+    loss: Annotated[Name, AfterValidator(_member_of("LOSSES"))] = Field(
+        default="cross_entropy", description="the name of a loss, such as cross_entropy or mse"
+    )
+    schedule: Annotated[Name, AfterValidator(_member_of("SCHEDULES"))] = Field(
+        default="cosine", description="the name of a schedule, such as cosine or one_cycle"
+    )
+
+    def options(self) -> TrainingOptions:
+        """Return the same values as the record that training takes."""
+        from prunus.training.options import TrainingOptions
+
+        return TrainingOptions(**self.model_dump())
+
+
+class Recovery(Training):
+    """The short training that every method gets after pruning, with the same steps and seed."""
+
+    steps: Steps = Field(default=60)
+    lr: Rate = Field(default=5e-4)
+
+
+class Latency(_Section):
+    """How the latency ratio is measured: rounds of A/B/A/B, samples a batch, threads."""
+
+    rounds: Count = Field(default=30)
+    batch: Count = Field(default=64)
+    threads: Count = Field(default=1)
+
+
+class Compare(_Section):
+    """Which methods meet, at which kept fractions, over how many seeds."""
+
+    methods: Annotated[Literal["all"] | Annotated[tuple[Name, ...], Strict(False)], AfterValidator(_nothing_twice)] = (
+        Field(default="all", description="'all' or a list of method names, none twice")
+    )
+    kept: Annotated[tuple[Kept, ...], AfterValidator(_nothing_twice)] = Field(
+        default=(0.5, 0.3, 0.1), strict=False, description="a list of fractions between 0 and 1, none twice"
+    )
+    seeds: Count = Field(default=1)
+    latency: Latency = Field(default=Latency(), description="a section with the keys rounds, batch, threads")
+
+
+class Recipe(_Section):
+    """A whole recipe: model, data, training, recovery, and what to compare.
+
+    Paths in it are relative to `base_dir`, the folder of the recipe file.
+
+    Example:
+        >>> Recipe(version=1, model="digits", data="digits").compare.kept
+        (0.5, 0.3, 0.1)
+    """
+
+    version: Literal[1] = Field(description="1, the only version so far")
+    model: Name = Field(
+        description="torchvision:NAME, timm:NAME, hf:PATH, package.module:callable, file.py:callable or a built-in name"
+    )
+    model_args: dict[str, Any] = Field(default={}, description="a section of keyword arguments for the model")
+    checkpoint: Name | None = Field(default=None, description="the path of a .safetensors, .pt or .pth file")
+    data: Name = Field(description="a built-in name, imagefolder:PATH, package.module:callable or file.py:callable")
+    data_args: dict[str, Any] = Field(default={}, description="a section of keyword arguments for the data")
+    train: Training = Field(
+        default=Training(), description="a section with the keys steps, lr, batch_size, optimizer, …"
+    )
+    recover: Recovery = Field(
+        default=Recovery(), description="a section with the keys steps, lr, batch_size, optimizer, …"
+    )
+    compare: Compare = Field(default=Compare(), description="a section with the keys methods, kept, seeds, latency")
+    ignore: tuple[Name, ...] = Field(default=(), strict=False, description="a list of module names or patterns")
+    seed: Seed = Field(default=0)
+    out: Name = Field(default="prunus-runs", description="the path of a folder")
+
+    _base_dir: Path = PrivateAttr(default_factory=Path)
+
+    @property
+    def base_dir(self) -> Path:
+        """The folder that relative paths in the recipe start from."""
+        return self._base_dir
+
+    @property
+    def out_dir(self) -> Path:
+        """Where the results go: ``out``, seen from the recipe's folder."""
+        return self._base_dir / Path(self.out).expanduser()
+
+    def located(self, base_dir: Path) -> Recipe:
+        """Return the same recipe with its relative paths starting from ``base_dir``."""
+        copy = self.model_copy()
+        copy._base_dir = base_dir
+        return copy

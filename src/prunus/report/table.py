@@ -1,0 +1,123 @@
+"""The comparison as a table on the console, and a few sentences under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prunus.report.cells import Cell, at, dense_cell, kept_fractions, levels, make_cells
+from prunus.report.columns import COLUMNS, Column
+from prunus.report.findings import find
+from prunus.report.formats import kept_label
+from prunus.results import Results
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_COLOURS = {"weight": "blue", "neuron": "red", "structure": "green", "hierarchical": "magenta", "baseline": "dim"}
+_TOPICS = ("best", "pay")
+
+
+def print_table(results: Results, console: Console | None = None) -> None:
+    """Print the comparison: grouped by kept fraction and level, with what it means in words underneath.
+
+    A terminal gets colours, and as many columns as it is wide enough for; anything else gets plain text with every
+    column, whatever the width.
+
+    Args:
+        results: what a comparison found.
+        console: where to print; by default the standard output.
+
+    Units: before, after, F1 and worst in percent; time as a ratio to dense with its 95 % interval; s in seconds.
+    """
+    from rich.console import Console
+
+    console = console or Console()
+    cells = make_cells(results)
+    name_width = max(len(cell.method) for cell in (*cells, dense_cell(results)))
+    shown = _fitting(results, cells, name_width, console.width) if console.is_terminal else COLUMNS
+    if console.is_terminal:
+        console.print(_rich_table(results, cells, shown))
+    else:
+        for line in _plain_lines(results, cells, name_width):
+            console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
+    for line in _footnotes(results, shown):
+        # A pipe keeps each sentence on one line; a terminal wraps it between words.
+        console.print(line, soft_wrap=not console.is_terminal, markup=False, highlight=False, emoji=False)
+
+
+def _groups(cells: tuple[Cell, ...]) -> Iterator[tuple[float, str, list[Cell]]]:
+    for kept in kept_fractions(cells):
+        here = at(cells, kept)
+        for level in levels(cells):
+            if members := [cell for cell in here if cell.level == level]:
+                yield kept, level, members
+
+
+def _title(results: Results) -> str:
+    seeds = len(results.seeds)
+    spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else f"seed {results.seeds[0]}"
+    return f"{results.title}: {results.model} on {results.workload}, {spread}"
+
+
+def _widths(results: Results, cells: tuple[Cell, ...]) -> dict[str, int]:
+    everything = (*cells, dense_cell(results))
+    return {column.key: max(len(column.head), *(len(column.text(c)) for c in everything)) for column in COLUMNS}
+
+
+def _fitting(results: Results, cells: tuple[Cell, ...], name_width: int, width: int) -> tuple[Column, ...]:
+    widths = _widths(results, cells)
+    shown = list(COLUMNS)
+    # The frame costs four characters for the names and two for each column more.
+    while name_width + 4 + sum(widths[column.key] + 2 for column in shown) > width:
+        droppable = [column for column in shown if column.rank]
+        if not droppable:
+            break
+        shown.remove(max(droppable, key=lambda column: column.rank))
+    return tuple(shown)
+
+
+def _plain_lines(results: Results, cells: tuple[Cell, ...], name_width: int) -> Iterator[str]:
+    widths = _widths(results, cells)
+
+    def line(name: str, texts: list[str]) -> str:
+        padded = [text.rjust(widths[column.key]) for column, text in zip(COLUMNS, texts, strict=True)]
+        return " ".join([name.ljust(name_width), *padded]).rstrip()
+
+    yield _title(results)
+    yield ""
+    yield line("method", [column.head for column in COLUMNS])
+    yield line("dense", [column.text(dense_cell(results)) for column in COLUMNS])
+    for kept, level, members in _groups(cells):
+        yield f"-- {kept_label(kept)} kept, {level}"
+        for cell in members:
+            yield line(cell.method, [column.text(cell) for column in COLUMNS])
+
+
+def _rich_table(results: Results, cells: tuple[Cell, ...], shown: tuple[Column, ...]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(_title(results), style="bold"), box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    for column in shown:
+        table.add_column(column.head, justify="right", no_wrap=True)
+    table.add_row("dense", *(column.text(dense_cell(results)) for column in shown), style="bold", end_section=True)
+    for kept, level, members in _groups(cells):
+        table.add_row(Text(f"{kept_label(kept)} kept, {level}", style="bold"))
+        for last, cell in zip([*[False] * (len(members) - 1), True], members, strict=True):
+            texts = [column.text(cell) for column in shown]
+            table.add_row(Text(cell.method), *texts, style=_COLOURS[level], end_section=last)
+    return table
+
+
+def _footnotes(results: Results, shown: tuple[Column, ...]) -> Iterator[str]:
+    yield ""
+    yield from (finding.text for finding in find(results) if finding.topic in _TOPICS)
+    for skipped in results.skipped:
+        yield f"Skipped: {skipped.method} at {kept_label(skipped.kept_fraction)} kept: {skipped.reason}"
+    if hidden := [column.head for column in COLUMNS if column not in shown]:
+        yield f"Not shown at this width: {', '.join(hidden)}."
+    yield "Time is pruned ÷ dense with its 95 % interval (below 1 is faster); the report defines the other columns."

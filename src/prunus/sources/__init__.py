@@ -1,0 +1,8 @@
+"""From the ``model:`` and ``data:`` texts of a recipe to a module and its data."""
+
+from prunus.sources.checkpoints import load_checkpoint_
+from prunus.sources.data import resolve_data
+from prunus.sources.hub import LogitsOnly
+from prunus.sources.models import resolve_model
+
+__all__ = ["LogitsOnly", "load_checkpoint_", "resolve_data", "resolve_model"]

@@ -1,0 +1,1 @@
+"""Mask, cut, splice and verify."""

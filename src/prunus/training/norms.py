@@ -1,0 +1,62 @@
+"""Measure the running statistics of batch norms anew: no labels, no training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain, islice
+
+import torch
+from torch import nn
+
+from prunus.errors import DataError
+from prunus.measurement.batches import Batch, call, check_count, device_of, move, tensors_in
+
+
+def reestimate_statistics_(model: nn.Module, batches: Iterable[Batch], *, max_batches: int = 100) -> int:
+    """Reset the running statistics of every batch norm and average them over forward batches; return how many.
+
+    running ← (1/n) Σ_b statistic(batch b), each batch with the same weight. Only batch norms run in train mode;
+    everything else (dropout, other norms) in eval mode. Modes and momenta are put back, nothing else changes.
+    Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576 (PreciseBN).
+
+    Args:
+        model: Its batch norm buffers change in place; a model without any is left alone, and 0 returned.
+        batches: Pairs (inputs, targets); targets are not looked at. Batches of one sample are passed over.
+        max_batches: At most so many are used.
+
+    Raises:
+        OptionError: max_batches < 1.
+        DataError: no batch of at least two samples; the statistics are then as they were.
+    """
+    check_count("max_batches", max_batches)
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    norms = [module for module in model.modules() if isinstance(module, kinds) and module.running_mean is not None]
+    if not norms:
+        return 0
+    usable = (inputs for inputs, _ in batches if len(next(tensors_in(inputs))) > 1)
+    chosen = islice(usable, max_batches)
+    first = next(chosen, None)
+    if first is None:
+        raise DataError(
+            "reestimate_statistics_ got no batch of at least 2 samples; a batch norm needs a variance. "
+            "Give calibration data, in larger batches."
+        )
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [(norm, norm.momentum) for norm in norms]
+    device, count = device_of(model), 0
+    try:
+        model.eval()
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+        with torch.no_grad():
+            for inputs in chain((first,), chosen):  # a star would hold every batch at once
+                call(model, move(inputs, device))
+                count += 1
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for norm, momentum in momenta:
+            norm.momentum = momentum
+    return count

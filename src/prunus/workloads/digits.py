@@ -1,0 +1,100 @@
+"""The digits workload: 1,797 grey 8×8 images that scikit-learn brings along, so that nothing is downloaded."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunus.errors import DataError
+from prunus.training.options import TrainingOptions
+from prunus.workloads.digits_net import DigitsNet
+from prunus.workloads.registry import WORKLOADS, Workload
+from prunus.workloads.sources import AugmentedSplit, Split
+from prunus.workloads.splits import Splits
+
+SIZES = {"train": 1097, "calibration": 200, "selection": 200, "test": 300}
+_SPLIT_SEED = 20  # part of what the workload is: another value is another data set
+
+
+def load_digits_splits() -> Splits:
+    """Return the digits, normalised by mean and deviation of the train split, in fixed stratified splits.
+
+    The shuffled batches of the train split are shifted by up to one pixel, anew in each walk.
+
+    Source: Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+
+    Shapes: inputs (N, 1, 8, 8) float32, targets (N) int64.
+
+    Raises:
+        DataError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError(
+            "workload 'digits' needs scikit-learn, which is not installed. Run: pip install 'prunus[train]'."
+        ) from error
+    bundle = load_digits()
+    images = torch.from_numpy(bundle.images).float()[:, None]
+    targets = torch.from_numpy(bundle.target).long()
+    parts = dict(zip(SIZES, stratified_order(targets).split(list(SIZES.values())), strict=True))
+    train = images[parts["train"]]
+    images = (images - train.mean()) / train.std()
+    splits = {name: Split(images[index], targets[index], name) for name, index in parts.items()}
+    return Splits(
+        train=AugmentedSplit(splits["train"], shifted),
+        calibration=splits["calibration"],
+        selection=splits["selection"],
+        test=splits["test"],
+        classes=tuple(map(str, bundle.target_names)),
+    )
+
+
+def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return each image moved by −1, 0 or 1 pixel both ways; what moves in is background, the lowest value.
+
+    Shapes: (B, C, h, w) → (B, C, h, w).
+    """
+    count, _, height, width = images.shape
+    framed = functional.pad(images, (1, 1, 1, 1), value=images.min().item())
+    windows = framed.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 3, 3, h, w)
+    down, right = torch.randint(3, (2, count), generator=generator)
+    return windows[torch.arange(count), :, down, right]
+
+
+def stratified_order(targets: Tensor) -> Tensor:
+    """Return an order of the samples in which every stretch has nearly the same share of each class.
+
+    The r-th of the n_c shuffled samples of class c is placed at (r + ½)/n_c.
+
+    Shapes: targets (N) → order (N), int64.
+    """
+    # RandomState's stream is frozen by NumPy's compatibility policy; a Generator's may change with a release.
+    shuffled = np.random.RandomState(_SPLIT_SEED).permutation(len(targets))
+    labels = targets.numpy()[shuffled]
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return torch.from_numpy(shuffled[np.argsort(place, kind="stable")])
+
+
+def build_digits_net(seed: int = 0) -> nn.Module:
+    """Return a fresh DigitsNet; the caller's random state is left as it was."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return DigitsNet()
+
+
+DIGITS = WORKLOADS.register("digits")(
+    Workload(
+        name="digits",
+        build=build_digits_net,
+        load=load_digits_splits,
+        example_inputs=lambda: (torch.zeros(2, 1, 8, 8),),
+        training=TrainingOptions(steps=400, lr=3e-3, weight_decay=0.05, schedule="one_cycle"),
+        recovery=TrainingOptions(steps=40, lr=1e-3, weight_decay=0.0),
+    )
+)

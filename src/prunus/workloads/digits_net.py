@@ -1,0 +1,111 @@
+"""DigitsNet: a small over-parameterised CNN that holds every kind of coupling a cut has to respect."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution (same padding, no bias), batch norm and, unless ``act`` is False, ReLU.
+
+    Shapes: (B, inputs, h, w) → (B, outputs, ⌈h/stride⌉, ⌈w/stride⌉).
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, act: bool = True
+    ) -> None:
+        parts: OrderedDict[str, nn.Module] = OrderedDict(
+            conv=nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+            norm=nn.BatchNorm2d(outputs),
+        )
+        if act:
+            parts["act"] = nn.ReLU()
+        super().__init__(parts)
+
+
+class Residual(nn.Module):
+    """relu(shortcut(x) + branch(x)); the shortcut is the identity, or a 1×1 projection where the shapes differ.
+
+    Shapes: (B, inputs, h, w) → (B, outputs, ⌈h/stride⌉, ⌈w/stride⌉).
+    """
+
+    def __init__(self, inputs: int, outputs: int, branch: nn.Sequential, stride: int = 1) -> None:
+        super().__init__()
+        self.branch = branch
+        same = inputs == outputs and stride == 1
+        self.shortcut: nn.Module = nn.Identity() if same else ConvNorm(inputs, outputs, 1, stride=stride, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activated sum of the shortcut and the branch."""
+        return torch.relu(self.shortcut(x) + self.branch(x))
+
+
+class Parallel(nn.Module):
+    """cat(branch(x) for each branch) along the channels: branches of different kinds side by side.
+
+    Shapes: (B, inputs, h, w) → (B, Σ outputs of the branches, h, w).
+    """
+
+    def __init__(self, **branches: nn.Module) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs of all branches, joined along the channels."""
+        return torch.cat([branch(x) for branch in self.branches.values()], dim=1)
+
+
+def plain(inputs: int, hidden: int, outputs: int, stride: int = 1) -> Residual:
+    """Return a residual block of two 3×3 convolutions."""
+    branch = nn.Sequential(ConvNorm(inputs, hidden, 3, stride=stride), ConvNorm(hidden, outputs, 3, act=False))
+    return Residual(inputs, outputs, branch, stride)
+
+
+def grouped(inputs: int, hidden: int, outputs: int, groups: int, stride: int = 1) -> Residual:
+    """Return a residual block of a 3×3 convolution in ``groups`` and a 1×1 that mixes them."""
+    branch = nn.Sequential(
+        ConvNorm(inputs, hidden, 3, stride=stride, groups=groups), ConvNorm(hidden, outputs, 1, act=False)
+    )
+    return Residual(inputs, outputs, branch, stride)
+
+
+def separable(inputs: int, outputs: int) -> nn.Sequential:
+    """Return a depthwise separable convolution: 3×3 for each channel alone, then a 1×1 that mixes them."""
+    return nn.Sequential(ConvNorm(inputs, inputs, 3, groups=inputs), ConvNorm(inputs, outputs, 1))
+
+
+class DigitsNet(nn.Module):
+    """Classify 8×8 grey images; far wider than the task needs, so that there is something to prune.
+
+    Three stages of residual blocks at 4×4, 4×4 and 2×2: two-convolution blocks, grouped bottlenecks, a depthwise
+    separable block, and two joints of parallel branches. All but about 3 % of the parameters lie inside droppable
+    residual branches or cat segments, so that structure alone can go below 10 % of the parameters.
+
+    Shapes: images (B, 1, 8, 8) → logits (B, classes).
+    """
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = ConvNorm(1, 16, 3)
+        self.stage1 = nn.Sequential(plain(16, 24, 32, stride=2), plain(32, 24, 32), plain(32, 24, 32))
+        self.mix1 = Parallel(
+            point=ConvNorm(32, 16, 1),
+            grouped=ConvNorm(32, 16, 3, groups=4),
+            separable=separable(32, 16),
+            pool=nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), ConvNorm(32, 16, 1)),
+        )
+        self.stage2 = nn.Sequential(grouped(64, 64, 64, 4, stride=2), plain(64, 32, 64), plain(64, 32, 64))
+        self.mix2 = Parallel(point=ConvNorm(64, 24, 1), conv=ConvNorm(64, 24, 3), grouped=ConvNorm(64, 32, 3, groups=8))
+        self.stage3 = nn.Sequential(grouped(80, 64, 64, 4), plain(64, 32, 64), grouped(64, 64, 64, 4))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch of images."""
+        x = self.stage1(self.stem(x))
+        x = self.stage2(self.mix1(x))
+        x = self.stage3(self.mix2(x))
+        return self.head(self.pool(x).flatten(1))

@@ -1,0 +1,41 @@
+"""What `import prunus` gives, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+
+import prunus
+
+SURFACE = {"prune", "capture", "couple", "plan", "apply", "verify", "measure", "compare", "save", "load"}
+HEAVY = {"matplotlib", "sklearn", "typer", "jinja2", "scipy", "PIL", "transformers", "torchvision", "timm"}
+SECONDS_BEYOND_TORCH = 0.3
+
+_PROBE = """
+import json, sys, time
+import torch
+before = set(sys.modules)
+began = time.perf_counter()
+import prunus
+seconds = time.perf_counter() - began
+added = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
+print(json.dumps({"seconds": seconds, "added": added}))
+"""
+
+
+def test_public_names_are_these_and_no_others() -> None:
+    assert set(prunus.__all__) == SURFACE
+    for name in prunus.__all__:
+        assert callable(getattr(prunus, name))
+
+
+def test_import_is_light() -> None:
+    probes = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=120, check=True)
+        probes.append(json.loads(done.stdout))
+    added = set(probes[0]["added"])
+    assert not added & HEAVY, f"import prunus pulls in {sorted(added & HEAVY)}"
+    assert statistics.median(probe["seconds"] for probe in probes) <= SECONDS_BEYOND_TORCH
