@@ -27,9 +27,9 @@ def test_the_tail_keeps_its_share_rounded_up():
 
 def test_a_convolution_is_grouped_flat_or_along_its_channels():
     scores = torch.rand(3, 4, 3, 3, generator=torch.Generator().manual_seed(0))
-    flat = nm_masks({"w": scores})["w"]
+    flat = nm_masks({"w": scores}, along="flat")["w"]
     assert (flat.reshape(3, 9, 4).sum(-1) == 2).all()
-    channels = nm_masks({"w": scores}, along="input")["w"]
+    channels = nm_masks({"w": scores})["w"]
     assert (channels.sum(1) == 2).all()
     assert not torch.equal(flat, channels)
 
@@ -45,8 +45,8 @@ def test_a_transposed_convolution_is_the_plain_one_transposed(along):
 def test_ragged_tails_reports_only_widths_that_do_not_divide():
     weights = {"even": torch.zeros(2, 8), "odd": torch.zeros(2, 3, 3, 3), "thin": torch.zeros(2, 3)}
     assert ragged_tails(weights) == {"odd": 3, "thin": 3}
-    assert ragged_tails(weights, along="input") == {"odd": 3, "thin": 3}
-    assert ragged_tails(weights, m=9) == {"even": 8, "thin": 3}
+    assert ragged_tails(weights, m=9) == {"even": 8, "odd": 3, "thin": 3}
+    assert ragged_tails(weights, m=9, along="flat") == {"even": 8, "thin": 3}
 
 
 def test_all_of_m_keeps_everything():

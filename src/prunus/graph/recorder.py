@@ -123,6 +123,10 @@ class Recorder:
         self.calls[index] |= {"stop": self._tick(), "out_leaves": out_leaves, "out_spec": out_spec}
         self._stack.pop()
 
+    def current_path(self) -> str:
+        """Return the path of the innermost open module call."""
+        return str(self.calls[self._stack[-1]]["path"]) if self._stack else ""
+
     def _tick(self) -> int:
         self._order += 1
         return self._order
@@ -284,7 +288,11 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *
         stack.enter_context(_module_calls(recorder))
         stack.enter_context(enable_python_dispatcher())
         stack.enter_context(_mode_class()(recorder))
-        out = model(*args, **kwargs)
+        try:
+            out = model(*args, **kwargs)
+        except Exception as error:
+            error.module_path = recorder.current_path()  # type: ignore[attr-defined]
+            raise
         outputs, out_spec = recorder.leaves(out)
     return Graph(
         nodes=tuple(recorder.nodes),

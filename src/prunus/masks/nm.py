@@ -20,7 +20,7 @@ def nm_masks(
     *,
     n: int = 2,
     m: int = 4,
-    along: Along = "flat",
+    along: Along = "input",
     input_dims: Mapping[str, int] | None = None,
 ) -> dict[str, Tensor]:
     """Keep the N best of every M consecutive inputs of a unit; 2:4 is the pattern of sparse tensor cores.
@@ -33,7 +33,8 @@ def nm_masks(
         scores: weight name → scores, higher = keep (for magnitude pass |w|).
         n: how many stay, 1 to m.
         m: size of a group.
-        along: "flat" groups run along the flattened (I·kh·kw), "input" along I for each kernel position.
+        along: "input" groups run along I for each kernel position, as sparse kernels want them; "flat" along the
+            flattened (I·kh·kw), which also thins kernels of one input channel.
         input_dims: name → dim that holds the inputs where it is not 1, see `contracted_dims`.
 
     Returns:
@@ -54,7 +55,7 @@ def nm_masks(
 
 
 def ragged_tails(
-    weights: Mapping[str, Tensor], *, m: int = 4, along: Along = "flat", input_dims: Mapping[str, int] | None = None
+    weights: Mapping[str, Tensor], *, m: int = 4, along: Along = "input", input_dims: Mapping[str, int] | None = None
 ) -> dict[str, int]:
     """Name the tensors whose width is no multiple of M, with the length of their last group.
 

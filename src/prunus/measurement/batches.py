@@ -30,7 +30,7 @@ class DataSource(Protocol):
         ...
 
     def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
-        """Yield (inputs, targets); in stored order without a seed; with one, the seed alone decides order and variation."""
+        """Yield (inputs, targets); in stored order without a seed; a seed alone decides order and variation."""
         ...
 
 

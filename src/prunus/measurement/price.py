@@ -55,6 +55,14 @@ class CostModel:
 
         return size
 
+    def amounts(self, terms: Iterable[Term], kept: Mapping[str, int | np.ndarray]) -> dict[str, int]:
+        """Return owner → amount of some terms."""
+        size = self._sizes(kept)
+        found: dict[str, int] = {}
+        for t in terms:
+            found[t.owner] = found.get(t.owner, 0) + t.factor * int(_product(t.dims, size))
+        return found
+
     def touching(self, axis_id: str) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
         """Return the param and MAC terms in which an axis occurs."""
         atom = self.coupling.axis(axis_id).atom

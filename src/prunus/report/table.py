@@ -34,13 +34,12 @@ def print_table(results: Results, console: Console | None = None) -> None:
     from rich.console import Console
 
     console = console or Console()
-    cells = make_cells(results)
-    name_width = max(len(cell.method) for cell in (*cells, dense_cell(results)))
-    shown = _fitting(results, cells, name_width, console.width) if console.is_terminal else COLUMNS
+    cells, shown = make_cells(results), COLUMNS
     if console.is_terminal:
+        shown = _fitting(results, cells, console)
         console.print(_rich_table(results, cells, shown))
     else:
-        for line in _plain_lines(results, cells, name_width):
+        for line in _plain_lines(results, cells):
             console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
     for line in _footnotes(results, shown):
         # A pipe keeps each sentence on one line; a terminal wraps it between words.
@@ -61,16 +60,11 @@ def _title(results: Results) -> str:
     return f"{results.title}: {results.model} on {results.workload}, {spread}"
 
 
-def _widths(results: Results, cells: tuple[Cell, ...]) -> dict[str, int]:
-    everything = (*cells, dense_cell(results))
-    return {column.key: max(len(column.head), *(len(column.text(c)) for c in everything)) for column in COLUMNS}
-
-
-def _fitting(results: Results, cells: tuple[Cell, ...], name_width: int, width: int) -> tuple[Column, ...]:
-    widths = _widths(results, cells)
+def _fitting(results: Results, cells: tuple[Cell, ...], console: Console) -> tuple[Column, ...]:
     shown = list(COLUMNS)
-    # The frame costs four characters for the names and two for each column more.
-    while name_width + 4 + sum(widths[column.key] + 2 for column in shown) > width:
+    # Measured on an endless line, for a narrow one would report itself.
+    endless = console.options.update(width=10_000)
+    while console.measure(_rich_table(results, cells, tuple(shown)), options=endless).maximum > console.width:
         droppable = [column for column in shown if column.rank]
         if not droppable:
             break
@@ -78,8 +72,10 @@ def _fitting(results: Results, cells: tuple[Cell, ...], name_width: int, width: 
     return tuple(shown)
 
 
-def _plain_lines(results: Results, cells: tuple[Cell, ...], name_width: int) -> Iterator[str]:
-    widths = _widths(results, cells)
+def _plain_lines(results: Results, cells: tuple[Cell, ...]) -> Iterator[str]:
+    everything = (*cells, dense_cell(results))
+    name_width = max(len(cell.method) for cell in everything)
+    widths = {column.key: max(len(column.head), *(len(column.text(c)) for c in everything)) for column in COLUMNS}
 
     def line(name: str, texts: list[str]) -> str:
         padded = [text.rjust(widths[column.key]) for column, text in zip(COLUMNS, texts, strict=True)]
@@ -101,12 +97,12 @@ def _rich_table(results: Results, cells: tuple[Cell, ...], shown: tuple[Column, 
     from rich.text import Text
 
     table = Table(title=Text(_title(results), style="bold"), box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("method", no_wrap=True)
+    table.add_column("kept, method", no_wrap=True)
     for column in shown:
         table.add_column(column.head, justify="right", no_wrap=True)
     table.add_row("dense", *(column.text(dense_cell(results)) for column in shown), style="bold", end_section=True)
     for kept, level, members in _groups(cells):
-        table.add_row(Text(f"{kept_label(kept)} kept, {level}", style="bold"))
+        table.add_row(Text(f"{kept_label(kept)} {level}", style="bold"))
         for last, cell in zip([*[False] * (len(members) - 1), True], members, strict=True):
             texts = [column.text(cell) for column in shown]
             table.add_row(Text(cell.method), *texts, style=_COLOURS[level], end_section=last)

@@ -91,12 +91,13 @@ class Row:
     latency_backward_ms: float | None = None
 
     def __post_init__(self) -> None:
-        for name in (*_SHARES, "kept_fraction", "flip_rate"):
+        for name in (*_SHARES, "flip_rate"):
             self._check(name, 0.0, 1.0)
         for name in (*_COUNTS, "kept_actual", "seconds", "check_error"):
             self._check(name, 0.0, math.inf)
+        self._check("kept_fraction", 0.0, 1.0, above=True)
         for name in _POSITIVE:
-            self._check(name, math.ulp(0.0), math.inf)
+            self._check(name, 0.0, math.inf, above=True)
         if self.nonzero > self.params:
             raise DataError(f"{self.place}: nonzero is {self.nonzero}, allowed at most params = {self.params}.")
         for name in ("latency_forward", "latency_backward"):
@@ -111,11 +112,14 @@ class Row:
         """Name the row in an error message."""
         return f"row {self.method!r} at {self.kept_fraction}, seed {self.seed}"
 
-    def _check(self, name: str, low: float, high: float) -> None:
+    def _check(self, name: str, low: float, high: float, *, above: bool = False) -> None:
         value = getattr(self, name)
-        if value is not None and not (low <= value <= high and math.isfinite(value)):
-            limits = f"{low:g} to {high:g}" if high < math.inf else "finite and " + (">= 0" if low == 0 else "> 0")
-            raise DataError(f"{self.place}: {name} is {value}, allowed {limits}.")
+        if value is None or (low <= value <= high and math.isfinite(value) and not (above and value == low)):
+            return
+        limits = f"{'above' if above else 'at least'} {low:g}" + (
+            f", at most {high:g}" if high < math.inf else ", finite"
+        )
+        raise DataError(f"{self.place}: {name} is {value}, allowed: {limits}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,11 +68,11 @@ def from_hf(path: str, args: Mapping[str, Any], base_dir: Path) -> nn.Module:
     Raises:
         ModelError: transformers is missing, no such folder, or the model cannot be loaded.
     """
-    transformers = _library("transformers", "text")
     folder = base_dir / Path(path).expanduser()
     local = folder.is_dir()
     if not local and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise ModelError(f"model 'hf:{path}': no such folder {str(folder)!r}; give a folder with config.json.")
+    transformers = _library("transformers", "text")
     options = dict(args)
     source = str(folder) if local else path
     with errors_named(f"hf:{path}", ModelError):

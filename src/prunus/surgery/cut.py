@@ -1,38 +1,50 @@
-"""Remove units: slice every tensor, mend the integers of torch.nn modules, rewrite forwards where that is not enough."""
+"""Remove units and branches: slice every tensor, mend the integers of torch.nn modules, rewrite the forwards that need it."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from prunus.errors import CaptureError, OptionError, PlanError
-from prunus.graph.capture import capture, preserved, unwrap
+from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling
-from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref
+from prunus.graph.ir import Graph
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan, fingerprint
 from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
-from prunus.surgery.literals import cut_tensor_indices, literal_changes, rewrite
+from prunus.surgery.differ import Differ
+from prunus.surgery.dynamic import Growth, growth
+from prunus.surgery.literals import rewrite
 from prunus.surgery.program import Program
+from prunus.surgery.record import Surgery, merge_changes
+from prunus.surgery.splice import Splice, splice_
+from prunus.surgery.stale import stale_candidates
+from prunus.surgery.tensors import copy_with, cut_tensors
 
 MODES = ("hybrid", "module", "graph")
+_ROUNDS = 40
 
 
 def cut(model: nn.Module, coupling: Coupling, plan: Plan, example_inputs: Any, *, mode: str = "hybrid") -> nn.Module:
-    """Return a smaller model; the argument is untouched.
+    """Return a smaller model; the argument is untouched. See `operate`, which also returns how it was done."""
+    return operate(model, coupling, plan, example_inputs, mode=mode)[0]
+
+
+def operate(
+    model: nn.Module, coupling: Coupling, plan: Plan, example_inputs: Any, *, mode: str = "hybrid"
+) -> tuple[nn.Module, Surgery]:
+    """Cut a model and tell how: which integers were mended, which forwards were rewritten.
 
     Args:
-        model: the model that ``coupling`` was made from.
+        model: the model that ``coupling`` was made from; untouched.
         coupling: its analysis.
         plan: what goes. Weight masks are applied to the tensors before they are sliced.
-        example_inputs: used to prove that a module-mode cut computes the edited graph.
-        mode: ``module`` keeps the user's classes throughout, ``graph`` returns the edited program as a module, ``hybrid``
-            keeps the user's classes wherever that is exact.
+        example_inputs: used to prove by a second capture that the cut model runs the edited graph.
+        mode: ``module`` keeps the user's classes and forwards throughout; ``graph`` returns the edited program as one
+            module; ``hybrid`` keeps the user's classes and rewrites only the forwards that hold a stale size.
 
     Raises:
         PlanError: the plan belongs to another model, or empties something that is needed.
@@ -45,12 +57,10 @@ def cut(model: nn.Module, coupling: Coupling, plan: Plan, example_inputs: Any, *
     edited = rewrite(coupling, plan.axes, plan.drops)
     values = cut_tensors(model, coupling, plan)
     if mode != "graph":
-        candidate, reason = _module_mode(model, coupling, plan, edited, values, example_inputs)
-        if candidate is not None:
-            return candidate
-        if mode == "module":
-            raise CaptureError(f"{type(model).__name__} cannot be cut in module mode: {reason} Use mode='hybrid'.")
-    return _graph_mode(model, edited, values)
+        found = _keep_classes(model, coupling.graph, edited, values, example_inputs, mode)
+        if found is not None:
+            return found
+    return _whole_program(model, coupling.graph, edited, values, example_inputs)
 
 
 def check_fingerprint(plan: Plan, graph: Graph) -> None:
@@ -63,125 +73,71 @@ def check_fingerprint(plan: Plan, graph: Graph) -> None:
         )
 
 
-def cut_tensors(model: nn.Module, coupling: Coupling, plan: Plan) -> dict[str, torch.Tensor]:
-    """Return every tensor of the cut model by its canonical name: masked, sliced, detached copies."""
-    named = named_tensors(model)
-    values = {n: named[n].detach() for n, i in coupling.graph.tensors.items() if i.kind != "constant"}
-    return slice_tensors(values | dict(coupling.graph.constants), coupling, plan)
-
-
-def slice_tensors(values: Mapping[str, torch.Tensor], coupling: Coupling, plan: Plan) -> dict[str, torch.Tensor]:
-    """Mask and slice a full set of tensors."""
-    out: dict[str, torch.Tensor] = {}
-    for name, value in values.items():
-        mask = plan.masks.get(name)
-        if mask is not None:
-            value = value * torch.from_numpy(np.ascontiguousarray(mask)).to(value.device, value.dtype)
-        for dim, kept in cut_tensor_indices(coupling, plan.axes, name).items():
-            value = value.index_select(dim, torch.from_numpy(kept).to(value.device))
-        out[name] = value.clone()
-    return out
-
-
-def _module_mode(
-    model: nn.Module,
-    coupling: Coupling,
-    plan: Plan,
-    edited: Graph,
-    values: Mapping[str, torch.Tensor],
-    example_inputs: Any,
-) -> tuple[nn.Module | None, str]:
-    if plan.drops:
-        return None, "a dropped branch changes its forward."
-    small = copy_with(model, coupling.graph, values)
-    mend_attributes_(small, coupling.graph, edited)
-    mend_convolutions_(small, edited)
-    try:
-        again = capture(small, example_inputs, method="record" if "fake" in edited.how else "run")
-    except CaptureError as error:
-        return None, str(error)
-    stale = first_difference(edited, again)
-    return (small, "") if stale is None else (None, f"{stale} holds a size that the cut makes stale.")
-
-
-def copy_with(model: nn.Module, graph: Graph, values: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Deep-copy a model while replacing its tensors; ties, flags and references inside modules follow."""
-    memo: dict[int, Any] = {}
-    for name, tensor in named_tensors(model).items():
-        canonical = graph.aliases.get(name, name)
-        if id(tensor) in memo or tuple(values[canonical].shape) == tuple(tensor.shape):
-            if id(tensor) not in memo and not torch.equal(values[canonical], tensor.detach()):
-                memo[id(tensor)] = _like(tensor, values[canonical])
-            continue
-        memo[id(tensor)] = _like(tensor, values[canonical])
-    return copy.deepcopy(model, memo)
-
-
-def _like(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(value.clone(), requires_grad=tensor.requires_grad)
-    return value.clone()
-
-
-def first_difference(expected: Graph, got: Graph) -> str | None:
-    """Compare two programs op by op; return where the first literal or op differs, or None."""
-    left = [n for n in expected.nodes if n.op not in (INPUT, TENSOR)]
-    right = [n for n in got.nodes if n.op not in (INPUT, TENSOR)]
-    names: dict[str, str] = {}
-    for a, b in zip(left, right, strict=False):
-        if not _same_node(a, b, expected, got, names):
-            return f"{expected.where(a)} ({a.op})"
-        names[a.name] = b.name
-    if len(left) != len(right):
-        longer = left if len(left) > len(right) else right
-        node = longer[min(len(left), len(right))]
-        return f"{(expected if longer is left else got).where(node)} ({node.op})"
+def _keep_classes(
+    model: nn.Module, graph: Graph, edited: Graph, values: Mapping[str, torch.Tensor], example_inputs: Any, mode: str
+) -> tuple[nn.Module, Surgery] | None:
+    """Splice as few modules as a repeated capture proves to be enough; None if that does not lead there."""
+    small = copy_with(model, graph, values)
+    changes = merge_changes(mend_attributes_(small, graph, edited), mend_convolutions_(small, edited))
+    maybe, sure = stale_candidates(graph, edited)
+    splice = Splice(edited, set(sure))
+    grown: Growth | None = None
+    paths: tuple[str, ...] = ()
+    for _ in range(_ROUNDS):
+        if splice.stale:
+            if mode == "module":
+                raise _stale_error(model, edited, splice)
+            grown = grown or growth(model, graph, example_inputs)
+            try:
+                splice.settle()
+                paths = splice_(small, splice, values, grown)
+            except CaptureError:
+                return None
+        suspect = _departure(small, edited, values, example_inputs)
+        if suspect is None:
+            return small, Surgery.of(mode if paths else "module", changes, paths, splice, grown)
+        chosen = _next_stale(edited, suspect, maybe - splice.stale - splice.inlined)
+        if not chosen:
+            return None
+        splice.stale |= chosen
     return None
 
 
-def _same_node(a: Node, b: Node, expected: Graph, got: Graph, names: Mapping[str, str]) -> bool:
-    renamed = {"aten.view.default": "aten.reshape.default", "aten.chunk.default": "aten.split_with_sizes.default",
-               "aten.split.Tensor": "aten.split_with_sizes.default"}  # fmt: skip
-    same_op = a.op == b.op or renamed.get(b.op, b.op) == a.op
-    if not same_op or [m and m.shape for m in a.outputs] != [m and m.shape for m in b.outputs]:
-        return False
-    if a.op != b.op:
-        return _same_refs(list(_refs(a)), list(_refs(b)), expected, got, names)
-    return all(_same_value(v, b.args.get(k), expected, got, names) for k, v in a.args.items())
+def _departure(small: nn.Module, edited: Graph, values: Mapping[str, torch.Tensor], example_inputs: Any) -> str | None:
+    """Return the path of the module in which ``small`` departs from the edited graph, or None."""
+    try:
+        again = capture(small, example_inputs, method="record" if "fake" in edited.how else "run")
+    except CaptureError as error:
+        return str(getattr(error.__cause__, "module_path", ""))
+    node = Differ(edited, again, values).first()
+    return None if node is None else edited.module_of(node)
 
 
-def _refs(node: Node) -> Any:
-    from prunus.graph.ir import refs_in
-
-    return refs_in(node.args)
-
-
-def _same_refs(a: list[Ref], b: list[Ref], expected: Graph, got: Graph, names: Mapping[str, str]) -> bool:
-    return len(a) == len(b) and all(_same_value(x, y, expected, got, names) for x, y in zip(a, b, strict=True))
-
-
-def _same_value(a: Any, b: Any, expected: Graph, got: Graph, names: Mapping[str, str]) -> bool:
-    if isinstance(a, Ref) and isinstance(b, Ref):
-        left, right = expected.node(a.node), got.node(b.node)
-        if left.op == TENSOR and right.op == TENSOR:
-            constant = left.tensor in expected.constants
-            return constant or left.tensor == right.tensor
-        return a.index == b.index and (names.get(a.node, b.node) == b.node)
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(_same_value(x, y, expected, got, names) for x, y in zip(a, b, strict=True))
-    if isinstance(a, int) and isinstance(b, int) and not isinstance(a, bool) and a != b:
-        return -1 in (a, b)
-    return bool(a == b)
+def _next_stale(edited: Graph, suspect: str, left: set[int]) -> set[int]:
+    """Return the candidates of one class: that of the nearest candidate around the suspect, else all that are left."""
+    paths = {edited.calls[i].path: edited.calls[i].kind for i in left}
+    at = suspect
+    while at not in paths:
+        if not at:
+            return left
+        at = at.rpartition(".")[0]
+    return {i for i in left if edited.calls[i].kind == paths[at]}
 
 
-def _graph_mode(model: nn.Module, edited: Graph, values: Mapping[str, torch.Tensor]) -> nn.Module:
+def _stale_error(model: nn.Module, edited: Graph, splice: Splice) -> CaptureError:
+    call = edited.calls[min(splice.stale)]
+    return CaptureError(
+        f"{type(model).__name__} cannot be cut in module mode: {call.path or 'its top level'} ({call.kind}) holds a size "
+        "that the cut makes stale. Use mode='hybrid'."
+    )
+
+
+def _whole_program(
+    model: nn.Module, graph: Graph, edited: Graph, values: Mapping[str, torch.Tensor], example_inputs: Any
+) -> tuple[nn.Module, Surgery]:
     named = named_tensors(model)
     trainable = {n: named[n].requires_grad for n in values if n in named}
-    with preserved(model):
-        pass
-    program = Program(edited, values, trainable)
+    grown = growth(model, graph, example_inputs)
+    program = Program(edited, values, trainable, grown)
     program.train(model.training)
-    return program
-
-
-__all__ = ["MODES", "check_fingerprint", "copy_with", "cut", "cut_tensors", "literal_changes", "slice_tensors"]
+    return program, Surgery.whole(edited, grown)

@@ -50,6 +50,8 @@ class Emitter:
         self._text: dict[Ref, str] = {}
         self._variables: dict[str, str] = {}
         self._device = ""
+        self._live = live_calls(graph)
+        self._names = {n.name for n in graph.nodes}
         self._children: dict[int, list[ModuleCall]] = {}
         for call in graph.calls:
             self._children.setdefault(call.parent, []).append(call)
@@ -82,18 +84,15 @@ class Emitter:
 
     def _body(self, call: ModuleCall) -> None:
         events: list[tuple[int, Node | ModuleCall]] = [(n.order, n) for n in self._nodes.get(call.index, ())]
-        events += [(c.start, c) for c in self._children.get(call.index, ()) if self._needed(c)]
+        events += [(c.start, c) for c in self._children.get(call.index, ())]
         for _, event in sorted(events, key=lambda e: e[0]):
             if isinstance(event, Node):
                 self._node(event)
             elif event.index in self.natives:
-                self._native(event)
+                if event.index in self._live:
+                    self._native(event)
             else:
                 self._body(event)
-
-    def _needed(self, call: ModuleCall) -> bool:
-        """A call stays if anything in it is live, or if it hands its input on unchanged (dropout in eval)."""
-        return True
 
     def _node(self, node: Node) -> None:
         if node.op in (INPUT, TENSOR):
@@ -172,6 +171,8 @@ class Emitter:
         text = self._text.get(ref)
         if text is not None:
             return text
+        if ref.node not in self._names:
+            return "None"  # an argument that nothing reads any more
         node = self.graph.node(ref.node)
         if node.op == TENSOR:
             return self._tensor(node.tensor)
@@ -213,9 +214,27 @@ class Emitter:
             return repr(value)
         if isinstance(value, torch.device):
             return f"torch.device({str(value)!r})"
+        for i, leaf in enumerate(self.root.in_leaves):
+            if leaf is value:
+                return f"leaves[{i}]"
         name = f"_literal_{len(self.out.names)}"
         self.out.names[name] = value
         return name
+
+
+def live_calls(graph: Graph) -> set[int]:
+    """Return the calls that compute something live, or that hand their input on (dropout and drop-path in eval)."""
+    live = {node.call for node in graph.nodes if node.op not in (INPUT, TENSOR)}
+    for call in reversed(graph.calls):
+        if call.index in live and call.parent >= 0:
+            live.add(call.parent)
+    names = {node.name for node in graph.nodes}
+    for call in graph.calls:
+        ins = {x for x in call.in_leaves if isinstance(x, Ref)}
+        passed = [x for x in call.out_leaves if isinstance(x, Ref) and x in ins and x.node in names]
+        if passed and call.index not in live:
+            live.add(call.index)
+    return live
 
 
 def module_text(root: str, path: str) -> str:

@@ -78,10 +78,28 @@ def rewrite(coupling: Coupling, keep: Keep, drops: Sequence[Drop] = ()) -> Graph
         name: dataclasses.replace(i, shape=tuple(coupling.kept(e, keep) for e in coupling.tensors[name]))
         for name, i in graph.tensors.items()
     }
-    edited = dataclasses.replace(graph, nodes=tuple(nodes), outputs=outputs, tensors=tensors, _by_name={})
-    edited = drop_dead(edited)
+    calls = tuple(
+        dataclasses.replace(
+            c,
+            in_leaves=tuple(map_refs(x, lambda r: alias.get(r.node, r)) for x in c.in_leaves),
+            out_leaves=tuple(map_refs(x, lambda r: alias.get(r.node, r)) for x in c.out_leaves),
+        )
+        for c in graph.calls
+    ) if alias else graph.calls
+    edited = dataclasses.replace(
+        graph, nodes=tuple(nodes), outputs=outputs, tensors=tensors, calls=calls, _by_name={}
+    )
+    edited = _without_orphans(graph, drop_dead(edited))
     _refuse_empty(coupling, edited)
     return edited
+
+
+def _without_orphans(before: Graph, edited: Graph) -> Graph:
+    """Forget the tensors that lost their last reader; those that never had one are the user's to keep."""
+    gone = {n.tensor for n in before.nodes if n.op == TENSOR} - {n.tensor for n in edited.nodes if n.op == TENSOR}
+    tensors = {name: info for name, info in edited.tensors.items() if name not in gone}
+    aliases = {alias: name for alias, name in edited.aliases.items() if name not in gone}
+    return dataclasses.replace(edited, tensors=tensors, aliases=aliases, _by_name={}) if gone else edited
 
 
 def _rewritten(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
@@ -279,14 +297,4 @@ def _attention(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
     return _with(node, scale=1 / math.sqrt(old))
 
 
-def cut_tensor_indices(coupling: Coupling, keep: Mapping[str, np.ndarray], name: str) -> dict[int, np.ndarray]:
-    """Return dim → kept indices of one tensor, for the dims that lose something."""
-    found = {}
-    for dim, expr in enumerate(coupling.tensors[name]):
-        mask = coupling.mask(expr, keep)
-        if not mask.all():
-            found[dim] = np.flatnonzero(mask)
-    return found
-
-
-__all__ = ["REWRITES", "Sizes", "cut_tensor_indices", "literal_changes", "rewrite"]
+__all__ = ["REWRITES", "Sizes", "literal_changes", "rewrite"]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from prunus.graph.ir import TENSOR, Graph
+from prunus.surgery.dynamic import Growth
 from prunus.surgery.emit import Emitter, compile_forward
 
 
@@ -19,11 +20,18 @@ class Program(nn.Module):
     Dropout and batch normalisation switch with ``.train()``; parameter names are those of the captured model.
     """
 
-    def __init__(self, graph: Graph, values: Mapping[str, torch.Tensor], trainable: Mapping[str, bool]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        values: Mapping[str, torch.Tensor],
+        trainable: Mapping[str, bool],
+        growth: Growth | None = None,
+    ) -> None:
         super().__init__()
         placed: dict[str, torch.Tensor] = {}
         used = {n.tensor for n in graph.nodes if n.op == TENSOR}
-        names = [n for n in graph.tensors if n in used] + [a for a, c in graph.aliases.items() if c in used]
+        names = [n for n, i in graph.tensors.items() if n in used or i.kind != "constant"]
+        names += [a for a, c in graph.aliases.items() if c in graph.tensors]
         for path in graph.modules:
             self._place(path)
         for name in names:
@@ -36,6 +44,8 @@ class Program(nn.Module):
                 placed.setdefault(canonical, values[canonical].clone())
             self._register(name, placed[canonical], info.kind)
         emitter = Emitter(graph, 0)
+        if growth is not None:
+            emitter.size_text = lambda node, key, position, value: growth.text(emitter, node, key, position, value)
         emission = emitter.emit()
         self.source = emitter.source()
         self._run = compile_forward(self.source, emission.names, "program")

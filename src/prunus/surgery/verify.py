@@ -21,7 +21,8 @@ from prunus.graph.rules.flow import base_name, positive
 from prunus.graph.rules.reduction import STATISTIC_OPS, reduced_dims
 from prunus.graph.run import Override, flat_inputs, run
 from prunus.plans import Plan
-from prunus.surgery.cut import slice_tensors
+from prunus.surgery.tensors import slice_tensors
+from prunus.surgery.precision import computing_in
 
 TOLERANCE = 1e-4
 
@@ -74,31 +75,45 @@ def verify(
 
 
 def compare_models(
-    model: nn.Module, small: nn.Module, coupling: Coupling, plan: Plan, example_inputs: Any, *, seed: int = 0
+    model: nn.Module,
+    small: nn.Module,
+    coupling: Coupling,
+    plan: Plan,
+    example_inputs: Any,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
 ) -> Check:
-    """Measure a cut without judging it; see `verify`."""
+    """Measure a cut without judging it; see `verify`. ``dtype`` float32 halves the memory and rounds more."""
     model, graph = unwrap(model), coupling.graph
     args, kwargs = split_inputs(example_inputs)
-    inputs = [_widen(t.detach()) for t in flat_inputs(graph, args, kwargs)]
+    inputs = [_widen(t.detach(), dtype) for t in flat_inputs(graph, args, kwargs)]
     named = named_tensors(model)
     full = {n: named[n].detach() for n, i in graph.tensors.items() if i.kind != "constant"}
     full |= dict(graph.constants)
     sliced = slice_tensors(full, coupling, plan)
     equal = _holds(small, graph, sliced)
-    noisy = perturbed(full, graph, seed)
-    uncut = _leaves(_seeded(lambda: run(graph, noisy, inputs, dtype=torch.float64), seed))
-    reference = _leaves(_seeded(lambda: _masked_run(coupling, plan, noisy, inputs), seed))
-    twin = _twin(small, graph, slice_tensors(noisy, coupling, plan))
-    wide_args, wide_kwargs = pytree.tree_map_only(torch.Tensor, _widen, (args, kwargs))
-    with preserved(twin), torch.no_grad():
+    noisy = perturbed(full, graph, seed, dtype)
+    with computing_in(dtype):
+        uncut = _leaves(_seeded(lambda: run(graph, noisy, inputs, dtype=dtype), seed))
+        reference = _leaves(_seeded(lambda: _masked_run(coupling, plan, noisy, inputs, dtype), seed))
+    twin = _twin(small, graph, slice_tensors(noisy, coupling, plan), dtype)
+    wide_args, wide_kwargs = pytree.tree_map_only(torch.Tensor, lambda t: _widen(t, dtype), (args, kwargs))
+    with preserved(twin), computing_in(dtype):
         got = _leaves(_seeded(lambda: twin(*wide_args, **wide_kwargs), seed))
     return Check(_relative(got, reference), _relative(uncut, reference), equal)
 
 
-def _masked_run(coupling: Coupling, plan: Plan, values: Mapping[str, torch.Tensor], inputs: list[torch.Tensor]) -> Any:
+def _masked_run(
+    coupling: Coupling,
+    plan: Plan,
+    values: Mapping[str, torch.Tensor],
+    inputs: list[torch.Tensor],
+    dtype: torch.dtype,
+) -> Any:
     masked = masked_tensors(values, coupling, plan)
     with torch.no_grad():
-        return run(coupling.graph, masked, inputs, dtype=torch.float64, override=reference_overrides(coupling, plan))
+        return run(coupling.graph, masked, inputs, dtype=dtype, override=reference_overrides(coupling, plan))
 
 
 def masked_tensors(
@@ -225,16 +240,18 @@ def _gathered_reduction(index: Mapping[int, torch.Tensor]) -> Override:
     return apply
 
 
-def perturbed(values: Mapping[str, torch.Tensor], graph: Graph, seed: int) -> dict[str, torch.Tensor]:
-    """Return float64 tensors with noise of 0.1 (relative for large values); variances stay positive, integers stay."""
+def perturbed(
+    values: Mapping[str, torch.Tensor], graph: Graph, seed: int, dtype: torch.dtype = torch.float64
+) -> dict[str, torch.Tensor]:
+    """Return tensors in a wide dtype with noise of 0.1 (relative for large values); variances stay positive, integers stay."""
     generator = torch.Generator().manual_seed(seed)
     out = {}
     for name, value in values.items():
         if not value.is_floating_point() or graph.tensors[name].kind == "constant":
             out[name] = value
             continue
-        wide = value.to(torch.float64)
-        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.device)
+        wide = value.to(dtype)
+        noise = torch.randn(value.shape, generator=generator, dtype=dtype).to(value.device)
         constant = value.numel() > 1 and bool((value == value.reshape(-1)[0]).all())
         if value.dim() <= 1 or constant or graph.tensors[name].kind == "buffer":
             positive_only = bool((wide >= 0).all())
@@ -244,8 +261,8 @@ def perturbed(values: Mapping[str, torch.Tensor], graph: Graph, seed: int) -> di
     return out
 
 
-def _twin(small: nn.Module, graph: Graph, values: Mapping[str, torch.Tensor]) -> nn.Module:
-    twin = copy.deepcopy(unwrap(small)).double()
+def _twin(small: nn.Module, graph: Graph, values: Mapping[str, torch.Tensor], dtype: torch.dtype) -> nn.Module:
+    twin = copy.deepcopy(unwrap(small)).to(dtype)
     with torch.no_grad():
         for name, tensor in named_tensors(twin).items():
             value = values.get(graph.aliases.get(name, name))
@@ -275,8 +292,8 @@ def _leaves(value: Any) -> list[torch.Tensor]:
     return [x for x in pytree.tree_leaves(value) if isinstance(x, torch.Tensor)]
 
 
-def _widen(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to(torch.float64) if tensor.is_floating_point() else tensor
+def _widen(tensor: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _relative(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import DataError, OptionError, OutcomeError
-from prunus.measurement.batches import Batch, DataSource, call, device_of, logits_of, move
+from prunus.measurement.batches import Batch, DataSource, Inputs, call, device_of, logits_of, move
 from prunus.training.keeping import MaskKeeper
 from prunus.training.options import LOSSES, OPTIMIZERS, SCHEDULES, TrainingOptions
 
@@ -119,7 +119,7 @@ def _train(
                 f"the loss is {losses[-1]} at step {step + 1} of {options.steps}; it must stay finite. "
                 f"Lower lr (now {options.lr:g}) or check the weights and inputs for NaN."
             )
-        loss.backward()
+        torch.autograd.backward(loss)
         keeper.zero_gradients_()
         optimizer.step()
         keeper.zero_weights_()
@@ -129,7 +129,7 @@ def _train(
     return losses
 
 
-def _loss(model: nn.Module, name: str, inputs: object, targets: Tensor, device: torch.device) -> Tensor:
+def _loss(model: nn.Module, name: str, inputs: Inputs, targets: Tensor, device: torch.device) -> Tensor:
     output = logits_of(call(model, move(inputs, device)))
     try:
         return LOSSES.get(name)(output, targets.to(device))

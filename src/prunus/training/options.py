@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn, optim
 from torch.nn import functional
@@ -53,6 +53,10 @@ class TrainingOptions:
         OPTIMIZERS.get(self.optimizer)
         LOSSES.get(self.loss)
         SCHEDULES.get(self.schedule)
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the options as keyword arguments of ``finetune_``."""
+        return asdict(self)
 
 
 # The fused kernels take one call for all parameters; on a small net the plain loop costs as much as the forward pass.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,12 +18,13 @@ from prunus.workloads.splits import Splits
 
 SIZES = {"train": 1097, "calibration": 200, "selection": 200, "test": 300}
 _SPLIT_SEED = 20  # part of what the workload is: another value is another data set
+MAX_DEGREES, MAX_SCALING, MAX_SHIFT, NOISE = 8.0, 0.08, 0.5, 0.25
 
 
 def load_digits_splits() -> Splits:
     """Return the digits, normalised by mean and deviation of the train split, in fixed stratified splits.
 
-    The shuffled batches of the train split are shifted by up to one pixel, anew in each walk.
+    The shuffled batches of the train split are varied, anew in each walk.
 
     Source: Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
 
@@ -39,12 +42,12 @@ def load_digits_splits() -> Splits:
     bundle = load_digits()
     images = torch.from_numpy(bundle.images).float()[:, None]
     targets = torch.from_numpy(bundle.target).long()
-    parts = dict(zip(SIZES, stratified_order(targets).split(list(SIZES.values())), strict=True))
+    parts = dict(zip(SIZES, torch.split(stratified_order(targets), list(SIZES.values())), strict=True))
     train = images[parts["train"]]
     images = (images - train.mean()) / train.std()
     splits = {name: Split(images[index], targets[index], name) for name, index in parts.items()}
     return Splits(
-        train=AugmentedSplit(splits["train"], shifted),
+        train=AugmentedSplit(splits["train"], varied),
         calibration=splits["calibration"],
         selection=splits["selection"],
         test=splits["test"],
@@ -52,16 +55,23 @@ def load_digits_splits() -> Splits:
     )
 
 
-def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return each image moved by −1, 0 or 1 pixel both ways; what moves in is background, the lowest value.
+def varied(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return each image turned, scaled and shifted a little (bilinear), with noise added.
+
+    Angle in ±8°, scale in 1 ± 0.08, shift in ±½ pixel both ways, all uniform; noise of deviation ¼.
 
     Shapes: (B, C, h, w) → (B, C, h, w).
     """
     count, _, height, width = images.shape
-    framed = functional.pad(images, (1, 1, 1, 1), value=images.min().item())
-    windows = framed.unfold(2, height, 1).unfold(3, width, 1)  # (B, C, 3, 3, h, w)
-    down, right = torch.randint(3, (2, count), generator=generator)
-    return windows[torch.arange(count), :, down, right]
+    draws = torch.rand(4, count, generator=generator) * 2 - 1
+    angle, scale = draws[0] * math.radians(MAX_DEGREES), 1 + draws[1] * MAX_SCALING
+    cos, sin = scale * torch.cos(angle), scale * torch.sin(angle)
+    across, down = draws[2] * 2 * MAX_SHIFT / width, draws[3] * 2 * MAX_SHIFT / height  # the grid spans −1..1
+    maps = torch.stack([cos, -sin, across, sin, cos, down], 1).reshape(count, 2, 3)
+    grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
+    background = images.min()  # grid_sample fills what moves in with zeros
+    moved = functional.grid_sample(images - background, grid, align_corners=False) + background
+    return moved + NOISE * torch.randn(images.shape, generator=generator)
 
 
 def stratified_order(targets: Tensor) -> Tensor:

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 
 
+# A block that starts near its shortcut trains faster and ends closer to the same accuracy on every seed.
+BRANCH_GAIN = 0.2
+
+
 class ConvNorm(nn.Sequential):
     """Convolution (same padding, no bias), batch norm and, unless ``act`` is False, ReLU.
 
@@ -35,6 +39,8 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, outputs: int, branch: nn.Sequential, stride: int = 1) -> None:
         super().__init__()
         self.branch = branch
+        last = branch[-1].get_submodule("norm")
+        nn.init.constant_(last.get_parameter("weight"), BRANCH_GAIN)
         same = inputs == outputs and stride == 1
         self.shortcut: nn.Module = nn.Identity() if same else ConvNorm(inputs, outputs, 1, stride=stride, act=False)
 
@@ -80,9 +86,9 @@ def separable(inputs: int, outputs: int) -> nn.Sequential:
 class DigitsNet(nn.Module):
     """Classify 8×8 grey images; far wider than the task needs, so that there is something to prune.
 
-    Three stages of residual blocks at 4×4, 4×4 and 2×2: two-convolution blocks, grouped bottlenecks, a depthwise
-    separable block, and two joints of parallel branches. All but about 3 % of the parameters lie inside droppable
-    residual branches or cat segments, so that structure alone can go below 10 % of the parameters.
+    Three stages of residual blocks, at 8×8 and 4×4, at 2×2, and at 2×2 again, with a joint of parallel branches
+    before the second and the third. Nearly all parameters lie inside droppable residual branches or cat segments, so
+    that structure alone can go below 10 % of them; the head reads a flattened map, so its axis is channels × places.
 
     Shapes: images (B, 1, 8, 8) → logits (B, classes).
     """
@@ -90,7 +96,7 @@ class DigitsNet(nn.Module):
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
         self.stem = ConvNorm(1, 16, 3)
-        self.stage1 = nn.Sequential(plain(16, 24, 32, stride=2), plain(32, 24, 32), plain(32, 24, 32))
+        self.stage1 = nn.Sequential(plain(16, 16, 16), plain(16, 24, 32, stride=2), plain(32, 24, 32))
         self.mix1 = Parallel(
             point=ConvNorm(32, 16, 1),
             grouped=ConvNorm(32, 16, 3, groups=4),
@@ -100,12 +106,13 @@ class DigitsNet(nn.Module):
         self.stage2 = nn.Sequential(grouped(64, 64, 64, 4, stride=2), plain(64, 32, 64), plain(64, 32, 64))
         self.mix2 = Parallel(point=ConvNorm(64, 24, 1), conv=ConvNorm(64, 24, 3), grouped=ConvNorm(64, 32, 3, groups=8))
         self.stage3 = nn.Sequential(grouped(80, 64, 64, 4), plain(64, 32, 64), grouped(64, 64, 64, 4))
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(64, classes)
+        self.dropout = nn.Dropout(0.3)
+        self.head = nn.Linear(64 * 2 * 2, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch of images."""
         x = self.stage1(self.stem(x))
         x = self.stage2(self.mix1(x))
         x = self.stage3(self.mix2(x))
-        return self.head(self.pool(x).flatten(1))
+        logits: Tensor = self.head(self.dropout(x.flatten(1)))
+        return logits

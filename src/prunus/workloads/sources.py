@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DataError
-from prunus.measurement.batches import Batch, check_count, tensors_in
+from prunus.measurement.batches import Batch, check_count
 from prunus.workloads.checks import check_batch
 
 DEFAULT_BATCH = 256
@@ -49,7 +49,7 @@ class Split:
         """Yield (inputs, targets) of ``batch_size`` samples (256 where left out), the last one shorter."""
         size = DEFAULT_BATCH if batch_size is None else batch_size
         check_count("batch_size", size)
-        for index in order(len(self), shuffle_seed).split(size):
+        for index in torch.split(order(len(self), shuffle_seed), size):
             yield self.inputs[index], self.targets[index]
 
     def take(self, index: Tensor, name: str) -> Split:
@@ -107,9 +107,7 @@ class DatasetSplit:
         size = self.batch_size if batch_size is None else batch_size
         check_count("batch_size", size)
         rows = self.index[order(len(self), shuffle_seed)].tolist()
-        loader = DataLoader(
-            Subset(self.dataset, rows), size, collate_fn=self.collate, num_workers=self.workers
-        )
+        loader = DataLoader(Subset(self.dataset, rows), size, collate_fn=self.collate, num_workers=self.workers)
         for item in loader:
             yield as_batch(item, f"split {self.name!r}")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -12,16 +12,16 @@ from torch import Tensor
 from prunus.errors import DataError, nearest
 from prunus.measurement.batches import Batch, DataSource
 from prunus.workloads.checks import check_range
-from prunus.workloads.sources import BatchList, DatasetSplit, Split, as_batch, order
+from prunus.workloads.sources import AugmentedSplit, BatchList, DatasetSplit, Split, as_batch, order
 
-__all__ = ["BatchList", "DataSource", "DatasetSplit", "Split", "Splits", "splits_from_loaders"]
+__all__ = ["AugmentedSplit", "BatchList", "DataSource", "DatasetSplit", "Split", "Splits", "splits_from_loaders"]
 
 NAMES = ("train", "calibration", "selection", "test")
 CARVED_FRACTION = 0.1
 CARVED_AT_MOST = 4096
 _CARVE_SEED = 0  # the same samples in every run, whatever the run's seed
 
-Source: TypeAlias = "Split | DatasetSplit | BatchList"
+Source: TypeAlias = "Split | AugmentedSplit | DatasetSplit | BatchList"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +49,7 @@ def splits_from_loaders(given: Any) -> Splits:
 
     Args:
         given: Values are DataLoaders, datasets, iterables of (inputs, targets) batches, one (inputs, targets) pair of
-            tensors, or a Split, DatasetSplit or BatchList. ``classes`` may name the labels. Splits pass as they are.
+            tensors, or one of the splits of `sources`. ``classes`` may name the labels. Splits pass as they are.
 
     Raises:
         DataError: a split that is missing, unknown, empty, without labels, not finite or of the wrong type, labels
@@ -95,20 +95,21 @@ def _named(given: Any) -> dict[str, Any]:
 def _source(value: Any, name: str) -> Source:
     from torch.utils.data import DataLoader, IterableDataset
 
-    if isinstance(value, Split | DatasetSplit | BatchList):
+    if isinstance(value, Split | AugmentedSplit | DatasetSplit | BatchList):
         return value
     if isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, Tensor) for part in value):
         return Split(*value, name)
     if isinstance(value, DataLoader) and value.batch_size and not isinstance(value.dataset, IterableDataset):
-        index = torch.arange(len(value.dataset))
+        index = torch.arange(len(cast(Sized, value.dataset)))
         return DatasetSplit(value.dataset, index, name, value.batch_size, value.collate_fn, value.num_workers)
-    if not isinstance(value, DataLoader | list | tuple) and hasattr(value, "__getitem__") and hasattr(value, "__len__"):
-        return DatasetSplit(value, torch.arange(len(value)), name)
-    if not isinstance(value, Iterable) or isinstance(value, str | Mapping | Tensor):
+    streamed = isinstance(value, DataLoader | list | tuple)
+    if isinstance(value, str | Mapping | Tensor) or not (isinstance(value, Iterable) or hasattr(value, "__getitem__")):
         raise DataError(
             f"split {name!r} is {type(value).__name__}; "
             "allowed: a DataLoader, a dataset, or an iterable of (inputs, targets) batches."
         )
+    if not streamed and hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        return DatasetSplit(value, torch.arange(len(value)), name)
     return _held([as_batch(item, f"split {name!r}") for item in value], name)
 
 
@@ -133,8 +134,10 @@ def _carved(train: Source, missing: list[str]) -> dict[str, Source]:
             f"split 'train' has {units} {unit}; {' and '.join(missing)} would leave none to train on. "
             "Give more data, or name those splits."
         )
-    parts = order(units, _CARVE_SEED).split([take] * len(missing) + [units - take * len(missing)])
-    carved: dict[str, Source] = {name: train.take(part.sort().values, name) for name, part in zip(missing, parts, strict=False)}
+    parts = torch.split(order(units, _CARVE_SEED), [take] * len(missing) + [units - take * len(missing)])
+    carved: dict[str, Source] = {
+        name: train.take(part.sort().values, name) for name, part in zip(missing, parts, strict=False)
+    }
     return carved | {"train": train.take(parts[-1].sort().values, "train")}
 
 
@@ -153,6 +156,5 @@ def _classes(given: Iterable[object] | None, sources: Mapping[str, Source]) -> t
     return tuple(map(str, range(1 + max(int(labels.max()) for labels in held.values()))))
 
 
-def _labels(source: Any) -> Tensor:
-    targets = [source.targets] if isinstance(source, Split) else [labels for _, labels in source.items]
-    return torch.cat([labels.flatten() for labels in targets])
+def _labels(source: Source) -> Tensor:
+    return torch.cat([labels.flatten() for _, labels in source.batches()])

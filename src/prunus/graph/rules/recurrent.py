@@ -55,6 +55,8 @@ def _layers(flow: Flow, node: Node, feature: Expr, hidden: Expr, state: Expr) ->
             group = params[at : at + each]
             _cell(flow, group[: 4 if biases else 2], feature, hidden, state)
             projected = each == (5 if biases else 3)
+            if not projected:
+                flow.unify(hidden, state)
             if projected:
                 weight = flow.dims(group[-1])  # (P, H)
                 flow.unify(weight[1], state)

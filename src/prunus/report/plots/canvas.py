@@ -36,6 +36,8 @@ _VARIABLES = {
 }
 _RC: Any = {
     "svg.fonttype": "none",
+    # A dollar sign in a name is a dollar sign.
+    "text.parse_math": False,
     "font.size": 10,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,

@@ -1,0 +1,7 @@
+"""Who gets how much: limits, and one file an allocator."""
+
+from prunus.budget.allocator import ALLOCATORS, UnitProblem
+from prunus.budget.fit import fit_units
+from prunus.budget.limits import METRICS, Limit, parse_budget
+
+__all__ = ["ALLOCATORS", "METRICS", "Limit", "UnitProblem", "fit_units", "parse_budget"]

@@ -1,0 +1,68 @@
+"""What a budget says: a kept fraction or an absolute, of params, MACs or bytes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prunus.errors import OptionError, nearest
+from prunus.plans import Cost
+
+METRICS = {"params": "params", "macs": "macs_forward", "bytes": "param_bytes"}
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """``metric`` may be at most ``value``, a whole number."""
+
+    metric: str
+    value: int
+
+    def of(self, cost: Cost) -> int:
+        """Return what a cost spends of this metric."""
+        return int(getattr(cost, METRICS[self.metric]))
+
+    def holds(self, cost: Cost) -> bool:
+        """Whether a cost stays within the limit."""
+        return self.of(cost) <= self.value
+
+
+def parse_budget(budget: Mapping[str, float | int | str], before: Cost) -> tuple[Limit, ...]:
+    """Turn ``{"params": 0.3}``, ``{"macs": 10**9}``, ``{"bytes": "2MB"}`` into limits; several mean all.
+
+    A number in (0, 1) is the kept fraction, rounded down; a whole number is absolute.
+
+    Raises:
+        OptionError: an unknown metric, or a value outside its range.
+    """
+    if not isinstance(budget, Mapping) or not budget:
+        raise OptionError(f"budget is {budget!r}; give a dict such as {{'params': 0.5}} ({', '.join(METRICS)}).")
+    limits = []
+    for metric, value in budget.items():
+        if metric not in METRICS:
+            allowed = ", ".join(METRICS)
+            raise OptionError(f"Unknown budget {metric!r}.{nearest(str(metric), METRICS)} Allowed: {allowed}.")
+        total = Limit(metric, 0).of(before)
+        limits.append(Limit(metric, _amount(metric, value, total)))
+    return tuple(limits)
+
+
+def _amount(metric: str, value: float | int | str, total: int) -> int:
+    number: float | int | None = None
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value)
+        if match and match[2].lower() in _UNITS and (metric == "bytes" or not match[2]):
+            number = int(float(match[1]) * _UNITS[match[2].lower()])
+    elif not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value):
+        number = value
+    if number is None or number <= 0 or (number > 1 and number != int(number)):
+        example = "'2MB'" if metric == "bytes" else "1000000"
+        raise OptionError(
+            f"budget {metric} is {value!r}; allowed: a kept fraction in (0, 1] or a whole number such as {example}."
+        )
+    if isinstance(number, float) and number <= 1:
+        return math.floor(total * number)
+    return int(number)

@@ -1,0 +1,296 @@
+"""The one-call function and its stages: capture → couple → score → allocate → cut → verify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prunus.budget import Limit, fit_units, parse_budget
+from prunus.criteria import UNIT_CRITERIA, UnitEvidence, activation_statistics, collect_gradients
+from prunus.errors import BudgetError, ModelError, OptionError
+from prunus.graph.capture import capture, unwrap
+from prunus.graph.coupling import Coupling, couple
+from prunus.graph.recorder import named_tensors
+from prunus.masks import absolute_masks, prunable_weights
+from prunus.measurement.price import CostModel, cost_model
+from prunus.plans import Cost, Decision, Drop, Plan, fingerprint
+from prunus.selectors import ignored_axes, matching_modules
+from prunus.surgery.cut import cut, operate
+from prunus.surgery.record import Surgery
+from prunus.surgery.tensors import slice_tensors
+from prunus.surgery.verify import Check, verify
+
+LEVELS = ("unit", "weight")
+_NEEDS_DATA = ("sensitivity", "contribution", "taylor")
+
+
+@dataclass(frozen=True, slots=True)
+class PruneResult:
+    """What `prune` returns; printing it shows a table.
+
+    Attributes:
+        model: the smaller network.
+        plan: what went and why; ``plan.keep`` maps tensor name → dim → kept indices.
+        before, after: exact counts.
+        check: the proof that masked and cut agree.
+        coverage: share of the parameters that lie on removable axes.
+        surgery: which forwards were rewritten and which integers mended.
+    """
+
+    model: nn.Module
+    plan: Plan
+    before: Cost
+    after: Cost
+    check: Check
+    coverage: float
+    surgery: Surgery
+
+    def __str__(self) -> str:
+        rows = [("", "before", "after", "kept")]
+        for label, field in (("params", "params"), ("MACs forward", "macs_forward"),
+                             ("MACs backward", "macs_backward"), ("bytes", "param_bytes")):  # fmt: skip
+            old, new = getattr(self.before, field), getattr(self.after, field)
+            rows.append((label, f"{old:,}", f"{new:,}", f"{new / old:.1%}" if old else "–"))
+        if self.plan.masks:
+            kept = sum(int(m.sum()) for m in self.plan.masks.values())
+            total = sum(m.size for m in self.plan.masks.values())
+            rows.append(("weights not masked", f"{total:,}", f"{kept:,}", f"{kept / total:.1%}"))
+        widths = [max(len(r[i]) for r in rows) for i in range(4)]
+        lines = ["  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+                 for r in rows]  # fmt: skip
+        return "\n".join([*lines, str(self.check), f"coverage: {self.coverage:.1%} of the parameters can be removed"])
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    budget: Mapping[str, float | int | str],
+    criterion: str = "magnitude",
+    levels: Sequence[str] = ("unit",),
+    data: Iterable[Any] | None = None,
+    ignore: Sequence[str] = (),
+    seed: int = 0,
+) -> PruneResult:
+    """Return a smaller network that provably computes what the masked original computes.
+
+    Args:
+        model: any network that can be captured; it is left untouched.
+        example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
+        budget: ``{"params": 0.5}``, ``{"macs": 0.3}``, ``{"bytes": "2MB"}``; several mean all.
+        criterion: how units are scored: magnitude, contribution, sensitivity, taylor, random.
+        levels: ``("unit",)`` removes units, ``("weight",)`` masks weights, both share the budget.
+        data: batches (inputs, targets) for criteria that need them; cross-entropy is the loss.
+        ignore: modules to leave as they are: names, globs, ``re:`` patterns, class names.
+        seed: for criteria and checks that draw numbers.
+
+    Raises:
+        UsageError: bad arguments, NaN weights, unknown names.
+        CaptureError: the model cannot be captured.
+        BudgetError: nothing is removable, or the budget is out of reach.
+        VerifyError: the cut model differs; nothing is returned.
+    """
+    model = unwrap(model)
+    chosen = plan(model, example_inputs, budget=budget, criterion=criterion, levels=levels, data=data, ignore=ignore,
+                  seed=seed)  # fmt: skip
+    coupling = couple(capture(model, example_inputs))
+    small, surgery = operate(model, coupling, chosen, example_inputs)
+    check = verify(model, small, coupling, chosen, example_inputs, seed=seed)
+    assert chosen.before is not None
+    assert chosen.after is not None
+    return PruneResult(small, chosen, chosen.before, chosen.after, check, coupling.coverage(), surgery)
+
+
+def plan(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    budget: Mapping[str, float | int | str],
+    criterion: str = "magnitude",
+    levels: Sequence[str] = ("unit",),
+    data: Iterable[Any] | None = None,
+    ignore: Sequence[str] = (),
+    seed: int = 0,
+) -> Plan:
+    """Decide what would go and price it exactly; nothing is changed. Arguments as in `prune`."""
+    _check_levels(levels, budget)
+    UNIT_CRITERIA.get(criterion)
+    model = unwrap(model)
+    coupling = couple(capture(model, example_inputs))
+    check_weights(model)
+    cost = cost_model(coupling)
+    limits = parse_budget(budget, cost.price())
+    held = ignored_axes(coupling, ignore) if ignore else set()
+    keep: dict[str, np.ndarray] = {}
+    decisions: list[Decision] = []
+    if "unit" in levels:
+        free = [a for a in coupling.axes if a not in held]
+        if not free:
+            raise BudgetError(_nothing_removable(coupling, ignore))
+        scores = unit_criterion(model, coupling, criterion, data, seed)
+        shared = tuple(_share(limit, cost.price()) for limit in limits) if "weight" in levels else limits
+        keep = fit_units(cost, {a: scores[a] for a in free}, shared)
+        decisions = unit_decisions(keep, criterion)
+    masks = _weight_masks(model, coupling, keep, limits, ignore) if "weight" in levels else {}
+    settings = {"budget": dict(budget), "criterion": criterion, "levels": list(levels), "seed": seed}
+    return make_plan(coupling, keep, masks=masks, decisions=decisions, settings=settings, cost=cost)
+
+
+def apply(model: nn.Module, plan: Plan, example_inputs: Any) -> nn.Module:
+    """Cut a model exactly as a plan says, and verify it; the argument is untouched.
+
+    Raises:
+        PlanError: the plan was made for another model.
+        VerifyError: the cut model differs from the masked original.
+    """
+    model = unwrap(model)
+    coupling = couple(capture(model, example_inputs))
+    small = cut(model, coupling, plan, example_inputs)
+    verify(model, small, coupling, plan, example_inputs)
+    return small
+
+
+def make_plan(
+    coupling: Coupling,
+    keep: Mapping[str, np.ndarray],
+    drops: Sequence[Drop] = (),
+    masks: Mapping[str, np.ndarray] | None = None,
+    decisions: Sequence[Decision] = (),
+    settings: Mapping[str, Any] | None = None,
+    cost: CostModel | None = None,
+) -> Plan:
+    """Build a plan record from decisions: axes that stay whole are left out, the exact price is filled in.
+
+    Raises:
+        PlanError: something that is needed would be empty.
+    """
+    from prunus.surgery.literals import rewrite
+
+    touched = {a: np.asarray(m, bool) for a, m in keep.items() if not np.all(m)}
+    whole = cost if cost is not None else cost_model(coupling)
+    edited = rewrite(coupling, touched, drops)
+    reduced = cost_model(coupling, edited) if drops or any(not m.any() for m in touched.values()) else whole
+    return Plan(
+        fingerprint=fingerprint(coupling.graph),
+        axes=touched,
+        keep=coupling.tensor_masks(touched),
+        drops=tuple(drops),
+        masks={k: np.asarray(m, bool) for k, m in (masks or {}).items()},
+        decisions=tuple(decisions),
+        before=whole.price(),
+        after=reduced.price(touched),
+        settings=dict(settings or {}),
+    )
+
+
+def unit_criterion(
+    model: nn.Module, coupling: Coupling, criterion: str, data: Iterable[Any] | None, seed: int
+) -> dict[str, np.ndarray]:
+    """Score every unit of every removable axis by a criterion's name."""
+    score = UNIT_CRITERIA.get(criterion)
+    if criterion in _NEEDS_DATA and data is None:
+        raise OptionError(f"criterion {criterion!r} needs data=batches of (inputs, targets); give some, or use magnitude.")
+    weights = {n: t.detach() for n, t in named_tensors(model).items() if isinstance(t, nn.Parameter)}
+    extra: dict[str, Any] = {}
+    if criterion == "taylor" and data is not None:
+        names = [n for n, i in coupling.graph.tensors.items() if i.kind == "parameter" and i.trainable]
+        extra["grad"] = collect_gradients(model, data, _cross_entropy, names).grad
+    elif criterion in ("sensitivity", "contribution") and data is not None:
+        loss = _cross_entropy if criterion == "sensitivity" else None
+        found = activation_statistics(model, coupling, data, loss)
+        extra = {"contribution": found.contribution, "sensitivity": found.sensitivity}
+    evidence = UnitEvidence(coupling=coupling, weights=weights, seed=seed, **extra)
+    return {a: s.numpy() for a, s in score(evidence).items()}
+
+
+def _cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    from prunus.measurement.batches import logits_of
+
+    return nn.functional.cross_entropy(logits_of(outputs), targets)
+
+
+def unit_decisions(keep: Mapping[str, np.ndarray], criterion: str) -> list[Decision]:
+    """Describe kept masks for people."""
+    return [
+        Decision(a, "unit", int((~m).sum()), len(m), f"lowest {criterion} of the axis")
+        for a, m in keep.items()
+        if not m.all()
+    ]
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse models without values, or with NaN or infinite ones; the tensor is named."""
+    for name, tensor in named_tensors(model).items():
+        if tensor.device.type == "meta":
+            raise ModelError(f"Tensor {name!r} is on the meta device and has no values; load the weights first.")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"Tensor {name!r} holds NaN or infinite values; load a sound checkpoint.")
+
+
+def _check_levels(levels: Sequence[str], budget: Mapping[str, Any]) -> None:
+    unknown = [x for x in levels if x not in LEVELS]
+    if unknown or not levels or isinstance(levels, str):
+        raise OptionError(f"levels is {levels!r}; allowed: a tuple of {', '.join(LEVELS)}.")
+    if "weight" in levels and set(budget) != {"params"}:
+        raise OptionError(
+            f"budget {sorted(budget)} with level 'weight': masked weights are zeros and change neither MACs nor dense "
+            "bytes; give the budget as params (weights that are not zero), or use levels=('unit',)."
+        )
+
+
+def _share(limit: Limit, before: Cost) -> Limit:
+    """The unit level's part when the weight level shares the budget: the geometric mean of all and the limit."""
+    return Limit(limit.metric, int((limit.value * limit.of(before)) ** 0.5))
+
+
+def _weight_masks(
+    model: nn.Module,
+    coupling: Coupling,
+    keep: Mapping[str, np.ndarray],
+    limits: Sequence[Limit],
+    ignore: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Mask the smallest weights of what the unit level left, until the non-zero parameters meet the limit."""
+    temporary = make_plan(coupling, keep)
+    assert temporary.after is not None
+    weights = prunable_weights(model)
+    if ignore:
+        roots = matching_modules(coupling, ignore)
+        weights = {n: w for n, w in weights.items() if not any(n == r or n.startswith(f"{r}.") for r in roots)}
+    alive = {n: torch.from_numpy(_alive(coupling, keep, n)) for n in weights}
+    rest = temporary.after.params - sum(int(a.sum()) for a in alive.values())
+    count = limits[0].value - rest
+    if count < len(weights):
+        raise BudgetError(
+            f"Budget params ≤ {limits[0].value:,} cannot be met by masks: {rest:,} parameters are no maskable weights. "
+            "Raise the budget or add the level 'unit'."
+        )
+    small = slice_tensors({n: w.detach() for n, w in weights.items()}, coupling, temporary)
+    chosen = absolute_masks(small, keep_count=min(count, sum(w.numel() for w in small.values())))
+    masks = {}
+    for name, mask in chosen.items():
+        whole = np.ones(tuple(weights[name].shape), bool)
+        whole[alive[name].numpy()] = mask.cpu().numpy().reshape(-1)
+        masks[name] = whole
+    return masks
+
+
+def _alive(coupling: Coupling, keep: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    out = np.ones((), bool)
+    for expr in coupling.tensors[name]:
+        out = np.logical_and.outer(out, coupling.mask(expr, keep))
+    return out
+
+
+def _nothing_removable(coupling: Coupling, ignore: Sequence[str]) -> str:
+    reasons = sorted({f.reason for f in coupling.frozen})
+    held = f" (ignored: {', '.join(ignore)})" if ignore else ""
+    return (
+        f"Nothing can be removed from this model{held}: all {len(coupling.axes)} axes are held and the other dims are "
+        f"frozen ({', '.join(reasons[:6])}). Loosen ignore, or use levels=('weight',)."
+    )

@@ -1,0 +1,75 @@
+"""Compare two programs op by op: is what a cut model runs the edited graph, and where does it first depart?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
+
+_SAME = {
+    "aten.view.default": "aten.reshape.default",
+    "aten.chunk.default": "aten.split_with_sizes.default",
+    "aten.split.Tensor": "aten.split_with_sizes.default",
+    "aten.squeeze.default": "aten.squeeze.dims",
+}
+
+
+@dataclass(slots=True)
+class Differ:
+    """Walks an expected and a found program in step.
+
+    Args:
+        expected: the edited graph.
+        found: what the cut model was captured as.
+        constants: values of the expected program's constants.
+    """
+
+    expected: Graph
+    found: Graph
+    constants: Mapping[str, torch.Tensor]
+    _names: dict[str, str] = field(default_factory=dict)
+
+    def first(self) -> Node | None:
+        """Return the first node of ``expected`` that ``found`` does otherwise, or None if they are one program."""
+        left = [n for n in self.expected.nodes if n.op not in (INPUT, TENSOR)]
+        right = [n for n in self.found.nodes if n.op not in (INPUT, TENSOR)]
+        for a, b in zip(left, right, strict=False):
+            if not self._node(a, b):
+                return a
+            self._names[a.name] = b.name
+        if len(left) != len(right):
+            return left[min(len(left) - 1, len(right))]
+        return None
+
+    def _node(self, a: Node, b: Node) -> bool:
+        if [m and m.shape for m in a.outputs] != [m and m.shape for m in b.outputs]:
+            return False
+        if a.op == b.op:
+            return all(self._value(v, b.args.get(k)) for k, v in a.args.items())
+        if _SAME.get(b.op, b.op) != a.op:
+            return False
+        pairs = zip(refs_in(a.args), refs_in(b.args), strict=False)
+        return all(self._value(x, y) for x, y in pairs)
+
+    def _value(self, a: Any, b: Any) -> bool:
+        if isinstance(a, Ref):
+            return isinstance(b, Ref) and self._ref(a, b)
+        if isinstance(a, (list, tuple)):
+            same = isinstance(b, (list, tuple)) and len(a) == len(b)
+            return same and all(self._value(x, y) for x, y in zip(a, b, strict=True))
+        if isinstance(a, int) and isinstance(b, int) and not isinstance(a, bool) and a != b:
+            return -1 in (a, b)
+        return type(a) is type(b) and bool(a == b)
+
+    def _ref(self, a: Ref, b: Ref) -> bool:
+        left, right = self.expected.node(a.node), self.found.node(b.node)
+        if left.op != TENSOR or right.op != TENSOR:
+            return a.index == b.index and self._names.get(a.node, b.node) == b.node and left.op == right.op
+        expected, found = self.constants.get(left.tensor), self.found.constants.get(right.tensor)
+        if left.tensor in self.expected.constants:
+            return expected is None or found is None or (expected.shape == found.shape and torch.equal(expected, found))
+        return left.tensor == right.tensor

@@ -1,0 +1,54 @@
+"""How a cut was done, for checkpoints: mended integers, rewritten forwards and the graph they were written from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prunus.graph.ir import Graph
+from prunus.surgery.dynamic import Growth
+from prunus.surgery.splice import Splice
+
+Changes = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Surgery:
+    """The way from the user's model to the cut one.
+
+    Attributes:
+        mode: ``module`` (no forward rewritten), ``hybrid`` or ``graph``.
+        attributes: module path → integer attribute → new value.
+        spliced: paths of modules with a rewritten forward.
+        splice: which calls they were written from; None in module mode.
+        growth: the program at two batch sizes, for literals that follow the batch.
+    """
+
+    mode: str
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    spliced: tuple[str, ...] = ()
+    splice: Splice | None = None
+    growth: Growth | None = None
+    program: Graph | None = None
+
+    @classmethod
+    def of(
+        cls, mode: str, changes: Changes, paths: tuple[str, ...], splice: Splice, growth: Growth | None
+    ) -> Surgery:
+        """Record a cut that kept the user's classes."""
+        return cls(mode, changes, paths, splice if paths else None, growth if paths else None)
+
+    @classmethod
+    def whole(cls, program: Graph, growth: Growth) -> Surgery:
+        """Record a cut that replaced the model by its edited program."""
+        return cls("graph", program=program, growth=growth)
+
+
+def merge_changes(*parts: Changes) -> Changes:
+    """Join several sets of attribute changes."""
+    merged: Changes = {}
+    for part in parts:
+        for path, values in part.items():
+            merged.setdefault(path, {}).update(values)
+    return merged

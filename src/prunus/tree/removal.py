@@ -1,0 +1,115 @@
+"""What falls away with cut edges: a node whose every reader is gone is gone too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from prunus.graph.coupling import Coupling, Keep, count
+from prunus.graph.ir import INPUT, TENSOR, Graph, Ref, refs_in
+from prunus.graph.layout import Expr
+from prunus.graph.rules.flow import base_name
+from prunus.plans import Drop
+
+CONCAT_OPS = ("cat", "concat", "concatenate")
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One reading of a value: ``user`` reads ``source`` as its ``place``-th `Ref`."""
+
+    source: str
+    user: str
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """How often each node is read, and in how many nodes each tensor appears.
+
+    A node that nothing reads (an in-place write) counts as read once: it must stay.
+    """
+
+    graph: Graph
+    reads: Mapping[str, int]
+    places: Mapping[str, int]
+
+    @staticmethod
+    def of(graph: Graph) -> Readers:
+        """Count the readings of a graph; outputs of the network are readings."""
+        reads: dict[str, int] = {node.name: 0 for node in graph.nodes}
+        places: dict[str, int] = {}
+        for ref in refs_in([list(node.args.values()) for node in graph.nodes]):
+            reads[ref.node] += 1
+        for ref in refs_in(list(graph.outputs)):
+            reads[ref.node] += 1
+        for node in graph.nodes:
+            if node.op == TENSOR:
+                places[node.tensor] = places.get(node.tensor, 0) + 1
+        return Readers(graph, {name: n or 1 for name, n in reads.items()}, places)
+
+    def gone(self, edges: Iterable[Edge]) -> frozenset[str]:
+        """Return the nodes that no output needs once ``edges`` are cut; inputs stay.
+
+        The work grows with what falls away, not with the graph.
+        """
+        left: dict[str, int] = {}
+        cut: set[Edge] = set()
+        dead: set[str] = set()
+        todo = list(edges)
+        while todo:
+            edge = todo.pop()
+            if edge in cut:
+                continue
+            cut.add(edge)
+            left[edge.source] = left.get(edge.source, self.reads[edge.source]) - 1
+            node = self.graph.node(edge.source)
+            if left[edge.source] == 0 and node.op != INPUT:
+                dead.add(edge.source)
+                todo.extend(Edge(ref.node, node.name, i) for i, ref in enumerate(refs_in(node.args)))
+        return frozenset(dead)
+
+    def tensors(self, dead: Iterable[str]) -> tuple[str, ...]:
+        """Return the tensors that only these nodes hold, in the order of the graph."""
+        found: dict[str, int] = {}
+        for name in dead:
+            node = self.graph.node(name)
+            if node.op == TENSOR:
+                found[node.tensor] = found.get(node.tensor, 0) + 1
+        whole = {tensor for tensor, n in found.items() if n == self.places[tensor]}
+        return tuple(tensor for tensor in self.graph.tensors if tensor in whole)
+
+
+def operand_edges(graph: Graph, join: str) -> tuple[Edge, ...]:
+    """Return the edges into a join, operand by operand."""
+    return tuple(Edge(ref.node, join, i) for i, ref in enumerate(refs_in(graph.node(join).args)))
+
+
+def is_empty(expr: Expr, emptied: frozenset[int]) -> bool:
+    """Whether a dim has no position left when these atoms have none."""
+    return count(expr, lambda atom: 0 if atom in emptied else 1) == 0
+
+
+def emptied_atoms(coupling: Coupling, keep: Keep) -> frozenset[int]:
+    """Return the atoms of the axes of which nothing stays."""
+    return frozenset(coupling.axis(name).atom for name, mask in keep.items() if not mask.any())
+
+
+def cut_edges(coupling: Coupling, keep: Keep, drops: Iterable[Drop]) -> list[Edge]:
+    """Return the edges that a plan cuts: bypassed operands, and operands of concatenations that lost everything."""
+    graph, emptied = coupling.graph, emptied_atoms(coupling, keep)
+    edges = [operand_edges(graph, drop.join)[drop.operand] for drop in drops]
+    if emptied:
+        for node in graph.nodes:
+            if base_name(node.op) in CONCAT_OPS:
+                edges += [
+                    Edge(ref.node, node.name, i)
+                    for i, ref in enumerate(node.args["tensors"])
+                    if value_is_empty(coupling, ref, emptied)
+                ]
+    return edges
+
+
+def value_is_empty(coupling: Coupling, ref: Ref, emptied: frozenset[int]) -> bool:
+    """Whether some dim of a value has no position left when these atoms have none."""
+    return any(is_empty(expr, emptied) for expr in coupling.values.get(ref, ()))
