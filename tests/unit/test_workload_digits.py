@@ -101,6 +101,8 @@ def test_the_network_holds_every_kind_of_coupling() -> None:
     assert 150_000 <= count <= 400_000
     droppable = sum(parameter.numel() for block in residuals for parameter in block.branch.parameters())
     assert droppable > 0.8 * count
+    joined = sum(p.numel() for part in net.modules() if isinstance(part, Parallel) for p in part.parameters())
+    assert count - droppable - joined < 0.08 * count
     largest = max(sum(parameter.numel() for parameter in block.branch.parameters()) for block in residuals)
     assert largest < 0.2 * count
 

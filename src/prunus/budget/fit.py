@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prunus.budget import global_rank, uniform  # noqa: F401  (enrols the allocators)
-from prunus.budget.allocator import ALLOCATORS, UnitProblem
+from prunus.budget.allocator import ALLOCATORS, Allocator, UnitProblem
 from prunus.budget.limits import Limit
 from prunus.errors import BudgetError
 from prunus.measurement.price import CostModel
@@ -19,7 +19,7 @@ def fit_units(
     scores: Mapping[str, np.ndarray],
     limit: Limit | Sequence[Limit],
     *,
-    allocator: str = "uniform",
+    allocator: str | Allocator = "uniform",
     base: Mapping[str, np.ndarray] | None = None,
     floor: int = 1,
 ) -> dict[str, np.ndarray]:
@@ -29,7 +29,7 @@ def fit_units(
         cost: price of the network.
         scores: axis id → one score a unit; only these axes are touched. Higher stays; ties keep the lower index.
         limit: one limit or several.
-        allocator: ``uniform``, ``global`` or any enrolled name.
+        allocator: ``uniform``, ``global``, any enrolled name, or an allocator itself.
         base: units that are gone already (bool, True = still there); emptied axes stay empty.
         floor: least number of units an axis keeps.
 
@@ -55,7 +55,8 @@ def fit_units(
     )
     if not problem.fits(problem.floor):
         raise BudgetError(_unreachable(problem))
-    counts = ALLOCATORS.get(allocator)(problem)
+    divide = ALLOCATORS.get(allocator) if isinstance(allocator, str) else allocator
+    counts = divide(problem)
     keep = dict(present)
     for a, index in order.items():
         mask = np.zeros(len(scores[a]), bool)

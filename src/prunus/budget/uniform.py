@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
-
-_TRIES = 100  # single units tried one by one at the end: enough to close the gap that one wide axis leaves
+from prunus.budget.topup import top_up
 
 
 @ALLOCATORS.register("uniform")
@@ -33,8 +32,4 @@ def uniform(problem: UnitProblem, /) -> dict[str, int]:
         middle_index = (first + last + 1) // 2
         more = base | {a: base[a] + 1 for a in room[:middle_index]}
         first, last = (middle_index, last) if problem.fits(more) else (first, middle_index - 1)
-    filled = base | {a: base[a] + 1 for a in room[:first]}
-    for a in room[first : first + _TRIES]:
-        more = filled | {a: filled[a] + 1}
-        filled = more if problem.fits(more) else filled
-    return filled
+    return top_up(problem, base | {a: base[a] + 1 for a in room[:first]}, room[first:])

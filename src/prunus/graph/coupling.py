@@ -261,9 +261,10 @@ def _collect(flow: Flow, graph: Graph, tensors: Mapping[str, Dims], unknown: dic
                 else:
                     frozen.append(FrozenDim(name, dim, layout.frozen[atom] or "", ""))
     axes: dict[str, Axis] = {}
+    roles = _first_roles(graph)
     for atom, found in members.items():
         if any(graph.tensors[m.tensor].kind == "parameter" for m in found):
-            label = _label(atom, found, axes)
+            label = _label(found, atom, roles, axes)
             axes[label] = Axis(label, atom, layout.sizes[atom], tuple(found), layout.statistic[atom])
     return Coupling(
         graph=graph,
@@ -278,15 +279,35 @@ def _collect(flow: Flow, graph: Graph, tensors: Mapping[str, Dims], unknown: dic
     )
 
 
-def _label(atom: int, members: Sequence[Member], taken: Mapping[str, Axis]) -> str:
-    """Name an axis after its first producer: ``layer1.0.conv1:out``; a factor of a dim gets its place, ``qkv:out[1]``."""
-    best = min(members, key=lambda m: (m.dim, not m.tensor.endswith("weight")))
-    path, _, leaf = best.tensor.rpartition(".")
-    role = ("out", "in")[best.dim] if leaf.startswith("weight") and best.dim < 2 else f"{leaf}.{best.dim}"
+def _label(found: Sequence[Member], atom: int, roles: Mapping[str, str], taken: Mapping[str, Axis]) -> str:
+    """Name an axis after its first producer, ``layer1.conv:out``; a factor gets its place too, ``qkv:out[1]``."""
+    named = [(m, _role(m, roles)) for m in found]
+    best, role = min(named, key=lambda pair: (pair[1] != "out", not pair[0].tensor.endswith("weight")))
     inside = list(dict.fromkeys(atoms_of(best.expr)))
+    path = best.tensor.rpartition(".")[0]
     name = f"{path}:{role}" + (f"[{inside.index(atom)}]" if len(inside) > 1 else "")
     number, label = 1, name
     while label in taken:
         number += 1
         label = f"{name}#{number}"
     return label
+
+
+def _role(member: Member, roles: Mapping[str, str]) -> str:
+    leaf = member.tensor.rpartition(".")[2]
+    if not leaf.startswith("weight") or member.dim > 1:
+        return f"{leaf}.{member.dim}"
+    first = roles.get(member.tensor, "out")
+    return first if member.dim == 0 else "in" if first == "out" else "out"
+
+
+def _first_roles(graph: Graph) -> dict[str, str]:
+    """Return what dim 0 of a weight is where it is not the outputs: transposed layers and embeddings."""
+    operand = {"embedding": "weight", "embedding_bag": "weight", "addmm": "mat2", "mm": "mat2", "matmul": "other"}
+    roles = {}
+    for node in graph.nodes:
+        name = base_name(node.op) if node.op not in (INPUT, TENSOR) else ""
+        ref = node.get("weight" if name.startswith("conv_transpose") else operand.get(name, ""))
+        if isinstance(ref, Ref) and graph.node(ref.node).op == TENSOR:
+            roles[graph.node(ref.node).tensor] = "rows" if name.startswith("embedding") else "in"
+    return roles

@@ -1,4 +1,4 @@
-"""The dim algebra: every dim is a nested product or sum of atoms; unify, factor and split refine them everywhere at once.
+"""The dim algebra: every dim is a nested product or sum of atoms; unify, factor, split refine them everywhere at once.
 
 An expression is an atom (int), a row-major product ``Prod`` or a concatenation ``Sum``; the empty product `UNIT` has
 size one. A leading sum distributes, (A+B)×C = A×C + B×C; an inner sum stays, as in rotary heads H×(P+P).
@@ -268,7 +268,8 @@ class Layout:
                 self.unify(pieces[0][1], trail)
             return self.norm(concat(*(rest for rest, _ in pieces))), self.norm(pieces[0][1])
         count = self.size(expr) // size
-        chunks, remaining = [], expr
+        chunks: list[Expr] = []
+        remaining: Expr = expr
         for _ in range(count - 1):
             chunk, remaining = self.split(remaining, size)
             chunks.append(chunk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 
@@ -82,7 +83,7 @@ def _frontier(graph: Graph, foldable: set[str], positional: set[str]) -> set[str
 
 
 def _replace(graph: Graph, foldable: set[str], frontier: set[str]) -> Graph:
-    values: dict[str, torch.Tensor] = {}
+    values: dict[str, Any] = {}
     nodes: list[Node] = []
     constants, tensors = dict(graph.constants), dict(graph.tensors)
     with torch.no_grad():
@@ -100,19 +101,18 @@ def _replace(graph: Graph, foldable: set[str], frontier: set[str]) -> Graph:
     return dataclasses.replace(graph, nodes=tuple(nodes), constants=constants, tensors=tensors, _by_name={})
 
 
-def _evaluate(graph: Graph, node: Node, values: dict[str, torch.Tensor]) -> torch.Tensor:
+def _evaluate(graph: Graph, node: Node, values: dict[str, Any]) -> Any:
     if node.op == TENSOR:
         return graph.constants[node.tensor].clone()
 
-    def fetch(ref: Ref) -> torch.Tensor:
+    def fetch(ref: Ref) -> Any:
         value = values[ref.node]
         return value[ref.index] if isinstance(value, (tuple, list)) else value
 
     args, kwargs = call_arguments(node, {k: map_refs(v, fetch) for k, v in node.args.items()})
     if "device" in kwargs:
         kwargs["device"] = torch.device("cpu")
-    result: torch.Tensor = resolve(node.op)(*args, **kwargs)
-    return result
+    return resolve(node.op)(*args, **kwargs)
 
 
 def drop_dead(graph: Graph) -> Graph:
@@ -132,11 +132,12 @@ def drop_dead(graph: Graph) -> Graph:
     return dataclasses.replace(graph, nodes=tuple(kept), _by_name={})
 
 
-_VIEWS = frozenset(
-    """view reshape flatten unflatten permute transpose t select slice narrow unsqueeze squeeze expand expand_as chunk
-    split split_with_sizes unbind alias detach contiguous to movedim swapaxes swapdims diagonal unfold view_as real imag
-    numpy_T mT dropout tensor_split reshape_as _unsafe_view as_strided type_as float double half lift_fresh""".split()
-)
+_VIEWS = """
+view reshape flatten unflatten permute transpose t select slice narrow unsqueeze squeeze expand expand_as chunk
+split split_with_sizes unbind alias detach contiguous to movedim swapaxes swapdims diagonal unfold view_as real imag
+numpy_T mT dropout tensor_split reshape_as _unsafe_view as_strided type_as float double half lift_fresh
+"""
+_MAY_SHARE = frozenset(_VIEWS.split())
 
 
 def _storage_roots(graph: Graph) -> dict[str, str]:
@@ -148,6 +149,6 @@ def _storage_roots(graph: Graph) -> dict[str, str]:
             continue
         name = node.op.split(".")[1]
         first = next(refs_in(node.args), None)
-        if first is not None and (name in _VIEWS or is_mutating(node.op)):
+        if first is not None and (name in _MAY_SHARE or is_mutating(node.op)):
             roots[node.name] = roots.get(first.node, first.node)
     return roots

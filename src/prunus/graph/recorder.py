@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
-from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref, TensorInfo, TensorMeta
+from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref, TensorInfo, TensorMeta, refs_in
 
 _SKIPPED = ("aten._assert", "aten.sym_", "prim.", "aten.is_", "aten.size", "aten.stride", "aten._has_", "profiler.")
 _LIBRARY = (torch.__file__.rsplit("/", 1)[0] + "/", __file__.rsplit("/", 2)[0] + "/", "<")
@@ -36,6 +37,9 @@ class Recorder:
         self.aliases: dict[str, str] = {}
         self._ids: dict[int, Ref] = {}
         self._alive: list[Any] = []
+        # torch.zeros, zeros_like and so on hand the caller another object than the op returned; the memory tells.
+        self._made: dict[int, Ref] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._owned: dict[int, str] = {}
         self._pointers: dict[tuple[Any, ...], str] = {}
         self._counts: dict[str, int] = {}
@@ -70,13 +74,22 @@ class Recorder:
         if name.startswith(_SKIPPED) or not _has_tensor(out):
             return
         bound = _bind(func, args, kwargs)
-        self._add(name, {k: self._encode(v) for k, v in bound.items()}, out, source=_source_line())
+        node = self._add(name, {k: self._encode(v) for k, v in bound.items()}, out, source=_source_line())
+        makes = "_like" in name or next(refs_in(node.args), None) is None
+        if makes and isinstance(out, torch.Tensor) and _storage(out):
+            self._made[_storage(out)] = Ref(node.name)
+            self._shapes[node.name] = node.shape
 
     def ref(self, tensor: torch.Tensor) -> Ref:
         """Return the value a tensor object stands for; unknown objects become named tensors or constants."""
         known = self._ids.get(id(tensor))
         if known is not None:
             return known
+        made = self._made.get(_storage(tensor))
+        if made is not None and self._shapes[made.node] == tuple(tensor.shape):
+            self._ids[id(tensor)] = made
+            self._alive.append(tensor)
+            return made
         name = self._owned.get(id(tensor))
         if name is None:
             key = _place(tensor)
@@ -189,6 +202,13 @@ def _place(tensor: torch.Tensor) -> tuple[Any, ...] | None:
     return (pointer, tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
 
 
+def _storage(tensor: torch.Tensor) -> int:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):
+        return 0
+
+
 def _has_tensor(out: Any) -> bool:
     if isinstance(out, torch.Tensor):
         return True
@@ -222,15 +242,30 @@ def _source_line() -> str:
     return ""
 
 
+def _stand_in(func: Any) -> Any:
+    """Return what computes the result's shape: the op itself, except where torch's own shape function is too strict."""
+    if func is torch.ops.aten._grouped_mm.default:
+        return _grouped_mm
+    return func
+
+
+def _grouped_mm(mat_a: torch.Tensor, mat_b: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Accept any float type on fake tensors (torch's shape function takes bfloat16 alone)."""
+    if "FakeTensor" not in type(mat_a).__name__ or (mat_a.dim(), mat_b.dim()) != (2, 3):
+        result: torch.Tensor = torch.ops.aten._grouped_mm.default(mat_a, mat_b, *args, **kwargs)
+        return result
+    return mat_a.new_empty(mat_a.shape[0], mat_b.shape[-1])
+
+
 def _mode_class() -> type:
     from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class _Mode(ProxyTorchDispatchMode):
+    class _Mode(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         """Sees every op before autograd decomposes it (the pre-dispatch key admits only this mode's family)."""
 
         def __init__(self, recorder: Recorder) -> None:
-            TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
+            TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
             self.recorder = recorder
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -238,15 +273,15 @@ def _mode_class() -> type:
             for value in pytree.tree_leaves((args, kwargs)):
                 if isinstance(value, torch.Tensor):
                     self.recorder.ref(value)
-            out = func(*args, **kwargs)
+            out = _stand_in(func)(*args, **kwargs)
             self.recorder.record(func, args, kwargs, out)
             return out
 
         def __enter__(self) -> Any:
-            return TorchDispatchMode.__enter__(self)
+            return TorchDispatchMode.__enter__(self)  # type: ignore[no-untyped-call]
 
         def __exit__(self, *error: Any) -> None:
-            TorchDispatchMode.__exit__(self, *error)
+            TorchDispatchMode.__exit__(self, *error)  # type: ignore[no-untyped-call]
 
     return _Mode
 
@@ -269,6 +304,18 @@ def _module_calls(recorder: Recorder) -> Iterator[None]:
         nn.Module.__call__ = original  # type: ignore[method-assign]
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging a traceback for every shape error: a failed fake run is one of several attempts."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, fake: bool) -> Graph:
     """Run ``model`` once and return its program.
 
@@ -281,6 +328,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if fake:
+            stack.enter_context(_quiet())
             mode = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             args, kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, (args, dict(kwargs)))
         flat, in_spec = pytree.tree_flatten((args, dict(kwargs)))

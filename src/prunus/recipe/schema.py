@@ -132,6 +132,8 @@ class Recipe(_Section):
     compare: Compare = Field(default=Compare(), description="a section with the keys methods, kept, seeds, latency")
     ignore: tuple[Name, ...] = Field(default=(), strict=False, description="a list of module names or patterns")
     seed: Seed = Field(default=0)
+    workers: Count = Field(default=1)
+    threads: Count | None = Field(default=None, description="a whole number of at least 1, or null for torch's own choice")
     out: Name = Field(default="prunus-runs", description="the path of a folder")
 
     _base_dir: Path = PrivateAttr(default_factory=Path)

@@ -37,11 +37,12 @@ def _note(changes: dict[str, dict[str, Any]], path: str, module: nn.Module, foun
 def _from_tensors(module: nn.Module) -> dict[str, Any]:
     weight = getattr(module, "weight", None)
     if isinstance(module, nn.RNNBase):
-        first = module.weight_ih_l0
-        hidden = module.weight_hh_l0.shape[0] // {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+        own = dict(module.named_parameters())
+        first, again = own["weight_ih_l0"], own["weight_hh_l0"]
+        hidden = again.shape[0] // {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
         found = {"input_size": first.shape[1], "hidden_size": hidden}
         if module.proj_size:
-            found["proj_size"] = module.weight_hh_l0.shape[1]
+            found["proj_size"] = again.shape[1]
         return found
     if isinstance(module, nn.RNNCellBase):
         return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}

@@ -20,7 +20,7 @@ from prunus.surgery.dynamic import Growth, growth
 from prunus.surgery.literals import rewrite
 from prunus.surgery.program import Program
 from prunus.surgery.record import Surgery, merge_changes
-from prunus.surgery.splice import Splice, splice_
+from prunus.surgery.splice import Splice, prune_modules_, splice_
 from prunus.surgery.stale import stale_candidates
 from prunus.surgery.tensors import copy_with, cut_tensors
 
@@ -95,7 +95,8 @@ def _keep_classes(
                 return None
         suspect = _departure(small, edited, values, example_inputs)
         if suspect is None:
-            return small, Surgery.of(mode if paths else "module", changes, paths, splice, grown)
+            removed = prune_modules_(small, splice) if paths else ()
+            return small, Surgery.of(mode if paths else "module", changes, paths, splice, grown, removed)
         chosen = _next_stale(edited, suspect, maybe - splice.stale - splice.inlined)
         if not chosen:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,9 +62,10 @@ def rewrite(coupling: Coupling, keep: Keep, drops: Sequence[Drop] = ()) -> Graph
     alias = _bypasses(graph, drops)
     nodes: list[Node] = []
     for node in graph.nodes:
+        if node.name in alias:
+            continue
         metas = tuple(
-            None if m is None else TensorMeta(sizes.new(Ref(node.name, i)), m.dtype)
-            for i, m in enumerate(node.outputs)
+            None if m is None else TensorMeta(sizes.new(Ref(node.name, i)), m.dtype) for i, m in enumerate(node.outputs)
         )
         op, args = node.op, node.args
         if node.op not in (INPUT, TENSOR):
@@ -78,17 +79,19 @@ def rewrite(coupling: Coupling, keep: Keep, drops: Sequence[Drop] = ()) -> Graph
         name: dataclasses.replace(i, shape=tuple(coupling.kept(e, keep) for e in coupling.tensors[name]))
         for name, i in graph.tensors.items()
     }
-    calls = tuple(
-        dataclasses.replace(
-            c,
-            in_leaves=tuple(map_refs(x, lambda r: alias.get(r.node, r)) for x in c.in_leaves),
-            out_leaves=tuple(map_refs(x, lambda r: alias.get(r.node, r)) for x in c.out_leaves),
+    calls = (
+        tuple(
+            dataclasses.replace(
+                c,
+                in_leaves=tuple(map_refs(x, lambda r: alias.get(r.node, r)) for x in c.in_leaves),
+                out_leaves=tuple(map_refs(x, lambda r: alias.get(r.node, r)) for x in c.out_leaves),
+            )
+            for c in graph.calls
         )
-        for c in graph.calls
-    ) if alias else graph.calls
-    edited = dataclasses.replace(
-        graph, nodes=tuple(nodes), outputs=outputs, tensors=tensors, calls=calls, _by_name={}
+        if alias
+        else graph.calls
     )
+    edited = dataclasses.replace(graph, nodes=tuple(nodes), outputs=outputs, tensors=tensors, calls=calls, _by_name={})
     edited = _without_orphans(graph, drop_dead(edited))
     _refuse_empty(coupling, edited)
     return edited

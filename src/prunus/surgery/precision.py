@@ -25,11 +25,29 @@ class _Replace(TorchFunctionMode):
     ) -> Any:
         if func in self.casts:
             return args[0].to(self.dtype)
+        if self.dtype is torch.float64 and getattr(func, "__name__", "").split(".")[0] in ("_grouped_mm", "grouped_mm"):
+            return grouped_product(*args, **(kwargs or {}))
         named = {k: self._wide(v) for k, v in (kwargs or {}).items()}
         return func(*(self._wide(a) for a in args), **named)
 
     def _wide(self, value: Any) -> Any:
         return self.dtype if isinstance(value, torch.dtype) and value in NARROW else value
+
+
+def grouped_product(
+    mat_a: torch.Tensor,
+    mat_b: torch.Tensor,
+    offs: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Multiply rows (T, K) by the matrix of their group, (G, K, N) → (T, N): torch's kernel knows no float64."""
+    if offs is None or mat_a.dim() == 3:
+        return mat_a @ mat_b
+    stops = [int(v) for v in offs]
+    rows = [mat_a[start:stop] @ mat_b[g] for g, (start, stop) in enumerate(zip([0, *stops], stops, strict=False))]
+    out = torch.cat([*rows, mat_a.new_zeros(len(mat_a) - stops[-1], mat_b.shape[-1])])
+    return out if bias is None else out + bias
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ class Surgery:
         spliced: paths of modules with a rewritten forward.
         splice: which calls they were written from; None in module mode.
         growth: the program at two batch sizes, for literals that follow the batch.
+        program: the whole edited program, in graph mode.
+        removed: paths of submodules that nothing calls any more; they are gone.
     """
 
     mode: str
@@ -31,13 +33,20 @@ class Surgery:
     splice: Splice | None = None
     growth: Growth | None = None
     program: Graph | None = None
+    removed: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, mode: str, changes: Changes, paths: tuple[str, ...], splice: Splice, growth: Growth | None
+        cls,
+        mode: str,
+        changes: Changes,
+        paths: tuple[str, ...],
+        splice: Splice,
+        growth: Growth | None,
+        removed: tuple[str, ...] = (),
     ) -> Surgery:
         """Record a cut that kept the user's classes."""
-        return cls(mode, changes, paths, splice if paths else None, growth if paths else None)
+        return cls(mode, changes, paths, splice if paths else None, growth if paths else None, None, removed)
 
     @classmethod
     def whole(cls, program: Graph, growth: Growth) -> Surgery:

@@ -13,7 +13,7 @@ from torch import nn
 from prunus.errors import CaptureError
 from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref, refs_in
 from prunus.surgery.dynamic import Growth
-from prunus.surgery.emit import Emission, Emitter, compile_forward
+from prunus.surgery.emit import Emission, Emitter, compile_forward, live_calls
 
 
 @dataclass(slots=True)
@@ -192,3 +192,45 @@ def rebind_(
     module.__class__ = type(own.__name__, (own,), body)
     if isinstance(module, nn.MultiheadAttention):
         module._qkv_same_embed_dim = False  # keeps nn.TransformerEncoderLayer from its fused path, which reads old sizes
+
+
+def prune_modules_(small: nn.Module, splice: Splice) -> tuple[str, ...]:
+    """Delete the submodules that no rewritten forward calls any more and whose tensors nothing reads; returns paths."""
+    graph = splice.graph
+    read = {n.tensor for n in graph.nodes if n.op == TENSOR}
+    read |= {alias for alias, name in graph.aliases.items() if name in read}
+    alive = {graph.calls[i].path for i in live_calls(graph)}
+    called = {c.path for c in graph.calls}
+    gone: list[str] = []
+    for path, module in list(small.named_modules(remove_duplicate=False)):
+        if not path or any(path.startswith(f"{g}.") for g in gone):
+            continue
+        inside = [p for p in called if p == path or p.startswith(f"{path}.")]
+        tensors = [n for n in _tensor_names(module, path)]
+        dead = bool(inside) and not any(p in alive for p in inside) and not any(t in read for t in tensors)
+        if dead and _caller_is_rewritten(splice, path):
+            gone.append(path)
+    for path in gone:
+        parent, _, leaf = path.rpartition(".")
+        del small.get_submodule(parent)._modules[leaf]
+    return tuple(gone)
+
+
+def _tensor_names(module: nn.Module, path: str) -> Iterator[str]:
+    for name, _ in (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)):
+        yield f"{path}.{name}"
+
+
+def _caller_is_rewritten(splice: Splice, path: str) -> bool:
+    """Whether every call below ``path`` hangs under a call that was written anew, with nothing alive between."""
+    calls = splice.graph.calls
+    alive = live_calls(splice.graph)
+    for call in calls:
+        if call.path != path:
+            continue
+        at = call.parent
+        while at >= 0 and at not in alive:
+            at = calls[at].parent
+        if at < 0 or (at not in splice.stale and at not in splice.inlined):
+            return False
+    return True

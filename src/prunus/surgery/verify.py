@@ -7,22 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
 from prunus.errors import VerifyError
 from prunus.graph.capture import preserved, split_inputs, unwrap
-from prunus.graph.coupling import Coupling, Keep
-from prunus.graph.ir import Graph, Node, Ref
+from prunus.graph.coupling import Coupling
+from prunus.graph.ir import Graph
 from prunus.graph.recorder import named_tensors
-from prunus.graph.rules.flow import base_name, positive
-from prunus.graph.rules.reduction import STATISTIC_OPS, reduced_dims
-from prunus.graph.run import Override, flat_inputs, run
+from prunus.graph.run import flat_inputs, run
 from prunus.plans import Plan
-from prunus.surgery.tensors import slice_tensors
 from prunus.surgery.precision import computing_in
+from prunus.surgery.reference import masked_run, masked_tensors, reference_overrides
+from prunus.surgery.tensors import slice_tensors
 
 TOLERANCE = 1e-4
 
@@ -96,7 +94,7 @@ def compare_models(
     noisy = perturbed(full, graph, seed, dtype)
     with computing_in(dtype):
         uncut = _leaves(_seeded(lambda: run(graph, noisy, inputs, dtype=dtype), seed))
-        reference = _leaves(_seeded(lambda: _masked_run(coupling, plan, noisy, inputs, dtype), seed))
+        reference = _leaves(_seeded(lambda: masked_run(coupling, plan, noisy, inputs, dtype), seed))
     twin = _twin(small, graph, slice_tensors(noisy, coupling, plan), dtype)
     wide_args, wide_kwargs = pytree.tree_map_only(torch.Tensor, lambda t: _widen(t, dtype), (args, kwargs))
     with preserved(twin), computing_in(dtype):
@@ -104,146 +102,10 @@ def compare_models(
     return Check(_relative(got, reference), _relative(uncut, reference), equal)
 
 
-def _masked_run(
-    coupling: Coupling,
-    plan: Plan,
-    values: Mapping[str, torch.Tensor],
-    inputs: list[torch.Tensor],
-    dtype: torch.dtype,
-) -> Any:
-    masked = masked_tensors(values, coupling, plan)
-    with torch.no_grad():
-        return run(coupling.graph, masked, inputs, dtype=dtype, override=reference_overrides(coupling, plan))
-
-
-def masked_tensors(
-    values: Mapping[str, torch.Tensor], coupling: Coupling, plan: Plan
-) -> dict[str, torch.Tensor]:
-    """Return the tensors with every removed unit and masked weight at zero, shapes unchanged."""
-    out = {}
-    for name, value in values.items():
-        if name in plan.masks:
-            value = value * torch.from_numpy(np.ascontiguousarray(plan.masks[name])).to(value.device, value.dtype)
-        for dim, expr in enumerate(coupling.tensors[name]):
-            mask = coupling.mask(expr, plan.axes)
-            if not mask.all():
-                shape = [1] * value.dim()
-                shape[dim] = len(mask)
-                value = value * torch.from_numpy(mask).to(value.device).reshape(shape).to(value.dtype)
-        out[name] = value
-    return out
-
-
-def reference_overrides(coupling: Coupling, plan: Plan) -> dict[str, Override]:
-    """Return the ops that must look at kept positions only, and the additions that lose an operand."""
-    overrides: dict[str, Override] = {}
-    for node in coupling.graph.nodes:
-        if base_name(node.op) in _STATISTIC and node.op.startswith("aten."):
-            wrapped = _gathered(coupling, plan.axes, node)
-            if wrapped is not None:
-                overrides[node.name] = wrapped
-    for drop in plan.drops:
-        overrides[drop.join] = _without_operand(drop.operand)
-    return overrides
-
-
-_STATISTIC = frozenset(
-    (*STATISTIC_OPS, "layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "max", "min",
-     "native_layer_norm")
-)  # fmt: skip
-
-
-def _without_operand(operand: int) -> Override:
-    def apply(node: Node, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        values = list(args)
-        values[operand] = torch.zeros_like(values[operand])
-        if operand == 0 and function.__name__.split(".")[0].endswith("_"):
-            return args[0].zero_().add_(args[1])
-        return function(*values, **kwargs)
-
-    return apply
-
-
-def _gathered(coupling: Coupling, keep: Keep, node: Node) -> Override | None:
-    """Run a statistic op on the kept positions and scatter the result back among zeros."""
-    ref = next(v for v in node.args.values() if isinstance(v, Ref))
-    dims = coupling.values[ref]
-    masks = {d: coupling.mask(e, keep) for d, e in enumerate(dims)}
-    masks = {d: m for d, m in masks.items() if not m.all() and m.any()}
-    if not masks:
-        return None
-    name, rank = base_name(node.op), len(dims)
-    index = {d: torch.from_numpy(np.flatnonzero(m)) for d, m in masks.items()}
-    if name in ("layer_norm", "rms_norm", "native_layer_norm"):
-        first = rank - len(node.args["normalized_shape"])
-        return _gathered_norm(index, first) if any(d >= first for d in index) else None
-    if name == "group_norm":
-        aux = coupling.aux[(node.name, "num_groups")]
-        groups = coupling.kept(aux[0], keep)
-        return _gathered_channels({1: index[1]}, groups) if 1 in index else None
-    if name in ("batch_norm", "instance_norm"):
-        reduced = {d: i for d, i in index.items() if d != 1}
-        return _gathered_channels(reduced, None) if reduced else None
-    if name in ("max", "min") and "other" in node.args:
-        return None
-    gone = {positive(d, rank) for d in reduced_dims(node, rank)}
-    reduced = {d: i for d, i in index.items() if d in gone}
-    return _gathered_reduction(reduced) if reduced else None
-
-
-def _pick(value: torch.Tensor, index: Mapping[int, torch.Tensor], offset: int = 0) -> torch.Tensor:
-    for d, i in index.items():
-        value = value.index_select(d - offset, i.to(value.device))
-    return value
-
-
-def _put(whole: torch.Tensor, part: torch.Tensor, index: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    out = torch.zeros_like(whole, dtype=part.dtype)
-    grid: list[Any] = [torch.arange(n) for n in whole.shape]
-    for d, i in index.items():
-        grid[d] = i
-    out[torch.meshgrid(*grid, indexing="ij")] = part
-    return out
-
-
-def _gathered_norm(index: Mapping[int, torch.Tensor], first: int) -> Override:
-    def apply(node: Node, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x, _, *rest = args
-        trailing = {d: i for d, i in index.items() if d >= first}
-        small = _pick(x, trailing)
-        own = [_pick(v, trailing, first) if isinstance(v, torch.Tensor) else v for v in rest]
-        result = function(small, list(small.shape[first:]), *own, **kwargs)
-        if isinstance(result, tuple):
-            return (_put(x, result[0], trailing), *result[1:])
-        return _put(x, result, trailing)
-
-    return apply
-
-
-def _gathered_channels(index: Mapping[int, torch.Tensor], groups: int | None) -> Override:
-    def apply(node: Node, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x, *rest = args
-        small = _pick(x, index)
-        if groups is not None:
-            rest[0] = groups
-            channel = {0: index[1]}
-            rest = [_pick(v, channel) if isinstance(v, torch.Tensor) else v for v in rest]
-        return _put(x, function(small, *rest, **kwargs), index)
-
-    return apply
-
-
-def _gathered_reduction(index: Mapping[int, torch.Tensor]) -> Override:
-    def apply(node: Node, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return function(_pick(args[0], index), *args[1:], **kwargs)
-
-    return apply
-
-
 def perturbed(
     values: Mapping[str, torch.Tensor], graph: Graph, seed: int, dtype: torch.dtype = torch.float64
 ) -> dict[str, torch.Tensor]:
-    """Return tensors in a wide dtype with noise of 0.1 (relative for large values); variances stay positive, integers stay."""
+    """Return tensors in a wide dtype with noise of 0.1; variances stay positive, integers and constants as they are."""
     generator = torch.Generator().manual_seed(seed)
     out = {}
     for name, value in values.items():
@@ -310,3 +172,6 @@ def _relative(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
         value = float(difference / scale)
         worst = max(worst, value if value == value else float("inf"))
     return worst
+
+
+__all__ = ["TOLERANCE", "Check", "compare_models", "masked_tensors", "perturbed", "reference_overrides", "verify"]

@@ -3,6 +3,7 @@
 from prunus.training.finetune import TrainingReport, finetune_
 from prunus.training.norms import reestimate_statistics_
 from prunus.training.options import LOSSES, OPTIMIZERS, SCHEDULES, TrainingOptions
+from prunus.training.reset import reset_weights_
 
 __all__ = [
     "LOSSES",
@@ -12,4 +13,5 @@ __all__ = [
     "TrainingReport",
     "finetune_",
     "reestimate_statistics_",
+    "reset_weights_",
 ]

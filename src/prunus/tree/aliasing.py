@@ -29,7 +29,7 @@ class Storage:
     @staticmethod
     def of(graph: Graph) -> Storage:
         """Follow views and in-place ops through a graph."""
-        parent = {node.name: made for node in graph.nodes if (made := _made_from(node))}
+        parent = parents(graph)
         reads: dict[str, list[tuple[int, str]]] = {}
         writes: dict[str, list[tuple[int, str]]] = {}
         for position, node in enumerate(graph.nodes):
@@ -72,6 +72,11 @@ class Storage:
         while name != ancestor and name in self.parent:
             name = self.parent[name]
         return name == ancestor
+
+
+def parents(graph: Graph) -> dict[str, str]:
+    """Map each view or in-place result to the node whose memory it shares."""
+    return {node.name: made for node in graph.nodes if (made := _made_from(node))}
 
 
 def _root(parent: Mapping[str, str], name: str) -> str:

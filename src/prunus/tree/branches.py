@@ -31,7 +31,7 @@ class Branch:
         nodes: the nodes that fall away, branches inside this one included.
         tensors: the tensors that fall away whole.
         params, macs_forward: what dropping this branch alone saves; the slices of readers of a segment count too.
-        group: the joins it ends in; one operand at least of each must stay.
+        edges: every (join, operand) that goes with it; the first is ``join``, ``operand``.
     """
 
     id: str
@@ -45,7 +45,12 @@ class Branch:
     tensors: tuple[str, ...]
     params: int
     macs_forward: int
-    group: tuple[str, ...]
+    edges: tuple[tuple[str, int], ...]
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """The joins it ends in; one operand at least of each must stay."""
+        return tuple(dict.fromkeys(join for join, _ in self.edges))
 
     @property
     def drop(self) -> Drop | None:
@@ -73,7 +78,8 @@ def find_branches(coupling: Coupling) -> tuple[Branch, ...]:
     order = {node.name: i for i, node in enumerate(graph.nodes)}
     found.sort(key=lambda b: (order[b.join], b.operand))
     fallbacks = [graph.module_of(graph.node(b.join)) or b.join for b in found]
-    names = branch_names(graph, [b.tensors for b in found], fallbacks)
+    parameters = [[name for name in b.tensors if graph.tensors[name].kind == "parameter"] for b in found]
+    names = branch_names(graph, parameters, fallbacks)
     return tuple(
         dataclasses.replace(b, id=name, label=f"{name} ({b.kind} operand {b.operand} of {fallback})")
         for b, name, fallback in zip(found, names, fallbacks, strict=True)
@@ -111,7 +117,7 @@ def _residual(graph: Graph, readers: Readers, savings: Savings) -> Iterator[Bran
                 continue
             if storage.can_bypass(node.name, stays=operands[1 - i], goes=operands[i]):
                 params, macs = savings.of_branch(dead, tensors, frozenset())
-                yield _branch("residual", node, i, operands[i], (), dead, tensors, params, macs, (node.name,))
+                yield _branch("residual", node, i, operands[i], (), dead, tensors, params, macs, ((node.name, i),))
 
 
 def _concat(coupling: Coupling, readers: Readers, savings: Savings) -> Iterator[Branch]:
@@ -127,12 +133,12 @@ def _concat(coupling: Coupling, readers: Readers, savings: Savings) -> Iterator[
             removal = segments.remove(atoms)
             if removal is None:
                 continue
-            dead, joins = removal
+            dead, edges = removal
             tensors = readers.tensors(dead)
             if any(coupling.graph.tensors[name].kind == "parameter" for name in tensors):
                 axes = tuple(coupling.axis_of[a] for a in sorted(atoms))
                 params, macs = savings.of_branch(dead, tensors, atoms)
-                yield _branch("concat", node, i, ref, axes, dead, tensors, params, macs, joins)
+                yield _branch("concat", node, i, ref, axes, dead, tensors, params, macs, edges)
 
 
 def _branch(
@@ -145,6 +151,6 @@ def _branch(
     tensors: tuple[str, ...],
     params: int,
     macs: int,
-    group: tuple[str, ...],
+    edges: tuple[tuple[str, int], ...],
 ) -> Branch:
-    return Branch("", "", kind, node.name, operand, value, tuple(axes), dead, tensors, params, macs, group)
+    return Branch("", "", kind, node.name, operand, value, tuple(axes), dead, tensors, params, macs, edges)

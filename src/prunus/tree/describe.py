@@ -92,6 +92,8 @@ def _row(
     shapes = {name: coupling.graph.tensors[name].shape for name in names}
     main = max(names, key=lambda name: int(np.prod(shapes[name])))
     dim = 1 if main in units_last else 0
+    if shapes[main][:1] == (1,):  # a token or a position table: features come last
+        dim = len(shapes[main]) - 1
     scalar = not shapes[main]
     nonzero = sum(_nonzero(coupling, name, keep, masks) for name in names if name not in gone)
     units = 1 if scalar else coupling.kept(coupling.tensors[main][dim], keep)

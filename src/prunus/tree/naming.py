@@ -17,10 +17,6 @@ def branch_names(graph: Graph, branches: Sequence[Sequence[str]], fallbacks: Seq
         graph: says how large each tensor is.
         branches: the tensor names of each branch.
         fallbacks: a name for each branch whose tensors have no module in common.
-
-    Example:
-        >>> branch_names.__name__
-        'branch_names'
     """
     sizes = {name: _numel(info.shape) for name, info in graph.tensors.items()}
     short = [_common(tensors) or fallback for tensors, fallback in zip(branches, fallbacks, strict=True)]

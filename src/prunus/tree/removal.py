@@ -10,6 +10,7 @@ from prunus.graph.ir import INPUT, TENSOR, Graph, Ref, refs_in
 from prunus.graph.layout import Expr
 from prunus.graph.rules.flow import base_name
 from prunus.plans import Drop
+from prunus.tree.aliasing import parents
 
 CONCAT_OPS = ("cat", "concat", "concatenate")
 
@@ -25,28 +26,43 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """How often each node is read, and in how many nodes each tensor appears.
+    """Who still needs what.
 
-    A node that nothing reads (an in-place write) counts as read once: it must stay.
+    Attributes:
+        graph: the program.
+        reads: how often each node is read; one that nothing reads counts as read once.
+        places: in how many nodes each tensor appears.
+        roots: the node in whose memory each node lies.
+        outside: how often memory is read from outside, by its root.
+        writers: in-place writes whose result nothing reads, by root: they go when nothing outside reads the memory.
     """
 
     graph: Graph
     reads: Mapping[str, int]
     places: Mapping[str, int]
+    roots: Mapping[str, str]
+    outside: Mapping[str, int]
+    writers: Mapping[str, tuple[str, ...]]
 
     @staticmethod
     def of(graph: Graph) -> Readers:
         """Count the readings of a graph; outputs of the network are readings."""
-        reads: dict[str, int] = {node.name: 0 for node in graph.nodes}
-        places: dict[str, int] = {}
-        for ref in refs_in([list(node.args.values()) for node in graph.nodes]):
-            reads[ref.node] += 1
-        for ref in refs_in(list(graph.outputs)):
-            reads[ref.node] += 1
+        parent, roots = parents(graph), dict[str, str]()
         for node in graph.nodes:
+            roots[node.name] = roots[parent[node.name]] if node.name in parent else node.name
+        reads, outside = dict.fromkeys(roots, 0), dict.fromkeys(roots, 0)
+        for user, values in [*((roots[n.name], n.args) for n in graph.nodes), ("", list(graph.outputs))]:
+            for ref in refs_in(values):
+                reads[ref.node] += 1
+                outside[roots[ref.node]] += user != roots[ref.node]
+        writers: dict[str, tuple[str, ...]] = {}
+        places: dict[str, int] = {}
+        for node in graph.nodes:
+            if reads[node.name] == 0 and node.name in parent:
+                writers[roots[node.name]] = (*writers.get(roots[node.name], ()), node.name)
             if node.op == TENSOR:
                 places[node.tensor] = places.get(node.tensor, 0) + 1
-        return Readers(graph, {name: n or 1 for name, n in reads.items()}, places)
+        return Readers(graph, {name: n or 1 for name, n in reads.items()}, places, roots, outside, writers)
 
     def gone(self, edges: Iterable[Edge]) -> frozenset[str]:
         """Return the nodes that no output needs once ``edges`` are cut; inputs stay.
@@ -54,6 +70,7 @@ class Readers:
         The work grows with what falls away, not with the graph.
         """
         left: dict[str, int] = {}
+        outside: dict[str, int] = {}
         cut: set[Edge] = set()
         dead: set[str] = set()
         todo = list(edges)
@@ -62,6 +79,11 @@ class Readers:
             if edge in cut:
                 continue
             cut.add(edge)
+            root = self.roots[edge.source]
+            if edge.user and self.roots[edge.user] != root:
+                outside[root] = outside.get(root, self.outside[root]) - 1
+                if outside[root] == 0:
+                    todo.extend(Edge(writer, "", 0) for writer in self.writers.get(root, ()))
             left[edge.source] = left.get(edge.source, self.reads[edge.source]) - 1
             node = self.graph.node(edge.source)
             if left[edge.source] == 0 and node.op != INPUT:

@@ -66,8 +66,8 @@ class Segments:
         ways = [way for factor in term.factors if (way := self.emptying(factor))]
         return min(ways, key=lambda way: sum(len(self.values[a]) for a in way), default=None)
 
-    def remove(self, atoms: frozenset[int]) -> tuple[frozenset[str], tuple[str, ...]] | None:
-        """Return the nodes that fall away and the joins that lose an operand when ``atoms`` are emptied.
+    def remove(self, atoms: frozenset[int]) -> tuple[frozenset[str], tuple[tuple[str, int], ...]] | None:
+        """Return the nodes that fall away and the (join, operand)s that go with them when ``atoms`` are emptied.
 
         None where something that is still needed would be empty.
         """
@@ -82,8 +82,9 @@ class Segments:
         dead = self.readers.gone(edges)
         if not edges or any(ref.node not in dead for ref in empty):
             return None
-        order = self.coupling.graph.node
-        return dead, tuple(sorted({edge.user for edge in edges} - dead, key=lambda name: order(name).order))
+        node = self.coupling.graph.node
+        lost = sorted((node(edge.user).order, edge.user, edge.place) for edge in edges if edge.user not in dead)
+        return dead, tuple((join, place) for _, join, place in lost)
 
     def _operand(self, edge: Edge) -> Ref:
         operand: Ref = self.coupling.graph.node(edge.user).args["tensors"][edge.place]

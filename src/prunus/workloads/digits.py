@@ -105,6 +105,6 @@ DIGITS = WORKLOADS.register("digits")(
         load=load_digits_splits,
         example_inputs=lambda: (torch.zeros(2, 1, 8, 8),),
         training=TrainingOptions(steps=400, lr=3e-3, weight_decay=0.05, schedule="one_cycle"),
-        recovery=TrainingOptions(steps=40, lr=1e-3, weight_decay=0.0),
+        recovery=TrainingOptions(steps=40, lr=3e-3, weight_decay=0.0),
     )
 )

@@ -11,19 +11,21 @@ eq ne lt le gt ge less greater less_equal greater_equal logical_and logical_or l
 bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__
 where masked_fill addcmul addcdiv lerp clamp clamp_min clamp_max clip copysign xlogy heaviside isclose
 abs neg exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square reciprocal sign sgn floor ceil round trunc frac
-sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc erfinv digamma lgamma sigmoid logit logit_
+sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc erfinv digamma lgamma sigmoid logit
 relu relu6 leaky_relu elu selu celu gelu silu mish softplus softsign softshrink hardshrink hardtanh hardsigmoid
 hardswish tanhshrink threshold log_sigmoid rrelu isnan isinf isfinite nan_to_num negative absolute positive
 special_expit special_erf sinc rad2deg deg2rad conj resolve_conj resolve_neg real imag angle float_power
-mse_loss_pointwise polar complex view_as_complex_copy
-""".split()
+polar complex multiply divide subtract not_equal arccos arcsin arctan arctan2 arccosh arcsinh arctanh fix
+nextafter ldexp logaddexp logaddexp2 gcd lcm signbit special_erfc special_xlog1py isneginf isposinf
+i0 special_i0 special_ndtr isreal
+"""
 
 _FIRST_ONLY = """
 to _to_copy type_as contiguous clone detach alias lift_fresh lift_fresh_copy lift dropout feature_dropout alpha_dropout
 native_dropout zeros_like ones_like full_like empty_like rand_like randn_like randint_like fill zero bernoulli
-uniform normal requires_grad data view_dtype _conj data_clone cpu cuda float half double bool long int
+uniform normal log_normal requires_grad data view_dtype _conj data_clone cpu cuda float half double bool long int
 new_empty_strided fill_diagonal exponential random geometric pin_memory _reshape_alias_copy
-""".split()
+"""
 
 
 def _pointwise(flow: Flow, node: Node) -> list[Dims]:
@@ -37,9 +39,9 @@ def _first_only(flow: Flow, node: Node) -> list[Dims]:
     return [out for _ in node.outputs]
 
 
-for _name in _POINTWISE:
+for _name in _POINTWISE.split():
     RULES.register(_name)(_pointwise)
-for _name in _FIRST_ONLY:
+for _name in _FIRST_ONLY.split():
     RULES.register(_name)(_first_only)
 
 

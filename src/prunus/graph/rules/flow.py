@@ -101,9 +101,7 @@ class Flow:
 
     def frozen_like(self, node: Node, reason: str) -> list[Dims | None]:
         """Return fresh frozen dims for every result of a node."""
-        return [
-            None if meta is None else tuple(self.fresh(s, reason) for s in meta.shape) for meta in node.outputs
-        ]
+        return [None if meta is None else tuple(self.fresh(s, reason) for s in meta.shape) for meta in node.outputs]
 
 
 Rule = Callable[[Flow, Node], "Sequence[Sequence[Expr] | None]"]

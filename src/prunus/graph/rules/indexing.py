@@ -94,7 +94,8 @@ def index_put(flow: Flow, node: Node) -> list[Dims]:
     picks += [None] * (len(x) - len(picks))
     metas = [None if p is None else flow.graph.meta(p) for p in picks]
     if any(m is not None and str(m.dtype) == "torch.bool" for m in metas):
-        return scatter(flow, node)
+        _freeze_everything(flow, node)
+        return [tuple(x)]
     rest: list[Expr] = []
     for e, p in zip(x, picks, strict=True):
         if p is None:

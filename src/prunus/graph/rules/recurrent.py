@@ -10,7 +10,7 @@ from prunus.graph.rules.flow import Dims, Flow, rule
 
 
 def _cell(flow: Flow, params: Sequence[Ref], x: Expr, hidden: Expr, state: Expr) -> None:
-    """Tie one cell: w_ih (g·H, I), w_hh (g·H, P), biases (g·H,); ``state`` is H, ``hidden`` is P (= H unless projected)."""
+    """Tie one cell: w_ih (g·H, I), w_hh (g·H, P), biases (g·H,); ``state`` is H, ``hidden`` P (H unless projected)."""
     rows, inputs = flow.dims(params[0])
     recurrent = flow.dims(params[1])
     flow.unify(inputs, x)

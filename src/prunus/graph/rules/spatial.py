@@ -7,12 +7,12 @@ from prunus.graph.layout import Expr, concat, product
 from prunus.graph.rules.flow import RULES, Dims, Flow, rule
 
 _POOLS = """max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d lp_pool2d max_pool1d_with_indices
-max_pool2d_with_indices max_pool3d_with_indices""".split()
+max_pool2d_with_indices max_pool3d_with_indices"""
 _RESAMPLE = """adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
 adaptive_max_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d
 upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact1d
 _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d reflection_pad2d
-replication_pad1d replication_pad2d replication_pad3d reflection_pad3d""".split()
+replication_pad1d replication_pad2d replication_pad3d reflection_pad3d"""
 
 
 def _numbers(value: object, count: int, default: int) -> list[int]:
@@ -49,7 +49,7 @@ def _resample(flow: Flow, node: Node) -> list[Dims]:
 
 
 for _names, _rule in ((_POOLS, _pool), (_RESAMPLE, _resample)):
-    RULES.register(*_names)(_rule)
+    RULES.register(*_names.split())(_rule)
 
 
 @rule("pad", "constant_pad_nd")

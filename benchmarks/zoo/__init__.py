@@ -1,0 +1,1 @@
+"""The zoo: couple, cut and verify every torchvision classifier, timm family and transformers family."""

@@ -1,0 +1,69 @@
+"""``python -m zoo``: run what is not in the log yet, then write docs/zoo.json and docs/zoo.md."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+from prunus.graph.rules import load_rules
+
+from .catalog import ZOOS, Entry, entries
+from .tables import reason_of, write_tables
+from .trial import run_trial
+from .workers import Limits, read_records, run_all
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> int:
+    """Run the command line; returns 1 where a model does not pass."""
+    options = _parser().parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    load_rules()  # before the forks: every child runs the same code, whatever changes on disk meanwhile
+    options.log.parent.mkdir(parents=True, exist_ok=True)
+    limits = Limits(options.seconds, options.gigabytes, options.niceness, options.processes)
+    trial = functools.partial(run_trial, mode=options.mode)
+    known = {zoo: entries(zoo) for zoo in ZOOS if zoo in options.zoo}
+    chosen = [e for zoo in known for e in known[zoo] if not options.models or e.name in options.models]
+    done = {} if options.again else read_records(options.log)
+    todo = [e for e in chosen if (e.zoo, e.name) not in done or (options.retry and not done[e.zoo, e.name]["ok"])]
+    for number, record in enumerate(run_all(_giants_last(todo), trial, limits, options.log), 1):
+        verdict = "ok" if record["ok"] else reason_of(record)
+        sys.stderr.write(f"{number}/{len(todo)} {record['zoo']} {record['model']}: {verdict}\n")
+    records = read_records(options.log)
+    if options.docs:
+        counts = {zoo: len(known[zoo]) if zoo in known else sum(k[0] == zoo for k in records) for zoo in ZOOS}
+        write_tables(list(records.values()), counts, options.docs)
+    return 0 if all(records.get((e.zoo, e.name), {}).get("ok") for e in chosen) else 1
+
+
+def _giants_last(todo: list[Entry]) -> list[Entry]:
+    return [e for e in todo if not e.giant] + [e for e in todo if e.giant]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="zoo", description=__doc__)
+    parser.add_argument("models", nargs="*", help="only these models")
+    parser.add_argument("--zoo", nargs="+", choices=ZOOS, default=list(ZOOS))
+    parser.add_argument("--mode", choices=("graph", "hybrid", "module"), default="graph")
+    parser.add_argument("--log", type=Path, default=ROOT / "runs" / "zoo.jsonl", help="finished trials, one a line")
+    parser.add_argument("--docs", type=Path, default=None, help="folder for zoo.json and zoo.md")
+    parser.add_argument("--retry", action="store_true", help="run failed models again")
+    parser.add_argument("--again", action="store_true", help="run everything again")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=150.0)
+    parser.add_argument("--gigabytes", type=float, default=12.0)
+    parser.add_argument("--niceness", type=int, default=15)
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,29 @@
+"""Spend what a division of the budget left over: units are given back one by one where they still fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prunus.budget.allocator import UnitProblem
+
+_TRIES = 150
+
+
+def top_up(problem: UnitProblem, counts: dict[str, int], order: Sequence[str]) -> dict[str, int]:
+    """Return counts with more units, axis after axis in ``order``, round after round, until none fits or it is enough.
+
+    The number of prices asked for is bounded, so that wide networks do not pay for the last unit.
+    """
+    counts, tries, grew = dict(counts), 0, True
+    while grew and tries < _TRIES:
+        grew = False
+        for axis in order:
+            room = len(problem.scores[axis]) - counts[axis]
+            step = max(1, len(problem.scores[axis]) // 32)
+            if room <= 0 or tries >= _TRIES:
+                continue
+            tries += 1
+            more = counts | {axis: counts[axis] + min(step, room)}
+            if problem.fits(more):
+                counts, grew = more, True
+    return counts

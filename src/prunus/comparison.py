@@ -1,0 +1,164 @@
+"""`compare`: the same model, data, recovery and measurement for every method of a recipe."""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from prunus.contest import Contest, dense_row, enter, prepare
+from prunus.methods import METHODS, Method
+from prunus.progress import Progress, Silent
+from prunus.results import Environment, Results, Row, Skipped
+from prunus.version import VERSION
+
+if TYPE_CHECKING:
+    from prunus.recipe import Recipe
+
+_LONGEST_FIRST = ("multi-scale", "smaller-dense", "layer-wise", "key-path", "modular")
+
+
+def compare(recipe: Recipe, *, progress: Progress | None = None, out: Path | str | None = None) -> Results:
+    """Prune one trained model by every method of a recipe and measure all of them alike.
+
+    Each method plans on calibration and selection data, is cut, verified, recovered with the same steps and seed, and
+    scored on the test split, once. Latency is the ratio to the dense network, interleaved in one process. With
+    ``workers`` above 1 in the recipe, methods run side by side in processes of their own.
+
+    Args:
+        recipe: what to compare; see `prunus.recipe`.
+        progress: told what is going on.
+        out: a folder for ``results.json`` and ``report.html``; nothing is written where it is None.
+
+    Raises:
+        PrunusError: whatever the model, the data or the methods refuse; nothing half-written stays.
+    """
+    shown = progress or Silent()
+    methods = _methods(recipe)
+    dense_runs: list[Row] = []
+    rows: list[Row] = []
+    skipped: dict[tuple[str, float], Skipped] = {}
+    with _threads(recipe.threads):
+        for offset in range(recipe.compare.seeds):
+            contest = prepare(recipe, recipe.seed + offset, shown)
+            dense_runs.append(dense_row(contest))
+            for found in _rows(contest, methods, shown):
+                if isinstance(found, Skipped):
+                    skipped[found.method, found.kept_fraction] = found
+                else:
+                    rows.append(found)
+    results = Results.make(
+        dense_runs=dense_runs,
+        runs=_in_order([r for r in rows if (r.method, r.kept_fraction) not in skipped], methods),
+        skipped=skipped.values(),
+        title=f"Pruning {recipe.model} on {recipe.data}",
+        workload=recipe.data,
+        model=recipe.model,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=VERSION,
+        environment=_environment(recipe),
+        recipe=recipe.model_dump(mode="json"),
+    )
+    if out is not None:
+        _write(results, Path(out), shown)
+    return results
+
+
+def _methods(recipe: Recipe) -> list[Method]:
+    chosen = METHODS.names() if recipe.compare.methods == "all" else recipe.compare.methods
+    return [METHODS.get(name) for name in chosen]
+
+
+def _rows(contest: Contest, methods: list[Method], progress: Progress) -> Iterator[Row | Skipped]:
+    recipe = contest.recipe
+    task = f"compare (seed {contest.seed})"
+    progress.start(task, len(methods) * len(recipe.compare.kept))
+    if recipe.workers == 1:
+        for method in methods:
+            for kept in recipe.compare.kept:
+                yield enter(contest, method, kept)
+                progress.advance(task)
+    else:
+        for found in _in_processes(contest, methods):
+            yield from found
+            progress.advance(task, len(found))
+    progress.finish(task)
+
+
+def _in_processes(contest: Contest, methods: list[Method]) -> Iterator[list[Row | Skipped]]:
+    """One job a method, the longest first; every process loads the same trained weights."""
+    names = sorted((m.name for m in methods), key=lambda n: (n not in _LONGEST_FIRST, n))
+    weights = {k: v.detach().clone() for k, v in contest.dense.state_dict().items()}
+    start = (contest.recipe, contest.recipe.base_dir, contest.seed, weights)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(contest.recipe.workers, context, initializer=_begin, initargs=start) as pool:
+        jobs = [pool.submit(_job, name) for name in names]
+        try:
+            for job in as_completed(jobs):
+                yield job.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_CONTEST: list[Contest] = []  # of this worker process; filled once by its initializer
+
+
+def _begin(recipe: Recipe, base_dir: Path, seed: int, weights: dict[str, Tensor]) -> None:
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    _CONTEST.append(prepare(recipe.located(base_dir), seed, Silent(), weights))
+
+
+def _job(name: str) -> list[Row | Skipped]:
+    contest = _CONTEST[0]
+    return [enter(contest, METHODS.get(name), kept) for kept in contest.recipe.compare.kept]
+
+
+def _in_order(rows: list[Row], methods: list[Method]) -> list[Row]:
+    place = {m.name: i for i, m in enumerate(methods)}
+    return sorted(rows, key=lambda r: (r.seed, -r.kept_fraction, place[r.method]))
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _environment(recipe: Recipe) -> Environment:
+    latency = recipe.compare.latency
+    return Environment(torch.__version__, platform.python_version(), _processor(), latency.threads, latency.batch)
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _write(results: Results, out: Path, progress: Progress) -> None:
+    from prunus.report import write_report
+
+    progress.start("report", 1)
+    results.save(out / "results.json")
+    write_report(results, out / "report.html")
+    progress.finish("report")
+
+
+

@@ -1,0 +1,23 @@
+"""One file a family of pruning methods: (subject, kept share) → `Plan`; importing this package enrols them all."""
+
+from prunus.methods import weights  # noqa: I001  (the order of enrolment is the order of the tables)
+from prunus.methods import neurons
+from prunus.methods import key_path, modular
+from prunus.methods import layer_wise, multi_scale
+from prunus.methods import baselines
+from prunus.methods.subject import METHODS, Level, Method, Subject, subject_of
+
+__all__ = [
+    "METHODS",
+    "Level",
+    "Method",
+    "Subject",
+    "baselines",
+    "key_path",
+    "layer_wise",
+    "modular",
+    "multi_scale",
+    "neurons",
+    "subject_of",
+    "weights",
+]

@@ -1,0 +1,153 @@
+"""Layer-wise: each axis gets its own kept fraction by how the loss reacts to cutting it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.func import functional_call
+
+from prunus.budget import ALLOCATORS, UnitProblem, fit_units, top_up
+from prunus.budget.limits import Limit
+from prunus.graph.recorder import named_tensors
+from prunus.measurement.price import CostModel
+from prunus.methods.neurons import unit_scores
+from prunus.methods.subject import BATCH, Subject, method
+from prunus.planning import make_plan
+from prunus.plans import Decision, Plan
+
+FRACTIONS = (0.1, 0.3, 0.5, 0.75)
+LEAST_OF_EVEN = 0.5
+"""No axis gets less than this share of an even division: damages measured one by one do not add up when all are cut."""
+_GRID = np.linspace(0.05, 1.0, 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Loss increase of each axis when it alone keeps a fraction: axis id → (fractions, increases), both ascending."""
+
+    damage: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    def at(self, axis: str, fraction: np.ndarray) -> np.ndarray:
+        """Return the increase at any fraction by linear interpolation, made monotone."""
+        x, y = self.damage[axis]
+        return np.interp(fraction, x, y)
+
+
+def sensitivity_scan(subject: Subject) -> Scan:
+    """Measure, for each axis alone, the loss on calibration data with its weakest units masked."""
+    scores = unit_scores(subject, "magnitude")
+    batches = list(subject.calibration.batches(BATCH))
+    base = masked_loss(subject, {}, batches)
+    damage = {}
+    subject.progress.start("sensitivity scan", len(scores))
+    for axis, score in scores.items():
+        order = np.argsort(-score, kind="stable")
+        found = []
+        for fraction in FRACTIONS:
+            keep = np.zeros(len(score), bool)
+            keep[order[: max(1, round(fraction * len(score)))]] = True
+            found.append(max(0.0, masked_loss(subject, {axis: keep}, batches) - base))
+        rising = np.maximum.accumulate(np.array([*found, 0.0])[::-1])[::-1]
+        damage[axis] = (np.array([*FRACTIONS, 1.0]), rising)
+        subject.progress.advance("sensitivity scan")
+    subject.progress.finish("sensitivity scan")
+    return Scan(damage)
+
+
+def masked_loss(subject: Subject, keep: Mapping[str, np.ndarray], batches: list[tuple[object, torch.Tensor]]) -> float:
+    """Return the mean loss with the removed units' parameters at zero; shapes stay."""
+    changed: dict[str, torch.Tensor] = {}
+    named = named_tensors(subject.model)
+    touched = {m.tensor for a in keep for m in subject.coupling.axis(a).members if m.tensor in named}
+    for name in touched:
+        value = named[name].detach()
+        for dim, expr in enumerate(subject.coupling.tensors[name]):
+            mask = subject.coupling.mask(expr, keep)
+            if not mask.all():
+                shape = [1] * value.dim()
+                shape[dim] = len(mask)
+                value = value * torch.from_numpy(mask).to(value.device, value.dtype).reshape(shape)
+        changed[name] = value
+    total = count = 0.0
+    was_training = subject.model.training
+    subject.model.eval()
+    try:
+        with torch.no_grad():
+            for inputs, targets in batches:
+                out = functional_call(subject.model, changed, inputs) if isinstance(inputs, tuple) else _one(
+                    subject.model, changed, inputs
+                )
+                total += float(subject.loss(out, targets)) * len(targets)
+                count += len(targets)
+    finally:
+        subject.model.train(was_training)
+    return total / count
+
+
+def _one(model: torch.nn.Module, changed: dict[str, torch.Tensor], inputs: object) -> object:
+    if isinstance(inputs, dict):
+        return functional_call(model, changed, (), inputs)
+    return functional_call(model, changed, (inputs,))
+
+
+class _ByDamage:
+    """Allocator: minimise Σ damage_a(f_a) + λ·params_a(f_a) per axis, λ by bisection on the exact price."""
+
+    def __init__(self, scan: Scan, weights: Mapping[str, int]) -> None:
+        self.scan, self.weights = scan, weights
+
+    def __call__(self, problem: UnitProblem, /) -> dict[str, int]:
+        sizes = {a: len(s) for a, s in problem.scores.items()}
+        even = ALLOCATORS.get("uniform")(problem)
+        least = {a: max(problem.floor[a], round(LEAST_OF_EVEN * even[a])) for a in sizes}
+        curves = {a: self.scan.at(a, _GRID) for a in sizes}
+
+        def counts(price: float) -> dict[str, int]:
+            chosen = {}
+            for a, size in sizes.items():
+                best = int(np.argmin(curves[a] + price * self.weights[a] * _GRID))
+                chosen[a] = min(size, max(least[a], round(float(_GRID[best]) * size)))
+            return chosen
+
+        low, high = 0.0, 1e-9
+        while not problem.fits(counts(high)) and high < 1e6:
+            low, high = high, high * 4
+        for _ in range(30):
+            middle = (low + high) / 2
+            low, high = (low, middle) if problem.fits(counts(middle)) else (middle, high)
+        found = counts(high)
+        order = sorted(sizes, key=lambda a: -float(curves[a][0]))
+        return top_up(problem, found, order) if problem.fits(found) else even
+
+
+def layer_wise_keep(
+    subject: Subject, limits: tuple[Limit, ...], base: Mapping[str, np.ndarray] | None = None, cost: CostModel | None = None
+) -> dict[str, np.ndarray]:
+    """Choose the units that stay, each axis with its own fraction; then settle what coupling left unused of the budget."""
+    scan: Scan = subject.remember("scan", lambda: sensitivity_scan(subject))
+    scores = unit_scores(subject, "magnitude")
+    weights = {a: sum(_numel(subject, m.tensor) for m in subject.coupling.axis(a).members) for a in scores}
+    return fit_units(cost or subject.cost, scores, limits, allocator=_ByDamage(scan, weights), base=base)
+
+
+def _numel(subject: Subject, tensor: str) -> int:
+    info = subject.coupling.graph.tensors[tensor]
+    return int(np.prod(info.shape)) if info.kind == "parameter" else 0
+
+
+@method("layer-wise", "hierarchical", "each layer its own fraction, by the loss when it alone is cut")
+def layer_wise(subject: Subject, kept: float) -> Plan:
+    """Give each layer its own fraction by a sensitivity scan and a Lagrangian over the exact price."""
+    keep = layer_wise_keep(subject, (subject.limit(kept),))
+    decisions = [
+        Decision(a, "unit", int((~m).sum()), len(m), "its share by the loss when it alone is cut")
+        for a, m in keep.items()
+        if not m.all()
+    ]
+    return make_plan(subject.coupling, keep, decisions=decisions, cost=subject.cost)
+
+
+__all__ = ["Scan", "layer_wise", "layer_wise_keep", "masked_loss", "sensitivity_scan"]

@@ -1,0 +1,87 @@
+"""Modular: score every module of the network, keep the top share, reconnect what is left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from prunus.methods.gates import Gates
+from prunus.methods.reduction import SLACK, Reduction, droppable, trimmed, whole
+from prunus.methods.subject import Subject, method
+from prunus.plans import Plan
+from prunus.tree import Branch
+
+
+@method("modular", "structure", "score blocks and branches, keep the top share, reconnect the rest")
+def plan_modular(subject: Subject, kept: float) -> Plan:
+    """Keep the modules worth most per parameter, as many as the budget allows.
+
+    Modules are the branches of the network; score = gate importance on the whole network / parameters. They go from
+    the lowest score up, as in the greedy solution of a 0/1 knapsack; one that would take more than is needed stays.
+    Then dropped modules are exchanged for kept ones of less importance where the budget still holds. A residual
+    branch leaves its identity or projection, a segment of a concatenation its neighbours. What is then still above
+    the budget is trimmed by units.
+
+    Args:
+        subject: the network.
+        kept: share of the parameters that may stay.
+
+    Raises:
+        BudgetError: out of reach even with one unit an axis.
+    """
+    limit, branches = subject.limit(kept).value, droppable(subject)
+    reduction = whole(subject)
+    reasons: dict[str, str] = {}
+    if branches:
+        importance = Gates(subject).importance(reduction)
+        worth = {b.id: sum(importance[edge] for edge in b.edges) for b in branches}
+        reduction = exchanged(greedy(reduction, branches, worth, limit), branches, worth, limit)
+        reasons = {
+            b.id: f"low share of the score: gate importance {worth[b.id]:.3g} for {b.params:,} parameters"
+            for b in reduction.dropped
+        }
+    return trimmed(reduction, kept, reasons, method="modular")
+
+
+def greedy(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[str, float], limit: int) -> Reduction:
+    """Drop branches, least worth per parameter first, none that would leave clearly less than ``limit`` parameters.
+
+    Args:
+        reduction: where to start.
+        branches: all candidates.
+        worth: branch id → importance.
+        limit: how many parameters may stay.
+    """
+    ceiling = math.inf
+    for branch in sorted(branches, key=lambda b: (worth[b.id] / max(1, b.params), b.id)):
+        # Worth more than a branch that would have met the budget alone: trimming units is the lesser loss.
+        if reduction.params <= limit or worth[branch.id] > ceiling:
+            continue
+        if branch in reduction.left(branches) and (smaller := reduction.without(branch)) is not None:
+            if smaller.params >= (1 - SLACK) * limit:
+                reduction = smaller
+            else:
+                ceiling = min(ceiling, worth[branch.id])
+    return reduction
+
+
+def exchanged(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[str, float], limit: int) -> Reduction:
+    """Bring dropped branches back, the worthiest first: for nothing where there is room, else for a lesser branch.
+
+    The parameters stay at most ``limit``, or what they were where that is more, and never clearly below ``limit``.
+    """
+    most, least = max(limit, reduction.params), (1 - SLACK) * limit
+    for branch in sorted(reduction.dropped, key=lambda b: (-worth[b.id], b.id)):
+        rest = [b for b in reduction.dropped if b is not branch]
+        others = [b for b in reduction.left(branches) if worth[b.id] < worth[branch.id] and not branch.holds(b)]
+        others.sort(key=lambda b: (worth[b.id], b.id))
+        room = most - reduction.params
+        for swap in ([], *([other] for other in others)):
+            # The sum of single savings is exact unless branches share a reader; it spares most of the rewrites.
+            if branch.params > room + sum(b.params for b in swap):
+                continue
+            candidate = Reduction.of(reduction.subject, [*rest, *swap])
+            if candidate is not None and least <= candidate.params <= most:
+                reduction = candidate
+                break
+    return reduction

@@ -1,0 +1,95 @@
+"""From scores and choices to a `Plan`: what every method and the one-call function share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prunus.criteria import UNIT_CRITERIA, UnitEvidence, activation_statistics, collect_gradients
+from prunus.errors import ModelError, OptionError
+from prunus.graph.coupling import Coupling
+from prunus.graph.recorder import named_tensors
+from prunus.measurement.batches import logits_of
+from prunus.measurement.price import CostModel, cost_model
+from prunus.plans import Decision, Drop, Plan, fingerprint
+from prunus.surgery.literals import rewrite
+
+_NEEDS_DATA = ("sensitivity", "contribution", "taylor")
+
+
+def make_plan(
+    coupling: Coupling,
+    keep: Mapping[str, np.ndarray],
+    drops: Sequence[Drop] = (),
+    masks: Mapping[str, np.ndarray] | None = None,
+    decisions: Sequence[Decision] = (),
+    settings: Mapping[str, Any] | None = None,
+    cost: CostModel | None = None,
+) -> Plan:
+    """Build a plan record from decisions: axes that stay whole are left out, the exact price is filled in.
+
+    Raises:
+        PlanError: something that is needed would be empty.
+    """
+    touched = {a: np.asarray(m, bool) for a, m in keep.items() if not np.all(m)}
+    whole = cost if cost is not None else cost_model(coupling)
+    edited = rewrite(coupling, touched, drops)
+    reduced = cost_model(coupling, edited) if drops or any(not m.any() for m in touched.values()) else whole
+    return Plan(
+        fingerprint=fingerprint(coupling.graph),
+        axes=touched,
+        keep=coupling.tensor_masks(touched),
+        drops=tuple(drops),
+        masks={k: np.asarray(m, bool) for k, m in (masks or {}).items()},
+        decisions=tuple(decisions),
+        before=whole.price(),
+        after=reduced.price(touched),
+        settings=dict(settings or {}),
+    )
+
+
+def unit_criterion(
+    model: nn.Module, coupling: Coupling, criterion: str, data: Iterable[Any] | None, seed: int
+) -> dict[str, np.ndarray]:
+    """Score every unit of every removable axis by a criterion's name."""
+    score = UNIT_CRITERIA.get(criterion)
+    if criterion in _NEEDS_DATA and data is None:
+        raise OptionError(f"criterion {criterion!r} needs data=batches of (inputs, targets); give some, or use magnitude.")
+    weights = {n: t.detach() for n, t in named_tensors(model).items() if isinstance(t, nn.Parameter)}
+    extra: dict[str, Any] = {}
+    if criterion == "taylor" and data is not None:
+        names = [n for n, i in coupling.graph.tensors.items() if i.kind == "parameter" and i.trainable]
+        extra["grad"] = collect_gradients(model, data, cross_entropy, names).grad
+    elif criterion in ("sensitivity", "contribution") and data is not None:
+        loss = cross_entropy if criterion == "sensitivity" else None
+        found = activation_statistics(model, coupling, data, loss)
+        extra = {"contribution": found.contribution, "sensitivity": found.sensitivity}
+    evidence = UnitEvidence(coupling=coupling, weights=weights, seed=seed, **extra)
+    return {a: s.numpy() for a, s in score(evidence).items()}
+
+
+def cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy of a classifier's logits."""
+    return nn.functional.cross_entropy(logits_of(outputs), targets)
+
+
+def unit_decisions(keep: Mapping[str, np.ndarray], criterion: str) -> list[Decision]:
+    """Describe kept masks for people."""
+    return [
+        Decision(a, "unit", int((~m).sum()), len(m), f"lowest {criterion} of the axis")
+        for a, m in keep.items()
+        if not m.all()
+    ]
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse models without values, or with NaN or infinite ones; the tensor is named."""
+    for name, tensor in named_tensors(model).items():
+        if tensor.device.type == "meta":
+            raise ModelError(f"Tensor {name!r} is on the meta device and has no values; load the weights first.")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"Tensor {name!r} holds NaN or infinite values; load a sound checkpoint.")

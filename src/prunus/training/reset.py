@@ -1,0 +1,25 @@
+"""Give a network new weights, as if it had just been built."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def reset_weights_(model: nn.Module, seed: int = 0) -> None:
+    """Initialise every module anew, in place.
+
+    Modules with ``reset_parameters`` use it; parameters that no module of that kind owns are drawn from a normal
+    distribution with the mean and deviation they have. The caller's random state is left as it was.
+    """
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(seed)
+        done: set[int] = set()
+        for module in model.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+                done.update(id(p) for p in module.parameters(recurse=False))
+        for parameter in model.parameters():
+            if id(parameter) not in done and parameter.numel() > 1:
+                parameter.normal_(float(parameter.mean()), float(parameter.std()))
