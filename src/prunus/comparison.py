@@ -159,6 +159,3 @@ def _write(results: Results, out: Path, progress: Progress) -> None:
     results.save(out / "results.json")
     write_report(results, out / "report.html")
     progress.finish("report")
-
-
-

@@ -230,5 +230,3 @@ def _batch_of(inputs: Any) -> int:
     from prunus.measurement.batches import tensors_in
 
     return int(next(tensors_in(inputs)).shape[0])
-
-

@@ -58,7 +58,9 @@ def unit_criterion(
     """Score every unit of every removable axis by a criterion's name."""
     score = UNIT_CRITERIA.get(criterion)
     if criterion in _NEEDS_DATA and data is None:
-        raise OptionError(f"criterion {criterion!r} needs data=batches of (inputs, targets); give some, or use magnitude.")
+        raise OptionError(
+            f"criterion {criterion!r} needs data=batches of (inputs, targets); give some, or use magnitude."
+        )
     weights = {n: t.detach() for n, t in named_tensors(model).items() if isinstance(t, nn.Parameter)}
     extra: dict[str, Any] = {}
     if criterion == "taylor" and data is not None:

@@ -159,7 +159,7 @@ def test_another_model_is_named_by_its_first_tensor(folder: Path) -> None:
     other = NetSpec("sequence", (2, 1), width=8)
     refused(folder, r"'pieces\.0\.norm\.weight' is not in it", PlanError, other.build())
     shorter = NetSpec("sequence", (0,), width=8)
-    refused(folder, r"it holds 'pieces\.1\.gru\.weight_ih_l0', which this model does not have", PlanError,
+    refused(folder, r"it holds 'pieces\.1\.gru\.\w+', which this model does not have", PlanError,
             shorter.build())  # fmt: skip
     small, narrow = NetSpec("vector", (1,), width=6), NetSpec("vector", (1,), width=8)
     place = save(cut_at_random(small.build(), small.inputs(), seed=1), folder.parent / "other")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from prunus.export.pack import fleeting_names, stored_tensors, write_tensors
 from prunus.export.surgery_json import check_rewriting, constant_attribute, decode_surgery, encode_surgery
 from prunus.files import atomic_dir
 from prunus.graph.capture import unwrap
+from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan
 from prunus.surgery.program import Program
 from prunus.surgery.record import Surgery
@@ -76,7 +77,7 @@ def save(
     weights, aliases = stored_tensors(model)
     _refuse_unstorable(model, weights)
     weights |= _replacements(tensors or {}, weights, aliases)
-    constants, constant_names = _constants(model, surgery)
+    constants, more_aliases, constant_names = _constants(model, surgery, weights)
     rewriting = encode_surgery(surgery)
     if rewriting is not None:
         _prove(model, surgery, rewriting)
@@ -92,7 +93,7 @@ def save(
             mode=surgery.mode,
             model=_class_of(model, surgery),
             dtype=_dtype(model),
-            aliases=aliases,
+            aliases=aliases | more_aliases,
             frozen=tuple(n for n, p in model.named_parameters() if not p.requires_grad),
             attributes={path: dict(values) for path, values in surgery.attributes.items()},
             spliced=tuple(surgery.spliced),
@@ -150,22 +151,33 @@ def _replacements(
     return found
 
 
-def _constants(model: nn.Module, surgery: Surgery) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the buffers that no state dict holds, and graph constant → the name it is stored under."""
-    buffers = dict(model.named_buffers(remove_duplicate=False))
-    fleeting = {n: buffers[n].detach() for n in sorted(fleeting_names(model)) if n in buffers}
-    if surgery.splice is None:
-        return fleeting, {}
-    attributes = {constant_attribute(n): n for n in surgery.splice.graph.constants}
+def _constants(
+    model: nn.Module, surgery: Surgery, weights: Iterable[str]
+) -> tuple[dict[str, torch.Tensor], dict[str, str], dict[str, str]]:
+    """Return the buffers that no state dict holds, alias → name for ties, and graph constant → where it is stored."""
+    named = named_tensors(model)
+    fleeting = [n for n in sorted(fleeting_names(model)) if n in named]
+    graph = surgery.splice.graph if surgery.splice is not None else None
+    attributes = {constant_attribute(n): n for n in graph.constants} if graph is not None else {}
+    owner = {id(named[n]): n for n in weights}
+    values: dict[str, torch.Tensor] = {}
+    aliases: dict[str, str] = {}
+    for name in fleeting:
+        if name.rpartition(".")[2] in attributes:
+            continue
+        first = owner.setdefault(id(named[name]), name)
+        if first == name:
+            values[name] = named[name].detach()
+        else:
+            aliases[name] = first
     found: dict[str, str] = {}
-    values = {n: t for n, t in fleeting.items() if n.rpartition(".")[2] not in attributes}
     for path in surgery.spliced:
         for attribute, constant in attributes.items():
             name = f"{path}.{attribute}" if path else attribute
-            if name in fleeting and constant not in found:
+            if name in named and constant not in found:
                 found[constant] = name
-                values[name] = fleeting[name]
-    return values, found
+                values[name] = named[name].detach()
+    return values, aliases, found
 
 
 def _prove(model: nn.Module, surgery: Surgery, rewriting: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import torch
 from prunus.errors import SelectorError, nearest
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
 from prunus.graph.layout import ConflictError, Expr, Prod, Sum, atoms_of
+from prunus.graph.opening import is_state
 from prunus.graph.rules import RULES, Flow, load_rules
 from prunus.graph.rules.flow import Dims, base_name
 
@@ -184,7 +185,7 @@ def couple(graph: Graph, *, protect_outputs: bool = True) -> Coupling:
 
     Args:
         graph: what `capture` returned.
-        protect_outputs: freeze every dim of the network's outputs.
+        protect_outputs: freeze every dim of the network's outputs; a cache among them is a state and follows the cut.
 
     An op without a rule, or one whose dims cannot be aligned, freezes the dims of its arguments; never an error.
     """
@@ -197,9 +198,10 @@ def couple(graph: Graph, *, protect_outputs: bool = True) -> Coupling:
     for node in graph.nodes:
         _step(flow, node, tensors, unknown)
     if protect_outputs:
-        for ref in refs_in(list(graph.outputs)):
-            for expr in flow.values[ref]:
-                flow.freeze(expr, "output")
+        for leaf, state in zip(graph.outputs, is_state(graph.out_spec), strict=True):
+            if isinstance(leaf, Ref) and not state:
+                for expr in flow.values[leaf]:
+                    flow.freeze(expr, "output")
     _freeze_unused(flow, graph, tensors)
     return _collect(flow, graph, tensors, unknown)
 

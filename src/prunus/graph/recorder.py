@@ -14,6 +14,7 @@ import torch.utils._pytree as pytree
 from torch import nn
 
 from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref, TensorInfo, TensorMeta, refs_in
+from prunus.graph.opening import opened
 
 _SKIPPED = ("aten._assert", "aten.sym_", "prim.", "aten.is_", "aten.size", "aten.stride", "aten._has_", "profiler.")
 _LIBRARY = (torch.__file__.rsplit("/", 1)[0] + "/", __file__.rsplit("/", 2)[0] + "/", "<")
@@ -132,7 +133,7 @@ class Recorder:
         """Close a module call."""
         if index < 0:
             return
-        out_leaves, out_spec = self.leaves(out)
+        out_leaves, out_spec = self.leaves(opened(out))
         self.calls[index] |= {"stop": self._tick(), "out_leaves": out_leaves, "out_spec": out_spec}
         self._stack.pop()
 
@@ -341,7 +342,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *
         except Exception as error:
             error.module_path = recorder.current_path()  # type: ignore[attr-defined]
             raise
-        outputs, out_spec = recorder.leaves(out)
+        outputs, out_spec = recorder.leaves(opened(out))
     return Graph(
         nodes=tuple(recorder.nodes),
         inputs=inputs,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class Scan:
     def at(self, axis: str, fraction: np.ndarray) -> np.ndarray:
         """Return the increase at any fraction by linear interpolation, made monotone."""
         x, y = self.damage[axis]
-        return np.interp(fraction, x, y)
+        return np.asarray(np.interp(fraction, x, y))
 
 
 def sensitivity_scan(subject: Subject) -> Scan:
@@ -57,7 +58,7 @@ def sensitivity_scan(subject: Subject) -> Scan:
     return Scan(damage)
 
 
-def masked_loss(subject: Subject, keep: Mapping[str, np.ndarray], batches: list[tuple[object, torch.Tensor]]) -> float:
+def masked_loss(subject: Subject, keep: Mapping[str, np.ndarray], batches: Sequence[tuple[Any, torch.Tensor]]) -> float:
     """Return the mean loss with the removed units' parameters at zero; shapes stay."""
     changed: dict[str, torch.Tensor] = {}
     named = named_tensors(subject.model)
@@ -77,8 +78,10 @@ def masked_loss(subject: Subject, keep: Mapping[str, np.ndarray], batches: list[
     try:
         with torch.no_grad():
             for inputs, targets in batches:
-                out = functional_call(subject.model, changed, inputs) if isinstance(inputs, tuple) else _one(
-                    subject.model, changed, inputs
+                out = (
+                    functional_call(subject.model, changed, inputs)
+                    if isinstance(inputs, tuple)
+                    else _one(subject.model, changed, inputs)
                 )
                 total += float(subject.loss(out, targets)) * len(targets)
                 count += len(targets)
@@ -124,9 +127,12 @@ class _ByDamage:
 
 
 def layer_wise_keep(
-    subject: Subject, limits: tuple[Limit, ...], base: Mapping[str, np.ndarray] | None = None, cost: CostModel | None = None
+    subject: Subject,
+    limits: tuple[Limit, ...],
+    base: Mapping[str, np.ndarray] | None = None,
+    cost: CostModel | None = None,
 ) -> dict[str, np.ndarray]:
-    """Choose the units that stay, each axis with its own fraction; then settle what coupling left unused of the budget."""
+    """Choose the units that stay, each axis with its own fraction; then spend what coupling left of the budget."""
     scan: Scan = subject.remember("scan", lambda: sensitivity_scan(subject))
     scores = unit_scores(subject, "magnitude")
     weights = {a: sum(_numel(subject, m.tensor) for m in subject.coupling.axis(a).members) for a in scores}

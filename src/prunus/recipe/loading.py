@@ -78,7 +78,12 @@ def demo_recipe(seed: int = 0, seeds: int = 1, out: str = "prunus-demo") -> Reci
         OptionError: a negative seed, or fewer than one seed.
     """
     plain = Recipe.model_validate(_with_workload_defaults({"version": 1, "model": "digits", "data": "digits"}))
-    quick = {("workers",): 2, ("threads",): 1, ("compare", "latency", "rounds"): 12, ("compare", "latency", "batch"): 32}
+    quick = {
+        ("workers",): 2,
+        ("threads",): 1,
+        ("compare", "latency", "rounds"): 12,
+        ("compare", "latency", "batch"): 32,
+    }
     return override(plain, {**quick, ("seed",): seed, ("compare", "seeds"): seeds, ("out",): out})
 
 

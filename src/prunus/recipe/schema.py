@@ -133,7 +133,7 @@ class Recipe(_Section):
     ignore: tuple[Name, ...] = Field(default=(), strict=False, description="a list of module names or patterns")
     seed: Seed = Field(default=0)
     workers: Count = Field(default=1)
-    threads: Count | None = Field(default=None, description="a whole number of at least 1, or null for torch's own choice")
+    threads: Count | None = Field(default=None, description="a whole number, 1 or more, or null (torch's choice)")
     out: Name = Field(default="prunus-runs", description="the path of a folder")
 
     _base_dir: Path = PrivateAttr(default_factory=Path)

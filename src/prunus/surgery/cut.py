@@ -1,4 +1,4 @@
-"""Remove units and branches: slice every tensor, mend the integers of torch.nn modules, rewrite the forwards that need it."""
+"""Remove units and branches: slice tensors, mend the integers of torch.nn modules, rewrite forwards where needed."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ def _next_stale(edited: Graph, suspect: str, left: set[int]) -> set[int]:
 def _stale_error(model: nn.Module, edited: Graph, splice: Splice) -> CaptureError:
     call = edited.calls[min(splice.stale)]
     return CaptureError(
-        f"{type(model).__name__} cannot be cut in module mode: {call.path or 'its top level'} ({call.kind}) holds a size "
-        "that the cut makes stale. Use mode='hybrid'."
+        f"{type(model).__name__} cannot be cut in module mode: {call.path or 'its top level'} ({call.kind}) holds a "
+        "size that the cut makes stale. Use mode='hybrid'."
     )
 
 

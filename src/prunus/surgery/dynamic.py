@@ -34,14 +34,17 @@ class Growth:
         for i, leaf in enumerate(emitter.root.in_leaves):
             if not isinstance(leaf, Ref):
                 continue
-            for d, (one, two) in enumerate(zip(self._shape(self.graph, leaf), self._shape(self.other, leaf), strict=True)):
+            for d, (one, two) in enumerate(
+                zip(self._shape(self.graph, leaf), self._shape(self.other, leaf), strict=True)
+            ):
                 if one != two and before * two == after * one:
                     times = f" * {value // one}" if value % one == 0 else f" * {value} // {one}"
                     return f"x{i}.shape[{d}]" + ("" if times == " * 1" else times)
         return None
 
     def _literal(self, graph: Graph, name: str, key: str, position: int | None) -> Any:
-        value = graph.node(name).args.get(key)
+        args = graph.node(name).args
+        value = args.get(key, args.get("size") if key == "shape" else None)  # a rewritten view is a reshape
         if position is None:
             return value
         return value[position] if isinstance(value, (list, tuple)) and position < len(value) else None

@@ -14,6 +14,7 @@ import torch.utils._pytree as pytree
 
 from prunus.errors import CaptureError
 from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref
+from prunus.graph.opening import opened_leaves
 from prunus.graph.run import call_arguments
 
 _SWITCHED = ("training", "train")
@@ -281,7 +282,7 @@ def compile_forward(source: str, names: Mapping[str, Any], title: str) -> Callab
         "torch": torch,
         "ops": torch.ops,
         "_arguments": arguments,
-        "_leaves": pytree.tree_leaves,
+        "_leaves": opened_leaves,
         "_unflatten": pytree.tree_unflatten,
         **names,
     }

@@ -1,4 +1,4 @@
-"""Rewrite the forward of the modules that hold a stale size, and of nothing else; everything keeps its class and name."""
+"""Rewrite the forward of the modules that hold a stale size, of nothing else; every class and name stays."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ class Splice:
         need += [r for c in kept for r in c.in_leaves if isinstance(r, Ref)]
         names = self._names()
         for ref in need:
-            node = self.graph.node(ref.node) if ref not in have and ref.node in names else None
-            if node is None:
+            if ref in have or ref.node not in names:
                 continue
+            node = self.graph.node(ref.node)
             if node.op == TENSOR:
                 if node.tensor in self.graph.constants or self._below(node.tensor, call.path):
                     continue
@@ -191,7 +191,9 @@ def rebind_(
                             "prunus_source": source}  # fmt: skip
     module.__class__ = type(own.__name__, (own,), body)
     if isinstance(module, nn.MultiheadAttention):
-        module._qkv_same_embed_dim = False  # keeps nn.TransformerEncoderLayer from its fused path, which reads old sizes
+        module._qkv_same_embed_dim = (
+            False  # keeps nn.TransformerEncoderLayer from its fused path, which reads old sizes
+        )
 
 
 def prune_modules_(small: nn.Module, splice: Splice) -> tuple[str, ...]:
@@ -206,7 +208,7 @@ def prune_modules_(small: nn.Module, splice: Splice) -> tuple[str, ...]:
         if not path or any(path.startswith(f"{g}.") for g in gone):
             continue
         inside = [p for p in called if p == path or p.startswith(f"{path}.")]
-        tensors = [n for n in _tensor_names(module, path)]
+        tensors = list(_tensor_names(module, path))
         dead = bool(inside) and not any(p in alive for p in inside) and not any(t in read for t in tensors)
         if dead and _caller_is_rewritten(splice, path):
             gone.append(path)

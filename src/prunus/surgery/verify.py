@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import nn
@@ -14,7 +15,8 @@ from torch import nn
 from prunus.errors import VerifyError
 from prunus.graph.capture import preserved, split_inputs, unwrap
 from prunus.graph.coupling import Coupling
-from prunus.graph.ir import Graph
+from prunus.graph.ir import Graph, Ref
+from prunus.graph.opening import opened_leaves
 from prunus.graph.recorder import named_tensors
 from prunus.graph.run import flat_inputs, run
 from prunus.plans import Plan
@@ -93,8 +95,8 @@ def compare_models(
     equal = _holds(small, graph, sliced)
     noisy = perturbed(full, graph, seed, dtype)
     with computing_in(dtype):
-        uncut = _leaves(_seeded(lambda: run(graph, noisy, inputs, dtype=dtype), seed))
-        reference = _leaves(_seeded(lambda: masked_run(coupling, plan, noisy, inputs, dtype), seed))
+        uncut = _kept(_seeded(lambda: run(graph, noisy, inputs, dtype=dtype), seed), coupling, plan)
+        reference = _kept(_seeded(lambda: masked_run(coupling, plan, noisy, inputs, dtype), seed), coupling, plan)
     twin = _twin(small, graph, slice_tensors(noisy, coupling, plan), dtype)
     wide_args, wide_kwargs = pytree.tree_map_only(torch.Tensor, lambda t: _widen(t, dtype), (args, kwargs))
     with preserved(twin), computing_in(dtype):
@@ -151,7 +153,20 @@ def _seeded(call: Callable[[], Any], seed: int) -> Any:
 
 
 def _leaves(value: Any) -> list[torch.Tensor]:
-    return [x for x in pytree.tree_leaves(value) if isinstance(x, torch.Tensor)]
+    return [x for x in opened_leaves(value) if isinstance(x, torch.Tensor)]
+
+
+def _kept(value: Any, coupling: Coupling, plan: Plan) -> list[torch.Tensor]:
+    """Return the output tensors without the positions that a cut removes from them (states; outputs not protected)."""
+    refs = [leaf for leaf in coupling.graph.outputs if isinstance(leaf, Ref)]
+    found = []
+    for ref, tensor in zip(refs, _leaves(value), strict=True):
+        for dim, expr in enumerate(coupling.values[ref]):
+            mask = coupling.mask(expr, plan.axes)
+            if not mask.all():
+                tensor = tensor.index_select(dim, torch.from_numpy(np.flatnonzero(mask)).to(tensor.device))
+        found.append(tensor)
+    return found
 
 
 def _widen(tensor: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ROW = 0.235
-_NAMES = 1.42
+_NAMES = 1.6
 
 
 def cost_bars(results: Results, kept: float) -> tuple[str, str, str]:

@@ -36,7 +36,7 @@ def tradeoff(results: Results, level: str | None = None) -> str:
     bottom = 0.62 + 0.19 * rows
 
     def paint(figure: Figure) -> None:
-        axes = axes_at(figure, 0.55, 0.12, bottom, 0.12)
+        axes = axes_at(figure, 0.72, 0.12, bottom, 0.12)
         places: dict[str, int] = {}
         for (its, method), members in ordered:
             places[its] = places.get(its, -1) + 1
@@ -71,7 +71,7 @@ def latency_scatter(results: Results) -> str:
     values = [cell.accuracy.mean for cell in (*cells, dense)]
 
     def paint(figure: Figure) -> None:
-        axes = axes_at(figure, 0.55, 0.25, 0.95, 0.12)
+        axes = axes_at(figure, 0.72, 0.25, 0.95, 0.22)
         axes.axvline(1.0, color=INK, linewidth=1, dashes=(4, 3), zorder=1)
         for cell in cells:
             _draw_point(axes, cell, MARKERS[kept.index(cell.kept_fraction) % len(MARKERS)])
