@@ -75,7 +75,8 @@ def table(results: Results) -> str:
         found = [runs[name, share] for share in kept]
         rows.append((name, found[0].level, [f"{run.accuracy:.1%}" for run in found], found[-1]))
     return "\n".join(
-        f"| `{name}` | {level} | {' | '.join(accuracy)} | {last.params:,} | {last.macs_forward:,} | {last.size_bytes:,} |"
+        f"| `{name}` | {level} | {' | '.join(accuracy)} | {last.params:,} | {last.macs_forward:,} "
+        f"| {last.size_bytes:,} |"
         for name, level, accuracy, last in rows
     )
 

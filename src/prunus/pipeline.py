@@ -19,7 +19,7 @@ from prunus.masks import absolute_masks, prunable_weights
 from prunus.measurement.price import cost_model
 from prunus.planning import check_weights, make_plan, unit_criterion, unit_decisions
 from prunus.plans import Cost, Decision, Plan
-from prunus.selectors import ignored_axes, matching_modules
+from prunus.selectors import ignored_axes, matching_modules, tensors_below
 from prunus.surgery.cut import cut, operate
 from prunus.surgery.record import Surgery
 from prunus.surgery.tensors import slice_tensors
@@ -56,13 +56,22 @@ class PruneResult:
             old, new = getattr(self.before, field), getattr(self.after, field)
             rows.append((label, f"{old:,}", f"{new:,}", f"{new / old:.1%}" if old else "–"))
         if self.plan.masks:
-            kept = sum(int(m.sum()) for m in self.plan.masks.values())
-            total = sum(m.size for m in self.plan.masks.values())
+            total, kept = self.before.params, self.after.params - self._masked()
             rows.append(("weights not masked", f"{total:,}", f"{kept:,}", f"{kept / total:.1%}"))
         widths = [max(len(r[i]) for r in rows) for i in range(4)]
         lines = ["  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
                  for r in rows]  # fmt: skip
         return "\n".join([*lines, str(self.check), f"coverage: {self.coverage:.1%} of the parameters can be removed"])
+
+    def _masked(self) -> int:
+        """Return how many weights of the cut model the masks hold at zero."""
+        count = 0
+        for name, mask in self.plan.masks.items():
+            left = mask
+            for dim, index in self.plan.keep.get(name, {}).items():
+                left = left.take(index, axis=dim)
+            count += int((~left).sum())
+        return count
 
 
 def prune(
@@ -91,7 +100,7 @@ def prune(
     Raises:
         UsageError: bad arguments, NaN weights, unknown names.
         CaptureError: the model cannot be captured.
-        BudgetError: nothing is removable, or the budget is out of reach.
+        BudgetError: nothing is removable, or the budget is out of reach or met already.
         VerifyError: the cut model differs; nothing is returned.
     """
     model = unwrap(model)
@@ -118,25 +127,28 @@ def plan(
 ) -> Plan:
     """Decide what would go and price it exactly; nothing is changed. Arguments as in `prune`."""
     _check_levels(levels, budget)
+    _check_ignore(ignore)
     UNIT_CRITERIA.get(criterion)
     model = unwrap(model)
-    coupling = couple(capture(model, example_inputs))
     check_weights(model)
+    coupling = couple(capture(model, example_inputs))
     cost = cost_model(coupling)
     limits = parse_budget(budget, cost.price())
     held = ignored_axes(coupling, ignore) if ignore else set()
+    free = [a for a in coupling.axes if a not in held]
+    if "unit" in levels and not free:
+        raise BudgetError(_nothing_removable(coupling, ignore))
+    _check_anything_to_do(limits, cost.price())
     keep: dict[str, np.ndarray] = {}
     decisions: list[Decision] = []
     if "unit" in levels:
-        free = [a for a in coupling.axes if a not in held]
-        if not free:
-            raise BudgetError(_nothing_removable(coupling, ignore))
         scores = unit_criterion(model, coupling, criterion, data, seed)
         shared = tuple(_share(limit, cost.price()) for limit in limits) if "weight" in levels else limits
         keep = fit_units(cost, {a: scores[a] for a in free}, shared)
         decisions = unit_decisions(keep, criterion)
     masks = _weight_masks(model, coupling, keep, limits, ignore) if "weight" in levels else {}
-    settings = {"budget": dict(budget), "criterion": criterion, "levels": list(levels), "seed": seed}
+    settings = {"budget": _plain(budget), "criterion": criterion, "levels": list(levels), "ignore": list(ignore),
+                "seed": seed}  # fmt: skip
     return make_plan(coupling, keep, masks=masks, decisions=decisions, settings=settings, cost=cost)
 
 
@@ -165,6 +177,22 @@ def _check_levels(levels: Sequence[str], budget: Mapping[str, Any]) -> None:
         )
 
 
+def _check_ignore(ignore: Sequence[str]) -> None:
+    if isinstance(ignore, str) or not all(isinstance(pattern, str) for pattern in ignore):
+        raise OptionError(f"ignore is {ignore!r}; allowed: a list of patterns such as ['head', 'layer3.*'].")
+
+
+def _check_anything_to_do(limits: Sequence[Limit], before: Cost) -> None:
+    if all(limit.holds(before) for limit in limits):
+        met = ", ".join(f"{limit.metric} ≤ {limit.value:,} (it has {limit.of(before):,})" for limit in limits)
+        raise BudgetError(f"The model meets the budget as it is: {met}; nothing would go. Lower the budget.")
+
+
+def _plain(budget: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a budget that JSON can hold."""
+    return {metric: value.item() if isinstance(value, np.generic) else value for metric, value in budget.items()}
+
+
 def _share(limit: Limit, before: Cost) -> Limit:
     """The unit level's part when the weight level shares the budget: the geometric mean of all and the limit."""
     return Limit(limit.metric, int((limit.value * limit.of(before)) ** 0.5))
@@ -180,10 +208,10 @@ def _weight_masks(
     """Mask the smallest weights of what the unit level left, until the non-zero parameters meet the limit."""
     temporary = make_plan(coupling, keep)
     assert temporary.after is not None
-    weights = prunable_weights(model)
+    weights = {n: w for n, w in prunable_weights(model).items() if n in coupling.tensors}
     if ignore:
-        roots = matching_modules(coupling, ignore)
-        weights = {n: w for n, w in weights.items() if not any(n == r or n.startswith(f"{r}.") for r in roots)}
+        spared = tensors_below(coupling, matching_modules(coupling, ignore))
+        weights = {n: w for n, w in weights.items() if n not in spared}
     alive = {n: torch.from_numpy(_alive(coupling, keep, n)) for n in weights}
     rest = temporary.after.params - sum(int(a.sum()) for a in alive.values())
     count = limits[0].value - rest
@@ -212,7 +240,12 @@ def _alive(coupling: Coupling, keep: Mapping[str, np.ndarray], name: str) -> np.
 def _nothing_removable(coupling: Coupling, ignore: Sequence[str]) -> str:
     reasons = sorted({f.reason for f in coupling.frozen})
     held = f" (ignored: {', '.join(ignore)})" if ignore else ""
+    if not reasons and not coupling.axes:
+        return "Nothing can be removed from this model: it has no weights."
+    why = f"frozen ({', '.join(reasons[:6])})"
+    if not coupling.axes:
+        return f"Nothing can be removed from this model: all its dims are {why}. Use levels=('weight',)."
     return (
-        f"Nothing can be removed from this model{held}: all {len(coupling.axes)} axes are held and the other dims are "
-        f"frozen ({', '.join(reasons[:6])}). Loosen ignore, or use levels=('weight',)."
+        f"Nothing can be removed from this model{held}: all {len(coupling.axes)} axes are held, the other dims are "
+        f"{why}. Loosen ignore, or use levels=('weight',)."
     )

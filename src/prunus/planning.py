@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from prunus.criteria import UNIT_CRITERIA, UnitEvidence, activation_statistics, collect_gradients
 from prunus.errors import ModelError, OptionError
@@ -64,14 +66,28 @@ def unit_criterion(
     weights = {n: t.detach() for n, t in named_tensors(model).items() if isinstance(t, nn.Parameter)}
     extra: dict[str, Any] = {}
     if criterion == "taylor" and data is not None:
-        names = [n for n, i in coupling.graph.tensors.items() if i.kind == "parameter" and i.trainable]
-        extra["grad"] = collect_gradients(model, data, cross_entropy, names).grad
+        with _thawed(model) as names:
+            extra["grad"] = collect_gradients(model, data, cross_entropy, names).grad
     elif criterion in ("sensitivity", "contribution") and data is not None:
         loss = cross_entropy if criterion == "sensitivity" else None
         found = activation_statistics(model, coupling, data, loss)
         extra = {"contribution": found.contribution, "sensitivity": found.sensitivity}
     evidence = UnitEvidence(coupling=coupling, weights=weights, seed=seed, **extra)
     return {a: s.numpy() for a, s in score(evidence).items()}
+
+
+@contextlib.contextmanager
+def _thawed(model: nn.Module) -> Iterator[list[str]]:
+    """Let frozen parameters have gradients for a while: their units are scored too. Yields all names."""
+    named = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
+    frozen = [p for p in named.values() if not p.requires_grad]
+    for p in frozen:
+        p.requires_grad_(True)
+    try:
+        yield list(named)
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
 
 
 def cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
@@ -89,9 +105,22 @@ def unit_decisions(keep: Mapping[str, np.ndarray], criterion: str) -> list[Decis
 
 
 def check_weights(model: nn.Module) -> None:
-    """Refuse models without values, or with NaN or infinite ones; the tensor is named."""
+    """Refuse models without values, or with NaN or infinite ones; the tensor is named.
+
+    Buffers may be infinite: masks hold −∞ where nothing may be seen.
+
+    Raises:
+        ModelError: no module, or a tensor that is lazy, on the meta device, NaN or infinite.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"The model is a {type(model).__name__}; a torch.nn.Module is needed.")
     for name, tensor in named_tensors(model).items():
+        if is_lazy(tensor):
+            raise ModelError(f"Tensor {name!r} is lazy and has no shape yet; run one forward pass first.")
         if tensor.device.type == "meta":
             raise ModelError(f"Tensor {name!r} is on the meta device and has no values; load the weights first.")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not tensor.is_floating_point():
+            continue
+        values = tensor.detach().float() if tensor.element_size() == 1 else tensor.detach()
+        if bool((~torch.isfinite(values) if isinstance(tensor, nn.Parameter) else torch.isnan(values)).any()):
             raise ModelError(f"Tensor {name!r} holds NaN or infinite values; load a sound checkpoint.")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from prunus.errors import SelectorError, nearest
-from prunus.graph.coupling import Axis, Coupling
+from prunus.graph.coupling import Coupling
 
 
 def matching_modules(coupling: Coupling, patterns: Iterable[str]) -> set[str]:
@@ -19,13 +19,15 @@ def matching_modules(coupling: Coupling, patterns: Iterable[str]) -> set[str]:
         SelectorError: a pattern matches nothing (the nearest name is given), or is not a valid regular expression.
     """
     paths = [p for p in coupling.graph.modules if p]
-    tensors = list(coupling.graph.tensors)
+    # A class defined inside a function has a long qualified name; people write the last part.
+    kinds = {p: coupling.graph.modules[p].rpartition(".")[2] for p in paths}
+    tensors = [*coupling.graph.tensors, *coupling.graph.aliases]
     found: set[str] = set()
     for pattern in patterns:
-        hits = {p for p in paths if _matches(p, coupling.graph.modules[p], pattern)}
+        hits = {p for p in paths if _matches(p, kinds[p], pattern)}
         hits |= {t for t in tensors if _matches(t, "", pattern)}
         if not hits:
-            known = [*paths, *set(coupling.graph.modules.values())]
+            known = [*paths, *set(kinds.values())]
             raise SelectorError(
                 f"ignore pattern {pattern!r} matches no module, class or tensor.{nearest(pattern, known)}"
             )
@@ -45,8 +47,16 @@ def _matches(path: str, kind: str, pattern: str) -> bool:
 def ignored_axes(coupling: Coupling, patterns: Iterable[str]) -> set[str]:
     """Return the ids of axes that touch a tensor of any named module: a coupled layer is held with it."""
     roots = matching_modules(coupling, patterns)
-    return {a.id for a in coupling.axes.values() if _touches(a, roots)}
+    named = tensors_below(coupling, roots)
+    return {a.id for a in coupling.axes.values() if any(m.tensor in named for m in a.members)}
 
 
-def _touches(axis: Axis, roots: set[str]) -> bool:
-    return any(m.tensor == r or m.tensor.startswith(f"{r}.") for m in axis.members for r in roots)
+def tensors_below(coupling: Coupling, roots: Collection[str]) -> set[str]:
+    """Return the canonical names of the tensors that lie in any of these modules, tied ones included."""
+    names = {**{t: t for t in coupling.graph.tensors}, **coupling.graph.aliases}
+    return {canonical for name, canonical in names.items() if _lies_in(name, roots)}
+
+
+def _lies_in(name: str, roots: Collection[str]) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[:i]) in roots for i in range(1, len(parts) + 1))

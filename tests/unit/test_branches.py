@@ -291,13 +291,13 @@ def test_structure_rows_show_what_is_left() -> None:
     branch = next(b for b in find_branches(it.coupling) if b.id == "stage1.1.branch")
     reduction = whole(it).without(branch)
     assert reduction is not None
-    axis = next(name for name in it.coupling.axes if name.startswith("stage1.2.branch.0.conv:out"))
+    axis = next(name for name in it.coupling.axes if name.startswith("stage2.3.branch.0.conv:out"))
     keep = {axis: np.arange(it.coupling.axes[axis].size) > 0}
     plan = reduction.as_plan(keep)
     rows = structure_rows(it.coupling, plan)
     assert sum(row.nonzero_after for row in rows) == plan.after.params
     assert {row.name for row in rows if row.dropped} == {name.rpartition(".")[0] for name in branch.tensors}
-    (row,) = (row for row in rows if row.name == "stage1.2.branch.0.conv")
+    (row,) = (row for row in rows if row.name == "stage2.3.branch.0.conv")
     assert (row.kind, row.units_before - row.units_after, row.dropped) == ("Conv2d", 1, False)
 
 

@@ -50,6 +50,20 @@ def test_tensors_made_on_the_way_follow_the_cut(name: str) -> None:
     prove(net, inputs, axes={"a:out": 8})
 
 
+UNSEEN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "data": lambda y: torch.tanh(y.data),
+    "data of a view": lambda y: torch.tanh(y[:, :].data),
+    "numpy and back": lambda y: torch.tanh(torch.from_numpy(y.detach().numpy())),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_no_op_hands_over_is_found_by_its_memory(name: str) -> None:
+    coupling = prove(Adding(UNSEEN[name]), torch.randn(4, 5), axes={"a:out": 8})
+    assert not coupling.graph.constants
+    assert bool(coupling.graph.notes) == ("numpy" in name)
+
+
 def test_positions_along_an_axis_are_a_constant_that_is_cut() -> None:
     coupling = prove(Adding(lambda _: torch.arange(8.0)), torch.randn(4, 5), axes={"a:out": 8})
     assert [i.kind for i in coupling.graph.tensors.values()].count("constant") == 1

@@ -81,4 +81,8 @@ def _largest(problem: UnitProblem, limit: Limit, least: Cost) -> tuple[str, int]
     amounts = problem.cost.amounts(terms, {**problem.fixed, **problem.floor})
     best = max(amounts, key=lambda owner: amounts[owner], default="")
     scale = problem.cost.item_bytes.get(best, 1) if limit.metric == "bytes" else 1
-    return best, amounts.get(best, limit.of(least)) * scale
+    amount = amounts.get(best, limit.of(least)) * scale
+    graph = problem.cost.coupling.graph
+    if limit.metric == "macs" and best:
+        best = graph.module_of(graph.node(best)) or best
+    return best, amount

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
+from prunus.budget.topup import top_up
 
 
 @ALLOCATORS.register("global")
@@ -12,7 +13,7 @@ def global_rank(problem: UnitProblem, /) -> dict[str, int]:
     """Keep the units with s_u / mean_axis(s) ≥ t, with the smallest t that fits; at least floor_a units an axis.
 
     Each axis keeps a tenth of its units at least, so that no layer becomes the bottleneck of the whole network; where
-    that does not fit, the plain floor holds.
+    that does not fit, the plain floor holds. What a unit too dear for the rest left over goes to the next best ones.
     Source: Fang et al., "DepGraph", arXiv:2301.12900 (normalised global ranking).
     """
     scaled = {a: s / max(float(np.mean(s)), 1e-30) for a, s in problem.scores.items()}
@@ -29,4 +30,6 @@ def global_rank(problem: UnitProblem, /) -> dict[str, int]:
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if problem.fits(counts(levels[middle])) else (middle + 1, high)
-    return counts(levels[low])
+    chosen = counts(levels[low])
+    room = [a for a, s in scaled.items() if chosen[a] < len(s)]
+    return top_up(problem, chosen, sorted(room, key=lambda a: -float(scaled[a][chosen[a]])))

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from prunus.errors import OptionError, nearest
 from prunus.plans import Cost
 
@@ -53,11 +55,13 @@ def parse_budget(budget: Mapping[str, float | int | str], before: Cost) -> tuple
 def _amount(metric: str, value: float | int | str, total: int) -> int:
     number: float | int | None = None
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value)
+        match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([A-Za-z]*)\s*", value)
         if match and match[2].lower() in _UNITS and (metric == "bytes" or not match[2]):
             number = int(float(match[1]) * _UNITS[match[2].lower()])
-    elif not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value):
-        number = value
+    elif isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        number = int(value)
+    elif isinstance(value, (float, np.floating)) and math.isfinite(value):
+        number = float(value)
     if number is None or number <= 0 or (number > 1 and number != int(number)):
         example = "'2MB'" if metric == "bytes" else "1000000"
         raise OptionError(

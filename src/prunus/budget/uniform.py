@@ -32,4 +32,4 @@ def uniform(problem: UnitProblem, /) -> dict[str, int]:
         middle_index = (first + last + 1) // 2
         more = base | {a: base[a] + 1 for a in room[:middle_index]}
         first, last = (middle_index, last) if problem.fits(more) else (first, middle_index - 1)
-    return top_up(problem, base | {a: base[a] + 1 for a in room[:first]}, room[first:])
+    return top_up(problem, base | {a: base[a] + 1 for a in room[:first]}, [*room[first:], *room[:first]])

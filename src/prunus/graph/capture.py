@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -49,12 +51,24 @@ def capture(model: nn.Module, example_inputs: Any, *, method: str = "auto") -> G
     with preserved(model):
         for name in chosen:
             try:
-                graph = attempts[name]()
+                with _quiet():
+                    graph = attempts[name]()
             except Exception as error:
                 failures.append((name, error))
                 continue
             return drop_dead(fold_constants(drop_dead(graph)))
     raise CaptureError(_explain(model, failures)) from failures[-1][1]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging tracebacks and graphs: a failed attempt is one of several, and the error says it all."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -99,7 +113,7 @@ def _refuse(model: nn.Module) -> None:
 def preserved(model: nn.Module) -> Iterator[None]:
     """Run in eval mode and restore modes, attributes, buffers and random state afterwards."""
     modules = list(model.modules())
-    state = [(m, m.training, {k: _copied(v) for k, v in m.__dict__.items()}) for m in modules]
+    state = [(m, dict(m.__dict__), _contents(m.__dict__)) for m in modules]
     values = [(b, b.detach().clone()) for b in model.buffers() if b.device.type != "meta"]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -111,17 +125,28 @@ def preserved(model: nn.Module) -> Iterator[None]:
     finally:
         torch.random.set_rng_state(random)
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for m, _, attributes in state:
+        for m, attributes, contents in state:
             m.__dict__.clear()
             m.__dict__.update(attributes)
+            for name, content in contents.items():
+                _refill(attributes[name], content)
         with torch.no_grad():
             for buffer, value in values:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
 
 
-def _copied(value: Any) -> Any:
-    return value.copy() if type(value) in (dict, list, set) else value
+def _contents(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v.copy() for k, v in attributes.items() if type(v) in (dict, list, set)}
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Put back what a container held; it stays the same object, since others may hold it too."""
+    container.clear()
+    if isinstance(container, list):
+        container.extend(content)
+    else:
+        container.update(content)
 
 
 def _detached(args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -130,7 +155,9 @@ def _detached(args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
-    program = torch.export.export(model, args, kwargs, strict=False)
+    talk = io.StringIO()  # torch prints the whole graph where an export fails
+    with contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
+        program = torch.export.export(model, args, kwargs, strict=False)
     return record(program.module(), args, kwargs, fake=True)
 
 

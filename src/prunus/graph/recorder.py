@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import logging
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
-from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref, TensorInfo, TensorMeta, refs_in
+from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref, TensorInfo, TensorMeta
 from prunus.graph.opening import opened
+from prunus.graph.watching import bind, mode_class, module_calls, schema_of, source_line
 
 _SKIPPED = ("aten._assert", "aten.sym_", "prim.", "aten.is_", "aten.size", "aten.stride", "aten._has_", "profiler.")
-_LIBRARY = (torch.__file__.rsplit("/", 1)[0] + "/", __file__.rsplit("/", 2)[0] + "/", "<")
 
 
 def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -38,9 +35,9 @@ class Recorder:
         self.aliases: dict[str, str] = {}
         self._ids: dict[int, Ref] = {}
         self._alive: list[Any] = []
-        # torch.zeros, zeros_like and so on hand the caller another object than the op returned; the memory tells.
-        self._made: dict[int, Ref] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        # torch.zeros, x.data and so on hand the caller an object that no recorded op returned: its memory tells.
+        self._places: dict[tuple[Any, ...] | None, Ref] = {}
+        self._storages: set[Any] = set()
         self._owned: dict[int, str] = {}
         self._pointers: dict[tuple[Any, ...], str] = {}
         self._counts: dict[str, int] = {}
@@ -74,23 +71,19 @@ class Recorder:
         name = str(func)
         if name.startswith(_SKIPPED) or not _has_tensor(out):
             return
-        bound = _bind(func, args, kwargs)
-        node = self._add(name, {k: self._encode(v) for k, v in bound.items()}, out, source=_source_line())
-        makes = "_like" in name or next(refs_in(node.args), None) is None
-        if makes and isinstance(out, torch.Tensor) and _storage(out):
-            self._made[_storage(out)] = Ref(node.name)
-            self._shapes[node.name] = node.shape
+        bound = bind(func, args, kwargs)
+        self._add(name, {k: self._encode(v) for k, v in bound.items()}, out, source=source_line())
 
     def ref(self, tensor: torch.Tensor) -> Ref:
         """Return the value a tensor object stands for; unknown objects become named tensors or constants."""
         known = self._ids.get(id(tensor))
         if known is not None:
             return known
-        made = self._made.get(_storage(tensor))
-        if made is not None and self._shapes[made.node] == tuple(tensor.shape):
-            self._ids[id(tensor)] = made
+        memory = _memory(tensor)
+        if memory in self._places:
+            self._ids[id(tensor)] = self._places[memory]
             self._alive.append(tensor)
-            return made
+            return self._places[memory]
         name = self._owned.get(id(tensor))
         if name is None:
             key = _place(tensor)
@@ -100,7 +93,7 @@ class Recorder:
             value = getattr(tensor, "constant", None)
             if value is None:
                 value = tensor
-            if "FakeTensor" in type(value).__name__:
+            if "FakeTensor" in type(value).__name__ or (memory and memory[0] in self._storages):
                 raise UnknownValueError(f"a tensor of shape {tuple(tensor.shape)} made outside the recorded program")
             with _real():
                 value = value.detach().clone()
@@ -178,6 +171,10 @@ class Recorder:
             if isinstance(r, torch.Tensor):
                 self._ids[id(r)] = Ref(node.name, i)
                 self._alive.append(r)
+                memory = _memory(r)
+                if memory:
+                    self._places[memory] = Ref(node.name, i)
+                    self._storages.add(memory[0])
         return node
 
 
@@ -203,118 +200,20 @@ def _place(tensor: torch.Tensor) -> tuple[Any, ...] | None:
     return (pointer, tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
 
 
-def _storage(tensor: torch.Tensor) -> int:
+def _memory(tensor: torch.Tensor) -> tuple[Any, ...] | None:
+    """Say which memory a tensor shows, and how; None where it owns none. Recorded tensors are kept alive meanwhile."""
     try:
-        return int(tensor.untyped_storage()._cdata)
+        storage = tensor.untyped_storage()
+        where = ("fake", storage._cdata) if "FakeTensor" in type(tensor).__name__ else storage.data_ptr()
+        return (where, tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor.dtype) if where else None
     except (RuntimeError, NotImplementedError):
-        return 0
+        return None
 
 
 def _has_tensor(out: Any) -> bool:
     if isinstance(out, torch.Tensor):
         return True
     return isinstance(out, (tuple, list)) and any(isinstance(o, torch.Tensor) for o in out)
-
-
-@functools.cache
-def schema_of(func: Any) -> tuple[tuple[str, Any, bool], ...]:
-    """Return (name, default, keyword-only) of every argument of an op."""
-    return tuple(
-        (a.name, a.default_value if a.has_default_value() else None, a.kwarg_only) for a in func._schema.arguments
-    )
-
-
-def _bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    bound = {}
-    for i, (name, default, _) in enumerate(schema_of(func)):
-        bound[name] = args[i] if i < len(args) else kwargs.get(name, default)
-    return bound
-
-
-def _source_line() -> str:
-    frame = sys._getframe(2)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_LIBRARY):
-            return f"{name}:{frame.f_lineno} in {frame.f_code.co_name}"
-        if frame.f_back is None:
-            break
-        frame = frame.f_back
-    return ""
-
-
-def _stand_in(func: Any) -> Any:
-    """Return what computes the result's shape: the op itself, except where torch's own shape function is too strict."""
-    if func is torch.ops.aten._grouped_mm.default:
-        return _grouped_mm
-    return func
-
-
-def _grouped_mm(mat_a: torch.Tensor, mat_b: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Accept any float type on fake tensors (torch's shape function takes bfloat16 alone)."""
-    if "FakeTensor" not in type(mat_a).__name__ or (mat_a.dim(), mat_b.dim()) != (2, 3):
-        result: torch.Tensor = torch.ops.aten._grouped_mm.default(mat_a, mat_b, *args, **kwargs)
-        return result
-    return mat_a.new_empty(mat_a.shape[0], mat_b.shape[-1])
-
-
-def _mode_class() -> type:
-    from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class _Mode(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
-        """Sees every op before autograd decomposes it (the pre-dispatch key admits only this mode's family)."""
-
-        def __init__(self, recorder: Recorder) -> None:
-            TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
-            self.recorder = recorder
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            kwargs = kwargs or {}
-            for value in pytree.tree_leaves((args, kwargs)):
-                if isinstance(value, torch.Tensor):
-                    self.recorder.ref(value)
-            out = _stand_in(func)(*args, **kwargs)
-            self.recorder.record(func, args, kwargs, out)
-            return out
-
-        def __enter__(self) -> Any:
-            return TorchDispatchMode.__enter__(self)  # type: ignore[no-untyped-call]
-
-        def __exit__(self, *error: Any) -> None:
-            TorchDispatchMode.__exit__(self, *error)  # type: ignore[no-untyped-call]
-
-    return _Mode
-
-
-@contextlib.contextmanager
-def _module_calls(recorder: Recorder) -> Iterator[None]:
-    original = nn.Module.__call__
-
-    @functools.wraps(original)
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        index = recorder.enter(module, args, kwargs)
-        out = original(module, *args, **kwargs)
-        recorder.leave(index, out)
-        return out
-
-    nn.Module.__call__ = call  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.__call__ = original  # type: ignore[method-assign]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch from logging a traceback for every shape error: a failed fake run is one of several attempts."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, fake: bool) -> Graph:
@@ -329,14 +228,13 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if fake:
-            stack.enter_context(_quiet())
             mode = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             args, kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, (args, dict(kwargs)))
         flat, in_spec = pytree.tree_flatten((args, dict(kwargs)))
         inputs = tuple(recorder.add_input(x) for x in flat if isinstance(x, torch.Tensor))
-        stack.enter_context(_module_calls(recorder))
+        stack.enter_context(module_calls(recorder))
         stack.enter_context(enable_python_dispatcher())
-        stack.enter_context(_mode_class()(recorder))
+        stack.enter_context(mode_class()(recorder))
         try:
             out = model(*args, **kwargs)
         except Exception as error:
@@ -355,4 +253,8 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *
         calls=tuple(ModuleCall(**call) for call in recorder.calls),
         modules={path: type(m).__qualname__ for path, m in model.named_modules(remove_duplicate=False)},
         how="record on fake tensors" if fake else "record on real tensors",
+        notes=() if fake else ("What Python read from tensors (item, numpy) is fixed to the example inputs.",),
     )
+
+
+__all__ = ["Recorder", "UnknownValueError", "named_tensors", "record", "schema_of"]

@@ -30,7 +30,8 @@ _BATCH = 32
 def maskable(subject: Subject) -> dict[str, torch.Tensor]:
     """Return the weights that masks may touch: those on no held axis."""
     held = {m.tensor for a in subject.held for m in subject.coupling.axes[a].members}
-    return {n: w.detach() for n, w in prunable_weights(subject.model).items() if n not in held}
+    weights = prunable_weights(subject.model)
+    return {n: w for n, w in weights.items() if n not in held and n in subject.coupling.tensors}
 
 
 def weights_to_keep(subject: Subject, weights: Mapping[str, torch.Tensor], kept: float) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -78,7 +79,8 @@ def _keep_classes(
 ) -> tuple[nn.Module, Surgery] | None:
     """Splice as few modules as a repeated capture proves to be enough; None if that does not lead there."""
     small = copy_with(model, graph, values)
-    changes = merge_changes(mend_attributes_(small, graph, edited), mend_convolutions_(small, edited))
+    with _still(small):
+        changes = merge_changes(mend_attributes_(small, graph, edited), mend_convolutions_(small, edited))
     maybe, sure = stale_candidates(graph, edited)
     splice = Splice(edited, set(sure))
     grown: Growth | None = None
@@ -102,6 +104,20 @@ def _keep_classes(
             return None
         splice.stale |= chosen
     return None
+
+
+@contextlib.contextmanager
+def _still(model: nn.Module) -> Iterator[None]:
+    """Keep parametrisations from moving their buffers: reading a spectral-normed weight does in training mode."""
+    training = [m for m in model.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for m in training:
+            m.training = True
 
 
 def _departure(small: nn.Module, edited: Graph, values: Mapping[str, torch.Tensor], example_inputs: Any) -> str | None:

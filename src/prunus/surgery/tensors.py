@@ -42,10 +42,19 @@ def slice_tensors(values: Mapping[str, torch.Tensor], coupling: Coupling, plan: 
 def copy_with(model: nn.Module, graph: Graph, values: Mapping[str, torch.Tensor]) -> nn.Module:
     """Deep-copy a model while replacing its tensors; ties, flags and references inside modules follow."""
     memo: dict[int, Any] = {}
+    made: dict[str, torch.Tensor] = {}
+    tied = set(graph.aliases.values())
     for name, tensor in named_tensors(model).items():
-        value = values[graph.aliases.get(name, name)]
-        if id(tensor) not in memo and value.data_ptr() != tensor.data_ptr():
-            memo[id(tensor)] = _like(tensor, value)
+        canonical = graph.aliases.get(name, name)
+        value = values[canonical]
+        if canonical in tied or value.data_ptr() != tensor.data_ptr():
+            # Two parameters may share memory without being one object: they become one.
+            memo[id(tensor)] = made[canonical] = made.get(canonical, _like(tensor, value))
+    for module in model.modules():
+        for kept in module.__dict__.values():
+            # What a forward left behind: torch refuses to copy tensors that carry a history.
+            if isinstance(kept, torch.Tensor) and not kept.is_leaf:
+                memo.setdefault(id(kept), kept.detach().clone())
     return copy.deepcopy(model, memo)
 
 

@@ -1,0 +1,126 @@
+"""See what a forward does while it runs: every op before autograd takes it apart, every call of a module."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+import torch.utils._pytree as pytree
+from torch import nn
+
+from prunus.graph.ir import Ref
+
+_LIBRARY = (torch.__file__.rsplit("/", 1)[0] + "/", __file__.rsplit("/", 2)[0] + "/", "<")
+
+
+class Watcher(Protocol):
+    """Who is told."""
+
+    def ref(self, tensor: torch.Tensor) -> Ref:
+        """A tensor is about to be used."""
+
+    def record(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        """An op has run."""
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> int:
+        """A module is being called."""
+
+    def leave(self, index: int, out: Any) -> None:
+        """A module has returned."""
+
+
+def source_line() -> str:
+    """Return the user's line that is running: the innermost frame outside torch and this library."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(_LIBRARY):
+            return f"{name}:{frame.f_lineno} in {frame.f_code.co_name}"
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return ""
+
+
+@functools.cache
+def schema_of(func: Any) -> tuple[tuple[str, Any, bool], ...]:
+    """Return (name, default, keyword-only) of every argument of an op."""
+    return tuple(
+        (a.name, a.default_value if a.has_default_value() else None, a.kwarg_only) for a in func._schema.arguments
+    )
+
+
+def bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every schema argument of a call by name, defaults included."""
+    bound = {}
+    for i, (name, default, _) in enumerate(schema_of(func)):
+        bound[name] = args[i] if i < len(args) else kwargs.get(name, default)
+    return bound
+
+
+def _stand_in(func: Any) -> Any:
+    """Return what computes the result's shape: the op itself, except where torch's own shape function is too strict."""
+    if func is torch.ops.aten._grouped_mm.default:
+        return _grouped_mm
+    return func
+
+
+def _grouped_mm(mat_a: torch.Tensor, mat_b: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Accept any float type on fake tensors (torch's shape function takes bfloat16 alone)."""
+    if "FakeTensor" not in type(mat_a).__name__ or (mat_a.dim(), mat_b.dim()) != (2, 3):
+        result: torch.Tensor = torch.ops.aten._grouped_mm.default(mat_a, mat_b, *args, **kwargs)
+        return result
+    return mat_a.new_empty(mat_a.shape[0], mat_b.shape[-1])
+
+
+def mode_class() -> type:
+    """Return the dispatch mode that shows every op to a recorder; made on demand, for importing it is slow."""
+    from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class _Mode(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
+        """Sees every op before autograd decomposes it (the pre-dispatch key admits only this mode's family)."""
+
+        def __init__(self, recorder: Watcher) -> None:
+            TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
+            self.recorder = recorder
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            for value in pytree.tree_leaves((args, kwargs)):
+                if isinstance(value, torch.Tensor):
+                    self.recorder.ref(value)
+            out = _stand_in(func)(*args, **kwargs)
+            self.recorder.record(func, args, kwargs, out)
+            return out
+
+        def __enter__(self) -> Any:
+            return TorchDispatchMode.__enter__(self)  # type: ignore[no-untyped-call]
+
+        def __exit__(self, *error: Any) -> None:
+            TorchDispatchMode.__exit__(self, *error)  # type: ignore[no-untyped-call]
+
+    return _Mode
+
+
+@contextlib.contextmanager
+def module_calls(recorder: Watcher) -> Iterator[None]:
+    """Show the recorder every call of a module, from the outside in."""
+    original = nn.Module.__call__
+
+    @functools.wraps(original)
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        index = recorder.enter(module, args, kwargs)
+        out = original(module, *args, **kwargs)
+        recorder.leave(index, out)
+        return out
+
+    nn.Module.__call__ = call  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = original  # type: ignore[method-assign]
