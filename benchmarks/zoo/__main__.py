@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--retry", action="store_true", help="run failed models again")
     parser.add_argument("--again", action="store_true", help="run everything again")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=150.0)
+    parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--gigabytes", type=float, default=12.0)
     parser.add_argument("--niceness", type=int, default=15)
     return parser

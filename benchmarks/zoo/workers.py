@@ -26,7 +26,7 @@ _FORK = multiprocessing.get_context("fork")
 class Limits:
     """What one model may use; ``seconds`` are of processor time, so that a busy machine fails nobody."""
 
-    seconds: float = 150.0
+    seconds: float = 300.0
     gigabytes: float = 12.0
     niceness: int = 15
     processes: int = 2
@@ -56,7 +56,7 @@ def run_all(todo: Iterable[Entry], trial: Trial, limits: Limits, log: Path) -> I
     """Run every trial and yield its record once it is safely in the log."""
     waiting, running = list(todo), list[_Job]()
     while waiting or running:
-        while waiting and len(running) < limits.processes:
+        while waiting and len(running) < (1 if _alone(waiting[0], running) else limits.processes):
             running.append(_start(waiting.pop(0), trial, limits))
         wait([job.pipe for job in running], timeout=0.5)
         for job in list(running):
@@ -67,6 +67,11 @@ def run_all(todo: Iterable[Entry], trial: Trial, limits: Limits, log: Path) -> I
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             yield record
+
+
+def _alone(entry: Entry, running: list[_Job]) -> bool:
+    """Giants run by themselves: two at once do not fit a small machine."""
+    return entry.giant or any(job.entry.giant for job in running)
 
 
 def _start(entry: Entry, trial: Trial, limits: Limits) -> _Job:

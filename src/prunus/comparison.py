@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from prunus.contest import Contest, dense_row, enter, prepare
+from prunus.errors import BudgetError
 from prunus.methods import METHODS, Method
 from prunus.progress import Progress, Silent
 from prunus.results import Environment, Results, Row, Skipped
@@ -39,6 +40,7 @@ def compare(recipe: Recipe, *, progress: Progress | None = None, out: Path | str
         out: a folder for ``results.json`` and ``report.html``; nothing is written where it is None.
 
     Raises:
+        BudgetError: no method reaches any of the kept fractions.
         PrunusError: whatever the model, the data or the methods refuse; nothing half-written stays.
     """
     shown = progress or Silent()
@@ -55,11 +57,14 @@ def compare(recipe: Recipe, *, progress: Progress | None = None, out: Path | str
                     skipped[found.method, found.kept_fraction] = found
                 else:
                     rows.append(found)
+    if skipped and not rows:
+        first = next(iter(skipped.values()))
+        raise BudgetError(f"No method could be run; {first.method} at {first.kept_fraction:g} kept: {first.reason}")
     results = Results.make(
         dense_runs=dense_runs,
         runs=_in_order([r for r in rows if (r.method, r.kept_fraction) not in skipped], methods),
         skipped=skipped.values(),
-        title=f"Pruning {recipe.model} on {recipe.data}",
+        title="Pruning methods compared",
         workload=recipe.data,
         model=recipe.model,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

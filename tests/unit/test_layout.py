@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from prunus.graph.layout import UNIT, ConflictError, Layout, Prod, Sum, atoms_of, concat, factors_of, product, terms_of
+from prunus.graph.layout import (
+    UNIT,
+    ConflictError,
+    Frozen,
+    Layout,
+    Prod,
+    Sum,
+    atoms_of,
+    concat,
+    factors_of,
+    product,
+    terms_of,
+)
 
 
 def test_products_and_sums_are_canonical() -> None:
@@ -38,7 +50,7 @@ def test_a_fused_projection_has_its_index_as_a_factor() -> None:
     rest, width = table.factor(qkv, 64)
     three, heads = table.factor(rest, 12)
     table.freeze(three, "select")
-    assert [table.frozen[a] for a in atoms_of(table.norm(qkv))] == ["select", None, None]
+    assert [table.frozen[a] for a in atoms_of(table.norm(qkv))] == [Frozen("select"), None, None]
     assert [table.size(e) for e in (three, heads, width)] == [3, 12, 64]
 
 
@@ -95,7 +107,7 @@ def test_frozen_and_statistic_marks_reach_the_pieces() -> None:
     table.mark_statistic(atom)
     rest, trail = table.factor(atom, 4)
     assert table.is_frozen(rest)
-    assert table.reason(trail) == "output"
+    assert table.reason(trail) == Frozen("output")
     assert all(table.statistic[a] for a in atoms_of(table.norm(atom)))
 
 
@@ -104,7 +116,7 @@ def test_frozen_absorbs_what_it_meets() -> None:
     window, free = table.atom(12, "spatial"), table.atom(12)
     table.unify(window, free)
     assert table.is_frozen(free)
-    assert table.reason(free) == "spatial"
+    assert table.reason(free) == Frozen("spatial", "pad_0")
 
 
 @pytest.mark.parametrize(("size", "factor"), [(12, 5), (7, 2)])

@@ -40,12 +40,17 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class FrozenDim:
-    """A tensor dim (or a factor of it) that may not be cut, and why."""
+    """A tensor dim (or a factor of it) that may not be cut, and why.
+
+    ``where`` names the node at which that was found out, empty for a tensor that no node reads; ``size`` counts the
+    positions of the factor.
+    """
 
     tensor: str
     dim: int
     reason: str
     where: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +205,16 @@ def couple(graph: Graph, *, protect_outputs: bool = True) -> Coupling:
     if protect_outputs:
         for leaf, state in zip(graph.outputs, is_state(graph.out_spec), strict=True):
             if isinstance(leaf, Ref) and not state:
+                flow.layout.node = leaf.node
                 for expr in flow.values[leaf]:
                     flow.freeze(expr, "output")
+    flow.layout.node = ""
     _freeze_unused(flow, graph, tensors)
     return _collect(flow, graph, tensors, unknown)
 
 
 def _step(flow: Flow, node: Node, tensors: Mapping[str, Dims], unknown: dict[str, str]) -> None:
+    flow.layout.node = node.name
     if node.op == INPUT:
         results: Sequence[Sequence[Expr] | None] = flow.frozen_like(node, "input")
     elif node.op == TENSOR:
@@ -258,10 +266,11 @@ def _collect(flow: Flow, graph: Graph, tensors: Mapping[str, Dims], unknown: dic
     for name, exprs in dims.items():
         for dim, expr in enumerate(exprs):
             for atom in dict.fromkeys(atoms_of(expr)):
-                if layout.frozen[atom] is None:
+                why = layout.frozen[atom]
+                if why is None:
                     members.setdefault(atom, []).append(Member(name, dim, expr))
                 else:
-                    frozen.append(FrozenDim(name, dim, layout.frozen[atom] or "", ""))
+                    frozen.append(FrozenDim(name, dim, why.reason, why.node, layout.sizes[atom]))
     axes: dict[str, Axis] = {}
     roles = _first_roles(graph)
     for atom, found in members.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,13 @@ class Sum:
 
 Expr = int | Prod | Sum
 UNIT = Prod(())
+
+
+class Frozen(NamedTuple):
+    """Why an atom may not be cut, and the node at which that was found out (empty outside any node)."""
+
+    reason: str
+    node: str = ""
 
 
 class ConflictError(Exception):
@@ -81,21 +89,22 @@ def atoms_of(expr: Expr) -> Iterator[int]:
 
 
 class Layout:
-    """The table of atoms: size, refinement, frozen reason, statistic mark."""
+    """The table of atoms: size, refinement, why frozen, statistic mark. ``node`` is the one that is being worked on."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.refined: list[Expr | None] = []
-        self.frozen: list[str | None] = []
+        self.frozen: list[Frozen | None] = []
         self.statistic: list[bool] = []
+        self.node = ""
 
-    def atom(self, size: int, frozen: str | None = None, statistic: bool = False) -> Expr:
+    def atom(self, size: int, frozen: Frozen | str | None = None, statistic: bool = False) -> Expr:
         """Return a fresh atom; size one is the unit."""
         if size == 1:
             return UNIT
         self.sizes.append(size)
         self.refined.append(None)
-        self.frozen.append(frozen)
+        self.frozen.append(Frozen(frozen, self.node) if isinstance(frozen, str) else frozen)
         self.statistic.append(statistic)
         return len(self.sizes) - 1
 
@@ -129,16 +138,17 @@ class Layout:
         """Whether no position of ``expr`` may ever go (the unit counts as frozen)."""
         return all(self.frozen[a] is not None for a in atoms_of(self.norm(expr)))
 
-    def freeze(self, expr: Expr, reason: str) -> None:
-        """Freeze every atom of ``expr``; the first reason given stays."""
+    def freeze(self, expr: Expr, reason: Frozen | str) -> None:
+        """Freeze every atom of ``expr``; the first reason given stays. A bare text is one of the present node."""
+        why = Frozen(reason, self.node) if isinstance(reason, str) else reason
         for a in atoms_of(self.norm(expr)):
             if self.frozen[a] is None:
-                self.frozen[a] = reason
+                self.frozen[a] = why
 
-    def reason(self, expr: Expr) -> str:
-        """Return the first reason for which a position of ``expr`` is frozen."""
+    def reason(self, expr: Expr) -> Frozen:
+        """Return the first reason for which a position of ``expr`` is frozen, with its node; it may be passed on."""
         reasons = (self.frozen[a] for a in atoms_of(self.norm(expr)))
-        return next((r for r in reasons if r is not None), "single")
+        return next((r for r in reasons if r is not None), Frozen("single", self.node))
 
     def mark_statistic(self, expr: Expr) -> None:
         """Note that some op averages over ``expr``, so that cutting it changes a statistic."""

@@ -43,7 +43,7 @@ def fold_constants(graph: Graph) -> Graph:
 
 def _touched(graph: Graph) -> set[str]:
     """Nodes aliased by an in-place write that involves something not constant: never folded."""
-    bad: set[str] = set()
+    written: list[str] = []
     constant: set[str] = set()
     for node in graph.nodes:
         refs = [r.node for r in refs_in(node.args)]
@@ -53,19 +53,21 @@ def _touched(graph: Graph) -> set[str]:
         if is_constant:
             constant.add(node.name)
         elif is_mutating(node.op):
-            bad.update(_alias_closure(graph, refs[0]))
-    return bad
+            written.append(refs[0])
+    return _reached_by_first_arguments(graph, written)
 
 
-def _alias_closure(graph: Graph, name: str) -> set[str]:
-    """Names connected to ``name`` by first-argument edges: views share memory only along these."""
-    neighbours: dict[str, set[str]] = {}
+def _reached_by_first_arguments(graph: Graph, names: list[str]) -> set[str]:
+    """Names connected to any of ``names`` by first-argument edges: views share memory only along these."""
+    if not names:
+        return set()
+    neighbours: dict[str, list[str]] = {}
     for node in graph.nodes:
         first = next(refs_in(node.args), None)
         if first is not None:
-            neighbours.setdefault(node.name, set()).add(first.node)
-            neighbours.setdefault(first.node, set()).add(node.name)
-    seen, todo = set(), [name]
+            neighbours.setdefault(node.name, []).append(first.node)
+            neighbours.setdefault(first.node, []).append(node.name)
+    seen, todo = set(), list(names)
     while todo:
         current = todo.pop()
         if current not in seen:

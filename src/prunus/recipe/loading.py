@@ -71,6 +71,9 @@ def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
     return _checked(values, refuse).located(recipe.base_dir)
 
 
+_NOT_IN_DEMO = ("gradient-threshold", "importance-weighted")  # variants of two that it shows; they cost 10 seconds
+
+
 def demo_recipe(seed: int = 0, seeds: int = 1, out: str = "prunus-demo") -> Recipe:
     """Return the recipe of ``prunus demo``: the digits workload, every method, three kept fractions.
 

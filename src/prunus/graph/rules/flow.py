@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from prunus.graph.ir import Graph, Node, Ref
-from prunus.graph.layout import UNIT, ConflictError, Expr, Layout
+from prunus.graph.layout import UNIT, ConflictError, Expr, Frozen, Layout
 from prunus.registry import Registry
 
 Dims = tuple[Expr, ...]
@@ -38,11 +38,11 @@ class Flow:
         """Return the number of positions of an expression."""
         return self.layout.size(expr)
 
-    def fresh(self, size: int, frozen: str | None = None) -> Expr:
+    def fresh(self, size: int, frozen: Frozen | str | None = None) -> Expr:
         """Return a fresh atom, frozen when a reason is given."""
         return self.layout.atom(size, frozen)
 
-    def freeze(self, expr: Expr, reason: str) -> None:
+    def freeze(self, expr: Expr, reason: Frozen | str) -> None:
         """Freeze an expression."""
         self.layout.freeze(expr, reason)
 

@@ -1,0 +1,117 @@
+"""What every enrolled pruning method promises, on a briefly trained network: the budget, the cut, the same again."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from factories_digits import fresh_subject, trained
+from factories_states import snapshot
+from prunus.graph.capture import capture
+from prunus.graph.coupling import couple
+from prunus.measurement.price import cost_model
+from prunus.methods import METHODS, Method, Subject
+from prunus.plans import Plan
+from prunus.surgery.cut import operate
+from prunus.surgery.verify import verify
+
+KEPT = (0.5, 0.3)
+PATTERNED = {"two-four": 0.02}  # the pattern, not the budget, says how much stays: norms and biases come on top
+every = pytest.mark.parametrize("name", METHODS.names())
+each_share = pytest.mark.parametrize("kept", KEPT)
+
+
+@functools.cache
+def shared() -> Subject:
+    return fresh_subject()
+
+
+@functools.cache
+def planned(name: str, kept: float) -> Plan:
+    return METHODS.get(name).plan(shared(), kept)
+
+
+def member(name: str, kept: float) -> Method:
+    found = METHODS.get(name)
+    if found.only_kept is not None and kept not in found.only_kept:
+        pytest.skip(f"{name} is defined at {found.only_kept} only")
+    return found
+
+
+def masked_away(plan: Plan) -> int:
+    """Count the weights that the masks take from what the cut leaves."""
+    gone = 0
+    for name, mask in plan.masks.items():
+        for dim, index in plan.keep.get(name, {}).items():
+            mask = np.take(mask, index, dim)
+        gone += int((~mask).sum())
+    return gone
+
+
+@every
+@each_share
+def test_the_budget_is_met_from_just_below(name: str, kept: float) -> None:
+    member(name, kept)
+    plan, subject = planned(name, kept), shared()
+    assert plan.before == subject.cost.price()
+    assert plan.after is not None
+    spent = plan.after.params - masked_away(plan)
+    allowed = kept * subject.cost.price().params
+    assert spent <= allowed * (1 + PATTERNED.get(name, 0.0))
+    assert spent >= 0.95 * allowed
+
+
+@every
+@each_share
+def test_the_cut_is_proved_and_counted(name: str, kept: float) -> None:
+    member(name, kept)
+    plan, subject = planned(name, kept), shared()
+    small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
+    check = verify(subject.model, small, subject.coupling, plan, subject.example_inputs)
+    assert check.error < 1e-8
+    assert check.change > 1e-3
+    assert cost_model(couple(capture(small, subject.example_inputs))).price() == plan.after
+    zeros = sum(int((p == 0).sum()) for p in small.parameters() if p.dim() > 1)
+    assert zeros >= masked_away(plan)
+    assert small(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+
+
+@every
+def test_less_budget_never_keeps_more(name: str) -> None:
+    if METHODS.get(name).only_kept is not None:
+        pytest.skip("defined at one share only")
+    most, least = (planned(name, kept) for kept in KEPT)
+    assert most.after is not None
+    assert least.after is not None
+    assert least.after.params - masked_away(least) < most.after.params - masked_away(most)
+
+
+@every
+def test_the_same_seed_gives_the_same_plan_and_the_model_stays(name: str) -> None:
+    model = trained()
+    before = snapshot(model)
+    assert METHODS.get(name).plan(fresh_subject(), 0.5) == planned(name, 0.5)
+    after = snapshot(model)
+    # Methods draw numbers for training steps: only the state of the generator may differ.
+    assert {k: v for k, v in after.items() if k != "random"} == {k: v for k, v in before.items() if k != "random"}
+
+
+@every
+def test_held_axes_are_not_touched(name: str) -> None:
+    held = frozenset(list(shared().coupling.axes)[::3])
+    plan = METHODS.get(name).plan(fresh_subject(held=held), 0.7 if METHODS.get(name).only_kept is None else 0.5)
+    assert not held & plan.axes.keys()
+    touched = {m.tensor for axis in held for m in shared().coupling.axes[axis].members}
+    assert not touched & plan.masks.keys()
+
+
+@every
+def test_plans_tell_why(name: str) -> None:
+    plan = planned(name, 0.5)
+    assert plan.decisions
+    for decision in plan.decisions:
+        assert decision.reason
+        assert 0 < decision.removed <= decision.total
