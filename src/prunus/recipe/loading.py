@@ -75,16 +75,19 @@ _NOT_IN_DEMO = ("gradient-threshold", "importance-weighted")  # variants of two 
 
 
 def demo_recipe(seed: int = 0, seeds: int = 1, out: str = "prunus-demo") -> Recipe:
-    """Return the recipe of ``prunus demo``: the digits workload, every method, three kept fractions.
+    """Return the recipe of ``prunus demo``: the digits workload, the methods, three kept fractions.
 
     Raises:
         OptionError: a negative seed, or fewer than one seed.
     """
     plain = Recipe.model_validate(_with_workload_defaults({"version": 1, "model": "digits", "data": "digits"}))
+    from prunus.methods import METHODS
+
     quick = {
+        ("compare", "methods"): [name for name in METHODS.names() if name not in _NOT_IN_DEMO],
         ("workers",): 2,
         ("threads",): 1,
-        ("compare", "latency", "rounds"): 12,
+        ("compare", "latency", "rounds"): 10,
         ("compare", "latency", "batch"): 32,
     }
     return override(plain, {**quick, ("seed",): seed, ("compare", "seeds"): seeds, ("out",): out})
