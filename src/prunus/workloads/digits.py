@@ -104,7 +104,7 @@ DIGITS = WORKLOADS.register("digits")(
         build=build_digits_net,
         load=load_digits_splits,
         example_inputs=lambda: (torch.zeros(2, 1, 8, 8),),
-        training=TrainingOptions(steps=300, lr=3e-3, weight_decay=0.05, schedule="one_cycle"),
+        training=TrainingOptions(steps=240, lr=3e-3, weight_decay=0.05, schedule="one_cycle"),
         recovery=TrainingOptions(steps=40, lr=2e-3, batch_size=32, weight_decay=0.0),
     )
 )
