@@ -1,4 +1,4 @@
-"""Shared by all tests: this file's folder goes on the import path for the factories in it; torch keeps to one thread."""
+"""Shared by all tests: the factories in this folder can be imported, and torch keeps to one thread."""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     """Return bits, identities, gradients, modes, attributes and hooks of a model, and the random state."""
     tensors = named_tensors(model)
     return {
-        "bits": {n: t.detach().reshape(-1).view(torch.uint8).tolist() if t.dim() else t.item() for n, t in tensors.items()},
+        "bits": {
+            n: t.detach().reshape(-1).view(torch.uint8).tolist() if t.dim() else t.item() for n, t in tensors.items()
+        },
         "same objects": {n: id(t) for n, t in tensors.items()},
         "gradients": {n: None if t.grad is None else t.grad.tolist() for n, t in tensors.items()},
         "trainable": {n: t.requires_grad for n, t in tensors.items()},

@@ -30,7 +30,7 @@ def main() -> int:
     load_rules()  # before the forks: every child runs the same code, whatever changes on disk meanwhile
     options.log.parent.mkdir(parents=True, exist_ok=True)
     limits = Limits(options.seconds, options.gigabytes, options.niceness, options.processes)
-    trial = functools.partial(run_trial, mode=options.mode)
+    trial = functools.partial(run_trial, mode=options.mode, prove=not options.unproved)
     known = {zoo: entries(zoo) for zoo in ZOOS if zoo in options.zoo}
     chosen = [e for zoo in known for e in known[zoo] if not options.models or e.name in options.models]
     done = {} if options.again else read_records(options.log)
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--docs", type=Path, default=None, help="folder for zoo.json and zoo.md")
     parser.add_argument("--retry", action="store_true", help="run failed models again")
     parser.add_argument("--again", action="store_true", help="run everything again")
+    parser.add_argument("--unproved", action="store_true", help="compare programs only; run no network in float64")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--gigabytes", type=float, default=12.0)

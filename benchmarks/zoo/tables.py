@@ -84,13 +84,24 @@ def reason_of(record: Record) -> str:
     if "error" in record:
         return f"{record['stage']}: {record['error']}"
     words = []
-    for kind in ("half", "random"):
+    for kind in ("half", "budget", "random"):
         result = record.get(kind, {})
         if result and not result["ok"]:
-            price = "" if result["price_exact"] else ", price differs"
-            values = "" if result["values_equal"] else ", tensors are not the slices"
-            words.append(f"{kind}: error {result['error']:.1e}, change {result['change']:.1e}{price}{values}")
+            words.append(f"{kind}: {', '.join(_faults(result))}")
     return "; ".join(words) or "not finished"
+
+
+def _faults(result: Record) -> list[str]:
+    words = []
+    if result.get("surgery") == "graph":
+        words.append("fell back to graph mode")
+    if result.get("reload", "equal") != "equal":
+        words.append(f"reload: {result['reload']}")
+    if "error" in result:
+        words.append(f"error {result['error']:.1e}, change {result['change']:.1e}")
+        words += [] if result["price_exact"] else ["price differs"]
+        words += [] if result["values_equal"] else ["tensors are not the slices"]
+    return words or ["params differ"]
 
 
 def _model_table(zoo: str, records: Sequence[Record]) -> str:

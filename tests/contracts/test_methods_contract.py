@@ -79,6 +79,25 @@ def test_the_cut_is_proved_and_counted(name: str, kept: float) -> None:
     assert small(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
 
+@pytest.mark.parametrize("name", [n for n in METHODS if METHODS.get(n).level == "weight" and n not in PATTERNED])
+@each_share
+def test_weight_methods_keep_exactly_what_they_may(name: str, kept: float) -> None:
+    plan, total = planned(name, kept), shared().cost.price().params
+    window = {"window-tile": 16, "window-kernel": 64}.get(name, 1)
+    assert 0 <= int(kept * total) - (total - masked_away(plan)) < window
+    assert not plan.axes
+    assert plan.after == plan.before
+
+
+def test_two_of_four_consecutive_inputs_stay() -> None:
+    patterned = 0
+    for name, mask in planned("two-four", 0.5).masks.items():
+        if mask.shape[1] % 4 == 0:
+            patterned += 1
+            assert (np.moveaxis(mask, 1, -1).reshape(-1, 4).sum(-1) == 2).all(), name
+    assert patterned > 10
+
+
 @every
 def test_less_budget_never_keeps_more(name: str) -> None:
     if METHODS.get(name).only_kept is not None:

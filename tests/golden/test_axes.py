@@ -138,9 +138,8 @@ def written(coupling: Coupling, expr: Expr) -> str:
     if isinstance(expr, int):
         return f"[{coupling.axis_of[expr]}]" if expr in coupling.axis_of else str(coupling.sizes[expr])
     if isinstance(expr, Prod):
-        return " × ".join(
-            f"({written(coupling, f)})" if isinstance(f, Sum) else written(coupling, f) for f in expr.factors
-        )
+        texts = [f"({written(coupling, f)})" if isinstance(f, Sum) else written(coupling, f) for f in expr.factors]
+        return " × ".join(texts) or "1"
     return " + ".join(written(coupling, t) for t in expr.terms)
 
 
@@ -150,7 +149,7 @@ def listing(coupling: Coupling) -> str:
     for axis in coupling.axes.values():
         lines.append(f"{axis.id}  {axis.size} units" + ("  (a norm averages over it)" if axis.statistic else ""))
         lines += [f"    {m.tensor}.{m.dim} = {written(coupling, m.expr)}" for m in axis.members]
-    lines += [f"frozen {f.tensor}.{f.dim}: {f.reason}" for f in coupling.frozen if coupling.sizes]
+    lines += [f"frozen {f.tensor}.{f.dim}: {f.reason}" for f in coupling.frozen]
     lines += [f"tied {alias} → {name}" for alias, name in coupling.graph.aliases.items()]
     return "\n".join(lines) + "\n"
 

@@ -58,7 +58,8 @@ def test_budgets_are_fractions_or_amounts(budget: dict[str, Any], expected: list
 
 
 @pytest.mark.parametrize(
-    "value", [0, -1, 0.0, 1.5, float("nan"), float("inf"), True, None, "half", "50%", "1..2", ".", "", "2XB", "2MB", [1]]
+    "value",
+    [0, -1, 0.0, 1.5, float("nan"), float("inf"), True, None, "half", "50%", "1..2", ".", "", "2XB", "2MB", [1]],
 )
 def test_amounts_that_make_no_sense_are_refused(value: Any) -> None:
     with pytest.raises(OptionError, match=r"budget params is .*allowed: a kept fraction in \(0, 1\] or a whole number"):
@@ -119,7 +120,9 @@ def test_uniform_gives_every_axis_the_same_share() -> None:
 
 
 def test_global_ranking_takes_the_weakest_of_all_axes() -> None:
-    scores = {a: np.sort(np.random.default_rng(1).random(x.size))[::-1] for a, x in problem_cost().coupling.axes.items()}
+    scores = {
+        a: np.sort(np.random.default_rng(1).random(x.size))[::-1] for a, x in problem_cost().coupling.axes.items()
+    }
     weak = next(iter(scores))
     scores[weak] = np.concatenate([np.ones(4), np.full(12, 1e-6)])
     keep = fit_units(problem_cost(), scores, Limit("params", 150), allocator="global")

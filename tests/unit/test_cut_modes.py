@@ -48,7 +48,7 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(self.stem(x))
-        batch, tokens, width = x.shape
+        batch, tokens, _ = x.shape
         q, k, v = self.qkv(x).view(batch, tokens, 3, 3, 4).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(q, k, v)
         y = F.dropout(y.transpose(1, 2).reshape(batch, tokens, 12), 0.2, self.training)

@@ -113,7 +113,9 @@ def test_frozen_and_statistic_marks_reach_the_pieces() -> None:
 
 def test_frozen_absorbs_what_it_meets() -> None:
     table = Layout()
+    table.node = "pad_0"
     window, free = table.atom(12, "spatial"), table.atom(12)
+    table.node = "add_0"
     table.unify(window, free)
     assert table.is_frozen(free)
     assert table.reason(free) == Frozen("spatial", "pad_0")

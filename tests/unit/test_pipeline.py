@@ -164,7 +164,9 @@ def test_ignored_classes_stay_as_they_are() -> None:
 
 def test_ignoring_a_tied_layer_holds_what_it_is_tied_to() -> None:
     for one_object in (True, False):
-        plan = prunus.plan(Tied(one_object=one_object), torch.zeros(2, 5, dtype=torch.long), budget=HALF, ignore=["head"])
+        plan = prunus.plan(
+            Tied(one_object=one_object), torch.zeros(2, 5, dtype=torch.long), budget=HALF, ignore=["head"]
+        )
         assert set(plan.axes) == {"up:out"}
 
 

@@ -14,6 +14,7 @@ import typer
 
 from prunus.cli.compare import compare
 from prunus.cli.demo import demo
+from prunus.cli.inspect import inspect
 from prunus.errors import PrunusError
 
 _USAGE, _FAILED, _INTERRUPTED = 2, 1, 130
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("compare")(compare)
+app.command("inspect")(inspect)
 
 
 def _show_version(wanted: bool) -> None:

@@ -14,7 +14,8 @@ from torch import nn
 
 from prunus.graph.ir import Ref
 
-_LIBRARY = (torch.__file__.rsplit("/", 1)[0] + "/", __file__.rsplit("/", 2)[0] + "/", "<")
+_HERE = __file__.rpartition("/")[0] + "/"
+_LIBRARY = (torch.__file__.rpartition("/")[0] + "/", _HERE, "<")
 
 
 class Watcher(Protocol):
@@ -34,13 +35,14 @@ class Watcher(Protocol):
 
 
 def source_line() -> str:
-    """Return the user's line that is running: the innermost frame outside torch and this library."""
+    """Return the model's line that is running: the innermost frame outside torch; empty where there is none."""
     frame = sys._getframe(2)
     while frame is not None:
         name = frame.f_code.co_filename
         if not name.startswith(_LIBRARY):
             return f"{name}:{frame.f_lineno} in {frame.f_code.co_name}"
-        if frame.f_back is None:
+        # What lies further out called the capture and is no part of the model.
+        if frame.f_back is None or name == f"{_HERE}recorder.py":
             break
         frame = frame.f_back
     return ""

@@ -41,7 +41,7 @@ def without_debris(coupling: Coupling, keep: Keep, node: Node, result: Any) -> A
     """Zero what is not finite at removed positions: 0/0 there (a rate, a norm of a zero row) says nothing."""
     if not isinstance(result, torch.Tensor) or not result.is_floating_point() or bool(result.isfinite().all()):
         return None
-    removed = _removed(coupling, keep, Ref(node.name))
+    removed = removed_positions(coupling, keep, Ref(node.name))
     debris = None if removed is None else removed.to(result.device) & ~result.isfinite()
     return result.masked_fill(debris, 0.0) if debris is not None and bool(debris.any()) else None
 
@@ -93,7 +93,7 @@ _CONTRACTIONS = frozenset(
 
 def _zeroed(coupling: Coupling, keep: Keep, node: Node) -> Override | None:
     """Put zeros at the removed positions of every operand: f(0) ≠ 0 (a sigmoid) must not enter a sum."""
-    operands = {r: _removed(coupling, keep, r) for r in refs_in(node.args)}
+    operands = {r: removed_positions(coupling, keep, r) for r in refs_in(node.args)}
     if all(removed is None for removed in operands.values()):
         return None
 
@@ -110,7 +110,7 @@ def _zeroed(coupling: Coupling, keep: Keep, node: Node) -> Override | None:
     return apply
 
 
-def _removed(coupling: Coupling, keep: Keep, ref: Ref) -> torch.Tensor | None:
+def removed_positions(coupling: Coupling, keep: Keep, ref: Ref) -> torch.Tensor | None:
     """Return where a value lies on a removed unit, broadcastable to it; None where nothing of it goes."""
     masks = [coupling.mask(expr, keep) for expr in coupling.values[ref]]
     if all(m.all() for m in masks):

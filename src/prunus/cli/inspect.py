@@ -1,0 +1,49 @@
+"""``prunus inspect MODEL``: what it is made of, what can go, what is frozen and why."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_MODEL = "torchvision:NAME, timm:NAME, hf:PATH, package.module:callable, file.py:callable, or a built-in name."
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(help=_MODEL, show_default=False)],
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Shape of an argument, such as 1,3,224,224 or 1,16:int; once for each argument."),
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A .safetensors or .pt state dict to load.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, not as a tree.")] = False,
+    graph: Annotated[
+        Path | None, typer.Option(help="Draw the graph: .svg, .png or .pdf (needs Graphviz), or .dot.")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=0, help="How many levels of modules to show; deeper ones are summed up.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Show a model's modules, their cost, which of their axes can go, and what is frozen and why."""
+    from prunus.graph.render import check_picture, draw_to
+
+    if graph is not None:
+        check_picture(graph)
+    from prunus.graph.capture import capture
+    from prunus.graph.coupling import couple
+    from prunus.inspection import inspection_of, print_inspection
+    from prunus.sources import resolve_model
+    from prunus.sources.examples import example_inputs
+
+    network = resolve_model(model, checkpoint=None if checkpoint is None else str(checkpoint))
+    coupling = couple(capture(network, example_inputs(model, network, input_shape or ())))
+    found = inspection_of(coupling, name=model)
+    if json:
+        sys.stdout.write(found.to_json())
+    else:
+        print_inspection(found, depth=depth)
+    if graph is not None:
+        sys.stderr.write(f"graph: {draw_to(coupling, graph, depth=depth)}\n")

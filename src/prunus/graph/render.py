@@ -1,0 +1,62 @@
+"""Write a drawing of a graph to a file, through Graphviz where it is installed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from prunus.errors import OptionError
+from prunus.files import write_bytes_atomic, write_text_atomic
+from prunus.graph.coupling import Coupling
+from prunus.graph.draw import dot_text
+
+_PICTURES = (".svg", ".png", ".pdf")
+_SECONDS = 120
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a path that cannot become a drawing, before any work is done.
+
+    Raises:
+        OptionError: another ending than .svg, .png, .pdf or .dot, or the path is a folder.
+    """
+    if path.suffix not in (*_PICTURES, ".dot"):
+        raise OptionError(f"--graph: got {str(path)!r}; allowed endings: {', '.join(_PICTURES)}, .dot. Change it.")
+    if path.is_dir():
+        raise OptionError(f"--graph: {str(path)!r} is a folder; give the name of a file in it.")
+
+
+def draw_to(coupling: Coupling, path: Path, *, depth: int | None = None) -> str:
+    """Draw a network to a file; see `draw.dot_text` for what is shown.
+
+    Where Graphviz is missing or gives up, its text is written beside, with the ending ``.dot``.
+
+    Args:
+        coupling: the analysed graph.
+        path: where to; its ending picks the format.
+        depth: modules at this level become one box.
+
+    Returns:
+        The path that was written; where it is not the one asked for, also why and what to do.
+
+    Raises:
+        OptionError: another ending, or the path cannot be written.
+    """
+    check_picture(path)
+    text = dot_text(coupling, depth=depth)
+    if path.suffix == ".dot":
+        return str(write_text_atomic(path, text))
+    source, kind = path.with_suffix(".dot"), path.suffix[1:]
+    program = shutil.which("dot")
+    if program is None:
+        write_text_atomic(source, text)
+        return f"{source} (Graphviz is not installed; install it, then: dot -T{kind} {source} -o {path})"
+    try:
+        done = subprocess.run(
+            [program, f"-T{kind}"], input=text.encode(), capture_output=True, timeout=_SECONDS, check=True
+        )
+    except (subprocess.SubprocessError, OSError) as error:
+        write_text_atomic(source, text)
+        return f"{source} (Graphviz gave up: {type(error).__name__}; try a smaller --depth)"
+    return str(write_bytes_atomic(path, done.stdout))

@@ -1,0 +1,16 @@
+"""What a network is made of, what can go, and what is frozen and why."""
+
+from prunus.inspection.build import inspect_model, inspection_of
+from prunus.inspection.record import AxisPart, FrozenPart, Inspection, ModulePart, UnknownOp
+from prunus.inspection.text import print_inspection
+
+__all__ = [
+    "AxisPart",
+    "FrozenPart",
+    "Inspection",
+    "ModulePart",
+    "UnknownOp",
+    "inspect_model",
+    "inspection_of",
+    "print_inspection",
+]

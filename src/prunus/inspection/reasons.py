@@ -1,0 +1,48 @@
+"""What the short words of the analysis mean: why a dim is frozen."""
+
+from __future__ import annotations
+
+_MEANINGS = {
+    "input": "the shape of the network's input",
+    "output": "the network's outputs stay as they are",
+    "kernel": "positions of a kernel",
+    "spatial": "positions in an image or a sequence",
+    "pool": "positions in an image or a sequence",
+    "resample": "positions in an image or a sequence",
+    "select": "an op picks elements by a fixed position",
+    "index": "an op picks elements by position",
+    "mask": "an op picks elements by a mask",
+    "stride": "an op takes every n-th element",
+    "triangle": "an op treats rows and columns by position",
+    "causal": "an op treats rows and columns by position",
+    "vocabulary": "rows of an embedding are picked by the input",
+    "gates": "the gates of a recurrent cell",
+    "layers": "layers and directions of a recurrent state",
+    "experts": "all experts are routed to",
+    "softmax": "a softmax runs over it",
+    "stack": "parts that were stacked",
+    "repeat": "copies of the same",
+    "reshape": "a reshape that mixes dims",
+    "unused": "the forward never reads it",
+    "empty": "it has no elements",
+    "single": "it meets parts of size one, which nothing tells apart",
+    "topk": "an op ranks along it",
+    "statistic": "running statistics",
+    "one_hot": "classes that were counted out",
+}
+
+
+def meaning(reason: str) -> str:
+    """Explain a reason in words; a reason that is the name of an op says that the op runs along the dim.
+
+    Example:
+        >>> meaning("gates"), meaning("cumsum")
+        ('the gates of a recurrent cell', 'cumsum runs along it')
+    """
+    if reason in _MEANINGS:
+        return _MEANINGS[reason]
+    if reason.startswith("no rule for "):
+        return "an op that the analysis does not know"
+    if reason.startswith("conflict in "):
+        return "dims that could not be aligned"
+    return f"{reason} runs along it"
