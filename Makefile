@@ -49,8 +49,12 @@ laws: $(STAMPS)/dev
 zoo: $(STAMPS)/dev
 	PYTHONPATH=benchmarks $(BIN)/python -m zoo --docs docs
 
-bench-%: $(STAMPS)/dev
-	$(BIN)/python benchmarks/bench_$*.py
+$(STAMPS)/bench: $(STAMPS)/dev
+	$(INSTALL) '.[report,train,test,dev,text,bench]'
+	@touch $@
+
+bench-%: $(STAMPS)/bench
+	PYTHONPATH=benchmarks $(BIN)/python benchmarks/bench_$*.py
 
 docs: $(STAMPS)/dev
 	$(BIN)/pytest tests/docs

@@ -30,19 +30,24 @@ def main() -> int:
     load_rules()  # before the forks: every child runs the same code, whatever changes on disk meanwhile
     options.log.parent.mkdir(parents=True, exist_ok=True)
     limits = Limits(options.seconds, options.gigabytes, options.niceness, options.processes)
-    trial = functools.partial(run_trial, mode=options.mode, prove=not options.unproved)
     known = {zoo: entries(zoo) for zoo in ZOOS if zoo in options.zoo}
     chosen = [e for zoo in known for e in known[zoo] if not options.models or e.name in options.models]
-    done = {} if options.again else read_records(options.log)
-    todo = [e for e in chosen if (e.zoo, e.name) not in done or (options.retry and not done[e.zoo, e.name]["ok"])]
-    for number, record in enumerate(run_all(_giants_last(todo), trial, limits, options.log), 1):
-        verdict = "ok" if record["ok"] else reason_of(record)
-        sys.stderr.write(f"{number}/{len(todo)} {record['zoo']} {record['model']}: {verdict}\n")
+    for mode in options.mode:
+        _run(chosen, mode, limits, options)
     records = read_records(options.log)
     if options.docs:
-        counts = {zoo: len(known[zoo]) if zoo in known else sum(k[0] == zoo for k in records) for zoo in ZOOS}
-        write_tables(list(records.values()), counts, options.docs)
-    return 0 if all(records.get((e.zoo, e.name), {}).get("ok") for e in chosen) else 1
+        write_tables(records, options.docs, options.state)
+    return 0 if all(records.get((m, e.zoo, e.name), {}).get("ok") for m in options.mode for e in chosen) else 1
+
+
+def _run(chosen: list[Entry], mode: str, limits: Limits, options: argparse.Namespace) -> None:
+    done = {} if options.again else read_records(options.log)
+    known = {e: done.get((mode, e.zoo, e.name)) for e in chosen}
+    todo = [e for e, record in known.items() if record is None or (options.retry and not record["ok"])]
+    trial = functools.partial(run_trial, mode=mode, prove=not options.unproved)
+    for number, record in enumerate(run_all(_giants_last(todo), mode, trial, limits, options.log), 1):
+        verdict = "ok" if record["ok"] else reason_of(record)
+        sys.stderr.write(f"{number}/{len(todo)} {mode} {record['zoo']} {record['model']}: {verdict}\n")
 
 
 def _giants_last(todo: list[Entry]) -> list[Entry]:
@@ -53,9 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zoo", description=__doc__)
     parser.add_argument("models", nargs="*", help="only these models")
     parser.add_argument("--zoo", nargs="+", choices=ZOOS, default=list(ZOOS))
-    parser.add_argument("--mode", choices=("graph", "hybrid", "module"), default="graph")
+    parser.add_argument("--mode", nargs="+", choices=("graph", "hybrid", "module"), default=["graph", "hybrid"])
     parser.add_argument("--log", type=Path, default=ROOT / "runs" / "zoo.jsonl", help="finished trials, one a line")
     parser.add_argument("--docs", type=Path, default=None, help="folder for zoo.json and zoo.md")
+    parser.add_argument("--state", default="", help="what the code was, for the tables: a commit")
     parser.add_argument("--retry", action="store_true", help="run failed models again")
     parser.add_argument("--again", action="store_true", help="run everything again")
     parser.add_argument("--unproved", action="store_true", help="compare programs only; run no network in float64")

@@ -41,6 +41,11 @@ def entries(zoo: str) -> list[Entry]:
     return sorted(made, key=lambda e: (e.weight, e.name))
 
 
+def counts() -> dict[str, int]:
+    """Return how many models each zoo has."""
+    return {zoo: len(entries(zoo)) for zoo in ZOOS}
+
+
 def _torchvision() -> list[Entry]:
     define_vision_ops()
     models = importlib.import_module("torchvision.models")

@@ -40,19 +40,22 @@ class _Job:
     deadline: float
 
 
-def read_records(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Read finished trials, the last record of a model winning; a line cut short by a kill is ignored."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+Records = dict[tuple[str, str, str], dict[str, Any]]
+
+
+def read_records(path: Path) -> Records:
+    """Read finished trials as (mode, zoo, model) → record, the last one winning; a line cut short is ignored."""
+    found: Records = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        found[record["zoo"], record["model"]] = record
+        found[record["mode"], record["zoo"], record["model"]] = record
     return found
 
 
-def run_all(todo: Iterable[Entry], trial: Trial, limits: Limits, log: Path) -> Iterator[dict[str, Any]]:
+def run_all(todo: Iterable[Entry], mode: str, trial: Trial, limits: Limits, log: Path) -> Iterator[dict[str, Any]]:
     """Run every trial and yield its record once it is safely in the log."""
     waiting, running = list(todo), list[_Job]()
     while waiting or running:
@@ -63,6 +66,7 @@ def run_all(todo: Iterable[Entry], trial: Trial, limits: Limits, log: Path) -> I
             record = _finished(job, limits)
             if record is None:
                 continue
+            record.setdefault("mode", mode)
             running.remove(job)
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")

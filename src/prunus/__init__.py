@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prunus.graph.coupling import couple
     from prunus.measuring import measure
     from prunus.pipeline import apply, plan, prune
+    from prunus.shrinking import shrink
     from prunus.surgery.verify import verify
 
 _HOMES = {
@@ -25,9 +26,10 @@ _HOMES = {
     "compare": "prunus.comparison",
     "save": "prunus.export",
     "load": "prunus.export",
+    "shrink": "prunus.shrinking",
 }
 
-__all__ = ["apply", "capture", "compare", "couple", "load", "measure", "plan", "prune", "save", "verify"]
+__all__ = ["apply", "capture", "compare", "couple", "load", "measure", "plan", "prune", "save", "shrink", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import sys
 
 import prunus
 
-SURFACE = {"prune", "capture", "couple", "plan", "apply", "verify", "measure", "compare", "save", "load"}
+SURFACE = {"prune", "capture", "couple", "plan", "apply", "verify", "measure", "compare", "save", "load", "shrink"}
 HEAVY = {"matplotlib", "sklearn", "typer", "jinja2", "scipy", "PIL", "transformers", "torchvision", "timm"}
 SECONDS_BEYOND_TORCH = 0.3
 

@@ -17,7 +17,7 @@ from prunus.recipe import load_recipe
 ROOT = Path(__file__).resolve().parents[2]
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-COMMANDS = {"demo", "compare"}
+COMMANDS = {"demo", "compare", "inspect"}
 # These finish at once and write nothing, so they are run as they stand; the others are checked word by word.
 AT_ONCE = {"--version", "--help"}
 

@@ -81,7 +81,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return unpack_tensors(stored, file.metadata())
+            # Copies: what lies inside a file is not aligned, and sums over it round differently.
+            return unpack_tensors({name: value.clone() for name, value in stored.items()}, file.metadata())
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path} cannot be read: {reason}. Save the model again.") from error

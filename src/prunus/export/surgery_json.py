@@ -1,10 +1,10 @@
-"""What it takes to write the new forwards of a cut model again ⇄ JSON: the edited graph, its growth with the batch."""
+"""What it takes to write the new forwards of a cut model again ⇄ JSON: the edited graph, its growth with the inputs."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from prunus.errors import ModelError
 from prunus.export.graph_json import Json, decode_graph, encode_graph
 from prunus.export.value_json import Objects, Opaque, decode_shape, decode_value, encode_value
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, TensorMeta
-from prunus.surgery.dynamic import Growth
 from prunus.surgery.emit import Emission
+from prunus.surgery.growing import Growth, Variation, members
 from prunus.surgery.record import Surgery
 from prunus.surgery.splice import Splice, write_forward
 
@@ -25,7 +25,7 @@ class Rewriting:
 
     Attributes:
         splice: which calls have a new forward, in the edited graph; the root call alone stands for a whole program.
-        growth: the literals that follow the batch.
+        growth: the literals that follow the sizes of the inputs.
     """
 
     splice: Splice
@@ -51,18 +51,18 @@ def encode_surgery(surgery: Surgery) -> Json | None:
     if surgery.program is not None:
         # A program has one forward with every call written out in it.
         graph, roots, whole = surgery.program, [0], None
-        inlined = list(range(1, len(graph.calls)))
+        inlined, natives = list(range(1, len(graph.calls))), {0: frozenset[int]()}
     elif surgery.splice is not None:
         splice = surgery.splice
         roots, inlined, graph = sorted(splice.stale), sorted(splice.inlined), splice.graph
-        whole = set(roots) | set(inlined)
+        whole, natives = set(roots) | set(inlined), {root: splice.natives(root) for root in roots}
     else:
         return None
     return {
         "calls": roots,
         "inlined": inlined,
         "graph": encode_graph(graph, whole=whole),
-        "growth": _encode_growth(surgery.growth, graph, roots, whole),
+        "growth": _encode_growth(surgery.growth, graph, natives, whole),
     }
 
 
@@ -111,46 +111,57 @@ def check_rewriting(rewriting: Rewriting, sources: Mapping[str, str]) -> None:
 
 
 def _encode_growth(
-    growth: Growth | None, graph: Graph, roots: Sequence[int], whole: Collection[int] | None
+    growth: Growth | None, graph: Graph, roots: Mapping[int, frozenset[int]], whole: Collection[int] | None
 ) -> Json | None:
-    if growth is None or growth.other is None:
+    """Write what differs between the sizes: every such literal and shape, as captured and in each variation."""
+    if growth is None or not growth.others:
         return None
     objects = Objects()
+    programs = [growth.graph, *(o.graph for o in growth.others)]
+    held = {n.name: growth.held(graph, root, natives)
+            for root, natives in roots.items() for n in members(graph, root, natives)}  # fmt: skip
     literals: dict[str, dict[str, list[Any]]] = {}
     for node in graph.nodes:
         if node.op in (INPUT, TENSOR) or (whole is not None and node.call not in whole):
             continue
-        one, two = growth.graph.node(node.name).args, growth.other.node(node.name).args
-        keys = [k for k, v in one.items() if v != two[k]]
-        differing = {k: [encode_value(one[k], objects), encode_value(two[k], objects)] for k in keys}
-        if differing:
-            literals[node.name] = differing
+        for key, first in programs[0].node(node.name).args.items():
+            # A forward that cannot follow a variation is stored as if nothing in it changed.
+            fixed = held.get(node.name, {})
+            values = [first, *(first if k in fixed else g.node(node.name).args[key]
+                               for k, g in enumerate(programs[1:]))]  # fmt: skip
+            if any(v != first for v in values):
+                literals.setdefault(node.name, {})[key] = [encode_value(v, objects) for v in values]
     refs = {leaf for root in roots for leaf in graph.calls[root].in_leaves if isinstance(leaf, Ref)}
     known = {n.name for n in growth.graph.nodes}
     shapes = [
-        [r.node, r.index, list(growth.graph.meta(r).shape), list(growth.other.meta(r).shape)]
+        [r.node, r.index, *(list(g.meta(r).shape) for g in programs)]
         for r in sorted(refs, key=lambda r: (r.node, r.index))
         if r.node in known
     ]
-    return {"literals": literals, "shapes": shapes}
+    return {"names": [o.name for o in growth.others], "literals": literals, "shapes": shapes}
 
 
 def _decode_growth(data: Any, graph: Graph) -> Growth:
     if data is None:
-        return Growth(graph, None)
-    return Growth(_at_batch(data, graph, 0), _at_batch(data, graph, 1))
+        return Growth(graph)
+    names = data.get("names", ["dim 0 of the inputs"])  # the first format knew the batch alone
+    rows = [*(v for node in data["literals"].values() for v in node.values()), *(s[2:] for s in data["shapes"])]
+    if any(len(row) != len(names) + 1 for row in rows):
+        raise ValueError(f"a size without its value in each of {len(names)} variations")
+    others = tuple(Variation(str(name), _at_size(data, graph, i + 1)) for i, name in enumerate(names))
+    return Growth(_at_size(data, graph, 0), others)
 
 
-def _at_batch(data: Json, graph: Graph, which: int) -> Graph:
-    """Return the nodes of ``graph`` with nothing but what differs between the two batch sizes."""
+def _at_size(data: Json, graph: Graph, which: int) -> Graph:
+    """Return the nodes of ``graph`` with nothing but what differs between the sizes."""
     objects = Objects()
     shapes: dict[str, dict[int, tuple[int, ...]]] = {}
-    for name, index, *pair in data["shapes"]:
-        shapes.setdefault(name, {})[index] = decode_shape(pair[which])
+    for name, index, *sizes in data["shapes"]:
+        shapes.setdefault(name, {})[index] = decode_shape(sizes[which])
 
     def reduced(node: Node) -> Node:
         literals = data["literals"].get(node.name, {})
-        args = {k: decode_value(pair[which], objects) for k, pair in literals.items()}
+        args = {k: decode_value(values[which], objects) for k, values in literals.items()}
         found = shapes.get(node.name, {})
         outputs = tuple(
             TensorMeta(found[i], m.dtype) if m is not None and i in found else m for i, m in enumerate(node.outputs)

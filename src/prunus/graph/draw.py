@@ -10,7 +10,8 @@ from prunus.graph.coupling import Coupling
 from prunus.graph.ir import INPUT, TENSOR, Node, Ref, refs_in
 from prunus.graph.labels import Labels
 
-_MOST_BOXES = 250
+# More than this takes Graphviz minutes, and a reader longer.
+_MOST_BOXES, _MOST_EDGES = 250, 400
 _STYLE = (
     '  graph [fontname="Helvetica", fontsize=10, ranksep=0.3, nodesep=0.2, labelloc=t];',
     '  node [fontname="Helvetica", fontsize=9, shape=plain]; edge [arrowsize=0.5, color="#777777"];',
@@ -25,7 +26,7 @@ def dot_text(coupling: Coupling, *, depth: int | None = None) -> str:
 
     Args:
         coupling: the analysed graph.
-        depth: modules at this level become one box; None goes as deep as about 250 boxes allow.
+        depth: modules at this level become one box; None goes as deep as 250 boxes and 400 arrows allow.
 
     Example:
         >>> import torch, prunus
@@ -36,7 +37,7 @@ def dot_text(coupling: Coupling, *, depth: int | None = None) -> str:
         return _Drawing(coupling, max(depth, 1)).text()
     deepest = max((len(_around(coupling, call.index)) for call in coupling.graph.calls), default=1)
     drawings = (_Drawing(coupling, level) for level in range(deepest, 0, -1))
-    fitting = next((d for d in drawings if len(d.boxes) <= _MOST_BOXES), None)
+    fitting = next((d for d in drawings if len(d.boxes) <= _MOST_BOXES and len(d.edges) <= _MOST_EDGES), None)
     return (fitting or _Drawing(coupling, 1)).text()
 
 
@@ -70,6 +71,14 @@ class _Drawing:
                 box = self._box(node, depth)
                 self.boxes.setdefault(box.id, box)
                 self.box_of[node.name] = box.id
+        found = (
+            (self.box_of[ref.node], self.box_of[node.name])
+            for node in self.graph.nodes
+            if node.op != TENSOR
+            for ref in refs_in(node.args)
+            if ref.node in self.box_of
+        )
+        self.edges = dict.fromkeys((start, end) for start, end in found if start != end)
         self.inside: dict[int, list[_Box]] = {}
         self.frames: dict[int, dict[int, None]] = {}
         for box in self.boxes.values():
@@ -117,14 +126,7 @@ class _Drawing:
                 yield f'  {_quoted(self.box_of[leaf.node])} -> "output of the network {i}";'
 
     def _edges(self) -> Iterator[str]:
-        pairs = dict.fromkeys(
-            (self.box_of[ref.node], self.box_of[node.name])
-            for node in self.graph.nodes
-            if node.op != TENSOR
-            for ref in refs_in(node.args)
-            if ref.node in self.box_of
-        )
-        yield from (f"  {_quoted(start)} -> {_quoted(end)};" for start, end in pairs if start != end)
+        yield from (f"  {_quoted(start)} -> {_quoted(end)};" for start, end in self.edges)
 
 
 def _inside(path: str, frame: str) -> str:

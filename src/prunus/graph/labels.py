@@ -82,7 +82,8 @@ class Labels:
         coloured = any(a in self._colours for a in atoms)
         if not coloured or len(atoms) > _MOST_ATOMS:
             return _cell(str(self._coupling.size(expr)), _MIXED if coloured else "")
-        return "".join(_cell(text, colour) for text, colour in self._tokens(expr))
+        tokens = [("(", ""), *self._tokens(expr), (")", "")] if isinstance(expr, Sum) else self._tokens(expr)
+        return "".join(_cell(text, colour) for text, colour in tokens)
 
     def _tokens(self, expr: Expr) -> Iterator[tuple[str, str]]:
         if isinstance(expr, int):

@@ -12,7 +12,7 @@ from prunus.graph.coupling import Coupling
 from prunus.graph.draw import dot_text
 
 _PICTURES = (".svg", ".png", ".pdf")
-_SECONDS = 120
+_SECONDS = 60
 
 
 def check_picture(path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.utils._pytree as pytree
 
 from prunus.errors import DataError
+from prunus.graph import grouped  # noqa: F401  (defines an op that graphs may name)
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, is_mutating, map_refs, refs_in
 
 Override = Callable[[Node, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]

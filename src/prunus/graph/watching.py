@@ -12,6 +12,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
+from prunus.graph import grouped  # noqa: F401  (defines an op)
 from prunus.graph.ir import Ref
 
 _HERE = __file__.rpartition("/")[0] + "/"
@@ -66,15 +67,15 @@ def bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[st
 
 def _stand_in(func: Any) -> Any:
     """Return what computes the result's shape: the op itself, except where torch's own shape function is too strict."""
-    if func is torch.ops.aten._grouped_mm.default:
-        return _grouped_mm
+    if func in (torch.ops.aten._grouped_mm.default, torch.ops.prunus.grouped_mm.default):
+        return functools.partial(_grouped_mm, func)
     return func
 
 
-def _grouped_mm(mat_a: torch.Tensor, mat_b: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _grouped_mm(func: Any, mat_a: torch.Tensor, mat_b: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Accept any float type on fake tensors (torch's shape function takes bfloat16 alone)."""
     if "FakeTensor" not in type(mat_a).__name__ or (mat_a.dim(), mat_b.dim()) != (2, 3):
-        result: torch.Tensor = torch.ops.aten._grouped_mm.default(mat_a, mat_b, *args, **kwargs)
+        result: torch.Tensor = func(mat_a, mat_b, *args, **kwargs)
         return result
     return mat_a.new_empty(mat_a.shape[0], mat_b.shape[-1])
 

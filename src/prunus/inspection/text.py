@@ -73,7 +73,7 @@ def _head(found: Inspection) -> Iterator[str]:
     yield f"cost       {found.params:,} params, {found.macs_forward:,} MACs forward, {found.macs_backward:,} backward"
     yield (
         f"can go     {found.coverage_params:.1%} of the params and {found.coverage_macs:.1%} of the MACs lie on "
-        f"{len(found.axes)} removable axes"
+        f"{len(found.axes)} removable {'axis' if len(found.axes) == 1 else 'axes'}"
     )
     yield f"captured   {found.how}: {found.nodes} ops"
 

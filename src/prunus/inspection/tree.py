@@ -10,7 +10,7 @@ from prunus.inspection.record import FrozenPart, Inspection, ModulePart
 
 # Every convolution keeps its kernel; saying so on each row would drown the rest.
 _OBVIOUS = ("kernel",)
-_MOST_AXES = 4
+_MOST_AXES, _MOST_DIMS = 4, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,7 @@ class _Tree:
         ids = [a for m in inside for a in m.axes]
         if len(inside) > 1 and ids:
             return f"{len(ids)} {'axis' if len(ids) == 1 else 'axes'}"
-        named = [f"{a.partition(':')[2]} {self.sizes[a]}" for a in ids[:_MOST_AXES]]
-        return ", ".join(named + [f"and {len(ids) - _MOST_AXES} more"] * (len(ids) > _MOST_AXES))
+        return _short([f"{a.partition(':')[2]} {self.sizes[a]}" for a in ids], _MOST_AXES, ", ")
 
 
 def _named(run: Sequence[ModulePart], like: ModulePart | None) -> tuple[str, str]:
@@ -142,10 +141,14 @@ def _reasons(inside: Sequence[ModulePart]) -> str:
 
 
 def _details(module: ModulePart) -> str:
-    grouped: dict[str, list[str]] = {}
+    grouped: dict[str, dict[str, None]] = {}
     for item in module.frozen:
         if item.reason not in _OBVIOUS:
-            places = grouped.setdefault(item.reason, [])
-            places += [] if _leaf_of(item) in places else [_leaf_of(item)]
-    tied = [f"tied to {first}" for _, first in module.tied]
-    return ", ".join([f"{reason}: {' '.join(places)}" for reason, places in grouped.items()] + tied)
+            grouped.setdefault(item.reason, {})[_leaf_of(item)] = None
+    frozen = [f"{reason}: {_short(list(places), _MOST_DIMS, ' ')}" for reason, places in grouped.items()]
+    return ", ".join(frozen + [f"tied to {first}" for _, first in module.tied])
+
+
+def _short(texts: Sequence[str], most: int, joint: str) -> str:
+    more = [f"and {len(texts) - most} more"] if len(texts) > most else []
+    return joint.join([*texts[:most], *more])

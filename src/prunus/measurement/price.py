@@ -121,7 +121,7 @@ def _active(graph: Graph) -> set[str]:
 
 
 def _mac_terms(coupling: Coupling, node: Node, active: set[str]) -> list[Term]:
-    make = _MACS.get(base_name(node.op)) if node.op.startswith("aten.") else None
+    make = _MACS.get(base_name(node.op)) if node.op.startswith(("aten.", "prunus.")) else None
     return make(coupling, node, active) if make else []
 
 
@@ -201,7 +201,9 @@ def _cell(coupling: Coupling, node: Node, active: set[str]) -> list[Term]:
 
 _MACS: dict[str, Callable[[Coupling, Node, set[str]], list[Term]]] = {
     "linear": _linear,
-    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot", "addmm", "baddbmm", "_grouped_mm"), _matmul),
+    **dict.fromkeys(
+        ("matmul", "mm", "bmm", "mv", "dot", "vdot", "addmm", "baddbmm", "_grouped_mm", "prunus.grouped_mm"), _matmul
+    ),
     **dict.fromkeys(
         ("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
         _convolution,

@@ -1,4 +1,4 @@
-"""Say where a cut goes wrong: the first node of the edited graph, or the first module, that parts from the reference."""
+"""Say where a cut goes wrong: the first node of the edited graph, or the first module, that leaves the reference."""
 
 from __future__ import annotations
 

@@ -10,23 +10,25 @@ import torch
 from torch import nn
 
 from prunus.errors import CaptureError, OptionError, PlanError
-from prunus.graph.capture import capture, unwrap
+from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan, fingerprint
 from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
-from prunus.surgery.differ import Differ
 from prunus.surgery.dynamic import Growth, growth
 from prunus.surgery.literals import rewrite
 from prunus.surgery.program import Program
 from prunus.surgery.record import Surgery, merge_changes
-from prunus.surgery.splice import Splice, prune_modules_, splice_
+from prunus.surgery.search import Search
+from prunus.surgery.splice import Splice
 from prunus.surgery.stale import stale_candidates
 from prunus.surgery.tensors import copy_with, cut_tensors
+from prunus.surgery.unused import prune_modules_
 
 MODES = ("hybrid", "module", "graph")
-_ROUNDS = 40
+# The last round writes the whole program out in the top level: its class survives even then.
+_ROUNDS = 16
 
 
 def cut(model: nn.Module, coupling: Coupling, plan: Plan, example_inputs: Any, *, mode: str = "hybrid") -> nn.Module:
@@ -77,32 +79,25 @@ def check_fingerprint(plan: Plan, graph: Graph) -> None:
 def _keep_classes(
     model: nn.Module, graph: Graph, edited: Graph, values: Mapping[str, torch.Tensor], example_inputs: Any, mode: str
 ) -> tuple[nn.Module, Surgery] | None:
-    """Splice as few modules as a repeated capture proves to be enough; None if that does not lead there."""
+    """Rewrite as few forwards as a repeated capture proves to be enough; None if that does not lead there."""
     small = copy_with(model, graph, values)
     with _still(small):
         changes = merge_changes(mend_attributes_(small, graph, edited), mend_convolutions_(small, edited))
     maybe, sure = stale_candidates(graph, edited)
-    splice = Splice(edited, set(sure))
+    search = Search(small, edited, values, example_inputs, Splice(edited, set(sure)), maybe)
     grown: Growth | None = None
     paths: tuple[str, ...] = ()
-    for _ in range(_ROUNDS):
-        if splice.stale:
+    for left in reversed(range(_ROUNDS)):
+        if search.splice.stale:
             if mode == "module":
-                raise _stale_error(model, edited, splice)
+                raise _stale_error(model, edited, search.splice)
             grown = grown or growth(model, graph, example_inputs)
-            try:
-                splice.settle()
-                paths = splice_(small, splice, values, grown)
-            except CaptureError:
-                return None
-        suspect = _departure(small, edited, values, example_inputs)
-        if suspect is None:
-            removed = prune_modules_(small, splice) if paths else ()
-            return small, Surgery.of(mode if paths else "module", changes, paths, splice, grown, removed)
-        chosen = _next_stale(edited, suspect, maybe - splice.stale - splice.inlined)
-        if not chosen:
-            return None
-        splice.stale |= chosen
+            paths = search.splice_(grown)
+        if search.settled():
+            removed = prune_modules_(small, search.splice, graph) if paths else ()
+            return small, Surgery.of(mode if paths else "module", changes, paths, search.splice, grown, removed)
+        if left == 1:
+            search.splice.take_all()
     return None
 
 
@@ -118,27 +113,6 @@ def _still(model: nn.Module) -> Iterator[None]:
     finally:
         for m in training:
             m.training = True
-
-
-def _departure(small: nn.Module, edited: Graph, values: Mapping[str, torch.Tensor], example_inputs: Any) -> str | None:
-    """Return the path of the module in which ``small`` departs from the edited graph, or None."""
-    try:
-        again = capture(small, example_inputs, method="record" if "fake" in edited.how else "run")
-    except CaptureError as error:
-        return str(getattr(error.__cause__, "module_path", ""))
-    node = Differ(edited, again, values).first()
-    return None if node is None else edited.module_of(node)
-
-
-def _next_stale(edited: Graph, suspect: str, left: set[int]) -> set[int]:
-    """Return the candidates of one class: that of the nearest candidate around the suspect, else all that are left."""
-    paths = {edited.calls[i].path: edited.calls[i].kind for i in left}
-    at = suspect
-    while at not in paths:
-        if not at:
-            return left
-        at = at.rpartition(".")[0]
-    return {i for i in left if edited.calls[i].kind == paths[at]}
 
 
 def _stale_error(model: nn.Module, edited: Graph, splice: Splice) -> CaptureError:

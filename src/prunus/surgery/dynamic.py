@@ -1,8 +1,8 @@
-"""Which integers of a program grow with the batch: found by capturing the model a second time, one sample larger."""
+"""Capture a model again at other sizes of its inputs: one sample more, other sequence lengths."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,67 +12,136 @@ from torch import nn
 
 from prunus.errors import PrunusError
 from prunus.graph.capture import capture, split_inputs
-from prunus.graph.ir import Graph, Node, Ref
-from prunus.surgery.emit import Emitter
+from prunus.graph.ir import INPUT, TENSOR, Graph
+from prunus.surgery.growing import Growth, Variation
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
-    """A program at two batch sizes; ``other`` is None where the second capture was not possible or looked different."""
+class _Group:
+    """Dims of the inputs, as (leaf, dim), that grow together from one size to one of several others."""
 
-    graph: Graph
-    other: Graph | None
-
-    def text(self, emitter: Emitter, node: Node, key: str, position: int | None, value: int) -> str | None:
-        """Return an expression over input shapes for a literal that grows with the batch, else None."""
-        if self.other is None:
-            return None
-        before = self._literal(self.graph, node.name, key, position)
-        after = self._literal(self.other, node.name, key, position)
-        if type(before) is not int or type(after) is not int or before == after:
-            return None
-        for i, leaf in enumerate(emitter.root.in_leaves):
-            if not isinstance(leaf, Ref):
-                continue
-            for d, (one, two) in enumerate(
-                zip(self._shape(self.graph, leaf), self._shape(self.other, leaf), strict=True)
-            ):
-                if one != two and before * two == after * one:
-                    times = f" * {value // one}" if value % one == 0 else f" * {value} // {one}"
-                    return f"x{i}.shape[{d}]" + ("" if times == " * 1" else times)
-        return None
-
-    def _literal(self, graph: Graph, name: str, key: str, position: int | None) -> Any:
-        args = graph.node(name).args
-        value = args.get(key, args.get("size") if key == "shape" else None)  # a rewritten view is a reshape
-        if position is None:
-            return value
-        return value[position] if isinstance(value, (list, tuple)) and position < len(value) else None
-
-    def _shape(self, graph: Graph, ref: Ref) -> tuple[int, ...]:
-        return graph.meta(ref).shape
+    name: str
+    places: tuple[tuple[int, int], ...]
+    size: int
+    others: tuple[int, ...]
 
 
 def growth(model: nn.Module, graph: Graph, example_inputs: Any) -> Growth:
-    """Capture ``model`` once more with one sample more; falls back to static sizes where that does not line up."""
-    args, kwargs = split_inputs(example_inputs)
-    first = next((x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.dim()), None)
-    if first is None:
-        return Growth(graph, None)
-    batch = first.shape[0]
+    """Capture ``model`` once more for every dim of its inputs that may vary: the batch, and dim 1 of sequences.
 
-    def grown(x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x, x[:1]]) if x.dim() and x.shape[0] == batch else x
+    Sequences are integers (B, T) and floats (B, T, C). Inputs of one length grow one by one where each can, else
+    together with every dim of that size, such as masks. A dim stays static where the program at another size fails or
+    does not line up op by op.
 
-    larger: tuple[tuple[Any, ...], Mapping[str, Any]] = pytree.tree_map_only(torch.Tensor, grown, (args, kwargs))
-    try:
-        other = capture(model, larger[0] or dict(larger[1]), method="record" if "fake" in graph.how else "run")
-    except PrunusError:
-        return Growth(graph, None)
-    return Growth(graph, other if _aligned(graph, other) else None)
+    Args:
+        model: the original.
+        graph: its program.
+        example_inputs: what it was captured with.
+    """
+    leaves, spec = pytree.tree_flatten(split_inputs(example_inputs))
+    inputs = _Inputs(model, graph, leaves, spec)
+    others: list[Variation] = []
+    static: list[str] = []
+    for alone, together in [*_batch(leaves), *_lengths(leaves)]:
+        found = [inputs.at_another_size(group) for group in alone]
+        if together is not None and any(isinstance(x, str) for x in found):
+            joint = inputs.at_another_size(together)
+            found = [joint] if isinstance(joint, Variation) else found
+        others += [x for x in found if isinstance(x, Variation)]
+        static += [x for x in found if isinstance(x, str)]
+    return Growth(graph, tuple(others), tuple(static))
 
 
-def _aligned(a: Graph, b: Graph) -> bool:
-    if len(a.nodes) != len(b.nodes) or len(a.calls) != len(b.calls):
-        return False
-    return all(x.name == y.name and x.op == y.op for x, y in zip(a.nodes, b.nodes, strict=True))
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """A model, its program and the flat inputs it was captured with."""
+
+    model: nn.Module
+    graph: Graph
+    leaves: Sequence[Any]
+    spec: Any
+
+    def at_another_size(self, group: _Group) -> Variation | str:
+        """Return the program at the first other size at which the model runs, or why there is none."""
+        for size in group.others:
+            try:
+                other = self._capture(group, size)
+            except PrunusError:
+                continue
+            parted = _misaligned(self.graph, other)
+            return f"{group.name} is static: at {size}, {parted}." if parted else Variation(group.name, other)
+        sizes = ", ".join(map(str, group.others))
+        return f"{group.name} is static: the model fails on other sizes ({sizes})."
+
+    def _capture(self, group: _Group, size: int) -> Graph:
+        leaves = list(self.leaves)
+        for i, dim in group.places:
+            index = torch.arange(size, device=leaves[i].device) % group.size
+            leaves[i] = leaves[i].index_select(dim, index)
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        return capture(self.model, args or kwargs, method="record" if "fake" in self.graph.how else "run")
+
+
+_Choice = tuple[list[_Group], "_Group | None"]
+
+
+def _batch(leaves: Sequence[Any]) -> Iterator[_Choice]:
+    size = _batch_size(leaves)
+    if size:
+        places = tuple((i, 0) for i, x in enumerate(leaves)
+                       if isinstance(x, torch.Tensor) and x.dim() and x.shape[0] == size)  # fmt: skip
+        yield [_Group(f"dim 0 of the inputs (size {size})", places, size, (size + 1,))], None
+
+
+def _batch_size(leaves: Sequence[Any]) -> int:
+    return next((x.shape[0] for x in leaves if isinstance(x, torch.Tensor) and x.dim()), 0)
+
+
+def _lengths(leaves: Sequence[Any]) -> Iterator[_Choice]:
+    """Yield for each sequence length what may grow: each sequence alone, or else everything that shares it."""
+    tensors = {i: x for i, x in enumerate(leaves) if isinstance(x, torch.Tensor)}
+    sequences = {i: x.shape[1] for i, x in tensors.items() if x.dim() == (3 if _is_float(x) else 2) and x.shape[1] > 1}
+    for size in dict.fromkeys(sequences.values()):
+        # Far from a multiple, so that a rounded share of the length shows; nearer where a table ends before that.
+        sizes = (2 * size + 3, size + 1, size - 1)
+        alone = [((i, 1),) for i, own in sequences.items() if own == size]
+        shared = tuple((i, d) for i, x in tensors.items() for d in range(x.dim())
+                       if x.shape[d] == size and _may_be_a_length(x, d, _batch_size(leaves)))  # fmt: skip
+        joint = None if [shared] == alone else _Group(f"the sequence length (size {size})", shared, size, sizes)
+        yield (
+            [
+                _Group(f"dim 1 of input {p[0][0]} (size {size})", p, size, sizes if joint is None else sizes[:1])
+                for p in alone
+            ],
+            joint,
+        )
+
+
+def _is_float(x: torch.Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
+
+
+def _may_be_a_length(x: torch.Tensor, dim: int, batch: int) -> bool:
+    """Dim 0 is the batch, except in a mask (T, T); the last dim of features (B, T, C) is no length."""
+    if dim == 0:
+        return x.dim() == 2 and x.shape[0] == x.shape[1] != batch
+    return not (x.dim() == 3 and _is_float(x) and dim == 2)
+
+
+def _misaligned(a: Graph, b: Graph) -> str:
+    """Say where two programs are not the same ops in the same calls; empty where they are."""
+    one, two = ([n for n in g.nodes if n.op not in (INPUT, TENSOR)] for g in (a, b))
+    for x, y in zip(one, two, strict=False):
+        if (x.name, x.op) != (y.name, y.op):
+            return f"{y.op} takes the place of {x.op} ({a.where(x)})"
+        if [m and len(m.shape) for m in x.outputs] != [m and len(m.shape) for m in y.outputs]:
+            return f"{x.op} has other dims ({a.where(x)})"
+    if len(one) != len(two):
+        return f"there are {len(two)} ops, not {len(one)}"
+    same = [(n.name, n.tensor) for n in a.nodes] == [(n.name, n.tensor) for n in b.nodes]
+    return (
+        "" if same and [c.path for c in a.calls] == [c.path for c in b.calls] else "other modules or tensors are used"
+    )
+
+
+__all__ = ["Growth", "Variation", "growth"]

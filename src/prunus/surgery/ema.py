@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -12,6 +11,7 @@ from prunus.errors import PlanError, UsageError
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import Recorder, named_tensors
 from prunus.plans import Plan
+from prunus.surgery.follow import kept_indices, masked, picked
 from prunus.surgery.leftovers import copied
 
 
@@ -82,22 +82,12 @@ def _values(core: nn.Module, small: nn.Module, plan: Plan, model: nn.Module) -> 
             if isinstance(tensor, nn.Parameter):
                 raise PlanError(f"The cut model has a parameter {name!r} that the model has not; give the right pair.")
             continue  # constants of a rewritten forward: no model has values of its own for them
-        value = _sliced(source.detach(), plan, aliases.get(name, name))
-        if value.shape != tensor.shape:
-            raise PlanError(
-                f"{name!r} has shape {tuple(tensor.shape)} in the cut model; the plan cuts {tuple(source.shape)} to "
-                f"{tuple(value.shape)}. Give the model, the plan and the cut model that belong together."
-            )
-        found[id(tensor)] = _like(source, value)
+        canonical = aliases.get(name, name)
+        value = masked(source.detach(), plan, canonical)
+        for dim, index in kept_indices(plan, canonical, source, tensor).items():
+            value = picked(value, dim, index)
+        found[id(tensor)] = _like(source, value.clone())
     return found
-
-
-def _sliced(value: torch.Tensor, plan: Plan, name: str) -> torch.Tensor:
-    if name in plan.masks:
-        value = value * torch.from_numpy(np.ascontiguousarray(plan.masks[name])).to(value.device, value.dtype)
-    for dim, index in plan.keep.get(name, {}).items():
-        value = value.index_select(dim, torch.from_numpy(np.asarray(index)).to(value.device))
-    return value.clone()
 
 
 def _like(source: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import keyword
 import math
 import re
@@ -16,6 +17,7 @@ from prunus.errors import CaptureError
 from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref
 from prunus.graph.opening import opened_leaves
 from prunus.graph.run import call_arguments
+from prunus.surgery.calls import CallIndex, module_below, tensor_below
 
 _SWITCHED = ("training", "train")
 
@@ -38,33 +40,36 @@ class Emitter:
         root: index of the call whose forward is written.
         natives: calls that stay calls of the module they were; every other call below ``root`` is written out.
         size_text: replaces an integer literal by an expression over input shapes (dynamic batch).
+        index: of the graph, where there is one already.
     """
 
     def __init__(
-        self, graph: Graph, root: int, natives: frozenset[int] = frozenset(), size_text: SizeText | None = None
+        self,
+        graph: Graph,
+        root: int,
+        natives: frozenset[int] = frozenset(),
+        size_text: SizeText | None = None,
+        index: CallIndex | None = None,
     ) -> None:
         self.graph = graph
-        self.root = graph.calls[root]
+        self._index = index or CallIndex.of(graph)
+        self._leaves = graph.calls[root].in_leaves
+        there = (x if not isinstance(x, Ref) or x.node in self._index.names else None for x in self._leaves)
+        self.root = dataclasses.replace(graph.calls[root], in_leaves=tuple(there))
         self.natives = natives
         self.size_text = size_text
         self.out = Emission()
         self._text: dict[Ref, str] = {}
         self._variables: dict[str, str] = {}
         self._device = ""
-        self._live = live_calls(graph)
-        self._names = {n.name for n in graph.nodes}
-        self._children: dict[int, list[ModuleCall]] = {}
-        for call in graph.calls:
-            self._children.setdefault(call.parent, []).append(call)
-        self._nodes: dict[int, list[Node]] = {}
-        for node in graph.nodes:
-            self._nodes.setdefault(node.call, []).append(node)
+        self._read: set[Ref] = set()
 
     def emit(self) -> Emission:
         """Write the forward."""
         self._open()
         self._body(self.root)
         self.out.lines.append(f"    return {self._structure(self.root.out_leaves, self.root.out_spec)}")
+        self.out.names["_in_literals"] = tuple(self._expected(leaf) for leaf in self._leaves)
         return self.out
 
     def source(self) -> str:
@@ -75,7 +80,6 @@ class Emitter:
         self.out.lines.append("def forward(self, *args, **kwargs):")
         leaves = self.root.in_leaves
         self.out.names["_in_spec"] = self.root.in_spec
-        self.out.names["_in_literals"] = tuple(None if isinstance(x, Ref) else (x,) for x in leaves)
         self.out.lines.append("    leaves = _arguments(self, args, kwargs, _in_spec, _in_literals)")
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, Ref) and leaf not in self._text:
@@ -83,14 +87,20 @@ class Emitter:
                 self.out.lines.append(f"    x{i} = leaves[{i}]")
                 self._device = self._device or f"x{i}.device"
 
+    def _expected(self, leaf: Any) -> tuple[Any, ...] | None:
+        """Return what `arguments` compares a leaf with: None for a tensor, () for one that nothing reads."""
+        if isinstance(leaf, Ref):
+            return None if leaf in self._read else ()
+        return (leaf,)
+
     def _body(self, call: ModuleCall) -> None:
-        events: list[tuple[int, Node | ModuleCall]] = [(n.order, n) for n in self._nodes.get(call.index, ())]
-        events += [(c.start, c) for c in self._children.get(call.index, ())]
+        events: list[tuple[int, Node | ModuleCall]] = [(n.order, n) for n in self._index.nodes.get(call.index, ())]
+        events += [(c.start, c) for c in self._index.children.get(call.index, ())]
         for _, event in sorted(events, key=lambda e: e[0]):
             if isinstance(event, Node):
                 self._node(event)
             elif event.index in self.natives:
-                if event.index in self._live:
+                if event.index in self._index.live:
                     self._native(event)
             else:
                 self._body(event)
@@ -171,8 +181,9 @@ class Emitter:
     def _ref(self, ref: Ref) -> str:
         text = self._text.get(ref)
         if text is not None:
+            self._read.add(ref)
             return text
-        if ref.node not in self._names:
+        if ref.node not in self._index.names:
             return "None"  # an argument that nothing reads any more
         node = self.graph.node(ref.node)
         if node.op == TENSOR:
@@ -185,11 +196,11 @@ class Emitter:
     def _tensor(self, name: str) -> str:
         if name in self.graph.constants:
             return f"self.{re.sub(r'[^0-9A-Za-z_]', '_', name)}"
-        path, _, leaf = name.rpartition(".")
+        path, _, leaf = (tensor_below(self.graph, name, self.root.path) or name).rpartition(".")
         return f"{self._module(path)}.{leaf}" if leaf.isidentifier() else f"getattr({self._module(path)}, {leaf!r})"
 
     def _module(self, path: str) -> str:
-        return module_text(self.root.path, path)
+        return module_text(self.root.path, module_below(self.graph, path, self.root.path) or path)
 
     def _value(self, node: Node, key: str, value: Any, position: int | None = None) -> str:
         if isinstance(value, Ref):
@@ -223,21 +234,6 @@ class Emitter:
         return name
 
 
-def live_calls(graph: Graph) -> set[int]:
-    """Return the calls that compute something live, or that hand their input on (dropout and drop-path in eval)."""
-    live = {node.call for node in graph.nodes if node.op not in (INPUT, TENSOR)}
-    for call in reversed(graph.calls):
-        if call.index in live and call.parent >= 0:
-            live.add(call.parent)
-    names = {node.name for node in graph.nodes}
-    for call in graph.calls:
-        ins = {x for x in call.in_leaves if isinstance(x, Ref)}
-        passed = [x for x in call.out_leaves if isinstance(x, Ref) and x in ins and x.node in names]
-        if passed and call.index not in live:
-            live.add(call.index)
-    return live
-
-
 def module_text(root: str, path: str) -> str:
     """Return the expression for a module path as seen from the module at ``root``.
 
@@ -261,19 +257,42 @@ def _children_of(spec: Any) -> list[Any]:
 
 
 def arguments(module: Any, args: Any, kwargs: Any, spec: Any, literals: Sequence[Any]) -> list[Any]:
-    """Flatten call arguments and insist on the structure and literals the forward was captured with."""
+    """Flatten call arguments and insist on the structure and literals the forward was captured with.
+
+    Raises:
+        ArgumentsError: another structure, another number or text, None for a tensor or a tensor for None.
+    """
     leaves, got = pytree.tree_flatten((args, kwargs))
+    told = f"{type(module).__name__} was captured with"
     if got != spec:
-        raise TypeError(
-            f"{type(module).__name__} was captured with arguments {spec}; got {got}. "
-            "Call it as it was called when it was captured, or capture it again with these arguments."
+        raise ArgumentsError(
+            f"{told} arguments {spec}; got {got}. "
+            "Call it as it was called when it was captured, or capture it again with these arguments.",
+            module,
         )
-    for leaf, literal in zip(leaves, literals, strict=True):
+    for i, (leaf, literal) in enumerate(zip(leaves, literals, strict=True)):
+        if literal == ():
+            continue
         if literal is not None and isinstance(leaf, (int, float, str)) and leaf != literal[0]:
-            raise ValueError(
-                f"{type(module).__name__} was captured with argument {literal[0]!r}; got {leaf!r}. Capture it again."
-            )
+            raise ArgumentsError(f"{told} argument {literal[0]!r}; got {leaf!r}. Capture it again.", module, i)
+        if (leaf is None) != (literal is not None and literal[0] is None):
+            before, now = ("a tensor", "None") if leaf is None else ("None", f"a {type(leaf).__name__}")
+            raise ArgumentsError(f"{told} {before} as argument {i}; got {now}. Capture it again.", module, i)
     return leaves
+
+
+class ArgumentsError(TypeError):
+    """A rewritten forward was called in another way than it was captured.
+
+    Attributes:
+        module: whose forward.
+        leaf: number of the argument, in order; None where the structure differs.
+    """
+
+    def __init__(self, message: str, module: Any, leaf: int | None = None) -> None:
+        super().__init__(message)
+        self.module = module
+        self.leaf = leaf
 
 
 def compile_forward(source: str, names: Mapping[str, Any], title: str) -> Callable[..., Any]:

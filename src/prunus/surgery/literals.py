@@ -11,6 +11,8 @@ import numpy as np
 
 from prunus.errors import PlanError
 from prunus.graph.coupling import Coupling, Keep
+from prunus.graph.grouped import NAME as GROUPED
+from prunus.graph.grouped import row_items
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, TensorMeta, map_refs
 from prunus.graph.layout import Expr
 from prunus.graph.passes import drop_dead
@@ -298,6 +300,18 @@ def _attention(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
     if node.get("scale") is not None or old == new:
         return None
     return _with(node, scale=1 / math.sqrt(old))
+
+
+@REWRITES.register("_grouped_mm")
+def _experts(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
+    """Torch's kernel takes rows of whole 16 bytes alone; other sizes go through an op that pads."""
+    first, second = node.args["self"], node.args["mat2"]
+    step = row_items(sizes.coupling.graph.meta(first).dtype)
+    plain = len(sizes.old(first)) == 2 and len(sizes.old(second)) == 3
+    aligned = not any(n % step for n in sizes.new(second)[1:])
+    if aligned or not plain or node.get("bias") is not None or node.get("out_dtype") is not None:
+        return None
+    return GROUPED, {"self": first, "mat2": second, "offs": node.args["offs"]}
 
 
 __all__ = ["REWRITES", "Sizes", "literal_changes", "rewrite"]

@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
-from prunus.errors import PlanError, UsageError
+from prunus.errors import UsageError
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import Recorder, named_tensors
 from prunus.plans import Plan
+from prunus.surgery.follow import kept_indices, masked, picked
 
 _PER_GROUP = ("base_lrs", "_last_lr", "lr_lambdas", "max_lrs", "min_lrs", "base_momentums", "max_momentums")
 
@@ -107,7 +107,9 @@ def _heirs(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> dict[int
     found: dict[int, _Heir] = {}
     for name, tensor in named.items():
         plain = name.removesuffix("_orig")
-        if plain == name or f"{plain}_mask" not in named:  # else torch.nn.utils.prune renamed it, and shrink named it back
+        if (
+            plain == name or f"{plain}_mask" not in named
+        ):  # else torch.nn.utils.prune renamed it, and shrink named it back
             plain = name
         heir = _Heir(aliases.get(plain, plain), new.get(plain))
         if id(tensor) not in found or found[id(tensor)].new is None:
@@ -164,37 +166,34 @@ class _Follow:
     """Cuts the state of one parameter as the parameter was cut."""
 
     def __init__(self, plan: Plan, name: str, old: torch.Tensor, new: torch.Tensor, kind: str) -> None:
-        self.name, self.old, self.new, self.kind = name, old, new, kind
-        self.keep: Mapping[int, np.ndarray] = plan.keep.get(name, {}) if name else {}
-        self.mask = plan.masks.get(name) if name else None
-        expected = tuple(len(self.keep[d]) if d in self.keep else n for d, n in enumerate(old.shape))
-        if tuple(new.shape) != expected:
-            raise PlanError(
-                f"{name!r} has shape {tuple(new.shape)} in the cut model; the plan cuts {tuple(old.shape)} to "
-                f"{expected}. Give the model, the plan and the cut model that belong together."
-            )
+        self.plan, self.name, self.old, self.new, self.kind = plan, name, old, new, kind
+        self.keep = kept_indices(plan, name, old, new)
 
     def __call__(self, key: str, value: Any) -> Any:
+        """Return one entry of the state for the cut parameter."""
         if not isinstance(value, torch.Tensor):
             if any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(value)):
                 raise self._refusal(key, f"a {type(value).__name__} of tensors")
             return copy.deepcopy(value)
+        if value.shape != self.old.shape and value.numel() == 1:
+            return value.detach().clone()
+        if not _follows(value.shape, self.old.shape):
+            raise self._refusal(key, f"a tensor of shape {tuple(value.shape)}")
         whole = value.detach()
         if value.shape == self.old.shape:
-            if self.mask is not None:
-                mask = torch.from_numpy(np.ascontiguousarray(self.mask)).to(value.device)
-                whole = whole * mask.to(value.dtype)
-        elif value.numel() == 1:
-            return whole.clone()
-        elif value.dim() != self.old.dim() or any(s not in (1, n) for s, n in zip(value.shape, self.old.shape, strict=True)):
-            raise self._refusal(key, f"of shape {tuple(value.shape)}")
+            whole = masked(whole, self.plan, self.name)
         for dim, index in self.keep.items():
-            if whole.shape[dim] == self.old.shape[dim]:
-                whole = whole.index_select(dim, torch.from_numpy(np.asarray(index)).to(value.device))
+            if value.shape[dim] == self.old.shape[dim]:
+                whole = picked(whole, dim, index)
         return whole.clone().to(self.new.device if value.device == self.old.device else value.device)
 
     def _refusal(self, key: str, what: str) -> UsageError:
         return UsageError(
-            f"{self.kind} keeps the state {key!r} of {self.name!r} {what}, which does not follow its shape "
+            f"{self.kind} keeps as state {key!r} of {self.name!r} {what}, which does not follow its shape "
             f"{tuple(self.old.shape)} and cannot be cut. Make a new {self.kind} over the parameters of the cut model."
         )
+
+
+def _follows(state: torch.Size, parameter: torch.Size) -> bool:
+    """Whether a state has a parameter's dims, each whole or averaged away."""
+    return len(state) == len(parameter) and all(s in (1, n) for s, n in zip(state, parameter, strict=True))

@@ -22,9 +22,10 @@ class Surgery:
         attributes: module path → integer attribute → new value.
         spliced: paths of modules with a rewritten forward.
         splice: which calls they were written from; None in module mode.
-        growth: the program at two batch sizes, for literals that follow the batch.
+        growth: the program at several sizes of its inputs, for literals that follow them.
         program: the whole edited program, in graph mode.
         removed: paths of submodules that nothing calls any more; they are gone.
+        static: which dims of the inputs the rewritten forwards cannot follow, and why.
     """
 
     mode: str
@@ -34,6 +35,7 @@ class Surgery:
     growth: Growth | None = None
     program: Graph | None = None
     removed: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -46,12 +48,15 @@ class Surgery:
         removed: tuple[str, ...] = (),
     ) -> Surgery:
         """Record a cut that kept the user's classes."""
-        return cls(mode, changes, paths, splice if paths else None, growth if paths else None, None, removed)
+        if not paths or growth is None:
+            return cls(mode, changes, removed=removed)
+        roots = {index: splice.natives(index) for index in sorted(splice.stale)}
+        return cls(mode, changes, paths, splice, growth, None, removed, growth.reasons(splice.graph, roots))
 
     @classmethod
     def whole(cls, program: Graph, growth: Growth) -> Surgery:
         """Record a cut that replaced the model by its edited program."""
-        return cls("graph", program=program, growth=growth)
+        return cls("graph", program=program, growth=growth, static=growth.reasons(program, {0: frozenset()}))
 
 
 def merge_changes(*parts: Changes) -> Changes:

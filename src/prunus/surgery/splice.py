@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from prunus.errors import CaptureError
-from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref, refs_in
+from prunus.graph.ir import TENSOR, Graph, ModuleCall, Node, Ref, refs_in
+from prunus.surgery.calls import CallIndex, module_below, tensor_below
 from prunus.surgery.dynamic import Growth
-from prunus.surgery.emit import Emission, Emitter, compile_forward, live_calls
+from prunus.surgery.emit import Emission, Emitter, compile_forward
 
 
 @dataclass(slots=True)
@@ -23,6 +24,14 @@ class Splice:
     graph: Graph
     stale: set[int] = field(default_factory=set)
     inlined: set[int] = field(default_factory=set)
+    _index: CallIndex | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def index(self) -> CallIndex:
+        """The calls of the graph, indexed."""
+        if self._index is None:
+            self._index = CallIndex.of(self.graph)
+        return self._index
 
     def settle(self) -> None:
         """Widen the choice until every new forward can reach every value it needs.
@@ -33,79 +42,100 @@ class Splice:
         Raises:
             CaptureError: a value reaches even the top level by an unknown way.
         """
-        changed = True
-        while changed:
-            changed = False
-            for index in sorted(self.stale, reverse=True):
-                problem = self._missing(index)
+        todo = set(self.stale)
+        while todo:
+            while todo:
+                index = max(todo)
+                problem = self._missing(index) if index in self.stale else None
                 if problem is None:
-                    continue
-                changed = True
-                if problem >= 0:
+                    todo.discard(index)
+                elif problem >= 0:
                     self.inlined.add(problem)
                     self.stale.discard(problem)
                 else:
-                    self._lift(index)
-                break
-            changed = changed or self._unequal_calls()
+                    todo.add(self.lift(index))
+            todo = self._unequal_calls()
 
     def natives(self, index: int) -> frozenset[int]:
         """Return the calls below ``index`` that stay calls of their module."""
         return frozenset(c.index for c in self._kept_children(index))
 
-    def _lift(self, index: int) -> None:
+    def owner(self, index: int) -> int:
+        """Return the call in whose forward the ops of ``index`` stand: itself, or the one that writes it out."""
+        while index in self.inlined:
+            index = self.graph.calls[index].parent
+        return index
+
+    def lift(self, index: int) -> int:
+        """Write a call out in the forward that makes it, which is rewritten from now on; returns that call.
+
+        Raises:
+            CaptureError: it is the top level.
+        """
         parent = self.graph.calls[index].parent
         if parent < 0:
             raise CaptureError("a value reaches the top level by a way that is not its arguments")
         self.inlined.add(index)
         self.stale.discard(index)
-        self.stale.add(parent)
+        above = self.owner(parent)
+        self.stale.add(above)
+        return above
+
+    def widen(self, index: int) -> None:
+        """Rewrite the forward that runs ``index``, or, where that has been done, the one around it.
+
+        Raises:
+            CaptureError: even the top level is rewritten already.
+        """
+        at = self.owner(index)
+        if at in self.stale:
+            self.lift(at)
+        else:
+            self.stale.add(at)
+
+    def take_all(self) -> None:
+        """Write the whole program out in the top level's forward."""
+        self.stale, self.inlined = {0}, {c.index for c in self.graph.calls[1:]}
 
     def _kept_children(self, index: int) -> Iterator[ModuleCall]:
-        for call in self.graph.calls:
-            if call.parent == index:
-                if call.index in self.inlined:
-                    yield from self._kept_children(call.index)
-                else:
-                    yield call
+        for call in self.index.children.get(index, ()):
+            if call.index in self.inlined:
+                yield from self._kept_children(call.index)
+            else:
+                yield call
 
-    def _members(self, index: int) -> set[int]:
-        """Return ``index`` and the calls written out inside it."""
-        found = {index}
-        for call in self.graph.calls:
-            if call.parent in found and call.index in self.inlined:
-                found.add(call.index)
-        return found
+    def _members(self, index: int) -> Iterator[int]:
+        """Yield ``index`` and the calls written out inside it."""
+        yield index
+        for call in self.index.children.get(index, ()):
+            if call.index in self.inlined:
+                yield from self._members(call.index)
 
     def _missing(self, index: int) -> int | None:
         """Return None if all values are at hand, a child call to write out, or -1 if ``index`` itself must be."""
-        call, members = self.graph.calls[index], self._members(index)
+        call, known = self.graph.calls[index], self.index
         kept = list(self._kept_children(index))
+        for child in kept:
+            if child.index in known.live and module_below(self.graph, child.path, call.path) is None:
+                return child.index
         have = {r for r in call.in_leaves if isinstance(r, Ref)}
         have |= {r for c in kept for r in c.out_leaves if isinstance(r, Ref)}
         need = [r for r in call.out_leaves if isinstance(r, Ref)]
-        for node in self.graph.nodes:
-            if node.call in members and node.op not in (INPUT, TENSOR):
+        for member in self._members(index):
+            for node in known.nodes.get(member, ()):
                 have |= {Ref(node.name, i) for i in range(len(node.outputs))}
                 need += refs_in(node.args)
-        need += [r for c in kept for r in c.in_leaves if isinstance(r, Ref)]
-        names = self._names()
+        need += [r for c in kept if c.index in known.live for r in c.in_leaves if isinstance(r, Ref)]
         for ref in need:
-            if ref in have or ref.node not in names:
+            if ref in have or ref.node not in known.names:
                 continue
             node = self.graph.node(ref.node)
             if node.op == TENSOR:
-                if node.tensor in self.graph.constants or self._below(node.tensor, call.path):
+                if node.tensor in self.graph.constants or tensor_below(self.graph, node.tensor, call.path):
                     continue
                 return -1
             return self._child_holding(node, kept)
         return None
-
-    def _names(self) -> set[str]:
-        return {n.name for n in self.graph.nodes}
-
-    def _below(self, tensor: str, path: str) -> bool:
-        return not path or tensor.startswith(f"{path}.")
 
     def _child_holding(self, node: Node, kept: list[ModuleCall]) -> int:
         at = node.call
@@ -116,34 +146,31 @@ class Splice:
             at = self.graph.calls[at].parent
         return -1
 
-    def _unequal_calls(self) -> bool:
-        """Calls of one module must have one forward; where they differ, write them out in their parents."""
+    def _unequal_calls(self) -> set[int]:
+        """Calls of one module must have one forward; where they differ, they are written out in their parents.
+
+        Returns the calls that have to be settled again; none if all is well.
+        """
         by_path: dict[str, list[int]] = {}
         for call in self.graph.calls:
-            if call.index not in self.inlined:
+            if call.index not in self.inlined and call.index in self.index.live:
                 by_path.setdefault(call.path, []).append(call.index)
-        for path, indices in by_path.items():
-            chosen = [i for i in indices if i in self.stale]
+        again: set[int] = set()
+        for indices in by_path.values():
+            chosen = self.stale.intersection(indices)
             if not chosen or len(indices) == 1:
                 continue
-            for i in indices:
-                self.stale.add(i)
-            texts = set()
-            for i in indices:
-                if self._missing(i) is not None:
-                    return True
-                emitter = Emitter(self.graph, i, self.natives(i))
-                emitter.emit()
-                texts.add(_anonymous(emitter.source()))
-            if len(texts) > 1:
-                if path == "":
-                    raise CaptureError("the top level is called several times in different ways")
-                for i in indices:
-                    self._lift(i)
-                return True
             if len(chosen) < len(indices):
-                return True
-        return False
+                self.stale.update(indices)
+                again.update(indices)
+            elif len({self._text(i) for i in indices}) > 1:
+                again.update(self.lift(i) for i in indices)
+        return again
+
+    def _text(self, index: int) -> str:
+        emitter = Emitter(self.graph, index, self.natives(index), index=self.index)
+        emitter.emit()
+        return _anonymous(emitter.source())
 
 
 def _anonymous(source: str) -> str:
@@ -172,7 +199,7 @@ def splice_(small: nn.Module, splice: Splice, values: Mapping[str, torch.Tensor]
 
 def write_forward(splice: Splice, index: int, growth: Growth) -> tuple[Emission, str]:
     """Emit the forward of one stale call."""
-    emitter = Emitter(splice.graph, index, splice.natives(index))
+    emitter = Emitter(splice.graph, index, splice.natives(index), index=splice.index)
     emitter.size_text = lambda node, key, position, value: growth.text(emitter, node, key, position, value)
     return emitter.emit(), emitter.source()
 
@@ -194,45 +221,3 @@ def rebind_(
         module._qkv_same_embed_dim = (
             False  # keeps nn.TransformerEncoderLayer from its fused path, which reads old sizes
         )
-
-
-def prune_modules_(small: nn.Module, splice: Splice) -> tuple[str, ...]:
-    """Delete the submodules that no rewritten forward calls any more and whose tensors nothing reads; returns paths."""
-    graph = splice.graph
-    read = {n.tensor for n in graph.nodes if n.op == TENSOR}
-    read |= {alias for alias, name in graph.aliases.items() if name in read}
-    alive = {graph.calls[i].path for i in live_calls(graph)}
-    called = {c.path for c in graph.calls}
-    gone: list[str] = []
-    for path, module in list(small.named_modules(remove_duplicate=False)):
-        if not path or any(path.startswith(f"{g}.") for g in gone):
-            continue
-        inside = [p for p in called if p == path or p.startswith(f"{path}.")]
-        tensors = list(_tensor_names(module, path))
-        dead = bool(inside) and not any(p in alive for p in inside) and not any(t in read for t in tensors)
-        if dead and _caller_is_rewritten(splice, path):
-            gone.append(path)
-    for path in gone:
-        parent, _, leaf = path.rpartition(".")
-        del small.get_submodule(parent)._modules[leaf]
-    return tuple(gone)
-
-
-def _tensor_names(module: nn.Module, path: str) -> Iterator[str]:
-    for name, _ in (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)):
-        yield f"{path}.{name}"
-
-
-def _caller_is_rewritten(splice: Splice, path: str) -> bool:
-    """Whether every call below ``path`` hangs under a call that was written anew, with nothing alive between."""
-    calls = splice.graph.calls
-    alive = live_calls(splice.graph)
-    for call in calls:
-        if call.path != path:
-            continue
-        at = call.parent
-        while at >= 0 and at not in alive:
-            at = calls[at].parent
-        if at < 0 or (at not in splice.stale and at not in splice.inlined):
-            return False
-    return True

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from prunus.graph.ir import INPUT, TENSOR, Graph, Node, refs_in
-from prunus.surgery.emit import live_calls
+from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
+from prunus.surgery.calls import live_calls
 
 
 def stale_candidates(before: Graph, after: Graph) -> tuple[set[int], set[int]]:
     """Return (calls that may be stale, calls that surely are).
 
-    May be: a literal of a node in their own forward changed, or a constant they read. Surely: a branch they join is
-    bypassed, or they call something that nothing needs any more.
+    May be: a literal of a node in their own forward changed, or a constant they make or read. Surely: a branch they
+    join is bypassed, or they call something that nothing needs any more.
     """
     maybe: set[int] = set()
     sure: set[int] = set()
     cut_constants = {n for n, i in after.tensors.items() if i.kind == "constant" and i.shape != before.tensors[n].shape}
     for node in after.nodes:
+        if node.op == TENSOR and node.tensor in cut_constants:
+            maybe.add(node.call)
         if node.op in (INPUT, TENSOR):
             continue
         old = before.node(node.name)
@@ -28,8 +30,6 @@ def stale_candidates(before: Graph, after: Graph) -> tuple[set[int], set[int]]:
 
 
 def _literals(value: object) -> object:
-    from prunus.graph.ir import Ref
-
     if isinstance(value, Ref):
         return None
     if isinstance(value, (list, tuple)):

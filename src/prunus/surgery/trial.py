@@ -105,7 +105,7 @@ class Trial:
         for name, tensor in named_tensors(small).items():
             value = values.get(aliases.get(name, name))
             fits = value is not None and value.shape == tensor.shape
-            own = (value if fits else self._wide(tensor)).detach().clone()  # type: ignore[union-attr]
+            own = self._wide(value if value is not None and fits else tensor).detach().clone()
             is_parameter = isinstance(tensor, nn.Parameter)
             memo.setdefault(id(tensor), nn.Parameter(own, own.is_floating_point()) if is_parameter else own)
         for module in small.modules():
@@ -220,9 +220,7 @@ def _difference(a: torch.Tensor, b: torch.Tensor, least: float) -> float:
 def _on(graph: Graph, device: torch.device) -> Graph:
     """Return a program whose device literals and constants lie on ``device``."""
     nodes = tuple(
-        dataclasses.replace(
-            n, args={k: device if isinstance(v, torch.device) else v for k, v in n.args.items()}
-        )
+        dataclasses.replace(n, args={k: device if isinstance(v, torch.device) else v for k, v in n.args.items()})
         for n in graph.nodes
     )
     constants = {name: value.to(device) for name, value in graph.constants.items()}

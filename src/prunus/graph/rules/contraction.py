@@ -106,7 +106,7 @@ def einsum(flow: Flow, node: Node) -> list[Dims]:
     return [tuple(flow.norm(e) for e in out)]
 
 
-@rule("_grouped_mm")
+@rule("_grouped_mm", "prunus.grouped_mm")
 def grouped_mm(flow: Flow, node: Node) -> list[Dims]:
     """Tokens sorted by expert (T, K) × (E, K, N) → (T, N); the expert dim stays."""
     a, b = flow.dims(node.args["self"]), flow.dims(node.args["mat2"])
