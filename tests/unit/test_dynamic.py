@@ -162,17 +162,17 @@ class Handed(nn.Module):
         self.stem, self.inner, self.head = nn.Linear(5, 8), Inner(), nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.inner(self.stem(x), torch.arange(x.shape[1]).view(1, -1, 1) * 0.1))
+        return self.head(self.inner(x.unsqueeze(0), self.stem(x), torch.arange(x.shape[1]).view(1, -1, 1) * 0.1))
 
 
 class Inner(nn.Module):
-    """Remembers its sizes."""
+    """Remembers its sizes; has no use for its first argument."""
 
     def __init__(self) -> None:
         super().__init__()
         self.up, self.out = nn.Linear(8, 12), nn.Linear(12, 8)
 
-    def forward(self, x: Tensor, places: Tensor) -> Tensor:
+    def forward(self, idle: Tensor, x: Tensor, places: Tensor) -> Tensor:
         batch, length, _ = x.shape
         return self.out((self.up(x + places).view(batch, length, 3, 4) * 2).reshape(batch, length, 12))
 

@@ -151,6 +151,27 @@ class Idle(Net):
         return super().forward(x)
 
 
+class Sized(nn.Module):
+    """Holds a size, and a layer that its owner holds too."""
+
+    def __init__(self, shared: nn.Linear) -> None:
+        super().__init__()
+        self.shared = shared
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.shared(x).view(2, 5, 3, 4)).reshape(2, 5, 12)
+
+
+class Sharing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.shared = nn.Linear(6, 12), nn.Linear(12, 12)
+        self.sized, self.head = Sized(self.shared), nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.sized(self.stem(x))).mean(1)
+
+
 class Experts(nn.Module):
     """Four experts; token t goes to expert t modulo four."""
 
@@ -197,6 +218,13 @@ def test_a_check_of_sizes_is_rewritten_where_it_stands() -> None:
 
 def test_values_that_travel_by_attributes_are_reached() -> None:
     assert "" in operated(Side())[1].spliced
+
+
+def test_a_layer_registered_in_two_places_is_reached_by_its_nearer_name() -> None:
+    small, surgery, _ = operated(Sharing())
+    assert surgery.spliced == ("sized",)
+    assert small.sized.shared is small.shared
+    assert "self.shared" in small.sized.prunus_source
 
 
 def test_what_was_idle_before_stays() -> None:

@@ -41,6 +41,7 @@ class Growth:
     others: tuple[Variation, ...] = ()
     static: tuple[str, ...] = ()
     _known: dict[tuple[int, frozenset[int]], dict[int, str]] = field(default_factory=dict, repr=False, compare=False)
+    _dims_of: dict[int, list[_Dim]] = field(default_factory=dict, repr=False, compare=False)
 
     def text(self, emitter: Emitter, node: Node, key: str, position: int | None, value: int) -> str | None:
         """Return an expression over the shapes of a forward's arguments for a literal that grows, else None."""
@@ -137,7 +138,7 @@ class Growth:
         """Return the first dim, or product or quotient of two, that fits every variation when scaled by a number."""
         if not all(type(v) is int for v in sizes) or len(set(sizes)) == 1:
             return None
-        dims = list(self._dims(graph, root))
+        dims = self._dims(graph, root)
         for a in dims:
             if _proportional(sizes, a.sizes):
                 return _scaled(a.text, "", value, a.now)
@@ -151,11 +152,17 @@ class Growth:
                     return _scaled(a.text, b.text, value * b.now, a.now)
         return None
 
-    def _dims(self, graph: Graph, root: ModuleCall) -> Iterator[_Dim]:
-        """Yield the dims of a forward's arguments that vary."""
+    def _dims(self, graph: Graph, root: ModuleCall) -> list[_Dim]:
+        """Return the dims of a forward's arguments that vary."""
+        if root.index not in self._dims_of:
+            self._dims_of[root.index] = list(self._varying(graph, root))
+        return self._dims_of[root.index]
+
+    def _varying(self, graph: Graph, root: ModuleCall) -> Iterator[_Dim]:
         seen: set[Ref] = set()
+        alive = {n.name for n in self.graph.nodes} & {n.name for n in graph.nodes}
         for i, leaf in enumerate(root.in_leaves):
-            if not isinstance(leaf, Ref) or leaf in seen:
+            if not isinstance(leaf, Ref) or leaf in seen or leaf.node not in alive:
                 continue
             seen.add(leaf)
             shapes = [g.meta(leaf).shape for g in (self.graph, *(o.graph for o in self.others))]

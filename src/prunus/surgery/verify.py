@@ -149,7 +149,7 @@ def _message(
     size = f"it fails with {check.failure}" if check.failure else f"relative error {check.error:.2e}"
     try:
         where = explain(it, small, example_inputs, cut_tensors(model, coupling, plan))
-    except RuntimeError as error:
+    except Exception as error:  # the search must not hide what was found
         where = f"Where could not be found out ({one_line(error)})."
     return (
         f"The cut {type(small).__name__} {what} the masked original: {size}, allowed {check.tolerance:.0e}. "
