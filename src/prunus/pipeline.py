@@ -104,9 +104,7 @@ def prune(
         VerifyError: the cut model differs; nothing is returned.
     """
     model = unwrap(model)
-    chosen = plan(model, example_inputs, budget=budget, criterion=criterion, levels=levels, data=data, ignore=ignore,
-                  seed=seed)  # fmt: skip
-    coupling = couple(capture(model, example_inputs))
+    coupling, chosen = _planned(model, example_inputs, budget, criterion, levels, data, ignore, seed)
     small, surgery = operate(model, coupling, chosen, example_inputs)
     check = verify(model, small, coupling, chosen, example_inputs, seed=seed)
     assert chosen.before is not None
@@ -126,10 +124,23 @@ def plan(
     seed: int = 0,
 ) -> Plan:
     """Decide what would go and price it exactly; nothing is changed. Arguments as in `prune`."""
+    return _planned(unwrap(model), example_inputs, budget, criterion, levels, data, ignore, seed)[1]
+
+
+def _planned(
+    model: nn.Module,
+    example_inputs: Any,
+    budget: Mapping[str, float | int | str],
+    criterion: str,
+    levels: Sequence[str],
+    data: Iterable[Any] | None,
+    ignore: Sequence[str],
+    seed: int,
+) -> tuple[Coupling, Plan]:
+    """Capture and couple once, then plan; the cut goes on from the same coupling."""
     _check_levels(levels, budget)
     _check_ignore(ignore)
     UNIT_CRITERIA.get(criterion)
-    model = unwrap(model)
     check_weights(model)
     coupling = couple(capture(model, example_inputs))
     cost = cost_model(coupling)
@@ -149,7 +160,7 @@ def plan(
     masks = _weight_masks(model, coupling, keep, limits, ignore) if "weight" in levels else {}
     settings = {"budget": _plain(budget), "criterion": criterion, "levels": list(levels), "ignore": list(ignore),
                 "seed": seed}  # fmt: skip
-    return make_plan(coupling, keep, masks=masks, decisions=decisions, settings=settings, cost=cost)
+    return coupling, make_plan(coupling, keep, masks=masks, decisions=decisions, settings=settings, cost=cost)
 
 
 def apply(model: nn.Module, plan: Plan, example_inputs: Any) -> nn.Module:
