@@ -26,7 +26,7 @@ $(STAMPS)/demo: $(STAMPS)/torch pyproject.toml
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/torch pyproject.toml
-	$(INSTALL) '.[report,train,test,dev,text]'
+	$(INSTALL) '.[report,train,test,dev,text,onnx]'
 	$(PIP) --no-deps torchvision==0.28.0 timm==1.0.31
 	@touch $@ $(STAMPS)/demo
 
@@ -50,7 +50,7 @@ zoo: $(STAMPS)/dev
 	PYTHONPATH=benchmarks $(BIN)/python -m zoo --docs docs
 
 $(STAMPS)/bench: $(STAMPS)/dev
-	$(INSTALL) '.[report,train,test,dev,text,bench]'
+	$(INSTALL) '.[report,train,test,dev,text,onnx,bench]'
 	@touch $@
 
 bench-%: $(STAMPS)/bench

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,8 +16,8 @@ from prunus.graph.rules import load_rules
 
 from .catalog import ZOOS, Entry, entries
 from .tables import reason_of, write_tables
-from .trial import run_trial
-from .workers import Limits, read_records, run_all
+from .trial import Options, run_trial
+from .workers import Limits, Task, read_records, run_all
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,33 +33,41 @@ def main() -> int:
     limits = Limits(options.seconds, options.gigabytes, options.niceness, options.processes)
     known = {zoo: entries(zoo) for zoo in ZOOS if zoo in options.zoo}
     chosen = [e for zoo in known for e in known[zoo] if not options.models or e.name in options.models]
-    for mode in options.mode:
-        _run(chosen, mode, limits, options)
+    _run(chosen, limits, options)
     records = read_records(options.log)
     if options.docs:
         write_tables(records, options.docs, options.state)
     return 0 if all(records.get((m, e.zoo, e.name), {}).get("ok") for m in options.mode for e in chosen) else 1
 
 
-def _run(chosen: list[Entry], mode: str, limits: Limits, options: argparse.Namespace) -> None:
+def _run(chosen: list[Entry], limits: Limits, options: argparse.Namespace) -> None:
     done = {} if options.again else read_records(options.log)
-    known = {e: done.get((mode, e.zoo, e.name)) for e in chosen}
-    todo = [e for e, record in known.items() if record is None or (options.retry and not record["ok"])]
-    trial = functools.partial(run_trial, mode=mode, prove=not options.unproved)
-    for number, record in enumerate(run_all(_giants_last(todo), mode, trial, limits, options.log), 1):
+    todo: list[Task] = []
+    for entry in _giants_last(chosen):
+        known = {mode: done.get((mode, entry.zoo, entry.name)) for mode in options.mode}
+        left = tuple(m for m, record in known.items() if record is None or (options.retry and not record["ok"]))
+        if left:
+            todo.append((entry, left))
+    trial = functools.partial(_trial, prove=not options.unproved)
+    for number, record in enumerate(run_all(todo, trial, limits, options.log), 1):
         verdict = "ok" if record["ok"] else reason_of(record)
-        sys.stderr.write(f"{number}/{len(todo)} {mode} {record['zoo']} {record['model']}: {verdict}\n")
+        of = sum(len(modes) for _, modes in todo)
+        sys.stderr.write(f"{number}/{of} {record['mode']} {record['zoo']} {record['model']}: {verdict}\n")
 
 
-def _giants_last(todo: list[Entry]) -> list[Entry]:
-    return [e for e in todo if not e.giant] + [e for e in todo if e.giant]
+def _trial(entry: Entry, modes: tuple[str, ...], *, prove: bool) -> list[dict[str, Any]]:
+    return run_trial(entry, Options(modes=modes, prove=prove))
+
+
+def _giants_last(chosen: list[Entry]) -> list[Entry]:
+    return [e for e in chosen if not e.giant] + [e for e in chosen if e.giant]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zoo", description=__doc__)
     parser.add_argument("models", nargs="*", help="only these models")
     parser.add_argument("--zoo", nargs="+", choices=ZOOS, default=list(ZOOS))
-    parser.add_argument("--mode", nargs="+", choices=("graph", "hybrid", "module"), default=["graph", "hybrid"])
+    parser.add_argument("--mode", nargs="+", choices=("graph", "hybrid", "module"), default=["hybrid", "graph"])
     parser.add_argument("--log", type=Path, default=ROOT / "runs" / "zoo.jsonl", help="finished trials, one a line")
     parser.add_argument("--docs", type=Path, default=None, help="folder for zoo.json and zoo.md")
     parser.add_argument("--state", default="", help="what the code was, for the tables: a commit")
@@ -66,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="run everything again")
     parser.add_argument("--unproved", action="store_true", help="compare programs only; run no network in float64")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--gigabytes", type=float, default=12.0)
     parser.add_argument("--niceness", type=int, default=15)
     return parser

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from .vision_ops import define_vision_ops
+from .vision_ops import compute_nms, define_vision_ops
 
 HERE = Path(__file__).parent
-ZOOS = ("torchvision", "timm", "transformers")
+ZOOS = ("torchvision", "timm", "transformers", "torchvision-tasks")
 # Above so many parameters a proof is fed one sample, and further up it is done in float32, to fit a small machine.
-LARGE, GIANT = 40_000_000, 100_000_000
+LARGE, GIANT = 20_000_000, 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +28,19 @@ class Entry:
     name: str
     weight: int
     build: Callable[[], tuple[nn.Module, Any]]
+    slow: bool = False
 
     @property
     def giant(self) -> bool:
-        """Whether the model is proved in float32."""
-        return self.weight > GIANT
+        """Whether the model is proved in float32, alone on the machine: it is large, or computes for long."""
+        return self.slow or self.weight > GIANT
 
 
 def entries(zoo: str) -> list[Entry]:
     """Return the models of one zoo, smallest first."""
-    made = {"torchvision": _torchvision, "timm": _timm, "transformers": _transformers}[zoo]()
+    made = {"torchvision": _torchvision, "torchvision-tasks": _tasks, "timm": _timm, "transformers": _transformers}[
+        zoo
+    ]()
     return sorted(made, key=lambda e: (e.weight, e.name))
 
 
@@ -64,6 +67,67 @@ def _torchvision_model(name: str, weight: int) -> tuple[nn.Module, Any]:
     side = 299 if name == "inception_v3" else 224
     model = models.get_model(name, weights=None, **options).eval()
     return model, (torch.randn(1 if weight > LARGE else 2, 3, side, side),)
+
+
+# The quantised models are no part of the zoo: their integer kernels hold no parameters that could be cut.
+_LONG = ("mvit", "s3d")
+TASKS = ("segmentation", "detection", "video", "optical_flow")
+
+
+def _tasks() -> list[Entry]:
+    """Segmentation, detection (whole, and the backbone alone), video and optical flow, on small inputs."""
+    define_vision_ops()
+    models = importlib.import_module("torchvision.models")
+    found = []
+    for task in TASKS:
+        for name in models.list_models(module=getattr(models, task)):
+            weight = int(next(iter(models.get_model_weights(name))).meta["num_params"])
+            found.append(Entry("torchvision-tasks", name, weight, lambda t=task, n=name: _task_model(t, n),
+                               name.startswith(_LONG)))  # fmt: skip
+            if task == "detection":
+                parts = f"{name}.backbone"
+                found.append(Entry("torchvision-tasks", parts, weight, lambda n=name: _detection_backbone(n)))
+    return found
+
+
+# Enough boxes for the loops to turn, few enough for suppression and pooling that are written in Python.
+_FEW = {
+    "fasterrcnn": {"rpn_pre_nms_top_n_test": 200, "rpn_post_nms_top_n_test": 20, "box_score_thresh": 0.0},
+    "maskrcnn": {"rpn_pre_nms_top_n_test": 200, "rpn_post_nms_top_n_test": 20, "box_score_thresh": 0.0},
+    "keypointrcnn": {"rpn_pre_nms_top_n_test": 200, "rpn_post_nms_top_n_test": 20, "box_score_thresh": 0.0},
+    "retinanet": {"topk_candidates": 100, "score_thresh": 0.0},
+    "fcos": {"topk_candidates": 100, "score_thresh": 0.0},
+    "ssd300": {"topk_candidates": 10, "score_thresh": 0.0},
+    "ssdlite320": {"topk_candidates": 10, "score_thresh": 0.0},
+}
+
+
+def _task_model(task: str, name: str) -> tuple[nn.Module, Any]:
+    compute_nms()
+    models = importlib.import_module("torchvision.models")
+    options: dict[str, Any] = {"weights_backbone": None} if task in ("segmentation", "detection") else {}
+    if task == "detection":
+        options |= _FEW[name.partition("_")[0]] | {"detections_per_img": 10}
+        if "rcnn" in name:
+            options["box_detections_per_img"] = options.pop("detections_per_img")
+        if not name.startswith("ssd"):
+            options |= {"min_size": 128, "max_size": 192}
+    model = models.get_model(name, weights=None, **options).eval()
+    if task == "detection":
+        return model, ([torch.rand(3, 128, 160)],)
+    if task == "segmentation":
+        return model, (torch.randn(1, 3, 96, 96),)
+    if task == "video":
+        # MViT has tables for this size, and the last pool of S3D needs it.
+        frames, side = (16, 224) if name.startswith(_LONG) else (8, 64)
+        return model, (torch.randn(1, 3, frames, side, side),)
+    return model, (torch.rand(1, 3, 128, 128), torch.rand(1, 3, 128, 128))
+
+
+def _detection_backbone(name: str) -> tuple[nn.Module, Any]:
+    model, _ = _task_model("detection", name)
+    side = 300 if name.startswith("ssd") else 128
+    return model.backbone, (torch.randn(1, 3, side, side),)
 
 
 def _timm() -> list[Entry]:

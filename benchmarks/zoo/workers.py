@@ -16,7 +16,8 @@ from typing import Any
 
 from .catalog import Entry
 
-Trial = Callable[[Entry], dict[str, Any]]
+Task = tuple[Entry, tuple[str, ...]]
+Trial = Callable[[Entry, tuple[str, ...]], list[dict[str, Any]]]
 # A process that has not used up its processor time after so many times that long is waiting for something.
 STALLED = 6
 _FORK = multiprocessing.get_context("fork")
@@ -26,7 +27,7 @@ _FORK = multiprocessing.get_context("fork")
 class Limits:
     """What one model may use; ``seconds`` are of processor time, so that a busy machine fails nobody."""
 
-    seconds: float = 300.0
+    seconds: float = 600.0
     gigabytes: float = 12.0
     niceness: int = 15
     processes: int = 2
@@ -34,7 +35,7 @@ class Limits:
 
 @dataclass(slots=True)
 class _Job:
-    entry: Entry
+    task: Task
     process: Any
     pipe: Connection
     deadline: float
@@ -55,61 +56,62 @@ def read_records(path: Path) -> Records:
     return found
 
 
-def run_all(todo: Iterable[Entry], mode: str, trial: Trial, limits: Limits, log: Path) -> Iterator[dict[str, Any]]:
-    """Run every trial and yield its record once it is safely in the log."""
+def run_all(todo: Iterable[Task], trial: Trial, limits: Limits, log: Path) -> Iterator[dict[str, Any]]:
+    """Run every trial and yield its records, one a mode, once they are safely in the log."""
     waiting, running = list(todo), list[_Job]()
     while waiting or running:
-        while waiting and len(running) < (1 if _alone(waiting[0], running) else limits.processes):
+        while waiting and len(running) < (1 if _alone(waiting[0][0], running) else limits.processes):
             running.append(_start(waiting.pop(0), trial, limits))
         wait([job.pipe for job in running], timeout=0.5)
         for job in list(running):
-            record = _finished(job, limits)
-            if record is None:
+            records = _finished(job, limits)
+            if records is None:
                 continue
-            record.setdefault("mode", mode)
             running.remove(job)
             with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-            yield record
+                file.writelines(json.dumps(record) + "\n" for record in records)
+            yield from records
 
 
 def _alone(entry: Entry, running: list[_Job]) -> bool:
     """Giants run by themselves: two at once do not fit a small machine."""
-    return entry.giant or any(job.entry.giant for job in running)
+    return entry.giant or any(job.task[0].giant for job in running)
 
 
-def _start(entry: Entry, trial: Trial, limits: Limits) -> _Job:
+def _start(task: Task, trial: Trial, limits: Limits) -> _Job:
     ours, theirs = _FORK.Pipe(duplex=False)
-    process = _FORK.Process(target=_child, args=(entry, trial, limits, theirs))
+    process = _FORK.Process(target=_child, args=(task, trial, limits, theirs))
     process.start()
     theirs.close()
-    return _Job(entry, process, ours, time.monotonic() + STALLED * limits.seconds)
+    return _Job(task, process, ours, time.monotonic() + STALLED * limits.seconds)
 
 
-def _child(entry: Entry, trial: Trial, limits: Limits, pipe: Connection) -> None:
+def _child(task: Task, trial: Trial, limits: Limits, pipe: Connection) -> None:
     os.nice(limits.niceness)
     size = int(limits.gigabytes * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     resource.setrlimit(resource.RLIMIT_CPU, (int(limits.seconds), int(limits.seconds) + 1))
-    pipe.send(trial(entry))
+    pipe.send(trial(*task))
     pipe.close()
 
 
-def _finished(job: _Job, limits: Limits) -> dict[str, Any] | None:
-    base = {"zoo": job.entry.zoo, "model": job.entry.name, "ok": False, "stage": "process"}
-    record: dict[str, Any] | None = None
+def _finished(job: _Job, limits: Limits) -> list[dict[str, Any]] | None:
+    entry, modes = job.task
+    error, records = "", None
     if job.pipe.poll():
         try:
-            record = job.pipe.recv()
+            records = job.pipe.recv()
         except EOFError:
             job.process.join()
             late = job.process.exitcode == -signal.SIGXCPU
-            reason = f"over {limits.seconds:.0f} s" if late else f"the process ended with code {job.process.exitcode}"
-            record = base | {"error": reason}
+            error = f"over {limits.seconds:.0f} s" if late else f"the process ended with code {job.process.exitcode}"
     elif time.monotonic() > job.deadline:
         job.process.kill()
-        record = base | {"error": f"stalled for {STALLED * limits.seconds:.0f} s"}
-    if record is not None:
+        error = f"stalled for {STALLED * limits.seconds:.0f} s"
+    if error:
+        base = {"zoo": entry.zoo, "model": entry.name, "ok": False, "stage": "process", "error": error}
+        records = [base | {"mode": mode} for mode in modes]
+    if records is not None:
         job.process.join()
         job.pipe.close()
-    return record
+    return records

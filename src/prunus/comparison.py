@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -48,7 +48,7 @@ def compare(recipe: Recipe, *, progress: Progress | None = None, out: Path | str
     dense_runs: list[Row] = []
     rows: list[Row] = []
     skipped: dict[tuple[str, float], Skipped] = {}
-    with _threads(recipe.threads):
+    with threads_of(recipe.threads):
         for offset in range(recipe.compare.seeds):
             contest = prepare(recipe, recipe.seed + offset, shown)
             dense_runs.append(dense_row(contest))
@@ -60,11 +60,22 @@ def compare(recipe: Recipe, *, progress: Progress | None = None, out: Path | str
     if skipped and not rows:
         first = next(iter(skipped.values()))
         raise BudgetError(f"No method could be run; {first.method} at {first.kept_fraction:g} kept: {first.reason}")
-    results = Results.make(
+    ordered = _in_order([r for r in rows if (r.method, r.kept_fraction) not in skipped], methods)
+    results = results_of(recipe, "Pruning methods compared", dense_runs, ordered, skipped.values())
+    if out is not None:
+        write_results(results, Path(out), shown)
+    return results
+
+
+def results_of(
+    recipe: Recipe, title: str, dense_runs: Iterable[Row], rows: Iterable[Row], skipped: Iterable[Skipped] = ()
+) -> Results:
+    """Gather measured rows with what the recipe and this machine say about them."""
+    return Results.make(
         dense_runs=dense_runs,
-        runs=_in_order([r for r in rows if (r.method, r.kept_fraction) not in skipped], methods),
-        skipped=skipped.values(),
-        title="Pruning methods compared",
+        runs=rows,
+        skipped=skipped,
+        title=title,
         workload=recipe.data,
         model=recipe.model,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -72,9 +83,6 @@ def compare(recipe: Recipe, *, progress: Progress | None = None, out: Path | str
         environment=_environment(recipe),
         recipe=recipe.model_dump(mode="json"),
     )
-    if out is not None:
-        _write(results, Path(out), shown)
-    return results
 
 
 def _methods(recipe: Recipe) -> list[Method]:
@@ -133,7 +141,8 @@ def _in_order(rows: list[Row], methods: list[Method]) -> list[Row]:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def threads_of(count: int | None) -> Iterator[None]:
+    """Use so many threads for a while; None leaves torch its own choice."""
     before = torch.get_num_threads()
     if count:
         torch.set_num_threads(count)
@@ -157,7 +166,8 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _write(results: Results, out: Path, progress: Progress) -> None:
+def write_results(results: Results, out: Path, progress: Progress) -> None:
+    """Write ``results.json`` and ``report.html`` into a folder."""
     from prunus.report import write_report
 
     progress.start("report", 1)

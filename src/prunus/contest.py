@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import BudgetError, DataError
+from prunus.errors import BudgetError
 from prunus.export import packed_size
 from prunus.measurement.batches import Inputs
 from prunus.measurement.latency import LatencyRatio, latency_ratio
 from prunus.measurement.quality import Quality, evaluate, flip_rate
-from prunus.methods import Method, Subject, subject_of
-from prunus.planning import check_weights
+from prunus.methods import Method, Subject
+from prunus.parent import Parent, first_inputs, parent_of, train_
 from prunus.plans import Cost, Plan
 from prunus.progress import Progress, Silent
 from prunus.results import LayerChange, Row, Skipped
-from prunus.selectors import ignored_axes
-from prunus.sources import resolve_data, resolve_model
 from prunus.surgery.cut import operate
-from prunus.surgery.verify import verify
-from prunus.training import LOSSES, TrainingOptions, finetune_, reset_weights_
+from prunus.surgery.record import Surgery
+from prunus.surgery.tensors import sliced_masks
+from prunus.surgery.verify import Check, verify
+from prunus.training import reset_weights_
 from prunus.tree.describe import structure_rows
 from prunus.workloads.splits import Splits
 
@@ -40,59 +39,42 @@ _TEST_BATCH = 256
 class Contest:
     """One seed of a comparison: the trained dense network and all that is measured against it."""
 
-    recipe: Recipe
+    parent: Parent
     seed: int
-    data: Splits
-    dense: nn.Module
-    subject: Subject
     quality: Quality
     timing: Inputs
 
     @property
-    def captured_batch(self) -> int:
-        """How many samples the captured program, and so its MACs, are for."""
-        return _batch_of(self.subject.example_inputs)
+    def recipe(self) -> Recipe:
+        """What is compared."""
+        return self.parent.recipe
+
+    @property
+    def data(self) -> Splits:
+        """The four splits."""
+        return self.parent.data
+
+    @property
+    def dense(self) -> nn.Module:
+        """The dense network."""
+        return self.parent.model
+
+    @property
+    def subject(self) -> Subject:
+        """What methods look at."""
+        return self.parent.subject
 
 
 def prepare(recipe: Recipe, seed: int, progress: Progress, weights: Mapping[str, Tensor] | None = None) -> Contest:
-    """Build, train and analyse the dense network of one seed; ``weights`` spares the training."""
-    data = resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
-    model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=seed)
-    check_weights(model)
-    training = recipe.train.options()
-    if weights is None:
-        _train(model, data, training, seed, progress, f"train (seed {seed})")
-    else:
-        model.load_state_dict(weights)
-    example = _samples(data, 2)
-    subject = subject_of(
-        model, example, data.calibration, data.selection, loss=_loss(recipe), seed=seed, progress=progress
-    )
-    if recipe.ignore:
-        held = frozenset(ignored_axes(subject.coupling, recipe.ignore))
-        subject = subject_of(model, example, data.calibration, data.selection, loss=subject.loss, seed=seed, held=held,
-                             progress=progress)  # fmt: skip
-    quality = evaluate(model, data.test.batches(_TEST_BATCH), data.classes)
-    return Contest(recipe, seed, data, model, subject, quality, _samples(data, recipe.compare.latency.batch))
+    """Build, train, analyse and score the dense network of one seed; ``weights`` spares the training."""
+    return contest_of(parent_of(recipe, seed, progress, weights), seed)
 
 
-def _loss(recipe: Recipe) -> Any:
-    from prunus.measurement.batches import logits_of
-
-    function = LOSSES.get(recipe.recover.options().loss)
-    return lambda outputs, targets: function(logits_of(outputs), targets)
-
-
-def _train(
-    model: nn.Module, data: Splits, options: TrainingOptions, seed: int, progress: Progress, task: str,
-    masks: dict[str, Tensor] | None = None,
-) -> None:  # fmt: skip
-    if not options.steps:
-        return
-    progress.start(task, options.steps)
-    finetune_(model, data.train, seed=seed, masks=masks, progress=lambda done, steps: progress.advance(task),
-              **options.keywords())  # fmt: skip
-    progress.finish(task)
+def contest_of(parent: Parent, seed: int) -> Contest:
+    """Score a dense network that is there."""
+    quality = evaluate(parent.model, parent.data.test.batches(_TEST_BATCH), parent.data.classes)
+    timing = first_inputs(parent.data, parent.recipe.compare.latency.batch)
+    return Contest(parent, seed, quality, timing)
 
 
 def enter(run: Contest, method: Method, kept: float) -> Row | Skipped:
@@ -101,44 +83,52 @@ def enter(run: Contest, method: Method, kept: float) -> Row | Skipped:
         allowed = ", ".join(f"{k:.0%}" for k in method.only_kept)
         return Skipped(method.name, kept, f"defined at {allowed} kept only")
     started = time.perf_counter()
-    subject = run.subject
     try:
-        plan = method.plan(subject, kept)
+        plan = method.plan(run.subject, kept)
     except BudgetError as error:
         return Skipped(method.name, kept, str(error))
-    small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
+    return carry_through(run, plan, method, kept, started).row
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one plan became: the cut and recovered network, how it was cut, and what was measured."""
+
+    model: nn.Module
+    plan: Plan
+    surgery: Surgery
+    check: Check
+    row: Row
+
+
+def carry_through(
+    run: Contest, plan: Plan, method: Method, kept: float, started: float, progress: Progress | None = None
+) -> Entry:
+    """Cut as a plan says, verify, recover and measure; ``started`` is when the planning began."""
+    subject = run.subject
+    small, surgery = operate(subject.model, subject.coupling, plan, subject.example_inputs)
     check = verify(subject.model, small, subject.coupling, plan, subject.example_inputs, seed=run.seed)
     raw = evaluate(small, run.data.test.batches(_TEST_BATCH), run.data.classes)
-    masks = small_masks(plan)
-    _recover(run, method, small, masks)
+    masks = sliced_masks(plan)
+    _recover(run, method, small, masks, progress or Silent())
     spent = time.perf_counter() - started
     quality = evaluate(small, run.data.test.batches(_TEST_BATCH), run.data.classes)
     assert plan.after is not None
-    return _row(
+    row = _row(
         run, small, quality, plan.after, masks,
         method=method.name, level=method.level, kept_fraction=kept, seconds=spent, check_error=check.error,
         accuracy_before_recovery=raw.accuracy, notes=_notes(plan, method),
         structure=_structure(subject, plan),
     )  # fmt: skip
+    return Entry(small, plan, surgery, check, row)
 
 
-def _recover(run: Contest, method: Method, small: nn.Module, masks: dict[str, Tensor]) -> None:
+def _recover(run: Contest, method: Method, small: nn.Module, masks: dict[str, Tensor], progress: Progress) -> None:
     recover = run.recipe.recover.options()
     if method.fresh_weights:
         reset_weights_(small, run.seed)
-        _train(small, run.data, run.recipe.train.options(), run.seed, Silent(), "from scratch")
-    _train(small, run.data, recover, run.seed, Silent(), "recover", masks or None)
-
-
-def small_masks(plan: Plan) -> dict[str, Tensor]:
-    """Return the weight masks of a plan in the shapes of the cut model."""
-    out = {}
-    for name, mask in plan.masks.items():
-        value = torch.from_numpy(mask.copy())
-        for dim, index in plan.keep.get(name, {}).items():
-            value = value.index_select(dim, torch.from_numpy(index))
-        out[name] = value
-    return out
+        train_(small, run.data, run.recipe.train.options(), run.seed, progress, "from scratch")
+    train_(small, run.data, recover, run.seed, progress, "recover", masks or None)
 
 
 def dense_row(run: Contest) -> Row:
@@ -169,8 +159,8 @@ def _row(
         worst_class=quality.worst_class,
         params=cost.params,
         nonzero=nonzero,
-        macs_forward=cost.macs_forward // run.captured_batch,
-        macs_backward=cost.macs_backward // run.captured_batch,
+        macs_forward=cost.macs_forward // run.parent.samples,
+        macs_backward=cost.macs_backward // run.parent.samples,
         size_bytes=packed_size(model, masks),
         latency_forward_ratio=forward.median,
         latency_forward_interval=(forward.low, forward.high),
@@ -211,22 +201,3 @@ def _notes(plan: Plan, method: Method) -> list[str]:
     if method.fresh_weights:
         told.append("new weights, trained as long as the dense network, then recovered like the others")
     return told
-
-
-def _samples(data: Splits, count: int) -> Any:
-    """Return the inputs of the first ``count`` test samples; fewer where the split is smaller."""
-    inputs = next(islice(_inputs(data, count), 1), None)
-    if inputs is None:
-        raise DataError("split 'test' is empty; at least 1 sample is needed.")
-    return inputs
-
-
-def _inputs(data: Splits, count: int) -> Iterator[Any]:
-    for inputs, _ in data.test.batches(count):
-        yield inputs
-
-
-def _batch_of(inputs: Any) -> int:
-    from prunus.measurement.batches import tensors_in
-
-    return int(next(tensors_in(inputs)).shape[0])

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from prunus.budget import Limit, fit_units, parse_budget
+from prunus.budget import ALLOCATORS, Bound, Limit, fit_units, parse_budget
+from prunus.budget.weights import WEIGHT_ALLOCATORS, fit_weights
 from prunus.criteria import UNIT_CRITERIA
 from prunus.errors import BudgetError, OptionError
-from prunus.graph.capture import capture, unwrap
-from prunus.graph.coupling import Coupling, couple
+from prunus.graph.capture import unwrap
+from prunus.graph.coupling import Coupling, couple, opted_in
+from prunus.graph.parts import Captured, capture_or_parts
 from prunus.masks import absolute_masks, prunable_weights
 from prunus.measurement.price import cost_model
 from prunus.planning import check_weights, make_plan, unit_criterion, unit_decisions
 from prunus.plans import Cost, Decision, Plan
-from prunus.selectors import ignored_axes, matching_modules, tensors_below
+from prunus.selectors import bounds_on, ignored_axes, matching_modules, tensors_below
 from prunus.surgery.cut import cut, operate
 from prunus.surgery.record import Surgery
 from prunus.surgery.tensors import slice_tensors
 from prunus.surgery.verify import Check, verify
+from prunus.tree import grow_tree
 
 LEVELS = ("unit", "weight")
+NEEDS_ACTIVATIONS = ("contribution", "sensitivity")
+Bounds = Mapping[str, Bound | Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class PruneResult:
         check: the proof that masked and cut agree.
         coverage: share of the parameters that lie on removable axes.
         surgery: which forwards were rewritten and which integers mended.
+        parts: the submodules that were captured, where the whole could not be; the rest is as it was.
+        example_inputs: what the model was captured with; file formats that need a call of it use them.
     """
 
     model: nn.Module
@@ -48,12 +55,14 @@ class PruneResult:
     check: Check
     coverage: float
     surgery: Surgery
+    parts: tuple[str, ...] = ()
+    example_inputs: Any = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         rows = [("", "before", "after", "kept")]
-        for label, field in (("params", "params"), ("MACs forward", "macs_forward"),
+        for label, name in (("params", "params"), ("MACs forward", "macs_forward"),
                              ("MACs backward", "macs_backward"), ("bytes", "param_bytes")):  # fmt: skip
-            old, new = getattr(self.before, field), getattr(self.after, field)
+            old, new = getattr(self.before, name), getattr(self.after, name)
             rows.append((label, f"{old:,}", f"{new:,}", f"{new / old:.1%}" if old else "–"))
         if self.plan.masks:
             total, kept = self.before.params, self.after.params - self._masked()
@@ -61,7 +70,10 @@ class PruneResult:
         widths = [max(len(r[i]) for r in rows) for i in range(4)]
         lines = ["  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
                  for r in rows]  # fmt: skip
-        return "\n".join([*lines, str(self.check), f"coverage: {self.coverage:.1%} of the parameters can be removed"])
+        lines += [str(self.check), f"coverage: {self.coverage:.1%} of the parameters can be removed"]
+        if self.parts:
+            lines.append(f"captured in parts (MACs count these alone): {', '.join(self.parts)}")
+        return "\n".join(lines)
 
     def _masked(self) -> int:
         """Return how many weights of the cut model the masks hold at zero."""
@@ -84,6 +96,9 @@ def prune(
     data: Iterable[Any] | None = None,
     ignore: Sequence[str] = (),
     seed: int = 0,
+    allocator: str | None = None,
+    bounds: Bounds | None = None,
+    opt_in: Sequence[str] = (),
 ) -> PruneResult:
     """Return a smaller network that provably computes what the masked original computes.
 
@@ -96,6 +111,12 @@ def prune(
         data: batches (inputs, targets) for criteria that need them; cross-entropy is the loss.
         ignore: modules to leave as they are: names, globs, ``re:`` patterns, class names.
         seed: for criteria and checks that draw numbers.
+        allocator: who gets how much: uniform, global, isomorphic, erk, lamp, lagrangian, knapsack, viterbi; single
+            weights know uniform, global, erk and lamp. By default uniform for units and global for weights.
+        bounds: limits of parts of the tree: ``{"stage3/*/heads": {"round_to": 2}, "layer4": {"floor": 0.5}}`` with
+            any of floor, ceiling, round_to, frozen, forced.
+        opt_in: what else may go: ``"experts"`` whole, with their rows of the router; ``"vocabulary"``, tokens. Tokens
+            that stay are numbered anew: ``plan.keep[embedding][0]`` lists their old ids.
 
     Raises:
         UsageError: bad arguments, NaN weights, unknown names.
@@ -104,12 +125,17 @@ def prune(
         VerifyError: the cut model differs; nothing is returned.
     """
     model = unwrap(model)
-    coupling, chosen = _planned(model, example_inputs, budget, criterion, levels, data, ignore, seed)
-    small, surgery = operate(model, coupling, chosen, example_inputs)
-    check = verify(model, small, coupling, chosen, example_inputs, seed=seed)
+    captured, coupling, chosen = _planned(
+        model, example_inputs, budget, criterion, levels, data, ignore, seed, allocator, bounds, opt_in
+    )
+    small, surgery = operate(captured.model, coupling, chosen, captured.inputs)
+    check = verify(captured.model, small, coupling, chosen, captured.inputs, seed=seed)
     assert chosen.before is not None
     assert chosen.after is not None
-    return PruneResult(small, chosen, chosen.before, chosen.after, check, coupling.coverage(), surgery)
+    small = captured.restored(small, model)
+    return PruneResult(
+        small, chosen, chosen.before, chosen.after, check, coupling.coverage(), surgery, captured.parts, example_inputs
+    )
 
 
 def plan(
@@ -122,9 +148,14 @@ def plan(
     data: Iterable[Any] | None = None,
     ignore: Sequence[str] = (),
     seed: int = 0,
+    allocator: str | None = None,
+    bounds: Bounds | None = None,
+    opt_in: Sequence[str] = (),
 ) -> Plan:
     """Decide what would go and price it exactly; nothing is changed. Arguments as in `prune`."""
-    return _planned(unwrap(model), example_inputs, budget, criterion, levels, data, ignore, seed)[1]
+    return _planned(
+        unwrap(model), example_inputs, budget, criterion, levels, data, ignore, seed, allocator, bounds, opt_in
+    )[2]
 
 
 def _planned(
@@ -136,13 +167,25 @@ def _planned(
     data: Iterable[Any] | None,
     ignore: Sequence[str],
     seed: int,
-) -> tuple[Coupling, Plan]:
+    allocator: str | None,
+    bounds: Bounds | None,
+    opt_in: Sequence[str],
+) -> tuple[Captured, Coupling, Plan]:
     """Capture and couple once, then plan; the cut goes on from the same coupling."""
     _check_levels(levels, budget)
     _check_ignore(ignore)
     UNIT_CRITERIA.get(criterion)
+    if allocator is not None and allocator not in WEIGHT_ALLOCATORS:
+        ALLOCATORS.get(allocator)
     check_weights(model)
-    coupling = couple(capture(model, example_inputs))
+    more = opted_in(opt_in)
+    captured = capture_or_parts(model, example_inputs)
+    if captured.parts and criterion in NEEDS_ACTIVATIONS:
+        raise OptionError(
+            f"criterion {criterion!r} runs data through the captured program, and {type(model).__name__} was captured "
+            f"in parts ({', '.join(captured.parts)}); use magnitude or taylor."
+        )
+    coupling = couple(captured.graph, **more)
     cost = cost_model(coupling)
     limits = parse_budget(budget, cost.price())
     held = ignored_axes(coupling, ignore) if ignore else set()
@@ -155,12 +198,19 @@ def _planned(
     if "unit" in levels:
         scores = unit_criterion(model, coupling, criterion, data, seed)
         shared = tuple(_share(limit, cost.price()) for limit in limits) if "weight" in levels else limits
-        keep = fit_units(cost, {a: scores[a] for a in free}, shared)
+        chosen = bounds_on(grow_tree(coupling), bounds) if bounds else {}
+        keep = fit_units(cost, {a: scores[a] for a in free}, shared, allocator=allocator or "uniform", bounds=chosen)
         decisions = unit_decisions(keep, criterion)
-    masks = _weight_masks(model, coupling, keep, limits, ignore) if "weight" in levels else {}
+    masks = _weight_masks(model, coupling, keep, limits, ignore, allocator) if "weight" in levels else {}
     settings = {"budget": _plain(budget), "criterion": criterion, "levels": list(levels), "ignore": list(ignore),
                 "seed": seed}  # fmt: skip
-    return coupling, make_plan(coupling, keep, masks=masks, decisions=decisions, settings=settings, cost=cost)
+    if allocator is not None:
+        settings["allocator"] = allocator
+    if opt_in:
+        settings["opt_in"] = list(opt_in)
+    if bounds:
+        settings["bounds"] = {pattern: asdict(Bound.of(bound)) for pattern, bound in bounds.items()}
+    return captured, coupling, make_plan(coupling, keep, masks=masks, decisions=decisions, settings=settings, cost=cost)
 
 
 def apply(model: nn.Module, plan: Plan, example_inputs: Any) -> nn.Module:
@@ -171,10 +221,11 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any) -> nn.Module:
         VerifyError: the cut model differs from the masked original.
     """
     model = unwrap(model)
-    coupling = couple(capture(model, example_inputs))
-    small = cut(model, coupling, plan, example_inputs)
-    verify(model, small, coupling, plan, example_inputs)
-    return small
+    captured = capture_or_parts(model, example_inputs)
+    coupling = couple(captured.graph, **opted_in(plan.settings.get("opt_in", ())))
+    small = cut(captured.model, coupling, plan, captured.inputs)
+    verify(captured.model, small, coupling, plan, captured.inputs)
+    return captured.restored(small, model)
 
 
 def _check_levels(levels: Sequence[str], budget: Mapping[str, Any]) -> None:
@@ -215,6 +266,7 @@ def _weight_masks(
     keep: Mapping[str, np.ndarray],
     limits: Sequence[Limit],
     ignore: Sequence[str],
+    allocator: str | None,
 ) -> dict[str, np.ndarray]:
     """Mask the smallest weights of what the unit level left, until the non-zero parameters meet the limit."""
     temporary = make_plan(coupling, keep)
@@ -232,7 +284,12 @@ def _weight_masks(
             "Raise the budget or add the level 'unit'."
         )
     small = slice_tensors({n: w.detach() for n, w in weights.items()}, coupling, temporary)
-    chosen = absolute_masks(small, keep_count=min(count, sum(w.numel() for w in small.values())))
+    count = min(count, sum(w.numel() for w in small.values()))
+    if allocator is not None and allocator in WEIGHT_ALLOCATORS:
+        found = fit_weights({n: w.abs().double().cpu().numpy() for n, w in small.items()}, count, allocator)
+        chosen = {n: torch.from_numpy(mask) for n, mask in found.items()}
+    else:
+        chosen = absolute_masks(small, keep_count=count)
     masks = {}
     for name, mask in chosen.items():
         whole = np.ones(tuple(weights[name].shape), bool)

@@ -42,13 +42,23 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One line of a plan for people: what goes, how much of it, and why."""
+    """One line of a plan for people: what goes, how much of it, what that saves and costs, and why.
+
+    Attributes:
+        saves_params, saves_macs: what comes back if this one decision is taken back and all others stay.
+        score_share: how much of the node's total score goes, 0 to 1; None where nothing was scored.
+        damage: predicted rise of the loss, in units of the loss; None where it was not measured.
+    """
 
     node: str
     level: str
     removed: int
     total: int
     reason: str
+    saves_params: int = 0
+    saves_macs: int = 0
+    score_share: float | None = None
+    damage: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +113,18 @@ class Plan:
         }
 
     def save(self, folder: Path | str) -> None:
-        """Write ``plan.json`` and, for weight masks, ``masks.safetensors`` (packed bits) into a folder."""
+        """Make or replace a folder with ``plan.json`` and, for weight masks, ``masks.safetensors`` (packed bits)."""
+        with atomic_dir(Path(folder)) as tmp:
+            self.write(tmp)
+
+    def write(self, folder: Path) -> None:
+        """Write the files of `save` into a folder that holds other things too."""
         from safetensors.numpy import save
 
-        with atomic_dir(Path(folder)) as tmp:
-            (tmp / "plan.json").write_text(json.dumps(self.describe(), indent=1) + "\n", encoding="utf-8")
-            if self.masks:
-                packed = {k: np.packbits(m.reshape(-1)) for k, m in self.masks.items()}
-                (tmp / "masks.safetensors").write_bytes(save(packed))
+        (folder / "plan.json").write_text(json.dumps(self.describe(), indent=1) + "\n", encoding="utf-8")
+        if self.masks:
+            packed = {k: np.packbits(m.reshape(-1)) for k, m in self.masks.items()}
+            (folder / "masks.safetensors").write_bytes(save(packed))
 
     @staticmethod
     def load(folder: Path | str) -> Plan:

@@ -1,19 +1,23 @@
-"""Which modules a person means: names, globs, ``re:`` patterns and class names."""
+"""Which modules, or parts of the tree, a person means: names, globs, ``re:`` patterns and class names."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
+from prunus.budget import Bound
 from prunus.errors import SelectorError, nearest
 from prunus.graph.coupling import Coupling
+from prunus.tree import Tree, TreeNode, grow_tree
 
 
 def matching_modules(coupling: Coupling, patterns: Iterable[str]) -> set[str]:
     """Return the module paths that any pattern names, and everything below them.
 
     A pattern is a module path, a tensor name, a glob (``layer3.*``), ``re:`` and a regular expression, or a class name.
+    One with a slash addresses the tree (``stage3/*/heads``) and stands for the modules of the layers that it finds.
 
     Raises:
         SelectorError: a pattern matches nothing (the nearest name is given), or is not a valid regular expression.
@@ -24,6 +28,11 @@ def matching_modules(coupling: Coupling, patterns: Iterable[str]) -> set[str]:
     tensors = [*coupling.graph.tensors, *coupling.graph.aliases]
     found: set[str] = set()
     for pattern in patterns:
+        if _addresses_tree(pattern):
+            tree = grow_tree(coupling)
+            parts = (part for node in select_nodes(tree, [pattern]) for part in tree.below(node.id))
+            found |= {part.module for part in parts if part.module}
+            continue
         hits = {p for p in paths if _matches(p, kinds[p], pattern)}
         hits |= {t for t in tensors if _matches(t, "", pattern)}
         if not hits:
@@ -40,15 +49,83 @@ def _matches(path: str, kind: str, pattern: str) -> bool:
         try:
             return re.search(pattern[3:], path) is not None
         except re.error as error:
-            raise SelectorError(f"ignore pattern {pattern!r} is not a regular expression: {error}.") from error
+            raise SelectorError(f"pattern {pattern!r} is not a regular expression: {error}.") from error
     return path == pattern or kind == pattern or fnmatch.fnmatchcase(path, pattern)
 
 
 def ignored_axes(coupling: Coupling, patterns: Iterable[str]) -> set[str]:
     """Return the ids of axes that touch a tensor of any named module: a coupled layer is held with it."""
-    roots = matching_modules(coupling, patterns)
+    given = list(patterns)
+    on_tree = [pattern for pattern in given if _addresses_tree(pattern)]
+    roots = matching_modules(coupling, [pattern for pattern in given if pattern not in on_tree])
     named = tensors_below(coupling, roots)
-    return {a.id for a in coupling.axes.values() if any(m.tensor in named for m in a.members)}
+    held = selected_axes(grow_tree(coupling), on_tree) if on_tree else set()
+    return held | {a.id for a in coupling.axes.values() if any(m.tensor in named for m in a.members)}
+
+
+def select_nodes(tree: Tree, patterns: Iterable[str]) -> tuple[TreeNode, ...]:
+    """Return the nodes of the tree that any pattern names, outside before inside.
+
+    A pattern is the id of a node, the path of a module, the id of an axis, a glob over any of these (``*`` goes across
+    slashes: ``stage3/*/heads``), ``re:`` and a regular expression over the id, a class name, or what units are called
+    (``heads``).
+
+    Raises:
+        SelectorError: a pattern matches nothing (the nearest name is given), or is not a valid regular expression.
+    """
+    nodes = [node for node in tree.below() if node.id]
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        hits = [node.id for node in nodes if _names(node, pattern)]
+        if not hits:
+            known = {name: None for node in nodes for name in (node.id, node.module, node.axis, node.kind) if name}
+            raise SelectorError(f"Selector {pattern!r} matches no part of the tree.{nearest(pattern, known)}")
+        found.update(dict.fromkeys(hits))
+    return tuple(node for node in nodes if node.id in found)
+
+
+def selected_axes(tree: Tree, patterns: Iterable[str]) -> set[str]:
+    """Return the ids of the axes on which the named nodes have units, read ones included."""
+    return {axis for node in select_nodes(tree, patterns) for axis in tree.axes(node.id)}
+
+
+def bounds_on(tree: Tree, limits: Mapping[str, Bound | Mapping[str, Any]]) -> dict[str, Bound]:
+    """Turn limits on parts of the tree into limits on axes; where two name one axis both hold, the later one first.
+
+    ``{"stage3/*/heads": {"round_to": 2}, "layer4": {"floor": 0.5}}``
+
+    A frozen part keeps every axis that it touches. Other limits hold for the axes that it writes; the units that it
+    reads have to be named, by ``inputs`` or by the id of the axis.
+
+    Raises:
+        SelectorError: a pattern matches nothing, or only what cannot go.
+        OptionError: an unknown limit, or a value outside its range.
+    """
+    found: dict[str, Bound] = {}
+    for pattern, given in limits.items():
+        bound = Bound.of(given)
+        parts = {part.id: part for node in select_nodes(tree, [pattern]) for part in tree.below(node.id) if part.axis}
+        axes = {p.axis for p in parts.values() if bound.frozen or p.kind != "inputs" or _means_inputs(pattern, p)}
+        if not axes:
+            raise SelectorError(
+                f"Selector {pattern!r} names no units that could go; see `prunus inspect` for what can."
+            )
+        found.update({axis: bound.over(found[axis]) if axis in found else bound for axis in axes})
+    return found
+
+
+def _means_inputs(pattern: str, part: TreeNode) -> bool:
+    return pattern == part.axis or pattern.endswith(part.name)
+
+
+def _addresses_tree(pattern: str) -> bool:
+    return "/" in pattern and not pattern.startswith("re:")
+
+
+def _names(node: TreeNode, pattern: str) -> bool:
+    # A layer and its units share a module path; the path means the layer, or the block that is the module.
+    module = node.module if node.level != "unit" else ""
+    return any(_matches(name, node.kind, pattern) for name in (node.id, module, node.axis) if name)
 
 
 def tensors_below(coupling: Coupling, roots: Collection[str]) -> set[str]:

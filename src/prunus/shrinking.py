@@ -82,7 +82,9 @@ def shrink(model: nn.Module, example_inputs: Any) -> PruneResult:
     _check_same(model, small, example_inputs)
     assert plan.before is not None
     assert plan.after is not None
-    return PruneResult(small, plan, plan.before, plan.after, check, coupling.coverage(), surgery)
+    return PruneResult(
+        small, plan, plan.before, plan.after, check, coupling.coverage(), surgery, example_inputs=example_inputs
+    )
 
 
 def _at_least_one(units: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The axes of five well-known blocks, as text to read: PRUNUS_REGENERATE=1 writes the files anew; look at the diff."""
+"""The axes of six well-known blocks, as text to read: PRUNUS_REGENERATE=1 writes the files anew; look at the diff."""
 
 from __future__ import annotations
 
@@ -123,12 +123,45 @@ class Shuffled(nn.Module):
         return self.head(x).mean((2, 3))
 
 
+class Windows(nn.Module):
+    """As in a Swin: shifted windows of 2×2, attention with a bias for every relative position, patches merged 2×2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm1, self.norm2 = nn.Conv2d(3, 8, 2, 2), nn.LayerNorm(8), nn.LayerNorm(8)
+        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.bias = nn.Parameter(torch.zeros(9, 2))
+        place = torch.stack(torch.meshgrid(torch.arange(2), torch.arange(2), indexing="ij")).flatten(1)
+        apart = place[:, :, None] - place[:, None] + 1
+        self.register_buffer("apart", apart[0] * 3 + apart[1])
+        self.fc1, self.fc2 = nn.Linear(8, 12), nn.Linear(12, 8)
+        self.merged, self.reduction = nn.LayerNorm(32), nn.Linear(32, 16, bias=False)
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 3)
+
+    def _attended(self, x: Tensor) -> Tensor:
+        windows = torch.roll(x, (-1, -1), (1, 2)).view(len(x), 2, 2, 2, 2, 8).transpose(2, 3).reshape(-1, 4, 8)
+        q, k, v = self.qkv(windows).reshape(-1, 4, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        bias = self.bias[self.apart.view(-1)].view(4, 4, 2).permute(2, 0, 1)
+        scores = (q * 0.5 @ k.transpose(-2, -1) + bias[None]).softmax(-1)
+        y = self.proj((scores @ v).transpose(1, 2).reshape(-1, 4, 8))
+        y = y.view(len(x), 2, 2, 2, 2, 8).transpose(2, 3).reshape(len(x), 4, 4, 8)
+        return torch.roll(y, (1, 1), (1, 2))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.patches(image).permute(0, 2, 3, 1)
+        x = x + self._attended(self.norm1(x))
+        x = x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        x = torch.cat([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], -1)
+        return self.head(self.norm(self.reduction(self.merged(x))).mean((1, 2)))
+
+
 IDS = torch.arange(10).reshape(2, 5)
 BLOCKS = {
     "resnet": (resnet, torch.randn(2, 3, 8, 8)),
     "vit": (Encoder, torch.randn(2, 3, 8, 8)),
     "gqa_decoder": (Decoder, IDS),
     "lstm": (Recurrent, IDS),
+    "swin": (Windows, torch.randn(2, 3, 8, 8)),
     "shufflenet": (Shuffled, torch.randn(2, 3, 6, 6)),
 }
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from factories_networks import NetSpec
 from factories_pruned import cut_at_random, same_bits, same_state
-from prunus.export import load, packed_size, save, undo
+from prunus.export import load, origins, packed_size, save, undo
 from prunus.export.pack import pack_tensors, unpack_tensors
 from prunus.graph.recorder import named_tensors
 from prunus.graph.run import run
@@ -75,6 +75,23 @@ def test_undo_keeps_what_training_made_of_the_kept_slices(seed: int) -> None:
     small = named_tensors(cut.model)
     assert all(same_bits(value, small[name].detach()) for name, value in again.items())
     assert same_state(undo(cut.model, cut.plan, whole), whole)
+
+
+@QUICK
+@given(seed=SEEDS)
+def test_origins_of_two_cuts_index_the_original(seed: int) -> None:
+    spec = NetSpec.random(seed)
+    first = cut_at_random(spec.build(), spec.inputs(), seed=seed)
+    second = cut_at_random(first.model, spec.inputs(), seed=seed + 1)
+    traced = origins([first.plan, second.plan])
+    left = named_tensors(second.model)
+    for name, tensor in named_tensors(first.original).items():
+        if name in left and not name.startswith("_constant"):
+            value = tensor.detach()
+            for dim, index in traced.get(name, {}).items():
+                value = value.index_select(dim, torch.from_numpy(index))
+            if first.coupling.graph.aliases.get(name, name) == name:
+                assert same_bits(value, left[name].detach()), name
 
 
 @QUICK

@@ -121,7 +121,7 @@ def test_sequences_grow_apart_even_when_equally_long(mode: str, lengths: tuple[i
 
 
 class Positions(nn.Module):
-    """Makes its positions from the length, which folds to a constant of that length."""
+    """Makes its positions from the length: folded while it is analysed, computed again in the cut model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,19 +132,14 @@ class Positions(nn.Module):
         return self.head(self.attention(self.stem(x) + torch.arange(x.shape[1]).view(1, -1, 1) * 0.1))
 
 
-def test_a_constant_of_one_length_makes_its_forward_static(tmp_path: Path) -> None:
+def test_a_constant_of_one_length_is_computed_again(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Positions().eval()
     whole = cut_at_random(model, tokens(2, 7), seed=1, mode="graph")
-    assert len(whole.surgery.static) == 1
-    assert whole.surgery.static[0].startswith(
-        "dim 1 of input 0 (size 7) is static in the top level: a constant of shape (1, 7, 1) was made for it"
-    )
-    assert "x0.shape[0]" in whole.model.source
-    assert "x0.shape[1]" not in whole.model.source
-    assert_exact_at(whole, tokens(3, 7))
-    with pytest.raises(RuntimeError):
-        whole.model(tokens(2, 9))
+    assert whole.surgery.static == ()
+    assert "ops.aten.arange.default(x0.shape[1]" in whole.model.source
+    for size, length in ((3, 7), (1, 9), (2, 4)):
+        assert_exact_at(whole, tokens(size, length))
     loaded = load(save(whole, tmp_path / "small"))
     assert loaded.source == whole.model.source
     # The user's own forward makes the positions: only the attention below it is rewritten, and follows.
@@ -152,6 +147,27 @@ def test_a_constant_of_one_length_makes_its_forward_static(tmp_path: Path) -> No
     assert part.surgery.spliced == ("attention",)
     assert part.surgery.static == ()
     assert_exact_at(part, tokens(3, 9))
+
+
+class Waves(Positions):
+    """Its positions differ from channel to channel, so that a cut takes a part of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        waves = torch.arange(x.shape[1]).view(1, -1, 1) * torch.arange(8) * 0.01
+        return self.head(self.attention(self.stem(x) + waves.sin()))
+
+
+@BOTH
+def test_a_cut_constant_of_one_length_makes_its_forward_static(mode: str) -> None:
+    torch.manual_seed(0)
+    whole = cut_at_random(Waves().eval(), tokens(2, 7), seed=1, mode=mode)
+    assert len(whole.surgery.static) == 1
+    assert whole.surgery.static[0].startswith(
+        "dim 1 of input 0 (size 7) is static in the top level: a constant of shape (1, 7, 8) was made for it"
+    )
+    assert_exact_at(whole, tokens(3, 7))
+    with pytest.raises(RuntimeError):
+        whole.model(tokens(2, 9))
 
 
 class Handed(nn.Module):

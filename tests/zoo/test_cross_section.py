@@ -36,12 +36,12 @@ HYBRID = [
 
 
 def tried(zoo: str, name: str, mode: str) -> dict[str, Any]:
-    if importlib.util.find_spec(zoo) is None:
+    if importlib.util.find_spec(zoo.partition("-")[0]) is None:
         pytest.skip(f"{zoo} is not installed")
     from zoo.catalog import entries
-    from zoo.trial import run_trial
+    from zoo.trial import Options, run_trial
 
-    return run_trial(next(e for e in entries(zoo) if e.name == name), mode=mode)
+    return run_trial(next(e for e in entries(zoo) if e.name == name), Options(modes=(mode,)))[0]
 
 
 @pytest.mark.parametrize(("zoo", "name"), MODELS, ids=[name for _, name in MODELS])
@@ -64,3 +64,13 @@ def test_a_real_architecture_keeps_its_classes(zoo: str, name: str) -> None:
         assert found["surgery"] in ("module", "hybrid")
         assert found["own_share"] == 1.0
         assert found["reload"] == "equal"
+
+
+def test_a_whole_detector_is_cut_in_its_parts() -> None:
+    record = tried("torchvision-tasks", "ssdlite320_mobilenet_v3_large", "hybrid")
+    assert record["ok"], record.get("trace", record)
+    assert record["parts"] == ["backbone", "head"]
+    assert "depends on values" in record["parts_because"]
+    assert record["coverage_params"] > 0.5
+    assert record["budget"]["kind"] == "SSD"
+    assert record["budget"]["reload"] == "equal"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from prunus.budget.bounds import Bound
 from prunus.budget.limits import Limit
+from prunus.budget.polynomial import PricePolynomial
 from prunus.measurement.price import CostModel
 from prunus.plans import Cost
 from prunus.registry import Registry
+
+T = TypeVar("T")
+_FREE = Bound()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,15 @@ class UnitProblem:
         limits: all must hold.
         floor: axis id → the least number of units to keep.
         fixed: counts of axes that are not up for choice.
+        bounds: axis id → what else is asked of it.
+        damage: axis id → measured loss increase when it alone keeps 0, 1, … all units; what is not measured is taken
+            as the sum of the scores of the units that go.
+        least_of_even: allocators that trade damage for price give no axis less than this share of an even division,
+            where it fits: scores compare the units of one axis well and axes with each other badly, and damages do
+            not add up when nearly all of a layer goes. 0 trusts them.
+        units: axis id → index of every unit that may go, best first, as in ``scores``.
+        present: axis id → units that are there at all (bool), for axes of which some are gone already.
+        memo: what was derived from the other fields once.
     """
 
     cost: CostModel
@@ -31,19 +45,87 @@ class UnitProblem:
     limits: tuple[Limit, ...]
     floor: Mapping[str, int]
     fixed: Mapping[str, int]
+    bounds: Mapping[str, Bound] = field(default_factory=dict)
+    damage: Mapping[str, np.ndarray] = field(default_factory=dict)
+    least_of_even: float = 0.5
+    units: Mapping[str, np.ndarray] = field(default_factory=dict)
+    present: Mapping[str, np.ndarray] = field(default_factory=dict)
+    memo: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    @property
+    def polynomial(self) -> PricePolynomial:
+        """The price in the widths that are up for choice."""
+        return self._once("polynomial", lambda: PricePolynomial.of(self.cost, list(self.scores), self.fixed))
+
+    @property
+    def least(self) -> dict[str, int]:
+        """The fewest units that each axis may keep."""
+        return {a: int(self.choices(a)[0]) for a in self.scores}
+
+    @property
+    def most(self) -> dict[str, int]:
+        """The most units that each axis may keep."""
+        return {a: int(self.choices(a)[-1]) for a in self.scores}
+
+    def choices(self, axis: str) -> np.ndarray:
+        """Return the counts that an axis may keep, ascending."""
+        bound, size = self.bounds.get(axis, _FREE), len(self.scores[axis])
+        return self._once(f"choices:{axis}", lambda: bound.counts(axis, size, self.floor.get(axis, 1)))
+
+    def curve(self, axis: str) -> np.ndarray:
+        """Return the predicted damage of keeping 0, 1, … all units of an axis.
+
+        d(k) = Σ_{u > k} s_u with the units ordered best first, unless it was measured.
+
+        Shapes: → (units + 1,)
+        """
+        if axis in self.damage:
+            return np.asarray(self.damage[axis], float)
+        scores = np.asarray(self.scores[axis], float)
+        return self._once(f"curve:{axis}", lambda: np.append(np.cumsum(scores[::-1])[::-1], 0.0))
+
+    def predicted(self, counts: Mapping[str, int]) -> float:
+        """Return the damage of kept counts as the additive model has it: Σ_a d_a(n_a)."""
+        return float(sum(self.curve(a)[n] for a, n in counts.items()))
+
+    def snap(self, axis: str, count: int) -> int:
+        """Return the largest allowed count up to ``count``; the least one where none is."""
+        allowed = self.choices(axis)
+        return int(allowed[max(0, int(np.searchsorted(allowed, count, side="right")) - 1)])
+
+    def above(self, axis: str, count: int, step: int = 1) -> int | None:
+        """Return the first allowed count at least ``step`` above ``count``, the largest one, or None at the top."""
+        allowed = self.choices(axis)
+        if count >= allowed[-1]:
+            return None
+        return int(allowed[min(len(allowed) - 1, int(np.searchsorted(allowed, count + step)))])
 
     def price(self, counts: Mapping[str, int]) -> Cost:
-        """Return the exact cost of kept counts."""
-        return self.cost.price({**self.fixed, **counts})
+        """Return the exact cost of kept counts; axes not named stay whole."""
+        return self.polynomial.price({**{a: len(s) for a, s in self.scores.items()}, **counts})
 
     def fits(self, counts: Mapping[str, int]) -> bool:
         """Whether kept counts meet every limit."""
         cost = self.price(counts)
         return all(limit.holds(cost) for limit in self.limits)
 
+    def masks(self, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """Return the keep mask of every axis of which something is decided or gone, from kept counts."""
+        keep = dict(self.present)
+        for a, index in self.units.items():
+            keep[a] = np.zeros(self.cost.coupling.axis(a).size, bool)
+            keep[a][index[: counts[a]]] = True
+        return keep
+
+    def _once(self, name: str, make: Callable[[], T]) -> T:
+        if name not in self.memo:
+            self.memo[name] = make()
+        found: T = self.memo[name]
+        return found
+
 
 class Allocator(Protocol):
-    """Return axis id → kept count, within the limits; `UnitProblem.floor` is known to fit."""
+    """Return axis id → kept count, within the limits; `UnitProblem.least` is known to fit."""
 
     def __call__(self, problem: UnitProblem, /) -> dict[str, int]:
         """Divide the budget."""

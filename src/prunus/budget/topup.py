@@ -18,12 +18,11 @@ def top_up(problem: UnitProblem, counts: dict[str, int], order: Sequence[str]) -
     while grew and tries < _TRIES:
         grew = False
         for axis in order:
-            room = len(problem.scores[axis]) - counts[axis]
-            step = max(1, len(problem.scores[axis]) // 32)
-            if room <= 0 or tries >= _TRIES:
+            higher = problem.above(axis, counts[axis], max(1, len(problem.scores[axis]) // 32))
+            if higher is None or tries >= _TRIES:
                 continue
             tries += 1
-            more = counts | {axis: counts[axis] + min(step, room)}
+            more = counts | {axis: higher}
             if problem.fits(more):
                 counts, grew = more, True
     return counts

@@ -12,9 +12,14 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.apply import apply
 from prunus.cli.compare import compare
 from prunus.cli.demo import demo
+from prunus.cli.diff import diff
 from prunus.cli.inspect import inspect
+from prunus.cli.plan import plan
+from prunus.cli.prune import prune
+from prunus.cli.train_workload import train_workload
 from prunus.errors import PrunusError
 
 _USAGE, _FAILED, _INTERRUPTED = 2, 1, 130
@@ -30,6 +35,11 @@ app = typer.Typer(
 app.command("demo")(demo)
 app.command("compare")(compare)
 app.command("inspect")(inspect)
+app.command("prune")(prune)
+app.command("plan")(plan)
+app.command("diff")(diff)
+app.command("apply")(apply)
+app.command("train-workload")(train_workload)
 
 
 def _show_version(wanted: bool) -> None:

@@ -21,7 +21,7 @@ def carry_out(recipe: Recipe, out: Path, *, as_json: bool) -> None:
     Raises:
         PrunusError: whatever the comparison refuses, and a folder that cannot be written.
     """
-    _check_out(out)
+    check_out(out)
     from prunus.comparison import compare
 
     with shown_progress() as progress:
@@ -41,7 +41,7 @@ def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
     Raises:
         PrunusError: the model, the data or the folder cannot be used.
     """
-    _check_out(out)
+    check_out(out)
     from prunus.sources import resolve_data, resolve_model
 
     model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=recipe.seed)
@@ -71,7 +71,7 @@ def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
         sys.stdout.write(f"  seed {run['seed']}  kept {run['kept_fraction']:<5}  {run['method']}\n")
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     """Refuse a folder that cannot be written now, not after minutes of work."""
     place = out.absolute()
     while not place.exists() and place != place.parent:

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prunus.criteria.evidence import precise
 from prunus.graph.coupling import Axis, Coupling, Member
 from prunus.graph.ir import INPUT, TENSOR, Node, Ref, refs_in
 from prunus.graph.layout import Expr, atoms_of
+
+_CACHED = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,10 @@ def unit_line(coupling: Coupling, axis: Axis, expr: Expr, line: Tensor) -> Tenso
 
     Shapes: line (positions of ``expr``,) → (axis.size,), float64 on the CPU.
     """
-    total = torch.zeros(axis.size, dtype=torch.float64)
     values = line.detach().to(device="cpu", dtype=torch.float64)
+    if expr == axis.atom:
+        return values.clone()
+    total = torch.zeros(axis.size, dtype=torch.float64)
     for where in coupling.positions(expr, axis):
         unit = torch.from_numpy(where)
         total.index_add_(0, unit[unit >= 0], values[unit >= 0])
@@ -75,6 +80,14 @@ def unit_line(coupling: Coupling, axis: Axis, expr: Expr, line: Tensor) -> Tenso
 def dim_sums(value: Tensor, dim: int) -> Tensor:
     """Sum over every dim but one, in float64. Shapes: (…, D, …) → (D,)."""
     return value.detach().movedim(dim, 0).reshape(value.shape[dim], -1).sum(1, dtype=torch.float64)
+
+
+def square_sums(value: Tensor, dim: int) -> Tensor:
+    """Sum the squares over every dim but one, in float64. Shapes: (…, D, …) → (D,)."""
+    rows = precise(value).movedim(dim, 0).reshape(value.shape[dim], -1)
+    # A few rows at a time stay in the cache: float64 copies of all weights cost more than the sums.
+    step = max(1, _CACHED // max(1, rows.shape[1]))
+    return torch.cat([part.double().square().sum(1) for part in torch.split(rows, step)])
 
 
 def _axes(coupling: Coupling, ref: Ref) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.evidence import needed, precise
-from prunus.criteria.places import dim_sums, find_places, unit_line
+from prunus.criteria.places import dim_sums, find_places, square_sums, unit_line
 from prunus.criteria.random import named_generator
 from prunus.errors import DataError
 from prunus.graph.coupling import Coupling
@@ -71,7 +71,7 @@ def unit_magnitude(evidence: UnitEvidence, /) -> dict[str, Tensor]:
     Raises:
         DataError: a weight is missing, or a norm is not finite.
     """
-    squares = _written(evidence.coupling, {name: precise(w).double().square() for name, w in evidence.weights.items()})
+    squares = _written(evidence.coupling, evidence.weights, square_sums)
     return {axis: total.sqrt() for axis, total in squares.items()}
 
 
@@ -119,7 +119,9 @@ def unit_random(evidence: UnitEvidence, /) -> dict[str, Tensor]:
     }
 
 
-def _written(coupling: Coupling, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _written(
+    coupling: Coupling, values: Mapping[str, Tensor], sums: Callable[[Tensor, int], Tensor] = dim_sums
+) -> dict[str, Tensor]:
     """Sum values over the weights that write each unit; over all its weights where none is known to write it."""
     writes, scores = find_places(coupling).writes, {}
     for name, axis in coupling.axes.items():
@@ -131,7 +133,7 @@ def _written(coupling: Coupling, values: Mapping[str, Tensor]) -> dict[str, Tens
                 if not writes[name]:
                     continue
                 raise DataError(f"axis {name!r} is written by {member.tensor!r}, for which there is no value; add it.")
-            total += unit_line(coupling, axis, member.expr, dim_sums(values[member.tensor], member.dim))
+            total += unit_line(coupling, axis, member.expr, sums(values[member.tensor], member.dim))
         scores[name] = _finite(name, total)
     return scores
 

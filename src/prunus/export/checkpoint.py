@@ -7,40 +7,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
-from prunus.errors import ModelError, OptionError, UsageError, nearest
+from prunus.errors import ModelError, UsageError, nearest
 from prunus.export.header import CONSTANTS, GRAPH, WEIGHTS, FileMark, Header
 from prunus.export.pack import fleeting_names, stored_tensors, write_tensors
+from prunus.export.parts import Pruned, check_metadata, class_name, parts, write_plan
 from prunus.export.surgery_json import check_rewriting, constant_attribute, decode_surgery, encode_surgery
 from prunus.files import atomic_dir
-from prunus.graph.capture import unwrap
 from prunus.graph.recorder import named_tensors
-from prunus.plans import Plan
 from prunus.surgery.program import Program
 from prunus.surgery.record import Surgery
-
-
-class Pruned(Protocol):
-    """What `save` takes: the result of `prunus.prune`, or anything else with these three."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The cut network."""
-        ...
-
-    @property
-    def plan(self) -> Plan:
-        """What went."""
-        ...
-
-    @property
-    def surgery(self) -> Surgery:
-        """How it went."""
-        ...
 
 
 def save(
@@ -72,8 +52,8 @@ def save(
     Example:
         ``prunus.save(prunus.prune(model, x, budget={"macs": 0.5}), "small")``
     """
-    model, plan, surgery = _parts(result)
-    _check_metadata(metadata)
+    model, plan, surgery = parts(result)
+    check_metadata(metadata)
     weights, aliases = stored_tensors(model)
     _refuse_unstorable(model, weights)
     weights |= _replacements(tensors or {}, weights, aliases)
@@ -88,10 +68,10 @@ def save(
         if rewriting is not None:
             text = json.dumps(rewriting, separators=(",", ":"), allow_nan=False)
             (temporary / GRAPH).write_text(text + "\n", encoding="utf-8")
-        _write_plan(plan, temporary)
+        write_plan(plan, temporary)
         Header.make(
             mode=surgery.mode,
-            model=_class_of(model, surgery),
+            model=class_name(model, surgery),
             dtype=_dtype(model),
             aliases=aliases | more_aliases,
             frozen=tuple(n for n, p in model.named_parameters() if not p.requires_grad),
@@ -103,25 +83,6 @@ def save(
             metadata=dict(metadata or {}),
         ).write(temporary)
     return Path(folder)
-
-
-def _parts(result: Any) -> tuple[nn.Module, Plan, Surgery]:
-    if isinstance(result, nn.Module):
-        raise UsageError(
-            f"save got a bare {type(result).__name__}; it needs the result of prunus.prune, which also knows the plan "
-            "and how the model was cut. For a plain model use safetensors.torch.save_model."
-        )
-    missing = [name for name in ("model", "plan", "surgery") if getattr(result, name, None) is None]
-    if missing:
-        raise UsageError(f"save got a {type(result).__name__} without .{missing[0]}; give the result of prunus.prune.")
-    return unwrap(result.model), result.plan, result.surgery
-
-
-def _check_metadata(metadata: Mapping[str, Any] | None) -> None:
-    try:
-        json.dumps(dict(metadata or {}), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"metadata has no JSON form ({error}); allowed: texts, numbers, lists, dicts.") from None
 
 
 def _refuse_unstorable(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
@@ -191,19 +152,6 @@ def _prove(model: nn.Module, surgery: Surgery, rewriting: dict[str, Any]) -> Non
         modules = dict(model.named_modules(remove_duplicate=False))
         sources = {path: getattr(modules.get(path), "prunus_source", "") for path in surgery.spliced}
     check_rewriting(found, sources)
-
-
-def _write_plan(plan: Plan, folder: Path) -> None:
-    plan.save(folder / "plan")
-    for path in (folder / "plan").iterdir():
-        path.rename(folder / path.name)
-    (folder / "plan").rmdir()
-
-
-def _class_of(model: nn.Module, surgery: Surgery) -> str:
-    if surgery.program is not None and surgery.program.calls:
-        return surgery.program.calls[0].kind
-    return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
 def _dtype(model: nn.Module) -> str:

@@ -139,7 +139,13 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _set_size_(module: nn.Module, attribute: str, value: Any) -> None:
-    """Set a remembered size; only whole numbers that are there already, and tuples of them, are ever set."""
+    """Set a remembered size; only whole numbers that are there already, and tuples of them, are ever set.
+
+    The padding of an embedding may become None: that token is gone.
+    """
+    if isinstance(module, nn.Embedding) and attribute == "padding_idx" and value is None:
+        module.padding_idx = None
+        return
     wanted = tuple(value) if isinstance(value, list) else value
     old = getattr(module, attribute)
     numbers = wanted if isinstance(wanted, tuple) else (wanted,)

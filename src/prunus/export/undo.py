@@ -12,6 +12,7 @@ from torch import nn
 
 from prunus.errors import OptionError, PlanError, UsageError
 from prunus.export.pack import fleeting_names
+from prunus.export.silence import silence_
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import Recorder, named_tensors
 from prunus.plans import Plan
@@ -20,7 +21,12 @@ FILLS = ("original", "zero")
 
 
 def undo(
-    small: nn.Module | Mapping[str, torch.Tensor], plan: Plan, model: nn.Module, *, fill: str = "original"
+    small: nn.Module | Mapping[str, torch.Tensor],
+    plan: Plan,
+    model: nn.Module,
+    *,
+    fill: str = "original",
+    example_inputs: Any = None,
 ) -> nn.Module:
     """Return a copy of ``model`` in which everything the plan kept has the values of the cut model.
 
@@ -32,16 +38,25 @@ def undo(
         model: the original; untouched.
         fill: what removed positions hold: ``original`` values (undo of an untrained cut is then the original itself),
             or ``zero`` (the masked original: its outputs are those of the cut model, except where a norm averages over
-            a removed axis, and where a branch was bypassed, which is back).
+            a removed axis). A bypassed branch then comes back dead: its last layers are zero, so that it adds nothing
+            until it has learned something; what lies before them has the original values.
+        example_inputs: one call of the original; needed to find those layers.
 
     Raises:
-        PlanError: plan, model and cut model do not belong together; the first tensor that differs is named.
+        PlanError: plan, model and cut model do not belong together; the first tensor that differs is named. Or a
+            branch adds something even with all its parameters at zero.
         OptionError: unknown ``fill``.
+        UsageError: ``zero`` for a plan that bypasses branches, without ``example_inputs``.
     """
     if fill not in FILLS:
         raise OptionError(f"fill is {fill!r}; allowed: {', '.join(FILLS)}.")
     if not isinstance(model, nn.Module):
         raise UsageError(f"undo got a {type(model).__name__} as the original; give the model that was pruned.")
+    if fill == "zero" and plan.drops and example_inputs is None:
+        raise UsageError(
+            f"The plan bypasses {plan.drops[0].label!r}; to put it back without effect, undo(fill='zero') needs one "
+            "call of the original: give example_inputs=..., or use fill='original'."
+        )
     model = unwrap(model)
     values = named_tensors(unwrap(small)) if isinstance(small, nn.Module) else dict(small)
     aliases, fleeting = Recorder(model).aliases, fleeting_names(model)
@@ -60,7 +75,10 @@ def undo(
             raise PlanError(f"The cut model has no tensor {name!r}; give the model that this plan made.")
         whole = _widened(name, tensor.detach(), value.detach(), plan.keep.get(canonical, {}), fill)
         memo[id(tensor)] = _like(tensor, _unmasked(whole, tensor.detach(), plan.masks.get(canonical), fill))
-    return copy.deepcopy(model, memo)
+    whole_model = copy.deepcopy(model, memo)
+    if fill == "zero" and plan.drops:
+        silence_(whole_model, plan, model, example_inputs)
+    return whole_model
 
 
 def _check_plan(plan: Plan, model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from prunus.graph.ir import Ref, TensorMeta
+from prunus.surgery.switched import InTraining
 
 _PLAIN = (bool, int, str)
 _TORCH_NAMES: dict[str, type] = {
@@ -56,6 +57,8 @@ def encode_value(value: Any, objects: Objects) -> Any:
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {"float": str(value)}
+    if isinstance(value, InTraining):
+        return {"switched": [encode_value(float(value), objects), encode_value(value.training, objects)]}
     if isinstance(value, Ref):
         return {"ref": [value.node, value.index]}
     if type(value) is list:
@@ -98,6 +101,8 @@ def decode_value(data: Any, objects: Objects) -> Any:
 def _decode_named(key: str, body: Any, objects: Objects) -> Any:
     if key == "float" and body in ("inf", "-inf", "nan"):
         return float(body)
+    if key == "switched":
+        return InTraining(*(float(decode_value(v, objects)) for v in body))
     if key == "tuple":
         return tuple(decode_value(v, objects) for v in body)
     if key == "complex":

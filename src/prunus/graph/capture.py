@@ -103,9 +103,11 @@ def _refuse(model: nn.Module) -> None:
             raise ModelError(f"Module {path!r} is quantised; prune the float model first, then quantise.")
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(f"Module {path!r} is a TorchScript module; prune the nn.Module it was made from.")
-    devices = {t.device for t in (*model.parameters(), *model.buffers())}
+    devices: dict[torch.device, str] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        devices.setdefault(tensor.device, name)
     if len(devices) > 1:
-        names = ", ".join(sorted(map(str, devices)))
+        names = ", ".join(f"{name!r} on {device}" for device, name in devices.items())
         raise ModelError(f"Parameters lie on several devices ({names}); move the model to one device first.")
 
 
@@ -121,7 +123,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
     for m in modules:
         m.training = False
     try:
-        yield
+        with _uncompiled(modules):
+            yield
     finally:
         torch.random.set_rng_state(random)
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -134,6 +137,16 @@ def preserved(model: nn.Module) -> Iterator[None]:
             for buffer, value in values:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+@contextlib.contextmanager
+def _uncompiled(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Run submodules that were compiled as they were written: a compiled call hides what it calls."""
+    if any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in modules):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
 
 
 def _contents(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from prunus.errors import SelectorError, nearest
+from prunus.errors import OptionError, SelectorError, nearest
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
 from prunus.graph.layout import ConflictError, Expr, Prod, Sum, atoms_of
-from prunus.graph.opening import is_state
+from prunus.graph.naming import first_roles, label
+from prunus.graph.protecting import freeze_outputs, freeze_unread, freeze_unused
 from prunus.graph.rules import RULES, Flow, load_rules
 from prunus.graph.rules.flow import Dims, base_name
+from prunus.graph.tokens import give_tokens, settle_tokens
 
 Keep = Mapping[str, np.ndarray]
 
@@ -29,13 +31,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A set of units that can be removed one by one, everywhere at once."""
+    """A set of units that can be removed one by one, everywhere at once; at least ``least`` of them must stay."""
 
     id: str
     atom: int
     size: int
     members: tuple[Member, ...]
     statistic: bool
+    least: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ class Coupling:
     """The dims of every value as expressions over axes.
 
     ``axes`` are removable. ``values`` holds the dims of every value, ``tensors`` those of every named tensor,
-    ``aux`` the expressions that literal arguments (groups, repeats, pads) count.
+    ``aux`` the expressions that literal arguments (groups, repeats, pads) count. ``ids`` names the inputs and constants
+    whose integers are positions of a dim: a cut renumbers them.
     """
 
     graph: Graph
@@ -70,6 +74,7 @@ class Coupling:
     unknown: Mapping[str, str]
     sizes: tuple[int, ...]
     axis_of: Mapping[int, str] = field(default_factory=dict)
+    ids: Mapping[str, Expr] = field(default_factory=dict)
 
     def axis(self, name: str) -> Axis:
         """Return an axis by id; an unknown one names the nearest."""
@@ -185,32 +190,54 @@ def _positions(expr: Expr, atom: int, sizes: Sequence[int]) -> Iterator[np.ndarr
             yield outer.astype(np.int64)
 
 
-def couple(graph: Graph, *, protect_outputs: bool = True) -> Coupling:
+OPT_INS = ("experts", "vocabulary")
+
+
+def opted_in(names: Iterable[str]) -> dict[str, bool]:
+    """Return the keyword arguments of `couple` for what a person lets go beyond the default.
+
+    Raises:
+        OptionError: an unknown name.
+    """
+    chosen = [names] if isinstance(names, str) else list(names)
+    for name in chosen:
+        if name not in OPT_INS:
+            raise OptionError(f"opt_in names {name!r}.{nearest(str(name), OPT_INS)} Allowed: {', '.join(OPT_INS)}.")
+    return {name: name in chosen for name in OPT_INS}
+
+
+def couple(graph: Graph, *, protect_outputs: bool = True, experts: bool = False, vocabulary: bool = False) -> Coupling:
     """Analyse a graph: one forward pass of the dim algebra.
 
     Args:
         graph: what `capture` returned.
         protect_outputs: freeze every dim of the network's outputs; a cache among them is a state and follows the cut.
+        experts: let whole experts go, with their rows of the router, as long as it has enough to choose from.
+        vocabulary: let tokens go, in the embedding and the output layer. The cut model numbers the tokens that stay
+            from 0 on: its inputs have to be renumbered, and so are its outputs.
 
     An op without a rule, or one whose dims cannot be aligned, freezes the dims of its arguments; never an error.
     """
     load_rules()
-    flow = Flow(graph)
+    flow = Flow(graph, experts=experts)
     tensors = {n: tuple(flow.fresh(s) for s in info.shape) for n, info in graph.tensors.items()}
     for node in graph.nodes:
         flow.used.update(refs_in(node.args))
     unknown: dict[str, str] = {}
+    if vocabulary:
+        give_tokens(flow)
     for node in graph.nodes:
         _step(flow, node, tensors, unknown)
+    tokens = settle_tokens(flow) if vocabulary else None
     if protect_outputs:
-        for leaf, state in zip(graph.outputs, is_state(graph.out_spec), strict=True):
-            if isinstance(leaf, Ref) and not state:
-                flow.layout.node = leaf.node
-                for expr in flow.values[leaf]:
-                    flow.freeze(expr, "output")
+        freeze_outputs(flow, tokens)
     flow.layout.node = ""
-    _freeze_unused(flow, graph, tensors)
-    return _collect(flow, graph, tensors, unknown)
+    freeze_unused(flow, tensors)
+    freeze_unread(flow, tensors)
+    least = flow.routes.settle()
+    for name, dim in flow.ids.comparisons().items():
+        flow.aux[(name, "other")] = (dim,)
+    return _collect(flow, graph, tensors, unknown, least)
 
 
 def _step(flow: Flow, node: Node, tensors: Mapping[str, Dims], unknown: dict[str, str]) -> None:
@@ -233,12 +260,15 @@ def _step(flow: Flow, node: Node, tensors: Mapping[str, Dims], unknown: dict[str
     for index, dims in enumerate(results):
         if dims is not None:
             flow.values[Ref(node.name, index)] = tuple(dims)
+    if node.op not in (INPUT, TENSOR):
+        flow.ids.pass_on(node, base_name(node.op))
 
 
 def _give_up(flow: Flow, node: Node, reason: str) -> list[Dims | None]:
     for ref in refs_in(node.args):
         for expr in flow.values.get(ref, ()):
             flow.freeze(expr, reason)
+        flow.ids.spoil(ref, reason)
     return flow.frozen_like(node, reason)
 
 
@@ -250,15 +280,9 @@ def _check_sizes(flow: Flow, node: Node, results: Sequence[Sequence[Expr] | None
             raise ConflictError(f"{node.op}: sizes do not match {meta.shape}")
 
 
-def _freeze_unused(flow: Flow, graph: Graph, tensors: Mapping[str, Dims]) -> None:
-    used = {node.tensor for node in graph.nodes if node.op == TENSOR}
-    for name, dims in tensors.items():
-        if name not in used:
-            for expr in dims:
-                flow.freeze(expr, "unused")
-
-
-def _collect(flow: Flow, graph: Graph, tensors: Mapping[str, Dims], unknown: dict[str, str]) -> Coupling:
+def _collect(
+    flow: Flow, graph: Graph, tensors: Mapping[str, Dims], unknown: dict[str, str], least: Mapping[int, int]
+) -> Coupling:
     norm, layout = flow.layout.norm, flow.layout
     dims = {name: tuple(norm(e) for e in d) for name, d in tensors.items()}
     members: dict[int, list[Member]] = {}
@@ -272,11 +296,11 @@ def _collect(flow: Flow, graph: Graph, tensors: Mapping[str, Dims], unknown: dic
                 else:
                     frozen.append(FrozenDim(name, dim, why.reason, why.node, layout.sizes[atom]))
     axes: dict[str, Axis] = {}
-    roles = _first_roles(graph)
+    roles = first_roles(graph)
     for atom, found in members.items():
         if any(graph.tensors[m.tensor].kind == "parameter" for m in found):
-            label = _label(found, atom, roles, axes)
-            axes[label] = Axis(label, atom, layout.sizes[atom], tuple(found), layout.statistic[atom])
+            name = label(found, atom, roles, axes)
+            axes[name] = Axis(name, atom, layout.sizes[atom], tuple(found), layout.statistic[atom], least.get(atom, 1))
     return Coupling(
         graph=graph,
         axes=axes,
@@ -287,38 +311,7 @@ def _collect(flow: Flow, graph: Graph, tensors: Mapping[str, Dims], unknown: dic
         unknown=unknown,
         sizes=tuple(layout.sizes),
         axis_of={axis.atom: name for name, axis in axes.items()},
+        ids={
+            graph.node(s).tensor or s: e for s, e in flow.ids.sources().items() if graph.node(s).op in (INPUT, TENSOR)
+        },
     )
-
-
-def _label(found: Sequence[Member], atom: int, roles: Mapping[str, str], taken: Mapping[str, Axis]) -> str:
-    """Name an axis after its first producer, ``layer1.conv:out``; a factor gets its place too, ``qkv:out[1]``."""
-    named = [(m, _role(m, roles)) for m in found]
-    best, role = min(named, key=lambda pair: (pair[1] != "out", not pair[0].tensor.endswith("weight")))
-    inside = list(dict.fromkeys(atoms_of(best.expr)))
-    path = best.tensor.rpartition(".")[0]
-    name = f"{path}:{role}" + (f"[{inside.index(atom)}]" if len(inside) > 1 else "")
-    number, label = 1, name
-    while label in taken:
-        number += 1
-        label = f"{name}#{number}"
-    return label
-
-
-def _role(member: Member, roles: Mapping[str, str]) -> str:
-    leaf = member.tensor.rpartition(".")[2]
-    if not leaf.startswith("weight") or member.dim > 1:
-        return f"{leaf}.{member.dim}"
-    first = roles.get(member.tensor, "out")
-    return first if member.dim == 0 else "in" if first == "out" else "out"
-
-
-def _first_roles(graph: Graph) -> dict[str, str]:
-    """Return what dim 0 of a weight is where it is not the outputs: transposed layers and embeddings."""
-    operand = {"embedding": "weight", "embedding_bag": "weight", "addmm": "mat2", "mm": "mat2", "matmul": "other"}
-    roles = {}
-    for node in graph.nodes:
-        name = base_name(node.op) if node.op not in (INPUT, TENSOR) else ""
-        ref = node.get("weight" if name.startswith("conv_transpose") else operand.get(name, ""))
-        if isinstance(ref, Ref) and graph.node(ref.node).op == TENSOR:
-            roles[graph.node(ref.node).tensor] = "rows" if name.startswith("embedding") else "in"
-    return roles

@@ -85,7 +85,10 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A captured program: nodes in execution order, its named tensors, its module calls."""
+    """A captured program: nodes in execution order, its named tensors, its module calls.
+
+    ``recipes`` are the nodes from which folded constants were computed, in execution order.
+    """
 
     nodes: tuple[Node, ...]
     inputs: tuple[str, ...]
@@ -99,6 +102,7 @@ class Graph:
     modules: Mapping[str, str]
     how: str = "record"
     notes: tuple[str, ...] = ()
+    recipes: tuple[Node, ...] = ()
     _by_name: dict[str, Node] = field(default_factory=dict, repr=False, compare=False)
 
     def node(self, name: str) -> Node:
@@ -106,6 +110,13 @@ class Graph:
         if not self._by_name:
             self._by_name.update({n.name: n for n in self.nodes})
         return self._by_name[name]
+
+    def find(self, name: str) -> Node | None:
+        """Return the node called ``name``, or None where there is none."""
+        try:
+            return self.node(name)
+        except KeyError:
+            return None
 
     def meta(self, ref: Ref) -> TensorMeta:
         """Return the shape and dtype of a value."""
@@ -124,16 +135,25 @@ class Graph:
         return f"{module} at {node.source}" if node.source else module
 
 
+# Most arguments are one of these: asking for the exact type first saves the walk.
+_LEAVES = frozenset((int, float, bool, str, type(None)))
+
+
 def refs_in(value: Any) -> Iterator[Ref]:
     """Yield every `Ref` inside an argument, in order."""
-    if isinstance(value, Ref):
+    kind = type(value)
+    if kind is Ref:
         yield value
+    elif kind in _LEAVES:
+        return
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from refs_in(item)
+            if type(item) not in _LEAVES:
+                yield from refs_in(item)
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from refs_in(item)
+            if type(item) not in _LEAVES:
+                yield from refs_in(item)
 
 
 def map_refs(value: Any, function: Any) -> Any:

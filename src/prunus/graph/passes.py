@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, TensorInfo, is_mutating, map_refs, refs_in
+from prunus.graph.memory import storage_roots
+from prunus.graph.recipes import ingredients
 from prunus.graph.run import call_arguments, resolve
 
 _GENERATORS = ("arange", "linspace", "logspace", "eye", "range", "tril_indices", "triu_indices", "hann_window")
@@ -88,6 +90,7 @@ def _replace(graph: Graph, foldable: set[str], frontier: set[str]) -> Graph:
     values: dict[str, Any] = {}
     nodes: list[Node] = []
     constants, tensors = dict(graph.constants), dict(graph.tensors)
+    taken = {name.rpartition(".")[2] for name in (*graph.tensors, *graph.aliases)}
     with torch.no_grad():
         for node in graph.nodes:
             if node.name in foldable:
@@ -97,10 +100,17 @@ def _replace(graph: Graph, foldable: set[str], frontier: set[str]) -> Graph:
                 continue
             value = values[node.name].clone()
             name = f"_constant_{node.name}"
+            while name in taken:  # by a module that was rewritten before
+                name += "_"
             constants[name] = value
             tensors[name] = TensorInfo(name, "constant", tuple(value.shape), value.dtype, False)
             nodes.append(dataclasses.replace(node, op=TENSOR, args={}, tensor=name))
-    return dataclasses.replace(graph, nodes=tuple(nodes), constants=constants, tensors=tensors, _by_name={})
+    constant = [n for n in graph.nodes if n.name in foldable]
+    needed = ingredients(constant, frontier)
+    recipes = tuple(n for n in constant if n.name in needed)
+    return dataclasses.replace(
+        graph, nodes=tuple(nodes), constants=constants, tensors=tensors, recipes=recipes, _by_name={}
+    )
 
 
 def _evaluate(graph: Graph, node: Node, values: dict[str, Any]) -> Any:
@@ -119,7 +129,7 @@ def _evaluate(graph: Graph, node: Node, values: dict[str, Any]) -> Any:
 
 def drop_dead(graph: Graph) -> Graph:
     """Remove nodes that no output needs, in-place writes to values nobody reads included; inputs stay."""
-    roots = _storage_roots(graph)
+    roots = storage_roots(graph.nodes)
     live: set[str] = {r.node for r in refs_in(list(graph.outputs))}
     live_roots = {roots[name] for name in live}
     kept: list[Node] = []
@@ -132,25 +142,3 @@ def drop_dead(graph: Graph) -> Graph:
             live_roots |= {roots[name] for name in used}
     kept.reverse()
     return dataclasses.replace(graph, nodes=tuple(kept), _by_name={})
-
-
-_VIEWS = """
-view reshape flatten unflatten permute transpose t select slice narrow unsqueeze squeeze expand expand_as chunk
-split split_with_sizes unbind alias detach contiguous to movedim swapaxes swapdims diagonal unfold view_as real imag
-numpy_T mT dropout tensor_split reshape_as _unsafe_view as_strided type_as float double half lift_fresh
-"""
-_MAY_SHARE = frozenset(_VIEWS.split())
-
-
-def _storage_roots(graph: Graph) -> dict[str, str]:
-    """Map each node to the node whose memory it may share: views and in-place ops share with their first argument."""
-    roots: dict[str, str] = {}
-    for node in graph.nodes:
-        roots[node.name] = node.name
-        if node.op in (INPUT, TENSOR):
-            continue
-        name = node.op.split(".")[1]
-        first = next(refs_in(node.args), None)
-        if first is not None and (name in _MAY_SHARE or is_mutating(node.op)):
-            roots[node.name] = roots.get(first.node, first.node)
-    return roots

@@ -89,7 +89,7 @@ class Recorder:
             key = _place(tensor)
             name = self._pointers.get(key) if key else None
         if name is None:
-            name = f"_constant_{len(self.constants)}"
+            name = self._constant_name()
             value = getattr(tensor, "constant", None)
             if value is None:
                 value = tensor
@@ -101,6 +101,14 @@ class Recorder:
             self.tensors[name] = TensorInfo(name, "constant", tuple(value.shape), value.dtype, False)
         node = self._add(TENSOR, {}, tensor, tensor_name=name, source="")
         return Ref(node.name)
+
+    def _constant_name(self) -> str:
+        """Return a name that no module uses for a tensor: rewritten forwards hold constants under theirs."""
+        taken = {name.rpartition(".")[2] for name in (*self.tensors, *self.aliases)}
+        number = len(self.constants)
+        while f"_constant_{number}" in taken:
+            number += 1
+        return f"_constant_{number}"
 
     def leaves(self, value: Any) -> tuple[tuple[Any, ...], Any]:
         """Flatten a pytree into leaves (tensors as refs) and its spec."""

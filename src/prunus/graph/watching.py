@@ -69,7 +69,19 @@ def _stand_in(func: Any) -> Any:
     """Return what computes the result's shape: the op itself, except where torch's own shape function is too strict."""
     if func in (torch.ops.aten._grouped_mm.default, torch.ops.prunus.grouped_mm.default):
         return functools.partial(_grouped_mm, func)
+    if func in _DROPOUTS:
+        return functools.partial(_another_object, func)
     return func
+
+
+_DROPOUTS = (torch.ops.aten.dropout.default, torch.ops.aten.feature_dropout.default,
+             torch.ops.aten.alpha_dropout.default)  # fmt: skip
+
+
+def _another_object(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Tell x from dropout(x), which in evaluation are one object: who reads which matters in training."""
+    out: torch.Tensor = func(x, *args, **kwargs)
+    return torch.ops.aten.alias.default(out) if out is x else out
 
 
 def _grouped_mm(func: Any, mat_a: torch.Tensor, mat_b: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -85,6 +97,8 @@ def mode_class() -> type:
     from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
     from torch.utils._python_dispatch import TorchDispatchMode
 
+    from prunus.graph.shapes import by_formula
+
     class _Mode(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
         """Sees every op before autograd decomposes it (the pre-dispatch key admits only this mode's family)."""
 
@@ -97,7 +111,9 @@ def mode_class() -> type:
             for value in pytree.tree_leaves((args, kwargs)):
                 if isinstance(value, torch.Tensor):
                     self.recorder.ref(value)
-            out = _stand_in(func)(*args, **kwargs)
+            out = by_formula(func, args, kwargs)
+            if out is None:
+                out = _stand_in(func)(*args, **kwargs)
             self.recorder.record(func, args, kwargs, out)
             return out
 

@@ -35,9 +35,9 @@ class CostModel:
 
     def price(self, kept: Mapping[str, int | np.ndarray] | None = None) -> Cost:
         """Return the cost when axis ``a`` keeps ``kept[a]`` units (a count or a bool mask)."""
-        size = self._sizes(kept or {})
-        params = {t.owner: t.factor * int(_product(t.dims, size)) for t in self.params}
-        macs = [(t, t.factor * int(_product(t.dims, size))) for t in self.macs]
+        size = sizes_under(self.coupling, kept)
+        params = {t.owner: t.factor * int(product_of(t.dims, size)) for t in self.params}
+        macs = [(t, t.factor * int(product_of(t.dims, size))) for t in self.macs]
         return Cost(
             params=sum(params.values()),
             macs_forward=sum(m for _, m in macs),
@@ -45,22 +45,12 @@ class CostModel:
             param_bytes=sum(n * self.item_bytes[k] for k, n in params.items()),
         )
 
-    def _sizes(self, kept: Mapping[str, int | np.ndarray]) -> Callable[[int], int]:
-        axis_of, sizes = self.coupling.axis_of, self.coupling.sizes
-        counts = {k: int(np.count_nonzero(v)) if isinstance(v, np.ndarray) else int(v) for k, v in kept.items()}
-
-        def size(atom: int) -> int:
-            name = axis_of.get(atom)
-            return sizes[atom] if name is None or name not in counts else counts[name]
-
-        return size
-
     def amounts(self, terms: Iterable[Term], kept: Mapping[str, int | np.ndarray]) -> dict[str, int]:
         """Return owner → amount of some terms."""
-        size = self._sizes(kept)
+        size = sizes_under(self.coupling, kept)
         found: dict[str, int] = {}
         for t in terms:
-            found[t.owner] = found.get(t.owner, 0) + t.factor * int(_product(t.dims, size))
+            found[t.owner] = found.get(t.owner, 0) + t.factor * int(product_of(t.dims, size))
         return found
 
     def touching(self, axis_id: str) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
@@ -69,13 +59,27 @@ class CostModel:
         return tuple(t for t in self.params if _holds(t, atom)), tuple(t for t in self.macs if _holds(t, atom))
 
 
+def sizes_under(coupling: Coupling, kept: Mapping[str, int | np.ndarray] | None) -> Callable[[int], int]:
+    """Return atom → how many positions it has when axis ``a`` keeps ``kept[a]`` units (a count or a bool mask)."""
+    axis_of, sizes = coupling.axis_of, coupling.sizes
+    given = (kept or {}).items()
+    counts = {k: int(np.count_nonzero(v)) if isinstance(v, np.ndarray) else int(v) for k, v in given}
+
+    def size(atom: int) -> int:
+        name = axis_of.get(atom)
+        return sizes[atom] if name is None or name not in counts else counts[name]
+
+    return size
+
+
 def _holds(term: Term, atom: int) -> bool:
     from prunus.graph.layout import atoms_of
 
     return any(atom in atoms_of(e) for e in term.dims)
 
 
-def _product(dims: Iterable[Expr], size: Callable[[int], int]) -> float:
+def product_of(dims: Iterable[Expr], size: Callable[[int], int]) -> float:
+    """Return the product of the sizes of some dims."""
     total: float = 1
     for e in dims:
         total *= count(e, size)

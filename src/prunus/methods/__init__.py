@@ -3,7 +3,7 @@
 from prunus.methods import weights  # noqa: I001  (the order of enrolment is the order of the tables)
 from prunus.methods import neurons
 from prunus.methods import key_path, modular
-from prunus.methods import layer_wise, multi_scale
+from prunus.methods import layer_wise, multi_scale, tree_knapsack
 from prunus.methods import baselines
 from prunus.methods.subject import METHODS, Level, Method, Subject, subject_of
 
@@ -19,5 +19,6 @@ __all__ = [
     "multi_scale",
     "neurons",
     "subject_of",
+    "tree_knapsack",
     "weights",
 ]

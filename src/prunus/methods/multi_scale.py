@@ -22,7 +22,7 @@ from prunus.methods.weights import maskable
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
 from prunus.surgery.cut import operate
-from prunus.surgery.tensors import slice_tensors
+from prunus.surgery.tensors import slice_tensors, sliced_masks
 from prunus.training import finetune_, reestimate_statistics_
 
 BLOCK_SHARES = (1.0, 0.75)
@@ -137,14 +137,8 @@ def _masks(
 def _selection_loss(subject: Subject, plan: Plan) -> float:
     small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
     small = copy.deepcopy(small)
-    masks = {}
-    for name, mask in plan.masks.items():
-        value = torch.from_numpy(mask.copy())
-        for dim, index in plan.keep.get(name, {}).items():
-            value = value.index_select(dim, torch.from_numpy(index))
-        masks[name] = value
     reestimate_statistics_(small, subject.calibration.batches(64))
-    finetune_(small, subject.calibration, steps=_STEPS, lr=1e-3, masks=masks or None, seed=subject.seed)
+    finetune_(small, subject.calibration, steps=_STEPS, lr=1e-3, masks=sliced_masks(plan) or None, seed=subject.seed)
     small.eval()
     total = count = 0.0
     with torch.no_grad():

@@ -105,8 +105,23 @@ class Compare(_Section):
     latency: Latency = Field(default=Latency(), description="a section with the keys rounds, batch, threads")
 
 
+Amount = Annotated[
+    int | float | Annotated[str, Field(min_length=1)],
+    Field(description="a kept fraction between 0 and 1, a whole number, or a size such as 2MB"),
+]
+
+
+class Prune(_Section):
+    """What ``prunus plan`` and ``prunus prune`` do: one budget, and how units are scored and the budget divided."""
+
+    budget: dict[Name, Amount] = Field(default={}, description="a section such as {params: 0.5} or {macs: 0.3}")
+    criterion: Name = Field(default="magnitude", description="the name of a criterion, such as magnitude or taylor")
+    allocator: Name = Field(default="uniform", description="the name of an allocator, such as uniform or global")
+    method: Name | None = Field(default=None, description="the name of a method, such as multi-scale, or null")
+
+
 class Recipe(_Section):
-    """A whole recipe: model, data, training, recovery, and what to compare.
+    """A whole recipe: model, data, training, recovery, how to prune, and what to compare.
 
     Paths in it are relative to `base_dir`, the folder of the recipe file.
 
@@ -129,6 +144,7 @@ class Recipe(_Section):
     recover: Recovery = Field(
         default=Recovery(), description="a section with the keys steps, lr, batch_size, optimizer, …"
     )
+    prune: Prune = Field(default=Prune(), description="a section with the keys budget, criterion, allocator, method")
     compare: Compare = Field(default=Compare(), description="a section with the keys methods, kept, seeds, latency")
     ignore: tuple[Name, ...] = Field(default=(), strict=False, description="a list of module names or patterns")
     seed: Seed = Field(default=0)

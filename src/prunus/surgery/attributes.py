@@ -22,7 +22,17 @@ def mend_attributes_(model: nn.Module, before: Graph, after: Graph) -> dict[str,
             path = after.calls[node.call].path
             if path in modules:
                 _note(changes, path, modules[path], found)
+        if base_name(node.op) == "embedding" and node.call < len(after.calls):
+            _mend_padding(changes, after.calls[node.call].path, modules, int(node.args.get("padding_idx", -1)))
     return changes
+
+
+def _mend_padding(changes: dict[str, dict[str, Any]], path: str, modules: dict[str, nn.Module], padding: int) -> None:
+    """Tell an embedding the new number of the token whose row learns nothing, or that it is gone."""
+    module, new = modules.get(path), padding if padding >= 0 else None
+    if isinstance(module, nn.Embedding) and module.padding_idx not in (None, new):
+        module.padding_idx = new
+        changes.setdefault(path, {})["padding_idx"] = new
 
 
 def _note(changes: dict[str, dict[str, Any]], path: str, module: nn.Module, found: dict[str, Any]) -> None:

@@ -70,17 +70,33 @@ def is_below(path: str, root: str) -> bool:
 
 def live_calls(graph: Graph) -> set[int]:
     """Return the calls that compute something live, or that hand their input on (dropout and drop-path in eval)."""
+    live = _computing_calls(graph)
+    return live | _handing_on(graph, live)
+
+
+def handing_calls(graph: Graph) -> set[int]:
+    """Return the calls that compute nothing and hand their input on: drop-path in eval, identities."""
+    return _handing_on(graph, _computing_calls(graph))
+
+
+def _computing_calls(graph: Graph) -> set[int]:
     live = {node.call for node in graph.nodes if node.op not in (INPUT, TENSOR)}
     for call in reversed(graph.calls):
         if call.index in live and call.parent >= 0:
             live.add(call.parent)
+    return live
+
+
+def _handing_on(graph: Graph, computing: set[int]) -> set[int]:
     names = {node.name for node in graph.nodes}
+    found = set()
     for call in graph.calls:
         ins = {x for x in call.in_leaves if isinstance(x, Ref)}
-        passed = [x for x in call.out_leaves if isinstance(x, Ref) and x in ins and x.node in names]
-        if passed and call.index not in live:
-            live.add(call.index)
-    return live
+        if call.index not in computing and any(
+            isinstance(x, Ref) and x in ins and x.node in names for x in call.out_leaves
+        ):
+            found.add(call.index)
+    return found
 
 
 def parameter_free(graph: Graph) -> set[str]:

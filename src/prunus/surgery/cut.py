@@ -16,14 +16,15 @@ from prunus.graph.ir import Graph
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan, fingerprint
 from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
-from prunus.surgery.dynamic import Growth, growth
 from prunus.surgery.literals import rewrite
 from prunus.surgery.program import Program
 from prunus.surgery.record import Surgery, merge_changes
 from prunus.surgery.search import Search
 from prunus.surgery.splice import Splice
 from prunus.surgery.stale import stale_candidates
+from prunus.surgery.study import Study
 from prunus.surgery.tensors import copy_with, cut_tensors
+from prunus.surgery.tokens import cut_inputs
 from prunus.surgery.unused import prune_modules_
 
 MODES = ("hybrid", "module", "graph")
@@ -60,7 +61,8 @@ def operate(
     edited = rewrite(coupling, plan.axes, plan.drops)
     values = cut_tensors(model, coupling, plan)
     if mode != "graph":
-        found = _keep_classes(model, coupling.graph, edited, values, example_inputs, mode)
+        args, kwargs = cut_inputs(coupling, plan.axes, example_inputs)
+        found = _keep_classes(model, coupling.graph, edited, values, (example_inputs, args or kwargs), mode)
         if found is not None:
             return found
     return _whole_program(model, coupling.graph, edited, values, example_inputs)
@@ -77,25 +79,32 @@ def check_fingerprint(plan: Plan, graph: Graph) -> None:
 
 
 def _keep_classes(
-    model: nn.Module, graph: Graph, edited: Graph, values: Mapping[str, torch.Tensor], example_inputs: Any, mode: str
+    model: nn.Module,
+    graph: Graph,
+    edited: Graph,
+    values: Mapping[str, torch.Tensor],
+    inputs: tuple[Any, Any],
+    mode: str,
 ) -> tuple[nn.Module, Surgery] | None:
-    """Rewrite as few forwards as a repeated capture proves to be enough; None if that does not lead there."""
+    """Rewrite as few forwards as a repeated capture proves to be enough; None if that does not lead there.
+
+    ``inputs`` are examples of the original's and of the cut model's: ids have other numbers there.
+    """
     small = copy_with(model, graph, values)
     with _still(small):
         changes = merge_changes(mend_attributes_(small, graph, edited), mend_convolutions_(small, edited))
     maybe, sure = stale_candidates(graph, edited)
-    search = Search(small, edited, values, example_inputs, Splice(edited, set(sure)), maybe)
-    grown: Growth | None = None
+    study = Study(model, graph, inputs[0])
+    search = Search(small, edited, values, inputs[1], Splice(edited, set(sure)), maybe)
     paths: tuple[str, ...] = ()
     for left in reversed(range(_ROUNDS)):
         if search.splice.stale:
             if mode == "module":
                 raise _stale_error(model, edited, search.splice)
-            grown = grown or growth(model, graph, example_inputs)
-            paths = search.splice_(grown)
+            paths = search.splice_(study)
         if search.settled():
             removed = prune_modules_(small, search.splice, graph) if paths else ()
-            return small, Surgery.of(mode if paths else "module", changes, paths, search.splice, grown, removed)
+            return small, Surgery.of(mode if paths else "module", changes, paths, search.splice, search.grown, removed)
         if left == 1:
             search.splice.take_all()
     return None
@@ -128,7 +137,11 @@ def _whole_program(
 ) -> tuple[nn.Module, Surgery]:
     named = named_tensors(model)
     trainable = {n: named[n].requires_grad for n in values if n in named}
-    grown = growth(model, graph, example_inputs)
+    study, calls = Study(model, graph, example_inputs), range(len(edited.calls))
+    training = study.training({c.path for c in edited.calls})
+    grown, edited = training.grown(study.growth(), calls).opened(training.applied(edited, calls))
     program = Program(edited, values, trainable, grown)
-    program.train(model.training)
+    modes = {path: m.training for path, m in model.named_modules(remove_duplicate=False)}
+    for path, module in program.named_modules(remove_duplicate=False):
+        module.training = modes.get(path, model.training)
     return program, Surgery.whole(edited, grown)

@@ -43,10 +43,7 @@ def growth(model: nn.Module, graph: Graph, example_inputs: Any) -> Growth:
     others: list[Variation] = []
     static: list[str] = []
     for alone, together in [*_batch(leaves), *_lengths(leaves)]:
-        found = [inputs.at_another_size(group) for group in alone]
-        if together is not None and any(isinstance(x, str) for x in found):
-            joint = inputs.at_another_size(together)
-            found = [joint] if isinstance(joint, Variation) else found
+        found = inputs.at_other_sizes(alone, together)
         others += [x for x in found if isinstance(x, Variation)]
         static += [x for x in found if isinstance(x, str)]
     return Growth(graph, tuple(others), tuple(static))
@@ -60,6 +57,18 @@ class _Inputs:
     graph: Graph
     leaves: Sequence[Any]
     spec: Any
+
+    def at_other_sizes(self, alone: Sequence[_Group], together: _Group | None) -> list[Variation | str]:
+        """Return the program with each group grown; with all of them grown at once where one cannot grow alone."""
+        found: list[Variation | str] = []
+        for group in alone:
+            found.append(self.at_another_size(group))
+            if together is not None and isinstance(found[-1], str):
+                joint = self.at_another_size(together)
+                if isinstance(joint, Variation):
+                    return [joint]
+                together = None
+        return found
 
     def at_another_size(self, group: _Group) -> Variation | str:
         """Return the program at the first other size at which the model runs, or why there is none."""

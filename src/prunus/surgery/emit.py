@@ -18,6 +18,7 @@ from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref
 from prunus.graph.opening import opened_leaves
 from prunus.graph.run import call_arguments
 from prunus.surgery.calls import CallIndex, module_below, tensor_below
+from prunus.surgery.switched import InTraining
 
 _SWITCHED = ("training", "train")
 
@@ -112,11 +113,23 @@ class Emitter:
         names = list(node.args)
         texts = [self._value(node, name, value) for name, value in zip(names[: len(args)], args, strict=True)]
         texts += [f"{k}={self._value(node, k, v)}" for k, v in kwargs.items() if v is not None]
+        self._count_batches(node)
         name = self._variable(node.name)
         namespace, packet, overload = node.op.split(".")
         self.out.lines.append(f"    {name} = ops.{namespace}.{packet}.{overload}({', '.join(texts)})")
         for i in range(len(node.outputs)):
             self._text[Ref(node.name, i)] = f"{name}[{i}]" if node.multi else name
+
+    def _count_batches(self, node: Node) -> None:
+        """Let a batch norm that is written out count the batches it was trained on, as the module did."""
+        mean = node.get("running_mean")
+        if node.op != "aten.batch_norm.default" or node.get("training") is not False or not isinstance(mean, Ref):
+            return
+        held = self.graph.node(mean.node)
+        counter = f"{held.tensor.rpartition('.')[0]}.num_batches_tracked".removeprefix(".")
+        if held.op == TENSOR and (counter in self.graph.tensors or counter in self.graph.aliases):
+            module = self._module(self.graph.calls[node.call].path)
+            self.out.lines.append(f"    if {module}.training: {self._tensor(counter)}.add_(1)")
 
     def _native(self, call: ModuleCall) -> None:
         arguments, keywords = self._call_text(call)
@@ -209,6 +222,9 @@ class Emitter:
             return f"[{', '.join(self._value(node, key, v, i) for i, v in enumerate(value))}]"
         if key in _SWITCHED and value is False:
             return f"{self._module(self.graph.calls[node.call].path)}.training"
+        if isinstance(value, InTraining):
+            module = self._module(self.graph.calls[node.call].path)
+            return f"({value.training!r} if {module}.training else {self._literal(float(value))})"
         if isinstance(value, torch.device):
             return self._device or self._literal(value)
         if self.size_text is not None and type(value) is int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from prunus.graph.ir import TENSOR, Graph, ModuleCall, Node, Ref, refs_in
+from prunus.graph.recipes import unfold
 from prunus.surgery.emit import Emitter
 
 _MISSING = object()
@@ -42,6 +43,21 @@ class Growth:
     static: tuple[str, ...] = ()
     _known: dict[tuple[int, frozenset[int]], dict[int, str]] = field(default_factory=dict, repr=False, compare=False)
     _dims_of: dict[int, list[_Dim]] = field(default_factory=dict, repr=False, compare=False)
+
+    def opened(self, edited: Graph) -> tuple[Growth, Graph]:
+        """Return both with the constants computed anew that follow a size of the inputs and lost nothing."""
+        follow = {node.name for node in self.graph.nodes if node.op == TENSOR and self._follows(node, edited)}
+        if not follow:
+            return self, edited
+        others = tuple(Variation(o.name, unfold(o.graph, follow)) for o in self.others)
+        return Growth(unfold(self.graph, follow), others, self.static), unfold(edited, follow)
+
+    def _follows(self, node: Node, edited: Graph) -> bool:
+        here = self.graph.constants.get(node.tensor)
+        if here is None or node.tensor not in edited.tensors or edited.tensors[node.tensor].shape != here.shape:
+            return False
+        values = (o.graph.constants.get(node.tensor) for o in self.others)
+        return any(value is not None and not _equal_tensors(here, value) for value in values)
 
     def text(self, emitter: Emitter, node: Node, key: str, position: int | None, value: int) -> str | None:
         """Return an expression over the shapes of a forward's arguments for a literal that grows, else None."""
@@ -83,6 +99,7 @@ class Growth:
         held: dict[int, str] = {}
         for k in range(len(self.others)):
             why = self._fixed_argument(k, root, natives) or self._fixed_value(k, graph, nodes, given)
+            why = why or self._fixed_handed(k, graph, natives, given)
             if why:
                 held[k] = why
         before = -1
@@ -118,17 +135,30 @@ class Growth:
                 return f"{one[index].path or 'the model'} is called with a number that follows it"
         return ""
 
+    def _fixed_handed(self, k: int, graph: Graph, natives: frozenset[int], given: Set[Ref]) -> str:
+        """Say which constant that a child is called with was made for one size."""
+        for call in (graph.calls[i] for i in sorted(natives)):
+            for leaf in call.in_leaves:
+                shape = self._constant_of(k, graph, leaf) if isinstance(leaf, Ref) and leaf not in given else None
+                if shape is not None:
+                    return f"a constant of shape {shape} was made for it (argument of {call.path})"
+        return ""
+
+    def _constant_of(self, k: int, graph: Graph, ref: Ref) -> tuple[int, ...] | None:
+        """Return the shape of a constant that a variation changes; None for another value or one that is gone."""
+        node = graph.find(ref.node)
+        if node is None or node.op != TENSOR:
+            return None
+        a, b = (g.constants.get(node.tensor) for g in (self.graph, self.others[k].graph))
+        return tuple(a.shape) if a is not None and b is not None and not _equal_tensors(a, b) else None
+
     def _fixed_value(self, k: int, graph: Graph, nodes: Sequence[Node], given: Set[Ref]) -> str:
         """Say which constant that the forward holds was made for one size, or which number has no size to follow."""
-        one, two = self.graph, self.others[k].graph
-        names = {n.name for n in self.graph.nodes}
         for node in nodes:
             for ref in refs_in(node.args):
-                if ref in given or ref.node not in names or one.node(ref.node).op != TENSOR:
-                    continue
-                a, b = (g.constants.get(g.node(ref.node).tensor) for g in (one, two))
-                if a is not None and b is not None and not _equal_tensors(a, b):
-                    return f"a constant of shape {tuple(a.shape)} was made for it ({graph.where(node)})"
+                shape = None if ref in given else self._constant_of(k, graph, ref)
+                if shape is not None:
+                    return f"a constant of shape {shape} was made for it ({graph.where(node)})"
             for key, position, value in _literals(node):
                 if type(value) is not int and k in self._growing(node.name, key, position, {}):
                     return f"{key} of {node.op} was computed from it ({graph.where(node)})"

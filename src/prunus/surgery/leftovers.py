@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,10 @@ def copied(model: nn.Module, replaced: Mapping[int, Any] | None = None) -> nn.Mo
     memo = dict(replaced or {})
     for module in model.modules():
         for kept in module.__dict__.values():
-            if isinstance(kept, torch.Tensor) and not kept.is_leaf:
-                memo.setdefault(id(kept), kept.detach().clone())
+            if isinstance(kept, torch.Tensor):
+                if not kept.is_leaf:
+                    memo.setdefault(id(kept), kept.detach().clone())
+            elif not kept and type(kept) in (OrderedDict, dict, set):
+                # Every module holds a dozen, for hooks and names; `deepcopy` takes one apart slower than a tensor.
+                memo.setdefault(id(kept), type(kept)())
     return copy.deepcopy(model, memo)

@@ -65,11 +65,16 @@ def masked_tensors(values: Mapping[str, torch.Tensor], coupling: Coupling, plan:
 def reference_overrides(coupling: Coupling, plan: Plan) -> dict[str, Override]:
     """Return the ops that must look at kept positions only, and the additions that lose an operand."""
     overrides: dict[str, Override] = {}
+    chosen = {ref for node in coupling.graph.nodes for ref in refs_in(node.args)}
     for node in coupling.graph.nodes:
-        if base_name(node.op) in _STATISTIC and node.op.startswith("aten."):
+        if node.op == "aten.max.dim" and Ref(node.name, 1) in chosen:
+            wrapped = _out_of_reach(coupling, plan.axes, node)
+        elif base_name(node.op) in _STATISTIC and node.op.startswith("aten."):
             wrapped = _gathered(coupling, plan.axes, node)
         elif base_name(node.op) in _CONTRACTIONS and node.op.startswith("aten."):
             wrapped = _zeroed(coupling, plan.axes, node)
+        elif base_name(node.op) in _CHOICES and node.op.startswith("aten."):
+            wrapped = _out_of_reach(coupling, plan.axes, node)
         else:
             continue
         if wrapped is not None:
@@ -87,8 +92,30 @@ _STATISTIC = frozenset(
 
 _CONTRACTIONS = frozenset(
     ("sum", "nansum", "matmul", "mm", "bmm", "baddbmm", "addbmm", "dot", "einsum", "linalg_vector_norm", "norm",
-     "cosine_similarity", "pairwise_distance", "cdist", "count_nonzero", "scaled_dot_product_attention")
+     "cumsum", "cosine_similarity", "pairwise_distance", "cdist", "count_nonzero", "scaled_dot_product_attention")
 )  # fmt: skip
+
+
+# What a router does with the scores of its experts.
+_CHOICES = frozenset(("softmax", "_softmax", "log_softmax", "_log_softmax", "topk", "argmax"))
+
+
+def _out_of_reach(coupling: Coupling, keep: Keep, node: Node) -> Override | None:
+    """Put −∞ at the removed positions of the scores: they get no share, and nothing chooses them."""
+    dims, dim = coupling.values[next(refs_in(node.args))], node.get("dim", -1)
+    mask = coupling.mask(dims[dim], keep) if isinstance(dim, int) and dims else np.ones(1, bool)
+    if mask.all():
+        return None
+    shape = [1] * len(dims)
+    shape[dim] = len(mask)
+    removed = torch.from_numpy(~mask).reshape(shape)
+
+    def apply(node: Node, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        scores, *rest = args
+        lowest = float("-inf") if scores.is_floating_point() else torch.iinfo(scores.dtype).min
+        return function(scores.masked_fill(removed.to(scores.device), lowest), *rest, **kwargs)
+
+    return apply
 
 
 def _zeroed(coupling: Coupling, keep: Keep, node: Node) -> Override | None:

@@ -18,6 +18,7 @@ from prunus.surgery.differ import Differ
 from prunus.surgery.dynamic import Growth
 from prunus.surgery.emit import ArgumentsError
 from prunus.surgery.splice import Splice, splice_
+from prunus.surgery.study import Study
 
 
 @dataclass(slots=True)
@@ -31,6 +32,9 @@ class Search:
         example_inputs: what it is captured with.
         splice: the choice so far.
         maybe: calls that may hold a stale size.
+
+    Attributes:
+        grown: the program at several sizes, with the nodes of ``edited``; None until something is rewritten.
     """
 
     small: nn.Module
@@ -39,9 +43,11 @@ class Search:
     example_inputs: Any
     splice: Splice
     maybe: set[int]
+    grown: Growth | None = None
+    _base: Graph | None = None
     _kinds: dict[str, type] = field(default_factory=dict)
 
-    def splice_(self, grown: Growth) -> tuple[str, ...]:
+    def splice_(self, study: Study) -> tuple[str, ...]:
         """Rewrite the chosen forwards, and only those; returns their paths."""
         modules = dict(self.small.named_modules(remove_duplicate=False))
         if not self._kinds:
@@ -54,15 +60,23 @@ class Search:
                 for name in constants:
                     if name in module._non_persistent_buffers_set:
                         delattr(module, name)
+        self._base = self._base or self.edited
+        self.splice.use(study.growth().opened(self._base)[1])
         try:
             self.splice.settle()
         except CaptureError:
             self.splice.take_all()
-        return splice_(self.small, self.splice, self.values, grown)
+        written = self.splice.written()
+        training = study.training({self._base.calls[i].path for i in written})
+        self.edited = training.applied(self._base, written)
+        self.grown, opened = training.grown(study.growth(), written).opened(self.edited)
+        self.splice.use(opened)
+        return splice_(self.small, self.splice, self.values, self.grown)
 
     def settled(self) -> bool:
         """Whether the network runs the edited graph; where it does not, the choice is widened."""
-        return self._same_program() and self._takes_real_arguments()
+        # A real call is cheaper than a capture, and what it shows makes the next capture another one.
+        return self._takes_real_arguments() and self._same_program()
 
     def _same_program(self) -> bool:
         how = "record" if "fake" in self.edited.how else "run"

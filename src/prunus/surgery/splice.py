@@ -12,7 +12,7 @@ from torch import nn
 
 from prunus.errors import CaptureError
 from prunus.graph.ir import TENSOR, Graph, ModuleCall, Node, Ref, refs_in
-from prunus.surgery.calls import CallIndex, module_below, tensor_below
+from prunus.surgery.calls import CallIndex, handing_calls, module_below, tensor_below
 from prunus.surgery.dynamic import Growth
 from prunus.surgery.emit import Emission, Emitter, compile_forward
 
@@ -56,6 +56,15 @@ class Splice:
                     todo.add(self.lift(index))
             todo = self._unequal_calls()
 
+    def use(self, graph: Graph) -> None:
+        """Go on with another program of the same calls."""
+        if graph is not self.graph:
+            self.graph, self._index = graph, None
+
+    def written(self) -> set[int]:
+        """Return the calls whose ops stand in a new forward."""
+        return {c.index for c in self.graph.calls if self.owner(c.index) in self.stale}
+
     def natives(self, index: int) -> frozenset[int]:
         """Return the calls below ``index`` that stay calls of their module."""
         return frozenset(c.index for c in self._kept_children(index))
@@ -94,8 +103,9 @@ class Splice:
             self.stale.add(at)
 
     def take_all(self) -> None:
-        """Write the whole program out in the top level's forward."""
-        self.stale, self.inlined = {0}, {c.index for c in self.graph.calls[1:]}
+        """Write the whole program out in the top level's forward; what only hands on may do more in training."""
+        handing = handing_calls(self.graph)
+        self.stale, self.inlined = {0}, {c.index for c in self.graph.calls[1:] if c.index not in handing}
 
     def _kept_children(self, index: int) -> Iterator[ModuleCall]:
         for call in self.index.children.get(index, ()):
@@ -208,9 +218,10 @@ def rebind_(
     module: nn.Module, source: str, emission: Emission, graph: Graph, values: Mapping[str, torch.Tensor]
 ) -> None:
     """Make ``module`` run emitted source; constants it names become non-persistent buffers."""
+    named = set(re.findall(r"\bself\.(\w+)", source)) if graph.constants else set()
     for name in graph.constants:
         attribute = re.sub(r"[^0-9A-Za-z_]", "_", name)
-        if re.search(rf"\bself\.{attribute}\b", source):
+        if attribute in named:
             module.register_buffer(attribute, values[name].clone(), persistent=False)
     own = type(module)
     function = compile_forward(source, emission.names, own.__name__)

@@ -15,6 +15,7 @@ def stale_candidates(before: Graph, after: Graph) -> tuple[set[int], set[int]]:
     maybe: set[int] = set()
     sure: set[int] = set()
     cut_constants = {n for n, i in after.tensors.items() if i.kind == "constant" and i.shape != before.tensors[n].shape}
+    cut_constants |= {n for n in after.constants if after.constants[n] is not before.constants[n]}
     for node in after.nodes:
         if node.op == TENSOR and node.tensor in cut_constants:
             maybe.add(node.call)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +11,11 @@ from torch import nn
 
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph
+from prunus.graph.layout import Expr
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan
+from prunus.surgery.leftovers import copied
+from prunus.surgery.tokens import renumbered
 
 
 def cut_tensors(model: nn.Module, coupling: Coupling, plan: Plan) -> dict[str, torch.Tensor]:
@@ -26,39 +28,55 @@ def cut_tensors(model: nn.Module, coupling: Coupling, plan: Plan) -> dict[str, t
 def slice_tensors(values: Mapping[str, torch.Tensor], coupling: Coupling, plan: Plan) -> dict[str, torch.Tensor]:
     """Mask and slice a set of tensors."""
     out: dict[str, torch.Tensor] = {}
+    known: dict[Expr, np.ndarray | None] = {}
     for name, value in values.items():
         sliced = value
         mask = plan.masks.get(name)
         if mask is not None:
             sliced = sliced * torch.from_numpy(np.ascontiguousarray(mask)).to(value.device, value.dtype)
         for dim, expr in enumerate(coupling.tensors[name]):
-            kept = coupling.mask(expr, plan.axes)
-            if not kept.all():
-                sliced = sliced.index_select(dim, torch.from_numpy(np.flatnonzero(kept)).to(value.device))
-        out[name] = sliced
+            if expr not in known:
+                kept = coupling.mask(expr, plan.axes)
+                known[expr] = None if kept.all() else np.flatnonzero(kept)
+            index = known[expr]
+            if index is not None:
+                sliced = sliced.index_select(dim, torch.from_numpy(index).to(value.device))
+        out[name] = renumbered(coupling, plan.axes, name, sliced) if name in coupling.ids else sliced
+    return out
+
+
+def sliced_masks(plan: Plan) -> dict[str, torch.Tensor]:
+    """Return the weight masks of a plan in the shapes of the cut model: name → bool tensor, True = kept."""
+    out = {}
+    for name, mask in plan.masks.items():
+        value = torch.from_numpy(mask.copy())
+        for dim, index in plan.keep.get(name, {}).items():
+            value = value.index_select(dim, torch.from_numpy(index))
+        out[name] = value
     return out
 
 
 def copy_with(model: nn.Module, graph: Graph, values: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Deep-copy a model while replacing its tensors; ties, flags and references inside modules follow."""
-    memo: dict[int, Any] = {}
+    """Deep-copy a model while replacing its tensors; ties, flags and references inside modules follow.
+
+    What was sliced goes into the copy as it is; what is still the model's own is copied.
+    """
+    replaced: dict[int, Any] = {}
     made: dict[str, torch.Tensor] = {}
     tied = set(graph.aliases.values())
     for name, tensor in named_tensors(model).items():
         canonical = graph.aliases.get(name, name)
         value = values[canonical]
-        if canonical in tied or value.data_ptr() != tensor.data_ptr():
+        own = value.data_ptr() == tensor.data_ptr()
+        if canonical in tied or not own:
             # Two parameters may share memory without being one object: they become one.
-            memo[id(tensor)] = made[canonical] = made.get(canonical, _like(tensor, value))
-    for module in model.modules():
-        for kept in module.__dict__.values():
-            # What a forward left behind: torch refuses to copy tensors that carry a history.
-            if isinstance(kept, torch.Tensor) and not kept.is_leaf:
-                memo.setdefault(id(kept), kept.detach().clone())
-    return copy.deepcopy(model, memo)
+            if canonical not in made:
+                made[canonical] = _like(tensor, value.clone() if own else value)
+            replaced[id(tensor)] = made[canonical]
+    return copied(model, replaced)
 
 
 def _like(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(value.clone(), requires_grad=tensor.requires_grad)
-    return value.clone()
+        return nn.Parameter(value, requires_grad=tensor.requires_grad)
+    return value

@@ -13,7 +13,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
-from prunus.graph.capture import preserved, split_inputs, unwrap
+from prunus.graph.capture import preserved, unwrap
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph, Ref
 from prunus.graph.opening import opened_leaves
@@ -25,6 +25,7 @@ from prunus.surgery.draws import draws, seeded
 from prunus.surgery.precision import computing_in
 from prunus.surgery.reference import masked_run
 from prunus.surgery.tensors import slice_tensors
+from prunus.surgery.tokens import cut_inputs, kept_inputs
 
 Tensors = dict[str, torch.Tensor]
 
@@ -37,7 +38,8 @@ class Trial:
         coupling: the analysis, on the device of the trial.
         plan: what goes.
         values: the original's tensors, with noise, in ``dtype``.
-        args, kwargs: the call; ``inputs`` are its tensors in the graph's order.
+        args, kwargs: the call of the cut model.
+        inputs: the tensors of the original's call, in the graph's order; ids that go are replaced by some that stay.
         dtype: float type of everything.
         seed: of noise and random ops.
         device: where it runs.
@@ -135,11 +137,11 @@ def trial(
         device = torch.device("cpu")
         coupling = dataclasses.replace(coupling, graph=_on(coupling.graph, device))
     noisy = {n: v.to(device) for n, v in perturbed(full, coupling.graph, seed, dtype, device).items()}
-    args, kwargs = split_inputs(example_inputs)
-    args, kwargs = pytree.tree_map_only(
-        torch.Tensor, lambda t: widened(t.detach(), dtype, device if t.dim() else t.device), (args, kwargs)
+    calls = [f(coupling, plan.axes, example_inputs) for f in (kept_inputs, cut_inputs)]
+    original, (args, kwargs) = pytree.tree_map_only(
+        torch.Tensor, lambda t: widened(t.detach(), dtype, device if t.dim() else t.device), calls
     )
-    inputs = flat_inputs(coupling.graph, args, kwargs)
+    inputs = flat_inputs(coupling.graph, *original)
     return Trial(coupling, plan, noisy, args, kwargs, inputs, dtype, seed, device, draws(coupling.graph))
 
 

@@ -18,7 +18,10 @@ from prunus.surgery.reference import masked_tensors, reference_overrides
 from prunus.surgery.tensors import cut_tensors
 from prunus.surgery.trial import Trial, perturbed, relative_error, trial
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
+"""What an error may be in float64."""
+ROUNDED = 1e-4
+"""What it may be where a check ran in a narrower type, which rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +29,10 @@ class Check:
     """The proof of a cut.
 
     Attributes:
-        error: largest relative difference ‖cut − masked‖∞ / ‖masked‖∞ over the outputs, float64.
+        error: largest relative difference ‖cut − masked‖∞ / ‖masked‖∞ over the outputs.
         change: the same between masked and uncut: near zero would mean that the check proves nothing.
         values_equal: the cut model's tensors are exactly the slices of the original's.
-        tolerance: what ``error`` and ``gradient_error`` may be.
+        dtype: the float type in which both ran.
         gradient_error: the same over the gradients of the parameters; None where it was not asked for, or where no
             output has a gradient.
         failure: what the cut model raised instead of returning something.
@@ -38,9 +41,14 @@ class Check:
     error: float
     change: float
     values_equal: bool
-    tolerance: float = TOLERANCE
+    dtype: torch.dtype = torch.float64
     gradient_error: float | None = None
     failure: str = ""
+
+    @property
+    def tolerance(self) -> float:
+        """What ``error`` and ``gradient_error`` may be in this float type."""
+        return TOLERANCE if self.dtype is torch.float64 else ROUNDED
 
     @property
     def ok(self) -> bool:
@@ -51,7 +59,10 @@ class Check:
     def __str__(self) -> str:
         word = "ok" if self.ok else "FAILED"
         gradients = "" if self.gradient_error is None else f", gradients {self.gradient_error:.1e}"
-        return f"masked ≡ cut: {word}, relative error {self.error:.1e}{gradients} (allowed {self.tolerance:.0e})"
+        kind = str(self.dtype).removeprefix("torch.")
+        return (
+            f"masked ≡ cut: {word}, relative error {self.error:.1e}{gradients} in {kind} (allowed {self.tolerance:.0e})"
+        )
 
 
 def verify(
@@ -116,10 +127,10 @@ def compare_models(
     try:
         error_of_outputs = relative_error(it.cut(it.twin(small)), masked)
     except Exception as error:
-        return Check(float("inf"), change, equal, failure=one_line(error))
+        return Check(float("inf"), change, equal, it.dtype, failure=one_line(error))
     found = gradient_error(it, small) if gradients else None
     return Check(
-        max(error_of_outputs, _inner_error(it, masked)), change, equal,
+        max(error_of_outputs, _inner_error(it, masked)), change, equal, it.dtype,
         gradient_error=None if found is None else found.error,
     )  # fmt: skip
 
@@ -136,7 +147,7 @@ def _message(
     check: Check, model: nn.Module, small: nn.Module, coupling: Coupling, plan: Plan, example_inputs: Any, seed: int
 ) -> str:
     model, small = unwrap(model), unwrap(small)
-    it = trial(model, coupling, plan, example_inputs, seed=seed)
+    it = trial(model, coupling, plan, example_inputs, seed=seed, dtype=check.dtype)
     end = "Please report this model; nothing was changed."
     if check.values_equal and check.error <= check.tolerance:
         found = gradient_error(it, small)
@@ -157,5 +168,5 @@ def _message(
     )
 
 
-__all__ = ["TOLERANCE", "Check", "compare_gradients", "compare_models", "masked_tensors", "perturbed",
+__all__ = ["ROUNDED", "TOLERANCE", "Check", "compare_gradients", "compare_models", "masked_tensors", "perturbed",
            "reference_overrides", "verify"]  # fmt: skip

@@ -1,6 +1,19 @@
-"""Blocks and branches of the graph."""
+"""Blocks and branches of the graph, and the tree of all levels."""
 
 from prunus.tree.branches import Branch, concat_joins, find_branches, residual_joins
 from prunus.tree.describe import ModuleRow, structure_rows
+from prunus.tree.grow import grow_tree
+from prunus.tree.levels import LEVELS, Tree, TreeNode
 
-__all__ = ["Branch", "ModuleRow", "concat_joins", "find_branches", "residual_joins", "structure_rows"]
+__all__ = [
+    "LEVELS",
+    "Branch",
+    "ModuleRow",
+    "Tree",
+    "TreeNode",
+    "concat_joins",
+    "find_branches",
+    "grow_tree",
+    "residual_joins",
+    "structure_rows",
+]

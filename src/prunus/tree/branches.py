@@ -126,7 +126,11 @@ def _concat(coupling: Coupling, readers: Readers, savings: Savings) -> Iterator[
     for node in concat_joins(coupling.graph):
         dim = node.args["dim"] % len(node.shape)
         for i, ref in enumerate(node.args["tensors"]):
-            atoms = segments.emptying(coupling.values[ref][dim])
+            dims = coupling.values[ref]
+            # An empty vector may stand beside operands of any rank, as an unused cache does.
+            if len(dims) != len(node.shape):
+                continue
+            atoms = segments.emptying(dims[dim])
             if atoms is None or atoms in seen:
                 continue
             seen.add(atoms)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from prunus.measurement.batches import DataSource
 from prunus.registry import Registry
 from prunus.training.options import TrainingOptions
 from prunus.workloads.splits import Splits
@@ -23,6 +24,8 @@ class Workload:
         example_inputs: () → the positional arguments of one call of the model.
         training: From fresh to trained.
         recovery: The short training after a prune.
+        data_key: () → a text that changes with the data; what was trained on other data is not used again.
+        shifts: Name → what loads test data that differ from the training data in one way.
     """
 
     name: str
@@ -31,6 +34,8 @@ class Workload:
     example_inputs: Callable[[], tuple[Tensor, ...]]
     training: TrainingOptions
     recovery: TrainingOptions
+    data_key: Callable[[], str] = str
+    shifts: Mapping[str, Callable[[], DataSource]] = field(default_factory=dict)
 
 
 WORKLOADS: Registry[Workload] = Registry("workload")

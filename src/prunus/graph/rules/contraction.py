@@ -108,9 +108,12 @@ def einsum(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("_grouped_mm", "prunus.grouped_mm")
 def grouped_mm(flow: Flow, node: Node) -> list[Dims]:
-    """Tokens sorted by expert (T, K) × (E, K, N) → (T, N); the expert dim stays."""
+    """Tokens sorted by expert (T, K) × (E, K, N) → (T, N), where ``offs`` (E,) says at which row each expert ends."""
     a, b = flow.dims(node.args["self"]), flow.dims(node.args["mat2"])
     flow.unify(a[-1], b[-2])
     if len(b) == 3:
-        flow.freeze(b[0], "experts")
+        flow.routes.hold(b[0], "experts")
+        ends = flow.maybe(node.get("offs"))
+        if ends:
+            flow.unify(ends[0], b[0])
     return [(*a[:-1], flow.norm(b[-1]))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunus.graph.ir import Node, refs_in
+from prunus.graph.ir import Node, Ref, refs_in
 from prunus.graph.rules.flow import RULES, Dims, Flow, rule
 
 _POINTWISE = """
@@ -39,8 +39,14 @@ def _first_only(flow: Flow, node: Node) -> list[Dims]:
     return [out for _ in node.outputs]
 
 
+def _compared(flow: Flow, node: Node) -> list[Dims]:
+    if isinstance(node.get("other"), int) and isinstance(node.args["self"], Ref):
+        flow.ids.compared(node.args["self"], node)
+    return _pointwise(flow, node)
+
+
 for _name in _POINTWISE.split():
-    RULES.register(_name)(_pointwise)
+    RULES.register(_name)(_compared if _name in ("eq", "ne", "not_equal") else _pointwise)
 for _name in _FIRST_ONLY.split():
     RULES.register(_name)(_first_only)
 

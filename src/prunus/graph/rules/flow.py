@@ -4,22 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from prunus.graph.ir import Graph, Node, Ref
+from prunus.graph.ids import Ids
+from prunus.graph.ir import Graph, Node, Ref, refs_in
 from prunus.graph.layout import UNIT, ConflictError, Expr, Frozen, Layout
+from prunus.graph.routing import Routes
 from prunus.registry import Registry
 
 Dims = tuple[Expr, ...]
 
 
 class Flow:
-    """The state of one forward pass of coupling over a graph."""
+    """The state of one forward pass of coupling over a graph.
 
-    def __init__(self, graph: Graph) -> None:
+    ``ids`` follows values that are positions of a dim; ``routes`` holds what a router chooses from, where that may be
+    cut.
+    """
+
+    def __init__(self, graph: Graph, *, experts: bool = False) -> None:
         self.graph = graph
         self.layout = Layout()
+        self.ids = Ids(self.layout)
+        self.routes = Routes(self.layout, experts)
         self.values: dict[Ref, Dims] = {}
         self.aux: dict[tuple[str, str], tuple[Expr, ...]] = {}
         self.used: set[Ref] = set()
+        self._readers: dict[str, list[Node]] = {}
+
+    def readers(self, name: str) -> list[Node]:
+        """Return the nodes that read any result of a node."""
+        if not self._readers:
+            for node in self.graph.nodes:
+                for made in {r.node for r in refs_in(node.args)}:
+                    self._readers.setdefault(made, []).append(node)
+        return self._readers.get(name, [])
 
     def dims(self, value: Ref) -> list[Expr]:
         """Return the dims of a value, normalised."""

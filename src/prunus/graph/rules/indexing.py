@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from prunus.graph.ir import Node
+from prunus.graph.ir import Node, Ref, refs_in
 from prunus.graph.layout import Expr
 from prunus.graph.rules.flow import Dims, Flow, positive, rule
+from prunus.graph.rules.picking import picked, unfollowed
 
 
 @rule("embedding")
 def embedding(flow: Flow, node: Node) -> list[Dims]:
     """weight (V, E) at indices (…) → (…, E)."""
     weight = flow.dims(node.args["weight"])
-    flow.freeze(weight[0], "vocabulary")
+    if not flow.ids.looks_up(node.args["indices"], weight[0]):
+        flow.freeze(weight[0], "vocabulary")
     return [(*flow.dims(node.args["indices"]), *weight[1:])]
 
 
@@ -40,7 +42,10 @@ def index(flow: Flow, node: Node) -> list[Dims]:
         return [tuple(flow.fresh(s, "mask") for s in node.shape)]
     where = [i for i, p in enumerate(picks) if p is not None]
     for i in where:
-        flow.freeze(x[i], "index")
+        if len(where) > 1:
+            unfollowed(flow, picks[i])
+        if len(where) > 1 or picked(flow, x[i], picks[i]) is None:
+            _look_up(flow, picks[i], x[i])
     spread = flow.broadcast([flow.dims(picks[i]) for i in where])
     together = where == list(range(where[0], where[-1] + 1))
     at = where[0] if together else 0
@@ -56,9 +61,12 @@ def index_select(flow: Flow, node: Node) -> list[Dims]:
     if not x:
         return [()]
     dim = positive(node.args["dim"], len(x))
-    flow.freeze(x[dim], "index")
-    x[dim] = flow.fresh(node.shape[dim], "index")
-    return [tuple(x)]
+    found = picked(flow, x[dim], node.args["index"])
+    if found is None:
+        _look_up(flow, node.args["index"], x[dim])
+        found = flow.fresh(node.shape[dim], "index")
+    x[dim] = found
+    return [tuple(flow.norm(e) for e in x)]
 
 
 @rule("gather", "take_along_dim")
@@ -70,7 +78,7 @@ def gather(flow: Flow, node: Node) -> list[Dims]:
         return _freeze_everything(flow, node)
     for i, (a, b) in enumerate(zip(x, picks, strict=True)):
         if i == positive(dim, len(x)):
-            flow.freeze(a, "index")
+            _look_up(flow, node.get("index", node.get("indices")), a)
         elif flow.size(a) == flow.size(b):
             flow.unify(a, b)
         else:
@@ -78,8 +86,33 @@ def gather(flow: Flow, node: Node) -> list[Dims]:
     return [tuple(flow.norm(e) for e in picks)]
 
 
-@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "masked_scatter")
+def _look_up(flow: Flow, positions: Ref, dim: Expr) -> None:
+    if not flow.ids.looks_up(positions, dim):
+        flow.freeze(dim, "index")
+
+
+@rule("scatter", "scatter_add", "scatter_reduce")
 def scatter(flow: Flow, node: Node) -> list[Dims]:
+    """Write at positions of one dim; it is frozen unless the positions follow a cut, and so is what is not shared."""
+    x = flow.dims(node.args["self"])
+    values, dim = flow.maybe(node.get("src")), positive(node.args["dim"], len(x))
+    if not x or (values and len(values) != len(x)):
+        _freeze_everything(flow, node)
+        return [tuple(x)]
+    _look_up(flow, node.args["index"], x[dim])
+    for i, (a, b) in enumerate(zip(x, flow.dims(node.args["index"]), strict=True)):
+        for e in (b, *values[i : i + 1]):
+            if i != dim and flow.size(e) == flow.size(a):
+                flow.unify(a, e)
+                continue
+            flow.freeze(e, "index")
+            if i != dim:
+                flow.freeze(a, "index")
+    return [tuple(flow.norm(e) for e in x)]
+
+
+@rule("index_add", "index_copy", "index_fill", "masked_scatter")
+def into(flow: Flow, node: Node) -> list[Dims]:
     """Write at positions: every dim involved is frozen, the result has the dims of the target."""
     x = flow.dims(node.args["self"])
     _freeze_everything(flow, node)
@@ -101,7 +134,7 @@ def index_put(flow: Flow, node: Node) -> list[Dims]:
         if p is None:
             rest.append(e)
         else:
-            flow.freeze(e, "index")
+            _look_up(flow, p, e)
     values = flow.dims(node.args["values"])
     for a, b in zip(reversed(rest), reversed(values), strict=False):
         if flow.size(b) != 1:
@@ -111,21 +144,36 @@ def index_put(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("one_hot")
 def one_hot(flow: Flow, node: Node) -> list[Dims]:
-    """A new frozen dim counts the classes."""
-    x = flow.dims(node.args["self"])
-    return [(*x, flow.fresh(node.shape[-1], "one_hot"))]
+    """A new dim counts the classes; where they are the positions of a dim it is that dim."""
+    x, ref = flow.dims(node.args["self"]), node.args["self"]
+    dim = flow.ids.dim(ref)
+    if dim is None or node.get("num_classes") != flow.size(dim):
+        return [(*x, flow.fresh(node.shape[-1], "one_hot"))]
+    flow.ids.understood(ref)
+    flow.set_aux(node, "num_classes", dim)
+    return [(*x, dim)]
+
+
+@rule("histc")
+def histogram(flow: Flow, node: Node) -> list[Dims]:
+    """How often each position of a dim is named; any other histogram is frozen."""
+    ref = node.args["self"]
+    dim = flow.ids.dim(ref)
+    if dim is None or (node.get("bins"), node.get("min"), node.get("max")) != (flow.size(dim), 0, flow.size(dim) - 1):
+        return _freeze_everything(flow, node)
+    flow.ids.understood(ref)
+    flow.set_aux(node, "bins", dim)
+    return [(dim,)]
 
 
 def _freeze_everything(flow: Flow, node: Node) -> list[Dims]:
-    from prunus.graph.ir import refs_in
-
     for r in refs_in(node.args):
         for e in flow.dims(r):
             flow.freeze(e, "index")
     return [tuple(flow.fresh(s, "index") for s in (m.shape if m else ())) for m in node.outputs]
 
 
-@rule("bucketize", "searchsorted", "isin", "histc", "unique_consecutive", "_unique2", "nonzero", "masked_select",
+@rule("bucketize", "searchsorted", "isin", "unique_consecutive", "_unique2", "nonzero", "masked_select",
       "item", "take", "bincount", "lu", "linalg_inv_ex", "fft_fft", "fft_fft2", "fft_rfft2", "fft_irfft2", "fft_rfft",
       "fft_irfft", "fft_fftn", "stft", "view_as_real", "view_as_complex", "linalg_qr", "multinomial")  # fmt: skip
 def opaque(flow: Flow, node: Node) -> list[Dims]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.graph.ir import Node
-from prunus.graph.layout import UNIT, concat
+from prunus.graph.layout import UNIT, Expr, concat
 from prunus.graph.rules.flow import Dims, Flow, positive, rule
 
 
@@ -75,7 +75,7 @@ def select(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("slice", "narrow", "slice_copy", "narrow_copy")
 def slice_(flow: Flow, node: Node) -> list[Dims]:
-    """A step-1 slice cuts a sum; a stepped one with full cover freezes only the step factor."""
+    """A step-1 slice cuts a sum; one of a larger step s takes the first of every s positions: their factor s stays."""
     x = flow.dims(node.args["self"])
     dim = positive(node.args["dim"], len(x))
     expr, size, new = x[dim], flow.size(x[dim]), node.shape[dim]
@@ -92,9 +92,23 @@ def slice_(flow: Flow, node: Node) -> list[Dims]:
         flow.freeze(trail, "stride")
         x[dim] = rest
     else:
-        flow.freeze(expr, "stride")
-        x[dim] = flow.fresh(new, "stride")
+        x[dim] = _every(flow, expr, start, step, new)
+        flow.set_aux(node, "start", flow.norm(expr))
     return [tuple(flow.norm(e) for e in x)]
+
+
+def _every(flow: Flow, expr: Expr, start: int, step: int, count: int) -> Expr:
+    """Take ``count`` positions ``step`` apart: of whole blocks the first, and of a block that ends early one more."""
+    size = flow.size(expr)
+    whole = count if start + count * step <= size else count - 1
+    last = [1] if whole < count else []
+    rest = size - start - whole * step - len(last)
+    pieces = flow.cuts(expr, [start, whole * step, *last, rest])
+    if not whole:
+        return pieces[2]
+    taken, block = flow.factor(flow.norm(pieces[1]), step)
+    flow.freeze(block, "stride")
+    return concat(flow.norm(taken), flow.norm(pieces[2])) if last else taken
 
 
 def slice_start(node: Node, size: int) -> int:

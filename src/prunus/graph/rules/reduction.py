@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.graph.ir import Node, Ref
-from prunus.graph.layout import UNIT, Expr
+from prunus.graph.layout import UNIT, Expr, concat
 from prunus.graph.rules.flow import RULES, Dims, Flow, positive, rule
 
 STATISTIC_OPS = ("mean", "var", "std", "var_mean", "std_mean", "amax", "amin", "logsumexp", "nanmean")
@@ -45,6 +45,11 @@ def _exact(flow: Flow, node: Node) -> list[Dims]:
 
 
 def _positional(flow: Flow, node: Node) -> list[Dims]:
+    if node.op.split(".")[1] == "argmax" and isinstance(node.get("dim"), int) and flow.routes.experts:
+        dim = flow.dims(node.args["self"])[node.args["dim"]]
+        if flow.routes.choose_again(dim, "argmax"):
+            flow.ids.give(Ref(node.name), node.name, dim)
+            return _reduce(flow, node, "none")
     return _reduce(flow, node, "freeze")
 
 
@@ -57,12 +62,45 @@ def extreme(flow: Flow, node: Node) -> list[Dims]:
     """Elementwise with two tensors; with a dim, values alone are a statistic and indices freeze it."""
     if isinstance(node.get("other"), Ref):
         return [flow.broadcast([flow.dims(node.args["self"]), flow.dims(node.args["other"])])]
-    indices = Ref(node.name, 1) in flow.used
-    return _reduce(flow, node, "freeze" if indices else "statistic")
+    if Ref(node.name, 1) not in flow.used:
+        return _reduce(flow, node, "statistic")
+    dim = flow.dims(node.args["self"])[node.args["dim"]]
+    if node.op.startswith("aten.max") and flow.routes.choose_again(dim, "max"):
+        flow.ids.give(Ref(node.name, 1), node.name, dim)
+        return _reduce(flow, node, "none")
+    return _reduce(flow, node, "freeze")
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "softmin", "cumsum", "cumprod", "logcumsumexp", "cummax",
-      "flip", "fliplr", "flipud", "roll", "sort", "argsort", "renorm")  # fmt: skip
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum")
+def shared_out(flow: Flow, node: Node) -> list[Dims]:
+    """Same dims out; the dim worked along is frozen, unless it holds experts that a person lets go."""
+    x = flow.dims(node.args["self"])
+    if x:
+        flow.routes.hold(x[node.args["dim"]], node.op.split(".")[1].strip("_"))
+    return [tuple(x) for _ in node.outputs]
+
+
+@rule("roll")
+def roll(flow: Flow, node: Node) -> list[Dims]:
+    """Turn a dim by a constant: first + last becomes last + first. Without a dim, everything is frozen."""
+    x = flow.dims(node.args["self"])
+    shifts, dims = node.args["shifts"], node.get("dims")
+    if not dims:
+        for e in x:
+            flow.freeze(e, "roll")
+        return [tuple(x)]
+    moved: list[Expr] = []
+    for shift, dim in zip(shifts, dims, strict=True):
+        size = flow.size(x[dim])
+        count = shift % size if size else 0
+        first, last = flow.cuts(x[dim], [size - count, count]) if count else (x[dim], flow.fresh(0, "empty"))
+        moved.append(last)
+        x[dim] = concat(last, first) if count else x[dim]
+    flow.set_aux(node, "shifts", *moved)
+    return [tuple(flow.norm(e) for e in x)]
+
+
+@rule("softmin", "cumprod", "logcumsumexp", "cummax", "flip", "fliplr", "flipud", "sort", "argsort", "renorm")
 def positional_pass(flow: Flow, node: Node) -> list[Dims]:
     """Same dims out; the dim worked along is frozen."""
     x = flow.dims(node.args["self"])
@@ -77,8 +115,11 @@ def positional_pass(flow: Flow, node: Node) -> list[Dims]:
 def shorter(flow: Flow, node: Node) -> list[Dims]:
     """Positions along a dim are chosen: the dim is frozen and changes size."""
     x = flow.dims(node.args["self"])
-    dim = positive(node.get("dim", -1), len(x))
-    flow.freeze(x[dim], node.op.split(".")[1])
+    dim, name = positive(node.get("dim", -1), len(x)), node.op.split(".")[1]
+    if name == "topk" and node.get("largest") and flow.routes.choose(x[dim], int(node.args["k"]), name):
+        flow.ids.give(Ref(node.name, 1), node.name, x[dim])
+    else:
+        flow.freeze(x[dim], name)
     results = []
     for meta in node.outputs:
         shape = meta.shape if meta is not None else ()

@@ -54,28 +54,26 @@ for _names, _rule in ((_POOLS, _pool), (_RESAMPLE, _resample)):
 
 @rule("pad", "constant_pad_nd")
 def pad(flow: Flow, node: Node) -> list[Dims]:
-    """Zeros on a free dim are a sum with fresh atoms; everything else freezes the padded dim."""
+    """A constant on a free dim is a sum with fresh atoms, a negative amount cuts one; mirrored pads freeze the dim."""
     x = flow.dims(node.args["self"])
     amounts = list(node.args["pad"])
-    zero = node.get("mode", "constant") == "constant" and not node.get("value")
+    constant = node.get("mode", "constant") == "constant"
     aux: list[Expr] = []
     for i in range(len(amounts) // 2):
-        dim = len(x) - 1 - i
-        before, after = amounts[2 * i], amounts[2 * i + 1]
-        if before == 0 and after == 0:
-            aux += [flow.fresh(0, "empty"), flow.fresh(0, "empty")]
-            continue
-        if not zero or before < 0 or after < 0 or flow.layout.is_frozen(x[dim]):
+        dim, pair = len(x) - 1 - i, amounts[2 * i : 2 * i + 2]
+        if any(pair) and (not constant or flow.layout.is_frozen(x[dim])):
             flow.freeze(x[dim], "pad")
             x[dim] = flow.fresh(node.shape[dim], "pad")
-            aux += [flow.fresh(abs(before), "pad"), flow.fresh(abs(after), "pad")]
+            aux += [flow.fresh(abs(n), "pad") for n in pair]
             continue
-        left, right = flow.fresh(before), flow.fresh(after)
-        aux += [left, right]
-        terms = [e for e, n in ((left, before), (x[dim], 1), (right, after)) if n]
-        x[dim] = concat(*terms)
+        left, right = (flow.fresh(max(n, 0), None if n else "empty") for n in pair)
+        size = flow.size(x[dim])
+        gone = [max(-n, 0) for n in pair]
+        pieces = flow.cuts(x[dim], [gone[0], size - sum(gone), gone[1]]) if any(gone) else [left, x[dim], right]
+        aux += [left if pair[0] >= 0 else pieces[0], right if pair[1] >= 0 else pieces[2]]
+        x[dim] = concat(*(e for e, n in ((left, pair[0] > 0), (pieces[1], 1), (right, pair[1] > 0)) if n))
     flow.set_aux(node, "pad", *aux)
-    return [tuple(x)]
+    return [tuple(flow.norm(e) for e in x)]
 
 
 @rule("pixel_shuffle")

@@ -1,0 +1,106 @@
+"""One classifier cut by prunus and by Torch-Pruning: seconds, processor time, peak memory."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from zoo.memory import Baseline
+
+Result = dict[str, Any]
+
+
+def build(name: str) -> tuple[Any, Any]:
+    """Return a torchvision classifier with random weights, and one image."""
+    import torch
+
+    from zoo.vision_ops import define_vision_ops
+
+    define_vision_ops()
+    import torchvision
+
+    extra: dict[str, Any] = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    if extra:
+        extra["init_weights"] = False
+    torch.manual_seed(0)
+    size = 299 if name == "inception_v3" else 224
+    return torchvision.models.get_model(name, weights=None, **extra).eval(), torch.randn(1, 3, size, size)
+
+
+def ours(name: str) -> Result:
+    """Capture, couple, plan and cut: half of the units of every axis."""
+    import numpy as np
+    import torch
+
+    from prunus.graph.capture import capture
+    from prunus.graph.coupling import couple
+    from prunus.measurement.price import cost_model
+    from prunus.planning import make_plan, unit_criterion
+    from prunus.surgery.cut import operate
+
+    baseline = Baseline.now()
+    model, x = build(name)
+    cpu, begun = time.process_time(), time.perf_counter()
+    graph = capture(model, x)
+    captured = time.perf_counter()
+    coupling = couple(graph)
+    coupled = time.perf_counter()
+    scores = unit_criterion(model, coupling, "magnitude", None, 0)
+    keep = {}
+    for axis, score in scores.items():
+        keep[axis] = np.zeros(len(score), bool)
+        keep[axis][np.argsort(-score)[: max(1, len(score) // 2)]] = True
+    plan = make_plan(coupling, keep, cost=cost_model(coupling))
+    planned = time.perf_counter()
+    small, surgery = operate(model, coupling, plan, x)
+    ended, cpu = time.perf_counter(), time.process_time() - cpu
+    memory = baseline.describe(model)
+    with torch.no_grad():
+        small(x)
+    assert plan.before is not None
+    assert plan.after is not None
+    stages = {"capture": captured - begun, "couple": coupled - captured, "plan": planned - coupled}
+    found = {"kept_params": plan.after.params / plan.before.params, "coverage": coupling.coverage()}
+    times = {"seconds": ended - begun, "cpu_seconds": cpu, **stages, "cut": ended - planned}
+    return {"ok": True, "mode": surgery.mode} | times | found | memory
+
+
+def theirs(name: str) -> Result:
+    """Build the dependency graph and prune: magnitude, ratio 0.5, the settings of its examples."""
+    import torch
+    import torch_pruning as tp
+
+    baseline = Baseline.now()
+    model, x = build(name)
+    before = sum(p.numel() for p in model.parameters())
+    last = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1000]
+    cpu, begun = time.process_time(), time.perf_counter()
+    pruner = tp.pruner.MagnitudePruner(
+        model, x, importance=tp.importance.MagnitudeImportance(p=2), pruning_ratio=0.5, ignored_layers=last
+    )
+    pruner.step()
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    memory = baseline.describe(model)
+    with torch.no_grad():
+        model(x)
+    after = sum(p.numel() for p in model.parameters())
+    return {"ok": True, "seconds": seconds, "cpu_seconds": cpu, "kept_params": after / before} | memory
+
+
+def warm_up(tool: str) -> None:
+    """Cut a tiny net first: imports and first-call set-up of either tool are not what is compared."""
+    import torch
+    from torch import nn
+
+    net, x = (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3)),
+        torch.randn(1, 3, 8, 8),
+    )
+    if tool == "prunus":
+        import prunus
+
+        prunus.prune(net, x, budget={"params": 0.7})
+    elif tool == "torch-pruning":
+        import torch_pruning as tp
+
+        tp.pruner.MagnitudePruner(net, x, importance=tp.importance.MagnitudeImportance(p=2), pruning_ratio=0.5).step()

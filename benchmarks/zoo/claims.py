@@ -1,0 +1,53 @@
+"""What is promised of the zoo beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Summary = Mapping[str, Mapping[str, Any]]
+_COVERAGE = {"torchvision": 0.99, "timm": 0.99, "transformers": 0.85}
+
+
+def claims(summary: Mapping[str, Summary]) -> list[tuple[str, str, bool]]:
+    """Return (claim, measured, met) of every number that the zoo can show."""
+    hybrid, graph = summary["hybrid"], summary["graph"]
+    rows: list[tuple[str, str, bool]] = []
+    for mode, found in (("hybrid", hybrid), ("graph", graph)):
+        for kind, words in (
+            ("budget", "half of the removable parameters"),
+            ("random", "random kept shares, 5 to 90 %"),
+        ):
+            for zoo, s in found.items():
+                passed = s[f"{kind}_ok"]
+                rows.append(
+                    (f"{mode} mode, {words}: all of {zoo} ok", f"{passed}/{s['models']}", passed == s["models"])
+                )
+    for zoo, s in hybrid.items():
+        if "ways" not in s:
+            continue
+        n, cuts = s["models"], s["cuts"]
+        rows += [
+            (f"{zoo}: 50 ± 2 % of the removable parameters stay", f"{s['on_target']}/{n}", s["on_target"] == n),
+            (f"{zoo}: the top-level class survives", f"{s['survives']}/{cuts} cuts", s["survives"] == cuts),
+            (f"{zoo}: saved and reloaded equal", f"{s['reloads_equal']}/{cuts} cuts", s["reloads_equal"] == cuts),
+            (f"{zoo}: ≥ 90 % of the parameters in the user's own modules at the median",
+             f"{s['own_share_median']:.1%} ({s['mostly_own']}/{cuts} cuts); in modules with an unchanged forward "
+             f"{s['untouched_share_median']:.1%} ({s['mostly_untouched']}/{cuts})", s["own_share_median"] >= 0.9),
+            (f"{zoo}: peak memory ≤ 3 × the model + 1 GB", f"{s['memory_kept']}/{s['memory_measured']} models, worst "
+             f"{s['share_of_allowed_memory_max']:.0%} of it", s["memory_kept"] == s["memory_measured"]),
+            (f"{zoo}: no model over 20 s of processor time", f"worst {s['work_cpu_s_max']:.1f} s",
+             s["work_cpu_s_max"] <= 20),
+        ]  # fmt: skip
+        if zoo in _COVERAGE:
+            measured = s["coverage_macs_median"]
+            rows.append((f"{zoo}: coverage of MACs ≥ {_COVERAGE[zoo]:.0%} at the median", f"{measured:.1%}",
+                         measured >= _COVERAGE[zoo]))  # fmt: skip
+    return rows
+
+
+def claims_table(rows: list[tuple[str, str, bool]]) -> str:
+    """Return the claims as a Markdown table."""
+    lines = ["| claim | measured | |", "|---|---|---|"]
+    lines += [f"| {claim} | {measured} | {'met' if met else '**not met**'} |" for claim, measured, met in rows]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,105 @@
+"""What an allocator decided, with what it is predicted to cost and what other budgets would have given."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunus.budget.allocator import ALLOCATORS, Allocator, UnitProblem
+from prunus.budget.frontier import survivors
+from prunus.plans import Cost
+
+TrueLoss = Callable[[Mapping[str, int]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One budget of a frontier: what is spent of the first limit's metric, and the predicted damage."""
+
+    amount: int
+    damage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """How the budget was divided.
+
+    Attributes:
+        allocator: who divided it.
+        counts: axis id → how many units stay.
+        damage: predicted, Σ over axes of the damage when each alone is cut.
+        price: exact.
+        frontier: what other budgets give, by ascending amount and descending damage; this one among them.
+        true_damage: loss with everything cut, less the loss of the whole; None where it was not measured.
+    """
+
+    allocator: str
+    counts: Mapping[str, int]
+    damage: float
+    price: Cost
+    frontier: tuple[Point, ...] = ()
+    true_damage: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """R = true damage / Σ single damages; near one where damages add up, None where either is unknown."""
+        if self.true_damage is None or self.damage <= 0:
+            return None
+        return self.true_damage / self.damage
+
+
+def divide(problem: UnitProblem, allocator: str | Allocator) -> dict[str, int]:
+    """Return the kept counts of an allocator, brought to widths that the bounds allow."""
+    member = ALLOCATORS.get(allocator) if isinstance(allocator, str) else allocator
+    counts = member(problem)
+    return {a: problem.snap(a, counts[a]) for a in problem.scores}
+
+
+def allocate(
+    problem: UnitProblem,
+    allocator: str | Allocator = "uniform",
+    *,
+    points: int = 0,
+    loss: TrueLoss | None = None,
+) -> Allocation:
+    """Divide a budget and say what that costs.
+
+    Args:
+        problem: from `unit_problem`, whose least widths are known to fit.
+        allocator: an enrolled name, or an allocator itself.
+        points: how many other budgets to solve for the frontier, evenly spread from the least reachable to the whole.
+        loss: kept counts → true loss; asked twice, for the ratio R.
+    """
+    counts = divide(problem, allocator)
+    name = allocator if isinstance(allocator, str) else getattr(allocator, "__name__", type(allocator).__name__)
+    true = None if loss is None else loss(counts) - loss({a: len(s) for a, s in problem.scores.items()})
+    return Allocation(
+        allocator=name,
+        counts=counts,
+        damage=problem.predicted(counts),
+        price=problem.price(counts),
+        frontier=_frontier(problem, allocator, counts, points),
+        true_damage=true,
+    )
+
+
+def _frontier(
+    problem: UnitProblem, allocator: str | Allocator, counts: Mapping[str, int], points: int
+) -> tuple[Point, ...]:
+    """Solve the same problem for other values of its first limit; what another budget beats is left out."""
+    first = problem.limits[0]
+    low, high = first.of(problem.price(problem.least)), first.of(problem.price(problem.most))
+    found = [counts]
+    for value in np.linspace(low, high, points).astype(np.int64) if points else ():
+        limits = (dataclasses.replace(first, value=int(value)), *problem.limits[1:])
+        other = dataclasses.replace(problem, limits=limits)
+        # Widths, curves and the polynomial do not depend on the limits.
+        other.memo.update(problem.memo)
+        if other.fits(other.least):
+            found.append(divide(other, allocator))
+    amounts = np.array([first.of(problem.price(n)) for n in found], np.int64)
+    damages = np.array([problem.predicted(n) for n in found])
+    return tuple(Point(int(amounts[i]), float(damages[i])) for i in survivors(amounts, damages))

@@ -1,0 +1,102 @@
+"""Damage curves and one price of the budget: each axis takes the width at which damage plus price is least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from prunus.budget.allocator import ALLOCATORS, UnitProblem
+from prunus.budget.levels import best_weights, considered, mix
+from prunus.budget.refill import refill
+from prunus.budget.shares import spread_shares
+
+_SWEEPS = 4
+_STEPS = 40
+_ROUNDS = 4
+
+Answer = Callable[[float], dict[str, int]]
+
+
+@ALLOCATORS.register("lagrangian")
+def lagrangian(problem: UnitProblem, /) -> dict[str, int]:
+    """Minimise Σ_a d_a(n_a) + λ · price(n), with the smallest λ whose answer fits, then fix up whole units.
+
+    The price multiplies neighbouring widths, so the axes answer in turn until none moves: a local minimum of the sum,
+    the global one where no two axes meet. Damage curves are those of the problem: measured, or sums of scores.
+    Source: Shoham and Gersho, "Efficient bit allocation for an arbitrary set of quantizers", IEEE TASSP 36, 1988.
+    """
+    return best_of_mixes(problem, lambda fields: _turns(problem, fields))
+
+
+def best_of_mixes(problem: UnitProblem, solver: Callable[[np.ndarray], Answer]) -> dict[str, int]:
+    """Solve for one mix of the limits after another and return what does the least damage of all that fits.
+
+    Args:
+        problem: the limits.
+        solver: weights of the four price fields → (λ → counts), less of the price the larger λ is.
+    """
+    n = max(1, len(problem.limits))
+    weights = np.full(n, 1 / n)
+    best = refill(problem, start(problem))
+    for _ in range(_ROUNDS if n > 1 else 1):
+        fields, budget = mix(problem, weights)
+        found = refill(problem, cheapest_that_fits(problem, solver(fields / max(1, budget))))
+        best = min(best, found, key=problem.predicted)
+        amounts = problem.polynomial.prices(np.array([[found[a] for a in problem.scores]], np.int64))[0]
+        weights = best_weights(problem, amounts, weights)
+    return best
+
+
+def start(problem: UnitProblem) -> dict[str, int]:
+    """Return the even division, raised to the least widths that are considered where these fit."""
+    even = spread_shares(problem, dict.fromkeys(problem.scores, 1.0))
+    raised = {a: max(n, even[a]) for a, n in considered(problem).items()}
+    return raised if problem.fits(raised) else even
+
+
+def cheapest_that_fits(problem: UnitProblem, answer: Answer) -> dict[str, int]:
+    """Return the answer to the smallest λ that fits, by bisection of its logarithm; the least widths where none does.
+
+    A sum over axes need not react monotonely; the best answer that fits on the way counts.
+    """
+    free = answer(0.0)
+    if problem.fits(free):
+        return free
+    scale = max(1e-12, sum(float(np.ptp(problem.curve(a))) for a in problem.scores))
+    low, high = np.log(scale * 1e-9), np.log(scale * 1e9)
+    best = problem.least
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        found = answer(float(np.exp(middle)))
+        if problem.fits(found):
+            high = middle
+            best = min(best, found, key=problem.predicted)
+        else:
+            low = middle
+    return best
+
+
+def _turns(problem: UnitProblem, fields: np.ndarray) -> Answer:
+    """Return λ → counts: from the even division on, each axis answers to the widths of the others."""
+    polynomial, least, begin = problem.polynomial, considered(problem), start(problem)
+    axes = polynomial.axes
+    allowed = [problem.choices(a)[problem.choices(a) >= least[a]] for a in axes]
+    damage = [problem.curve(a)[n] for a, n in zip(axes, allowed, strict=True)]
+
+    def answer(price: float) -> dict[str, int]:
+        widths = np.array([max(begin[a], int(n[0])) for a, n in zip(axes, allowed, strict=True)], np.int64)
+        for _ in range(_SWEEPS):
+            before = widths.copy()
+            for i, n in enumerate(allowed):
+                if len(n) > 1:
+                    by_degree = polynomial.along(i, widths) @ fields
+                    cost = np.polynomial.polynomial.polyval(n.astype(float), by_degree)
+                    # Of equal sums the wider one: it does no more damage.
+                    total = damage[i] + price * cost
+                    widths[i] = n[len(n) - 1 - int(np.argmin(total[::-1]))]
+            if np.array_equal(before, widths):
+                break
+        return {a: int(w) for a, w in zip(axes, widths, strict=True)}
+
+    return answer

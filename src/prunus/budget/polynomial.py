@@ -1,0 +1,119 @@
+"""The price as one polynomial in the widths that are up for choice, evaluated for many choices at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunus.graph.coupling import count
+from prunus.graph.layout import Expr, Prod, atoms_of
+from prunus.measurement.price import CostModel, Term
+from prunus.plans import Cost
+
+FIELDS = ("params", "macs_forward", "macs_backward", "param_bytes")
+Monomial = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PricePolynomial:
+    """price_f(n) = Σ_m coefficient_{m,f} · Π_{i in m} n_i.
+
+    Shapes: powers (M, D), indices of axes, where ``len(axes)`` stands for the factor one; coefficients (M, 4), int64,
+        in the order of `FIELDS`; touching: for each axis the rows in which it occurs.
+    """
+
+    axes: tuple[str, ...]
+    powers: np.ndarray
+    coefficients: np.ndarray
+    touching: tuple[np.ndarray, ...]
+
+    @staticmethod
+    def of(cost: CostModel, axes: Sequence[str], fixed: Mapping[str, int]) -> PricePolynomial:
+        """Multiply out the terms of a cost model; axes not named keep what ``fixed`` says, or everything."""
+        coupling = cost.coupling
+        variable = {coupling.axis(name).atom: i for i, name in enumerate(axes)}
+        constant = {coupling.axes[name].atom: n for name, n in fixed.items() if name in coupling.axes}
+        sizes = {a: constant.get(a, size) for a, size in enumerate(coupling.sizes)}
+        found: dict[Monomial, list[int]] = {}
+        for column, term in [*((0, t) for t in cost.params), *((1, t) for t in cost.macs)]:
+            for monomial, coefficient in _expand(term, variable, sizes).items():
+                row = found.setdefault(monomial, [0, 0, 0, 0])
+                row[column] += coefficient
+                row[column + 1 if column else 3] += coefficient * (
+                    term.backward if column else cost.item_bytes[term.owner]
+                )
+        degree = max(map(len, found), default=0)
+        powers = np.full((len(found), max(1, degree)), len(axes), np.int64)
+        for i, monomial in enumerate(found):
+            powers[i, : len(monomial)] = monomial
+        rows = np.array(list(found.values()), np.int64).reshape(-1, 4)
+        touching = tuple(np.flatnonzero((powers == i).any(axis=1)) for i in range(len(axes)))
+        return PricePolynomial(tuple(axes), powers, rows, touching)
+
+    def prices(self, widths: np.ndarray) -> np.ndarray:
+        """Return the price of many choices at once.
+
+        Shapes: widths (N, axes), int → (N, 4), int64.
+        """
+        padded = np.concatenate([widths, np.ones((len(widths), 1), np.int64)], axis=1)
+        values = padded[:, self.powers[:, 0]]
+        for column in self.powers.T[1:]:
+            values = values * padded[:, column]
+        return np.asarray(values @ self.coefficients)
+
+    def price(self, counts: Mapping[str, int]) -> Cost:
+        """Return the exact cost of kept counts; every axis must be named."""
+        row = self.prices(np.array([[counts[a] for a in self.axes]], np.int64).reshape(1, -1))[0]
+        return Cost(*(int(x) for x in row))
+
+    def along(self, axis: int, widths: np.ndarray) -> np.ndarray:
+        """Return what of the price depends on one width, as a polynomial in it, while the others stay.
+
+        Shapes: widths (axes,) → (degree + 1, 4), the row of degree d at d; that of degree 0 is zero.
+        """
+        rows = self.touching[axis]
+        powers = self.powers[rows]
+        padded = np.append(widths, 1)
+        padded[axis] = 1
+        rest = padded[powers].prod(axis=1)[:, None] * self.coefficients[rows]
+        degrees = (powers == axis).sum(axis=1)
+        out = np.zeros((int(degrees.max(initial=0)) + 1, 4), np.int64)
+        np.add.at(out, degrees, rest)
+        return out
+
+    def scopes(self) -> dict[tuple[int, ...], list[int]]:
+        """Group the monomials by the set of axes that occur in them: scope → rows."""
+        grouped: dict[tuple[int, ...], list[int]] = {}
+        for i, row in enumerate(self.powers):
+            grouped.setdefault(tuple(sorted(set(row.tolist()) - {len(self.axes)})), []).append(i)
+        return grouped
+
+
+def _expand(term: Term, variable: Mapping[int, int], sizes: Mapping[int, int]) -> Counter[Monomial]:
+    product: Counter[Monomial] = Counter({(): term.factor})
+    for expr in term.dims:
+        product = _times(product, _polynomial(expr, variable, sizes))
+    return product
+
+
+def _polynomial(expr: Expr, variable: Mapping[int, int], sizes: Mapping[int, int]) -> Counter[Monomial]:
+    if not any(a in variable for a in atoms_of(expr)):
+        return Counter({(): int(count(expr, lambda a: sizes[a]))})
+    if isinstance(expr, int):
+        return Counter({(variable[expr],): 1})
+    parts = [_polynomial(p, variable, sizes) for p in (expr.factors if isinstance(expr, Prod) else expr.terms)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = _times(total, part) if isinstance(expr, Prod) else total + part
+    return total
+
+
+def _times(left: Counter[Monomial], right: Counter[Monomial]) -> Counter[Monomial]:
+    out: Counter[Monomial] = Counter()
+    for m, a in left.items():
+        for n, b in right.items():
+            out[tuple(sorted((*m, *n)))] += a * b
+    return out

@@ -1,0 +1,31 @@
+"""``prunus diff A B``: what two plans decide differently."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(help="A plan folder.", show_default=False)],
+    second: Annotated[Path, typer.Argument(help="Another plan folder for the same model.", show_default=False)],
+    json: Annotated[bool, typer.Option("--json", help="Print the difference as JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Show which nodes two plans cut differently, and what that does to the price."""
+    from prunus.plans import Plan
+    from prunus.report.plan_table import diff_lines
+    from prunus.review import diff_plans
+
+    plans = Plan.load(first), Plan.load(second)
+    found = diff_plans(*plans)
+    if json:
+        sys.stdout.write(json_module.dumps(asdict(found), indent=1) + "\n")
+        return
+    for line in diff_lines(found, batch=int(plans[0].settings.get("samples", 1))):
+        sys.stdout.write(line + "\n")

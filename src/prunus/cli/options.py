@@ -1,0 +1,54 @@
+"""Options that several commands share: a budget as words, numbers with commas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prunus.errors import OptionError
+
+
+def budget_of(words: Sequence[str] | None) -> dict[str, float | int | str] | None:
+    """Turn ``["params=0.5", "bytes=2MB"]`` into a budget; None stays None.
+
+    Raises:
+        OptionError: a word without ``=``, or a metric that stands twice.
+
+    Example:
+        >>> budget_of(["params=0.5", "bytes=2MB"])
+        {'params': 0.5, 'bytes': '2MB'}
+    """
+    if words is None:
+        return None
+    found: dict[str, float | int | str] = {}
+    for word in words:
+        metric, sign, value = (part.strip() for part in word.partition("="))
+        if not sign or not metric or not value:
+            raise OptionError(f"--budget: got {word!r}; allowed: METRIC=AMOUNT, such as params=0.5 or bytes=2MB.")
+        if metric in found:
+            raise OptionError(f"--budget: {metric} stands twice; give it once.")
+        found[metric] = _amount(value)
+    return found
+
+
+def _amount(text: str) -> float | int | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """Turn ``"0.8,0.5"`` into numbers.
+
+    Raises:
+        OptionError: something that is not a number, or nothing at all.
+    """
+    try:
+        found = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise OptionError(f"{option}: got {text!r}; allowed: numbers with commas, such as 0.5,0.3,0.1.") from error
+    if not found:
+        raise OptionError(f"{option}: got {text!r}; give at least one number.")
+    return found

@@ -1,0 +1,117 @@
+"""``prunus plan``: what would go and why, priced; nothing is changed yet."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prunus.cli.console import shown_progress
+from prunus.cli.options import budget_of, numbers
+from prunus.cli.work import check_out
+
+if TYPE_CHECKING:
+    from prunus.parent import Parent
+    from prunus.pay import Forecast
+    from prunus.plans import Plan
+    from prunus.progress import Progress
+    from prunus.recipe import Recipe
+
+_SHOWN = 40
+
+
+def plan(
+    source: Annotated[
+        Path,
+        typer.Argument(help="A recipe (YAML), or a plan folder to plan again from its scores.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the plan.")] = Path("prunus-plan"),
+    budget: Annotated[
+        list[str] | None, typer.Option("--budget", "-b", help="Such as params=0.5, macs=0.3 or bytes=2MB; once each.")
+    ] = None,
+    criterion: Annotated[str | None, typer.Option(help="How units are scored.")] = None,
+    allocator: Annotated[str | None, typer.Option(help="How the budget is divided.")] = None,
+    method: Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")] = None,
+    sweep: Annotated[
+        str | None, typer.Option(help="Kept fractions with commas: one plan each, scored once, and what each costs.")
+    ] = None,
+    pay: Annotated[bool, typer.Option(help="Predict the time on this machine, and say where it will not pay.")] = True,
+    everything: Annotated[bool, typer.Option("--all", help="Show every decision.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Plan what would go, price it exactly and say why; a person may edit the folder's plan.json before apply."""
+    check_out(out)
+    from prunus.jobs import (
+        check_wanted,
+        parent_of,
+        plan_again,
+        plan_recipe,
+        read_plan_folder,
+        scored_parent,
+        write_plan_folder,
+    )
+    from prunus.recipe import load_recipe, override
+
+    known = read_plan_folder(source) if source.is_dir() else None
+    recipe = load_recipe(source) if known is None else known.recipe
+    changes: dict[tuple[str, ...], Any] = {
+        ("prune", "budget"): budget_of(budget),
+        ("prune", "criterion"): criterion,
+        ("prune", "allocator"): allocator,
+        ("prune", "method"): method,
+    }
+    recipe = override(recipe, changes)
+    reuse = known is not None and known.scores and recipe.prune.criterion == known.recipe.prune.criterion
+    check_wanted(recipe if sweep is None else override(recipe, {("prune", "budget"): {"params": 0.5}}))
+    with shown_progress() as progress:
+        parent = parent_of(recipe, recipe.seed, progress, known.weights if known else None)
+        weights = parent.model.state_dict() if parent.trained_here else None
+        if sweep is not None:
+            from prunus.cli.sweep import sweep_plans
+
+            scored = scored_parent(parent, known.scores if known and reuse else None)
+            sweep_plans(parent, scored, numbers("--sweep", sweep), out, weights, as_json=json)
+            return
+        if known is not None and reuse and recipe.prune.method is None:
+            scored = scored_parent(parent, known.scores)
+            made, scores = plan_again(parent, scored, progress), scored.scores
+        else:
+            made, scores = plan_recipe(parent, progress)
+        write_plan_folder(out, made, recipe, scores=scores, weights=weights)
+        found = _forecast(parent, made, progress) if pay and not json else None
+    _show(made, recipe, out, everything=everything, as_json=json, batch=parent.samples)
+    if found is not None:
+        _show_forecast(found)
+
+
+def _forecast(parent: Parent, made: Plan, progress: Progress) -> Forecast:
+    from prunus.pay import forecast
+
+    subject = parent.subject
+    return forecast(subject.model, subject.coupling, subject.example_inputs, made, batch=parent.samples,
+                    threads=parent.recipe.compare.latency.threads, progress=progress)  # fmt: skip
+
+
+def _show_forecast(found: Forecast) -> None:
+    from prunus.pay import warnings_of
+    from prunus.report.plan_table import forecast_lines
+
+    sys.stdout.write("\n")
+    for line in (*forecast_lines(found), *warnings_of(found)):
+        sys.stdout.write(line + "\n")
+
+
+def _show(made: Plan, recipe: Recipe, out: Path, *, everything: bool, as_json: bool, batch: int) -> None:
+    if as_json:
+        sys.stdout.write(json_module.dumps(made.describe(), indent=1) + "\n")
+    else:
+        from prunus.report.plan_table import plan_lines
+
+        sys.stdout.write(f"plan for {recipe.model} on {recipe.data}\n\n")
+        for line in plan_lines(made, batch=batch, most=None if everything else _SHOWN):
+            sys.stdout.write(line + "\n")
+    sys.stderr.write(f"plan: {out / 'plan.json'} (edit it if you like, then: prunus apply {out} -o small)\n")

@@ -1,0 +1,56 @@
+"""``prunus prune RECIPE``: plan, cut, verify, recover, measure and report, in one go."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunus.cli.console import shown_progress
+from prunus.cli.options import budget_of
+from prunus.cli.work import check_out
+
+
+def prune(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the smaller network.")] = Path("prunus-small"),
+    budget: Annotated[
+        list[str] | None, typer.Option("--budget", "-b", help="Such as params=0.5, macs=0.3 or bytes=2MB; once each.")
+    ] = None,
+    criterion: Annotated[str | None, typer.Option(help="How units are scored.")] = None,
+    allocator: Annotated[str | None, typer.Option(help="How the budget is divided.")] = None,
+    method: Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, training and scores.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, not as a table.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Prune the recipe's network, recover it, and write checkpoint, results and report."""
+    check_out(out)
+    from prunus.jobs import prune_recipe
+    from prunus.recipe import load_recipe, override
+
+    changes: dict[tuple[str, ...], Any] = {
+        ("prune", "budget"): budget_of(budget),
+        ("prune", "criterion"): criterion,
+        ("prune", "allocator"): allocator,
+        ("prune", "method"): method,
+        ("seed",): seed,
+    }
+    with shown_progress() as progress:
+        pruned = prune_recipe(override(load_recipe(recipe), changes), out, progress)
+    if json:
+        sys.stdout.write(pruned.results.to_json())
+    else:
+        from prunus.report.plan_table import price_lines
+        from prunus.report.table import print_table
+
+        for line in price_lines(pruned.entry.plan, batch=pruned.samples):
+            sys.stdout.write(line + "\n")
+        sys.stdout.write("\n")
+        print_table(pruned.results)
+        sys.stdout.write(f"{pruned.entry.check}\n")
+    sys.stderr.write(
+        f"checkpoint: {out} (python: prunus.load({str(out)!r}, fresh_model)); report: {out / 'report.html'}\n"
+    )

@@ -1,0 +1,76 @@
+"""``prunus plan --sweep``: one scored parent, a plan for each share, and what each of them costs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunus.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prunus.jobs import Parent
+    from prunus.scored import Scored
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One plan of a sweep; ``loss`` is on the selection split, before any recovery."""
+
+    kept: float
+    params: int
+    macs_forward: int
+    param_bytes: int
+    loss: float
+    folder: str
+
+
+def sweep_plans(
+    parent: Parent,
+    scored: Scored,
+    shares: Sequence[float],
+    out: Path,
+    weights: Mapping[str, Tensor] | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Plan for every share of the recipe's first metric, write each folder, print the front."""
+    from prunus.jobs import plan_again, write_plan_folder
+    from prunus.jobs.front import selection_loss
+    from prunus.recipe import override
+    from prunus.report.plan_table import aligned
+
+    for share in shares:
+        if not 0 < share < 1:
+            raise OptionError(f"--sweep: got {share:g}; allowed: kept fractions between 0 and 1, both excluded.")
+    metric = next(iter(parent.recipe.prune.budget), "params")
+    points = []
+    for share in sorted(shares, reverse=True):
+        recipe = override(parent.recipe, {("prune", "budget"): {metric: share}})
+        plan = plan_again(parent.with_recipe(recipe), scored)
+        assert plan.after is not None
+        folder = write_plan_folder(out / f"{metric}-{share:g}", plan, recipe, scores=scored.scores, weights=weights)
+        loss = selection_loss(parent.subject, plan)
+        points.append(
+            Point(
+                share,
+                plan.after.params,
+                plan.after.macs_forward // parent.samples,
+                plan.after.param_bytes,
+                loss,
+                str(folder),
+            )
+        )
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(p) for p in points], indent=1) + "\n")
+        return
+    rows = [(f"{metric} kept", "params", "MACs", "bytes", "selection loss before recovery", "folder")]
+    rows += [(f"{p.kept:g}", f"{p.params:,}", f"{p.macs_forward:,}", f"{p.param_bytes:,}", f"{p.loss:.4f}", p.folder)
+             for p in points]  # fmt: skip
+    for line in aligned(rows, right=range(5)):
+        sys.stdout.write(line + "\n")

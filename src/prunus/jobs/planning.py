@@ -1,0 +1,131 @@
+"""Plan what a recipe asks for; a scored parent answers further budgets without measuring again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunus.budget import ALLOCATORS, parse_budget
+from prunus.criteria import UNIT_CRITERIA
+from prunus.errors import OptionError, PlanError
+from prunus.jobs.dropping import MAX_DROP, allowed_drop, check_drop, smallest_within, with_drop
+from prunus.methods import METHODS
+from prunus.methods.neurons import unit_scores
+from prunus.parent import Parent, weights_digest
+from prunus.plans import Cost, Plan
+from prunus.progress import Progress
+from prunus.review import with_savings
+from prunus.scored import Scored, plain
+
+if TYPE_CHECKING:
+    from prunus.recipe import Recipe
+
+_ANY = Cost(params=1, macs_forward=1, macs_backward=1, param_bytes=1)
+
+
+def scored_parent(parent: Parent, scores: Mapping[str, np.ndarray] | None = None) -> Scored:
+    """Score the units of a parent by the recipe's criterion; scores that are known already are taken as they are."""
+    subject, criterion = parent.subject, parent.recipe.prune.criterion
+    UNIT_CRITERIA.get(criterion)
+    found = unit_scores(subject, criterion) if scores is None else dict(scores)
+    return Scored(subject.coupling, subject.cost, found, criterion, subject.held, subject.seed)
+
+
+def check_wanted(recipe: Recipe) -> None:
+    """Refuse what cannot be planned before anything is trained.
+
+    Raises:
+        OptionError: no budget, or an unknown metric, criterion, allocator or method.
+    """
+    wanted = recipe.prune
+    UNIT_CRITERIA.get(wanted.criterion)
+    ALLOCATORS.get(wanted.allocator)
+    if not wanted.budget:
+        raise OptionError(
+            "The recipe has no budget; add a section 'prune: {budget: {params: 0.5}}', or give --budget params=0.5."
+        )
+    counted, drop = _split(wanted.budget)
+    if counted:
+        parse_budget(counted, _ANY)
+    if wanted.method is not None:
+        METHODS.get(wanted.method)
+        if drop is None or counted:
+            _share(counted, wanted.method)
+
+
+def _split(budget: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
+    """Part what is counted from what must be measured after recovery."""
+    counted = {metric: value for metric, value in budget.items() if metric != MAX_DROP}
+    return counted, allowed_drop(budget[MAX_DROP]) if MAX_DROP in budget else None
+
+
+def plan_recipe(parent: Parent, progress: Progress | None = None) -> tuple[Plan, Mapping[str, np.ndarray]]:
+    """Return the plan of a recipe's section ``prune``, every decision priced, and the scores it rests on.
+
+    Raises:
+        OptionError: no budget, an unknown criterion, allocator or method, or a budget that the method does not know.
+        BudgetError: the budget is out of reach or met already.
+    """
+    check_wanted(parent.recipe)
+    if parent.recipe.prune.method is None:
+        scored = scored_parent(parent)
+        return plan_again(parent, scored, progress), scored.scores
+    return _within(parent, lambda budget: _by_method(parent, budget), progress), {}
+
+
+def plan_again(parent: Parent, scored: Scored, progress: Progress | None = None) -> Plan:
+    """Return the plan for the budget of the parent's recipe from scores that are there."""
+    allocator = parent.recipe.prune.allocator
+
+    def planned(budget: Mapping[str, Any]) -> Plan:
+        return _finished(scored.plan(budget, allocator=allocator), parent, scored.scores)
+
+    return _within(parent, planned, progress)
+
+
+def _within(parent: Parent, planned: Callable[[Mapping[str, Any]], Plan], progress: Progress | None) -> Plan:
+    """Plan for what is counted; ``max_drop`` alone asks for the smallest network that keeps it."""
+    counted, drop = _split(parent.recipe.prune.budget)
+    if drop is None:
+        return planned(counted)
+    if counted:
+        return with_drop(check_drop(parent, planned(counted), drop), drop)
+    return with_drop(smallest_within(parent, drop, lambda share: planned({"params": share}), progress), drop)
+
+
+def _by_method(parent: Parent, budget: Mapping[str, Any]) -> Plan:
+    name = str(parent.recipe.prune.method)
+    plan = METHODS.get(name).plan(parent.subject, _share(budget, name))
+    settings = {**plan.settings, "budget": plain(budget), "method": name, "held": sorted(parent.subject.held)}
+    return _finished(replace(plan, settings=settings), parent, {})
+
+
+def check_weights_of(plan: Plan, parent: Parent) -> None:
+    """Refuse a plan whose weights were others: its scores would mean nothing.
+
+    Raises:
+        PlanError: the tensors differ from those it was made for.
+    """
+    planned, own = plan.settings.get("weights"), weights_digest(parent.model)
+    if planned is not None and planned != own:
+        raise PlanError(
+            f"The plan was made for weights {planned}; those of {parent.recipe.model!r} are {own} now. Plan again."
+        )
+
+
+def _finished(plan: Plan, parent: Parent, scores: Mapping[str, np.ndarray]) -> Plan:
+    settings = {**plan.settings, "weights": weights_digest(parent.model), "samples": parent.samples}
+    return with_savings(replace(plan, settings=settings), parent.subject.coupling, scores)
+
+
+def _share(budget: Mapping[str, Any], method: str) -> float:
+    value = budget.get("params")
+    if set(budget) != {"params"} or isinstance(value, bool) or not isinstance(value, float) or not 0 < value < 1:
+        raise OptionError(
+            f"method {method!r} takes a budget of one kept share of the parameters, such as {{params: 0.5}}; got "
+            f"{dict(budget)}. Leave the method out to use criterion and allocator."
+        )
+    return value

@@ -1,0 +1,63 @@
+"""The whole way for one recipe: plan, cut, verify, recover, measure; checkpoint, results and report in one folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunus.comparison import results_of, threads_of, write_results
+from prunus.contest import Entry, carry_through, contest_of, dense_row
+from prunus.export import save
+from prunus.jobs.planning import check_wanted, plan_recipe
+from prunus.methods import METHODS, Method
+from prunus.parent import parent_of
+from prunus.progress import Progress
+from prunus.results import Results
+
+if TYPE_CHECKING:
+    from prunus.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """The recovered network with its plan, its proof and what was measured; MACs of the plan are for ``samples``."""
+
+    entry: Entry
+    results: Results
+    samples: int
+
+
+def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned:
+    """Prune one recipe's network from beginning to end.
+
+    The folder gets the checkpoint that `prunus.load` reads, ``results.json`` and ``report.html``.
+
+    Raises:
+        PrunusError: whatever model, data or budget refuse; nothing half-written stays.
+    """
+    check_wanted(recipe)
+    with threads_of(recipe.threads):
+        run = contest_of(parent_of(recipe, recipe.seed, progress), recipe.seed)
+        started = time.perf_counter()
+        plan, _ = plan_recipe(run.parent, progress)
+        assert plan.before is not None
+        assert plan.after is not None
+        kept = plan.after.params / plan.before.params
+        entry = carry_through(run, plan, _way(recipe), kept, started, progress)
+        results = results_of(recipe, "One network pruned", [dense_row(run)], [entry.row])
+    if out is not None:
+        save(entry, out, metadata={"recipe": recipe.model_dump(mode="json")})
+        write_results(results, out, progress)
+    return Pruned(entry, results, run.parent.samples)
+
+
+def _way(recipe: Recipe) -> Method:
+    """Return the method that the recipe names, or one that stands for its criterion and allocator."""
+    wanted = recipe.prune
+    if wanted.method is not None:
+        return METHODS.get(wanted.method)
+    name = f"{wanted.criterion}, {wanted.allocator}"
+    # Its plan is made before it is entered; a second one would score again.
+    return Method(name, "neuron", METHODS.get("filter-norm").plan, f"units by {wanted.criterion}, {wanted.allocator}")

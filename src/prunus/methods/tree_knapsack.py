@@ -1,0 +1,127 @@
+"""Tree knapsack: which blocks go and how many units stay, from one knapsack over the tree, settled by the true loss."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from prunus.budget import fit_units
+from prunus.budget.knapsack_tree import solve_tree
+from prunus.errors import BudgetError
+from prunus.graph.ir import TENSOR
+from prunus.graph.layout import atoms_of
+from prunus.measurement.batches import call
+from prunus.methods.gates import Gates
+from prunus.methods.neurons import unit_scores
+from prunus.methods.reduction import SLACK, Reduction, droppable, whole
+from prunus.methods.subject import BATCH, Subject, method
+from prunus.plans import Decision, Plan
+from prunus.surgery.cut import operate
+from prunus.training import reestimate_statistics_
+from prunus.tree import Branch, grow_tree
+from prunus.tree.choices import ChoiceTree
+
+_BUDGETS = (1.0, 1.5, 2.3)
+"""Shares of the limit for which blocks are proposed: the model of the tree is an upper bound of the price."""
+_RATES = (0.01, 0.1, 1.0)
+"""What all blocks together may be worth, in worths of all units together; the true loss decides between them."""
+
+
+@method("tree-knapsack", "hierarchical", "blocks and units from one knapsack over the tree, settled by the true loss")
+def tree_knapsack(subject: Subject, kept: float) -> Plan:
+    """Choose blocks to drop and widths to keep with a knapsack over the tree.
+
+    Units are worth their sensitivity, blocks their gate importance; no measurement says what one is worth in the other,
+    so several rates of exchange are tried. Each gives a set of blocks; the widths are solved anew under the exact price
+    of what is left. Of these plans the one with the least true loss on the selection split stays, norm statistics
+    re-estimated.
+
+    Raises:
+        BudgetError: no set of blocks leaves a network that fits.
+    """
+    candidates = list(_proposals(subject, kept))
+    best: tuple[float, Plan] | None = None
+    subject.progress.start("tree knapsack", len(candidates))
+    for reduction, rate in candidates:
+        plan = _planned(reduction, rate, kept)
+        if plan is not None:
+            loss = _true_loss(subject, plan)
+            best = (loss, plan) if best is None or loss < best[0] else best
+        subject.progress.advance("tree knapsack")
+    subject.progress.finish("tree knapsack")
+    if best is None:
+        raise BudgetError(f"kept {kept}: no set of blocks and widths fits this network. Keep more.")
+    return best[1]
+
+
+def _proposals(subject: Subject, kept: float) -> Iterator[tuple[Reduction, float]]:
+    """Yield each set of blocks that the knapsack drops at some budget and rate, and the whole; with its rate."""
+    branches, tree = {b.id: b for b in droppable(subject)}, grow_tree(subject.coupling)
+    scores, worth = unit_scores(subject, "sensitivity"), _worths(subject, list(branches.values()))
+    curves = {a: np.append(np.cumsum(np.sort(s))[::-1], 0.0) for a, s in scores.items()}
+    scale = sum(float(s.sum()) for s in scores.values()) / max(sum(worth.values()), 1e-30)
+    sets: dict[frozenset[str], float] = {frozenset(): 0.0}
+    for rate in _RATES if branches else ():
+        drops = {name: rate * scale * value for name, value in worth.items()}
+        model = ChoiceTree.of(tree, subject.cost, curves, drops)
+        for share in _BUDGETS:
+            with contextlib.suppress(BudgetError):
+                found = model.read(solve_tree(model.root, int(share * subject.limit(kept).value)))
+                sets.setdefault(frozenset(found.dropped), rate)
+    for names, rate in sets.items():
+        reduction = Reduction.of(subject, [b for name, b in branches.items() if name in names])
+        if reduction is not None:
+            yield reduction, rate
+
+
+def _worths(subject: Subject, branches: Sequence[Branch]) -> dict[str, float]:
+    if not branches:
+        return {}
+    importance = Gates(subject).importance(whole(subject))
+    return {b.id: sum(importance[edge] for edge in b.edges) for b in branches}
+
+
+def _planned(reduction: Reduction, rate: float, kept: float) -> Plan | None:
+    """Return the plan with these blocks gone; None where it is out of reach or leaves clearly less than it may."""
+    subject, limit = reduction.subject, reduction.subject.limit(kept)
+    if reduction.params < (1 - SLACK) * limit.value:
+        return None
+    live = _live_axes(reduction)
+    scores = {a: s for a, s in unit_scores(subject, "sensitivity").items() if a in live}
+    try:
+        keep = fit_units(reduction.cost, scores, limit, allocator="knapsack", base=reduction.keep)
+    except BudgetError:
+        return None
+    reason = f"cheaper to lose than the units that would go instead, at a rate of {rate:g}"
+    decisions = [Decision(b.id, "structure", b.params, b.params, reason) for b in reduction.dropped]
+    decisions += [
+        Decision(a, "unit", int((~m).sum()), len(m), "its width by the knapsack over sensitivities")
+        for a, m in keep.items()
+        if a in live and not m.all()
+    ]
+    return reduction.as_plan(keep, decisions, {"method": "tree-knapsack", "kept": kept, "rate": rate})
+
+
+def _live_axes(reduction: Reduction) -> set[str]:
+    """Return the axes that still lie on some parameter and were not emptied."""
+    coupling = reduction.subject.coupling
+    tensors = {n.tensor for n in reduction.graph.nodes if n.op == TENSOR}
+    parameters = (t for t in tensors if coupling.graph.tensors[t].kind == "parameter")
+    atoms = {a for name in parameters for expr in coupling.tensors[name] for a in atoms_of(expr)}
+    return {coupling.axis_of[a] for a in atoms if a in coupling.axis_of} - reduction.keep.keys()
+
+
+def _true_loss(subject: Subject, plan: Plan) -> float:
+    """Return the loss of the cut network on the selection split, its norm statistics measured anew."""
+    small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
+    reestimate_statistics_(small, subject.calibration.batches(64))
+    small.eval()
+    total = count = 0.0
+    with torch.no_grad():
+        for inputs, targets in subject.selection.batches(BATCH):
+            total += float(subject.loss(call(small, inputs), targets)) * len(targets)
+            count += len(targets)
+    return total / count

@@ -1,0 +1,114 @@
+"""From a recipe to the trained network, its data and its analysis: what planning and pruning start from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import DataError
+from prunus.graph.recorder import named_tensors
+from prunus.measurement.batches import logits_of, tensors_in
+from prunus.methods import Subject, subject_of
+from prunus.planning import check_weights
+from prunus.progress import Progress
+from prunus.selectors import ignored_axes
+from prunus.sources import resolve_data, resolve_model
+from prunus.training import LOSSES, TrainingOptions, finetune_
+from prunus.workloads.splits import Splits
+
+if TYPE_CHECKING:
+    from prunus.recipe import Recipe
+
+_EXAMPLES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The dense network of a recipe, trained, with its data and its analysis."""
+
+    recipe: Recipe
+    data: Splits
+    subject: Subject
+
+    @property
+    def model(self) -> nn.Module:
+        """The dense network."""
+        return self.subject.model
+
+    @property
+    def samples(self) -> int:
+        """How many samples the captured program, and so its MACs, are for."""
+        return int(next(tensors_in(self.subject.example_inputs)).shape[0])
+
+    def with_recipe(self, recipe: Recipe) -> Parent:
+        """Return the same network under another recipe for it, one with another budget say."""
+        return replace(self, recipe=recipe)
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether its weights come from training that the recipe asked for, and so from no file."""
+        return self.recipe.train.steps > 0
+
+
+def parent_of(recipe: Recipe, seed: int, progress: Progress, weights: Mapping[str, Tensor] | None = None) -> Parent:
+    """Build, train and analyse the dense network of one seed; ``weights`` spares the training.
+
+    Raises:
+        PrunusError: whatever the model or the data refuse.
+    """
+    data = resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
+    model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=seed)
+    check_weights(model)
+    if weights is None:
+        train_(model, data, recipe.train.options(), seed, progress, f"train (seed {seed})")
+    else:
+        model.load_state_dict(weights)
+    function = LOSSES.get(recipe.recover.options().loss)
+    subject = subject_of(
+        model,
+        first_inputs(data, _EXAMPLES),
+        data.calibration,
+        data.selection,
+        loss=lambda outputs, targets: function(logits_of(outputs), targets),
+        seed=seed,
+        progress=progress,
+    )
+    held = frozenset(ignored_axes(subject.coupling, recipe.ignore))
+    return Parent(recipe, data, replace(subject, held=held))
+
+
+def train_(
+    model: nn.Module, data: Splits, options: TrainingOptions, seed: int, progress: Progress, task: str,
+    masks: dict[str, Tensor] | None = None,
+) -> None:  # fmt: skip
+    """Train a model as options say, with a bar; no steps leave it as it is."""
+    if not options.steps:
+        return
+    progress.start(task, options.steps)
+    finetune_(model, data.train, seed=seed, masks=masks, progress=lambda done, steps: progress.advance(task),
+              **options.keywords())  # fmt: skip
+    progress.finish(task)
+
+
+def first_inputs(data: Splits, count: int) -> Any:
+    """Return the inputs of the first ``count`` test samples; fewer where the split is smaller."""
+    found = next(islice(data.test.batches(count), 1), None)
+    if found is None:
+        raise DataError("split 'test' is empty; at least 1 sample is needed.")
+    return found[0]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return a short hash of all tensor values: a plan knows which weights it was made for."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named_tensors(model).items()):
+        digest.update(name.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,114 @@
+"""A plan, and the difference of two, as text that a person reads before anything is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from prunus.plans import Cost, Decision, Plan, to_ranges
+
+if TYPE_CHECKING:
+    from prunus.pay import Forecast
+    from prunus.review.diff import PlanDiff
+
+_COSTS = (("params", "params"), ("MACs forward", "macs_forward"), ("MACs backward", "macs_backward"),
+          ("bytes", "param_bytes"))  # fmt: skip
+Row = Sequence[str]
+
+
+def plan_lines(plan: Plan, *, batch: int = 1, most: int | None = None) -> Iterator[str]:
+    """Yield the lines of a plan: the price before and after, then one line a decision, dearest first.
+
+    Args:
+        plan: with priced decisions.
+        batch: samples of the captured call; MACs are shown for one.
+        most: how many decisions to show; None shows all.
+    """
+    yield from price_lines(plan, batch=batch)
+    yield ""
+    order = sorted(plan.decisions, key=lambda d: (-d.saves_params, d.node))
+    rows: list[Row] = [("node", "level", "goes", "saves params", "saves MACs", "predicted cost", "why")]
+    rows += [_decision_row(d, batch) for d in order[:most]]
+    yield from aligned(rows, right=range(2, 6))
+    if most is not None and len(order) > most:
+        yield f"… and {len(order) - most} more; --all shows them, and plan.json holds them."
+
+
+def price_lines(plan: Plan, *, batch: int = 1) -> Iterator[str]:
+    """Yield the price of a plan before and after, a line a metric; MACs are for one of ``batch`` samples."""
+    if plan.before and plan.after:
+        rows = [_cost_row(label, field, plan.before, plan.after, batch) for label, field in _COSTS]
+        yield from aligned([("", "before", "after", "kept"), *rows])
+
+
+def forecast_lines(found: Forecast) -> Iterator[str]:
+    """Yield what a plan is predicted to gain, a line a runtime; warnings come from `prunus.pay.warnings_of`."""
+    rows: list[Row] = [(f"predicted time of dense (batch {found.batch}, threads {found.threads})", "")]
+    for label, ratio in (
+        ("eager PyTorch", found.eager),
+        ("ONNX Runtime, its convolutions and linear maps", found.onnx),
+        ("eager PyTorch, sparse kernels where they win", found.sparse),
+    ):
+        if ratio is not None:
+            rows.append((f"  {label}", f"{ratio:.2f}"))
+    rows.append(("stored bytes, masked weights packed", f"{found.packed_bytes:,}"))
+    yield from aligned(rows)
+    yield from found.notes
+
+
+def diff_lines(diff: PlanDiff, *, batch: int = 1) -> Iterator[str]:
+    """Yield the lines of a difference between two plans; MACs are for one of ``batch`` samples."""
+    if diff.is_empty:
+        yield "The plans cut alike."
+        return
+    first, second = diff.after
+    if first and second:
+        yield from aligned(
+            [("after", "first", "second", "ratio"), *(_cost_row(n, f, first, second, batch) for n, f in _COSTS)]
+        )
+        yield ""
+    rows: list[Row] = [("axis", "of", "first keeps", "second keeps", "only first keeps", "only second keeps")]
+    for change in diff.axes:
+        rows.append((change.axis, str(change.size), *(str(n) for n in change.kept),
+                     *(_units(u) for u in (change.only_first, change.only_second))))  # fmt: skip
+    if len(rows) > 1:
+        yield from aligned(rows, right=range(1, 4))
+    for name, drops in (("first", diff.drops_first), ("second", diff.drops_second)):
+        yield from (f"only the {name} drops {label}" for label in drops)
+    for tensor, a, b in diff.masks:
+        yield f"mask of {tensor}: {_mask(a)} / {_mask(b)}"
+
+
+def aligned(rows: Sequence[Row], right: Sequence[int] | range = range(1, 99)) -> Iterator[str]:
+    """Yield rows as lines with columns of equal width; those in ``right`` stand at the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        yield "  ".join(cells).rstrip()
+
+
+def _cost_row(label: str, field: str, before: Cost, after: Cost, batch: int) -> Row:
+    per = batch if field.startswith("macs") else 1
+    old, new = getattr(before, field), getattr(after, field)
+    return label, f"{old // per:,}", f"{new // per:,}", f"{new / old:.1%}" if old else "–"
+
+
+def _decision_row(d: Decision, batch: int) -> Row:
+    share = f"{d.removed:,} of {d.total:,}"
+    if d.damage is not None:
+        cost = f"loss +{d.damage:.3g}"
+    else:
+        cost = "–" if d.score_share is None else f"{d.score_share:.1%} of its score"
+    saves = [f"{n:,}" if n else "–" for n in (d.saves_params, d.saves_macs // batch)]
+    return d.node, d.level, share, *saves, cost, d.reason
+
+
+def _units(units: tuple[int, ...]) -> str:
+    import numpy as np
+
+    text = to_ranges(np.asarray(units, np.int64))
+    return text if len(text) <= 40 else text[:37] + "…"
+
+
+def _mask(kept: int | None) -> str:
+    return "none" if kept is None else f"{kept:,} stay"

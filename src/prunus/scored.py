@@ -1,0 +1,124 @@
+"""Score once, solve many: one scored parent gives a plan for any budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prunus.budget import Limit, fit_units, parse_budget
+from prunus.budget.allocator import Allocator
+from prunus.criteria import UNIT_CRITERIA
+from prunus.errors import BudgetError
+from prunus.graph.capture import capture, unwrap
+from prunus.graph.coupling import Coupling, couple
+from prunus.measurement.price import CostModel, cost_model
+from prunus.planning import check_weights, make_plan, unit_criterion, unit_decisions
+from prunus.plans import Cost, Plan
+from prunus.selectors import ignored_axes
+
+Budget = Mapping[str, float | int | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A model analysed and scored; holds no module.
+
+    Attributes:
+        coupling: the analysis.
+        cost: the exact price as a function of kept counts.
+        scores: axis id → one score a unit, for axes that may be cut; higher stays.
+        criterion: what scored them.
+        held: axes that may not be cut.
+        seed: of criteria that draw numbers.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+        >>> parent = score(net, torch.randn(2, 8))
+        >>> [parent.plan({"params": share}).after.params for share in (0.75, 0.5, 0.25)]
+        [316, 212, 108]
+    """
+
+    coupling: Coupling
+    cost: CostModel
+    scores: Mapping[str, np.ndarray]
+    criterion: str
+    held: frozenset[str] = frozenset()
+    seed: int = 0
+
+    def plan(self, budget: Budget, *, allocator: str | Allocator = "uniform") -> Plan:
+        """Return the plan for a budget; nothing is scored again.
+
+        Args:
+            budget: as in `prunus.prune`.
+            allocator: who gets how much: ``uniform``, ``global``, or another enrolled name.
+
+        Raises:
+            OptionError: an unknown metric or allocator.
+            BudgetError: the budget is out of reach or met already.
+        """
+        limits = parse_budget(budget, self.cost.price())
+        check_anything_to_do(limits, self.cost.price())
+        keep = fit_units(self.cost, self.scores, limits, allocator=allocator)
+        settings = {
+            "budget": plain(budget),
+            "criterion": self.criterion,
+            "allocator": allocator if isinstance(allocator, str) else getattr(allocator, "__name__", "custom"),
+            "held": sorted(self.held),
+            "seed": self.seed,
+        }
+        decisions = unit_decisions(keep, self.criterion)
+        return make_plan(self.coupling, keep, decisions=decisions, settings=settings, cost=self.cost)
+
+
+def score(
+    model: Any,
+    example_inputs: Any,
+    *,
+    criterion: str = "magnitude",
+    data: Iterable[Any] | None = None,
+    ignore: Iterable[str] = (),
+    seed: int = 0,
+) -> Scored:
+    """Analyse a model and score its units once; `Scored.plan` then answers any budget.
+
+    Args:
+        model: any network that can be captured; it is left untouched.
+        example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
+        criterion: how units are scored.
+        data: batches (inputs, targets) for criteria that need them.
+        ignore: modules to leave as they are: names, globs, ``re:`` patterns, class names.
+        seed: for criteria that draw numbers.
+
+    Raises:
+        UsageError: bad arguments, NaN weights, unknown names.
+        CaptureError: the model cannot be captured.
+    """
+    model = unwrap(model)
+    UNIT_CRITERIA.get(criterion)
+    check_weights(model)
+    coupling = couple(capture(model, example_inputs))
+    held = frozenset(ignored_axes(coupling, ignore))
+    found = unit_criterion(model, coupling, criterion, data, seed)
+    free = {a: s for a, s in found.items() if a not in held}
+    return Scored(coupling, cost_model(coupling), free, criterion, held, seed)
+
+
+def check_anything_to_do(limits: Iterable[Limit], before: Cost) -> None:
+    """Refuse limits that the model meets as it is.
+
+    Raises:
+        BudgetError: all of them hold already.
+    """
+    limits = tuple(limits)
+    if all(limit.holds(before) for limit in limits):
+        met = ", ".join(f"{limit.metric} ≤ {limit.value:,} (it has {limit.of(before):,})" for limit in limits)
+        raise BudgetError(f"The model meets the budget as it is: {met}; nothing would go. Lower the budget.")
+
+
+def plain(budget: Budget) -> dict[str, Any]:
+    """Return a budget that JSON can hold."""
+    return {metric: value.item() if isinstance(value, np.generic) else value for metric, value in budget.items()}

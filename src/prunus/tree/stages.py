@@ -1,0 +1,120 @@
+"""Stages: where resolution or the residual axis changes, equal parts by index, or equal parts by connections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prunus.errors import OptionError
+from prunus.graph.coupling import Coupling
+from prunus.graph.ir import Ref, refs_in
+from prunus.graph.layout import atoms_of
+from prunus.tree.branches import residual_joins
+
+DIVISIONS = ("feature", "depth", "connections")
+_DEFAULT_COUNT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A block, or a layer outside all blocks: what stages are made of.
+
+    Attributes:
+        module: its path, or empty.
+        join: the node at which it ends, or empty.
+        params: how many connections.
+        multiplies: whether it has a matrix; what has none opens no stage.
+    """
+
+    module: str
+    join: str
+    params: int
+    multiplies: bool
+
+
+def divide_stages(coupling: Coupling, items: Sequence[Item], how: str, count: int | None) -> list[int]:
+    """Return the stage of each item, from 0, never falling.
+
+    ``feature``: a new stage where the resolution of what comes out, or the residual axis that it lies on, is another
+    one than before; where it cannot be told, nothing changes. ``depth``: ``count`` parts with equal numbers of items.
+    ``connections``: ``count`` parts, the largest of which has as few parameters as possible.
+
+    Raises:
+        OptionError: an unknown division, or a count that does not fit.
+    """
+    if how not in DIVISIONS:
+        raise OptionError(f"stages is {how!r}; allowed: {', '.join(DIVISIONS)}.")
+    if how == "feature":
+        if count is not None:
+            raise OptionError(
+                f"count is {count!r} with stages='feature', which finds the number; use depth or connections."
+            )
+        return _by_feature(coupling, items)
+    parts = min(_DEFAULT_COUNT, len(items)) if count is None else count
+    if isinstance(parts, bool) or not isinstance(parts, int) or not 1 <= parts <= max(1, len(items)):
+        raise OptionError(f"count is {count!r}; allowed: 1 to {len(items)}, the number of blocks and free layers.")
+    if how == "depth":
+        return [i * parts // len(items) for i in range(len(items))]
+    return _balanced([item.params for item in items], parts)
+
+
+def _by_feature(coupling: Coupling, items: Sequence[Item]) -> list[int]:
+    residual = {
+        a for node in residual_joins(coupling.graph) for e in coupling.values[Ref(node.name)] for a in atoms_of(e)
+    } & coupling.axis_of.keys()  # fmt: skip
+    outputs = {call.path: call.out_leaves for call in coupling.graph.calls}
+    found: list[int] = []
+    waiting = stage = 0
+    space: tuple[int, ...] | None = None
+    stream: frozenset[int] = frozenset()
+    for item in items:
+        leaves = [Ref(item.join)] if item.join else list(refs_in(outputs.get(item.module, ()) if item.module else ()))
+        here, trunk = _feature(coupling, leaves, residual)
+        moved = here is not None and space is not None and here != space
+        if not item.multiplies:
+            # A norm behind a change of resolution goes with what multiplies next.
+            waiting += int(moved or waiting > 0)
+            found.append(stage)
+            continue
+        changed = moved or bool(trunk and stream and trunk != stream)
+        stage += int(changed)
+        found[len(found) - waiting :] = [stage] * waiting
+        found.append(stage)
+        waiting = 0
+        space = here if here is not None else space
+        stream = trunk or (frozenset() if changed else stream)
+    return found
+
+
+def _feature(
+    coupling: Coupling, leaves: Sequence[Ref], residual: set[int]
+) -> tuple[tuple[int, ...] | None, frozenset[int]]:
+    """Return the lengths of all dims but the batch and the features, and the residual atoms of the features."""
+    dims = next((coupling.values[ref] for ref in leaves if ref in coupling.values), None)
+    if dims is None or len(dims) < 2:
+        return None, frozenset()
+    free = [d for d, e in enumerate(dims) if d and any(a in coupling.axis_of for a in atoms_of(e))]
+    feature = free[0] if free else 1 if len(dims) > 3 else len(dims) - 1
+    space = tuple(coupling.size(e) for d, e in enumerate(dims) if d not in (0, feature))
+    return space, frozenset(residual & set(atoms_of(dims[feature])))
+
+
+def _balanced(sizes: Sequence[int], parts: int) -> list[int]:
+    """Divide a row in consecutive parts, none empty, with the least largest sum, by bisection of that sum."""
+    low, high = max(sizes, default=0), sum(sizes)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _greedy(sizes, parts, middle)[-1] < parts else (middle + 1, high)
+    return _greedy(sizes, parts, low) if sizes else []
+
+
+def _greedy(sizes: Sequence[int], parts: int, most: int) -> list[int]:
+    """Fill one part after another up to ``most``; so many items are left that no later part is empty."""
+    part, filled, found = 0, 0, []
+    for i, size in enumerate(sizes):
+        must = len(sizes) - i <= parts - 1 - part and i > 0
+        if i and (filled + size > most or must):
+            part, filled = part + 1, 0
+        filled += size
+        found.append(part)
+    return found

@@ -1,0 +1,75 @@
+"""The budget max_drop: the smallest network whose accuracy holds, by the paired interval on the selection split."""
+
+from __future__ import annotations
+
+import pytest
+
+from prunus.errors import BudgetError, OptionError
+from prunus.jobs import check_wanted, parent_of, plan_recipe, scored_parent
+from prunus.jobs.dropping import allowed_drop, check_drop, smallest_within
+from prunus.parent import Parent
+from prunus.plans import Plan
+from prunus.progress import Silent
+from prunus.recipe import Recipe
+
+
+def recipe(**prune: object) -> Recipe:
+    text = {"version": 1, "model": "digits", "data": "digits", "train": {"steps": 40}, "recover": {"steps": 4}}
+    return Recipe.model_validate({**text, "prune": prune})
+
+
+@pytest.fixture(scope="module")
+def parent() -> Parent:
+    return parent_of(recipe(budget={"max_drop": 0.5}), 0, Silent())
+
+
+def test_more_may_go_where_more_is_allowed(parent: Parent) -> None:
+    scored = scored_parent(parent)
+
+    def plan_for(share: float) -> Plan:
+        return scored.plan({"params": share})
+
+    loose, strict = (smallest_within(parent, drop, plan_for) for drop in (0.6, 0.2))
+    assert loose.drop.high <= 0.6
+    assert strict.drop.high <= 0.2
+    assert loose.plan.after is not None
+    assert strict.plan.after is not None
+    assert loose.plan.after.params < strict.plan.after.params
+
+
+def test_the_plan_says_what_was_allowed_and_measured(parent: Parent) -> None:
+    plan, scores = plan_recipe(parent)
+    assert scores
+    estimate, low, high = plan.settings["measured_drop"]
+    assert low <= estimate <= high <= 0.5
+    assert plan.settings["budget"]["max_drop"] == 0.5
+
+
+def test_a_drop_beyond_what_is_allowed_is_refused_with_numbers(parent: Parent) -> None:
+    scored = scored_parent(parent)
+    with pytest.raises(BudgetError, match=r"drops .*interval.* of accuracy on 200 selection"):
+        check_drop(parent, scored.plan({"params": 0.03}), 0.0)
+    with pytest.raises(BudgetError, match="cannot be met: the least pruned"):
+        smallest_within(parent, 0.0, lambda share: scored.plan({"params": min(share, 0.03)}))
+
+    def impossible(share: float) -> Plan:
+        raise BudgetError("out of reach")
+
+    with pytest.raises(BudgetError, match="no plan was possible"):
+        smallest_within(parent, 0.1, impossible)
+
+
+@pytest.mark.parametrize("value", [True, -0.1, 1, "1%", 5])
+def test_max_drop_is_a_share(value: object) -> None:
+    with pytest.raises(OptionError, match="max_drop"):
+        allowed_drop(value)
+
+
+def test_a_recipe_is_refused_before_anything_is_trained() -> None:
+    check_wanted(recipe(budget={"max_drop": 0.01}, method="key-path"))
+    with pytest.raises(OptionError, match="has no budget"):
+        check_wanted(recipe())
+    with pytest.raises(OptionError, match="one kept share"):
+        check_wanted(recipe(budget={"params": 1000}, method="key-path"))
+    with pytest.raises(OptionError, match="Unknown allocator"):
+        check_wanted(recipe(budget={"params": 0.5}, allocator="fair"))
