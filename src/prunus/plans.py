@@ -22,13 +22,15 @@ FORMAT = "prunus-plan/1"
 class Cost:
     """Exact counts of a network: 1 MAC is one multiply and one add.
 
-    ``macs_backward`` counts the products for gradients of weights and of activations; bytes are dense.
+    ``macs_backward`` counts the products for gradients of weights and of activations; bytes are dense. ``latency_fs``
+    is not counted but predicted, in femtoseconds (10¹² of them are a millisecond); 0 where no op was timed.
     """
 
     params: int
     macs_forward: int
     macs_backward: int
     param_bytes: int
+    latency_fs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

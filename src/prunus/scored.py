@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from prunus.budget import Limit, fit_units, parse_budget
+from prunus.budget import Bound, Limit, fit_units, parse_budget
 from prunus.budget.allocator import Allocator
+from prunus.budget.limits import LATENCY
 from prunus.criteria import UNIT_CRITERIA
-from prunus.errors import BudgetError
+from prunus.errors import BudgetError, OptionError
 from prunus.graph.capture import capture, unwrap
-from prunus.graph.coupling import Coupling, couple
+from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.measurement.price import CostModel, cost_model
 from prunus.planning import check_weights, make_plan, unit_criterion, unit_decisions
 from prunus.plans import Cost, Plan
-from prunus.selectors import ignored_axes
+from prunus.progress import Progress
+from prunus.selectors import bounds_on, ignored_axes
+from prunus.timing import latency_model, widths_in_multiples
+from prunus.tree import grow_tree
 
 Budget = Mapping[str, float | int | str]
+Bounds = Mapping[str, Bound | Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class Scored:
         criterion: what scored them.
         held: axes that may not be cut.
         seed: of criteria that draw numbers.
+        opt_in: what else may go: ``experts``, ``vocabulary``.
 
     Example:
         >>> import torch
@@ -48,21 +55,36 @@ class Scored:
     criterion: str
     held: frozenset[str] = frozenset()
     seed: int = 0
+    opt_in: tuple[str, ...] = ()
 
-    def plan(self, budget: Budget, *, allocator: str | Allocator = "uniform") -> Plan:
+    def timed(
+        self, model: nn.Module, example_inputs: Any, *, threads: int = 1, progress: Progress | None = None
+    ) -> Scored:
+        """Return the same parent with the ops of the model timed on this machine, for budgets of ``latency_ms``."""
+        found = latency_model(model, self.coupling, example_inputs, threads=threads, progress=progress)
+        return replace(self, cost=found.priced(self.cost))
+
+    def plan(self, budget: Budget, *, allocator: str | Allocator = "uniform", bounds: Bounds | None = None) -> Plan:
         """Return the plan for a budget; nothing is scored again.
 
         Args:
             budget: as in `prunus.prune`.
-            allocator: who gets how much: ``uniform``, ``global``, or another enrolled name.
+            allocator: who gets how much, as in `prunus.prune`, or an allocator itself.
+            bounds: limits of parts of the tree, as in `prunus.prune`.
 
         Raises:
             OptionError: an unknown metric or allocator.
             BudgetError: the budget is out of reach or met already.
         """
+        if LATENCY in budget and not self.cost.times:
+            raise OptionError("A budget in milliseconds needs timed ops; use scored.timed(model, inputs) first.")
         limits = parse_budget(budget, self.cost.price())
         check_anything_to_do(limits, self.cost.price())
-        keep = fit_units(self.cost, self.scores, limits, allocator=allocator)
+        if not self.scores:
+            raise BudgetError("Nothing can be removed from this model: no axis is free; loosen ignore.")
+        chosen = widths_in_multiples(self.coupling, self.scores) if LATENCY in budget else {}
+        chosen |= bounds_on(grow_tree(self.coupling), bounds) if bounds else {}
+        keep = fit_units(self.cost, self.scores, limits, allocator=allocator, bounds=chosen)
         settings = {
             "budget": plain(budget),
             "criterion": self.criterion,
@@ -70,6 +92,10 @@ class Scored:
             "held": sorted(self.held),
             "seed": self.seed,
         }
+        if self.opt_in:
+            settings["opt_in"] = list(self.opt_in)
+        if bounds:
+            settings["bounds"] = {pattern: asdict(Bound.of(bound)) for pattern, bound in bounds.items()}
         decisions = unit_decisions(keep, self.criterion)
         return make_plan(self.coupling, keep, decisions=decisions, settings=settings, cost=self.cost)
 
@@ -82,6 +108,7 @@ def score(
     data: Iterable[Any] | None = None,
     ignore: Iterable[str] = (),
     seed: int = 0,
+    opt_in: Iterable[str] = (),
 ) -> Scored:
     """Analyse a model and score its units once; `Scored.plan` then answers any budget.
 
@@ -92,6 +119,7 @@ def score(
         data: batches (inputs, targets) for criteria that need them.
         ignore: modules to leave as they are: names, globs, ``re:`` patterns, class names.
         seed: for criteria that draw numbers.
+        opt_in: what else may go, as in `prunus.prune`.
 
     Raises:
         UsageError: bad arguments, NaN weights, unknown names.
@@ -100,11 +128,12 @@ def score(
     model = unwrap(model)
     UNIT_CRITERIA.get(criterion)
     check_weights(model)
-    coupling = couple(capture(model, example_inputs))
+    names = tuple(opt_in)
+    coupling = couple(capture(model, example_inputs), **opted_in(names))
     held = frozenset(ignored_axes(coupling, ignore))
     found = unit_criterion(model, coupling, criterion, data, seed)
     free = {a: s for a, s in found.items() if a not in held}
-    return Scored(coupling, cost_model(coupling), free, criterion, held, seed)
+    return Scored(coupling, cost_model(coupling), free, criterion, held, seed, names)
 
 
 def check_anything_to_do(limits: Iterable[Limit], before: Cost) -> None:
@@ -115,7 +144,9 @@ def check_anything_to_do(limits: Iterable[Limit], before: Cost) -> None:
     """
     limits = tuple(limits)
     if all(limit.holds(before) for limit in limits):
-        met = ", ".join(f"{limit.metric} ≤ {limit.value:,} (it has {limit.of(before):,})" for limit in limits)
+        met = ", ".join(
+            f"{limit.metric} ≤ {limit.shown()} (it has {limit.shown(limit.of(before))})" for limit in limits
+        )
         raise BudgetError(f"The model meets the budget as it is: {met}; nothing would go. Lower the budget.")
 
 

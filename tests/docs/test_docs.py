@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import pytest
 
+from prunus.cli.main import app
 from prunus.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-COMMANDS = {"demo", "compare", "inspect"}
+COMMANDS = {command.name for command in app.registered_commands}
 # These finish at once and write nothing, so they are run as they stand; the others are checked word by word.
 AT_ONCE = {"--version", "--help"}
 
@@ -90,7 +91,7 @@ def test_yaml_blocks_are_valid_recipes(page: Path, tmp_path: Path) -> None:
 
 
 def _prunus(words: list[str], folder: Path) -> int:
-    command = [sys.executable, "-c", "from prunus.cli.main import main; main()", *words]
+    command = [sys.executable, "-c", "from prunus.cli.main import app, main; main()", *words]
     environment = {**os.environ, "COLUMNS": "120"}
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, timeout=120, check=False

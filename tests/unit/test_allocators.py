@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -145,6 +146,9 @@ def test_an_allocation_says_what_it_costs() -> None:
     assert found.allocator == "knapsack"
     assert found.price == cost().price(found.counts)
     assert found.ratio == pytest.approx(1.5)
+    assert re.match(
+        r"knapsack: \d+ params, \d+ MACs, \d+ bytes; predicted damage .*, R = 1\.50\n  0:out +\d+", str(found)
+    )
     assert len(found.frontier) >= 4
     assert found.frontier[-1].amount <= 355
     assert allocate(given).ratio is None
@@ -163,6 +167,19 @@ def test_bounds_hold(allocator: str) -> None:
         found = allocate(problem(220, bounds={FIRST: bound}), allocator)
         assert found.counts[FIRST] in allowed
         assert found.price.params <= 220
+
+
+@pytest.mark.parametrize("allocator", ALLOCATORS.names())
+def test_scores_without_a_message_still_give_a_plan(allocator: str) -> None:
+    for value in (0.0, 1.0):
+        flat = {a: np.full(x.size, value) for a, x in cost().coupling.axes.items()}
+        found = allocate(unit_problem(cost(), flat, Limit("params", 170)), allocator)
+        assert 140 < found.price.params <= 170
+    one = unit_problem(cost(), {FIRST: np.ones(16)}, Limit("params", 300), base={SECOND: np.arange(12) < 7})
+    found = allocate(one, allocator)
+    assert found.price == cost().price({FIRST: found.counts[FIRST], SECOND: 7})
+    assert found.counts[FIRST] == 16
+    assert allocate(unit_problem(cost(), {}, Limit("params", 355)), allocator).counts == {}
 
 
 def test_widths_that_round_stay_whole_where_nothing_fits() -> None:

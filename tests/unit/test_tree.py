@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from factories_tree import coupling, tree
 from prunus.budget.knapsack_tree import solve_tree
@@ -121,6 +121,24 @@ def test_a_net_without_weights_is_a_tree_too() -> None:
     grown = grow_tree(couple(capture(nn.Sequential(nn.ReLU()), torch.zeros(1, 3))))
     assert grown.root.price.params == 0
     assert grown.root.children == ()
+
+
+class Cached(nn.Module):
+    """Joins what it computes to an empty vector, as attention does with a cache that nothing is in yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.register_buffer("cache", torch.zeros(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.cat([self.cache, self.first(x)], -1))
+
+
+def test_an_empty_vector_beside_other_operands_is_no_branch() -> None:
+    found = couple(capture(Cached(), torch.zeros(2, 3, 4)))
+    assert "first" not in [branch.id for branch in find_branches(found)]
+    assert grow_tree(found).root.price.params == 4 * 6 + 6 + 6 * 2 + 2
 
 
 def test_the_knapsack_drops_blocks_of_the_tree() -> None:

@@ -50,6 +50,16 @@ class Allocation:
             return None
         return self.true_damage / self.damage
 
+    def __str__(self) -> str:
+        measured = "" if self.ratio is None else f", true {self.true_damage:.4g}, R = {self.ratio:.2f}"
+        lines = [
+            f"{self.allocator}: {self.price.params:,} params, {self.price.macs_forward:,} MACs, "
+            f"{self.price.param_bytes:,} bytes; predicted damage {self.damage:.4g}{measured}"
+        ]
+        width = max(map(len, self.counts), default=0)
+        lines += [f"  {axis.ljust(width)}  {count:>6,}" for axis, count in self.counts.items()]
+        return "\n".join(lines)
+
 
 def divide(problem: UnitProblem, allocator: str | Allocator) -> dict[str, int]:
     """Return the kept counts of an allocator, brought to widths that the bounds allow."""
@@ -94,10 +104,7 @@ def _frontier(
     low, high = first.of(problem.price(problem.least)), first.of(problem.price(problem.most))
     found = [counts]
     for value in np.linspace(low, high, points).astype(np.int64) if points else ():
-        limits = (dataclasses.replace(first, value=int(value)), *problem.limits[1:])
-        other = dataclasses.replace(problem, limits=limits)
-        # Widths, curves and the polynomial do not depend on the limits.
-        other.memo.update(problem.memo)
+        other = problem.under((dataclasses.replace(first, value=int(value)), *problem.limits[1:]))
         if other.fits(other.least):
             found.append(divide(other, allocator))
     amounts = np.array([first.of(problem.price(n)) for n in found], np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from prunus.registry import Registry
 
 T = TypeVar("T")
 _FREE = Bound()
+_OF_LIMITS = ("even", "considered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +56,22 @@ class UnitProblem:
     @property
     def polynomial(self) -> PricePolynomial:
         """The price in the widths that are up for choice."""
-        return self._once("polynomial", lambda: PricePolynomial.of(self.cost, list(self.scores), self.fixed))
+        return self.once("polynomial", lambda: PricePolynomial.of(self.cost, list(self.scores), self.fixed))
 
     @property
     def least(self) -> dict[str, int]:
         """The fewest units that each axis may keep."""
-        return {a: int(self.choices(a)[0]) for a in self.scores}
+        return {a: self._span(a)[0] for a in self.scores}
 
     @property
     def most(self) -> dict[str, int]:
         """The most units that each axis may keep."""
-        return {a: int(self.choices(a)[-1]) for a in self.scores}
+        return {a: self._span(a)[1] for a in self.scores}
 
     def choices(self, axis: str) -> np.ndarray:
         """Return the counts that an axis may keep, ascending."""
         bound, size = self.bounds.get(axis, _FREE), len(self.scores[axis])
-        return self._once(f"choices:{axis}", lambda: bound.counts(axis, size, self.floor.get(axis, 1)))
+        return self.once(f"choices:{axis}", lambda: bound.counts(axis, size, self.floor.get(axis, 1)))
 
     def curve(self, axis: str) -> np.ndarray:
         """Return the predicted damage of keeping 0, 1, … all units of an axis.
@@ -82,7 +83,7 @@ class UnitProblem:
         if axis in self.damage:
             return np.asarray(self.damage[axis], float)
         scores = np.asarray(self.scores[axis], float)
-        return self._once(f"curve:{axis}", lambda: np.append(np.cumsum(scores[::-1])[::-1], 0.0))
+        return self.once(f"curve:{axis}", lambda: np.append(np.cumsum(scores[::-1])[::-1], 0.0))
 
     def predicted(self, counts: Mapping[str, int]) -> float:
         """Return the damage of kept counts as the additive model has it: Σ_a d_a(n_a)."""
@@ -90,15 +91,30 @@ class UnitProblem:
 
     def snap(self, axis: str, count: int) -> int:
         """Return the largest allowed count up to ``count``; the least one where none is."""
+        low, high, dense = self._span(axis)
+        if dense or count <= low:
+            return min(max(count, low), high)
         allowed = self.choices(axis)
-        return int(allowed[max(0, int(np.searchsorted(allowed, count, side="right")) - 1)])
+        return int(allowed[int(np.searchsorted(allowed, count, side="right")) - 1])
 
     def above(self, axis: str, count: int, step: int = 1) -> int | None:
         """Return the first allowed count at least ``step`` above ``count``, the largest one, or None at the top."""
-        allowed = self.choices(axis)
-        if count >= allowed[-1]:
+        low, high, dense = self._span(axis)
+        if count >= high:
             return None
-        return int(allowed[min(len(allowed) - 1, int(np.searchsorted(allowed, count + step)))])
+        if dense or count + step >= high:
+            return min(max(count + step, low), high)
+        allowed = self.choices(axis)
+        return int(allowed[int(np.searchsorted(allowed, count + step))])
+
+    def _span(self, axis: str) -> tuple[int, int, bool]:
+        """Return the least and the most units, and whether every number between is allowed."""
+        if (known := self.memo.get(f"span:{axis}")) is None:
+            allowed = self.choices(axis)
+            low, high = int(allowed[0]), int(allowed[-1])
+            known = self.memo[f"span:{axis}"] = (low, high, high - low + 1 == len(allowed))
+        span: tuple[int, int, bool] = known
+        return span
 
     def price(self, counts: Mapping[str, int]) -> Cost:
         """Return the exact cost of kept counts; axes not named stay whole."""
@@ -117,7 +133,14 @@ class UnitProblem:
             keep[a][index[: counts[a]]] = True
         return keep
 
-    def _once(self, name: str, make: Callable[[], T]) -> T:
+    def under(self, limits: tuple[Limit, ...]) -> UnitProblem:
+        """Return the same problem with other limits; what does not depend on them is not worked out again."""
+        other = replace(self, limits=limits)
+        other.memo.update({k: v for k, v in self.memo.items() if k not in _OF_LIMITS})
+        return other
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Return what was derived under this name before, or derive it now."""
         if name not in self.memo:
             self.memo[name] = make()
         found: T = self.memo[name]

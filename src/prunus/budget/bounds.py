@@ -76,8 +76,11 @@ class Bound:
             return np.array([size])
         if self.forced is not None:
             exact = _amount(self.forced, size, round)
-            if not 1 <= exact <= size:
-                raise OptionError(f"Axis {axis!r} is forced to {self.forced!r} of {size} units; allowed: 1 to {size}.")
+            if not max(1, least) <= exact <= size:
+                allowed_range = f"{max(1, least)} to {size}"
+                raise OptionError(
+                    f"Axis {axis!r} is forced to {self.forced!r} of {size} units; allowed: {allowed_range}."
+                )
             return np.array([exact])
         low = max(least, _amount(self.floor, size, math.ceil), 1)
         high = size if self.ceiling is None else min(size, max(1, _amount(self.ceiling, size, math.floor)))

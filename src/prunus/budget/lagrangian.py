@@ -7,12 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
-from prunus.budget.levels import best_weights, considered, mix
+from prunus.budget.levels import best_weights, considered, even_division, mix
 from prunus.budget.refill import refill
-from prunus.budget.shares import spread_shares
 
 _SWEEPS = 4
-_STEPS = 40
+_STEPS = 26
 _ROUNDS = 4
 
 Answer = Callable[[float], dict[str, int]]
@@ -50,7 +49,7 @@ def best_of_mixes(problem: UnitProblem, solver: Callable[[np.ndarray], Answer]) 
 
 def start(problem: UnitProblem) -> dict[str, int]:
     """Return the even division, raised to the least widths that are considered where these fit."""
-    even = spread_shares(problem, dict.fromkeys(problem.scores, 1.0))
+    even = even_division(problem)
     raised = {a: max(n, even[a]) for a, n in considered(problem).items()}
     return raised if problem.fits(raised) else even
 
@@ -79,24 +78,23 @@ def cheapest_that_fits(problem: UnitProblem, answer: Answer) -> dict[str, int]:
 
 def _turns(problem: UnitProblem, fields: np.ndarray) -> Answer:
     """Return λ → counts: from the even division on, each axis answers to the widths of the others."""
-    polynomial, least, begin = problem.polynomial, considered(problem), start(problem)
-    axes = polynomial.axes
-    allowed = [problem.choices(a)[problem.choices(a) >= least[a]] for a in axes]
-    damage = [problem.curve(a)[n] for a, n in zip(axes, allowed, strict=True)]
+    axes, least, begin = problem.polynomial.axes, considered(problem), start(problem)
+    slices = problem.polynomial.slices(fields)
+    allowed = [problem.choices(a)[problem.choices(a) >= least[a]].astype(float) for a in axes]
+    # The widest first: of equal sums the wider one does no more damage.
+    allowed = [n[::-1].copy() for n in allowed]
+    damage = [problem.curve(a)[n.astype(int)] for a, n in zip(axes, allowed, strict=True)]
+    first = np.array([*(max(begin[a], n[-1]) for a, n in zip(axes, allowed, strict=True)), 1.0])
 
     def answer(price: float) -> dict[str, int]:
-        widths = np.array([max(begin[a], int(n[0])) for a, n in zip(axes, allowed, strict=True)], np.int64)
+        widths = first.copy()
         for _ in range(_SWEEPS):
             before = widths.copy()
             for i, n in enumerate(allowed):
                 if len(n) > 1:
-                    by_degree = polynomial.along(i, widths) @ fields
-                    cost = np.polynomial.polynomial.polyval(n.astype(float), by_degree)
-                    # Of equal sums the wider one: it does no more damage.
-                    total = damage[i] + price * cost
-                    widths[i] = n[len(n) - 1 - int(np.argmin(total[::-1]))]
+                    widths[i] = n[np.argmin(damage[i] + price * slices[i].cost(widths, n))]
             if np.array_equal(before, widths):
                 break
-        return {a: int(w) for a, w in zip(axes, widths, strict=True)}
+        return {a: int(w) for a, w in zip(axes, widths, strict=False)}
 
     return answer

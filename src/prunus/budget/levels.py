@@ -17,10 +17,19 @@ SCALE = 2**32
 """A mix of several limits is counted in this many parts of the budget."""
 
 
+def even_division(problem: UnitProblem) -> dict[str, int]:
+    """Return the widths when every axis keeps the same share."""
+    return problem.once("even", lambda: spread_shares(problem, dict.fromkeys(problem.scores, 1.0)))
+
+
 def considered(problem: UnitProblem) -> dict[str, int]:
     """Return the least width of each axis that is worth considering: its floor, or its share of an even division."""
-    even = spread_shares(problem, dict.fromkeys(problem.scores, 1.0))
-    return raised_least(problem, {a: round(problem.least_of_even * n) for a, n in even.items()})
+
+    def raised() -> dict[str, int]:
+        even = even_division(problem)
+        return raised_least(problem, {a: round(problem.least_of_even * n) for a, n in even.items()})
+
+    return problem.once("considered", raised)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a budget says: a kept fraction or an absolute, of params, MACs or bytes."""
+"""What a budget says: a kept fraction or an absolute, of params, MACs, bytes or milliseconds."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import numpy as np
 from prunus.errors import OptionError, nearest
 from prunus.plans import Cost
 
-METRICS = {"params": "params", "macs": "macs_forward", "bytes": "param_bytes"}
+METRICS = {"params": "params", "macs": "macs_forward", "bytes": "param_bytes", "latency_ms": "latency_fs"}
+LATENCY = "latency_ms"
+FS_PER_MS = 10**12
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """``metric`` may be at most ``value``, a whole number."""
+    """``metric`` may be at most ``value``, a whole number; milliseconds are counted in femtoseconds."""
 
     metric: str
     value: int
@@ -26,6 +28,11 @@ class Limit:
     def of(self, cost: Cost) -> int:
         """Return what a cost spends of this metric."""
         return int(getattr(cost, METRICS[self.metric]))
+
+    def shown(self, amount: int | None = None) -> str:
+        """Return an amount of this metric for people, by default that of the limit."""
+        amount = self.value if amount is None else amount
+        return f"{amount / FS_PER_MS:.4g}" if self.metric == LATENCY else f"{amount:,}"
 
     def holds(self, cost: Cost) -> bool:
         """Whether a cost stays within the limit."""
@@ -35,7 +42,8 @@ class Limit:
 def parse_budget(budget: Mapping[str, float | int | str], before: Cost) -> tuple[Limit, ...]:
     """Turn ``{"params": 0.3}``, ``{"macs": 10**9}``, ``{"bytes": "2MB"}`` into limits; several mean all.
 
-    A number in (0, 1) is the kept fraction, rounded down; a whole number is absolute.
+    A number in (0, 1] is the kept fraction, rounded down; a larger one is absolute. ``latency_ms`` takes any number
+    above 1 as milliseconds, and ``"0.5ms"`` below.
 
     Raises:
         OptionError: an unknown metric, or a value outside its range.
@@ -48,8 +56,23 @@ def parse_budget(budget: Mapping[str, float | int | str], before: Cost) -> tuple
             allowed = ", ".join(METRICS)
             raise OptionError(f"Unknown budget {metric!r}.{nearest(str(metric), METRICS)} Allowed: {allowed}.")
         total = Limit(metric, 0).of(before)
-        limits.append(Limit(metric, _amount(metric, value, total)))
+        limits.append(
+            Limit(metric, _milliseconds(value, total) if metric == LATENCY else _amount(metric, value, total))
+        )
     return tuple(limits)
+
+
+def _milliseconds(value: float | int | str, total: int) -> int:
+    match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*ms\s*", value) if isinstance(value, str) else None
+    if match and float(match[1]) > 0:
+        return int(float(match[1]) * FS_PER_MS)
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not math.isfinite(float(value)) or float(value) <= 0:
+        raise OptionError(
+            f"budget {LATENCY} is {value!r}; allowed: a kept fraction in (0, 1], milliseconds above 1 such as 5.0, or "
+            "a text such as '0.5ms'."
+        )
+    return math.floor(total * float(value)) if float(value) <= 1 else int(float(value) * FS_PER_MS)
 
 
 def _amount(metric: str, value: float | int | str, total: int) -> int:

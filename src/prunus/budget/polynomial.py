@@ -13,7 +13,7 @@ from prunus.graph.layout import Expr, Prod, atoms_of
 from prunus.measurement.price import CostModel, Term
 from prunus.plans import Cost
 
-FIELDS = ("params", "macs_forward", "macs_backward", "param_bytes")
+FIELDS = ("params", "macs_forward", "macs_backward", "param_bytes", "latency_fs")
 Monomial = tuple[int, ...]
 
 
@@ -21,7 +21,7 @@ Monomial = tuple[int, ...]
 class PricePolynomial:
     """price_f(n) = Σ_m coefficient_{m,f} · Π_{i in m} n_i.
 
-    Shapes: powers (M, D), indices of axes, where ``len(axes)`` stands for the factor one; coefficients (M, 4), int64,
+    Shapes: powers (M, D), indices of axes, where ``len(axes)`` stands for the factor one; coefficients (M, 5), int64,
         in the order of `FIELDS`; touching: for each axis the rows in which it occurs.
     """
 
@@ -40,23 +40,28 @@ class PricePolynomial:
         found: dict[Monomial, list[int]] = {}
         for column, term in [*((0, t) for t in cost.params), *((1, t) for t in cost.macs)]:
             for monomial, coefficient in _expand(term, variable, sizes).items():
-                row = found.setdefault(monomial, [0, 0, 0, 0])
+                row = found.setdefault(monomial, [0] * len(FIELDS))
                 row[column] += coefficient
                 row[column + 1 if column else 3] += coefficient * (
                     term.backward if column else cost.item_bytes[term.owner]
                 )
+        for term in cost.times:
+            for monomial, coefficient in _expand(term, variable, sizes).items():
+                found.setdefault(monomial, [0] * len(FIELDS))[4] += coefficient
+        if cost.fixed_fs:
+            found.setdefault((), [0] * len(FIELDS))[4] += cost.fixed_fs
         degree = max(map(len, found), default=0)
         powers = np.full((len(found), max(1, degree)), len(axes), np.int64)
         for i, monomial in enumerate(found):
             powers[i, : len(monomial)] = monomial
-        rows = np.array(list(found.values()), np.int64).reshape(-1, 4)
+        rows = np.array(list(found.values()), np.int64).reshape(-1, len(FIELDS))
         touching = tuple(np.flatnonzero((powers == i).any(axis=1)) for i in range(len(axes)))
         return PricePolynomial(tuple(axes), powers, rows, touching)
 
     def prices(self, widths: np.ndarray) -> np.ndarray:
         """Return the price of many choices at once.
 
-        Shapes: widths (N, axes), int → (N, 4), int64.
+        Shapes: widths (N, axes), int → (N, 5), int64.
         """
         padded = np.concatenate([widths, np.ones((len(widths), 1), np.int64)], axis=1)
         values = padded[:, self.powers[:, 0]]
@@ -69,20 +74,16 @@ class PricePolynomial:
         row = self.prices(np.array([[counts[a] for a in self.axes]], np.int64).reshape(1, -1))[0]
         return Cost(*(int(x) for x in row))
 
-    def along(self, axis: int, widths: np.ndarray) -> np.ndarray:
-        """Return what of the price depends on one width, as a polynomial in it, while the others stay.
-
-        Shapes: widths (axes,) → (degree + 1, 4), the row of degree d at d; that of degree 0 is zero.
-        """
-        rows = self.touching[axis]
-        powers = self.powers[rows]
-        padded = np.append(widths, 1)
-        padded[axis] = 1
-        rest = padded[powers].prod(axis=1)[:, None] * self.coefficients[rows]
-        degrees = (powers == axis).sum(axis=1)
-        out = np.zeros((int(degrees.max(initial=0)) + 1, 4), np.int64)
-        np.add.at(out, degrees, rest)
-        return out
+    def slices(self, fields: np.ndarray) -> list[Slice]:
+        """Return the mixed price Σ_f w_f · price_f in each width alone; ``fields`` are the four weights w."""
+        found = []
+        for axis, rows in enumerate(self.touching):
+            powers = self.powers[rows]
+            degrees = (powers == axis).sum(axis=1)
+            others = np.where(powers == axis, len(self.axes), powers)
+            weights = (self.coefficients[rows] @ fields).astype(float)
+            found.append(Slice(others.T.copy(), weights, degrees, int(degrees.max(initial=0))))
+        return found
 
     def scopes(self) -> dict[tuple[int, ...], list[int]]:
         """Group the monomials by the set of axes that occur in them: scope → rows."""
@@ -90,6 +91,24 @@ class PricePolynomial:
         for i, row in enumerate(self.powers):
             grouped.setdefault(tuple(sorted(set(row.tolist()) - {len(self.axes)})), []).append(i)
         return grouped
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What of a price depends on one width n, while the others stay: Σ_r weight_r · Π others_r · n^degree_r."""
+
+    others: np.ndarray
+    weights: np.ndarray
+    degrees: np.ndarray
+    degree: int
+
+    def cost(self, padded: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        """Return the price of each width, when the others are ``padded``: one number an axis, and a one behind them."""
+        rest = self.weights * padded[self.others].prod(axis=0)
+        if self.degree == 1:
+            return np.asarray(rest.sum() * widths)
+        by_degree = np.bincount(self.degrees, weights=rest, minlength=self.degree + 1)
+        return np.asarray(np.polynomial.polynomial.polyval(widths, by_degree))
 
 
 def _expand(term: Term, variable: Mapping[int, int], sizes: Mapping[int, int]) -> Counter[Monomial]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from prunus.budget.allocator import UnitProblem
 from prunus.budget.bounds import Bound
-from prunus.budget.limits import Limit
+from prunus.budget.limits import LATENCY, Limit
 from prunus.errors import BudgetError, OptionError
 from prunus.measurement.price import CostModel
 from prunus.plans import Cost
@@ -85,20 +85,20 @@ def _unreachable(problem: UnitProblem) -> str:
     total = broken.of(problem.price({a: len(s) for a, s in problem.scores.items()}))
     name, share = _largest(problem, broken, least)
     return (
-        f"Budget {broken.metric} ≤ {broken.value:,} cannot be met: the least reachable is {broken.of(least):,} "
-        f"of {total:,}, of which {share:,} lie in {name!r}, which cannot shrink further. Raise the budget"
-        f"{_loosest(problem, broken, least)}."
+        f"Budget {broken.metric} ≤ {broken.shown()} cannot be met: the least reachable is "
+        f"{broken.shown(broken.of(least))} of {broken.shown(total)}, of which {broken.shown(share)} lie in "
+        f"{name!r}, which cannot shrink further. Raise the budget{_loosest(problem, broken, least)}."
     )
 
 
 def _largest(problem: UnitProblem, limit: Limit, least: Cost) -> tuple[str, int]:
-    terms = problem.cost.macs if limit.metric == "macs" else problem.cost.params
+    terms = {"macs": problem.cost.macs, LATENCY: problem.cost.times}.get(limit.metric, problem.cost.params)
     amounts = problem.cost.amounts(terms, {**problem.fixed, **problem.least})
     best = max(amounts, key=lambda owner: amounts[owner], default="")
     scale = problem.cost.item_bytes.get(best, 1) if limit.metric == "bytes" else 1
     amount = amounts.get(best, limit.of(least)) * scale
     graph = problem.cost.coupling.graph
-    if limit.metric == "macs" and best:
+    if limit.metric in ("macs", LATENCY) and best:
         best = graph.module_of(graph.node(best)) or best
     return best, amount
 
@@ -115,5 +115,5 @@ def _loosest(problem: UnitProblem, limit: Limit, least: Cost) -> str:
     worst = max(saved, key=lambda a: saved[a])
     return (
         f", or loosen the limits of {worst!r}: it must keep {problem.least[worst]} of {len(problem.scores[worst])} "
-        f"units, which holds {saved[worst]:,}"
+        f"units, which holds {limit.shown(saved[worst])}"
     )

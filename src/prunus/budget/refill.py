@@ -7,38 +7,55 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from prunus.budget.allocator import UnitProblem
+from prunus.budget.levels import considered
 from prunus.budget.limits import METRICS
 from prunus.budget.polynomial import FIELDS
 
 _STRIDES = (1, 8, 64)
-_ROUNDS = 400
+_ROUNDS = 200
 
 
 def refill(problem: UnitProblem, counts: Mapping[str, int]) -> dict[str, int]:
     """Return counts that hold every limit and have no room left for one more allowed step of any axis.
 
-    Where a limit is broken, the step down with the least damage per share of the budget saved is taken, and again;
-    then the steps up with the most damage avoided per share of the budget spent.
+    Where a limit is broken, the steps down with the least damage per share of the budget saved are taken, none below
+    the widths that are considered; then the steps up with the most damage avoided per share of the budget spent.
     """
     chosen = {a: problem.snap(a, counts[a]) for a in problem.scores}
+    least = considered(problem)
     while not problem.fits(chosen):
-        moves = _moves(problem, chosen, lambda a, n, s: _below(problem, a, n, s))
+        moves = _moves(problem, chosen, lambda a, n, s: _below(problem, a, n, s, least[a]))
         if not moves:
-            return problem.least
+            chosen = dict(least)
+            break
         _, gain, saved = _judged(problem, chosen, moves)
-        a, n = moves[int(np.argmin(np.where(saved < 0, gain / np.minimum(saved, -1e-12), np.inf)))]
-        chosen[a] = n
+        cost = np.where(saved < 0, gain / np.maximum(-saved, 1e-12), np.inf)
+        _take(problem, chosen, [moves[i] for i in np.argsort(cost, kind="stable")], shrinking=True)
     for _ in range(_ROUNDS):
         moves = _moves(problem, chosen, problem.above)
         if not moves:
             break
         fits, gain, spent = _judged(problem, chosen, moves)
-        if not fits.any():
+        worth = np.where(fits, gain / np.maximum(spent, 1e-12), np.inf)
+        best = [moves[i] for i in np.argsort(worth, kind="stable") if fits[i]]
+        if not best:
             break
-        worth = np.where(fits, -gain / np.maximum(spent, 1e-12), -np.inf)
-        a, n = moves[int(np.argmax(worth))]
-        chosen[a] = n
+        _take(problem, chosen, best, shrinking=False)
     return chosen
+
+
+def _take(problem: UnitProblem, counts: dict[str, int], moves: Sequence[tuple[str, int]], *, shrinking: bool) -> None:
+    """Make the best eighth of the moves, one an axis: downwards until it fits, upwards each that fits.
+
+    Prices change with every move, so the others are judged again.
+    """
+    moved: set[str] = set()
+    for a, n in moves:
+        if len(moved) > len(counts) // 8 or (shrinking and moved and problem.fits(counts)):
+            break
+        if a not in moved and (shrinking or problem.fits(counts | {a: n})):
+            counts[a] = n
+            moved.add(a)
 
 
 def _moves(
@@ -48,12 +65,11 @@ def _moves(
     return list(dict.fromkeys((a, n) for a, n in found if n is not None))
 
 
-def _below(problem: UnitProblem, axis: str, count: int, step: int) -> int | None:
-    allowed = problem.choices(axis)
-    at = int(np.searchsorted(allowed, count))
-    if at == 0:
+def _below(problem: UnitProblem, axis: str, count: int, step: int, least: int) -> int | None:
+    if count <= least:
         return None
-    return int(allowed[max(0, min(at - 1, int(np.searchsorted(allowed, count - step, side="right")) - 1))])
+    lower = problem.snap(axis, count - step)
+    return max(least, lower if lower < count else problem.snap(axis, count - 1))
 
 
 def _judged(

@@ -31,7 +31,7 @@ def viterbi(problem: UnitProblem, /) -> dict[str, int]:
     On a grid of up to 16 widths an axis: elimination of one axis after another, first with a price λ on the budget
     (chains, residual stages, anything whose widths meet in small circles), then, where it is small enough, with
     frontiers under the budget, which is the optimum of the grid. Networks in which every width meets every other,
-    such as dense ones, are left to `lagrangian`. What is left of the budget is spent unit by unit.
+    such as dense ones, are left to `knapsack`. What is left of the budget is spent unit by unit.
     """
     grid = Grid.of(problem, LEVELS)
     scopes = list(problem.polynomial.scopes())
@@ -39,7 +39,7 @@ def viterbi(problem: UnitProblem, /) -> dict[str, int]:
     order = elimination_order(sizes, scopes)
     best = lagrangian(problem)
     if order.cells > _CELLS:
-        return best
+        return improve(problem, best)
     grid = Grid.of(problem, LEVELS - 1, best)
     best = min(best, best_of_mixes(problem, lambda fields: _priced(problem, grid, fields)), key=problem.predicted)
     sizes = [len(w) for w in grid.widths]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunus.budget import ALLOCATORS, parse_budget
+from prunus.budget.limits import LATENCY
 from prunus.criteria import UNIT_CRITERIA
 from prunus.errors import OptionError, PlanError
 from prunus.jobs.dropping import MAX_DROP, allowed_drop, check_drop, smallest_within, with_drop
@@ -78,10 +79,14 @@ def plan_recipe(parent: Parent, progress: Progress | None = None) -> tuple[Plan,
 
 def plan_again(parent: Parent, scored: Scored, progress: Progress | None = None) -> Plan:
     """Return the plan for the budget of the parent's recipe from scores that are there."""
-    allocator = parent.recipe.prune.allocator
+    wanted = parent.recipe.prune
+    if LATENCY in wanted.budget and not scored.cost.times:
+        subject, threads = parent.subject, parent.recipe.compare.latency.threads
+        scored = scored.timed(subject.model, subject.example_inputs, threads=threads, progress=progress)
 
     def planned(budget: Mapping[str, Any]) -> Plan:
-        return _finished(scored.plan(budget, allocator=allocator), parent, scored.scores)
+        plan = scored.plan(budget, allocator=wanted.allocator, bounds=wanted.bounds)
+        return _finished(plan, parent, scored.scores)
 
     return _within(parent, planned, progress)
 

@@ -26,12 +26,17 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Params and MACs of a network as sums of products of axis sizes."""
+    """Params and MACs of a network as sums of products of axis sizes; its time too, where the ops were timed.
+
+    ``times`` and ``fixed_fs`` hold femtoseconds: what shrinks with the sizes, and what does not.
+    """
 
     coupling: Coupling
     params: tuple[Term, ...]
     macs: tuple[Term, ...]
     item_bytes: Mapping[str, int]
+    times: tuple[Term, ...] = ()
+    fixed_fs: int = 0
 
     def price(self, kept: Mapping[str, int | np.ndarray] | None = None) -> Cost:
         """Return the cost when axis ``a`` keeps ``kept[a]`` units (a count or a bool mask)."""
@@ -43,6 +48,7 @@ class CostModel:
             macs_forward=sum(m for _, m in macs),
             macs_backward=sum(t.backward * m for t, m in macs),
             param_bytes=sum(n * self.item_bytes[k] for k, n in params.items()),
+            latency_fs=self.fixed_fs + sum(t.factor * int(product_of(t.dims, size)) for t in self.times),
         )
 
     def amounts(self, terms: Iterable[Term], kept: Mapping[str, int | np.ndarray]) -> dict[str, int]:

@@ -49,6 +49,17 @@ def _member_of(registry: str) -> Callable[[str], str]:
     return check
 
 
+def _bounds(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    from prunus.budget import Bound
+
+    for pattern, bound in given.items():
+        try:
+            Bound.of(bound)
+        except OptionError as error:
+            raise ValueError(f"{pattern}: {str(error).rstrip('.')}") from error
+    return given
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -117,6 +128,9 @@ class Prune(_Section):
     budget: dict[Name, Amount] = Field(default={}, description="a section such as {params: 0.5} or {macs: 0.3}")
     criterion: Name = Field(default="magnitude", description="the name of a criterion, such as magnitude or taylor")
     allocator: Name = Field(default="uniform", description="the name of an allocator, such as uniform or global")
+    bounds: Annotated[dict[Name, dict[str, Any]], AfterValidator(_bounds)] = Field(
+        default={}, description="a section from selectors to the keys floor, ceiling, round_to, frozen, forced"
+    )
     method: Name | None = Field(default=None, description="the name of a method, such as multi-scale, or null")
 
 
@@ -144,7 +158,9 @@ class Recipe(_Section):
     recover: Recovery = Field(
         default=Recovery(), description="a section with the keys steps, lr, batch_size, optimizer, …"
     )
-    prune: Prune = Field(default=Prune(), description="a section with the keys budget, criterion, allocator, method")
+    prune: Prune = Field(
+        default=Prune(), description="a section with the keys budget, criterion, allocator, bounds, method"
+    )
     compare: Compare = Field(default=Compare(), description="a section with the keys methods, kept, seeds, latency")
     ignore: tuple[Name, ...] = Field(default=(), strict=False, description="a list of module names or patterns")
     seed: Seed = Field(default=0)

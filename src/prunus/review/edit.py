@@ -89,8 +89,8 @@ def _check_constraints(plan: Plan, coupling: Coupling) -> None:
     for limit in parse_budget(counted, whole) if counted else ():
         if not limit.holds(plan.after):
             raise PlanError(
-                f"The edited plan breaks its budget: {limit.metric} are {limit.of(plan.after):,}, allowed "
-                f"{limit.value:,}. Remove more elsewhere, or plan again with another budget."
+                f"The edited plan breaks its budget: {limit.metric} are {limit.shown(limit.of(plan.after))}, allowed "
+                f"{limit.shown()}. Remove more elsewhere, or plan again with another budget."
             )
     for axis in plan.settings.get("held") or ():
         if axis in plan.axes:

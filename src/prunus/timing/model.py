@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from prunus.budget.bounds import Bound
+from prunus.budget.limits import FS_PER_MS
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Node, Ref, refs_in
 from prunus.graph.layout import Expr, atoms_of
-from prunus.measurement.price import cost_model, product_of, sizes_under
+from prunus.measurement.price import CostModel, Term, cost_model, product_of, sizes_under
 from prunus.progress import Progress
 from prunus.timing.fit import fit_times
 from prunus.timing.sampling import OpTimes, time_ops
@@ -31,14 +33,14 @@ class LatencyModel:
 
     Attributes:
         coupling: what the sizes belong to.
-        terms: (coefficient in ms, dims) of every product.
+        terms: (op, coefficient in ms, dims) of every product.
         fixed: ms.
         error: median relative error of the fit over the widths that were timed.
         measured: ms of the whole model, timed.
     """
 
     coupling: Coupling
-    terms: tuple[tuple[float, Dims], ...]
+    terms: tuple[tuple[str, float, Dims], ...]
     fixed: float
     error: float
     measured: float
@@ -46,7 +48,12 @@ class LatencyModel:
     def ms(self, kept: Kept | None = None) -> float:
         """Return the predicted time when axis ``a`` keeps ``kept[a]`` units (a count or a bool mask)."""
         size = sizes_under(self.coupling, kept)
-        return self.fixed + sum(c * product_of(dims, size) for c, dims in self.terms)
+        return self.fixed + sum(c * product_of(dims, size) for _, c, dims in self.terms)
+
+    def priced(self, cost: CostModel) -> CostModel:
+        """Return a cost model that knows the time too, for budgets of ``latency_ms``."""
+        times = tuple(Term(name, round(c * FS_PER_MS), dims) for name, c, dims in self.terms)
+        return replace(cost, times=times, fixed_fs=round(self.fixed * FS_PER_MS))
 
 
 def latency_model(
@@ -86,7 +93,7 @@ def _fitted(coupling: Coupling, keeps: Sequence[Kept], times: OpTimes) -> Latenc
     macs: dict[str, list[Dims]] = {}
     for term in cost_model(coupling).macs:
         macs.setdefault(term.owner, []).append(term.dims)
-    terms: dict[Dims, float] = {}
+    terms: list[tuple[str, float, Dims]] = []
     fixed = 0.0
     predicted = np.zeros(len(keeps))
     for column, name in enumerate(times.nodes):
@@ -97,12 +104,11 @@ def _fitted(coupling: Coupling, keeps: Sequence[Kept], times: OpTimes) -> Latenc
         fixed += constant
         for group, weight in zip(groups, weights, strict=True):
             for dims in group if weight > 0 else ():
-                terms[dims] = terms.get(dims, 0.0) + float(weight)
+                terms.append((name, float(weight) * 1e3, dims))
     whole = times.seconds.sum(axis=1)
     outside = max(0.0, times.model_seconds - float(whole[0]))
     error = float(np.median(np.abs(predicted - whole) / whole))
-    scaled = tuple((w * 1e3, dims) for dims, w in terms.items())
-    return LatencyModel(coupling, scaled, (fixed + outside) * 1e3, error, times.model_seconds * 1e3)
+    return LatencyModel(coupling, tuple(terms), (fixed + outside) * 1e3, error, times.model_seconds * 1e3)
 
 
 def _traffic(coupling: Coupling, node: Node) -> list[list[Dims]]:
@@ -126,6 +132,12 @@ def _drawn(coupling: Coupling, multiple: int, seed: int) -> list[dict[str, np.nd
         {a.id: _first(a.size, generator.uniform(0.05, 1) * a.size, multiple) for a in coupling.axes.values()}
         for _ in range(DRAWN)
     ]
+
+
+def widths_in_multiples(coupling: Coupling, axes: Iterable[str], multiple: int = 8) -> dict[str, Bound]:
+    """Return bounds that keep wide axes at multiples of what the processor's registers hold; narrow ones are free."""
+    sizes = {a: coupling.axis(a).size for a in axes}
+    return {a: Bound(round_to=multiple) for a, size in sizes.items() if size >= 2 * multiple}
 
 
 def _first(size: int, wanted: float, multiple: int) -> np.ndarray:

@@ -1,0 +1,176 @@
+"""A request for a plan, and a model made ready to answer it for any limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from prunus.budget import ALLOCATORS, Bound, Limit, fit_units, parse_budget
+from prunus.budget.allocator import Allocator
+from prunus.budget.limits import LATENCY
+from prunus.budget.weights import WEIGHT_ALLOCATORS
+from prunus.criteria import UNIT_CRITERIA
+from prunus.errors import BudgetError, OptionError
+from prunus.graph.coupling import Coupling, couple, opted_in
+from prunus.graph.parts import Captured, capture_or_parts
+from prunus.measurement.price import CostModel, cost_model
+from prunus.planning import check_weights, make_plan, unit_criterion, unit_decisions
+from prunus.plans import Decision, Plan
+from prunus.scored import Bounds, Budget, check_anything_to_do, plain
+from prunus.selectors import bounds_on, ignored_axes
+from prunus.timing import latency_model, widths_in_multiples
+from prunus.tree import grow_tree
+from prunus.weight_level import unit_share, weight_masks
+
+LEVELS = ("unit", "weight")
+NEEDS_ACTIVATIONS = ("contribution", "sensitivity")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asks of `prunus.prune`; the meaning of each field stands there.
+
+    Raises:
+        OptionError: a name or value that is not allowed.
+    """
+
+    budget: Budget
+    criterion: str
+    levels: Sequence[str]
+    data: Iterable[Any] | None
+    ignore: Sequence[str]
+    seed: int
+    allocator: str | Allocator | None
+    bounds: Bounds | None
+    opt_in: Sequence[str]
+
+    def __post_init__(self) -> None:
+        _check_levels(self.levels, self.budget)
+        _check_ignore(self.ignore)
+        UNIT_CRITERIA.get(self.criterion)
+        if isinstance(self.allocator, str) and self.allocator not in WEIGHT_ALLOCATORS:
+            ALLOCATORS.get(self.allocator)
+        opted_in(self.opt_in)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a plan remembers of it."""
+        found: dict[str, Any] = {
+            "budget": plain(self.budget),
+            "criterion": self.criterion,
+            "levels": list(self.levels),
+            "ignore": list(self.ignore),
+            "seed": self.seed,
+        }
+        if self.allocator is not None:
+            found["allocator"] = self.allocator if isinstance(self.allocator, str) else type(self.allocator).__name__
+        if self.opt_in:
+            found["opt_in"] = list(self.opt_in)
+        if self.bounds:
+            found["bounds"] = {pattern: asdict(Bound.of(bound)) for pattern, bound in self.bounds.items()}
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A model captured, coupled, priced and scored once; `solve` answers for any limits."""
+
+    request: Request
+    model: nn.Module
+    captured: Captured
+    coupling: Coupling
+    cost: CostModel
+    limits: tuple[Limit, ...]
+    scores: Mapping[str, np.ndarray]
+    bounds: Mapping[str, Bound]
+
+    def solve(self, limits: Sequence[Limit] | None = None) -> Plan:
+        """Return the plan for the request's limits, or for others."""
+        wanted, before = tuple(limits or self.limits), self.cost.price()
+        request, weights = self.request, "weight" in self.request.levels
+        keep: dict[str, np.ndarray] = {}
+        decisions: list[Decision] = []
+        if "unit" in request.levels:
+            shared = tuple(unit_share(limit, before) for limit in wanted) if weights else wanted
+            keep = fit_units(
+                self.cost, self.scores, shared, allocator=request.allocator or "uniform", bounds=self.bounds
+            )
+            decisions = unit_decisions(keep, request.criterion)
+        masks = {}
+        if weights:
+            named = request.allocator if isinstance(request.allocator, str) else None
+            masks = weight_masks(self.model, self.coupling, keep, wanted, request.ignore, named)
+        return make_plan(
+            self.coupling, keep, masks=masks, decisions=decisions, settings=request.settings(), cost=self.cost
+        )
+
+
+def prepare(model: nn.Module, example_inputs: Any, request: Request) -> Prepared:
+    """Capture and couple once, price, score, and time the ops where the budget is in milliseconds.
+
+    Raises:
+        UsageError: NaN weights, unknown names.
+        CaptureError: the model cannot be captured.
+        BudgetError: nothing is removable, or the budget is met already.
+    """
+    check_weights(model)
+    captured = capture_or_parts(model, example_inputs)
+    _check_parts(captured, request.criterion)
+    coupling = couple(captured.graph, **opted_in(request.opt_in))
+    held = ignored_axes(coupling, request.ignore) if request.ignore else set()
+    free = [a for a in coupling.axes if a not in held]
+    if "unit" in request.levels and not free:
+        raise BudgetError(_nothing_removable(coupling, request.ignore))
+    cost = cost_model(coupling)
+    bounds = bounds_on(grow_tree(coupling), request.bounds) if request.bounds else {}
+    if LATENCY in request.budget:
+        cost = latency_model(captured.model, coupling, captured.inputs, seed=request.seed).priced(cost)
+        bounds = {**widths_in_multiples(coupling, free), **bounds}
+    limits = parse_budget(request.budget, cost.price())
+    check_anything_to_do(limits, cost.price())
+    scores = {}
+    if "unit" in request.levels:
+        found = unit_criterion(model, coupling, request.criterion, request.data, request.seed)
+        scores = {a: found[a] for a in free}
+    return Prepared(request, model, captured, coupling, cost, limits, scores, bounds)
+
+
+def _check_parts(captured: Captured, criterion: str) -> None:
+    if captured.parts and criterion in NEEDS_ACTIVATIONS:
+        raise OptionError(
+            f"criterion {criterion!r} runs data through the captured program, and the model was captured in parts "
+            f"({', '.join(captured.parts)}); use magnitude or taylor."
+        )
+
+
+def _check_levels(levels: Sequence[str], budget: Mapping[str, Any]) -> None:
+    unknown = [x for x in levels if x not in LEVELS]
+    if unknown or not levels or isinstance(levels, str):
+        raise OptionError(f"levels is {levels!r}; allowed: a tuple of {', '.join(LEVELS)}.")
+    if "weight" in levels and set(budget) != {"params"}:
+        raise OptionError(
+            f"budget {sorted(budget)} with level 'weight': masked weights are zeros and change neither MACs nor dense "
+            "bytes; give the budget as params (weights that are not zero), or use levels=('unit',)."
+        )
+
+
+def _check_ignore(ignore: Sequence[str]) -> None:
+    if isinstance(ignore, str) or not all(isinstance(pattern, str) for pattern in ignore):
+        raise OptionError(f"ignore is {ignore!r}; allowed: a list of patterns such as ['head', 'layer3.*'].")
+
+
+def _nothing_removable(coupling: Coupling, ignore: Sequence[str]) -> str:
+    reasons = sorted({f.reason for f in coupling.frozen})
+    held = f" (ignored: {', '.join(ignore)})" if ignore else ""
+    if not reasons and not coupling.axes:
+        return "Nothing can be removed from this model: it has no weights."
+    why = f"frozen ({', '.join(reasons[:6])})"
+    if not coupling.axes:
+        return f"Nothing can be removed from this model: all its dims are {why}. Use levels=('weight',)."
+    return (
+        f"Nothing can be removed from this model{held}: all {len(coupling.axes)} axes are held, the other dims are "
+        f"{why}. Loosen ignore, or use levels=('weight',)."
+    )
