@@ -77,6 +77,8 @@ def select_nodes(tree: Tree, patterns: Iterable[str]) -> tuple[TreeNode, ...]:
     found: dict[str, None] = {}
     for pattern in patterns:
         hits = [node.id for node in nodes if _names(node, pattern)]
+        # A module that is no node of its own stands for the layers inside it.
+        hits = hits or [node.id for node in nodes if node.level != "unit" and node.module.startswith(f"{pattern}.")]
         if not hits:
             known = {name: None for node in nodes for name in (node.id, node.module, node.axis, node.kind) if name}
             raise SelectorError(f"Selector {pattern!r} matches no part of the tree.{nearest(pattern, known)}")

@@ -33,7 +33,7 @@ def best_of_mixes(problem: UnitProblem, solver: Callable[[np.ndarray], Answer]) 
 
     Args:
         problem: the limits.
-        solver: weights of the four price fields → (λ → counts), less of the price the larger λ is.
+        solver: weights of the price `FIELDS` → (λ → counts), less of the price the larger λ is.
     """
     n = max(1, len(problem.limits))
     weights = np.full(n, 1 / n)

@@ -78,11 +78,11 @@ class Grid:
 
 
 def mix(problem: UnitProblem, weights: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return whole-number weights of the four price fields, and the budget they count against.
+    """Return weights of the price `FIELDS`, and the budget they count against.
 
     One limit is itself. Of several, Σ_j w_j · price_j / limit_j ≤ 1 holds wherever all of them do.
 
-    Shapes: weights (limits,), summing to one → (4,), int64 or, where several limits are mixed, float64.
+    Shapes: weights (limits,), summing to one → (FIELDS,), int64 or, where several limits are mixed, float64.
     """
     fields = np.zeros(len(FIELDS), np.int64 if len(problem.limits) == 1 else float)
     if len(problem.limits) == 1:

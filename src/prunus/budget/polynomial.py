@@ -75,7 +75,7 @@ class PricePolynomial:
         return Cost(*(int(x) for x in row))
 
     def slices(self, fields: np.ndarray) -> list[Slice]:
-        """Return the mixed price Σ_f w_f · price_f in each width alone; ``fields`` are the four weights w."""
+        """Return the mixed price Σ_f w_f · price_f in each width alone; ``fields`` holds one w for each of `FIELDS`."""
         found = []
         for axis, rows in enumerate(self.touching):
             powers = self.powers[rows]

@@ -17,6 +17,7 @@ from prunus.cli.compare import compare
 from prunus.cli.demo import demo
 from prunus.cli.diff import diff
 from prunus.cli.inspect import inspect
+from prunus.cli.levels import levels
 from prunus.cli.plan import plan
 from prunus.cli.prune import prune
 from prunus.cli.train_workload import train_workload
@@ -36,6 +37,7 @@ app.command("demo")(demo)
 app.command("compare")(compare)
 app.command("inspect")(inspect)
 app.command("prune")(prune)
+app.command("levels")(levels)
 app.command("plan")(plan)
 app.command("diff")(diff)
 app.command("apply")(apply)

@@ -1,0 +1,62 @@
+"""``prunus levels RECIPE``: the tree from the whole to the part, every node evaluated."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prunus.cli.console import shown_progress
+from prunus.errors import OptionError
+
+if TYPE_CHECKING:
+    from prunus.jobs import LevelRow
+
+_LEVELS = ("stage", "block", "layer", "unit")
+
+
+def levels(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    stages: Annotated[str, typer.Option(help="How stages are divided: feature, depth or connections.")] = "feature",
+    count: Annotated[int | None, typer.Option(help="How many stages, for depth and connections.")] = None,
+    level: Annotated[str, typer.Option(help="The innermost level to show: stage, block, layer or unit.")] = "layer",
+    json: Annotated[bool, typer.Option("--json", help="Print every node as JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Show cost, time, sensitivity and redundancy of every stage, block, layer and unit of a trained network."""
+    if level not in _LEVELS:
+        raise OptionError(f"--level: got {level!r}; allowed: {', '.join(_LEVELS)}.")
+    from prunus.jobs import evaluate_levels, parent_of
+    from prunus.recipe import load_recipe
+
+    wanted = load_recipe(recipe)
+    with shown_progress() as progress:
+        parent = parent_of(wanted, wanted.seed, progress)
+        rows = evaluate_levels(parent, stages=stages, count=count, progress=progress)
+    if json:
+        sys.stdout.write(json_module.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        return
+    hidden = _LEVELS[_LEVELS.index(level) + 1 :]
+    for line in _lines([row for row in rows if row.level not in hidden]):
+        sys.stdout.write(line + "\n")
+
+
+def _lines(rows: list[LevelRow]) -> list[str]:
+    from prunus.report.plan_table import aligned
+
+    table = [("node", "level", "kind", "params", "MACs", "bytes", "ms", "loss without it", "redundancy")]
+    for row in rows:
+        depth = 0 if row.id == "(network)" else row.id.count("/") + 1
+        name = "  " * depth + row.id.rpartition("/")[2]
+        units = f" × {row.units}" if row.units else ""
+        table.append((
+            name, row.level, f"{row.kind}{units}", f"{row.params:,}", f"{row.macs_forward:,}", f"{row.param_bytes:,}",
+            "–" if row.milliseconds is None else f"{row.milliseconds:.3f}",
+            "–" if row.sensitivity is None else f"{row.sensitivity:+.4f}",
+            "–" if row.redundancy is None else f"{row.redundancy:.2f}",
+        ))  # fmt: skip
+    return list(aligned(table, right=range(3, 9)))
