@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prunus.budget.limits import LATENCY
 from prunus.errors import DataError
 from prunus.graph.recorder import named_tensors
 from prunus.measurement.batches import logits_of, tensors_in
@@ -20,6 +21,7 @@ from prunus.progress import Progress
 from prunus.selectors import ignored_axes
 from prunus.sources import resolve_data, resolve_model
 from prunus.training import LOSSES, TrainingOptions, finetune_
+from prunus.workloads import WORKLOADS, trained
 from prunus.workloads.splits import Splits
 
 if TYPE_CHECKING:
@@ -65,14 +67,18 @@ def parent_of(recipe: Recipe, seed: int, progress: Progress, weights: Mapping[st
     data = resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
     model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=seed)
     check_weights(model)
+    if weights is None and _kept_between_runs(recipe):
+        weights = _trained_once(recipe, seed, progress).state_dict()
     if weights is None:
         train_(model, data, recipe.train.options(), seed, progress, f"train (seed {seed})")
     else:
         model.load_state_dict(weights)
+    # A budget in milliseconds is one for the batch that the recipe times.
+    samples = recipe.compare.latency.batch if LATENCY in recipe.prune.budget else _EXAMPLES
     function = LOSSES.get(recipe.recover.options().loss)
     subject = subject_of(
         model,
-        first_inputs(data, _EXAMPLES),
+        first_inputs(data, samples),
         data.calibration,
         data.selection,
         loss=lambda outputs, targets: function(logits_of(outputs), targets),
@@ -81,6 +87,33 @@ def parent_of(recipe: Recipe, seed: int, progress: Progress, weights: Mapping[st
     )
     held = frozenset(ignored_axes(subject.coupling, recipe.ignore))
     return Parent(recipe, data, replace(subject, held=held))
+
+
+def _kept_between_runs(recipe: Recipe) -> bool:
+    """Whether a built-in model is trained for minutes, in its own way on its own data, and so is kept."""
+    if recipe.model not in WORKLOADS or recipe.data not in WORKLOADS or recipe.model_args or recipe.checkpoint:
+        return False
+    workload = WORKLOADS.get(recipe.model)
+    # Only data that are made here have a key; those that ship with a library are learnt in seconds.
+    same = bool(workload.data_key()) and workload.data_key() == WORKLOADS.get(recipe.data).data_key()
+    return same and recipe.train.options() == workload.training
+
+
+def _trained_once(recipe: Recipe, seed: int, progress: Progress) -> nn.Module:
+    """Take the model from the user's cache; the first time it is trained and put there."""
+    task, told = f"train {recipe.model} (seed {seed})", 0
+
+    def watch(done: int, steps: int, score: object) -> None:
+        nonlocal told
+        if not told:
+            progress.start(task, steps)
+        progress.advance(task, done - told)
+        told = done
+
+    model = trained(recipe.model, seed, watch=watch)
+    if told:
+        progress.finish(task)
+    return model
 
 
 def train_(
