@@ -1,0 +1,102 @@
+"""Price against count on random plans, budgets against what was spent, and how long allocation takes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+Row = dict[str, Any]
+
+
+OWN = ("digits", "glyphs/vgg", "glyphs/resnet", "glyphs/mobilenet", "glyphs/vit")
+NETS = (*OWN, "resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "densenet121")
+
+
+def _net(name: str) -> tuple[nn.Module, torch.Tensor]:
+    if name in OWN:
+        from prunus.workloads import WORKLOADS
+
+        workload = WORKLOADS.get(name)
+        return workload.build(0).eval(), workload.example_inputs()[0]
+    from zoo.vision_ops import define_vision_ops
+
+    define_vision_ops()
+    import torchvision
+
+    return torchvision.models.get_model(name, weights=None).eval(), torch.randn(1, 3, 64, 64)
+
+
+def price_and_count(name: str) -> Row:
+    """Allocate one network by every allocator and metric; count params and MACs of the cut network anew."""
+    from prunus.budget import ALLOCATORS
+    from prunus.graph.capture import capture
+    from prunus.graph.coupling import couple
+    from prunus.measurement.price import cost_model
+    from prunus.scored import score
+    from prunus.surgery.cut import operate
+
+    model, x = _net(name)
+    parent = score(model, x)
+    plans = equal = over = 0
+    for allocator in ALLOCATORS.names():
+        for metric, share in (("params", 0.5), ("macs", 0.4), ("bytes", 0.3)):
+            plan = parent.plan({metric: share}, allocator=allocator)
+            small, _ = operate(model, parent.coupling, plan, x)
+            counted = cost_model(couple(capture(small, x))).price()
+            field = {"params": "params", "macs": "macs_forward", "bytes": "param_bytes"}[metric]
+            plans += 1
+            equal += counted == plan.after
+            over += getattr(counted, field) > share * getattr(plan.before, field)
+    return {"plans": plans, "price_is_count": equal, "over_budget": over}
+
+
+def tree_seconds(leaves: int, levels: int) -> Row:
+    """Solve one tree: blocks of 24 leaves each, every block may be dropped."""
+    from prunus.budget.knapsack_tree import Group, Leaf, solve_tree
+
+    generator = np.random.default_rng(0)
+    made = [
+        Leaf(str(i), np.sort(generator.integers(1000, 10**6, levels)), np.sort(generator.random(levels))[::-1])
+        for i in range(leaves)
+    ]
+    blocks = tuple(Group(f"b{i}", tuple(made[i : i + 24]), (0, 3.0)) for i in range(0, leaves, 24))
+    root = Group("network", blocks)
+    start, cpu = time.perf_counter(), time.process_time()
+    solution = solve_tree(root, sum(int(leaf.cost[-1]) for leaf in made) // 3)
+    return {"nodes": leaves + len(blocks), "levels": levels, "seconds": time.perf_counter() - start,
+            "cpu_seconds": time.process_time() - cpu, "damage": float(solution.damage)}  # fmt: skip
+
+
+def search_seconds(evaluations: int) -> Row:
+    """Refine an allocation of a small network by its true loss."""
+    from prunus.budget import allocate, parse_budget, unit_problem
+    from prunus.budget.evolve import Search, refine
+    from prunus.jobs import parent_of, scored_parent
+    from prunus.methods.layer_wise import masked_loss
+    from prunus.progress import Silent
+    from prunus.recipe import Recipe
+
+    text = {"version": 1, "model": "glyphs/resnet", "data": "glyphs", "prune": {"budget": {"params": 0.5}}}
+    parent = parent_of(Recipe.model_validate(text), 0, Silent())
+    scored = scored_parent(parent)
+    problem = unit_problem(scored.cost, scored.scores, parse_budget({"params": 0.5}, scored.cost.price()))
+    batches = list(parent.data.selection.batches(256))[:2]
+
+    def loss(counts: Any) -> float:
+        return masked_loss(parent.subject, problem.masks(counts), batches)
+
+    begin = allocate(problem, "knapsack", loss=loss)
+    start, cpu = time.perf_counter(), time.process_time()
+    found = refine(problem, begin, loss, Search(evaluations=evaluations))
+    return {
+        "evaluations": evaluations,
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu,
+        "loss_rise_before": begin.true_damage,
+        "loss_rise_after": found.true_damage,
+        "ratio": found.ratio,
+    }
