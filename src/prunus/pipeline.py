@@ -95,7 +95,7 @@ def prune(
     Args:
         model: any network that can be captured; it is left untouched.
         example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
-        budget: ``{"params": 0.5}``, ``{"macs": 0.3}``, ``{"bytes": "2MB"}``, ``{"latency_ms": 0.5}``; several mean
+        budget: ``{"params": 0.5}``, ``{"macs": 0.3}``, ``{"bytes": "2MB"}``, ``{"latency_ms": 0.5}``, ``{"memory": 0.5}``; several mean
             all. A number up to 1 is the kept fraction. For milliseconds the ops are timed on this machine with the
             example inputs, the cut network is timed against the original, and the plan is made again up to twice where
             prediction and measurement part; ``plan.settings["latency"]`` says what came out.

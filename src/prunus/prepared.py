@@ -15,6 +15,7 @@ from prunus.budget.limits import LATENCY
 from prunus.budget.weights import WEIGHT_ALLOCATORS
 from prunus.criteria import UNIT_CRITERIA
 from prunus.errors import BudgetError, OptionError
+from prunus.gauges import solve_gauged, split_budget
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.graph.parts import Captured, capture_or_parts
 from prunus.measurement.price import CostModel, cost_model
@@ -88,8 +89,12 @@ class Prepared:
     bounds: Mapping[str, Bound]
 
     def solve(self, limits: Sequence[Limit] | None = None) -> Plan:
-        """Return the plan for the request's limits, or for others."""
-        wanted, before = tuple(limits or self.limits), self.cost.price()
+        """Return the plan for the request's limits, or for others; memory is held in any case."""
+        gauged = split_budget(self.request.budget)[1]
+        return solve_gauged(self._solve, limits or self.limits, gauged, self.coupling, self.cost.price())
+
+    def _solve(self, limits: Sequence[Limit]) -> Plan:
+        wanted, before = tuple(limits), self.cost.price()
         request, weights = self.request, "weight" in self.request.levels
         keep: dict[str, np.ndarray] = {}
         decisions: list[Decision] = []
@@ -129,8 +134,10 @@ def prepare(model: nn.Module, example_inputs: Any, request: Request) -> Prepared
     if LATENCY in request.budget:
         cost = latency_model(captured.model, coupling, captured.inputs, seed=request.seed).priced(cost)
         bounds = {**widths_in_multiples(coupling, free), **bounds}
-    limits = parse_budget(request.budget, cost.price())
-    check_anything_to_do(limits, cost.price())
+    counted, gauged = split_budget(request.budget)
+    limits = parse_budget(counted, cost.price()) if counted or not gauged else ()
+    if not gauged:
+        check_anything_to_do(limits, cost.price())
     scores = {}
     if "unit" in request.levels:
         found = unit_criterion(model, coupling, request.criterion, request.data, request.seed)

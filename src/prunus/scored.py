@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from prunus.budget.allocator import Allocator
 from prunus.budget.limits import LATENCY
 from prunus.criteria import UNIT_CRITERIA
 from prunus.errors import BudgetError, OptionError
+from prunus.gauges import solve_gauged, split_budget
 from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.measurement.price import CostModel, cost_model
@@ -78,13 +79,20 @@ class Scored:
         """
         if LATENCY in budget and not self.cost.times:
             raise OptionError("A budget in milliseconds needs timed ops; use scored.timed(model, inputs) first.")
-        limits = parse_budget(budget, self.cost.price())
-        check_anything_to_do(limits, self.cost.price())
+        counted, gauged = split_budget(budget)
+        limits = parse_budget(counted, self.cost.price()) if counted or not gauged else ()
+        if not gauged:
+            check_anything_to_do(limits, self.cost.price())
         if not self.scores:
             raise BudgetError("Nothing can be removed from this model: no axis is free; loosen ignore.")
         chosen = widths_in_multiples(self.coupling, self.scores) if LATENCY in budget else {}
         chosen |= bounds_on(grow_tree(self.coupling), bounds) if bounds else {}
-        keep = fit_units(self.cost, self.scores, limits, allocator=allocator, bounds=chosen)
+
+        def solve(limits: Sequence[Limit]) -> Plan:
+            keep = fit_units(self.cost, self.scores, limits, allocator=allocator, bounds=chosen)
+            decisions = unit_decisions(keep, self.criterion)
+            return make_plan(self.coupling, keep, decisions=decisions, settings=settings, cost=self.cost)
+
         settings = {
             "budget": plain(budget),
             "criterion": self.criterion,
@@ -96,8 +104,7 @@ class Scored:
             settings["opt_in"] = list(self.opt_in)
         if bounds:
             settings["bounds"] = {pattern: asdict(Bound.of(bound)) for pattern, bound in bounds.items()}
-        decisions = unit_decisions(keep, self.criterion)
-        return make_plan(self.coupling, keep, decisions=decisions, settings=settings, cost=self.cost)
+        return solve_gauged(solve, limits, gauged, self.coupling, self.cost.price())
 
 
 def score(

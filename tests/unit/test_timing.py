@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import prunus.timing.model
+from prunus.caching import CacheWarning
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.timing import latency_model, time_ops
+from prunus.timing import OpTimes, latency_model, time_ops
 from prunus.timing.fit import fit_times
 
 
@@ -50,6 +55,36 @@ def test_fewer_units_are_predicted_to_take_less_time(net: nn.Sequential) -> None
     assert model.ms(masks) == model.ms(halves)
     for axis, count in halves.items():
         assert model.ms(halves) <= model.ms({axis: count}) <= whole
+
+
+def test_times_are_measured_once_for_a_machine_a_torch_and_a_program(
+    net: nn.Sequential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path))
+    x = torch.randn(4, 256)
+    coupling = couple(capture(net, x))
+    runs: list[int] = []
+    real = prunus.timing.model.time_ops
+
+    def counted(*args: Any, **kwargs: Any) -> OpTimes:
+        runs.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr("prunus.timing.model.time_ops", counted)
+    first, second = (latency_model(net, coupling, x, rounds=2) for _ in range(2))
+    assert len(runs) == 1
+    assert first.ms() == second.ms()
+    assert first.measured == second.measured
+    latency_model(net, couple(capture(net, torch.randn(8, 256))), torch.randn(8, 256), rounds=2)
+    assert len(runs) == 2
+    monkeypatch.setattr("prunus.timing.table.machine", lambda: "another")
+    latency_model(net, coupling, x, rounds=2)
+    assert len(runs) == 3
+    for file in (tmp_path / "timing").iterdir():
+        file.write_bytes(file.read_bytes()[:-9])
+    with pytest.warns(CacheWarning, match="damaged"):
+        latency_model(net, coupling, x, rounds=2)
+    assert len(runs) == 4
 
 
 def test_every_op_is_timed_at_every_width(net: nn.Sequential) -> None:

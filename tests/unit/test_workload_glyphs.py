@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from prunus.caching import CacheWarning, checksum
 from prunus.errors import DataError, OptionError
 from prunus.workloads import WORKLOADS
-from prunus.workloads.cache import CacheWarning, checksum
 from prunus.workloads.glyphs import (
     CHARACTERS,
     CORRUPTIONS,

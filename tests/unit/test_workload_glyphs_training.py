@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import nn
 
+from prunus.caching import CacheWarning, cache_folder, sweep
 from prunus.errors import OptionError
 from prunus.files import write_bytes_atomic
 from prunus.measurement.quality import evaluate
 from prunus.training import TrainingOptions
 from prunus.workloads import WORKLOADS, Workload, train_workload, trained
 from prunus.workloads import train as training
-from prunus.workloads.cache import CacheWarning, cache_folder, sweep
 from prunus.workloads.glyphs import GlyphSizes, load_glyphs
 from prunus.workloads.glyphs.resnet import ResNet
 from prunus.workloads.store import RECORD, WEIGHTS, EpochScore, read_trained

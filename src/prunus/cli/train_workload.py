@@ -60,7 +60,7 @@ def _told(found: Trained) -> str:
 @contextmanager
 def _cache_warnings_said() -> Iterator[None]:
     """Let what happened to the cache through as a line, where the command line is silent about other warnings."""
-    from prunus.workloads.cache import CacheWarning
+    from prunus.caching import CacheWarning
 
     def say(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if issubclass(category, CacheWarning):

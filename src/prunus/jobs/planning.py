@@ -12,6 +12,7 @@ from prunus.budget import ALLOCATORS, parse_budget
 from prunus.budget.limits import LATENCY
 from prunus.criteria import UNIT_CRITERIA
 from prunus.errors import OptionError, PlanError
+from prunus.gauges import split_budget
 from prunus.jobs.dropping import MAX_DROP, allowed_drop, check_drop, smallest_within, with_drop
 from prunus.methods import METHODS
 from prunus.methods.neurons import unit_scores
@@ -49,8 +50,9 @@ def check_wanted(recipe: Recipe) -> None:
             "The recipe has no budget; add a section 'prune: {budget: {params: 0.5}}', or give --budget params=0.5."
         )
     counted, drop = _split(wanted.budget)
-    if counted:
-        parse_budget(counted, _ANY)
+    known, _ = split_budget(counted)
+    if known:
+        parse_budget(known, _ANY)
     if wanted.method is not None:
         METHODS.get(wanted.method)
         if drop is None or counted:

@@ -18,6 +18,7 @@ from prunus.measurement.price import CostModel, Term, cost_model, product_of, si
 from prunus.progress import Progress
 from prunus.timing.fit import fit_times
 from prunus.timing.sampling import OpTimes, time_ops
+from prunus.timing.table import kept_times
 
 Kept = Mapping[str, int | np.ndarray]
 Dims = tuple[Expr, ...]
@@ -70,6 +71,7 @@ def latency_model(
     """Time the model's ops at several widths on this machine and fit how they depend on the widths.
 
     Each op's time is fitted by non-negative least squares on its MACs, the elements that it reads and writes, and one.
+    Times are kept in the user's cache for the next run on this machine.
 
     Args:
         model: untouched.
@@ -84,7 +86,11 @@ def latency_model(
     Units: milliseconds.
     """
     keeps = [*(_even(coupling, share, multiple) for share in SHARES), *_drawn(coupling, multiple, seed)]
-    found = time_ops(model, coupling, example_inputs, keeps, rounds=rounds, threads=threads, progress=progress)
+
+    def measure() -> OpTimes:
+        return time_ops(model, coupling, example_inputs, keeps, rounds=rounds, threads=threads, progress=progress)
+
+    found = kept_times(coupling, keeps, rounds, threads, measure)
     return _fitted(coupling, [{}, *keeps], found)
 
 

@@ -72,7 +72,7 @@ def time_ops(
     programs = [_Program(model, coupling, {}, ()), *(_Program(model, coupling, keep, drops) for keep in keeps)]
     args, kwargs = split_inputs(example_inputs)
     inputs = flat_inputs(coupling.graph, args, kwargs)
-    nodes = tuple(n.name for n in coupling.graph.nodes if n.op not in (INPUT, TENSOR))
+    nodes = timed_nodes(coupling.graph)
     place = {name: i for i, name in enumerate(nodes)}
     seconds = np.zeros((rounds + 1, len(programs), len(nodes)))
     calls = np.zeros(rounds + 1)
@@ -90,6 +90,11 @@ def time_ops(
     progress.finish("time ops")
     # The first round warms up.
     return OpTimes(nodes, np.median(seconds[1:], axis=0), float(np.median(calls[1:])))
+
+
+def timed_nodes(graph: Graph) -> tuple[str, ...]:
+    """Return the names of the ops of a program, in their order."""
+    return tuple(node.name for node in graph.nodes if node.op not in (INPUT, TENSOR))
 
 
 class _Program:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from prunus.caching import checksum, read_summed, summed_bytes
 from prunus.decode import decode_record, parse_json
 from prunus.errors import DataError, OptionError
 from prunus.files import atomic_dir
-from prunus.workloads.cache import checksum, read_summed, summed_bytes
 
 FORMAT = "prunus-trained/1"
 WEIGHTS, RECORD = "weights.safetensors", "training.json"

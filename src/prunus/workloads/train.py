@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from prunus.caching import CacheWarning, cache_folder, checksum, sweep
 from prunus.errors import OptionError
 from prunus.measurement.batches import check_count
 from prunus.measurement.quality import evaluate
 from prunus.training import TrainingOptions, finetune_
 from prunus.version import VERSION
-from prunus.workloads.cache import CacheWarning, cache_folder, checksum, sweep
 from prunus.workloads.registry import WORKLOADS, Workload
 from prunus.workloads.splits import Splits
 from prunus.workloads.store import (

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunus.caching import cache_folder, cached_tensors
 from prunus.errors import OptionError
 from prunus.measurement.batches import check_count
-from prunus.workloads.cache import cache_folder, cached_tensors
 from prunus.workloads.glyphs.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from prunus.workloads.glyphs.fonts import CHARACTERS, HELD_OUT, SEEN, draw_fonts, find_fonts, tools
 from prunus.workloads.glyphs.render import GlyphSet, render

@@ -1,0 +1,88 @@
+"""Budgets on what is no polynomial of the widths, such as peak memory: met by moving a limit that is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from prunus.budget import Limit, parse_budget
+from prunus.errors import BudgetError, OptionError
+from prunus.graph.coupling import Coupling
+from prunus.measurement.memory import memory_model
+from prunus.plans import Cost, Plan
+
+MEMORY = "memory"
+_STEPS = 12
+Solve = Callable[[Sequence[Limit]], Plan]
+
+
+def split_budget(budget: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Part the metrics that allocators know from those that are gauged from outside."""
+    return {k: v for k, v in budget.items() if k != MEMORY}, {k: v for k, v in budget.items() if k == MEMORY}
+
+
+def solve_gauged(
+    solve: Solve, limits: Sequence[Limit], gauged: Mapping[str, Any], coupling: Coupling, before: Cost
+) -> Plan:
+    """Return the least pruned plan within the limits whose memory is within its own.
+
+    The MACs limit is bisected; what fits grows with it, so the answer is the largest that was found to fit.
+
+    Args:
+        solve: limits → plan.
+        limits: of metrics that allocators know.
+        gauged: ``{"memory": 0.5}``: parameters and the most activations alive at once, for the example inputs; a kept
+            fraction, bytes, or a text such as ``"20MB"``.
+        coupling: the analysed model.
+        before: price of the whole.
+
+    Raises:
+        OptionError: an amount that is not allowed.
+        BudgetError: out of reach, or met already.
+    """
+    if not gauged:
+        return solve(limits)
+    model = memory_model(coupling)
+    whole = model.price()
+    most = memory_limit(gauged[MEMORY], whole)
+    low, high = 0.0, 1.0
+    found: Plan | None = None
+    least = whole
+    for _ in range(_STEPS):
+        share = (low + high) / 2
+        try:
+            plan = solve((*limits, Limit("macs", math.floor(share * before.macs_forward))))
+        except BudgetError:
+            low = share
+            continue
+        spent = model.price(plan.axes)
+        least = min(least, spent)
+        if spent <= most:
+            found, low = plan, share
+        else:
+            high = share
+    if found is None:
+        raise BudgetError(
+            f"Budget memory ≤ {most:,} bytes cannot be met: the least that was reached is {least:,} of {whole:,}, for "
+            "these example inputs. Raise the budget, or give smaller inputs."
+        )
+    return found
+
+
+def memory_limit(value: Any, whole: int) -> int:
+    """Return the bytes behind a memory budget.
+
+    Raises:
+        OptionError: an amount that is not allowed.
+        BudgetError: the model needs no more than that as it is.
+    """
+    try:
+        (limit,) = parse_budget({"bytes": value}, Cost(0, 0, 0, whole))
+    except OptionError as error:
+        raise OptionError(str(error).replace("budget bytes", "budget memory", 1)) from error
+    if limit.value >= whole:
+        raise BudgetError(
+            f"The model meets the budget as it is: memory ≤ {limit.value:,} (it needs {whole:,}); lower it."
+        )
+    return limit.value
