@@ -95,9 +95,10 @@ def prune(
     Args:
         model: any network that can be captured; it is left untouched.
         example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
-        budget: ``{"params": 0.5}``, ``{"macs": 0.3}``, ``{"bytes": "2MB"}``, ``{"latency_ms": 0.5}``, ``{"memory": 0.5}``; several mean
-            all. A number up to 1 is the kept fraction. For milliseconds the ops are timed on this machine with the
-            example inputs, the cut network is timed against the original, and the plan is made again up to twice where
+        budget: ``{"params": 0.5}``, ``{"macs": 0.3}``, ``{"bytes": "2MB"}``, ``{"memory": 0.5}``,
+            ``{"latency_ms": 0.5}``; several mean all. A number up to 1 is the kept fraction. Memory is that of one
+            forward call on the example inputs. For milliseconds the ops are timed on this machine with the example
+            inputs, the cut network is timed against the original, and the plan is made again up to twice where
             prediction and measurement part; ``plan.settings["latency"]`` says what came out.
         criterion: how units are scored: magnitude, contribution, sensitivity, taylor, random.
         levels: ``("unit",)`` removes units, ``("weight",)`` masks weights, both share the budget.
