@@ -13,7 +13,7 @@ from torch import nn
 from factories_cuts import random_share
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
-from prunus.pipeline import make_plan
+from prunus.planning import make_plan
 from prunus.plans import Drop, Plan
 from prunus.surgery.cut import operate
 from prunus.surgery.record import Surgery

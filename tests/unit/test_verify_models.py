@@ -5,15 +5,20 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from factories_verified import ATTENTION, VECTOR, Proof, of, said, unscaled
+from prunus.graph.capture import capture
+from prunus.graph.coupling import couple
+from prunus.planning import make_plan
 from prunus.surgery import trial as trials
+from prunus.surgery.cut import operate
 from prunus.surgery.trial import Trial, relative_error
-from prunus.surgery.verify import TOLERANCE
+from prunus.surgery.verify import TOLERANCE, verify
 
 
 class Mixed(nn.Module):
@@ -148,3 +153,30 @@ def test_relative_error() -> None:
     assert relative_error([one, one], [one]) == float("inf")
     assert relative_error([one[:2]], [one]) == float("inf")
     assert relative_error([torch.tensor([3])], [torch.tensor([4])]) == 0.25
+
+
+class Masked(nn.Module):
+    """Attention whose result is laid out as the kernel likes, and which kernel runs hangs on the mask's gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(24, 3 * 48), nn.Linear(48, 5)
+        self.table = nn.Parameter(torch.randn(1, 4, 7, 7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.view(2, 7, 4, 12).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.table * 2)
+        return self.out(y.permute(0, 2, 1, 3).contiguous().view(2, 7, 48))
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "graph"])
+def test_a_layout_that_another_kernel_would_not_give_is_no_error(mode: str) -> None:
+    torch.manual_seed(0)
+    model, x = Masked().eval(), torch.randn(2, 7, 24)
+    coupling = couple(capture(model, x))
+    plan = make_plan(coupling, {a.id: np.arange(a.size) < a.size // 2 for a in coupling.axes.values()})
+    small, _ = operate(model, coupling, plan, x, mode=mode)
+    assert verify(model, small, coupling, plan, x, gradients=True).ok
+    # With a gradient for the mask another kernel runs, with other strides.
+    small(x).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())

@@ -26,6 +26,10 @@ def resolve(op: str) -> Any:
     return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
 
 
+# Whether a view needs a copy first hangs on strides, and those on the kernel that a dtype or a device chooses.
+LENIENT = {"aten.view.default": "aten.reshape.default"}
+
+
 @functools.cache
 def keyword_only(op: str) -> frozenset[str]:
     """Return the names of the keyword-only arguments of an op."""
@@ -102,7 +106,7 @@ def _call(node: Node, env: Mapping[str, Any], dtype: torch.dtype | None, overrid
     if dtype is not None:
         values = {k: dtype if isinstance(v, torch.dtype) and v in _FLOATS else v for k, v in values.items()}
     args, kwargs = call_arguments(node, values)
-    function = resolve(node.op)
+    function = resolve(LENIENT.get(node.op, node.op))
     return override(node, function, args, kwargs) if override is not None else function(*args, **kwargs)
 
 

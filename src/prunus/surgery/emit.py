@@ -16,7 +16,7 @@ import torch.utils._pytree as pytree
 from prunus.errors import CaptureError
 from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref
 from prunus.graph.opening import opened_leaves
-from prunus.graph.run import call_arguments
+from prunus.graph.run import LENIENT, call_arguments
 from prunus.surgery.calls import CallIndex, module_below, tensor_below
 from prunus.surgery.switched import InTraining
 
@@ -115,7 +115,7 @@ class Emitter:
         texts += [f"{k}={self._value(node, k, v)}" for k, v in kwargs.items() if v is not None]
         self._count_batches(node)
         name = self._variable(node.name)
-        namespace, packet, overload = node.op.split(".")
+        namespace, packet, overload = LENIENT.get(node.op, node.op).split(".")
         self.out.lines.append(f"    {name} = ops.{namespace}.{packet}.{overload}({', '.join(texts)})")
         for i in range(len(node.outputs)):
             self._text[Ref(node.name, i)] = f"{name}[{i}]" if node.multi else name
