@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import weakref
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from factories_cuts import random_share
 from factories_states import snapshot
@@ -215,3 +218,29 @@ def test_nothing_hides_behind_zeros() -> None:
     assert verify(model, small, coupling, plan, INPUTS[Conv]).change > 1e-3
     small.norm = nn.Identity()
     assert not compare_models(model, small, coupling, plan, INPUTS[Conv]).ok
+
+
+def test_a_written_forward_lets_go_of_values_that_nothing_reads_any_more() -> None:
+
+    class Alive(TorchFunctionMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.made: list[weakref.ref[torch.Tensor]] = []
+            self.most = 0
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                self.made.append(weakref.ref(out))
+                self.most = max(self.most, sum(ref() is not None for ref in self.made))
+            return out
+
+    model = nn.Sequential(*[layer for _ in range(8) for layer in (nn.Linear(6, 6), nn.Tanh())])
+    x = torch.randn(2, 6)
+    coupling = couple(capture(model, x))
+    plan = make_plan(coupling, {a.id: np.arange(a.size) < 4 for a in coupling.axes.values()})
+    program, _ = operate(model, coupling, plan, x, mode="graph")
+    with torch.no_grad(), Alive() as alive:
+        program(x)
+    assert len(alive.made) >= 16
+    assert alive.most <= 3

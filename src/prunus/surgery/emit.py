@@ -70,6 +70,7 @@ class Emitter:
         self._open()
         self._body(self.root)
         self.out.lines.append(f"    return {self._structure(self.root.out_leaves, self.root.out_spec)}")
+        self.out.lines[:] = _released(self.out.lines)
         self.out.names["_in_literals"] = tuple(self._expected(leaf) for leaf in self._leaves)
         return self.out
 
@@ -265,6 +266,27 @@ def module_text(root: str, path: str) -> str:
     for part in path[len(prefix) :].split("."):
         text += f".{part}" if part.isidentifier() and not keyword.iskeyword(part) else f"._modules[{part!r}]"
     return text
+
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_ASSIGNED = re.compile(r"    ([A-Za-z_]\w*) = ")
+
+
+def _released(lines: Sequence[str]) -> list[str]:
+    """Let go of every local after its last reader: a value that is still named keeps its memory until the return."""
+    assigned = {found[1] for line in lines if (found := _ASSIGNED.match(line))}
+    last: dict[str, int] = {}
+    for i, line in enumerate(lines):
+        last.update((name, i) for name in _NAME.findall(line) if name in assigned)
+    going: dict[int, list[str]] = {}
+    for name, i in last.items():
+        going.setdefault(i, []).append(name)
+    out: list[str] = []
+    for i, line in enumerate(lines):
+        out.append(line)
+        if i in going and i < len(lines) - 1:
+            out.append(f"    del {', '.join(going[i])}")
+    return out
 
 
 def _children_of(spec: Any) -> list[Any]:
