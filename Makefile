@@ -45,7 +45,7 @@ test: $(STAMPS)/dev
 laws: $(STAMPS)/dev
 	$(BIN)/pytest -n 2 tests/laws
 
-# Takes an hour or two; a run that was stopped goes on where it was. Start over: rm runs/zoo.jsonl
+# Takes an hour on two quiet cores; a run that was stopped goes on where it was. Start over: rm runs/zoo.jsonl
 zoo: $(STAMPS)/dev
 	PYTHONPATH=benchmarks $(BIN)/python -m zoo --docs docs
 

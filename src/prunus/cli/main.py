@@ -20,6 +20,7 @@ from prunus.cli.inspect import inspect
 from prunus.cli.levels import levels
 from prunus.cli.plan import plan
 from prunus.cli.prune import prune
+from prunus.cli.report import report
 from prunus.cli.train_workload import train_workload
 from prunus.errors import PrunusError
 
@@ -41,6 +42,7 @@ app.command("levels")(levels)
 app.command("plan")(plan)
 app.command("diff")(diff)
 app.command("apply")(apply)
+app.command("report")(report)
 app.command("train-workload")(train_workload)
 
 

@@ -39,6 +39,7 @@ def plan(
         str | None, typer.Option(help="Kept fractions with commas: one plan each, scored once, and what each costs.")
     ] = None,
     pay: Annotated[bool, typer.Option(help="Predict the time on this machine, and say where it will not pay.")] = True,
+    picture: Annotated[bool, typer.Option(help="Draw the plan, or the sweep, as an SVG in the folder.")] = True,
     everything: Annotated[bool, typer.Option("--all", help="Show every decision.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -74,7 +75,7 @@ def plan(
             from prunus.cli.sweep import sweep_plans
 
             scored = scored_parent(parent, known.scores if known and reuse else None)
-            sweep_plans(parent, scored, numbers("--sweep", sweep), out, weights, as_json=json)
+            sweep_plans(parent, scored, numbers("--sweep", sweep), out, weights, as_json=json, picture=picture)
             return
         if known is not None and reuse and recipe.prune.method is None:
             scored = scored_parent(parent, known.scores)
@@ -82,10 +83,22 @@ def plan(
         else:
             made, scores = plan_recipe(parent, progress)
         write_plan_folder(out, made, recipe, scores=scores, weights=weights)
+        if picture:
+            _draw(parent, made, out)
         found = _forecast(parent, made, progress) if pay and not json else None
     _show(made, recipe, out, everything=everything, as_json=json, batch=parent.samples)
     if found is not None:
         _show_forecast(found)
+
+
+def _draw(parent: Parent, made: Plan, out: Path) -> None:
+    from prunus.report.pictures import write_picture
+    from prunus.report.plan_picture import plan_picture
+
+    title = f"plan for {parent.recipe.model} on {parent.recipe.data}"
+    coupling, samples = parent.subject.coupling, parent.samples
+    missing = write_picture(out / "plan.svg", lambda: plan_picture(coupling, made, title, samples=samples))
+    sys.stderr.write(f"{missing}\n" if missing else f"picture: {out / 'plan.svg'}\n")
 
 
 def _forecast(parent: Parent, made: Plan, progress: Progress) -> Forecast:

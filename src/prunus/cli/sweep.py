@@ -38,8 +38,9 @@ def sweep_plans(
     weights: Mapping[str, Tensor] | None,
     *,
     as_json: bool,
+    picture: bool = True,
 ) -> None:
-    """Plan for every share of the recipe's first metric, write each folder, print the front."""
+    """Plan for every share of the recipe's first metric, write each folder, draw and print the front."""
     from prunus.jobs import plan_again, write_plan_folder
     from prunus.jobs.front import selection_loss
     from prunus.recipe import override
@@ -66,6 +67,8 @@ def sweep_plans(
                 str(folder),
             )
         )
+    if picture:
+        _draw(parent, points, metric, out)
     if as_json:
         sys.stdout.write(json.dumps([asdict(p) for p in points], indent=1) + "\n")
         return
@@ -74,3 +77,19 @@ def sweep_plans(
              for p in points]  # fmt: skip
     for line in aligned(rows, right=range(5)):
         sys.stdout.write(line + "\n")
+
+
+def _draw(parent: Parent, points: Sequence[Point], metric: str, out: Path) -> None:
+    from prunus.jobs.front import selection_loss
+    from prunus.report.pictures import write_picture
+    from prunus.report.sweep_picture import Swept, sweep_picture
+
+    def make() -> str:
+        whole = parent.subject.cost.price()
+        macs = whole.macs_forward // parent.samples
+        dense = Swept(1.0, whole.params, macs, whole.param_bytes, selection_loss(parent.subject, None))
+        swept = [Swept(p.kept, p.params, p.macs_forward, p.param_bytes, p.loss) for p in points]
+        return sweep_picture(swept, dense, metric, f"sweep for {parent.recipe.model} on {parent.recipe.data}")
+
+    missing = write_picture(out / "sweep.svg", make)
+    sys.stderr.write(f"{missing}\n" if missing else f"picture: {out / 'sweep.svg'}\n")

@@ -15,6 +15,7 @@ from prunus.masks.flat import flatten, unflatten
 from prunus.masks.ranking import resolve_count
 
 Scope = Literal["layer", "filter", "group"]
+Direction = Literal["input", "unit"]
 
 
 class Window(Protocol):
@@ -45,6 +46,39 @@ class Tile:
         row = torch.arange(shape[0]) // self.rows
         column = torch.arange(width) // self.columns
         return (row[:, None] * math.ceil(width / self.columns) + column).reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """``length`` weights in a line at one kernel position; the last strip of a line may be shorter.
+
+    Unlike ``Tile(1, n)``, which cuts the flattened (I·kh·kw), a strip never runs across kernel positions: its weights
+    multiply neighbouring channels of one pixel, which is what a vector instruction loads.
+
+    Attributes:
+        length: weights in a strip.
+        along: "input" 1×n, consecutive inputs of one unit; "unit" n×1, one input of consecutive units.
+    """
+
+    length: int
+    along: Direction = "input"
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise OptionError(f"a strip has length {self.length}; allowed is at least 1.")
+        if self.along not in ("input", "unit"):
+            raise OptionError(f"along is {self.along!r}; allowed are 'input' and 'unit'.")
+
+    def labels(self, shape: tuple[int, ...]) -> Tensor:
+        """Number the strips line by line. Shapes: (O, I, *K) → (O, I, *K), int64."""
+        outputs, inputs, positions = shape[0], shape[1], math.prod(shape[2:])
+        unit = torch.arange(outputs)[:, None, None]
+        channel = torch.arange(inputs)[:, None]
+        position = torch.arange(positions)
+        if self.along == "input":
+            strips = math.ceil(inputs / self.length)
+            return ((unit * positions + position) * strips + channel // self.length).reshape(shape)
+        return ((unit // self.length * inputs + channel) * positions + position).reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)

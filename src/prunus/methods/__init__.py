@@ -1,9 +1,12 @@
 """One file a family of pruning methods: (subject, kept share) → `Plan`; importing this package enrols them all."""
 
 from prunus.methods import weights  # noqa: I001  (the order of enrolment is the order of the tables)
-from prunus.methods import neurons
+from prunus.methods import patterns
+from prunus.methods import neurons, unit_wise
 from prunus.methods import key_path, modular
+from prunus.methods import depth, redundancy
 from prunus.methods import layer_wise, multi_scale, tree_knapsack
+from prunus.methods import fine_tuning, integrated
 from prunus.methods import baselines
 from prunus.methods.subject import METHODS, Level, Method, Subject, subject_of
 
@@ -13,12 +16,18 @@ __all__ = [
     "Method",
     "Subject",
     "baselines",
+    "depth",
+    "fine_tuning",
+    "integrated",
     "key_path",
     "layer_wise",
     "modular",
     "multi_scale",
     "neurons",
+    "patterns",
+    "redundancy",
     "subject_of",
     "tree_knapsack",
+    "unit_wise",
     "weights",
 ]

@@ -71,8 +71,11 @@ def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
     return _checked(values, refuse).located(recipe.base_dir)
 
 
-# Variants of methods that it shows; they cost 20 seconds.
-_NOT_IN_DEMO = ("gradient-threshold", "importance-weighted", "tree-knapsack")
+# Variants of methods that it shows, and methods that would make it slower.
+_NOT_IN_DEMO = (
+    "gradient-threshold", "importance-weighted", "tree-knapsack", "window-strip", "window-strip-column", "n-of-eight",
+    "unit-wise", "depth", "redundancy", "fine-tuning-pruning", "integrated",
+)  # fmt: skip
 
 
 def demo_recipe(seed: int = 0, seeds: int = 1, out: str = "prunus-demo") -> Recipe:

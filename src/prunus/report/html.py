@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prunus.errors import UsageError
 from prunus.files import write_text_atomic
@@ -15,6 +15,9 @@ from prunus.report.cells import Cell, at, dense_cell, kept_fractions, levels, ma
 from prunus.report.columns import COLUMNS
 from prunus.report.findings import find
 from prunus.results import Results, Row
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _FOLDER = Path(__file__).parent / "page"
 
@@ -51,6 +54,15 @@ def render_report(results: Results) -> str:
     Raises:
         UsageError: the packages of the extra ``report`` are not installed.
     """
+    return page_environment().get_template("report.html.j2").render(_content(results))
+
+
+def page_environment() -> Environment:
+    """Return the templates of all pages, with the filters that they use.
+
+    Raises:
+        UsageError: the packages of the extra ``report`` are not installed.
+    """
     try:
         import matplotlib  # noqa: F401
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -71,7 +83,7 @@ def render_report(results: Results) -> str:
     pages.filters["svg"] = lambda panel: Markup(_inline(panel.svg))
     pages.filters["json"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     pages.filters["kept"] = formats.kept_label
-    return pages.get_template("report.html.j2").render(_content(results))
+    return pages
 
 
 def _content(results: Results) -> dict[str, Any]:

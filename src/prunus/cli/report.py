@@ -1,0 +1,40 @@
+"""``prunus report PLAN``: a plan folder as one page that a person reads and passes on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunus.cli.console import shown_progress
+from prunus.cli.work import check_out
+
+
+def report(
+    plan: Annotated[Path, typer.Argument(help="The folder that prunus plan wrote.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("report.html"),
+    pay: Annotated[bool, typer.Option(help="Predict the time on this machine, and say where it will not pay.")] = True,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Write price, forecast, picture and every decision of a plan as one page that needs no network."""
+    check_out(out.parent)
+    from prunus.files import write_text_atomic
+    from prunus.jobs import read_plan_folder
+    from prunus.jobs.reviewing import review_folder
+    from prunus.pay import forecast
+    from prunus.report.plan_page import PlanAbout, render_plan_page
+
+    given = read_plan_folder(plan)
+    with shown_progress() as progress:
+        parent, settled = review_folder(given, progress)
+        subject, recipe, found = parent.subject, parent.recipe, None
+        if pay:
+            found = forecast(subject.model, subject.coupling, subject.example_inputs, settled.plan,
+                             batch=parent.samples, threads=recipe.compare.latency.threads,
+                             progress=progress)  # fmt: skip
+    title = f"plan for {recipe.model} on {recipe.data}"
+    about = PlanAbout(title, parent.samples, settled.edits, found)
+    write_text_atomic(out, render_plan_page(subject.coupling, settled.plan, about))
+    sys.stderr.write(f"report: {out}\n")

@@ -1,0 +1,92 @@
+"""Fine-tuning pruning: prune a little, train a little, score again; each round prunes 0.9 of the rate before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor, nn
+
+from prunus.budget import fit_units
+from prunus.criteria import activation_statistics
+from prunus.methods.masked_copy import masked_copy, parameter_masks, zero_
+from prunus.methods.neurons import unit_scores
+from prunus.methods.reduction import whole
+from prunus.methods.subject import Subject, method
+from prunus.planning import make_plan
+from prunus.plans import Decision, Plan
+from prunus.training import finetune_
+
+DECAY = 0.9
+ROUNDS = 5
+STEPS = 20
+"""Training steps between two rounds."""
+LEARNING_RATE = 1e-3
+_BATCH = 32
+_HALVINGS = 60
+
+
+def kept_after(kept: float, rounds: int = ROUNDS) -> tuple[float, ...]:
+    """Return the share of the parameters that is left after each round; the last is ``kept``.
+
+    Round r removes p_r = p_0·0.9^r of what is left, with p_0 such that Π_r (1 − p_r) = kept.
+
+    Example:
+        >>> [round(share, 3) for share in kept_after(0.5, 3)]
+        [0.774, 0.617, 0.5]
+    """
+    decays = DECAY ** np.arange(rounds)
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(np.prod(1 - middle * decays)) > kept else (low, middle)
+    shares = np.cumprod(1 - low * decays)
+    return (*(float(share) for share in shares[:-1]), kept)
+
+
+@method("fine-tuning-pruning", "hierarchical", "prune, fine-tune, score again, in rounds whose rate decays by 0.9")
+def fine_tuning_pruning(subject: Subject, kept: float) -> Plan:
+    """Remove units in rounds, the network trained between them.
+
+    A copy of the network loses its least sensitive units at the rate of the round (`kept_after`), is trained for a few
+    steps on calibration data, which moves the function of what went into what stays, and is scored anew. What goes
+    is counted on the original: the plan names its units, and its weights are what is kept. The training here only
+    decides what goes; recovery comes after the cut, as for every method. Training minimises the cross-entropy of the
+    logits, whatever the subject's loss; scores use the subject's own.
+
+    Args:
+        subject: the network; neither its weights nor its statistics change.
+        kept: share of the parameters that may stay.
+
+    Raises:
+        BudgetError: out of reach even with one unit an axis.
+        DataError: the targets are no class labels.
+        OutcomeError: the loss does not stay finite while training.
+    """
+    scores: Mapping[str, np.ndarray] = unit_scores(subject, "sensitivity")
+    reduction, keep = whole(subject), dict[str, np.ndarray]()
+    fit_units(subject.cost, scores, subject.limit(kept))  # Out of reach is said before anything is trained.
+    model, masks = masked_copy(reduction, keep)
+    subject.progress.start("fine-tuning pruning", ROUNDS)
+    for number, share in enumerate(kept_after(kept)):
+        if number:
+            _train_(model, masks, subject, number)
+            found = activation_statistics(model, subject.coupling, subject.calibration.batches(_BATCH), subject.loss)
+            scores = {axis: (found.sensitivity or {})[axis].numpy() for axis in scores}
+        keep = fit_units(subject.cost, scores, subject.limit(share), base=keep)
+        masks = parameter_masks(reduction, reduction.as_plan(keep))
+        zero_(model, masks)
+        subject.progress.advance("fine-tuning pruning")
+    subject.progress.finish("fine-tuning pruning")
+    reason = f"least sensitive in {ROUNDS} rounds of pruning and training"
+    decisions = [
+        Decision(axis, "unit", int((~mask).sum()), len(mask), reason) for axis, mask in keep.items() if not mask.all()
+    ]
+    settings = {"method": "fine-tuning-pruning", "kept": kept}
+    return make_plan(subject.coupling, keep, decisions=decisions, settings=settings, cost=subject.cost)
+
+
+def _train_(model: nn.Module, masks: Mapping[str, Tensor], subject: Subject, number: int) -> None:
+    """Train for a few steps; a network of which nothing may be trained is only pruned."""
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        finetune_(model, subject.calibration, steps=STEPS, lr=LEARNING_RATE, masks=masks, seed=subject.seed + number)

@@ -1,0 +1,81 @@
+"""Integrated: blocks, neurons, weights in a row under one budget, each scored on what the stage before left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor, nn
+
+from prunus.budget import Limit, fit_units
+from prunus.criteria import CRITERIA, activation_statistics, collect_gradients
+from prunus.masks import top_masks
+from prunus.methods.depth import shallower
+from prunus.methods.masked_copy import live_axes, masked_copy
+from prunus.methods.masks_left import masks_left
+from prunus.methods.reduction import Reduction
+from prunus.methods.subject import Subject, method
+from prunus.methods.weights import maskable
+from prunus.planning import make_plan
+from prunus.plans import Decision, Plan
+
+_BATCH = 32
+
+
+@method(
+    "integrated", "hierarchical", "blocks by loss, neurons by sensitivity, weights by importance, one after another"
+)
+def integrated(subject: Subject, kept: float) -> Plan:
+    """Prune with three methods in a row, the budget divided between them in equal ratios.
+
+    Of three stages still to come, one may keep the cube root of the kept share; of two, the square root of what is
+    left to do; the last meets the budget exactly, so what a stage could not take passes to the next one. Residual
+    branches go by the true loss; then units by E[Σ(∂L/∂a)²], measured without these branches; then weights by
+    E[g²]·w², measured without these units.
+
+    Args:
+        subject: the network.
+        kept: share of the parameters that may stay.
+
+    Raises:
+        BudgetError: units or weights cannot take their part.
+    """
+    total, budget = subject.cost.price().params, subject.limit(kept).value
+    reduction, reasons = shallower(subject, int(total * kept ** (1 / 3)))
+    keep = _units(reduction, int(math.sqrt(reduction.params * budget)))
+    masks = _weights(reduction, keep, budget)
+    decisions = [Decision(b.id, "block", b.params, b.params, reasons[b.id]) for b in reduction.dropped]
+    decisions += [
+        Decision(axis, "unit", int((~mask).sum()), len(mask), "least sensitive of what the blocks left")
+        for axis, mask in keep.items()
+        if mask.any() and not mask.all()
+    ]
+    decisions += [
+        Decision(name, "weight", int((~mask).sum()), mask.size, "lowest E[g²]·w² of what blocks and units left")
+        for name, mask in masks.items()
+    ]
+    return make_plan(subject.coupling, keep, reduction.drops, masks=masks, decisions=decisions,
+                     settings={"method": "integrated", "kept": kept}, cost=subject.cost)  # fmt: skip
+
+
+def _units(reduction: Reduction, limit: int) -> dict[str, np.ndarray]:
+    subject = reduction.subject
+    model, _ = masked_copy(reduction, {})
+    found = activation_statistics(model, subject.coupling, subject.calibration.batches(_BATCH), subject.loss)
+    scores = {axis: (found.sensitivity or {})[axis].numpy() for axis in live_axes(reduction)}
+    return fit_units(reduction.cost, scores, Limit("params", limit), base=reduction.keep)
+
+
+def _weights(reduction: Reduction, keep: Mapping[str, np.ndarray], budget: int) -> dict[str, np.ndarray]:
+    subject = reduction.subject
+    model, _ = masked_copy(reduction, keep)
+    scores = _importance(model.requires_grad_(), subject) if maskable(subject) else {}
+    return masks_left(reduction, keep, scores, budget, lambda left, count: top_masks(left, keep_count=count))
+
+
+def _importance(model: nn.Module, subject: Subject) -> Mapping[str, Tensor]:
+    evidence = collect_gradients(
+        model, subject.calibration.batches(_BATCH), subject.loss, list(maskable(subject)), seed=subject.seed
+    )
+    return CRITERIA.get("importance_weighted")(evidence)

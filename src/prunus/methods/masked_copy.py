@@ -1,0 +1,73 @@
+"""A copy of the network with what went at zero: scores of it stay in the indices of the original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunus.graph.capture import unwrap
+from prunus.graph.ir import TENSOR
+from prunus.graph.layout import atoms_of
+from prunus.methods.reduction import Reduction, tensors_of
+from prunus.plans import Plan
+from prunus.surgery.tensors import copy_with
+from prunus.surgery.verify import masked_tensors
+
+
+def masked_copy(reduction: Reduction, keep: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Copy the network with every parameter of removed units and dropped branches at zero.
+
+    Shapes stay, so an axis of the copy is that axis of the original, unit by unit. A dropped branch adds nothing as
+    long as it ends in an op with f(0) = 0; layer norms still average over removed positions. Both only touch scores:
+    the plan made from them is cut and proved as any other.
+
+    Args:
+        reduction: the branches that went.
+        keep: axis id → units that stay.
+
+    Returns:
+        The copy, and parameter name → mask (True = keep) of the parameters that lost something.
+    """
+    subject = reduction.subject
+    values = tensors_of(subject) | dict(subject.coupling.graph.constants)
+    model = copy_with(unwrap(subject.model), subject.coupling.graph, values)
+    masks = parameter_masks(reduction, reduction.as_plan(keep))
+    zero_(model, masks)
+    return model, masks
+
+
+def parameter_masks(reduction: Reduction, plan: Plan) -> dict[str, Tensor]:
+    """Return which weights of each parameter stay; parameters that stay whole are left out."""
+    subject = reduction.subject
+    gone = {name for branch in reduction.dropped for name in branch.tensors}
+    ones = {
+        name: torch.full_like(value, name not in gone, dtype=torch.bool)
+        for name, value in unwrap(subject.model).named_parameters()
+        if name in subject.coupling.tensors
+    }
+    return {name: mask for name, mask in masked_tensors(ones, subject.coupling, plan).items() if not mask.all()}
+
+
+@torch.no_grad()
+def zero_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Put the masked weights of a model to zero."""
+    for name, mask in masks.items():
+        model.get_parameter(name).masked_fill_(~mask, 0)
+
+
+def live_axes(reduction: Reduction) -> list[str]:
+    """Return the axes that may be cut and still lie on some parameter, without those emptied already."""
+    coupling, subject = reduction.subject.coupling, reduction.subject
+    present = {node.tensor for node in reduction.graph.nodes if node.op == TENSOR}
+    atoms = {
+        atom
+        for name in present
+        if coupling.graph.tensors[name].kind == "parameter"
+        for expr in coupling.tensors[name]
+        for atom in atoms_of(expr)
+    }
+    live = {coupling.axis_of[atom] for atom in atoms if atom in coupling.axis_of} - reduction.keep.keys()
+    return [axis for axis in subject.free_axes() if axis in live]

@@ -1,0 +1,74 @@
+"""Weight level: strips of weights, and at most n of every 8 inputs, both to the exact count."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from prunus.criteria import CRITERIA, Evidence
+from prunus.masks import contracted_dims, nm_masks, top_masks, window_masks
+from prunus.masks.window import Direction, Strip
+from prunus.methods.subject import Subject, method
+from prunus.methods.weights import maskable, masked_plan, weights_to_keep
+from prunus.plans import Plan
+
+STRIP = 8
+"""Weights in a strip: a 256-bit vector of float32."""
+GROUP = 8
+
+
+@method("window-strip", "weight", "keep the 1×8 strips of consecutive inputs with the largest mean |w|")
+def window_strip(subject: Subject, kept: float) -> Plan:
+    """Keep whole strips of 8 consecutive inputs of one unit, at one kernel position.
+
+    Raises:
+        BudgetError: what cannot be masked, with the best strip of every weight, exceeds the budget.
+    """
+    return _strips(subject, kept, "input")
+
+
+@method("window-strip-column", "weight", "keep the 8×1 strips of consecutive units with the largest mean |w|")
+def window_strip_column(subject: Subject, kept: float) -> Plan:
+    """Keep whole strips of one input of 8 consecutive units, at one kernel position.
+
+    Raises:
+        BudgetError: what cannot be masked, with the best strip of every weight, exceeds the budget.
+    """
+    return _strips(subject, kept, "unit")
+
+
+def _strips(subject: Subject, kept: float, along: Direction) -> Plan:
+    weights = maskable(subject)
+    masks = window_masks(_magnitudes(subject, weights), Strip(STRIP, along),
+                         keep_count=weights_to_keep(subject, weights, kept),
+                         input_dims=contracted_dims(subject.model))  # fmt: skip
+    return masked_plan(subject, masks, "strip of low mean |w|")
+
+
+@method("n-of-eight", "weight", "keep at most n of every 8 consecutive inputs, n the least that the budget needs")
+def n_of_eight(subject: Subject, kept: float) -> Plan:
+    """Keep the n largest of 8 consecutive inputs, then as many of these as the budget allows: 4:8 at half.
+
+    n = ⌈8 · share of the weights that may stay⌉. Norms and biases count too and short groups keep more, so the
+    pattern alone is above the budget; the smallest of all weights that it leaves go as well. No group holds more
+    than n, some hold fewer, and the count is exact.
+    Source: Mishra et al., "Accelerating Sparse Deep Neural Networks", arXiv:2104.08378, for N:M.
+
+    Raises:
+        BudgetError: the parameters that cannot be masked exceed the budget already.
+    """
+    weights = maskable(subject)
+    count = weights_to_keep(subject, weights, kept)
+    n = max(1, math.ceil(GROUP * count / max(1, sum(w.numel() for w in weights.values()))))
+    scores = _magnitudes(subject, weights)
+    dims = {name: dim for name, dim in contracted_dims(subject.model).items() if name in weights}
+    pattern = nm_masks(scores, n=n, m=GROUP, input_dims=dims)
+    # Magnitudes are not negative: what the pattern forbids comes after everything that it allows.
+    allowed = {name: torch.where(pattern[name], s, -torch.ones_like(s)) for name, s in scores.items()}
+    reason = f"not of the {n} largest of {GROUP}, or of the smallest of all that these left"
+    return masked_plan(subject, top_masks(allowed, keep_count=count), reason)
+
+
+def _magnitudes(subject: Subject, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return CRITERIA.get("magnitude")(Evidence(weights=weights, seed=subject.seed))

@@ -1,0 +1,115 @@
+"""Redundancy: of blocks and of units that do nearly the same, one goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from prunus.budget import fit_units
+from prunus.methods.masked_copy import live_axes
+from prunus.methods.reduction import SLACK, Reduction, droppable, tensors_of, whole
+from prunus.methods.replay import Replay
+from prunus.methods.similarity import Alignment, distinctness, unit_gram
+from prunus.methods.subject import Subject, method
+from prunus.plans import Decision, Plan
+from prunus.tree import Branch
+
+ALIKE = 0.9
+"""Two blocks whose outputs have at least this linear CKA count as doing the same."""
+
+
+@method("redundancy", "structure", "drop blocks whose outputs align with a sibling's, then units like another")
+def redundancy(subject: Subject, kept: float) -> Plan:
+    """Remove what another part of the network does too, the most redundant first.
+
+    Blocks first: of two branches of the same form whose outputs on calibration data have linear CKA ≥ 0.9
+    (`Alignment`), the one of less output energy goes, unless that is more than has to go. Then units: those whose
+    weights, in and out, point the same way as another unit's of their axis (`distinctness`), in one ranking over like
+    layers: between unlike ones the number of inputs alone shifts all cosines.
+
+    Args:
+        subject: the network.
+        kept: share of the parameters that may stay.
+
+    Raises:
+        BudgetError: out of reach even with one unit an axis.
+    """
+    limit = subject.limit(kept)
+    reduction, reasons = without_twins(subject, limit.value)
+    decisions = [Decision(b.id, "structure", b.params, b.params, reasons[b.id]) for b in reduction.dropped]
+    keep: dict[str, np.ndarray] = {}
+    if reduction.params > limit.value:
+        scores = _distinctness(reduction)
+        keep = fit_units(reduction.cost, scores, limit, allocator="isomorphic", base=reduction.keep)
+        decisions += [
+            Decision(axis, "unit", int((~mask).sum()), len(mask), _reason(scores[axis][~mask]))
+            for axis, mask in keep.items()
+            if axis in scores and not mask.all()
+        ]
+    return reduction.as_plan(keep, decisions, {"method": "redundancy", "kept": kept})
+
+
+def without_twins(subject: Subject, limit: int, alike: float = ALIKE) -> tuple[Reduction, dict[str, str]]:
+    """Drop branches that align with a sibling that stays, most aligned first, while more than ``limit`` is left.
+
+    Args:
+        subject: the network.
+        limit: how many parameters may stay; a branch that would leave clearly less stays.
+        alike: least linear CKA of twins.
+
+    Returns:
+        What is left, and branch id → why it went.
+    """
+    branches = {branch.id: branch for branch in droppable(subject)}
+    pairs = _siblings(subject, list(branches.values()))
+    reduction, reasons = whole(subject), dict[str, str]()
+    if not pairs or reduction.params <= limit:
+        return reduction, reasons
+    aligned = _aligned(subject, {name: branches[name] for pair in pairs for name in pair})
+    found = sorted(((aligned.cka(*pair), *pair) for pair in pairs), key=lambda item: (-item[0], item[1:]))
+    for cka, *pair in found:
+        there = [branch for branch in reduction.left(branches.values()) if branch.id in pair]
+        if cka < alike or reduction.params <= limit or len(there) < 2:
+            continue
+        less, more = sorted(pair, key=lambda name: (aligned.energy(name), name))
+        smaller = reduction.without(branches[less])
+        if smaller is not None and smaller.params >= (1 - SLACK) * limit:
+            reduction = smaller
+            reasons[less] = f"does what {more} does: linear CKA {cka:.3f} of their outputs"
+    return reduction, reasons
+
+
+def _siblings(subject: Subject, branches: Sequence[Branch]) -> list[tuple[str, str]]:
+    """Return the pairs of branches with outputs and parameters of the same shapes, neither inside the other."""
+    graph = subject.coupling.graph
+
+    def form(branch: Branch) -> object:
+        shapes = sorted(graph.tensors[name].shape for name in branch.tensors)
+        return graph.meta(branch.value).shape, tuple(shapes)
+
+    return [
+        (one.id, other.id)
+        for i, one in enumerate(branches)
+        for other in branches[i + 1 :]
+        if form(one) == form(other) and not one.holds(other) and not other.holds(one)
+    ]
+
+
+def _aligned(subject: Subject, branches: dict[str, Branch]) -> Alignment:
+    alignment = Alignment()
+    for values in Replay(subject).values(subject.calibration, {branch.value for branch in branches.values()}):
+        alignment.add({name: values[branch.value] for name, branch in branches.items()})
+    return alignment
+
+
+def _distinctness(reduction: Reduction) -> dict[str, np.ndarray]:
+    coupling = reduction.subject.coupling
+    present = {node.tensor for node in reduction.graph.nodes if node.tensor}
+    weights = {name: value for name, value in tensors_of(reduction.subject).items()
+               if name in present and coupling.graph.tensors[name].kind == "parameter"}  # fmt: skip
+    return {axis: distinctness(unit_gram(coupling, coupling.axes[axis], weights)) for axis in live_axes(reduction)}
+
+
+def _reason(scores: np.ndarray) -> str:
+    return f"most alike to others of the axis: cosine {1 - float(scores.max()):.2f} or more when it went"

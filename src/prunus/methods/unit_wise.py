@@ -1,0 +1,21 @@
+"""Unit-wise: every unit stays or goes by its own score, ranked among all units that play the same part."""
+
+from __future__ import annotations
+
+from prunus.methods.neurons import unit_plan
+from prunus.methods.subject import Subject, method
+from prunus.plans import Plan
+
+
+@method("unit-wise", "neuron", "remove the units of least sensitivity in one ranking over like layers")
+def unit_wise(subject: Subject, kept: float) -> Plan:
+    """Let units compete across layers; how many a layer keeps follows from their scores alone.
+
+    Scores are sensitivities, E[Σ_positions (∂L/∂a_u)²]. Layers that do different work have scores of different scale,
+    so each kind of axis (allocator ``isomorphic``) has a ranking of its own and keeps the same share of it.
+    Source: Fang et al., "Isomorphic pruning for vision models", arXiv:2407.04616.
+
+    Raises:
+        BudgetError: out of reach even with one unit an axis.
+    """
+    return unit_plan(subject, kept, "sensitivity", allocator="isomorphic")

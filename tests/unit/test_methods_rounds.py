@@ -1,0 +1,137 @@
+"""Fine-tuning pruning and the pipeline: the rates, what each stage gets to see, and what is left for the next."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from factories_digits import fresh_subject
+from prunus.budget import fit_units
+from prunus.errors import BudgetError
+from prunus.masks import top_masks
+from prunus.methods import METHODS, Subject, fine_tuning, subject_of
+from prunus.methods.fine_tuning import DECAY, ROUNDS, kept_after
+from prunus.methods.masks_left import masks_left
+from prunus.methods.neurons import unit_scores
+from prunus.methods.reduction import whole
+from prunus.methods.weights import maskable
+from prunus.planning import cross_entropy
+from prunus.workloads import Split
+
+
+def mlp(*, frozen: bool = False) -> Subject:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    inputs = torch.randn(48, 5)
+    with torch.no_grad():
+        data = Split(inputs, model(inputs).argmax(-1))
+    model.requires_grad_(not frozen)
+    return subject_of(model, inputs[:2], data, data)
+
+
+@given(st.floats(0.01, 1.0), st.integers(1, 9))
+def test_every_round_prunes_nine_tenths_of_the_rate_before(kept: float, rounds: int) -> None:
+    shares = (1.0, *kept_after(kept, rounds))
+    rates = [1 - after / before for before, after in itertools.pairwise(shares)]
+    assert shares[-1] == kept
+    assert len(rates) == rounds
+    for before, after in itertools.pairwise(rates):
+        assert after == pytest.approx(DECAY * before, abs=1e-9)
+
+
+def test_the_network_is_trained_between_rounds_and_scored_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    it, seen = mlp(), list[tuple[int, float]]()
+    train = fine_tuning.finetune_
+
+    def watched(model: nn.Module, *args: object, **kwargs: object) -> object:
+        units = int(model[0].weight.any(1).sum())  # type: ignore[index]
+        report = train(model, *args, **kwargs)  # type: ignore[arg-type]
+        seen.append((units, float(model[0].weight.detach().norm())))  # type: ignore[index]
+        assert int(model[0].weight.any(1).sum()) == units  # type: ignore[index]
+        return report
+
+    monkeypatch.setattr(fine_tuning, "finetune_", watched)
+    plan = METHODS.get("fine-tuning-pruning").plan(it, 0.3)
+    units, norms = zip(*seen, strict=True)
+    assert len(seen) == ROUNDS - 1
+    assert list(units) == sorted(units, reverse=True)
+    assert len(set(units)) == len(units)
+    assert len(set(norms)) == len(norms)
+    (keep,) = plan.axes.values()
+    assert keep.sum() < units[-1]
+
+
+def test_a_frozen_network_is_pruned_without_training() -> None:
+    it = mlp(frozen=True)
+    before = {n: t.clone() for n, t in it.model.state_dict().items()}
+    plan = METHODS.get("fine-tuning-pruning").plan(it, 0.5)
+    assert plan.after is not None
+    assert plan.after.params <= it.limit(0.5).value
+    assert all(torch.equal(before[n], t) for n, t in it.model.state_dict().items())
+    assert not any(p.requires_grad for p in it.model.parameters())
+
+
+def test_out_of_reach_is_said_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        pytest.fail("trained")
+
+    monkeypatch.setattr(fine_tuning, "finetune_", never)
+    with pytest.raises(BudgetError, match=r"least reachable is \d+"):
+        METHODS.get("fine-tuning-pruning").plan(mlp(), 0.02)
+
+
+def test_the_pipeline_gives_each_level_its_part() -> None:
+    it = fresh_subject()
+    plan = METHODS.get("integrated").plan(it, 0.25)
+    total = it.cost.price().params
+    assert {d.level for d in plan.decisions} == {"block", "unit", "weight"}
+    assert plan.after is not None
+    # Blocks keep the cube root or a little more, units half of the rest of the way.
+    blocks = total - sum(d.removed for d in plan.decisions if d.level == "block")
+    assert 0.95 * total * 0.25 ** (1 / 3) < blocks < total
+    assert plan.after.params <= (blocks * it.limit(0.25).value) ** 0.5
+    assert plan.after.params > 0.9 * (blocks * it.limit(0.25).value) ** 0.5
+    dead = {name for drop in plan.drops for name in plan.masks if name.startswith(drop.label)}
+    assert not dead
+
+
+def test_masks_lie_on_what_is_left_and_meet_the_budget() -> None:
+    it = mlp()
+    reduction, scores = whole(it), {n: w.abs() for n, w in maskable(it).items()}
+    keep = fit_units(it.cost, unit_scores(it, "magnitude"), it.limit(0.6))
+    masks = masks_left(reduction, keep, scores, 50, lambda left, count: top_masks(left, keep_count=count))
+    (units,) = keep.values()
+    assert masks["0.weight"][~units].all()
+    assert masks["2.weight"][:, ~units].all()
+    left = reduction.as_plan(keep).after
+    assert left is not None
+    assert left.params - sum(int((~m).sum()) for m in masks.values()) == 50
+    kept = np.abs(scores["0.weight"].detach().numpy())[units & masks["0.weight"].any(1)]
+    assert kept.size
+    assert masks_left(reduction, keep, scores, left.params, top_masks) == {}  # type: ignore[arg-type]
+
+
+def test_masks_that_cannot_meet_the_budget_are_refused() -> None:
+    it = mlp()
+    scores = {n: w.abs() for n, w in maskable(it).items()}
+    with pytest.raises(BudgetError, match=r"20 parameters may stay, but 19 of the 147"):
+        masks_left(whole(it), {}, scores, 20, lambda left, count: top_masks(left, keep_count=count))
+
+
+def test_a_budget_below_every_stage_is_refused() -> None:
+    with pytest.raises(BudgetError, match=r"\d+"):
+        METHODS.get("integrated").plan(mlp(), 0.02)
+
+
+def test_unit_wise_lets_layers_differ() -> None:
+    it = fresh_subject()
+    plan = METHODS.get("unit-wise").plan(it, 0.4)
+    shares = [float(m.mean()) for m in plan.axes.values()]
+    assert max(shares) - min(shares) > 0.2
+    assert cross_entropy is it.loss
