@@ -216,3 +216,22 @@ def test_parametrised_weights(kind: str, training: bool) -> None:
     assert snapshot(model) == before
     assert result.model(INPUTS).shape == (4, 2)
     assert result.model.last.weight.shape[1] < 8
+
+
+def test_a_huge_constant_is_computed_in_every_call_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(40, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            where = torch.arange(x.shape[1]).clamp(0, 39)
+            return x + nn.functional.one_hot(where, 40).to(x.dtype) @ self.table
+
+    model, x = Positions(), torch.randn(2, 6, 8)
+    kept = capture(model, x)
+    assert sum(value.numel() for value in kept.constants.values()) == 6 * 40
+    monkeypatch.setattr("prunus.graph.passes._LARGEST", 100)
+    left = capture(model, x)
+    assert sum(value.numel() for value in left.constants.values()) <= 6
+    assert any("one_hot" in node.op or "eq" in node.op or "scatter" in node.op for node in left.nodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from prunus.graph.recipes import ingredients
 from prunus.graph.run import call_arguments, resolve
 
 _GENERATORS = ("arange", "linspace", "logspace", "eye", "range", "tril_indices", "triu_indices", "hann_window")
+_LARGEST = 1 << 24  # elements
 _RANDOM = ("rand", "randn", "randint", "randperm", "bernoulli", "dropout", "normal_", "uniform_", "bernoulli_",
            "rand_like", "randn_like", "multinomial", "native_dropout", "exponential_")  # fmt: skip
 
@@ -34,13 +36,18 @@ def fold_constants(graph: Graph) -> Graph:
             continue
         name = node.op.split(".")[1]
         refs = [r.node for r in refs_in(node.args)]
-        if name in _RANDOM or node.name in touched or not all(r in foldable for r in refs):
+        if name in _RANDOM or node.name in touched or not all(r in foldable for r in refs) or _is_huge(node):
             continue
         foldable.add(node.name)
         if name in _GENERATORS or any(r in positional for r in refs):
             positional.add(node.name)
     frontier = _frontier(graph, foldable, positional)
     return _replace(graph, foldable, frontier) if frontier else graph
+
+
+def _is_huge(node: Node) -> bool:
+    """Whether a value is too large to be kept with the model: it is computed in every call, as the user wrote it."""
+    return any(math.prod(meta.shape) > _LARGEST for meta in node.outputs if meta is not None)
 
 
 def _touched(graph: Graph) -> set[str]:
