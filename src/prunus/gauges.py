@@ -22,6 +22,33 @@ def split_budget(budget: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     return {k: v for k, v in budget.items() if k != MEMORY}, {k: v for k, v in budget.items() if k == MEMORY}
 
 
+def limits_of(budget: Mapping[str, Any], before: Cost) -> tuple[tuple[Limit, ...], dict[str, Any]]:
+    """Return the limits that allocators know, and what is gauged beside them.
+
+    Raises:
+        OptionError: an unknown metric, or an amount that is not allowed.
+        BudgetError: the model meets all of it as it is.
+    """
+    counted, gauged = split_budget(budget)
+    limits = parse_budget(counted, before) if counted or not gauged else ()
+    if not gauged:
+        _check_anything_to_do(limits, before)
+    return limits, gauged
+
+
+def _check_anything_to_do(limits: tuple[Limit, ...], before: Cost) -> None:
+    """Refuse limits that the model meets as it is.
+
+    Raises:
+        BudgetError: all of them hold already.
+    """
+    if all(limit.holds(before) for limit in limits):
+        met = ", ".join(
+            f"{limit.metric} ≤ {limit.shown()} (it has {limit.shown(limit.of(before))})" for limit in limits
+        )
+        raise BudgetError(f"The model meets the budget as it is: {met}; nothing would go. Lower the budget.")
+
+
 def solve_gauged(
     solve: Solve, limits: Sequence[Limit], gauged: Mapping[str, Any], coupling: Coupling, before: Cost
 ) -> Plan:

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from prunus.budget import ALLOCATORS, Bound, Limit, fit_units, parse_budget
+from prunus.budget import ALLOCATORS, Bound, Limit, fit_units
 from prunus.budget.allocator import Allocator
 from prunus.budget.limits import LATENCY
 from prunus.budget.weights import WEIGHT_ALLOCATORS
 from prunus.criteria import UNIT_CRITERIA
 from prunus.errors import BudgetError, OptionError
-from prunus.gauges import solve_gauged, split_budget
+from prunus.gauges import limits_of, solve_gauged, split_budget
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.graph.parts import Captured, capture_or_parts
 from prunus.measurement.price import CostModel, cost_model
 from prunus.planning import check_weights, make_plan, unit_criterion, unit_decisions
 from prunus.plans import Decision, Plan
-from prunus.scored import Bounds, Budget, check_anything_to_do, plain
+from prunus.scored import Bounds, Budget, plain
 from prunus.selectors import bounds_on, ignored_axes
 from prunus.timing import latency_model, widths_in_multiples
 from prunus.tree import grow_tree
@@ -134,10 +134,7 @@ def prepare(model: nn.Module, example_inputs: Any, request: Request) -> Prepared
     if LATENCY in request.budget:
         cost = latency_model(captured.model, coupling, captured.inputs, seed=request.seed).priced(cost)
         bounds = {**widths_in_multiples(coupling, free), **bounds}
-    counted, gauged = split_budget(request.budget)
-    limits = parse_budget(counted, cost.price()) if counted or not gauged else ()
-    if not gauged:
-        check_anything_to_do(limits, cost.price())
+    limits, _ = limits_of(request.budget, cost.price())
     scores = {}
     if "unit" in request.levels:
         found = unit_criterion(model, coupling, request.criterion, request.data, request.seed)

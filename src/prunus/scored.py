@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from prunus.budget import Bound, Limit, fit_units, parse_budget
+from prunus.budget import Bound, Limit, fit_units
 from prunus.budget.allocator import Allocator
 from prunus.budget.limits import LATENCY
 from prunus.criteria import UNIT_CRITERIA
 from prunus.errors import BudgetError, OptionError
-from prunus.gauges import solve_gauged, split_budget
+from prunus.gauges import limits_of, solve_gauged
 from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.measurement.price import CostModel, cost_model
 from prunus.planning import check_weights, make_plan, unit_criterion, unit_decisions
-from prunus.plans import Cost, Plan
+from prunus.plans import Plan
 from prunus.progress import Progress
 from prunus.selectors import bounds_on, ignored_axes
 from prunus.timing import latency_model, widths_in_multiples
@@ -79,10 +79,7 @@ class Scored:
         """
         if LATENCY in budget and not self.cost.times:
             raise OptionError("A budget in milliseconds needs timed ops; use scored.timed(model, inputs) first.")
-        counted, gauged = split_budget(budget)
-        limits = parse_budget(counted, self.cost.price()) if counted or not gauged else ()
-        if not gauged:
-            check_anything_to_do(limits, self.cost.price())
+        limits, gauged = limits_of(budget, self.cost.price())
         if not self.scores:
             raise BudgetError("Nothing can be removed from this model: no axis is free; loosen ignore.")
         chosen = widths_in_multiples(self.coupling, self.scores) if LATENCY in budget else {}
@@ -141,20 +138,6 @@ def score(
     found = unit_criterion(model, coupling, criterion, data, seed)
     free = {a: s for a, s in found.items() if a not in held}
     return Scored(coupling, cost_model(coupling), free, criterion, held, seed, names)
-
-
-def check_anything_to_do(limits: Iterable[Limit], before: Cost) -> None:
-    """Refuse limits that the model meets as it is.
-
-    Raises:
-        BudgetError: all of them hold already.
-    """
-    limits = tuple(limits)
-    if all(limit.holds(before) for limit in limits):
-        met = ", ".join(
-            f"{limit.metric} ≤ {limit.shown()} (it has {limit.shown(limit.of(before))})" for limit in limits
-        )
-        raise BudgetError(f"The model meets the budget as it is: {met}; nothing would go. Lower the budget.")
 
 
 def plain(budget: Budget) -> dict[str, Any]:

@@ -49,7 +49,6 @@ def plan(
     from prunus.jobs import (
         check_wanted,
         parent_of,
-        plan_again,
         plan_recipe,
         read_plan_folder,
         scored_parent,
@@ -66,7 +65,8 @@ def plan(
         ("prune", "method"): method,
     }
     recipe = override(recipe, changes)
-    reuse = known is not None and known.scores and recipe.prune.criterion == known.recipe.prune.criterion
+    same = known is not None and recipe.prune.criterion == known.recipe.prune.criterion
+    scored_before = known.scores or None if known is not None and same else None
     check_wanted(recipe if sweep is None else override(recipe, {("prune", "budget"): {"params": 0.5}}))
     with shown_progress() as progress:
         parent = parent_of(recipe, recipe.seed, progress, known.weights if known else None)
@@ -74,14 +74,10 @@ def plan(
         if sweep is not None:
             from prunus.cli.sweep import sweep_plans
 
-            scored = scored_parent(parent, known.scores if known and reuse else None)
+            scored = scored_parent(parent, scored_before)
             sweep_plans(parent, scored, numbers("--sweep", sweep), out, weights, as_json=json, picture=picture)
             return
-        if known is not None and reuse and recipe.prune.method is None:
-            scored = scored_parent(parent, known.scores)
-            made, scores = plan_again(parent, scored, progress), scored.scores
-        else:
-            made, scores = plan_recipe(parent, progress)
+        made, scores = plan_recipe(parent, progress, scored_before)
         write_plan_folder(out, made, recipe, scores=scores, weights=weights)
         if picture:
             _draw(parent, made, out)

@@ -42,7 +42,7 @@ def sweep_plans(
 ) -> None:
     """Plan for every share of the recipe's first metric, write each folder, draw and print the front."""
     from prunus.jobs import plan_again, write_plan_folder
-    from prunus.jobs.front import selection_loss
+    from prunus.methods.true_loss import selection_loss
     from prunus.recipe import override
     from prunus.report.plan_table import aligned
 
@@ -80,7 +80,7 @@ def sweep_plans(
 
 
 def _draw(parent: Parent, points: Sequence[Point], metric: str, out: Path) -> None:
-    from prunus.jobs.front import selection_loss
+    from prunus.methods.true_loss import selection_loss
     from prunus.report.pictures import write_picture
     from prunus.report.sweep_picture import Swept, sweep_picture
 

@@ -10,11 +10,11 @@ import torch
 
 from prunus.errors import BudgetError, PlanError
 from prunus.graph.recorder import named_tensors
-from prunus.jobs.front import selection_loss
 from prunus.methods.layer_wise import masked_loss
 from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import Reduction, droppable
 from prunus.methods.subject import BATCH, Subject
+from prunus.methods.true_loss import selection_loss
 from prunus.parent import Parent
 from prunus.progress import Progress, Silent
 from prunus.timing import time_ops

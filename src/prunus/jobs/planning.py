@@ -65,8 +65,12 @@ def _split(budget: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
     return counted, allowed_drop(budget[MAX_DROP]) if MAX_DROP in budget else None
 
 
-def plan_recipe(parent: Parent, progress: Progress | None = None) -> tuple[Plan, Mapping[str, np.ndarray]]:
+def plan_recipe(
+    parent: Parent, progress: Progress | None = None, scores: Mapping[str, np.ndarray] | None = None
+) -> tuple[Plan, Mapping[str, np.ndarray]]:
     """Return the plan of a recipe's section ``prune``, every decision priced, and the scores it rests on.
+
+    Scores that are there already are taken as they are.
 
     Raises:
         OptionError: no budget, an unknown criterion, allocator or method, or a budget that the method does not know.
@@ -74,7 +78,7 @@ def plan_recipe(parent: Parent, progress: Progress | None = None) -> tuple[Plan,
     """
     check_wanted(parent.recipe)
     if parent.recipe.prune.method is None:
-        scored = scored_parent(parent)
+        scored = scored_parent(parent, scores)
         return plan_again(parent, scored, progress), scored.scores
     return _within(parent, lambda budget: _by_method(parent, budget), progress), {}
 

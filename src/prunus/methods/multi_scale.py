@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from prunus.budget import Limit
 from prunus.errors import BudgetError
 from prunus.masks import absolute_masks
-from prunus.measurement.batches import call
 from prunus.methods.gates import Gates
 from prunus.methods.layer_wise import layer_wise_keep
 from prunus.methods.modular import greedy
 from prunus.methods.reduction import Reduction, droppable, whole
-from prunus.methods.subject import BATCH, Subject, method
+from prunus.methods.subject import Subject, method
+from prunus.methods.true_loss import loss_of
 from prunus.methods.weights import maskable
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
@@ -139,10 +138,4 @@ def _selection_loss(subject: Subject, plan: Plan) -> float:
     small = copy.deepcopy(small)
     reestimate_statistics_(small, subject.calibration.batches(64))
     finetune_(small, subject.calibration, steps=_STEPS, lr=1e-3, masks=sliced_masks(plan) or None, seed=subject.seed)
-    small.eval()
-    total = count = 0.0
-    with torch.no_grad():
-        for inputs, targets in subject.selection.batches(BATCH):
-            total += float(subject.loss(call(small, inputs), targets)) * len(targets)
-            count += len(targets)
-    return total / count
+    return loss_of(subject, small)

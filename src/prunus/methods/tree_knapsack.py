@@ -6,21 +6,18 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 
 from prunus.budget import fit_units
 from prunus.budget.knapsack_tree import solve_tree
 from prunus.errors import BudgetError
 from prunus.graph.ir import TENSOR
 from prunus.graph.layout import atoms_of
-from prunus.measurement.batches import call
 from prunus.methods.gates import Gates
 from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import SLACK, Reduction, droppable, whole
-from prunus.methods.subject import BATCH, Subject, method
+from prunus.methods.subject import Subject, method
+from prunus.methods.true_loss import selection_loss
 from prunus.plans import Decision, Plan
-from prunus.surgery.cut import operate
-from prunus.training import reestimate_statistics_
 from prunus.tree import Branch, grow_tree
 from prunus.tree.choices import ChoiceTree
 
@@ -48,7 +45,7 @@ def tree_knapsack(subject: Subject, kept: float) -> Plan:
     for reduction, rate in candidates:
         plan = _planned(reduction, rate, kept)
         if plan is not None:
-            loss = _true_loss(subject, plan)
+            loss = selection_loss(subject, plan)
             best = (loss, plan) if best is None or loss < best[0] else best
         subject.progress.advance("tree knapsack")
     subject.progress.finish("tree knapsack")
@@ -112,16 +109,3 @@ def _live_axes(reduction: Reduction) -> set[str]:
     parameters = (t for t in tensors if coupling.graph.tensors[t].kind == "parameter")
     atoms = {a for name in parameters for expr in coupling.tensors[name] for a in atoms_of(expr)}
     return {coupling.axis_of[a] for a in atoms if a in coupling.axis_of} - reduction.keep.keys()
-
-
-def _true_loss(subject: Subject, plan: Plan) -> float:
-    """Return the loss of the cut network on the selection split, its norm statistics measured anew."""
-    small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
-    reestimate_statistics_(small, subject.calibration.batches(64))
-    small.eval()
-    total = count = 0.0
-    with torch.no_grad():
-        for inputs, targets in subject.selection.batches(BATCH):
-            total += float(subject.loss(call(small, inputs), targets)) * len(targets)
-            count += len(targets)
-    return total / count

@@ -1,8 +1,9 @@
-"""What a plan does to the true loss, before any recovery."""
+"""What a plan does to the true loss: the cut network on the selection split."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from prunus.measurement.batches import call
 from prunus.methods.subject import BATCH, Subject
@@ -10,13 +11,20 @@ from prunus.plans import Plan
 from prunus.surgery.cut import operate
 from prunus.training import reestimate_statistics_
 
+_STATISTICS_BATCH = 64
+
 
 def selection_loss(subject: Subject, plan: Plan | None) -> float:
     """Return the mean loss of the cut network on the selection split, norm statistics re-estimated; None is dense."""
-    model = subject.model
-    if plan is not None:
-        model, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
-        reestimate_statistics_(model, subject.calibration.batches(BATCH))
+    if plan is None:
+        return loss_of(subject, subject.model)
+    small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
+    reestimate_statistics_(small, subject.calibration.batches(_STATISTICS_BATCH))
+    return loss_of(subject, small)
+
+
+def loss_of(subject: Subject, model: nn.Module) -> float:
+    """Return the mean loss of a network on the selection split, in eval mode; its mode is put back."""
     was_training = model.training
     model.eval()
     total = count = 0.0
