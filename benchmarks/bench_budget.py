@@ -18,7 +18,10 @@ from budget.page import claims, page
 
 ROOT = Path(__file__).resolve().parent.parent
 LATENCY_NETS = ("resnet18", "glyphs/resnet-8x", "vit_b_32", "glyphs/vit-8x")
-KEPT = {"digits": (0.3, 0.15), "glyphs/resnet": (0.5, 0.3)}
+KEPT = {
+    "digits": {"bytes": (0.15,), "latency_ms": (0.6,)},
+    "glyphs/resnet": {"bytes": (0.3,), "latency_ms": (0.6,)},
+}
 Work = Callable[[], dict[str, Any]]
 
 
@@ -35,13 +38,19 @@ def jobs(seeds: int) -> Iterator[tuple[str, Work]]:
         for name in ("glyphs/resnet", "glyphs/vit"):
             yield f"against/{name}/{seed}", lambda n=name, s=seed: latency.against_macs(n, 0.5, s)
     for seed in range(seeds):
-        for workload, shares in KEPT.items():
-            for kept in shares:
-                for method in (*scales.SEVERAL, *scales.SINGLE):
-                    yield (
-                        f"scales/{workload}/{method}/{kept}/{seed}",
-                        lambda w=workload, m=method, k=kept, s=seed: scales.measure(w, m, k, s),
-                    )
+        for workload, metric, kept in cells():
+            for method in scales.methods_for(metric):
+                yield (
+                    f"scales/{workload}/{metric}/{method}/{kept}/{seed}",
+                    lambda w=workload, b=metric, m=method, k=kept, s=seed: scales.measure(w, b, m, k, s),
+                )
+
+
+def cells() -> Iterator[tuple[str, str, float]]:
+    """Yield every workload, metric and kept share at which methods meet."""
+    for workload, metrics in KEPT.items():
+        for metric, shares in metrics.items():
+            yield from ((workload, metric, kept) for kept in shares)
 
 
 def main() -> None:

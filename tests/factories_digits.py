@@ -8,7 +8,7 @@ import warnings
 import torch
 
 from prunus.methods import Subject, subject_of
-from prunus.training import finetune_
+from prunus.training import TrainingOptions, finetune_
 from prunus.workloads.digits import load_digits_splits
 from prunus.workloads.digits_net import DigitsNet
 from prunus.workloads.splits import Split, Splits
@@ -34,7 +34,7 @@ def trained() -> DigitsNet:
     model = DigitsNet()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        finetune_(model, digits().train, steps=12, lr=1e-2, seed=0)
+        finetune_(model, digits().train, TrainingOptions(steps=12, lr=1e-2), seed=0)
     return model.eval()
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .scales import recipe_for
+
 Row = dict[str, Any]
 
 
@@ -73,11 +75,10 @@ def against_macs(name: str, share: float, seed: int) -> Row:
     from prunus.measurement.quality import evaluate, paired_interval
     from prunus.parent import train_
     from prunus.progress import Silent
-    from prunus.recipe import Recipe
     from prunus.surgery.cut import operate
 
-    text = {"version": 1, "model": name, "data": "glyphs", "prune": {"budget": {"latency_ms": share}}, "seed": seed}
-    parent = parent_of(Recipe.model_validate(text), seed, Silent())
+    recipe = recipe_for(name, {"seed": seed, "prune": {"budget": {"latency_ms": share}}})
+    parent = parent_of(recipe, seed, Silent())
     subject = parent.subject
     scored = scored_parent(parent).timed(subject.model, subject.example_inputs)
     by_time = scored.plan({"latency_ms": share}, allocator="lagrangian")

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prunus.contest import Contest, dense_row, enter, prepare
+from prunus.contest import Contest, dense_row, entries, prepare
 from prunus.errors import BudgetError
 from prunus.methods import METHODS, Method
 from prunus.progress import Progress, Silent
-from prunus.results import Environment, Results, Row, Skipped
+from prunus.results import Environment, Results, Row, Skipped, named
 from prunus.version import VERSION
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def compare(recipe: Recipe, *, progress: Progress | None = None, out: Path | str
     if skipped and not rows:
         first = next(iter(skipped.values()))
         raise BudgetError(f"No method could be run; {first.method} at {first.kept_fraction:g} kept: {first.reason}")
-    ordered = _in_order([r for r in rows if (r.method, r.kept_fraction) not in skipped], methods)
+    names = [named(method.name, repair) for method in methods for repair in recipe.compare.repair]
+    ordered = _in_order([r for r in rows if (r.method, r.kept_fraction) not in skipped], names)
     results = results_of(recipe, "Pruning methods compared", dense_runs, ordered, skipped.values())
     if out is not None:
         write_results(results, Path(out), shown)
@@ -97,7 +98,7 @@ def _rows(contest: Contest, methods: list[Method], progress: Progress) -> Iterat
     if recipe.workers == 1:
         for method in methods:
             for kept in recipe.compare.kept:
-                yield enter(contest, method, kept)
+                yield from entries(contest, method, kept)
                 progress.advance(task)
     else:
         for found in _in_processes(contest, methods):
@@ -132,11 +133,12 @@ def _begin(recipe: Recipe, base_dir: Path, seed: int, weights: dict[str, Tensor]
 
 def _job(name: str) -> list[Row | Skipped]:
     contest = _CONTEST[0]
-    return [enter(contest, METHODS.get(name), kept) for kept in contest.recipe.compare.kept]
+    method, kept = METHODS.get(name), contest.recipe.compare.kept
+    return [found for share in kept for found in entries(contest, method, share)]
 
 
-def _in_order(rows: list[Row], methods: list[Method]) -> list[Row]:
-    place = {m.name: i for i, m in enumerate(methods)}
+def _in_order(rows: list[Row], names: list[str]) -> list[Row]:
+    place = {name: i for i, name in enumerate(names)}
     return sorted(rows, key=lambda r: (r.seed, -r.kept_fraction, place[r.method]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,10 +17,13 @@ from prunus.measurement.batches import Inputs
 from prunus.measurement.latency import LatencyRatio, latency_ratio
 from prunus.measurement.quality import Quality, evaluate, flip_rate
 from prunus.methods import Method, Subject
+from prunus.methods.subject import Learned, Lesson
 from prunus.parent import Parent, first_inputs, parent_of, train_
 from prunus.plans import Cost, Plan
 from prunus.progress import Progress, Silent
-from prunus.results import LayerChange, Row, Skipped
+from prunus.recovery import Case, recovered_
+from prunus.repair import repair_
+from prunus.results import LayerChange, Row, Skipped, named
 from prunus.surgery.cut import operate
 from prunus.surgery.record import Surgery
 from prunus.surgery.tensors import sliced_masks
@@ -77,17 +80,35 @@ def contest_of(parent: Parent, seed: int) -> Contest:
     return Contest(parent, seed, quality, timing)
 
 
-def enter(run: Contest, method: Method, kept: float) -> Row | Skipped:
-    """Plan, cut, verify, recover and measure one method at one kept share."""
+def entries(run: Contest, method: Method, kept: float) -> list[Row | Skipped]:
+    """Enter a method with every repair of the recipe; it plans once."""
+    return [enter(run, method, kept, repair) for repair in run.recipe.compare.repair]
+
+
+def enter(run: Contest, method: Method, kept: float, repair: str = "none") -> Row | Skipped:
+    """Plan, cut, verify, repair, recover and measure one method at one kept share."""
     if method.only_kept is not None and kept not in method.only_kept:
         allowed = ", ".join(f"{k:.0%}" for k in method.only_kept)
-        return Skipped(method.name, kept, f"defined at {allowed} kept only")
-    started = time.perf_counter()
+        return Skipped(named(method.name, repair), kept, f"defined at {allowed} kept only")
     try:
-        plan = method.plan(run.subject, kept)
+        learned, spent = run.subject.remember(f"plan of {method.name} at {kept}", lambda: _timed(run, method, kept))
     except BudgetError as error:
-        return Skipped(method.name, kept, str(error))
-    return carry_through(run, plan, method, kept, started).row
+        return Skipped(named(method.name, repair), kept, str(error))
+    weights = learned.model if method.teach else None
+    started = time.perf_counter() - spent
+    row = carry_through(run, learned.plan, method, kept, started, weights=weights, repair=repair).row
+    return replace(row, method=named(method.name, repair))
+
+
+def _timed(run: Contest, method: Method, kept: float) -> tuple[Learned, float]:
+    started, options = time.perf_counter(), run.recipe.recover.options()
+    if method.teach is None:
+        learned = Learned(method.plan(run.subject, kept), run.dense)
+    elif not options.steps or run.recipe.recover.minutes is not None:
+        raise BudgetError("prunes while it trains, with the steps of recover; give recover.steps, at least 1")
+    else:
+        learned = method.teach(run.subject, kept, Lesson(run.data.train, options, run.seed))
+    return learned, time.perf_counter() - started
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,33 +123,56 @@ class Entry:
 
 
 def carry_through(
-    run: Contest, plan: Plan, method: Method, kept: float, started: float, progress: Progress | None = None
-) -> Entry:
-    """Cut as a plan says, verify, recover and measure; ``started`` is when the planning began."""
-    subject = run.subject
-    small, surgery = operate(subject.model, subject.coupling, plan, subject.example_inputs)
-    check = verify(subject.model, small, subject.coupling, plan, subject.example_inputs, seed=run.seed)
+    run: Contest, plan: Plan, method: Method, kept: float, started: float, progress: Progress | None = None,
+    *, weights: nn.Module | None = None, repair: str = "none",
+) -> Entry:  # fmt: skip
+    """Cut as a plan says, verify, repair, recover and measure; ``started`` is when the planning began.
+
+    ``weights`` is the dense network with what was learned while planning; without it the dense network is cut.
+    """
+    subject, source = run.subject, weights or run.dense
+    small, surgery = operate(source, subject.coupling, plan, subject.example_inputs)
+    check = verify(source, small, subject.coupling, plan, subject.example_inputs, seed=run.seed)
+    mended = _repair(run, method, small, plan, repair)
     raw = evaluate(small, run.data.test.batches(_TEST_BATCH), run.data.classes)
     masks = sliced_masks(plan)
-    _recover(run, method, small, masks, progress or Silent())
+    if method.teach is not None and weights is not None:
+        told = [f"pruned while training: the {run.recipe.recover.steps} steps of recover were spent there, none after"]
+    else:
+        told = _recover(run, method, small, plan, progress or Silent())
     spent = time.perf_counter() - started
     quality = evaluate(small, run.data.test.batches(_TEST_BATCH), run.data.classes)
     assert plan.after is not None
     row = _row(
         run, small, quality, plan.after, masks,
         method=method.name, level=method.level, kept_fraction=kept, seconds=spent, check_error=check.error,
-        accuracy_before_recovery=raw.accuracy, notes=_notes(plan, method),
-        structure=_structure(subject, plan),
+        accuracy_before_recovery=raw.accuracy, notes=(*_notes(plan, method), *mended, *told),
+        structure=_structure(subject, plan), repair=repair,
     )  # fmt: skip
     return Entry(small, plan, surgery, check, row)
 
 
-def _recover(run: Contest, method: Method, small: nn.Module, masks: dict[str, Tensor], progress: Progress) -> None:
-    recover = run.recipe.recover.options()
+def _repair(run: Contest, method: Method, small: nn.Module, plan: Plan, repair: str) -> list[str]:
+    """Refit what is left on the calibration split, unless its weights are new or were trained while pruned."""
+    if repair == "none" or method.fresh_weights or method.teach is not None:
+        return []
+    calibration = run.data.calibration.batches(_TEST_BATCH)
+    return [str(repair_(small, run.dense, run.subject.coupling, plan, calibration, repair=repair, seed=run.seed))]
+
+
+def _recover(run: Contest, method: Method, small: nn.Module, plan: Plan, progress: Progress) -> list[str]:
+    """Recover a cut network as the recipe says, and return what is worth telling about it."""
+    wanted, masks = run.recipe.recover.recovery(), sliced_masks(plan)
     if method.fresh_weights:
         reset_weights_(small, run.seed)
         train_(small, run.data, run.recipe.train.options(), run.seed, progress, "from scratch")
-    train_(small, run.data, recover, run.seed, progress, "recover", masks or None)
+    if wanted is None:
+        train_(small, run.data, run.recipe.recover.options(), run.seed, progress, "recover", masks or None)
+        return []
+    subject = run.subject
+    case = Case(small, run.dense, run.data.train, run.data.selection, wanted, masks, plan, subject.coupling,
+                subject.example_inputs, run.seed)  # fmt: skip
+    return [f"recovery: {leg}" for leg in recovered_(case).legs if leg.kept]
 
 
 def dense_row(run: Contest) -> Row:
@@ -169,6 +213,8 @@ def _row(
         latency_forward_ms=forward.candidate_ms,
         latency_backward_ms=backward.candidate_ms,
         flip_rate=flip_rate(quality.predictions, run.quality.predictions),
+        auc=quality.auc,
+        bits=quality.bits if quality.count > len(run.data.test) else None,
         notes=tuple(notes),
         structure=structure,
         **about,

@@ -1,4 +1,4 @@
-"""Budgets on what is no polynomial of the widths, such as peak memory: met by moving a limit that is one."""
+"""Budgets on what is no polynomial of the widths, memory and energy: met by moving a limit that is one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from prunus.measurement.memory import memory_model
 from prunus.plans import Cost, Plan
 
 MEMORY = "memory"
+ENERGY = "energy"
+STAND_IN = "macs"
+"""What energy is steered by: it can only be measured."""
 _STEPS = 12
 Solve = Callable[[Sequence[Limit]], Plan]
 
 
 def split_budget(budget: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Part the metrics that allocators know from those that are gauged from outside."""
-    return {k: v for k, v in budget.items() if k != MEMORY}, {k: v for k, v in budget.items() if k == MEMORY}
+    outside = (MEMORY, ENERGY)
+    return {k: v for k, v in budget.items() if k not in outside}, {k: v for k, v in budget.items() if k in outside}
 
 
 def limits_of(budget: Mapping[str, Any], before: Cost) -> tuple[tuple[Limit, ...], dict[str, Any]]:
@@ -31,9 +35,23 @@ def limits_of(budget: Mapping[str, Any], before: Cost) -> tuple[tuple[Limit, ...
     """
     counted, gauged = split_budget(budget)
     limits = parse_budget(counted, before) if counted or not gauged else ()
+    if ENERGY in gauged:
+        # The same share of MACs, until the cut network is measured.
+        limits = (*limits, Limit(STAND_IN, math.floor(energy_share(gauged[ENERGY]) * before.macs_forward)))
     if not gauged:
         _check_anything_to_do(limits, before)
     return limits, gauged
+
+
+def energy_share(value: Any) -> float:
+    """Return the number behind a budget of energy.
+
+    Raises:
+        OptionError: no kept fraction.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise OptionError(f"budget energy is {value!r}; allowed: a kept fraction between 0 and 1, such as 0.5.")
+    return float(value)
 
 
 def _check_anything_to_do(limits: tuple[Limit, ...], before: Cost) -> None:
@@ -68,7 +86,7 @@ def solve_gauged(
         OptionError: an amount that is not allowed.
         BudgetError: out of reach, or met already.
     """
-    if not gauged:
+    if MEMORY not in gauged:
         return solve(limits)
     model = memory_model(coupling)
     whole = model.price()

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from prunus.budget.limits import LATENCY
 from prunus.errors import DataError
 from prunus.graph.recorder import named_tensors
-from prunus.measurement.batches import logits_of, tensors_in
+from prunus.measurement.batches import tensors_in
 from prunus.methods import Subject, subject_of
 from prunus.planning import check_weights
 from prunus.progress import Progress
 from prunus.selectors import ignored_axes
 from prunus.sources import resolve_data, resolve_model
-from prunus.training import LOSSES, TrainingOptions, finetune_
+from prunus.training import TrainingOptions, finetune_, loss_function
 from prunus.workloads import WORKLOADS, trained
 from prunus.workloads.splits import Splits
 
@@ -75,13 +75,12 @@ def parent_of(recipe: Recipe, seed: int, progress: Progress, weights: Mapping[st
         model.load_state_dict(weights)
     # A budget in milliseconds is one for the batch that the recipe times.
     samples = recipe.compare.latency.batch if LATENCY in recipe.prune.budget else _EXAMPLES
-    function = LOSSES.get(recipe.recover.options().loss)
     subject = subject_of(
         model,
         first_inputs(data, samples),
         data.calibration,
         data.selection,
-        loss=lambda outputs, targets: function(logits_of(outputs), targets),
+        loss=loss_function(recipe.recover.options().loss),
         seed=seed,
         progress=progress,
     )
@@ -124,8 +123,7 @@ def train_(
     if not options.steps:
         return
     progress.start(task, options.steps)
-    finetune_(model, data.train, seed=seed, masks=masks, progress=lambda done, steps: progress.advance(task),
-              **options.keywords())  # fmt: skip
+    finetune_(model, data.train, options, seed=seed, masks=masks, progress=lambda done, steps: progress.advance(task))
     progress.finish(task)
 
 

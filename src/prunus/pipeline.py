@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,16 +10,21 @@ from torch import nn
 
 from prunus.budget import Limit
 from prunus.budget.allocator import Allocator
-from prunus.budget.limits import LATENCY
+from prunus.criteria import needs_of
+from prunus.criteria.noise import data_or_noise
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import couple, opted_in
 from prunus.graph.parts import capture_or_parts
-from prunus.meeting import meet_latency
+from prunus.meeting import meet
 from prunus.plans import Cost, Plan
 from prunus.prepared import Request, prepare
+from prunus.recovering import check_request, recover_
+from prunus.recovery import RecoveryReport
+from prunus.repair import RepairReport, as_often_as_needed, check_repair, repair_, unrepaired_parts
 from prunus.scored import Bounds, Budget
 from prunus.surgery.cut import cut, operate
 from prunus.surgery.record import Surgery
+from prunus.surgery.tensors import sliced_masks
 from prunus.surgery.verify import Check, verify
 
 
@@ -36,6 +41,8 @@ class PruneResult:
         surgery: which forwards were rewritten and which integers mended.
         parts: the submodules that were captured, where the whole could not be; the rest is as it was.
         example_inputs: what the model was captured with; file formats that need a call of it use them.
+        repair: what refitting the weights on unlabelled data did; the proof is from before it.
+        recovery: what training after the cut did, where it was asked for; the proof is from before it.
     """
 
     model: nn.Module
@@ -47,6 +54,8 @@ class PruneResult:
     surgery: Surgery
     parts: tuple[str, ...] = ()
     example_inputs: Any = field(default=None, repr=False, compare=False)
+    recovery: RecoveryReport | None = None
+    repair: RepairReport | None = None
 
     def __str__(self) -> str:
         rows = [("", "before", "after", "kept")]
@@ -61,8 +70,15 @@ class PruneResult:
         lines = ["  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
                  for r in rows]  # fmt: skip
         lines += [str(self.check), f"coverage: {self.coverage:.1%} of the parameters can be removed"]
+        if self.plan.axes:
+            criterion = str(self.plan.settings.get("criterion", ""))
+            lines.append(f"scored by: {criterion}{'' if needs_of(criterion) else ', from the weights alone'}")
         if self.parts:
             lines.append(f"captured in parts (MACs count these alone): {', '.join(self.parts)}")
+        if self.repair is not None:
+            lines.append(str(self.repair))
+        if self.recovery is not None:
+            lines.append(str(self.recovery))
         return "\n".join(lines)
 
     def _masked(self) -> int:
@@ -89,6 +105,8 @@ def prune(
     allocator: str | Allocator | None = None,
     bounds: Bounds | None = None,
     opt_in: Sequence[str] = (),
+    recover: Mapping[str, Any] | None = None,
+    repair: str | None = "auto",
 ) -> PruneResult:
     """Return a smaller network that provably computes what the masked original computes.
 
@@ -98,11 +116,16 @@ def prune(
         budget: ``{"params": 0.5}``, ``{"macs": 0.3}``, ``{"bytes": "2MB"}``, ``{"memory": 0.5}``,
             ``{"latency_ms": 0.5}``; several mean all. A number up to 1 is the kept fraction. Memory is that of one
             forward call on the example inputs. For milliseconds the ops are timed on this machine with the example
-            inputs, the cut network is timed against the original, and the plan is made again up to twice where
-            prediction and measurement part; ``plan.settings["latency"]`` says what came out.
-        criterion: how units are scored: magnitude, contribution, sensitivity, taylor, random.
+            inputs, the cut network is timed against the original, and the plan is made again where
+            prediction and measurement part; ``plan.settings["latency"]`` says what came out. ``{"energy": 0.5}`` is
+            met in the same way where the machine's counters can be read (RAPL, NVML), and refused elsewhere.
+        criterion: how units are scored: magnitude, l1, fpgm, bn_scale and random read weights alone, the others data:
+            fisher, contribution, mean_activation, apoz, wanda and redundancy inputs, taylor, taylor_sample,
+            taylor_batch, worst_class, sensitivity and snip labels too.
         levels: ``("unit",)`` removes units, ``("weight",)`` masks weights, both share the budget.
-        data: batches (inputs, targets) for criteria that need them; cross-entropy is the loss.
+        data: batches (inputs, targets) for criteria that need them; cross-entropy is the loss. The repair needs no
+            targets: for it, and for criteria that do without, batches may be inputs alone. ``"noise"`` takes noise that
+            looks like the example inputs, for those who have no data.
         ignore: modules to leave as they are: names, globs, ``re:`` patterns, class names.
         seed: for criteria and checks that draw numbers.
         allocator: who gets how much: uniform, global, isomorphic, erk, lamp, lagrangian, knapsack, viterbi, or an
@@ -112,6 +135,11 @@ def prune(
             any of floor, ceiling, round_to, frozen, forced.
         opt_in: what else may go: ``"experts"`` whole, with their rows of the router; ``"vocabulary"``, tokens. Tokens
             that stay are numbered anew: ``plan.keep[embedding][0]`` lists their old ids.
+        recover: ``{"steps": 500}`` or ``{"minutes": 10}``: train the cut network on ``data``, of which a tenth decides
+            what pays; other options as in `prunus.recover_`.
+        repair: with ``data``, the weights that stay are refitted towards the dense network's outputs, without labels:
+            statistics, bias, scales, refold, blockwise, or ``auto``, the best of them on samples held out; see
+            `prunus.repair_`. None leaves them as they are.
 
     Raises:
         UsageError: bad arguments, NaN weights, unknown names.
@@ -119,8 +147,10 @@ def prune(
         BudgetError: nothing is removable, or the budget is out of reach or met already.
         VerifyError: the cut model differs; nothing is returned.
     """
-    model = unwrap(model)
+    model, data = unwrap(model), as_often_as_needed(data_or_noise(data, example_inputs, seed))
+    check_repair(repair)
     request = Request(budget, criterion, levels, data, ignore, seed, allocator, bounds, opt_in)
+    wanted = check_request(recover, data)
     ready = prepare(model, example_inputs, request)
     captured, coupling = ready.captured, ready.coupling
 
@@ -128,14 +158,26 @@ def prune(
         chosen = ready.solve(limits)
         return (chosen, *operate(captured.model, coupling, chosen, captured.inputs))
 
-    chosen, small, surgery = meet_latency(made, ready, seed) if LATENCY in budget else made(ready.limits)
+    chosen, small, surgery = meet(made, ready, seed)
     check = verify(captured.model, small, coupling, chosen, captured.inputs, seed=seed)
     assert chosen.before is not None
     assert chosen.after is not None
+    mended = None
+    if data is not None and repair is not None:
+        mended = (
+            unrepaired_parts(repair, captured.parts) if captured.parts
+            else repair_(small, model, coupling, chosen, data, repair=repair, seed=seed)
+        )  # fmt: skip
     small = captured.restored(small, model)
+    told = None
+    if wanted is not None:
+        cut_by = None if captured.parts else chosen
+        told = recover_(small, model, data, wanted, plan=cut_by, masks=sliced_masks(chosen),
+                        example_inputs=example_inputs, seed=seed)  # fmt: skip
     return PruneResult(
-        small, chosen, chosen.before, chosen.after, check, coupling.coverage(), surgery, captured.parts, example_inputs
-    )
+        small, chosen, chosen.before, chosen.after, check, coupling.coverage(), surgery, captured.parts, example_inputs,
+        told, mended,
+    )  # fmt: skip
 
 
 def plan(
@@ -156,6 +198,7 @@ def plan(
 
     A budget in milliseconds rests on the prediction alone here; `prune` measures.
     """
+    data = data_or_noise(data, example_inputs, seed)
     request = Request(budget, criterion, levels, data, ignore, seed, allocator, bounds, opt_in)
     return prepare(unwrap(model), example_inputs, request).solve()
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from prunus.criteria import UNIT_CRITERIA, UnitEvidence, activation_statistics, collect_gradients
+from prunus.criteria import UNIT_CRITERIA, Calibration, collect_evidence, probes_for
+from prunus.criteria.calibration import LossFunction
 from prunus.errors import ModelError, OptionError
 from prunus.graph.coupling import Coupling
 from prunus.graph.recorder import named_tensors
@@ -19,8 +19,6 @@ from prunus.measurement.batches import logits_of
 from prunus.measurement.price import CostModel, cost_model
 from prunus.plans import Decision, Drop, Plan, fingerprint
 from prunus.surgery.literals import rewrite
-
-_NEEDS_DATA = ("sensitivity", "contribution", "taylor")
 
 
 def make_plan(
@@ -55,39 +53,26 @@ def make_plan(
 
 
 def unit_criterion(
-    model: nn.Module, coupling: Coupling, criterion: str, data: Iterable[Any] | None, seed: int
+    model: nn.Module,
+    coupling: Coupling,
+    criterion: str,
+    data: Iterable[Any] | None,
+    seed: int,
+    loss: LossFunction | None = None,
 ) -> dict[str, np.ndarray]:
-    """Score every unit of every removable axis by a criterion's name."""
-    score = UNIT_CRITERIA.get(criterion)
-    if criterion in _NEEDS_DATA and data is None:
-        raise OptionError(
-            f"criterion {criterion!r} needs data=batches of (inputs, targets); give some, or use magnitude."
-        )
-    weights = {n: t.detach() for n, t in named_tensors(model).items() if isinstance(t, nn.Parameter)}
-    extra: dict[str, Any] = {}
-    if criterion == "taylor" and data is not None:
-        with _thawed(model) as names:
-            extra["grad"] = collect_gradients(model, data, cross_entropy, names).grad
-    elif criterion in ("sensitivity", "contribution") and data is not None:
-        loss = cross_entropy if criterion == "sensitivity" else None
-        found = activation_statistics(model, coupling, data, loss)
-        extra = {"contribution": found.contribution, "sensitivity": found.sensitivity}
-    evidence = UnitEvidence(coupling=coupling, weights=weights, seed=seed, **extra)
-    return {a: s.numpy() for a, s in score(evidence).items()}
+    """Score every unit of every removable axis by a criterion's name; the loss defaults to cross-entropy.
 
-
-@contextlib.contextmanager
-def _thawed(model: nn.Module) -> Iterator[list[str]]:
-    """Let frozen parameters have gradients for a while: their units are scored too. Yields all names."""
-    named = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
-    frozen = [p for p in named.values() if not p.requires_grad]
-    for p in frozen:
-        p.requires_grad_(True)
-    try:
-        yield list(named)
-    finally:
-        for p in frozen:
-            p.requires_grad_(False)
+    Raises:
+        OptionError: an unknown criterion, or one that needs data where there are none.
+    """
+    wanted = probes_for(criterion)
+    if wanted and data is None:
+        labels = any(probe.labels for probe in wanted)
+        kind = "batches of (inputs, targets)" if labels else "batches of inputs, with or without targets"
+        raise OptionError(f"criterion {criterion!r} needs data={kind}; give some, or use magnitude.")
+    batches = [] if data is None else data
+    evidence = collect_evidence(criterion, Calibration(model, coupling, batches, loss or cross_entropy, seed))
+    return {a: s.numpy() for a, s in UNIT_CRITERIA.get(criterion)(evidence).items()}
 
 
 def cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:

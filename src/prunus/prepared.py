@@ -13,11 +13,13 @@ from prunus.budget import ALLOCATORS, Bound, Limit, fit_units
 from prunus.budget.allocator import Allocator
 from prunus.budget.limits import LATENCY
 from prunus.budget.weights import WEIGHT_ALLOCATORS
-from prunus.criteria import UNIT_CRITERIA
+from prunus.criteria import UNIT_CRITERIA, comparable_scores, damage_curves, probes_for
 from prunus.errors import BudgetError, OptionError
-from prunus.gauges import limits_of, solve_gauged, split_budget
+from prunus.gauges import ENERGY, energy_share, limits_of, solve_gauged, split_budget
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.graph.parts import Captured, capture_or_parts
+from prunus.measurement.batches import device_of
+from prunus.measurement.energy import find_meter
 from prunus.measurement.price import CostModel, cost_model
 from prunus.planning import check_weights, make_plan, unit_criterion, unit_decisions
 from prunus.plans import Decision, Plan
@@ -28,7 +30,6 @@ from prunus.tree import grow_tree
 from prunus.weight_level import unit_share, weight_masks
 
 LEVELS = ("unit", "weight")
-NEEDS_ACTIVATIONS = ("contribution", "sensitivity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,12 @@ class Prepared:
         if "unit" in request.levels:
             shared = tuple(unit_share(limit, before) for limit in wanted) if weights else wanted
             keep = fit_units(
-                self.cost, self.scores, shared, allocator=request.allocator or "uniform", bounds=self.bounds
+                self.cost,
+                comparable_scores(self.scores),
+                shared,
+                allocator=request.allocator or "uniform",
+                bounds=self.bounds,
+                damage=damage_curves(self.coupling, self.scores, request.criterion),
             )
             decisions = unit_decisions(keep, request.criterion)
         masks = {}
@@ -122,6 +128,9 @@ def prepare(model: nn.Module, example_inputs: Any, request: Request) -> Prepared
         BudgetError: nothing is removable, or the budget is met already.
     """
     check_weights(model)
+    if ENERGY in request.budget:
+        energy_share(request.budget[ENERGY])
+        find_meter(device_of(model))
     captured = capture_or_parts(model, example_inputs)
     _check_parts(captured, request.criterion)
     coupling = couple(captured.graph, **opted_in(request.opt_in))
@@ -143,7 +152,7 @@ def prepare(model: nn.Module, example_inputs: Any, request: Request) -> Prepared
 
 
 def _check_parts(captured: Captured, criterion: str) -> None:
-    if captured.parts and criterion in NEEDS_ACTIVATIONS:
+    if captured.parts and any(probe.program for probe in probes_for(criterion)):
         raise OptionError(
             f"criterion {criterion!r} runs data through the captured program, and the model was captured in parts "
             f"({', '.join(captured.parts)}); use magnitude or taylor."

@@ -12,11 +12,12 @@ from torch import nn
 from prunus.budget import Bound, Limit, fit_units
 from prunus.budget.allocator import Allocator
 from prunus.budget.limits import LATENCY
-from prunus.criteria import UNIT_CRITERIA
+from prunus.criteria import UNIT_CRITERIA, comparable_scores, damage_curves
 from prunus.errors import BudgetError, OptionError
-from prunus.gauges import limits_of, solve_gauged
+from prunus.gauges import ENERGY, limits_of, solve_gauged
 from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling, couple, opted_in
+from prunus.measurement.energy import find_meter
 from prunus.measurement.price import CostModel, cost_model
 from prunus.planning import check_weights, make_plan, unit_criterion, unit_decisions
 from prunus.plans import Plan
@@ -76,17 +77,23 @@ class Scored:
         Raises:
             OptionError: an unknown metric or allocator.
             BudgetError: the budget is out of reach or met already.
+
+        A budget of energy rests on the same share of MACs here; `prunus.prune` measures.
         """
         if LATENCY in budget and not self.cost.times:
             raise OptionError("A budget in milliseconds needs timed ops; use scored.timed(model, inputs) first.")
+        if ENERGY in budget:
+            find_meter()
         limits, gauged = limits_of(budget, self.cost.price())
         if not self.scores:
             raise BudgetError("Nothing can be removed from this model: no axis is free; loosen ignore.")
         chosen = widths_in_multiples(self.coupling, self.scores) if LATENCY in budget else {}
         chosen |= bounds_on(grow_tree(self.coupling), bounds) if bounds else {}
 
+        ranks, damage = comparable_scores(self.scores), damage_curves(self.coupling, self.scores, self.criterion)
+
         def solve(limits: Sequence[Limit]) -> Plan:
-            keep = fit_units(self.cost, self.scores, limits, allocator=allocator, bounds=chosen)
+            keep = fit_units(self.cost, ranks, limits, allocator=allocator, bounds=chosen, damage=damage)
             decisions = unit_decisions(keep, self.criterion)
             return make_plan(self.coupling, keep, decisions=decisions, settings=settings, cost=self.cost)
 

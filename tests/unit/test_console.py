@@ -30,9 +30,9 @@ def test_plain_lines_come_at_intervals() -> None:
         progress.advance("runs")
     progress.finish("runs")
     assert stream.getvalue().splitlines() == [
-        "runs: 3/10 (6 s)",
-        "runs: 6/10 (12 s)",
-        "runs: 9/10 (18 s)",
+        "runs: 3/10 (6 s, 14 s to go)",
+        "runs: 6/10 (12 s, 8 s to go)",
+        "runs: 9/10 (18 s, 2 s to go)",
         "runs: done (20 s)",
     ]
 

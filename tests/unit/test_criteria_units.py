@@ -8,9 +8,11 @@ from torch.nn import functional as F
 from prunus.criteria import (
     CRITERIA,
     UNIT_CRITERIA,
+    Calibration,
     Evidence,
     UnitEvidence,
     activation_statistics,
+    collect_evidence,
     collect_gradients,
     unit_scores,
 )
@@ -171,13 +173,16 @@ def test_the_model_is_left_as_found_and_may_be_frozen():
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
+def _evidence(model, coupling, name):
+    if name == "movement":
+        return UnitEvidence(coupling, {}, more={"movement": {n: p.detach().abs() for n, p in model.named_parameters()}})
+    return collect_evidence(name, Calibration(model, coupling, [_batch(4)], F.cross_entropy, seed=1))
+
+
 @pytest.mark.parametrize("name", UNIT_CRITERIA.names())
 def test_every_unit_criterion_scores_every_axis(name):
     model, coupling = _build()
-    names = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
-    gradients = collect_gradients(model, [_batch(4)], F.cross_entropy, names)
-    found = activation_statistics(model, coupling, [_batch(4)], F.cross_entropy)
-    evidence = UnitEvidence(coupling, gradients.weights, gradients.grad, found.sensitivity, found.contribution, seed=1)
+    evidence = _evidence(model, coupling, name)
     scores = UNIT_CRITERIA.get(name)(evidence)
     assert {axis: len(score) for axis, score in scores.items()} == {"c1:out": 6, "c3:out": 8}
     assert all((score >= 0).all() and score.dtype is torch.float64 for score in scores.values())
@@ -186,16 +191,13 @@ def test_every_unit_criterion_scores_every_axis(name):
     assert (again["c1:out"] >= 0).all()
 
 
-@pytest.mark.parametrize("name", ["magnitude", "taylor", "sensitivity", "contribution"])
+@pytest.mark.parametrize("name", [name for name in UNIT_CRITERIA.names() if name != "random"])
 def test_permuting_units_permutes_scores(name):
     model, coupling = _build()
     order = torch.randperm(8, generator=torch.Generator().manual_seed(3))
     scores = []
     for _ in range(2):
-        gradients = collect_gradients(model, [_batch(4)], F.cross_entropy, ["c1.weight", "c2.weight", "c3.weight"])
-        found = activation_statistics(model, coupling, [_batch(4)], F.cross_entropy)
-        evidence = UnitEvidence(coupling, gradients.weights, gradients.grad, found.sensitivity, found.contribution)
-        scores.append(UNIT_CRITERIA.get(name)(evidence)["c3:out"])
+        scores.append(UNIT_CRITERIA.get(name)(_evidence(model, coupling, name))["c3:out"])
         with torch.no_grad():
             model.c3.weight.copy_(model.c3.weight[order].clone())
             model.c3.bias.copy_(model.c3.bias[order].clone())

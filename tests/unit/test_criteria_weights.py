@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prunus.criteria import CRITERIA, Evidence, magnitude
+from prunus.criteria import CRITERIA, Evidence, MovementSums, magnitude
 from prunus.errors import DataError, OptionError, SelectorError
 
 WEIGHTS = {"w": torch.tensor([[-2.0, 0.5], [1.0, 0.0]])}
@@ -13,6 +13,8 @@ FULL = Evidence(
     grad_sq={"w": GRADS["w"].square()},
     grad_abs={"w": GRADS["w"].abs()},
     grad=GRADS,
+    movement={"w": torch.tensor([[0.5, 0.0], [2.0, 1.0]])},
+    input_norm={"w": torch.tensor([[3.0, 2.0]]).expand(2, 2)},
 )
 EXPECTED = {
     "magnitude": [[2.0, 0.5], [1.0, 0.0]],
@@ -20,6 +22,11 @@ EXPECTED = {
     "importance": [[1.0, 4.0], [9.0, 16.0]],
     "importance_weighted": [[4.0, 1.0], [9.0, 0.0]],
     "taylor_weight": [[4.0, 1.0], [9.0, 0.0]],
+    "snip": [[2.0, 1.0], [3.0, 0.0]],
+    "lamp": [[1.0, 0.25 / 5.25], [1.0 / 5.0, 0.0]],
+    "relative_max": [[1.0, 0.25], [0.5, 0.0]],
+    "movement": [[0.5, 0.0], [2.0, 1.0]],
+    "wanda": [[6.0, 1.0], [3.0, 0.0]],
 }
 
 
@@ -39,9 +46,12 @@ def test_every_criterion_scores_every_weight_and_shares_no_memory(name):
     assert all(torch.equal(getattr(FULL, field)["w"], value) for field, value in before.items())
 
 
-@pytest.mark.parametrize("name", ["gradient", "importance", "importance_weighted", "taylor_weight"])
-def test_a_criterion_names_the_statistic_it_misses(name):
-    with pytest.raises(OptionError, match=f"'{name}' needs grad"):
+NEEDS = dict.fromkeys(["gradient", "importance", "importance_weighted", "taylor_weight", "snip"], "grad")
+
+
+@pytest.mark.parametrize(("name", "field"), [*NEEDS.items(), ("movement", "movement"), ("wanda", "input_norm")])
+def test_a_criterion_names_the_statistic_it_misses(name, field):
+    with pytest.raises(OptionError, match=f"'{name}' needs {field}"):
         CRITERIA.get(name)(Evidence(WEIGHTS))
 
 
@@ -72,3 +82,18 @@ def test_evidence_checks_names_and_shapes():
         Evidence(WEIGHTS, grad_sq={})
     with pytest.raises(DataError, match=r"grad of 'w' has shape \(4,\)"):
         Evidence(WEIGHTS, grad={"w": torch.zeros(4)})
+
+
+def test_movement_adds_up_over_steps():
+    sums = MovementSums()
+    for weight, grad in ((1.0, -0.5), (1.5, -1.0), (2.0, None)):
+        sums.add_({"w": torch.full((1, 1), weight)}, {"w": None if grad is None else torch.full((1, 1), grad)})
+    scores = CRITERIA.get("movement")(Evidence({"w": torch.ones(1, 1)}, movement=sums.sums))
+    assert scores["w"].item() == 2.0
+    assert MovementSums(sums.sums).sums["w"].item() == 2.0
+
+
+def test_relative_std_counts_standard_deviations():
+    weight = torch.tensor([[-3.0, 1.0], [1.0, 1.0]])
+    score = CRITERIA.get("relative_std")(Evidence({"w": weight}))["w"]
+    torch.testing.assert_close(score, weight.abs().double() / weight.double().std(correction=0))

@@ -74,10 +74,10 @@ def test_the_replayed_loss_is_that_of_the_cut_network() -> None:
 def test_the_first_to_go_is_the_one_whose_removal_costs_least() -> None:
     it = blocks(2.0, 0.3, 0.05, 1.0)
     single = {b.id: cut_loss(it, whole(it).without(b).as_plan()) for b in droppable(it)}  # type: ignore[union-attr]
-    reduction, reasons = shallower(it, whole(it).params - 1)
+    reduction, reasons = shallower(it, whole(it).spent - 1)
     # One branch is more than has to go; down to one branch less, it is exactly one.
     assert reduction.dropped == ()
-    reduction, reasons = shallower(it, whole(it).params - 144)
+    reduction, reasons = shallower(it, whole(it).spent - 144)
     assert [b.id for b in reduction.dropped] == [min(single, key=lambda name: single[name])]
     (reason,) = reasons.values()
     assert f"{min(single.values()):.4g}" in reason
@@ -89,7 +89,7 @@ def test_losses_are_measured_anew_after_every_removal() -> None:
     for _ in range(2):
         tried = [smaller for b in reduction.left(droppable(it)) if (smaller := reduction.without(b))]
         reduction = min(tried, key=lambda r: cut_loss(it, r.as_plan()))
-    found, _ = shallower(it, whole(it).params - 288)
+    found, _ = shallower(it, whole(it).spent - 288)
     assert {b.id for b in found.dropped} == {b.id for b in reduction.dropped}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from factories_digits import fresh_subject
-from prunus.budget import fit_units
+from prunus.budget import Limit, fit_units
 from prunus.errors import BudgetError
 from prunus.masks import top_masks
 from prunus.methods import METHODS, Subject, fine_tuning, subject_of
@@ -105,7 +105,8 @@ def test_masks_lie_on_what_is_left_and_meet_the_budget() -> None:
     it = mlp()
     reduction, scores = whole(it), {n: w.abs() for n, w in maskable(it).items()}
     keep = fit_units(it.cost, unit_scores(it, "magnitude"), it.limit(0.6))
-    masks = masks_left(reduction, keep, scores, 50, lambda left, count: top_masks(left, keep_count=count))
+    fifty = Limit("params", 50)
+    masks = masks_left(reduction, keep, scores, fifty, lambda left, count: top_masks(left, keep_count=count))
     (units,) = keep.values()
     assert masks["0.weight"][~units].all()
     assert masks["2.weight"][:, ~units].all()
@@ -114,14 +115,14 @@ def test_masks_lie_on_what_is_left_and_meet_the_budget() -> None:
     assert left.params - sum(int((~m).sum()) for m in masks.values()) == 50
     kept = np.abs(scores["0.weight"].detach().numpy())[units & masks["0.weight"].any(1)]
     assert kept.size
-    assert masks_left(reduction, keep, scores, left.params, top_masks) == {}  # type: ignore[arg-type]
+    assert masks_left(reduction, keep, scores, Limit("params", left.params), top_masks) == {}  # type: ignore[arg-type]
 
 
 def test_masks_that_cannot_meet_the_budget_are_refused() -> None:
     it = mlp()
     scores = {n: w.abs() for n, w in maskable(it).items()}
-    with pytest.raises(BudgetError, match=r"20 parameters may stay, but 19 of the 147"):
-        masks_left(whole(it), {}, scores, 20, lambda left, count: top_masks(left, keep_count=count))
+    with pytest.raises(BudgetError, match=r"params ≤ 20 is out of reach: 19 of 147 cannot be masked"):
+        masks_left(whole(it), {}, scores, Limit("params", 20), lambda left, count: top_masks(left, keep_count=count))
 
 
 def test_a_budget_below_every_stage_is_refused() -> None:

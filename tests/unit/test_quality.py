@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score
+from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_score, recall_score, roc_auc_score
 from torch import Tensor, nn
 
 from prunus.errors import DataError, ModelError, OptionError, OutcomeError
@@ -52,6 +52,15 @@ def test_scores_equal_scikit_learn(seed: int) -> None:
     assert quality.worst_class_name == str(per_class.argmin())
     assert quality.count == 200
     assert torch.equal(quality.correct, quality.predictions == targets)
+
+
+def test_two_classes_have_an_area_under_the_curve_and_more_have_none() -> None:
+    logits, targets = random_case(3, width=2, labels=(0, 1))
+    quality = evaluate(Echo(), batched(logits, targets))
+    assert quality.auc == pytest.approx(roc_auc_score(targets.numpy(), (logits[:, 1] - logits[:, 0]).numpy()))
+    assert quality.bits == pytest.approx(quality.nll / math.log(2))
+    assert evaluate(Echo(), batched(*random_case(3))).auc is None
+    assert evaluate(Echo(), [(logits[:5], torch.zeros(5, dtype=torch.int64))]).auc is None
 
 
 def test_absent_classes_count_in_no_macro_average() -> None:

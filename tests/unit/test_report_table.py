@@ -52,6 +52,19 @@ def test_plain_table_holds_every_cell_in_120_columns() -> None:
     assert not set("┏━│─…") & set(printed(results))
 
 
+def test_measures_of_some_tasks_are_columns_only_where_they_are_known() -> None:
+    assert not {"AUC", "bits"} & set(printed(make_results(seeds=1)).split())
+    row = make_row("importance", 0.3, auc=0.8571, bits=2.2834)
+    lines = printed(compared(row)).splitlines()
+    head = next(line for line in lines if line.startswith("method")).split()
+    dense, line = (next(line for line in lines if line.startswith(name)).split() for name in ("dense", "importance"))
+    # "time fwd" and "time bwd" are two words and two numbers, so places agree up to them
+    assert (line[head.index("AUC")], line[head.index("bits")]) == ("85.7", "2.283")
+    assert (dense[head.index("AUC")], dense[head.index("bits")]) == ("-", "-")
+    partly = compared(row, make_row("importance", 0.3, 1))
+    assert "85.7" not in printed(partly), "a mean over the seeds needs all of them"
+
+
 def test_plain_table_shows_the_numbers_of_a_row() -> None:
     row = timed("importance", 0.9712, 1.01)
     line = next(line for line in printed(compared(row)).splitlines() if line.startswith("importance"))

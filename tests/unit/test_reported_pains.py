@@ -22,7 +22,7 @@ from prunus.measurement.quality import evaluate
 from prunus.methods import METHODS
 from prunus.pipeline import PruneResult
 from prunus.surgery.cut import operate
-from prunus.training import finetune_
+from prunus.training import TrainingOptions, finetune_
 
 Build = Callable[[], nn.Module]
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -132,7 +132,7 @@ def test_6_a_short_training_repairs_what_a_cut_broke() -> None:
         trained(), subject.coupling, METHODS.get("filter-norm").plan(subject, 0.3), subject.example_inputs
     )
     before = evaluate(small, digits().test.batches(256)).accuracy
-    finetune_(small, digits().train, steps=12, lr=5e-3, seed=0)
+    finetune_(small, digits().train, TrainingOptions(steps=12, lr=5e-3), seed=0)
     assert evaluate(small.eval(), digits().test.batches(256)).accuracy > before + 0.2
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
@@ -19,6 +20,16 @@ a = torch.ops.aten
 X, Y = torch.randn(2, 6, 8, 8), torch.randn(1, 6, 1, 1)
 T, W = torch.randn(2, 5, 6), torch.randn(4, 6)
 V = torch.ones(6)
+
+
+def gru(**options: Any) -> tuple[Any, ...]:
+    """Return the arguments of the op below a GRU of 6 inputs and 4 units, on T."""
+    net = nn.GRU(6, 4, **options)
+    ways, batch = 1 + net.bidirectional, T.shape[0 if net.batch_first else 1]
+    state = torch.zeros(net.num_layers * ways, batch, 4)
+    weights = [w.detach() for w in net.parameters()]
+    return (T, state, weights, net.bias, net.num_layers, 0.0, False, net.bidirectional, net.batch_first)
+
 
 ANSWERED = [
     (a.relu.default, (X,)),
@@ -69,6 +80,10 @@ ANSWERED = [
     (a.matmul.default, (torch.randn(2, 3, 4, 5), torch.randn(2, 3, 5, 4))),
     (a.bmm.default, (T, T.transpose(1, 2))),
     (a.roll.default, (X, [1, 2], [2, 3])),
+    (a.gru.input, gru()),
+    (a.gru.input, gru(batch_first=True, bias=False)),
+    (a.gru.input, (T.transpose(0, 1), *gru()[1:-1], True)),
+    (a.gru.input, gru(batch_first=True, num_layers=2, bidirectional=True)),
 ]  # fmt: skip
 
 
@@ -103,7 +118,10 @@ LEFT = [
     (a.batch_norm.default, (X, V, V, V, V, True, 0.1, 1e-5, True)),
     (a.cat.default, ([X, T], 1)),
     (a.cumsum.default, (T, 1)),
-]
+    (a.gru.input, (*gru()[:5], 0.5, True, False, False)),
+    (a.gru.input, (T.double(), *(x.double() for x in gru()[1:2]), [w.double() for w in gru()[2][:3]] + gru()[2][3:],
+                   *gru()[3:])),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("func", "args"), LEFT, ids=[f"{i} {func}" for i, (func, _) in enumerate(LEFT)])

@@ -279,8 +279,8 @@ def test_exchange_never_loses_worth_and_keeps_the_budget() -> None:
         limit = it.limit(kept).value
         first = greedy(whole(it), branches, worth, limit)
         second = exchanged(first, branches, worth, limit)
-        assert second.params <= max(limit, first.params)
-        assert second.params >= min((1 - SLACK) * limit, first.params)
+        assert second.spent <= max(limit, first.spent)
+        assert second.spent >= min((1 - SLACK) * limit, first.spent)
         assert lost(second, worth) <= lost(first, worth)
 
 

@@ -1,6 +1,7 @@
 """The digits workload, its network, and splits from whatever a user hands over."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_example_inputs_run(splits: Splits) -> None:
 def test_a_few_steps_already_learn(splits: Splits) -> None:
     workload = WORKLOADS.get("digits")
     model = workload.build(0)
-    finetune_(model, splits.train, **(workload.training.keywords() | {"steps": 60}))
+    finetune_(model, splits.train, replace(workload.training, steps=60))
     assert evaluate(model, splits.selection.batches(100), splits.classes).accuracy > 0.85
 
 

@@ -54,7 +54,7 @@ def erk_counts(shapes: Mapping[str, Sequence[int]], keep_count: int) -> dict[str
 def erk(problem: UnitProblem, /) -> dict[str, int]:
     """n_a ∝ size_a · Σ dims / Π dims over the weights that the axis runs through, clipped to size_a, to the budget.
 
-    Source: Evci et al., arXiv:1911.11134, for units in the place of weights.
+    Source: Evci et al., "Rigging the lottery", arXiv:1911.11134 (for weights; here units).
     """
     coupling = problem.cost.coupling
     return spread_shares(problem, {a: erk_proportion(_weights(coupling, a)) for a in problem.scores})

@@ -33,6 +33,7 @@ def fit_units(
     base: Mapping[str, np.ndarray] | None = None,
     floor: int = 1,
     bounds: Mapping[str, Bound] | None = None,
+    damage: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Choose the units that stay so that every limit holds.
 
@@ -44,6 +45,8 @@ def fit_units(
         base: units that are gone already (bool, True = still there); emptied axes stay empty.
         floor: least number of units an axis keeps; `Axis.least` may ask for more.
         bounds: axis id → floor, ceiling, multiple, frozen or forced width of that axis.
+        damage: axis id → predicted rise of the loss when it alone keeps 0, 1, … of its units, the best first, for
+            allocators that trade damage for price; by default the sums of the scores of the units that go.
 
     Returns:
         Axis id → bool keep mask, for every axis in ``scores`` or ``base``.
@@ -53,5 +56,5 @@ def fit_units(
         OptionError: an unknown allocator, or bounds that leave an axis no width.
         SelectorError: a bound on an axis that does not exist.
     """
-    problem = unit_problem(cost, scores, limit, base=base, floor=floor, bounds=bounds)
+    problem = unit_problem(cost, scores, limit, base=base, floor=floor, bounds=bounds, damage=damage)
     return problem.masks(divide(problem, allocator))

@@ -32,6 +32,9 @@ def viterbi(problem: UnitProblem, /) -> dict[str, int]:
     (chains, residual stages, anything whose widths meet in small circles), then, where it is small enough, with
     frontiers under the budget, which is the optimum of the grid. Networks in which every width meets every other,
     such as dense ones, are left to `knapsack`. What is left of the budget is spent unit by unit.
+
+    Source: own; the elimination: Dechter, "Bucket elimination: a unifying framework for reasoning", Artificial
+    Intelligence 113, 1999.
     """
     grid = Grid.of(problem, LEVELS)
     scopes = list(problem.polynomial.scopes())

@@ -47,7 +47,10 @@ def fit_weights(scores: Scores, keep_count: int, allocator: str = "global") -> d
 
 @WEIGHT_ALLOCATORS.register("uniform")
 def uniform_counts(scores: Scores, keep_count: int) -> dict[str, int]:
-    """Keep the same share of every tensor; what whole numbers leave over goes to the largest remainders."""
+    """Keep the same share of every tensor; what whole numbers leave over goes to the largest remainders.
+
+    Source: own.
+    """
     total = max(1, sum(s.size for s in scores.values()))
     exact = {name: keep_count * s.size / total for name, s in scores.items()}
     counts = {name: math.floor(x + 1e-9) for name, x in exact.items()}
@@ -58,7 +61,11 @@ def uniform_counts(scores: Scores, keep_count: int) -> dict[str, int]:
 
 @WEIGHT_ALLOCATORS.register("global")
 def global_counts(scores: Scores, keep_count: int) -> dict[str, int]:
-    """Rank all weights of the network in one list."""
+    """Rank all weights of the network in one list.
+
+    Source: own; one threshold for all weights: Han et al., "Learning both Weights and Connections for Efficient Neural
+    Networks", arXiv:1506.02626.
+    """
     flat = np.concatenate([np.zeros(0), *(s.reshape(-1) for s in scores.values())])
     best = np.argsort(-flat, kind="stable")[:keep_count]
     ends = np.cumsum([s.size for s in scores.values()])
@@ -70,7 +77,7 @@ def global_counts(scores: Scores, keep_count: int) -> dict[str, int]:
 def lamp_counts(scores: Scores, keep_count: int) -> dict[str, int]:
     """Rank all weights by s² over the sum of s² of those of their tensor that are at least as large (`lamp_scores`).
 
-    Source: Lee et al., arXiv:2010.07611.
+    Source: Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", arXiv:2010.07611.
     """
     return global_counts({name: lamp_scores(s) for name, s in scores.items()}, keep_count)
 
@@ -79,6 +86,6 @@ def lamp_counts(scores: Scores, keep_count: int) -> dict[str, int]:
 def erk_shares(scores: Scores, keep_count: int) -> dict[str, int]:
     """Keep of each tensor a share in proportion to Σ dims / Π dims (`erk_counts`).
 
-    Source: Evci et al., arXiv:1911.11134.
+    Source: Evci et al., "Rigging the lottery", arXiv:1911.11134.
     """
     return erk_counts({name: s.shape for name, s in scores.items()}, keep_count)

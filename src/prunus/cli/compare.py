@@ -18,6 +18,9 @@ def compare(
     seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
     methods: Annotated[str | None, typer.Option(help="Method names with commas, or 'all'.")] = None,
     kept: Annotated[str | None, typer.Option(help="Kept fractions with commas, such as 0.5,0.1.")] = None,
+    repair: Annotated[
+        str | None, typer.Option(help="Repairs with commas, such as none,refold: each method meets each.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, not as a table.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check recipe, model and data, print the runs, do none.")
@@ -34,6 +37,7 @@ def compare(
             ("compare", "seeds"): seeds,
             ("compare", "methods"): _names(methods),
             ("compare", "kept"): _fractions(kept),
+            ("compare", "repair"): repair and [name.strip() for name in repair.split(",") if name.strip()],
         },
     )
     folder = out if out is not None else wanted.out_dir

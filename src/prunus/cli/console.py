@@ -24,10 +24,13 @@ def shown_progress(stream: TextIO | None = None) -> Iterator[Progress]:
         yield PlainProgress(stream)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("to go"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
     with Bars(*columns, console=Console(file=stream), transient=True) as bars:
         yield BarProgress(bars)
 
@@ -88,7 +91,9 @@ class PlainProgress:
         now = self._clock()
         if now - state.spoke >= self._interval:
             state.spoke = now
-            self._line(f"{task}: {state.done}/{state.total} ({now - state.began:.0f} s)")
+            spent = now - state.began
+            left = spent / state.done * max(0, state.total - state.done)
+            self._line(f"{task}: {state.done}/{state.total} ({spent:.0f} s, {left:.0f} s to go)")
 
     def finish(self, task: str) -> None:
         """Write a line if the task took ``interval`` seconds or more."""

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from prunus.cli.apply import apply
+from prunus.cli.cite import cite
 from prunus.cli.compare import compare
 from prunus.cli.demo import demo
 from prunus.cli.diff import diff
@@ -43,6 +44,7 @@ app.command("plan")(plan)
 app.command("diff")(diff)
 app.command("apply")(apply)
 app.command("report")(report)
+app.command("cite")(cite)
 app.command("train-workload")(train_workload)
 
 

@@ -30,6 +30,36 @@ def budget_of(words: Sequence[str] | None) -> dict[str, float | int | str] | Non
     return found
 
 
+def recovery_of(words: Sequence[str] | None) -> dict[tuple[str, ...], float | int | str]:
+    """Turn ``["steps=500"]`` into changes of a recipe's section ``recover``; no method means autopilot.
+
+    Raises:
+        OptionError: a word without ``=``, or a key that stands twice.
+
+    Example:
+        >>> recovery_of(["minutes=10"])
+        {('recover', 'method'): 'autopilot', ('recover', 'minutes'): 10.0}
+    """
+    if words is None:
+        return {}
+    found: dict[tuple[str, ...], float | int | str] = {("recover", "method"): "autopilot"}
+    given = set[str]()
+    for word in words:
+        key, sign, value = (part.strip() for part in word.partition("="))
+        if not sign or not key or not value:
+            raise OptionError(f"--recover: got {word!r}; allowed: KEY=VALUE, such as steps=500 or minutes=10.")
+        if key in given:
+            raise OptionError(f"--recover: {key} stands twice; give it once.")
+        given.add(key)
+        amount = _amount(value)
+        found["recover", key] = float(amount) if key in _FRACTIONS and isinstance(amount, int) else amount
+    return found
+
+
+_FRACTIONS = ("minutes", "lr", "weight_decay", "temperature", "soft", "hints")
+"""Keys whose values are numbers with a fraction, whether or not they are written with one."""
+
+
 def _amount(text: str) -> float | int | str:
     for kind in (int, float):
         try:

@@ -35,6 +35,13 @@ def plan(
     criterion: Annotated[str | None, typer.Option(help="How units are scored.")] = None,
     allocator: Annotated[str | None, typer.Option(help="How the budget is divided.")] = None,
     method: Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")] = None,
+    search: Annotated[
+        int | None,
+        typer.Option(help="Try so many plans around the allocator's by their true loss; 200 is a good many."),
+    ] = None,
+    damage: Annotated[
+        bool, typer.Option(help="Measure what every decision costs alone, and all of them together.")
+    ] = True,
     sweep: Annotated[
         str | None, typer.Option(help="Kept fractions with commas: one plan each, scored once, and what each costs.")
     ] = None,
@@ -48,10 +55,12 @@ def plan(
     check_out(out)
     from prunus.jobs import (
         check_wanted,
+        measure_damage,
         parent_of,
         plan_recipe,
         read_plan_folder,
         scored_parent,
+        with_damage,
         write_plan_folder,
     )
     from prunus.recipe import load_recipe, override
@@ -63,6 +72,7 @@ def plan(
         ("prune", "criterion"): criterion,
         ("prune", "allocator"): allocator,
         ("prune", "method"): method,
+        ("prune", "search"): search,
     }
     recipe = override(recipe, changes)
     same = known is not None and recipe.prune.criterion == known.recipe.prune.criterion
@@ -78,6 +88,8 @@ def plan(
             sweep_plans(parent, scored, numbers("--sweep", sweep), out, weights, as_json=json, picture=picture)
             return
         made, scores = plan_recipe(parent, progress, scored_before)
+        if damage:
+            made = with_damage(made, measure_damage(parent.subject, made, progress))
         write_plan_folder(out, made, recipe, scores=scores, weights=weights)
         if picture:
             _draw(parent, made, out)

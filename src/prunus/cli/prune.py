@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prunus.cli.console import shown_progress
-from prunus.cli.options import budget_of
+from prunus.cli.options import budget_of, recovery_of
 from prunus.cli.work import check_out
 
 
@@ -22,6 +22,12 @@ def prune(
     criterion: Annotated[str | None, typer.Option(help="How units are scored.")] = None,
     allocator: Annotated[str | None, typer.Option(help="How the budget is divided.")] = None,
     method: Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")] = None,
+    search: Annotated[int | None, typer.Option(help="Try so many plans around the allocator's by their loss.")] = None,
+    repair: Annotated[str | None, typer.Option(help="How weights are refitted: auto, refold, …, none.")] = None,
+    recover: Annotated[
+        list[str] | None,
+        typer.Option("--recover", "-r", help="Such as minutes=10, steps=500, method=distil; autopilot by default."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, training and scores.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, not as a table.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -36,7 +42,10 @@ def prune(
         ("prune", "criterion"): criterion,
         ("prune", "allocator"): allocator,
         ("prune", "method"): method,
+        ("prune", "search"): search,
+        ("prune", "repair"): repair,
         ("seed",): seed,
+        **recovery_of(recover),
     }
     with shown_progress() as progress:
         pruned = prune_recipe(override(load_recipe(recipe), changes), out, progress)

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -53,7 +54,7 @@ def _told(found: Trained) -> str:
         f"model      {record.workload} ({record.params:,} parameters), seed {record.seed}\n"
         f"training   {record.epochs} epochs, {how}\n"
         f"selection  {record.selection_accuracy:.2%}\n"
-        f"test       {record.test_accuracy:.2%}\n"
+        f"test       {record.test_accuracy:.2%}, {record.test_nll / log(2):.3f} bits per target\n"
     )
 
 

@@ -47,14 +47,16 @@ def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
     model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=recipe.seed)
     resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
     from prunus.methods import METHODS
+    from prunus.results import named
 
     methods = METHODS.names() if recipe.compare.methods == "all" else list(recipe.compare.methods)
     seeds = [recipe.seed + offset for offset in range(recipe.compare.seeds)]
     runs = [
-        {"method": method, "kept_fraction": kept, "seed": seed}
+        {"method": named(method, repair), "kept_fraction": kept, "seed": seed}
         for seed in seeds
         for method in methods
         for kept in recipe.compare.kept
+        for repair in recipe.compare.repair
     ]
     params = sum(parameter.numel() for parameter in model.parameters())
     if as_json:

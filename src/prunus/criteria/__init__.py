@@ -1,31 +1,66 @@
 """Scores, one file a criterion: higher = keep."""
 
+from prunus.criteria import gate_probes, moments, parameter_gradients  # noqa: F401  (probes)
 from prunus.criteria.activation import ActivationStatistics, activation_statistics
 from prunus.criteria.criterion import CRITERIA, Criterion
+from prunus.criteria.damage import comparable_scores, damage_curves
 from prunus.criteria.evidence import Evidence
 from prunus.criteria.gradient import gradient
 from prunus.criteria.gradients import collect_gradients
 from prunus.criteria.importance import importance, importance_weighted
+from prunus.criteria.lamp import lamp
 from prunus.criteria.magnitude import magnitude
+from prunus.criteria.movement import MovementSums, movement
+from prunus.criteria.noise import noise_batches
+from prunus.criteria.probes import PROBES, Calibration, Probe, collect_evidence, probes_for
 from prunus.criteria.random import random
+from prunus.criteria.relative import relative_max, relative_std
+from prunus.criteria.snip import snip
 from prunus.criteria.taylor import taylor_weight
-from prunus.criteria.units import UNIT_CRITERIA, UnitCriterion, UnitEvidence, unit_scores
+from prunus.criteria.unit_criterion import (
+    UNIT_CRITERIA,
+    UnitCriterion,
+    UnitEvidence,
+    UnitRule,
+    needs_of,
+    unit_rule,
+)
+from prunus.criteria.units import unit_scores
+from prunus.criteria.wanda import wanda
 
 __all__ = [
     "CRITERIA",
+    "PROBES",
     "UNIT_CRITERIA",
     "ActivationStatistics",
+    "Calibration",
     "Criterion",
     "Evidence",
+    "MovementSums",
+    "Probe",
     "UnitCriterion",
     "UnitEvidence",
+    "UnitRule",
     "activation_statistics",
+    "collect_evidence",
     "collect_gradients",
+    "comparable_scores",
+    "damage_curves",
     "gradient",
     "importance",
     "importance_weighted",
+    "lamp",
     "magnitude",
+    "movement",
+    "needs_of",
+    "noise_batches",
+    "probes_for",
     "random",
+    "relative_max",
+    "relative_std",
+    "snip",
     "taylor_weight",
+    "unit_rule",
     "unit_scores",
+    "wanda",
 ]

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from prunus.criteria.calibration import LossFunction, Progress, checked_loss, evaluating, pairs
+from prunus.criteria.calibration import LossFunction, Progress, checked_loss, evaluating, inputs_of, pairs
 from prunus.criteria.places import find_places
+from prunus.criteria.probes import Calibration, Statistics, probe
+from prunus.criteria.programs import Programs
 from prunus.criteria.unit_sums import Reads, UnitSums
-from prunus.errors import DataError
-from prunus.graph.capture import capture, split_inputs, unwrap
-from prunus.graph.coupling import Coupling, couple
+from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Node, Ref
-from prunus.graph.run import flat_inputs, run
+from prunus.graph.run import run
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +25,15 @@ class ActivationStatistics:
 
     Attributes:
         contribution: E[a_u²], the mean over samples and over all places where the unit is read.
+        mean_abs: E|a_u|, the same mean.
+        active: share of a_u ≠ 0, likewise.
         sensitivity: E[Σ_positions (∂L/∂a_u)²], the mean over samples; None without a loss.
         samples: how many samples were seen.
     """
 
     contribution: Mapping[str, Tensor]
+    mean_abs: Mapping[str, Tensor]
+    active: Mapping[str, Tensor]
     sensitivity: Mapping[str, Tensor] | None
     samples: int
 
@@ -53,8 +56,8 @@ def activation_statistics(
     Args:
         model: the network that was captured; it is left as found.
         coupling: of its graph.
-        batches: pairs (inputs, targets), inputs as for `prunus.graph.capture.capture`; the first input tensor has
-            the samples on dim 0.
+        batches: pairs (inputs, targets), or without a loss inputs alone; inputs as for
+            `prunus.graph.capture.capture`; the first input tensor has the samples on dim 0.
         loss_fn: (outputs, targets) → one number; without it only contributions are measured.
         progress: called with (batches done, batches in all or 0 where unknown).
 
@@ -63,25 +66,31 @@ def activation_statistics(
             or a statistic that is NaN or infinite; the axis is named.
         OptionError, ModelError: the loss is no single number, or carries no gradient.
     """
-    model = unwrap(model)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    # Fresh leaves: gradients reach frozen networks too, and no .grad is written.
-    tensors = {name: _leaf(tensor) for name, tensor in parameters.items()}
-    tensors |= dict(model.named_buffers(remove_duplicate=False))
-    device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
-    programs = {_shapes_of_graph(coupling): (coupling, find_places(coupling).reads)}
-    sums = UnitSums(coupling)
-    with evaluating(model):
-        for inputs, targets in pairs(batches, device, progress):
-            local, reads = _program(programs, model, coupling, inputs)
-            flat = flat_inputs(local.graph, *split_inputs(inputs))
-            _measure(sums, local, reads, tensors, flat, targets, loss_fn)
-    energy, slope = sums.means()
-    return ActivationStatistics(energy, slope if loss_fn is not None else None, sums.samples)
+    programs, sums = Programs(model, coupling), UnitSums(coupling)
+    reads: dict[int, Reads] = {}
+    walk = pairs if loss_fn is not None else inputs_of
+    with evaluating(programs.model):
+        for inputs, targets in walk(batches, programs.device, progress):
+            local, flat = programs.of(inputs)
+            if id(local) not in reads:
+                reads[id(local)] = find_places(local).reads
+            _measure(sums, local, reads[id(local)], programs.tensors, flat, targets, loss_fn)
+    means = sums.means()
+    slope = means.pop("sensitivity")
+    return ActivationStatistics(sensitivity=slope if loss_fn is not None else None, samples=sums.samples, **means)
 
 
-def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_(tensor.is_floating_point())
+@probe("activations", ("contribution", "mean_abs", "active"))
+def _activations(calibration: Calibration) -> Statistics:
+    found = activation_statistics(calibration.model, calibration.coupling, calibration.batches)
+    return {"contribution": found.contribution, "mean_abs": found.mean_abs, "active": found.active}
+
+
+@probe("slopes", ("sensitivity",), labels=True, backward=True)
+def _slopes(calibration: Calibration) -> Statistics:
+    found = activation_statistics(calibration.model, calibration.coupling, calibration.batches, calibration.loss)
+    assert found.sensitivity is not None
+    return {"sensitivity": found.sensitivity}
 
 
 def _measure(
@@ -117,25 +126,3 @@ def _measure(
         if grad is not None:
             # The mean over the batch divided every sample's gradient by its size.
             sums.add_slope(coupling, reads, ref, grad * batch)
-
-
-def _shapes_of_graph(coupling: Coupling) -> tuple[tuple[int, ...], ...]:
-    return tuple(coupling.graph.node(name).shape for name in coupling.graph.inputs)
-
-
-def _program(
-    programs: dict[tuple[tuple[int, ...], ...], tuple[Coupling, Reads]], model: nn.Module, first: Coupling, inputs: Any
-) -> tuple[Coupling, Reads]:
-    """Return the coupling for inputs of these shapes: literals such as view sizes belong to one batch shape."""
-    leaves = pytree.tree_leaves(split_inputs(inputs))
-    shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
-    if shapes not in programs:
-        protected = any(frozen.reason == "output" for frozen in first.frozen)
-        local = couple(capture(model, inputs), protect_outputs=protected)
-        if {name: axis.size for name, axis in local.axes.items()} != {n: a.size for n, a in first.axes.items()}:
-            raise DataError(
-                f"a calibration batch of shapes {list(shapes)} runs through another program than the captured one; "
-                f"allowed is what gives the same axes. Capture with an example of the shapes of a batch."
-            )
-        programs[shapes] = (local, find_places(local).reads)
-    return programs[shapes]

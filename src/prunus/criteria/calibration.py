@@ -51,6 +51,32 @@ def pairs(batches: Iterable[Any], device: torch.device, progress: Progress | Non
         raise DataError("no calibration batches; give at least one pair (inputs, targets). Was the iterator used up?")
 
 
+def inputs_of(
+    batches: Iterable[Any], device: torch.device, progress: Progress | None = None
+) -> Iterator[tuple[Any, Any]]:
+    """Yield each batch as (inputs, targets or None) on the device; report as `pairs` does.
+
+    A list, or a tuple of two items, is (inputs, targets); a tensor, a mapping or another tuple is inputs alone.
+
+    Raises:
+        DataError: there is no batch, or an empty one.
+    """
+    total, done = length_hint(batches, 0), 0
+    for batch in batches:
+        pair = isinstance(batch, Sequence) and len(batch) == 2
+        inputs, targets = (batch[0], batch[1]) if pair else (batch, None)
+        if isinstance(inputs, list):
+            inputs = inputs[0] if len(inputs) == 1 else tuple(inputs)
+        if isinstance(inputs, (Sequence, Mapping)) and not len(inputs):
+            raise DataError(f"calibration batch {done} is empty; allowed: inputs, or a pair (inputs, targets).")
+        yield moved(inputs, device), moved(targets, device)
+        done += 1
+        if progress is not None:
+            progress(done, total)
+    if not done:
+        raise DataError("no calibration batches; give at least one batch of inputs. Was the iterator used up?")
+
+
 def moved(value: Any, device: torch.device) -> Any:
     """Move every tensor in a nest of mappings, tuples and lists to the device."""
     if isinstance(value, Tensor):

@@ -9,6 +9,11 @@ from torch import Tensor
 
 from prunus.errors import DataError, OptionError, SelectorError
 
+_SOURCES = {
+    "movement": "add it up in a running training with MovementSums",
+    "input_norm": "take it from the inputs of each layer",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -20,6 +25,8 @@ class Evidence:
         grad_abs: name → E|g|.
         grad: name → E[g].
         seed: seed of criteria that draw numbers.
+        movement: name → −Σ w·g over the steps of a training, see `prunus.criteria.movement.MovementSums`.
+        input_norm: name → norm of the input that each weight multiplies; an expanded view is enough.
 
     Raises:
         SelectorError: a statistic lacks a weight.
@@ -31,9 +38,11 @@ class Evidence:
     grad_abs: Mapping[str, Tensor] | None = None
     grad: Mapping[str, Tensor] | None = None
     seed: int = 0
+    movement: Mapping[str, Tensor] | None = None
+    input_norm: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
-        for field in ("grad_sq", "grad_abs", "grad"):
+        for field in ("grad_sq", "grad_abs", "grad", "movement", "input_norm"):
             statistic: Mapping[str, Tensor] | None = getattr(self, field)
             for name, weight in self.weights.items() if statistic is not None else ():
                 if statistic is None or name not in statistic:
@@ -53,7 +62,8 @@ def needed(statistic: Mapping[str, Tensor] | None, field: str, criterion: str) -
     """
     if statistic is None:
         raise OptionError(
-            f"criterion {criterion!r} needs {field}, which the evidence lacks; make it with collect_gradients(...)."
+            f"criterion {criterion!r} needs {field}, which the evidence lacks; "
+            f"{_SOURCES.get(field, 'make it with collect_gradients(...)')}."
         )
     return statistic
 

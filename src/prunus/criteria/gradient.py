@@ -12,6 +12,9 @@ from prunus.criteria.evidence import Evidence, needed, precise
 def gradient(evidence: Evidence, /) -> dict[str, Tensor]:
     """Score a weight by its mean absolute gradient: s = E|g|.
 
+    Source: own; the slope as relevance: Mozer and Smolensky, "Skeletonization: A Technique for Trimming the Fat from a
+    Network via Relevance Assessment", NIPS 1988.
+
     Raises:
         OptionError: the evidence has no ``grad_abs``.
     """

@@ -14,6 +14,9 @@ def importance(evidence: Evidence, /) -> dict[str, Tensor]:
 
     It says how sharply the loss reacts to the weight, not how far removal moves it.
 
+    Source: own; the Fisher diagonal as importance: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural
+    networks", arXiv:1612.00796.
+
     Raises:
         OptionError: the evidence has no ``grad_sq``.
     """
@@ -25,7 +28,8 @@ def importance(evidence: Evidence, /) -> dict[str, Tensor]:
 def importance_weighted(evidence: Evidence, /) -> dict[str, Tensor]:
     """Score a weight by the quadratic loss of setting it to zero: s = E[g²] · w².
 
-    Source: LeCun et al., "Optimal Brain Damage", NIPS 1989, with the empirical Fisher for the Hessian.
+
+    Source: LeCun et al., "Optimal Brain Damage", NIPS 1989 (here with the empirical Fisher for the Hessian).
 
     Raises:
         OptionError: the evidence has no ``grad_sq``.

@@ -17,7 +17,7 @@ Reads = Mapping[str, tuple[Ref, ...]]
 
 
 class UnitSums:
-    """Sums of a² and of (∂L/∂a)² per unit, and how many values went in; float64 on the CPU.
+    """Sums of a², |a|, a ≠ 0 and of (∂L/∂a)² per unit, and how many values went in; float64 on the CPU.
 
     Every call names the coupling of the graph that made the value: batches of other shapes have other graphs, but
     the same axis ids.
@@ -25,36 +25,56 @@ class UnitSums:
 
     def __init__(self, coupling: Coupling) -> None:
         self.energy = _zeros(coupling)
+        self.size = _zeros(coupling)
+        self.active = _zeros(coupling)
         self.places = _zeros(coupling)
         self.slope = _zeros(coupling)
         self.samples = 0
 
     def add_energy(self, coupling: Coupling, reads: Reads, ref: Ref, value: Tensor) -> None:
-        """Add the squares of one value to every axis that is read in it."""
+        """Add the squares, sizes and non-zeros of one value to every axis that is read in it."""
+        detached = value.detach()
+        size = detached.abs()
+        parts = (self.energy, detached.square()), (self.size, size), (self.active, size > 0)
         for axis in _axes_at(coupling, reads, ref):
-            self.energy[axis.id] += _sums(coupling, axis, ref, value.detach().square())
-            self.places[axis.id] += _sums(coupling, axis, ref, torch.ones_like(value))
+            for total, part in parts:
+                total[axis.id] += _sums(coupling, axis, ref, part)
+            self.places[axis.id] += _sums(coupling, axis, ref, torch.ones_like(size))
 
     def add_slope(self, coupling: Coupling, reads: Reads, ref: Ref, grad: Tensor) -> None:
         """Add the squares of one value's gradient to every axis that is read in it."""
         for axis in _axes_at(coupling, reads, ref):
             self.slope[axis.id] += _sums(coupling, axis, ref, grad.square())
 
-    def means(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return Σa² / places and Σ(∂L/∂a)² / samples.
+    def means(self) -> dict[str, dict[str, Tensor]]:
+        """Return Σa² / places, Σ|a| / places, the share of a ≠ 0, and Σ(∂L/∂a)² / samples.
 
         Raises:
             DataError: a mean is NaN or infinite; the axis is named.
         """
-        energy = {name: total / self.places[name].clamp(min=1) for name, total in self.energy.items()}
-        slope = {name: total / max(1, self.samples) for name, total in self.slope.items()}
-        for name in energy:
-            if not (torch.isfinite(energy[name]).all() and torch.isfinite(slope[name]).all()):
-                raise DataError(
-                    f"statistics of axis {name!r} are NaN or infinite; allowed are finite numbers. "
-                    "Check the data and the weights."
-                )
-        return energy, slope
+        read = {"contribution": self.energy, "mean_abs": self.size, "active": self.active}
+        found = {
+            name: {axis: total / self.places[axis].clamp(min=1) for axis, total in totals.items()}
+            for name, totals in read.items()
+        }
+        found["sensitivity"] = {axis: total / max(1, self.samples) for axis, total in self.slope.items()}
+        for values in found.values():
+            check_statistics(values)
+        return found
+
+
+def check_statistics(values: Mapping[str, Tensor]) -> None:
+    """Refuse statistics of an axis that are not finite.
+
+    Raises:
+        DataError: one is NaN or infinite; the axis is named.
+    """
+    for name, value in values.items():
+        if not torch.isfinite(value).all():
+            raise DataError(
+                f"statistics of axis {name!r} are NaN or infinite; allowed are finite numbers. "
+                "Check the data and the weights."
+            )
 
 
 def _zeros(coupling: Coupling) -> dict[str, Tensor]:

@@ -160,3 +160,23 @@ def joined(tensors: Any, dim: int = 0) -> torch.Tensor | None:
     rest = {(*t.shape[:dim], *t.shape[dim + 1 :]) for t in tensors}
     shape = (*first.shape[:dim], sum(t.shape[dim] for t in tensors), *first.shape[dim + 1 :])
     return _empty(first, shape) if len(rest) == 1 and math.prod(shape) else None
+
+
+def gru(x: Any, state: Any, weights: Any, biased: bool, layers: int, dropout: float, train: bool, both_ways: bool,
+        batch_first: bool) -> Any:  # fmt: skip
+    """(B, T, I) → (B, T, D·H) and (L·D, B, H); torch itself would walk through all T steps to find this out."""
+    ways = 2 if both_ways else 1
+    if not (is_unknown(x) and x.dim() == 3 and x.dtype.is_floating_point and x.numel() and _plain(state)):
+        return None
+    if (train and dropout) or state.dim() != 3 or not all(_plain(w) and _alike(w, x) for w in (state, *weights)):
+        return None
+    batch, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
+    hidden = state.shape[2]
+    inputs = [x.shape[2]] + [ways * hidden] * (layers - 1)
+    sizes = [
+        shape for i in inputs for shape in ways * [(3 * hidden, i), (3 * hidden, hidden), *biased * 2 * [(3 * hidden,)]]
+    ]
+    if tuple(state.shape) != (layers * ways, batch, hidden) or [tuple(w.shape) for w in weights] != sizes:
+        return None
+    out = _empty(x, (steps, batch, ways * hidden))
+    return (out.transpose(0, 1) if batch_first else out), _empty(x, state.shape)

@@ -62,6 +62,7 @@ def _formulas() -> dict[Any, Formula]:
         _aten.conv3d.default: formulas.convolution(3),
         _aten.adaptive_avg_pool2d.default: formulas.pooled,
         _aten.cat.default: formulas.joined,
+        _aten.gru.input: formulas.gru,
     }
     same = "relu gelu silu sigmoid tanh hardswish hardsigmoid hardtanh relu6 leaky_relu elu mish exp neg abs sqrt rsqrt"
     table |= {getattr(_aten, name).default: formulas.same for name in same.split()}

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunus.budget import ALLOCATORS, parse_budget
-from prunus.budget.limits import LATENCY
+from prunus.budget import ALLOCATORS, Bound, parse_budget
+from prunus.budget.limits import LATENCY, METRICS
 from prunus.criteria import UNIT_CRITERIA
 from prunus.errors import OptionError, PlanError
 from prunus.gauges import split_budget
 from prunus.jobs.dropping import MAX_DROP, allowed_drop, check_drop, smallest_within, with_drop
+from prunus.jobs.searching import Searching
+from prunus.jobs.stages import Staged, run_stages
 from prunus.methods import METHODS
 from prunus.methods.neurons import unit_scores
+from prunus.methods.under import under
 from prunus.parent import Parent, weights_digest
 from prunus.plans import Cost, Plan
 from prunus.progress import Progress
 from prunus.review import with_savings
 from prunus.scored import Scored, plain
+from prunus.selectors import bounds_on
+from prunus.tree import grow_tree
 
 if TYPE_CHECKING:
     from prunus.recipe import Recipe
@@ -55,6 +60,11 @@ def check_wanted(recipe: Recipe) -> None:
         parse_budget(known, _ANY)
     if wanted.method is not None:
         METHODS.get(wanted.method)
+        if wanted.search:
+            raise OptionError(
+                f"search: {wanted.search} looks around the answer of an allocator; method {wanted.method!r} makes its "
+                "own plan. Leave one of the two out."
+            )
         if drop is None or counted:
             _share(counted, wanted.method)
 
@@ -77,10 +87,23 @@ def plan_recipe(
         BudgetError: the budget is out of reach or met already.
     """
     check_wanted(parent.recipe)
+    if parent.recipe.stages:
+        return staged_recipe(parent, progress).plan, {}
     if parent.recipe.prune.method is None:
         scored = scored_parent(parent, scores)
         return plan_again(parent, scored, progress), scored.scores
     return _within(parent, lambda budget: _by_method(parent, budget), progress), {}
+
+
+def staged_recipe(parent: Parent, progress: Progress | None = None) -> Staged:
+    """Go through the stages of a recipe; every decision of the plan is priced.
+
+    Raises:
+        OptionError: a budget that stages do not know.
+        BudgetError: out of reach, or met already.
+    """
+    staged = run_stages(parent, progress)
+    return replace(staged, plan=_finished(staged.plan, parent, {}))
 
 
 def plan_again(parent: Parent, scored: Scored, progress: Progress | None = None) -> Plan:
@@ -91,7 +114,13 @@ def plan_again(parent: Parent, scored: Scored, progress: Progress | None = None)
         scored = scored.timed(subject.model, subject.example_inputs, threads=threads, progress=progress)
 
     def planned(budget: Mapping[str, Any]) -> Plan:
-        plan = scored.plan(budget, allocator=wanted.allocator, bounds=wanted.bounds)
+        if not wanted.search:
+            return _finished(
+                scored.plan(budget, allocator=wanted.allocator, bounds=wanted.bounds), parent, scored.scores
+            )
+        search = Searching(parent.subject, wanted.allocator, wanted.search, progress)
+        plan = scored.plan(budget, allocator=search, bounds=wanted.bounds)
+        plan = replace(plan, settings={**plan.settings, "search": search.told()})
         return _finished(plan, parent, scored.scores)
 
     return _within(parent, planned, progress)
@@ -108,9 +137,14 @@ def _within(parent: Parent, planned: Callable[[Mapping[str, Any]], Plan], progre
 
 
 def _by_method(parent: Parent, budget: Mapping[str, Any]) -> Plan:
-    name = str(parent.recipe.prune.method)
-    plan = METHODS.get(name).plan(parent.subject, _share(budget, name))
+    name, wanted = str(parent.recipe.prune.method), parent.recipe.prune
+    metric, share = _share(budget, name)
+    bounds = bounds_on(grow_tree(parent.subject.coupling), wanted.bounds) if wanted.bounds else {}
+    subject = under(parent.subject, metric, bounds, threads=parent.recipe.compare.latency.threads)
+    plan = METHODS.get(name).plan(subject, share)
     settings = {**plan.settings, "budget": plain(budget), "method": name, "held": sorted(parent.subject.held)}
+    if wanted.bounds:
+        settings["bounds"] = {pattern: asdict(Bound.of(bound)) for pattern, bound in wanted.bounds.items()}
     return _finished(replace(plan, settings=settings), parent, {})
 
 
@@ -132,11 +166,19 @@ def _finished(plan: Plan, parent: Parent, scores: Mapping[str, np.ndarray]) -> P
     return with_savings(replace(plan, settings=settings), parent.subject.coupling, scores)
 
 
-def _share(budget: Mapping[str, Any], method: str) -> float:
-    value = budget.get("params")
-    if set(budget) != {"params"} or isinstance(value, bool) or not isinstance(value, float) or not 0 < value < 1:
+def _share(budget: Mapping[str, Any], method: str) -> tuple[str, float]:
+    """Return the metric and the kept share of a budget for a whole method."""
+    metric, value = next(iter(budget.items()), ("", None))
+    fits = len(budget) == 1 and metric in METRICS and isinstance(value, float) and 0 < value < 1
+    if not fits:
         raise OptionError(
-            f"method {method!r} takes a budget of one kept share of the parameters, such as {{params: 0.5}}; got "
-            f"{dict(budget)}. Leave the method out to use criterion and allocator."
+            f"method {method!r} takes a budget of one kept share, such as {{params: 0.5}} (or {', '.join(METRICS)}); "
+            f"got {dict(budget)}. Leave the method out to use criterion and allocator."
         )
-    return value
+    assert isinstance(value, float)
+    if METHODS.get(method).level == "weight" and metric not in ("params", "bytes"):
+        raise OptionError(
+            f"method {method!r} puts weights to zero, which changes neither MACs nor time; got a budget of {metric}. "
+            "Give it as params or bytes, or take a method that removes units."
+        )
+    return metric, value

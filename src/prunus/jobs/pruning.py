@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prunus.comparison import results_of, threads_of, write_results
 from prunus.contest import Entry, carry_through, contest_of, dense_row
 from prunus.export import save
-from prunus.jobs.planning import check_wanted, plan_recipe
+from prunus.jobs.planning import check_wanted, plan_recipe, staged_recipe
 from prunus.methods import METHODS, Method
 from prunus.parent import parent_of
 from prunus.progress import Progress
@@ -41,11 +41,16 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
     with threads_of(recipe.threads):
         run = contest_of(parent_of(recipe, recipe.seed, progress), recipe.seed)
         started = time.perf_counter()
-        plan, _ = plan_recipe(run.parent, progress)
+        staged = staged_recipe(run.parent, progress) if recipe.stages else None
+        plan = staged.plan if staged is not None else plan_recipe(run.parent, progress)[0]
         assert plan.before is not None
         assert plan.after is not None
         kept = plan.after.params / plan.before.params
-        entry = carry_through(run, plan, _way(recipe), kept, started, progress)
+        weights = staged.model if staged is not None else None
+        # A repair goes by the dense network's answers alone, and would undo what stages have learned from labels.
+        learned = any(stage.recover is not None or stage.steps for stage in recipe.stages)
+        repair = "none" if learned else recipe.prune.repair
+        entry = carry_through(run, plan, _way(recipe), kept, started, progress, weights=weights, repair=repair)
         results = results_of(recipe, "One network pruned", [dense_row(run)], [entry.row])
     if out is not None:
         save(entry, out, metadata={"recipe": recipe.model_dump(mode="json")})
@@ -59,5 +64,8 @@ def _way(recipe: Recipe) -> Method:
     if wanted.method is not None:
         return METHODS.get(wanted.method)
     name = f"{wanted.criterion}, {wanted.allocator}"
+    if recipe.stages:
+        name = ", ".join(f"{stage.level} by {stage.way}" for stage in recipe.stages)
+        return Method(name, "hierarchical", METHODS.get("integrated").plan, name)
     # Its plan is made before it is entered; a second one would score again.
     return Method(name, "neuron", METHODS.get("filter-norm").plan, f"units by {wanted.criterion}, {wanted.allocator}")

@@ -1,9 +1,10 @@
 """Weight-level masks: pure functions from named scores to named boolean tensors, True = keep."""
 
+from prunus.criteria.relative import relative_scores
 from prunus.masks.importance import importance_masks
 from prunus.masks.nm import nm_masks, ragged_tails
 from prunus.masks.ranking import masks_above, resolve_count, solve_tau, top_masks
-from prunus.masks.threshold import absolute_masks, gradient_masks, relative_masks, relative_scores
+from prunus.masks.threshold import absolute_masks, gradient_masks, relative_masks
 from prunus.masks.weights import apply_masks_, contracted_dims, density, kept_weights, prunable_weights
 from prunus.masks.window import KernelPosition, Tile, Window, window_masks
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
-import torch
 from torch import Tensor
 
+from prunus.criteria.relative import Measure, relative_scores
 from prunus.errors import OptionError
-from prunus.masks.flat import check_finite
 from prunus.masks.ranking import masks_above, top_masks
-
-Scale = Literal["max", "std"]
 
 
 def absolute_masks(
@@ -54,7 +50,7 @@ def absolute_masks(
 def relative_masks(
     weights: Mapping[str, Tensor],
     *,
-    scale: Scale = "max",
+    scale: Measure = "max",
     tau: float | None = None,
     kept: float | None = None,
     keep_count: int | None = None,
@@ -105,32 +101,6 @@ def gradient_masks(
         OptionError, DataError, BudgetError: as `absolute_masks`.
     """
     return absolute_masks(grad_abs, tau=tau, kept=kept, keep_count=keep_count, floor=floor)
-
-
-def relative_scores(weights: Mapping[str, Tensor], scale: Scale = "max") -> dict[str, Tensor]:
-    """Return |w| / max|W| or |w| / std(W) for each tensor, in float64.
-
-    A tensor without spread (scale 0) exceeds any threshold with its non-zero weights, and none with its zeros.
-
-    Raises:
-        OptionError: an unknown scale.
-        DataError: a weight is not finite.
-    """
-    if scale not in ("max", "std"):
-        raise OptionError(f"scale is {scale!r}; allowed are 'max' and 'std'.")
-    # Here, not in the ranking: max|W| = inf would turn the finite weights into harmless-looking zeros.
-    check_finite(weights)
-    return {name: _ratios(weight.detach().to(torch.float64), scale) for name, weight in weights.items()}
-
-
-def _ratios(weight: Tensor, scale: Scale) -> Tensor:
-    if weight.numel() == 0:
-        return weight
-    size = weight.abs()
-    unit = size.max() if scale == "max" else weight.std(correction=0)
-    if unit > 0:
-        return size / unit
-    return (size > 0).to(torch.float64) * torch.finfo(torch.float64).max
 
 
 def _masks(

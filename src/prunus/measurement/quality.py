@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from prunus.errors import DataError, OutcomeError
 from prunus.measurement.batches import Batch, call, check_count, device_of, logits_of, move
+from prunus.measurement.ranking import auc
 
 ECE_BINS = 15
 
@@ -21,6 +23,8 @@ class Quality:
 
     Classes that have no sample in the targets count in no macro average, cannot be the worst class, and have NaN in
     ``per_class_recall``. ``worst_class`` is the lowest recall, ``worst_class_name`` whose it is (the first on a tie).
+    ``auc`` is that of the second of two classes, None with more of them. ``count`` counts targets, which are more than
+    the samples where each sample has several.
     """
 
     accuracy: float
@@ -35,6 +39,12 @@ class Quality:
     predictions: Tensor  # (N,) int64
     correct: Tensor  # (N,) bool
     count: int
+    auc: float | None = None
+
+    @property
+    def bits(self) -> float:
+        """The likelihood in bits a target: nll / ln 2."""
+        return self.nll / math.log(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: Sequence[str] 
         predictions=predictions,
         correct=correct,
         count=len(targets),
+        auc=auc(logits[:, 1] - logits[:, 0], targets == 1) if width == 2 else None,
     )
 
 

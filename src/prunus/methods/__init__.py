@@ -1,13 +1,13 @@
 """One file a family of pruning methods: (subject, kept share) → `Plan`; importing this package enrols them all."""
 
 from prunus.methods import weights  # noqa: I001  (the order of enrolment is the order of the tables)
-from prunus.methods import patterns
-from prunus.methods import neurons, unit_wise
+from prunus.methods import patterns, solved_weights
+from prunus.methods import neurons, unit_wise, obs_units
 from prunus.methods import key_path, modular
 from prunus.methods import depth, redundancy
 from prunus.methods import layer_wise, multi_scale, tree_knapsack
-from prunus.methods import fine_tuning, integrated
-from prunus.methods import baselines
+from prunus.methods import fine_tuning, integrated, while_training
+from prunus.methods import baselines, oracle
 from prunus.methods.subject import METHODS, Level, Method, Subject, subject_of
 
 __all__ = [
@@ -24,10 +24,14 @@ __all__ = [
     "modular",
     "multi_scale",
     "neurons",
+    "obs_units",
+    "oracle",
     "patterns",
     "redundancy",
+    "solved_weights",
     "subject_of",
     "tree_knapsack",
     "unit_wise",
     "weights",
+    "while_training",
 ]

@@ -12,9 +12,12 @@ from prunus.plans import Plan
 def plan_depth(subject: Subject, kept: float) -> Plan:
     """Make the network shallower by the true loss, then trim what is still above the budget.
 
+    Source: own; blocks scored by the loss without them: Kim et al., "Shortened LLaMA: A Simple Depth Pruning for Large
+    Language Models", arXiv:2402.02834.
+
     Args:
         subject: the network.
-        kept: share of the parameters that may stay.
+        kept: share of the metric that may stay.
 
     Raises:
         BudgetError: out of reach even with one unit an axis.
@@ -24,7 +27,7 @@ def plan_depth(subject: Subject, kept: float) -> Plan:
 
 
 def shallower(subject: Subject, limit: int) -> tuple[Reduction, dict[str, str]]:
-    """Drop residual branches until ``limit`` parameters are left, or the next one is more than has to go.
+    """Drop residual branches until ``limit`` of the metric is left, or the next one is more than has to go.
 
     Every round runs the network without each branch that is left, on the selection split, and drops
     argmin_b L(without b): single losses do not add up, so all are measured anew after each removal. Norm statistics
@@ -33,7 +36,7 @@ def shallower(subject: Subject, limit: int) -> tuple[Reduction, dict[str, str]]:
 
     Args:
         subject: the network.
-        limit: how many parameters may stay.
+        limit: how much of the metric may stay.
 
     Returns:
         What is left, and branch id → why it went.
@@ -41,11 +44,11 @@ def shallower(subject: Subject, limit: int) -> tuple[Reduction, dict[str, str]]:
     branches = [branch for branch in droppable(subject) if branch.kind == "residual"]
     reduction, replay, reasons = whole(subject), Replay(subject), dict[str, str]()
     subject.progress.start("depth", len(branches))
-    while reduction.params > limit:
+    while reduction.spent > limit:
         tried = {branch: smaller for branch in reduction.left(branches) if (smaller := reduction.without(branch))}
         losses = {branch: replay.loss(subject.selection, smaller.as_plan()) for branch, smaller in tried.items()}
         best = min(losses, key=lambda branch: (losses[branch], branch.id), default=None)
-        if best is None or tried[best].params < (1 - SLACK) * limit:
+        if best is None or tried[best].spent < (1 - SLACK) * limit:
             break
         reduction = tried[best]
         reasons[best.id] = f"least loss of {len(losses)} branches: {losses[best]:.4g} without it"

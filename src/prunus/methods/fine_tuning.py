@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor, nn
 
-from prunus.budget import fit_units
 from prunus.criteria import activation_statistics
 from prunus.methods.masked_copy import masked_copy, parameter_masks, zero_
 from prunus.methods.neurons import unit_scores
@@ -15,7 +14,7 @@ from prunus.methods.reduction import whole
 from prunus.methods.subject import Subject, method
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
-from prunus.training import finetune_
+from prunus.training import TrainingOptions, finetune_
 
 DECAY = 0.9
 ROUNDS = 5
@@ -54,9 +53,12 @@ def fine_tuning_pruning(subject: Subject, kept: float) -> Plan:
     decides what goes; recovery comes after the cut, as for every method. Training minimises the cross-entropy of the
     logits, whatever the subject's loss; scores use the subject's own.
 
+    Source: own; rounds of pruning and training: Han et al., "Learning both Weights and Connections for Efficient Neural
+    Networks", arXiv:1506.02626.
+
     Args:
         subject: the network; neither its weights nor its statistics change.
-        kept: share of the parameters that may stay.
+        kept: share of the metric that may stay.
 
     Raises:
         BudgetError: out of reach even with one unit an axis.
@@ -65,7 +67,7 @@ def fine_tuning_pruning(subject: Subject, kept: float) -> Plan:
     """
     scores: Mapping[str, np.ndarray] = unit_scores(subject, "sensitivity")
     reduction, keep = whole(subject), dict[str, np.ndarray]()
-    fit_units(subject.cost, scores, subject.limit(kept))  # Out of reach is said before anything is trained.
+    subject.fit(scores, subject.limit(kept))  # Out of reach is said before anything is trained.
     model, masks = masked_copy(reduction, keep)
     subject.progress.start("fine-tuning pruning", ROUNDS)
     for number, share in enumerate(kept_after(kept)):
@@ -73,7 +75,7 @@ def fine_tuning_pruning(subject: Subject, kept: float) -> Plan:
             _train_(model, masks, subject, number)
             found = activation_statistics(model, subject.coupling, subject.calibration.batches(_BATCH), subject.loss)
             scores = {axis: (found.sensitivity or {})[axis].numpy() for axis in scores}
-        keep = fit_units(subject.cost, scores, subject.limit(share), base=keep)
+        keep = subject.fit(scores, subject.limit(share), base=keep)
         masks = parameter_masks(reduction, reduction.as_plan(keep))
         zero_(model, masks)
         subject.progress.advance("fine-tuning pruning")
@@ -89,4 +91,5 @@ def fine_tuning_pruning(subject: Subject, kept: float) -> Plan:
 def _train_(model: nn.Module, masks: Mapping[str, Tensor], subject: Subject, number: int) -> None:
     """Train for a few steps; a network of which nothing may be trained is only pruned."""
     if any(parameter.requires_grad for parameter in model.parameters()):
-        finetune_(model, subject.calibration, steps=STEPS, lr=LEARNING_RATE, masks=masks, seed=subject.seed + number)
+        options = TrainingOptions(STEPS, LEARNING_RATE)
+        finetune_(model, subject.calibration, options, masks=masks, seed=subject.seed + number)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor, nn
 
-from prunus.budget import Limit, fit_units
+from prunus.budget import Limit
 from prunus.criteria import CRITERIA, activation_statistics, collect_gradients
 from prunus.masks import top_masks
 from prunus.methods.depth import shallower
@@ -34,17 +34,21 @@ def integrated(subject: Subject, kept: float) -> Plan:
     branches go by the true loss; then units by E[Σ(∂L/∂a)²], measured without these branches; then weights by
     E[g²]·w², measured without these units.
 
+    Source: own.
+
     Args:
         subject: the network.
-        kept: share of the parameters that may stay.
+        kept: share of the metric that may stay; zeros save no MACs and no time, there the weights stay.
 
     Raises:
         BudgetError: units or weights cannot take their part.
     """
-    total, budget = subject.cost.price().params, subject.limit(kept).value
-    reduction, reasons = shallower(subject, int(total * kept ** (1 / 3)))
-    keep = _units(reduction, int(math.sqrt(reduction.params * budget)))
-    masks = _weights(reduction, keep, budget)
+    limit = subject.limit(kept)
+    stages = 3 if subject.masks_save else 2
+    reduction, reasons = shallower(subject, subject.limit(kept ** (1 / stages)).value)
+    shared = int(math.sqrt(reduction.spent * limit.value)) if subject.masks_save else limit.value
+    keep = _units(reduction, Limit(limit.metric, shared))
+    masks = _weights(reduction, keep, limit) if subject.masks_save else {}
     decisions = [Decision(b.id, "block", b.params, b.params, reasons[b.id]) for b in reduction.dropped]
     decisions += [
         Decision(axis, "unit", int((~mask).sum()), len(mask), "least sensitive of what the blocks left")
@@ -59,19 +63,19 @@ def integrated(subject: Subject, kept: float) -> Plan:
                      settings={"method": "integrated", "kept": kept}, cost=subject.cost)  # fmt: skip
 
 
-def _units(reduction: Reduction, limit: int) -> dict[str, np.ndarray]:
+def _units(reduction: Reduction, limit: Limit) -> dict[str, np.ndarray]:
     subject = reduction.subject
     model, _ = masked_copy(reduction, {})
     found = activation_statistics(model, subject.coupling, subject.calibration.batches(_BATCH), subject.loss)
     scores = {axis: (found.sensitivity or {})[axis].numpy() for axis in live_axes(reduction)}
-    return fit_units(reduction.cost, scores, Limit("params", limit), base=reduction.keep)
+    return subject.fit(scores, limit, cost=reduction.cost, base=reduction.keep)
 
 
-def _weights(reduction: Reduction, keep: Mapping[str, np.ndarray], budget: int) -> dict[str, np.ndarray]:
+def _weights(reduction: Reduction, keep: Mapping[str, np.ndarray], limit: Limit) -> dict[str, np.ndarray]:
     subject = reduction.subject
     model, _ = masked_copy(reduction, keep)
     scores = _importance(model.requires_grad_(), subject) if maskable(subject) else {}
-    return masks_left(reduction, keep, scores, budget, lambda left, count: top_masks(left, keep_count=count))
+    return masks_left(reduction, keep, scores, limit, lambda left, count: top_masks(left, keep_count=count))
 
 
 def _importance(model: nn.Module, subject: Subject) -> Mapping[str, Tensor]:

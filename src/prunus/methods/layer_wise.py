@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.func import functional_call
 
-from prunus.budget import ALLOCATORS, UnitProblem, fit_units, top_up
+from prunus.budget import ALLOCATORS, UnitProblem, top_up
 from prunus.budget.limits import Limit
 from prunus.graph.recorder import named_tensors
 from prunus.measurement.price import CostModel
@@ -136,7 +136,7 @@ def layer_wise_keep(
     scan: Scan = subject.remember("scan", lambda: sensitivity_scan(subject))
     scores = unit_scores(subject, "magnitude")
     weights = {a: sum(_numel(subject, m.tensor) for m in subject.coupling.axis(a).members) for a in scores}
-    return fit_units(cost or subject.cost, scores, limits, allocator=_ByDamage(scan, weights), base=base)
+    return subject.fit(scores, limits, cost=cost, allocator=_ByDamage(scan, weights), base=base)
 
 
 def _numel(subject: Subject, tensor: str) -> int:
@@ -146,7 +146,11 @@ def _numel(subject: Subject, tensor: str) -> int:
 
 @method("layer-wise", "hierarchical", "each layer its own fraction, by the loss when it alone is cut")
 def layer_wise(subject: Subject, kept: float) -> Plan:
-    """Give each layer its own fraction by a sensitivity scan and a Lagrangian over the exact price."""
+    """Give each layer its own fraction by a sensitivity scan and a Lagrangian over the exact price.
+
+    Source: Li et al., "Pruning Filters for Efficient ConvNets", arXiv:1608.08710 (the scan); Shoham and Gersho,
+    "Efficient bit allocation for an arbitrary set of quantizers", IEEE TASSP 36, 1988 (the division).
+    """
     keep = layer_wise_keep(subject, (subject.limit(kept),))
     decisions = [
         Decision(a, "unit", int((~m).sum()), len(m), "its share by the loss when it alone is cut")

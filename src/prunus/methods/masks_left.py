@@ -1,4 +1,4 @@
-"""Weight masks over what blocks and units left, so that all parameters together meet a budget exactly."""
+"""Weight masks over what blocks and units left, so that all together meets a budget exactly."""
 
 from __future__ import annotations
 
@@ -7,47 +7,42 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from torch import Tensor
 
-from prunus.errors import BudgetError
+from prunus.budget import Limit
 from prunus.methods.reduction import Reduction
-from prunus.methods.weights import maskable
+from prunus.methods.weights import maskable, weights_that_stay
 from prunus.surgery.tensors import slice_tensors
 
 Choose = Callable[[Mapping[str, Tensor], int], Mapping[str, Tensor]]
 
 
 def masks_left(
-    reduction: Reduction, keep: Mapping[str, np.ndarray], scores: Mapping[str, Tensor], budget: int, choose: Choose
+    reduction: Reduction, keep: Mapping[str, np.ndarray], scores: Mapping[str, Tensor], limit: Limit, choose: Choose
 ) -> dict[str, np.ndarray]:
-    """Mask the weights that a reduction and kept units left, until ``budget`` parameters stay.
+    """Mask the weights that a reduction and kept units left, until a limit holds.
 
     Args:
         reduction: the branches that went.
         keep: axis id → units that stay.
         scores: weight name → scores in the shape of the original weight; higher = keep.
-        budget: how many parameters may stay, in all.
+        limit: of parameters, or of bytes as stored packed.
         choose: (scores of what is left, how many stay) → masks of the same names and shapes.
 
     Returns:
         Weight name → mask in the shape of the original weight; what is gone anyway is True.
 
     Raises:
-        BudgetError: what cannot be masked, with one weight of every tensor, exceeds the budget.
+        BudgetError: what cannot be masked, with one weight of every tensor, exceeds the limit.
     """
     coupling, bare = reduction.subject.coupling, reduction.as_plan(keep)
     assert bare.after is not None
-    if bare.after.params <= budget:
+    if limit.holds(bare.after):
         return {}
     live = {node.tensor for node in reduction.graph.nodes if node.tensor}
     names = [name for name in maskable(reduction.subject) if name in live]
     left = slice_tensors({name: scores[name] for name in names}, coupling, bare)
-    rest = bare.after.params - sum(score.numel() for score in left.values())
-    if budget - rest < len(left):
-        raise BudgetError(
-            f"{budget:,} parameters may stay, but {rest:,} of the {bare.after.params:,} that blocks and units left "
-            f"cannot be masked, and each of {len(left)} weights keeps one. Keep more, or free some of what is held."
-        )
+    count = weights_that_stay(limit, bare.after, left)
     masks = {}
-    for name, mask in choose(left, budget - rest).items():
+    for name, mask in choose(left, count).items():
         alive = np.ones((), bool)
         for expr in coupling.tensors[name]:
             alive = np.logical_and.outer(alive, coupling.mask(expr, bare.axes))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from prunus.methods.gates import Gates
-from prunus.methods.reduction import SLACK, Reduction, droppable, trimmed, whole
+from prunus.methods.reduction import SLACK, Reduction, droppable, savings, trimmed, whole
 from prunus.methods.subject import Subject, method
 from prunus.plans import Plan
 from prunus.tree import Branch
@@ -14,17 +14,20 @@ from prunus.tree import Branch
 
 @method("modular", "structure", "score blocks and branches, keep the top share, reconnect the rest")
 def plan_modular(subject: Subject, kept: float) -> Plan:
-    """Keep the modules worth most per parameter, as many as the budget allows.
+    """Keep the modules worth most for what they spend, as many as the budget allows.
 
-    Modules are the branches of the network; score = gate importance on the whole network / parameters. They go from
-    the lowest score up, as in the greedy solution of a 0/1 knapsack; one that would take more than is needed stays.
-    Then dropped modules are exchanged for kept ones of less importance where the budget still holds. A residual
-    branch leaves its identity or projection, a segment of a concatenation its neighbours. What is then still above
-    the budget is trimmed by units.
+    Modules are the branches of the network; score = gate importance on the whole network / what they spend of the
+    budget's metric: parameters, MACs, bytes or time. They go from the lowest score up, as in the greedy solution of a
+    0/1 knapsack; one that would take more than is needed stays. Then dropped modules are exchanged for kept ones of
+    less importance where the budget still holds. A residual branch leaves its identity or projection, a segment of a
+    concatenation its neighbours. What is then still above the budget is trimmed by units.
+
+    Source: own; the importance of a gate: Molchanov et al., "Importance Estimation for Neural Network Pruning",
+    arXiv:1906.10771.
 
     Args:
         subject: the network.
-        kept: share of the parameters that may stay.
+        kept: share of the metric that may stay.
 
     Raises:
         BudgetError: out of reach even with one unit an axis.
@@ -44,21 +47,22 @@ def plan_modular(subject: Subject, kept: float) -> Plan:
 
 
 def greedy(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[str, float], limit: int) -> Reduction:
-    """Drop branches, least worth per parameter first, none that would leave clearly less than ``limit`` parameters.
+    """Drop branches, least worth per saving first, none that would leave clearly less than ``limit`` of the metric.
 
     Args:
         reduction: where to start.
         branches: all candidates.
         worth: branch id → importance.
-        limit: how many parameters may stay.
+        limit: how much of the metric may stay.
     """
     ceiling = math.inf
-    for branch in sorted(branches, key=lambda b: (worth[b.id] / max(1, b.params), b.id)):
+    saves = savings(reduction.subject, branches)
+    for branch in sorted(branches, key=lambda b: (worth[b.id] / max(1, saves[b.id]), b.id)):
         # Worth more than a branch that would have met the budget alone: trimming units is the lesser loss.
-        if reduction.params <= limit or worth[branch.id] > ceiling:
+        if reduction.spent <= limit or worth[branch.id] > ceiling:
             continue
         if branch in reduction.left(branches) and (smaller := reduction.without(branch)) is not None:
-            if smaller.params >= (1 - SLACK) * limit:
+            if smaller.spent >= (1 - SLACK) * limit:
                 reduction = smaller
             else:
                 ceiling = min(ceiling, worth[branch.id])
@@ -68,20 +72,21 @@ def greedy(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[str,
 def exchanged(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[str, float], limit: int) -> Reduction:
     """Bring dropped branches back, the worthiest first: for nothing where there is room, else for a lesser branch.
 
-    The parameters stay at most ``limit``, or what they were where that is more, and never clearly below ``limit``.
+    What is spent stays at most ``limit``, or what they were where that is more, and never clearly below ``limit``.
     """
-    most, least = max(limit, reduction.params), (1 - SLACK) * limit
+    saves = savings(reduction.subject, branches)
+    most, least = max(limit, reduction.spent), (1 - SLACK) * limit
     for branch in sorted(reduction.dropped, key=lambda b: (-worth[b.id], b.id)):
         rest = [b for b in reduction.dropped if b is not branch]
         others = [b for b in reduction.left(branches) if worth[b.id] < worth[branch.id] and not branch.holds(b)]
         others.sort(key=lambda b: (worth[b.id], b.id))
-        room = most - reduction.params
+        room = most - reduction.spent
         for swap in ([], *([other] for other in others)):
             # The sum of single savings is exact unless branches share a reader; it spares most of the rewrites.
-            if branch.params > room + sum(b.params for b in swap):
+            if saves[branch.id] > room + sum(saves[b.id] for b in swap):
                 continue
             candidate = Reduction.of(reduction.subject, [*rest, *swap])
-            if candidate is not None and least <= candidate.params <= most:
+            if candidate is not None and least <= candidate.spent <= most:
                 reduction = candidate
                 break
     return reduction

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunus.budget import Limit
+from prunus.criteria import damage_curves
 from prunus.errors import BudgetError
 from prunus.masks import absolute_masks
 from prunus.methods.gates import Gates
-from prunus.methods.layer_wise import layer_wise_keep
-from prunus.methods.modular import greedy
+from prunus.methods.masked_copy import live_axes
+from prunus.methods.masks_left import masks_left
+from prunus.methods.modular import exchanged, greedy
+from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import Reduction, droppable, whole
 from prunus.methods.subject import Subject, method
 from prunus.methods.true_loss import loss_of
@@ -21,12 +24,13 @@ from prunus.methods.weights import maskable
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
 from prunus.surgery.cut import operate
-from prunus.surgery.tensors import slice_tensors, sliced_masks
-from prunus.training import finetune_, reestimate_statistics_
+from prunus.surgery.tensors import sliced_masks
+from prunus.training import TrainingOptions, finetune_, reestimate_statistics_
 
 BLOCK_SHARES = (1.0, 0.75)
 UNIT_SHARES = (1.0, 0.7, 0.45)
-_STEPS = 6
+_STEPS = 12
+_LEAST = 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +45,23 @@ class Split:
         return f"blocks {self.blocks:.0%} × units {self.units:.0%} × weights {self.weights:.0%}"
 
 
-def splits(kept: float) -> list[Split]:
-    """Return the divisions of a budget that are tried: no scale keeps less than 8 % of what it is given."""
-    found = []
-    for blocks in BLOCK_SHARES:
-        for units in UNIT_SHARES:
-            weights = kept / (blocks * units)
-            if 0.08 <= weights <= 1.0:
-                found.append(Split(blocks, units, weights))
-    return found
+def splits(kept: float, masks_save: bool = True) -> list[Split]:
+    """Return the divisions of a budget that are tried, those in which one scale does all among them.
+
+    No scale keeps less than 8 % of what it is given, unless blocks or units do all.
+
+    Args:
+        kept: share that may stay in all.
+        masks_save: whether weights at zero save anything; where not, they stay.
+    """
+    found: dict[Split, None] = {}
+    for blocks in (*(share for share in BLOCK_SHARES if share > kept), kept):
+        alone = kept / blocks
+        for units in (*(share for share in UNIT_SHARES if share > alone), alone) if masks_save else (alone,):
+            weights = min(1.0, alone / units)
+            if weights >= _LEAST:
+                found[Split(blocks, units, weights)] = None
+    return list(found)
 
 
 @method("multi-scale", "hierarchical", "blocks, then units, then weights, one budget divided by the loss")
@@ -58,8 +70,10 @@ def multi_scale(subject: Subject, kept: float) -> Plan:
 
     Each candidate is cut, gets its norm statistics re-estimated and a few training steps on calibration data, and is
     judged by its loss on the selection split: a cheap recovery makes candidates comparable.
+
+    Source: own.
     """
-    candidates = splits(kept)
+    candidates = splits(kept, subject.masks_save)
     best: tuple[float, Plan] | None = None
     subject.progress.start("multi-scale", len(candidates))
     for split in candidates:
@@ -79,63 +93,49 @@ def multi_scale(subject: Subject, kept: float) -> Plan:
 
 
 def plan_split(subject: Subject, split: Split, kept: float) -> Plan:
-    """Plan one division: drop blocks, then units, then mask weights until exactly the kept share is left."""
-    total = subject.cost.price().params
+    """Plan one division: drop blocks, then units, then mask weights until exactly the kept share is left.
+
+    How many units each axis keeps is a knapsack over the damage that their sensitivities, E[Σ(∂L/∂a)²], predict.
+    """
     reduction = _drop_blocks(subject, split.blocks)
     keep = dict(reduction.keep)
-    decisions = [Decision(b.id, "block", b.params, b.params, "least gate importance per parameter")
+    decisions = [Decision(b.id, "block", b.params, b.params, "least gate importance for what it spends")
                  for b in reduction.dropped]  # fmt: skip
-    if split.units < 1:
-        limit = Limit("params", int(total * split.blocks * split.units))
-        keep = layer_wise_keep(subject, (limit,), base=keep, cost=reduction.cost)
-        decisions += [Decision(a, "unit", int((~m).sum()), len(m), "its share by the loss when it alone is cut")
+    limit = subject.limit(split.blocks * split.units if subject.masks_save else kept)
+    if reduction.spent > limit.value:
+        live = set(live_axes(reduction))
+        scores = {axis: s for axis, s in unit_scores(subject, "sensitivity").items() if axis in live}
+        damage = damage_curves(subject.coupling, scores, "sensitivity")
+        keep = subject.fit(scores, limit, cost=reduction.cost, base=reduction.keep, allocator="knapsack", damage=damage)
+        decisions += [Decision(a, "unit", int((~m).sum()), len(m), "its width by the knapsack over sensitivities")
                       for a, m in keep.items() if m.any() and not m.all()]  # fmt: skip
-    masks = _masks(subject, reduction, keep, int(kept * total))
+    masks = _masks(reduction, keep, subject.limit(kept)) if subject.masks_save else {}
     decisions += [Decision(n, "weight", int((~m).sum()), m.size, "|w| below the threshold") for n, m in masks.items()]
     return make_plan(subject.coupling, keep, reduction.drops, masks=masks, decisions=decisions,
                      settings={"method": "multi-scale", "split": str(split)}, cost=subject.cost)  # fmt: skip
 
 
 def _drop_blocks(subject: Subject, share: float) -> Reduction:
-    """Drop branches, least gate importance per parameter first, down to a share of the parameters."""
+    """Drop branches, least gate importance for what they spend first, down to a share of the metric."""
     start, branches = whole(subject), droppable(subject)
     if share >= 1 or not branches:
         return start
     importance = Gates(subject).importance(start)
     worth = {b.id: sum(importance[edge] for edge in b.edges) for b in branches}
-    return greedy(start, branches, worth, subject.limit(share).value)
+    limit = subject.limit(share).value
+    return exchanged(greedy(start, branches, worth, limit), branches, worth, limit)
 
 
-def _masks(
-    subject: Subject, reduction: Reduction, keep: Mapping[str, np.ndarray], budget: int
-) -> dict[str, np.ndarray]:
-    """Mask the smallest of the weights that are left, so that all parameters together meet the budget exactly."""
-    bare = make_plan(subject.coupling, keep, reduction.drops, cost=subject.cost)
-    assert bare.after is not None
-    if bare.after.params <= budget:
-        return {}
-    live = {n.tensor for n in reduction.graph.nodes if n.tensor}
-    weights = {n: w for n, w in maskable(subject).items() if n in live}
-    small = slice_tensors(weights, subject.coupling, bare)
-    maskable_left = sum(w.numel() for w in small.values())
-    count = budget - (bare.after.params - maskable_left)
-    if count < len(small):
-        raise BudgetError("the parameters that cannot be masked exceed the budget")
-    out = {}
-    for name, mask in absolute_masks(small, keep_count=count).items():
-        alive = np.ones((), bool)
-        for expr in subject.coupling.tensors[name]:
-            alive = np.logical_and.outer(alive, subject.coupling.mask(expr, keep))
-        whole = np.ones(alive.shape, bool)
-        whole[alive] = mask.numpy().reshape(-1)
-        if not whole.all():
-            out[name] = whole
-    return out
+def _masks(reduction: Reduction, keep: Mapping[str, np.ndarray], limit: Limit) -> dict[str, np.ndarray]:
+    """Mask the smallest of the weights that are left."""
+    values = maskable(reduction.subject)
+    return masks_left(reduction, keep, values, limit, lambda left, count: absolute_masks(left, keep_count=count))
 
 
 def _selection_loss(subject: Subject, plan: Plan) -> float:
     small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
     small = copy.deepcopy(small)
     reestimate_statistics_(small, subject.calibration.batches(64))
-    finetune_(small, subject.calibration, steps=_STEPS, lr=1e-3, masks=sliced_masks(plan) or None, seed=subject.seed)
+    options = TrainingOptions(_STEPS, lr=1e-3)
+    finetune_(small, subject.calibration, options, masks=sliced_masks(plan) or None, seed=subject.seed)
     return loss_of(subject, small)

@@ -6,35 +6,39 @@ from collections.abc import Callable
 
 import numpy as np
 
-from prunus.budget import fit_units
-from prunus.criteria import activation_statistics
-from prunus.methods.subject import Subject, method
-from prunus.planning import make_plan, unit_criterion, unit_decisions
+from prunus.criteria import (
+    UNIT_CRITERIA,
+    Calibration,
+    collect_evidence,
+    comparable_scores,
+    damage_curves,
+    probes_for,
+)
+from prunus.methods.subject import METHODS, Method, Subject
+from prunus.planning import make_plan, unit_decisions
 from prunus.plans import Plan
 
 _BATCH = 32
 
 
 def unit_scores(subject: Subject, criterion: str) -> dict[str, np.ndarray]:
-    """Score every removable unit, measured once a subject: filter norm, sensitivity, contribution, taylor, random."""
+    """Score every removable unit by a criterion's name; what a pass over the data gave is measured once a subject."""
 
     def measure() -> dict[str, np.ndarray]:
-        if criterion in ("sensitivity", "contribution"):
-            batches = list(subject.calibration.batches(_BATCH))
-            found = subject.remember(
-                "activations", lambda: activation_statistics(subject.model, subject.coupling, batches, subject.loss)
-            )
-            return {a: s.numpy() for a, s in getattr(found, criterion).items()}
-        data = subject.calibration.batches(_BATCH) if criterion == "taylor" else None
-        return unit_criterion(subject.model, subject.coupling, criterion, data, subject.seed)
+        batches = list(subject.calibration.batches(_BATCH)) if probes_for(criterion) else []
+        calibration = Calibration(subject.model, subject.coupling, batches, subject.loss, subject.seed)
+        evidence = collect_evidence(criterion, calibration, subject.remember)
+        return {a: s.numpy() for a, s in UNIT_CRITERIA.get(criterion)(evidence).items()}
 
     scores: dict[str, np.ndarray] = subject.remember(f"units:{criterion}", measure)
     return {a: scores[a] for a in subject.free_axes()}
 
 
 def unit_plan(subject: Subject, kept: float, criterion: str, allocator: str = "uniform") -> Plan:
-    """Remove the lowest units until the kept share of the parameters is met."""
-    keep = fit_units(subject.cost, unit_scores(subject, criterion), subject.limit(kept), allocator=allocator)
+    """Remove the lowest units until the kept share is met."""
+    scores = unit_scores(subject, criterion)
+    damage = damage_curves(subject.coupling, scores, criterion)
+    keep = subject.fit(comparable_scores(scores), subject.limit(kept), allocator=allocator, damage=damage)
     return make_plan(subject.coupling, keep, decisions=unit_decisions(keep, criterion), cost=subject.cost)
 
 
@@ -42,15 +46,30 @@ def _by(criterion: str) -> Callable[[Subject, float], Plan]:
     def plan(subject: Subject, kept: float) -> Plan:
         return unit_plan(subject, kept, criterion)
 
-    plan.__doc__ = f"Remove the units of lowest {criterion}."
     return plan
 
 
-sensitivity = method("sensitivity", "neuron", "remove the units to whose output the loss is least sensitive, "
-                     "E[(∂L/∂a)²]")(_by("sensitivity"))  # fmt: skip
-contribution = method("contribution", "neuron", "remove the units with the least output energy, E[a²]")(
-    _by("contribution")
+def _unit_method(name: str, criterion: str, document: str, description: str) -> Callable[[Subject, float], Plan]:
+    """Enrol a method that removes the units of lowest score, with the same share of every axis."""
+    METHODS.register(name)(Method(name, "neuron", _by(criterion), description, documents=(document,)))
+    return METHODS.get(name).plan
+
+
+sensitivity = _unit_method(
+    "sensitivity",
+    "sensitivity",
+    "prunus.criteria.activity:unit_sensitivity",
+    "remove the units to whose output the loss is least sensitive, E[(∂L/∂a)²]",
 )
-filter_norm = method("filter-norm", "neuron", "remove the units whose producing weights have the least norm")(
-    _by("magnitude")
+contribution = _unit_method(
+    "contribution",
+    "contribution",
+    "prunus.criteria.activity:unit_contribution",
+    "remove the units with the least output energy, E[a²]",
+)
+filter_norm = _unit_method(
+    "filter-norm",
+    "magnitude",
+    "prunus.criteria.unit_norm:unit_magnitude",
+    "remove the units whose producing weights have the least norm",
 )

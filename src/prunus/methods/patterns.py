@@ -22,6 +22,9 @@ GROUP = 8
 def window_strip(subject: Subject, kept: float) -> Plan:
     """Keep whole strips of 8 consecutive inputs of one unit, at one kernel position.
 
+    Source: Mao et al., "Exploring the Regularity of Sparse Structure in Convolutional Neural Networks",
+    arXiv:1705.08922.
+
     Raises:
         BudgetError: what cannot be masked, with the best strip of every weight, exceeds the budget.
     """
@@ -31,6 +34,9 @@ def window_strip(subject: Subject, kept: float) -> Plan:
 @method("window-strip-column", "weight", "keep the 8×1 strips of consecutive units with the largest mean |w|")
 def window_strip_column(subject: Subject, kept: float) -> Plan:
     """Keep whole strips of one input of 8 consecutive units, at one kernel position.
+
+    Source: Mao et al., "Exploring the Regularity of Sparse Structure in Convolutional Neural Networks",
+    arXiv:1705.08922.
 
     Raises:
         BudgetError: what cannot be masked, with the best strip of every weight, exceeds the budget.

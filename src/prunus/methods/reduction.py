@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 
-from prunus.budget import fit_units
 from prunus.criteria import UnitEvidence
 from prunus.criteria.units import unit_magnitude
 from prunus.errors import PlanError
@@ -50,7 +49,10 @@ class Reduction:
             graph = rewrite(subject.coupling, bare.keep, bare.drops)
         except PlanError:
             return None
-        return dataclasses.replace(bare, graph=graph, cost=cost_model(subject.coupling, graph))
+        names = {node.name for node in graph.nodes}
+        times = tuple(term for term in subject.cost.times if term.owner in names)
+        cost = dataclasses.replace(cost_model(subject.coupling, graph), times=times, fixed_fs=subject.cost.fixed_fs)
+        return dataclasses.replace(bare, graph=graph, cost=cost)
 
     @property
     def keep(self) -> dict[str, np.ndarray]:
@@ -64,9 +66,9 @@ class Reduction:
         return tuple(branch.drop for branch in self.dropped if branch.drop is not None)
 
     @property
-    def params(self) -> int:
-        """How many parameters are left."""
-        return self.cost.price(self.keep).params
+    def spent(self) -> int:
+        """What is left of the subject's metric: parameters, bytes, MACs or femtoseconds."""
+        return self.subject.spent(self.cost.price(self.keep))
 
     def without(self, branch: Branch) -> Reduction | None:
         """Return the network without one more branch; None where something still needed would be empty."""
@@ -113,6 +115,23 @@ def droppable(subject: Subject) -> tuple[Branch, ...]:
     )
 
 
+def savings(subject: Subject, branches: Iterable[Branch]) -> dict[str, int]:
+    """Return branch id → what dropping it alone saves of the subject's metric."""
+    if subject.metric == "params":
+        return {branch.id: branch.params for branch in branches}
+    start = whole(subject)
+
+    def saved(branch: Branch) -> int:
+        left = start.without(branch)
+        return 0 if left is None else start.spent - left.spent
+
+    known: dict[str, int] = subject.remember(f"savings:{subject.metric}", dict)
+    for branch in branches:
+        if branch.id not in known:
+            known[branch.id] = saved(branch)
+    return known
+
+
 def tensors_of(subject: Subject) -> dict[str, torch.Tensor]:
     """Return the model's parameters and buffers by the names of its graph, detached."""
     named = named_tensors(subject.model)
@@ -131,7 +150,7 @@ def trimmed(reduction: Reduction, kept: float, reasons: Mapping[str, str], *, me
 
     Args:
         reduction: the branches that go.
-        kept: share of the parameters that may stay.
+        kept: share of the metric that may stay.
         reasons: branch id → why it goes.
         method: noted in the plan's settings.
 
@@ -141,10 +160,13 @@ def trimmed(reduction: Reduction, kept: float, reasons: Mapping[str, str], *, me
     decisions = [Decision(b.id, "structure", b.params, b.params, reasons[b.id]) for b in reduction.dropped]
     keep: dict[str, np.ndarray] = {}
     limit = reduction.subject.limit(kept)
-    over = reduction.params - limit.value
+    over = reduction.spent - limit.value
     if over > 0:
-        keep = fit_units(reduction.cost, _norms(reduction), limit, base=reduction.keep)
-        reason = f"lowest filter norm; {over:,} parameters remained above the budget when no branch fitted any more"
+        keep = reduction.subject.fit(_norms(reduction), limit, cost=reduction.cost, base=reduction.keep)
+        reason = (
+            f"lowest filter norm; {limit.metric} {limit.shown(over)} remained above the budget when no branch fitted "
+            "any more"
+        )
         decisions += [
             Decision(axis, "unit", int((~mask).sum()), len(mask), reason)
             for axis, mask in keep.items()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prunus.budget import fit_units
 from prunus.methods.masked_copy import live_axes
 from prunus.methods.reduction import SLACK, Reduction, droppable, tensors_of, whole
 from prunus.methods.replay import Replay
@@ -28,9 +27,12 @@ def redundancy(subject: Subject, kept: float) -> Plan:
     weights, in and out, point the same way as another unit's of their axis (`distinctness`), in one ranking over like
     layers: between unlike ones the number of inputs alone shifts all cosines.
 
+    Source: own; the alignment: Kornblith et al., "Similarity of Neural Network Representations Revisited",
+    arXiv:1905.00414.
+
     Args:
         subject: the network.
-        kept: share of the parameters that may stay.
+        kept: share of the metric that may stay.
 
     Raises:
         BudgetError: out of reach even with one unit an axis.
@@ -39,9 +41,9 @@ def redundancy(subject: Subject, kept: float) -> Plan:
     reduction, reasons = without_twins(subject, limit.value)
     decisions = [Decision(b.id, "structure", b.params, b.params, reasons[b.id]) for b in reduction.dropped]
     keep: dict[str, np.ndarray] = {}
-    if reduction.params > limit.value:
+    if reduction.spent > limit.value:
         scores = _distinctness(reduction)
-        keep = fit_units(reduction.cost, scores, limit, allocator="isomorphic", base=reduction.keep)
+        keep = subject.fit(scores, limit, cost=reduction.cost, allocator="isomorphic", base=reduction.keep)
         decisions += [
             Decision(axis, "unit", int((~mask).sum()), len(mask), _reason(scores[axis][~mask]))
             for axis, mask in keep.items()
@@ -55,7 +57,7 @@ def without_twins(subject: Subject, limit: int, alike: float = ALIKE) -> tuple[R
 
     Args:
         subject: the network.
-        limit: how many parameters may stay; a branch that would leave clearly less stays.
+        limit: how much of the metric may stay; a branch that would leave clearly less stays.
         alike: least linear CKA of twins.
 
     Returns:
@@ -64,17 +66,17 @@ def without_twins(subject: Subject, limit: int, alike: float = ALIKE) -> tuple[R
     branches = {branch.id: branch for branch in droppable(subject)}
     pairs = _siblings(subject, list(branches.values()))
     reduction, reasons = whole(subject), dict[str, str]()
-    if not pairs or reduction.params <= limit:
+    if not pairs or reduction.spent <= limit:
         return reduction, reasons
     aligned = _aligned(subject, {name: branches[name] for pair in pairs for name in pair})
     found = sorted(((aligned.cka(*pair), *pair) for pair in pairs), key=lambda item: (-item[0], item[1:]))
     for cka, *pair in found:
         there = [branch for branch in reduction.left(branches.values()) if branch.id in pair]
-        if cka < alike or reduction.params <= limit or len(there) < 2:
+        if cka < alike or reduction.spent <= limit or len(there) < 2:
             continue
         less, more = sorted(pair, key=lambda name: (aligned.energy(name), name))
         smaller = reduction.without(branches[less])
-        if smaller is not None and smaller.params >= (1 - SLACK) * limit:
+        if smaller is not None and smaller.spent >= (1 - SLACK) * limit:
             reduction = smaller
             reasons[less] = f"does what {more} does: linear CKA {cka:.3f} of their outputs"
     return reduction, reasons

@@ -38,8 +38,13 @@ class Replay:
         graph = subject.coupling.graph
         self._programs: dict[Shapes, Coupling] = {tuple(graph.node(n).shape for n in graph.inputs): subject.coupling}
 
-    def loss(self, data: DataSource, plan: Plan) -> float:
+    def loss(self, data: DataSource, plan: Plan, samples: int | None = None) -> float:
         """Return the mean loss over a split of the network that a plan leaves, without recovery.
+
+        Args:
+            data: the split.
+            plan: made for the subject; units, branches and weights that it removes count as gone.
+            samples: look at no more batches once so many were seen; None looks at all.
 
         Raises:
             DataError: no batches, or batches of another program than the captured one.
@@ -52,6 +57,8 @@ class Replay:
                               override=reference_overrides(coupling, plan))  # fmt: skip
                 total += float(self.subject.loss(outputs, targets)) * len(inputs[0])
             count += len(inputs[0])
+            if samples is not None and count >= samples:
+                break
         return total / count
 
     def values(self, data: DataSource, wanted: Iterable[Ref]) -> Iterator[dict[Ref, Tensor]]:

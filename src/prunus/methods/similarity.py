@@ -8,8 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunus.criteria.redundancy import distinctness
 from prunus.errors import DataError
 from prunus.graph.coupling import Axis, Coupling
+
+__all__ = ["Alignment", "distinctness", "unit_gram"]
 
 LEAST_SAMPLES = 4
 """The unbiased estimate of CKA divides by n − 3."""
@@ -38,33 +41,6 @@ def unit_gram(coupling: Coupling, axis: Axis, weights: Mapping[str, Tensor]) -> 
             rows = lines[torch.from_numpy(places)].reshape(axis.size, -1)
             gram += rows @ rows.T / scale
     return gram.numpy()
-
-
-def distinctness(gram: np.ndarray) -> np.ndarray:
-    """Score units by how unlike they are to what stays: of the two most alike, the one of less norm goes first.
-
-    s_u = 1 − max_{v still there} cos(u, v) at the moment at which u goes, never less than that of a unit gone before;
-    the last one scores 2, as the opposite of everything would. A unit without weights is like any other: 0.
-
-    Shapes: (units, units) → (units,), in [0, 2].
-    """
-    norms = np.sqrt(np.diag(gram))
-    safe = np.where(norms > 0, norms, 1.0)
-    cosines = np.where((norms > 0)[:, None] & (norms > 0), gram / np.outer(safe, safe), 1.0)
-    np.fill_diagonal(cosines, -np.inf)
-    scores, left, so_far = np.full(len(norms), 2.0), len(norms), 0.0
-    nearest, best = cosines.argmax(1), cosines.max(1)
-    while left > 1:
-        first = int(best.argmax())
-        second = int(nearest[first])
-        goes = first if (norms[first], -first) < (norms[second], -second) else second
-        so_far = max(so_far, float(np.clip(1 - best[first], 0.0, 2.0)))
-        scores[goes] = so_far
-        cosines[goes, :] = cosines[:, goes] = best[goes] = -np.inf
-        stale = np.flatnonzero((nearest == goes) & (best > -np.inf))
-        nearest[stale], best[stale] = cosines[stale].argmax(1), cosines[stale].max(1)
-        left -= 1
-    return scores
 
 
 class Alignment:

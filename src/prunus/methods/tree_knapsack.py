@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from prunus.budget import fit_units
+from prunus.budget import Limit
 from prunus.budget.knapsack_tree import solve_tree
+from prunus.budget.limits import LATENCY
+from prunus.criteria import damage_curves
 from prunus.errors import BudgetError
-from prunus.graph.ir import TENSOR
-from prunus.graph.layout import atoms_of
 from prunus.methods.gates import Gates
+from prunus.methods.masked_copy import live_axes
 from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import SLACK, Reduction, droppable, whole
 from prunus.methods.subject import Subject, method
@@ -36,6 +35,9 @@ def tree_knapsack(subject: Subject, kept: float) -> Plan:
     of what is left. Of these plans the one with the least true loss on the selection split stays, norm statistics
     re-estimated.
 
+    Source: own; knapsacks over trees: Johnson and Niemi, "On Knapsacks, Partitions, and a New Dynamic Programming
+    Technique for Trees", Mathematics of Operations Research 8, 1983.
+
     Raises:
         BudgetError: no set of blocks leaves a network that fits.
     """
@@ -58,15 +60,18 @@ def _proposals(subject: Subject, kept: float) -> Iterator[tuple[Reduction, float
     """Yield each set of blocks that the knapsack drops at some budget and rate, and the whole; with its rate."""
     branches, tree = {b.id: b for b in droppable(subject)}, grow_tree(subject.coupling)
     scores, worth = unit_scores(subject, "sensitivity"), _worths(subject, list(branches.values()))
-    curves = {a: np.append(np.cumsum(np.sort(s))[::-1], 0.0) for a, s in scores.items()}
-    scale = sum(float(s.sum()) for s in scores.values()) / max(sum(worth.values()), 1e-30)
+    curves = damage_curves(subject.coupling, scores, "sensitivity")
+    # Damage of keeping half of every axis, for the rate of exchange between units and blocks.
+    scale = sum(float(c[len(c) // 2]) for c in curves.values()) / max(sum(worth.values()), 1e-30)
     sets: dict[frozenset[str], float] = {frozenset(): 0.0}
+    # Layers of the tree have no time of their own; their MACs stand for it until the exact price decides.
+    proxy = Limit("macs" if subject.metric == LATENCY else subject.metric, 0)
     for rate in _RATES if branches else ():
         drops = {name: rate * scale * value for name, value in worth.items()}
-        model = ChoiceTree.of(tree, subject.cost, curves, drops)
+        model = ChoiceTree.of(tree, subject.cost, curves, drops, proxy.metric)
         for share in _BUDGETS:
             with contextlib.suppress(BudgetError):
-                found = model.read(solve_tree(model.root, int(share * subject.limit(kept).value)))
+                found = model.read(solve_tree(model.root, int(share * kept * proxy.of(subject.cost.price()))))
                 sets.setdefault(frozenset(found.dropped), rate)
     for names, rate in sets.items():
         reduction = Reduction.of(subject, [b for name, b in branches.items() if name in names])
@@ -84,12 +89,13 @@ def _worths(subject: Subject, branches: Sequence[Branch]) -> dict[str, float]:
 def _planned(reduction: Reduction, rate: float, kept: float) -> Plan | None:
     """Return the plan with these blocks gone; None where it is out of reach or leaves clearly less than it may."""
     subject, limit = reduction.subject, reduction.subject.limit(kept)
-    if reduction.params < (1 - SLACK) * limit.value:
+    if reduction.spent < (1 - SLACK) * limit.value:
         return None
-    live = _live_axes(reduction)
+    live = set(live_axes(reduction))
     scores = {a: s for a, s in unit_scores(subject, "sensitivity").items() if a in live}
     try:
-        keep = fit_units(reduction.cost, scores, limit, allocator="knapsack", base=reduction.keep)
+        damage = damage_curves(subject.coupling, scores, "sensitivity")
+        keep = subject.fit(scores, limit, cost=reduction.cost, allocator="knapsack", base=reduction.keep, damage=damage)
     except BudgetError:
         return None
     reason = f"cheaper to lose than the units that would go instead, at a rate of {rate:g}"
@@ -100,12 +106,3 @@ def _planned(reduction: Reduction, rate: float, kept: float) -> Plan | None:
         if a in live and not m.all()
     ]
     return reduction.as_plan(keep, decisions, {"method": "tree-knapsack", "kept": kept, "rate": rate})
-
-
-def _live_axes(reduction: Reduction) -> set[str]:
-    """Return the axes that still lie on some parameter and were not emptied."""
-    coupling = reduction.subject.coupling
-    tensors = {n.tensor for n in reduction.graph.nodes if n.op == TENSOR}
-    parameters = (t for t in tensors if coupling.graph.tensors[t].kind == "parameter")
-    atoms = {a for name in parameters for expr in coupling.tensors[name] for a in atoms_of(expr)}
-    return {coupling.axis_of[a] for a in atoms if a in coupling.axis_of} - reduction.keep.keys()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 
+from prunus.budget import Limit
 from prunus.criteria import CRITERIA, Evidence, collect_gradients
 from prunus.errors import BudgetError
 from prunus.masks import (
@@ -22,7 +24,7 @@ from prunus.masks import (
 )
 from prunus.methods.subject import Subject, method
 from prunus.planning import make_plan
-from prunus.plans import Decision, Plan
+from prunus.plans import Cost, Decision, Plan
 
 _BATCH = 32
 
@@ -35,17 +37,44 @@ def maskable(subject: Subject) -> dict[str, torch.Tensor]:
 
 
 def weights_to_keep(subject: Subject, weights: Mapping[str, torch.Tensor], kept: float) -> int:
-    """Return how many maskable weights stay so that all parameters together meet the kept share.
+    """Return how many maskable weights stay so that all together meets the kept share of the subject's metric.
 
     Raises:
-        BudgetError: the parameters that cannot be masked exceed the budget already.
+        BudgetError: zeros save nothing of the metric, or what cannot be masked exceeds the budget already.
     """
-    total = subject.cost.price().params
-    rest = total - sum(w.numel() for w in weights.values())
-    count = int(kept * total) - rest
+    return weights_that_stay(subject.limit(kept), subject.cost.price(), weights)
+
+
+def weights_that_stay(limit: Limit, bare: Cost, weights: Mapping[str, torch.Tensor]) -> int:
+    """Return how many of some weights may stay so that all parameters of a network meet a limit.
+
+    A masked weight is stored as a bitmap and the values that are left: of n weights of b bytes, k that stay take
+    ⌈n/8⌉ + k·b bytes.
+
+    Args:
+        limit: of params, or of bytes.
+        bare: price of the network with nothing masked.
+        weights: those that may be masked, each keeping one.
+
+    Raises:
+        BudgetError: zeros save nothing of the metric, or what cannot be masked exceeds the limit already.
+    """
+    if limit.metric not in ("params", "bytes"):
+        raise BudgetError(
+            f"Budget {limit.metric} ≤ {limit.shown()} is out of reach of masks: zeros change neither MACs nor time. "
+            "Give the budget as params or bytes, or use a method that removes units."
+        )
+    item = 1 if limit.metric == "params" else max((w.element_size() for w in weights.values()), default=1)
+    stored = 0 if limit.metric == "params" else sum(math.ceil(w.numel() / 8) for w in weights.values())
+    rest = limit.of(bare) - item * sum(w.numel() for w in weights.values()) + stored
+    count = (limit.value - rest) // item
     if count < len(weights):
-        raise BudgetError(f"kept {kept} leaves {int(kept * total):,} parameters, {rest:,} of which cannot be masked.")
-    return count
+        whole = limit.shown(limit.of(bare))
+        raise BudgetError(
+            f"Budget {limit.metric} ≤ {limit.shown()} is out of reach: {limit.shown(rest)} of {whole} cannot be "
+            f"masked, and each of {len(weights)} weights keeps one. Keep more, or free some of what is held."
+        )
+    return min(count, sum(w.numel() for w in weights.values()))
 
 
 def masked_plan(subject: Subject, masks: Mapping[str, torch.Tensor], reason: str) -> Plan:
@@ -73,7 +102,10 @@ def _only(values: Mapping[str, torch.Tensor] | None, weights: Mapping[str, torch
 
 @method("absolute-threshold", "weight", "keep |w| > τ, one τ for the network")
 def absolute_threshold(subject: Subject, kept: float) -> Plan:
-    """Keep the weights above one absolute threshold."""
+    """Keep the weights above one absolute threshold.
+
+    Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", arXiv:1506.02626.
+    """
     weights = maskable(subject)
     masks = absolute_masks(weights, keep_count=weights_to_keep(subject, weights, kept))
     return masked_plan(subject, masks, "|w| at or below the threshold")
@@ -81,7 +113,10 @@ def absolute_threshold(subject: Subject, kept: float) -> Plan:
 
 @method("relative-threshold", "weight", "keep |w| > τ·max|W| of its tensor, one τ for the network")
 def relative_threshold(subject: Subject, kept: float) -> Plan:
-    """Keep the weights above a threshold relative to each tensor's largest."""
+    """Keep the weights above a threshold relative to each tensor's largest.
+
+    Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", arXiv:1506.02626.
+    """
     weights = maskable(subject)
     masks = relative_masks(weights, keep_count=weights_to_keep(subject, weights, kept))
     return masked_plan(subject, masks, "|w| / max|W| at or below the threshold")
@@ -89,7 +124,10 @@ def relative_threshold(subject: Subject, kept: float) -> Plan:
 
 @method("gradient-threshold", "weight", "keep E|g| > τ, one τ for the network")
 def gradient_threshold(subject: Subject, kept: float) -> Plan:
-    """Keep the weights with large gradients on calibration data."""
+    """Keep the weights with large gradients on calibration data.
+
+    Source: own.
+    """
     weights = maskable(subject)
     gradients = _only(gradient_evidence(subject).grad_abs, weights)
     masks = gradient_masks(gradients, keep_count=weights_to_keep(subject, weights, kept))
@@ -107,13 +145,20 @@ def _importance(subject: Subject, kept: float, variant: str) -> Plan:
 
 @method("importance", "weight", "keep exactly the n weights of highest E[g²]")
 def importance(subject: Subject, kept: float) -> Plan:
-    """Keep the top n by E[g²]."""
+    """Keep the top n by E[g²].
+
+    Source: own; the Fisher diagonal as importance: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural
+    networks", arXiv:1612.00796.
+    """
     return _importance(subject, kept, "importance")
 
 
 @method("importance-weighted", "weight", "keep exactly the n weights of highest E[g²]·w²")
 def importance_weighted(subject: Subject, kept: float) -> Plan:
-    """Keep the top n by E[g²]·w², the second-order damage of a removal."""
+    """Keep the top n by E[g²]·w², the second-order damage of a removal.
+
+    Source: LeCun et al., "Optimal Brain Damage", NIPS 1989 (here with the empirical Fisher for the Hessian).
+    """
     return _importance(subject, kept, "importance_weighted")
 
 
@@ -127,19 +172,29 @@ def _windows(subject: Subject, kept: float, window: Tile | KernelPosition, reaso
 
 @method("window-tile", "weight", "keep the 4×4 tiles of each weight matrix with the largest mean |w|")
 def window_tile(subject: Subject, kept: float) -> Plan:
-    """Keep whole tiles."""
+    """Keep whole tiles.
+
+    Source: Narang et al., "Block-Sparse Recurrent Neural Networks", arXiv:1711.02782.
+    """
     return _windows(subject, kept, Tile(4, 4), "tile of low mean |w|")
 
 
 @method("window-kernel", "weight", "keep the kernel positions of each filter with the largest mean |w|")
 def window_kernel(subject: Subject, kept: float) -> Plan:
-    """Keep whole kernel positions."""
+    """Keep whole kernel positions.
+
+    Source: Mao et al., "Exploring the Regularity of Sparse Structure in Convolutional Neural Networks",
+    arXiv:1705.08922.
+    """
     return _windows(subject, kept, KernelPosition(), "kernel position of low mean |w|")
 
 
 @method("two-four", "weight", "keep the 2 largest of every 4 consecutive inputs", only_kept=(0.5,))
 def two_four(subject: Subject, kept: float) -> Plan:
-    """Keep two of four: the pattern that sparse tensor cores run."""
+    """Keep two of four: the pattern that sparse tensor cores run.
+
+    Source: Mishra et al., "Accelerating Sparse Deep Neural Networks", arXiv:2104.08378.
+    """
     weights = maskable(subject)
     scores = CRITERIA.get("magnitude")(Evidence(weights=weights, seed=subject.seed))
     masks = nm_masks(scores, input_dims={n: d for n, d in contracted_dims(subject.model).items() if n in weights})

@@ -2,5 +2,6 @@
 
 from prunus.recipe.loading import demo_recipe, load_recipe, override
 from prunus.recipe.schema import Compare, Latency, Recipe, Recovery, Training
+from prunus.recipe.stage import Stage
 
-__all__ = ["Compare", "Latency", "Recipe", "Recovery", "Training", "demo_recipe", "load_recipe", "override"]
+__all__ = ["Compare", "Latency", "Recipe", "Recovery", "Stage", "Training", "demo_recipe", "load_recipe", "override"]

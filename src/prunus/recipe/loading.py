@@ -75,6 +75,8 @@ def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
 _NOT_IN_DEMO = (
     "gradient-threshold", "importance-weighted", "tree-knapsack", "window-strip", "window-strip-column", "n-of-eight",
     "unit-wise", "depth", "redundancy", "fine-tuning-pruning", "integrated",
+    "incremental", "dynamic-threshold", "adaptive", "rigl", "granet", "movement", "units-incremental", "group-lasso",
+    "growing-regularisation", "key-path-moving", "oracle",
 )  # fmt: skip
 
 

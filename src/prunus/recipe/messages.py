@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -64,11 +65,22 @@ def _known_part(loc: tuple[int | str, ...]) -> Path_:
 def _section(path: Path_) -> type[BaseModel]:
     model: type[BaseModel] = Recipe
     for part in path:
-        field = model.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        inner = next(_sections_in(field.annotation), None) if field else None
+        if inner is None:
             break
-        model = field.annotation
+        model = inner
     return model
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the sections that a field may hold: itself, of a list, or beside null."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections_in(argument)
 
 
 def _allowed(path: Path_) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, Strict
 
 from prunus.errors import OptionError
+from prunus.recipe.stage import Stage, check_stages
 
 if TYPE_CHECKING:
+    from prunus.recovery import RecoveryOptions
     from prunus.training.options import TrainingOptions
 
 # Each description completes the sentence "allowed: …" of an error message.
@@ -38,15 +41,35 @@ def _nothing_twice(values: Listed) -> Listed:
 
 def _member_of(registry: str) -> Callable[[str], str]:
     def check(name: str) -> str:
-        from prunus.training import options
+        from prunus import training
 
         try:
-            getattr(options, registry).get(name)
+            getattr(training, registry).get(name)
         except OptionError as error:
             raise ValueError(str(error).rstrip(".")) from error
         return name
 
     return check
+
+
+def _recovery_method(name: str) -> str:
+    from prunus.recovery.options import check_method
+
+    try:
+        check_method(name)
+    except OptionError as error:
+        raise ValueError(str(error).rstrip(".")) from error
+    return name
+
+
+def _repair_name(name: str) -> str:
+    from prunus.repair import check_repair
+
+    try:
+        check_repair(name)
+    except OptionError as error:
+        raise ValueError(str(error).rstrip(".")) from error
+    return name
 
 
 def _bounds(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -89,10 +112,37 @@ class Training(_Section):
 
 
 class Recovery(Training):
-    """The short training that every method gets after pruning, with the same steps and seed."""
+    """What every method gets after pruning, with the same budget and seed; by default a short fine-tuning."""
 
     steps: Steps = Field(default=60)
     lr: Rate = Field(default=5e-4)
+    minutes: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] | None = Field(
+        default=None, description="a number of minutes above 0, in place of steps, or null"
+    )
+    method: Annotated[Name, AfterValidator(_recovery_method)] = Field(
+        default="finetune", description="autopilot, or one way: statistics, refold, blocks, distil, finetune"
+    )
+    temperature: Rate = Field(default=2.0)
+    soft: Decay = Field(default=0.9)
+    hints: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = Field(
+        default=0.0, description="a number, 0 or more"
+    )
+
+    def options(self) -> TrainingOptions:
+        """Return the training in it as the record that training takes."""
+        from prunus.training.options import TrainingOptions
+
+        return TrainingOptions(**self.model_dump(include=set(Training.model_fields)))
+
+    def recovery(self) -> RecoveryOptions | None:
+        """Return the whole as the record that recovery takes; None for no recovery, or plain fine-tuning by steps."""
+        from prunus.recovery import Distilling, RecoveryOptions
+        from prunus.recovery.options import STEPS_WITHOUT_CLOCK
+
+        if self.minutes is None and (self.method == "finetune" or not self.steps):
+            return None
+        training = self.options() if self.minutes is None else replace(self.options(), steps=STEPS_WITHOUT_CLOCK)
+        return RecoveryOptions(training, self.minutes, self.method, Distilling(self.temperature, self.soft, self.hints))
 
 
 class Latency(_Section):
@@ -111,6 +161,9 @@ class Compare(_Section):
     )
     kept: Annotated[tuple[Kept, ...], AfterValidator(_nothing_twice)] = Field(
         default=(0.5, 0.3, 0.1), strict=False, description="a list of fractions between 0 and 1, none twice"
+    )
+    repair: Annotated[tuple[Annotated[Name, AfterValidator(_repair_name)], ...], AfterValidator(_nothing_twice)] = (
+        Field(default=("none",), strict=False, description="a list of repairs such as none, refold, auto, none twice")
     )
     seeds: Count = Field(default=1)
     latency: Latency = Field(default=Latency(), description="a section with the keys rounds, batch, threads")
@@ -132,6 +185,12 @@ class Prune(_Section):
         default={}, description="a section from selectors to the keys floor, ceiling, round_to, frozen, forced"
     )
     method: Name | None = Field(default=None, description="the name of a method, such as multi-scale, or null")
+    search: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=0, description="how many plans around the allocator's are tried by their true loss, 0 for none"
+    )
+    repair: Annotated[Name, AfterValidator(_repair_name)] = Field(
+        default="auto", description="the name of a repair, such as auto, refold or none"
+    )
 
 
 class Recipe(_Section):
@@ -156,12 +215,18 @@ class Recipe(_Section):
         default=Training(), description="a section with the keys steps, lr, batch_size, optimizer, …"
     )
     recover: Recovery = Field(
-        default=Recovery(), description="a section with the keys steps, lr, batch_size, optimizer, …"
+        default=Recovery(), description="a section with the keys steps, minutes, method, lr, batch_size, optimizer, …"
     )
     prune: Prune = Field(
-        default=Prune(), description="a section with the keys budget, criterion, allocator, bounds, method"
+        default=Prune(),
+        description="a section with the keys budget, criterion, allocator, bounds, method, search, repair",
     )
-    compare: Compare = Field(default=Compare(), description="a section with the keys methods, kept, seeds, latency")
+    stages: Annotated[tuple[Stage, ...], AfterValidator(check_stages)] = Field(
+        default=(), strict=False, description="a list of stages, each with a level, from blocks to weights"
+    )
+    compare: Compare = Field(
+        default=Compare(), description="a section with the keys methods, kept, repair, seeds, latency"
+    )
     ignore: tuple[Name, ...] = Field(default=(), strict=False, description="a list of module names or patterns")
     seed: Seed = Field(default=0)
     workers: Count = Field(default=1)

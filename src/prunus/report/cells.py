@@ -35,6 +35,9 @@ class Cell:
     forward_interval: Interval | None
     backward_ratio: float | None
     backward_interval: Interval | None
+    auc: float | None = None
+    bits: float | None = None
+    repair: str = "none"
 
     @property
     def faster(self) -> bool:
@@ -86,6 +89,8 @@ def _cell(item: Summary, rows: list[Row]) -> Cell:
         measured[f"{way}_ratio"] = mean(f"latency_{way}_ratio") if timed else None
         span = (min(i[0] for i in intervals), max(i[1] for i in intervals)) if timed else None
         measured[f"{way}_interval"] = span
+    for name in ("auc", "bits"):
+        measured[name] = mean(name) if all(getattr(row, name) is not None for row in rows) else None
     return Cell(
         method=item.method,
         level=item.level,
@@ -100,5 +105,6 @@ def _cell(item: Summary, rows: list[Row]) -> Cell:
         macs_forward=mean("macs_forward"),
         size_bytes=mean("size_bytes"),
         seconds=mean("seconds"),
+        repair=rows[0].repair,
         **measured,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from prunus.report import formats
@@ -26,6 +26,14 @@ class Column:
 
 COLUMNS: tuple[Column, ...] = (
     Column(
+        "repair",
+        "repair",
+        "What refitted the weights that stayed, on unlabelled samples, between the cut and the column `before`.",
+        lambda c: formats.ABSENT if c.repair == "none" else c.repair,
+        lambda c: None,
+        3,
+    ),
+    Column(
         "before",
         "before",
         "Test accuracy in percent right after pruning, before any recovery training.",
@@ -48,6 +56,22 @@ COLUMNS: tuple[Column, ...] = (
         lambda c: formats.percent(c.f1_macro.mean),
         lambda c: c.f1_macro.mean,
         6,
+    ),
+    Column(
+        "auc",
+        "AUC",
+        "Area under the ROC curve in percent, of the second of two classes: how often it is ranked above the first.",
+        lambda c: formats.percent(c.auc),
+        lambda c: c.auc,
+        2,
+    ),
+    Column(
+        "bits",
+        "bits",
+        "Bits that the network needs for one target, where each sample has many, such as the next bytes of a text.",
+        lambda c: formats.ABSENT if c.bits is None else f"{c.bits:.3f}",
+        lambda c: c.bits,
+        1,
     ),
     Column(
         "worst_class",
@@ -115,3 +139,16 @@ COLUMNS: tuple[Column, ...] = (
         9,
     ),
 )
+
+
+_WHERE_KNOWN = ("auc", "bits", "repair")  # only some tasks have them, or some runs
+
+
+def columns_of(cells: Iterable[Cell]) -> tuple[Column, ...]:
+    """Return the columns for these cells: all but those of measures that none of them has."""
+    shown = list(cells)
+    return tuple(
+        column
+        for column in COLUMNS
+        if column.key not in _WHERE_KNOWN or any(column.text(cell) != formats.ABSENT for cell in shown)
+    )

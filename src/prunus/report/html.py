@@ -12,7 +12,7 @@ from prunus.errors import UsageError
 from prunus.files import write_text_atomic
 from prunus.report import formats
 from prunus.report.cells import Cell, at, dense_cell, kept_fractions, levels, make_cells
-from prunus.report.columns import COLUMNS
+from prunus.report.columns import columns_of
 from prunus.report.findings import find
 from prunus.results import Results, Row
 
@@ -90,7 +90,7 @@ def _content(results: Results) -> dict[str, Any]:
     cells = make_cells(results)
     return {
         "results": results,
-        "columns": COLUMNS,
+        "columns": columns_of((dense_cell(results), *cells)),
         "cells": cells,
         "dense": dense_cell(results),
         "levels": levels(cells),

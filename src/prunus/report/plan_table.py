@@ -25,6 +25,7 @@ def plan_lines(plan: Plan, *, batch: int = 1, most: int | None = None) -> Iterat
         most: how many decisions to show; None shows all.
     """
     yield from price_lines(plan, batch=batch)
+    yield from damage_lines(plan)
     yield ""
     order = sorted(plan.decisions, key=lambda d: (-d.saves_params, d.node))
     rows: list[Row] = [("node", "level", "goes", "saves params", "saves MACs", "predicted cost", "why")]
@@ -39,6 +40,18 @@ def price_lines(plan: Plan, *, batch: int = 1) -> Iterator[str]:
     if plan.before and plan.after:
         rows = [_cost_row(label, field, plan.before, plan.after, batch) for label, field in _COSTS]
         yield from aligned([("", "before", "after", "kept"), *rows])
+
+
+def damage_lines(plan: Plan) -> Iterator[str]:
+    """Yield what all decisions cost together beside what they cost one by one, and what a search found, if measured."""
+    found, search = plan.settings.get("damage"), plan.settings.get("search")
+    if search and search["rise_after"] is not None:
+        yield (f"search: loss +{search['rise_before']:.4g} before, +{search['rise_after']:.4g} after "
+               f"{search['evaluations']:,} trials")  # fmt: skip
+    if found:
+        ratio = "" if found["ratio"] is None else f": R = {found['ratio']:.2f}"
+        yield (f"loss before recovery {found['dense_loss']:.4g} → +{found['together']:.4g}; the decisions one by one "
+               f"+{found['singles']:.4g}{ratio}")  # fmt: skip
 
 
 def forecast_lines(found: Forecast) -> Iterator[str]:
@@ -96,7 +109,7 @@ def _cost_row(label: str, field: str, before: Cost, after: Cost, batch: int) -> 
 def _decision_row(d: Decision, batch: int) -> Row:
     share = f"{d.removed:,} of {d.total:,}"
     if d.damage is not None:
-        cost = f"loss +{d.damage:.3g}"
+        cost = f"loss {d.damage:+.3g}"
     else:
         cost = "–" if d.score_share is None else f"{d.score_share:.1%} of its score"
     saves = [f"{n:,}" if n else "–" for n in (d.saves_params, d.saves_macs // batch)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prunus.report.cells import Cell, at, dense_cell, kept_fractions, levels, make_cells
-from prunus.report.columns import COLUMNS, Column
+from prunus.report.columns import Column, columns_of
 from prunus.report.findings import find
 from prunus.report.formats import kept_label
 from prunus.results import Results
@@ -34,14 +34,16 @@ def print_table(results: Results, console: Console | None = None) -> None:
     from rich.console import Console
 
     console = console or Console()
-    cells, shown = make_cells(results), COLUMNS
+    cells = make_cells(results)
+    columns = shown = columns_of((dense_cell(results), *cells))
     if console.is_terminal:
-        shown = _fitting(results, cells, console)
+        shown = _fitting(results, cells, columns, console)
         console.print(_rich_table(results, cells, shown))
     else:
-        for line in _plain_lines(results, cells):
+        for line in _plain_lines(results, cells, columns):
             console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
-    for line in _footnotes(results, shown):
+    hidden = [column.head for column in columns if column not in shown]
+    for line in _footnotes(results, hidden):
         # A pipe keeps each sentence on one line; a terminal wraps it between words.
         console.print(line, soft_wrap=not console.is_terminal, markup=False, highlight=False, emoji=False)
 
@@ -60,8 +62,10 @@ def _title(results: Results) -> str:
     return f"{results.title}: {results.model} on {results.workload}, {spread}"
 
 
-def _fitting(results: Results, cells: tuple[Cell, ...], console: Console) -> tuple[Column, ...]:
-    shown = list(COLUMNS)
+def _fitting(
+    results: Results, cells: tuple[Cell, ...], columns: tuple[Column, ...], console: Console
+) -> tuple[Column, ...]:
+    shown = list(columns)
     # Measured on an endless line, for a narrow one would report itself.
     endless = console.options.update(width=10_000)
     while console.measure(_rich_table(results, cells, tuple(shown)), options=endless).maximum > console.width:
@@ -72,23 +76,23 @@ def _fitting(results: Results, cells: tuple[Cell, ...], console: Console) -> tup
     return tuple(shown)
 
 
-def _plain_lines(results: Results, cells: tuple[Cell, ...]) -> Iterator[str]:
+def _plain_lines(results: Results, cells: tuple[Cell, ...], columns: tuple[Column, ...]) -> Iterator[str]:
     everything = (*cells, dense_cell(results))
     name_width = max(len(cell.method) for cell in everything)
-    widths = {column.key: max(len(column.head), *(len(column.text(c)) for c in everything)) for column in COLUMNS}
+    widths = {column.key: max(len(column.head), *(len(column.text(c)) for c in everything)) for column in columns}
 
     def line(name: str, texts: list[str]) -> str:
-        padded = [text.rjust(widths[column.key]) for column, text in zip(COLUMNS, texts, strict=True)]
+        padded = [text.rjust(widths[column.key]) for column, text in zip(columns, texts, strict=True)]
         return " ".join([name.ljust(name_width), *padded]).rstrip()
 
     yield _title(results)
     yield ""
-    yield line("method", [column.head for column in COLUMNS])
-    yield line("dense", [column.text(dense_cell(results)) for column in COLUMNS])
+    yield line("method", [column.head for column in columns])
+    yield line("dense", [column.text(dense_cell(results)) for column in columns])
     for kept, level, members in _groups(cells):
         yield f"-- {kept_label(kept)} kept, {level}"
         for cell in members:
-            yield line(cell.method, [column.text(cell) for column in COLUMNS])
+            yield line(cell.method, [column.text(cell) for column in columns])
 
 
 def _rich_table(results: Results, cells: tuple[Cell, ...], shown: tuple[Column, ...]) -> Table:
@@ -109,11 +113,11 @@ def _rich_table(results: Results, cells: tuple[Cell, ...], shown: tuple[Column, 
     return table
 
 
-def _footnotes(results: Results, shown: tuple[Column, ...]) -> Iterator[str]:
+def _footnotes(results: Results, hidden: list[str]) -> Iterator[str]:
     yield ""
     yield from (finding.text for finding in find(results) if finding.topic in _TOPICS)
     for skipped in results.skipped:
         yield f"Skipped: {skipped.method} at {kept_label(skipped.kept_fraction)} kept: {skipped.reason}"
-    if hidden := [column.head for column in COLUMNS if column not in shown]:
+    if hidden:
         yield f"Not shown at this width: {', '.join(hidden)}."
     yield "Time is pruned ÷ dense with its 95 % interval (below 1 is faster); the report defines the other columns."

@@ -58,7 +58,9 @@ class Row:
 
     Units: shares in 0..1 (accuracy … worst_class, flip_rate, kept_fraction); counts of scalars (params, nonzero)
     and of multiply-accumulates for one sample (macs_*); bytes; latency ratios are pruned ÷ dense time, below 1 is
-    faster, with a 95 % interval, null where not timed; seconds of wall-clock.
+    faster, with a 95 % interval, null where not timed; seconds of wall-clock. ``repair`` is what refitted the weights
+    without labels between the cut and ``accuracy_before_recovery``. ``auc`` is there where there are two classes,
+    ``bits`` (per target) where each sample has many targets.
     Raises: DataError: a share, count or interval outside its range.
     """
 
@@ -89,11 +91,14 @@ class Row:
     flip_rate: float | None = None
     latency_forward_ms: float | None = None
     latency_backward_ms: float | None = None
+    auc: float | None = None
+    bits: float | None = None
+    repair: str = "none"
 
     def __post_init__(self) -> None:
-        for name in (*_SHARES, "flip_rate"):
+        for name in (*_SHARES, "flip_rate", "auc"):
             self._check(name, 0.0, 1.0)
-        for name in (*_COUNTS, "kept_actual", "seconds", "check_error"):
+        for name in (*_COUNTS, "kept_actual", "seconds", "check_error", "bits"):
             self._check(name, 0.0, math.inf)
         self._check("kept_fraction", 0.0, 1.0, above=True)
         for name in _POSITIVE:
@@ -120,6 +125,16 @@ class Row:
             f", at most {high:g}" if high < math.inf else ", finite"
         )
         raise DataError(f"{self.place}: {name} is {value}, allowed: {limits}.")
+
+
+def named(method: str, repair: str) -> str:
+    """Return what a method with a repair is called in a row.
+
+    Example:
+        >>> named("filter-norm", "refold")
+        'filter-norm + refold'
+    """
+    return method if repair == "none" else f"{method} + {repair}"
 
 
 @dataclass(frozen=True, slots=True)

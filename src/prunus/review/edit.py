@@ -43,6 +43,8 @@ def settle(plan: Plan, coupling: Coupling) -> Settled:
     edits = tuple(_edits(plan, fresh))
     if edits:
         _check_constraints(fresh, coupling)
+        # What was measured together was measured on the plan as it was.
+        fresh = replace(fresh, settings={k: v for k, v in fresh.settings.items() if k != "damage"})
     return Settled(replace(fresh, decisions=_decisions(plan, fresh)), edits)
 
 
@@ -85,7 +87,9 @@ def _of(plan: Plan, tensor: str) -> dict[int, str]:
 def _check_constraints(plan: Plan, coupling: Coupling) -> None:
     assert plan.after is not None
     whole = cost_model(coupling).price()
-    counted = {m: v for m, v in dict(plan.settings.get("budget") or {}).items() if m in ("params", "macs", "bytes")}
+    # Masks make fewer weights count than the cut network has; what they leave was counted when they were made.
+    known = ("macs",) if plan.masks else ("params", "macs", "bytes")
+    counted = {m: v for m, v in dict(plan.settings.get("budget") or {}).items() if m in known}
     for limit in parse_budget(counted, whole) if counted else ():
         if not limit.holds(plan.after):
             raise PlanError(
@@ -112,7 +116,8 @@ def _decisions(stored: Plan, fresh: Plan) -> tuple[Decision, ...]:
         gone = 0 if mask is None else int((~mask).sum())
         seen.add(d.node)
         if gone:
-            out.append(d if gone == d.removed else replace(d, removed=gone, reason=EDITED, score_share=None))
+            edited = replace(d, removed=gone, reason=EDITED, score_share=None, damage=None)
+            out.append(d if gone == d.removed else edited)
     out += [Decision(a, "unit", int((~m).sum()), len(m), EDITED) for a, m in fresh.axes.items()
             if a not in seen and not _whole_block(stored)]  # fmt: skip
     return tuple(out)

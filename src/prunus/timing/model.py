@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,11 +12,15 @@ from torch import nn
 
 from prunus.budget.bounds import Bound
 from prunus.budget.limits import FS_PER_MS
+from prunus.errors import PrunusError
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Node, Ref, refs_in
 from prunus.graph.layout import Expr, atoms_of
+from prunus.measurement.latency import latency_ratio
 from prunus.measurement.price import CostModel, Term, cost_model, product_of, sizes_under
+from prunus.plans import Plan, fingerprint
 from prunus.progress import Progress
+from prunus.surgery.cut import operate
 from prunus.timing.fit import fit_times
 from prunus.timing.sampling import OpTimes, time_ops
 from prunus.timing.table import kept_times
@@ -24,13 +29,15 @@ Kept = Mapping[str, int | np.ndarray]
 Dims = tuple[Expr, ...]
 SHARES = (0.75, 0.5, 0.25, 0.1)
 DRAWN = 12
+_CUT = 4
+"""How many networks are truly cut: the last of those with drawn widths."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyModel:
     """Milliseconds of one forward call as a function of kept counts.
 
-    ms(kept) = fixed + Σ coefficient · Π sizes; fixed holds what does not shrink: dispatch and the model's own Python.
+    ms(kept) = fixed + Σ coefficient · Π sizes; the empty product is an op's dispatch, fixed the model's own Python.
 
     Attributes:
         coupling: what the sizes belong to.
@@ -71,7 +78,9 @@ def latency_model(
     """Time the model's ops at several widths on this machine and fit how they depend on the widths.
 
     Each op's time is fitted by non-negative least squares on its MACs, the elements that it reads and writes, and one.
-    Times are kept in the user's cache for the next run on this machine.
+    A few networks are truly cut and timed against the model; the sum over the ops is stretched so that it is right for
+    the whole and best for these, for a program run op by op is not quite as fast as the model. Times are kept in the
+    user's cache for the next run on this machine.
 
     Args:
         model: untouched.
@@ -88,10 +97,45 @@ def latency_model(
     keeps = [*(_even(coupling, share, multiple) for share in SHARES), *_drawn(coupling, multiple, seed)]
 
     def measure() -> OpTimes:
-        return time_ops(model, coupling, example_inputs, keeps, rounds=rounds, threads=threads, progress=progress)
+        times = time_ops(model, coupling, example_inputs, keeps, rounds=rounds, threads=threads, progress=progress)
+        ratios = (_cut_ratio(model, coupling, keep, example_inputs, 2 * rounds, threads) for keep in keeps[-_CUT:])
+        return replace(times, cut_ratios=tuple(ratios))
 
     found = kept_times(coupling, keeps, rounds, threads, measure)
-    return _fitted(coupling, [{}, *keeps], found)
+    return _stretched(_fitted(coupling, [{}, *keeps], found), keeps[-_CUT:], found.cut_ratios)
+
+
+def _cut_ratio(
+    model: nn.Module, coupling: Coupling, keep: dict[str, np.ndarray], inputs: Any, rounds: int, threads: int | None
+) -> float:
+    """Cut a network and time it against the model; NaN where it cannot be cut, and the sum over its ops must do."""
+    keep = {axis: mask for axis, mask in keep.items() if not mask.all()}
+    if not keep:
+        return math.nan
+    before, after = cost_model(coupling).price(), cost_model(coupling).price(keep)
+    plan = Plan(fingerprint(coupling.graph), keep, coupling.tensor_masks(keep), before=before, after=after)
+    try:
+        small, _ = operate(model, coupling, plan, inputs)
+    except PrunusError:
+        return math.nan
+    return latency_ratio(small, model, inputs, rounds=rounds, threads=threads).median
+
+
+def _stretched(found: LatencyModel, keeps: Sequence[Kept], ratios: Sequence[float]) -> LatencyModel:
+    """Return measured + s·(t − t_whole) with the s ≥ 0 of least squares over the cut networks.
+
+    What shrinks with the widths is multiplied by s, what does not by the factor that makes the whole take its time.
+    """
+    whole = found.ms()
+    saved = [(whole - found.ms(keep), (1 - r) * found.measured) for keep, r in zip(keeps, ratios, strict=False)]
+    usable = [(told, true) for told, true in saved if math.isfinite(true) and told > 0]
+    stretch = sum(a * b for a, b in usable) / sum(a * a for a, _ in usable) if usable else 1.0
+    constant = found.fixed + sum(weight for _, weight, dims in found.terms if not dims)
+    if stretch <= 0 or constant <= 0:
+        return found
+    rest = max(0.0, found.measured - stretch * (whole - constant)) / constant
+    terms = tuple((name, weight * (stretch if dims else rest), dims) for name, weight, dims in found.terms)
+    return replace(found, terms=terms, fixed=found.fixed * rest)
 
 
 def _fitted(coupling: Coupling, keeps: Sequence[Kept], times: OpTimes) -> LatencyModel:
@@ -100,21 +144,22 @@ def _fitted(coupling: Coupling, keeps: Sequence[Kept], times: OpTimes) -> Latenc
     for term in cost_model(coupling).macs:
         macs.setdefault(term.owner, []).append(term.dims)
     terms: list[tuple[str, float, Dims]] = []
-    fixed = 0.0
     predicted = np.zeros(len(keeps))
     for column, name in enumerate(times.nodes):
         groups = [*([p] for p in macs.get(name, ())), *_traffic(coupling, coupling.graph.node(name))]
         amounts = np.array([[sum(product_of(p, size) for p in group) for group in groups] for size in sizes])
         weights, constant = fit_times(amounts.reshape(len(keeps), len(groups)), times.seconds[:, column])
         predicted += amounts.reshape(len(keeps), len(groups)) @ weights + constant
-        fixed += constant
+        if constant > 0:
+            # It goes when the op goes, with a branch that is dropped.
+            terms.append((name, float(constant) * 1e3, ()))
         for group, weight in zip(groups, weights, strict=True):
             for dims in group if weight > 0 else ():
                 terms.append((name, float(weight) * 1e3, dims))
     whole = times.seconds.sum(axis=1)
     outside = max(0.0, times.model_seconds - float(whole[0]))
     error = float(np.median(np.abs(predicted - whole) / whole))
-    return LatencyModel(coupling, tuple(terms), (fixed + outside) * 1e3, error, times.model_seconds * 1e3)
+    return LatencyModel(coupling, tuple(terms), outside * 1e3, error, times.model_seconds * 1e3)
 
 
 def _traffic(coupling: Coupling, node: Node) -> list[list[Dims]]:

@@ -34,11 +34,13 @@ class OpTimes:
         nodes: names of the ops.
         seconds: [plan, op], the median over rounds; the first plan keeps everything.
         model_seconds: one call of the model itself, everything kept.
+        cut_ratios: times of a few networks truly cut over that of the model; NaN where one could not be cut.
     """
 
     nodes: tuple[str, ...]
     seconds: np.ndarray
     model_seconds: float
+    cut_ratios: tuple[float, ...] = ()
 
 
 def time_ops(

@@ -17,6 +17,9 @@ from prunus.graph.coupling import Coupling
 from prunus.plans import fingerprint
 from prunus.timing.sampling import Keep, OpTimes, timed_nodes
 
+_VERSION = 4
+"""Of what a file holds; files of another version are not found."""
+
 
 def kept_times(
     coupling: Coupling, keeps: Sequence[Keep], rounds: int, threads: int | None, measure: Callable[[], OpTimes]
@@ -41,12 +44,14 @@ def kept_times(
         return {
             "seconds": torch.from_numpy(fresh[0].seconds),
             "model_seconds": torch.tensor(fresh[0].model_seconds, dtype=torch.float64),
+            "cut_ratios": torch.tensor(fresh[0].cut_ratios, dtype=torch.float64),
         }
 
     found = cached_tensors(cache_folder() / "timing" / f"{key}.safetensors", made, "op times")
     if fresh:
         return fresh[0]
-    return OpTimes(timed_nodes(coupling.graph), found["seconds"].numpy(), float(found["model_seconds"]))
+    whole, ratios = float(found["model_seconds"]), tuple(found["cut_ratios"].tolist())
+    return OpTimes(timed_nodes(coupling.graph), found["seconds"].numpy(), whole, ratios)
 
 
 def machine() -> str:
@@ -58,7 +63,7 @@ def machine() -> str:
 
 
 def _key(coupling: Coupling, keeps: Sequence[Keep], how: tuple[Any, ...]) -> str:
-    digest = hashlib.sha256(f"{machine()}|{torch.__version__}|{fingerprint(coupling.graph)}|{how}".encode())
+    digest = hashlib.sha256(f"{_VERSION}|{machine()}|{torch.__version__}|{fingerprint(coupling.graph)}|{how}".encode())
     for node in coupling.graph.nodes:
         digest.update(f"{node.name}{node.outputs}".encode())
     for keep in keeps:

@@ -1,17 +1,24 @@
 """Training that keeps masks: fine-tuning after a prune, and norm statistics without training."""
 
-from prunus.training.finetune import TrainingReport, finetune_
+from prunus.training.finetune import TrainingReport, Watch, finetune_
+from prunus.training.losses import LOSSES, Loss, loss_function
 from prunus.training.norms import reestimate_statistics_
-from prunus.training.options import LOSSES, OPTIMIZERS, SCHEDULES, TrainingOptions
+from prunus.training.objective import Labels, Objective
+from prunus.training.options import OPTIMIZERS, SCHEDULES, TrainingOptions
 from prunus.training.reset import reset_weights_
 
 __all__ = [
     "LOSSES",
     "OPTIMIZERS",
     "SCHEDULES",
+    "Labels",
+    "Loss",
+    "Objective",
     "TrainingOptions",
     "TrainingReport",
+    "Watch",
     "finetune_",
+    "loss_function",
     "reestimate_statistics_",
     "reset_weights_",
 ]

@@ -1,4 +1,4 @@
-"""How to train: the options record and the registries of optimizers, losses and schedules behind its names."""
+"""How to train: the options record and the registries of optimizers and schedules behind its names."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from torch import Tensor, nn, optim
-from torch.nn import functional
+from torch import nn, optim
 
 from prunus.errors import OptionError
 from prunus.measurement.batches import check_count
 from prunus.registry import Registry
+from prunus.training.losses import Loss, check_loss, name_of
 
 Optimizers: TypeAlias = Callable[[list[nn.Parameter], float, float], optim.Optimizer]
-Losses: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Schedules: TypeAlias = Callable[[float], float]
 
 WARMUP_FRACTION = 0.2
 
 OPTIMIZERS: Registry[Optimizers] = Registry("optimizer")
-LOSSES: Registry[Losses] = Registry("loss")
 SCHEDULES: Registry[Schedules] = Registry("learning-rate schedule")
 
 
@@ -29,7 +27,14 @@ SCHEDULES: Registry[Schedules] = Registry("learning-rate schedule")
 class TrainingOptions:
     """What a training run is made of, besides model, data and seed; a workload's defaults are two of these.
 
-    ``schedule`` maps progress t ∈ [0, 1) to a factor on ``lr``. The names are those of OPTIMIZERS, LOSSES, SCHEDULES.
+    Attributes:
+        steps: Optimizer steps; 0 only applies masks.
+        lr: Highest learning rate.
+        batch_size: Samples a step.
+        optimizer: A name of OPTIMIZERS: sgd (Nesterov momentum 0.9), adam, adamw, adadelta.
+        weight_decay: As the optimizer defines it; decoupled for adamw.
+        loss: A name of LOSSES (cross_entropy, sparse_cross_entropy, next_token, mse), or (output, targets) → loss.
+        schedule: A name of SCHEDULES (cosine, one_cycle, linear, constant): progress t ∈ [0, 1) to a factor on ``lr``.
 
     Raises:
         OptionError: steps < 0, batch_size < 1, lr ≤ 0, weight_decay < 0, or an unknown name.
@@ -40,7 +45,7 @@ class TrainingOptions:
     batch_size: int = 64
     optimizer: str = "adamw"
     weight_decay: float = 5e-4
-    loss: str = "cross_entropy"
+    loss: Loss = "cross_entropy"
     schedule: str = "cosine"
 
     def __post_init__(self) -> None:
@@ -51,12 +56,12 @@ class TrainingOptions:
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise OptionError(f"weight_decay is {self.weight_decay!r}; allowed: a finite number of at least 0.")
         OPTIMIZERS.get(self.optimizer)
-        LOSSES.get(self.loss)
+        check_loss(self.loss)
         SCHEDULES.get(self.schedule)
 
-    def keywords(self) -> dict[str, Any]:
-        """Return the options as keyword arguments of ``finetune_``."""
-        return asdict(self)
+    def described(self) -> dict[str, Any]:
+        """Return the options as plain values for a record; a loss that is a callable goes by its name."""
+        return {**asdict(self), "loss": name_of(self.loss)}
 
 
 # The fused kernels take one call for all parameters; on a small net the plain loop costs as much as the forward pass.
@@ -78,14 +83,6 @@ def _adamw(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> op
 @OPTIMIZERS.register("adadelta")
 def _adadelta(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> optim.Optimizer:
     return optim.Adadelta(parameters, lr, weight_decay=weight_decay)
-
-
-LOSSES.register("cross_entropy")(functional.cross_entropy)
-
-
-@LOSSES.register("mse")
-def _mse(output: Tensor, targets: Tensor) -> Tensor:
-    return functional.mse_loss(output, targets.to(output.dtype).reshape(output.shape))
 
 
 @SCHEDULES.register("constant")

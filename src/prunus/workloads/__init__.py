@@ -2,8 +2,11 @@
 
 from prunus.workloads.digits import DIGITS
 from prunus.workloads.glyphs import load_glyphs
+from prunus.workloads.recommendation import load_clicks
 from prunus.workloads.registry import WORKLOADS, Workload
+from prunus.workloads.speech import load_speech
 from prunus.workloads.splits import Split, Splits, splits_from_loaders
+from prunus.workloads.text import load_language, load_text
 from prunus.workloads.train import Trained, train_workload, trained
 
 __all__ = [
@@ -13,7 +16,11 @@ __all__ = [
     "Splits",
     "Trained",
     "Workload",
+    "load_clicks",
     "load_glyphs",
+    "load_language",
+    "load_speech",
+    "load_text",
     "splits_from_loaders",
     "train_workload",
     "trained",

@@ -64,7 +64,7 @@ def splits_from_loaders(given: Any) -> Splits:
     if isinstance(given, Splits):
         return given
     named = _named(given)
-    sources = {name: _source(named[name], name) for name in NAMES if name in named}
+    sources = {name: source_of(named[name], name) for name in NAMES if name in named}
     missing = [name for name in ("calibration", "selection") if name not in sources]
     sources.update(_carved(sources["train"], missing))
     classes = _classes(named.get("classes"), sources)
@@ -92,7 +92,12 @@ def _named(given: Any) -> dict[str, Any]:
     return found
 
 
-def _source(value: Any, name: str) -> Source:
+def source_of(value: Any, name: str) -> Source:
+    """Return labelled data as one of the sources; see `splits_from_loaders` for what may be given.
+
+    Raises:
+        DataError: empty, without labels, not finite or of the wrong type.
+    """
     from torch.utils.data import DataLoader, IterableDataset
 
     if isinstance(value, Split | AugmentedSplit | DatasetSplit | BatchList):
@@ -121,6 +126,16 @@ def _held(batches: list[Batch], name: str) -> Split | BatchList:
     if len(tensors) == len(inputs) and len(shapes) == 1:
         return Split(torch.cat(tensors), torch.cat(targets), name)
     return BatchList(batches, name)
+
+
+def without_held_out(train: Source) -> tuple[Source, Source]:
+    """Return what is left of a source without a tenth that is set aside (at most 4,096 samples), and that tenth.
+
+    Raises:
+        DataError: too small.
+    """
+    parts = _carved(train, ["selection"])
+    return parts["train"], parts["selection"]
 
 
 def _carved(train: Source, missing: list[str]) -> dict[str, Source]:

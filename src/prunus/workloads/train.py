@@ -7,7 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -108,7 +108,7 @@ class _Run:
     data_key: str
 
     def identity(self) -> tuple[object, ...]:
-        return self.workload.name, self.seed, asdict(self.options), self.data_key
+        return self.workload.name, self.seed, self.options.described(), self.data_key
 
     def place(self) -> Path:
         digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:12]
@@ -163,7 +163,7 @@ def _train_(model: nn.Module, data: Splits, run: _Run, watch: Watch | None) -> T
 
     # Convolutions on a CPU are faster with the channels last; it moves the weights, and changes none of them.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    report = finetune_(model, data.train, seed=run.seed, progress=after_step, **run.options.keywords())
+    report = finetune_(model, data.train, run.options, seed=run.seed, progress=after_step)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     test = evaluate(model.eval(), data.test.batches(), data.classes)
     return TrainingRecord(
@@ -172,7 +172,7 @@ def _train_(model: nn.Module, data: Splits, run: _Run, watch: Watch | None) -> T
         torch=torch.__version__,
         workload=run.workload.name,
         seed=run.seed,
-        options=asdict(run.options),
+        options=run.options.described(),
         data_key=run.data_key,
         epochs=scores[-1].epoch,
         params=sum(parameter.numel() for parameter in model.parameters()),

@@ -1,0 +1,46 @@
+"""What is left of the quality when a network is pruned while it trains, against pruning it afterwards."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+Row = dict[str, Any]
+AFTER = 0.25
+"""Of the steps that trained the network: what pruning at one blow may train after it, on top."""
+
+
+def measure(workload: str, method: str, kept: float, seed: int) -> Row:
+    """Prune the weights of a workload's network, and score it on the test split beside the dense one.
+
+    ``method`` is a strategy of the pruner: a fresh network is pruned while it trains, with the training of the dense
+    one, step by step as long. "one-shot" takes the dense network, drops the smallest weights at one blow, and trains a
+    quarter as many steps on top.
+    """
+    from prunus.masks import absolute_masks, prunable_weights
+    from prunus.measurement.quality import evaluate
+    from prunus.pruner import Pruner
+    from prunus.pruner.loop import train_pruning_
+    from prunus.training import finetune_
+    from prunus.workloads import WORKLOADS, trained
+
+    work = WORKLOADS.get(workload)
+    parent, data = trained(workload, seed), work.load()
+    dense = evaluate(parent, data.test.batches(256), data.classes).accuracy
+    started = time.perf_counter()
+    if method == "one-shot":
+        model, options = parent, replace(work.training, steps=round(AFTER * work.training.steps), schedule="cosine")
+        masks = absolute_masks(prunable_weights(model), kept=kept)
+        finetune_(model, data.train, options, masks=masks, seed=seed)
+    else:
+        model, options = work.build(seed), work.training
+        pruner = Pruner(model, {"kept": kept, "method": method}, example_inputs=work.example_inputs())
+        train_pruning_(model, data.train, options, pruner=pruner, seed=seed)
+    seconds = time.perf_counter() - started
+    weights = prunable_weights(model)
+    left = sum(int(w.count_nonzero()) for w in weights.values()) / sum(w.numel() for w in weights.values())
+    model.eval()
+    pruned = evaluate(model, data.test.batches(256), data.classes).accuracy
+    return {"workload": workload, "method": method, "kept": left, "steps": options.steps, "dense": dense,
+            "accuracy": pruned, "lost": dense - pruned, "seconds": seconds, "seed": seed}  # fmt: skip

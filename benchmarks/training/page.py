@@ -1,0 +1,77 @@
+"""docs/bench/training.md: what is promised beside what was measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from zoo.claims import claims_table
+
+Row = dict[str, Any]
+Rows = Mapping[str, Row]
+
+
+def page(rows: Rows, about: Mapping[str, str]) -> str:
+    """Return the text of the page."""
+    lines = ["# Pruning while training", "",
+             f"Command: `make bench-training` · torch {about['torch']} · {about['cpu']} · one thread.", "",
+             claims_table(claims(rows)), "", *_costs(rows), "", *_gradual(rows)]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def claims(rows: Rows) -> list[tuple[str, str, bool]]:
+    """Return (claim, measured, met) for what has been run."""
+    found = []
+    if plain := rows.get("overhead/gradual"):
+        told = f"{plain['share']:.1%} of a step of ResNet-50, batch {plain['batch']} at {plain['side']}²"
+        found.append(("hooks for weight masks cost ≤ 5 % of a training step", told, plain["share"] <= 0.05))
+    if cut := rows.get("cut/proved"):
+        told = f"{cut['cpu_seconds']:.1f} s of processor time with the proof, optimizer and average carried along"
+        found.append(("a structural cut of a ResNet-50 with its optimizer in ≤ 3 s", told, cut["cpu_seconds"] <= 3))
+    for net, lost in _losses(rows, "gradual").items():
+        told = f"{statistics.fmean(lost) * 100:+.2f} points lost over {len(lost)} seeds"
+        claim = f"{net}: gradual cubic pruning to 90 % zeros loses ≤ 0.5 points"
+        found.append((claim, told, statistics.fmean(lost) <= 0.005))
+    return found
+
+
+def _losses(rows: Rows, method: str) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for row in rows.values():
+        if "lost" in row and row["method"] == method:
+            found.setdefault(row["workload"], []).append(row["lost"])
+    return found
+
+
+def _costs(rows: Rows) -> list[str]:
+    lines = ["## What it costs", "",
+             "Processor time on a ResNet-50 with SGD; a change of the masks happens about twenty times a training.", "",
+             "| strategy | step | hooks | share | one change of masks | share in 1,000 steps |",
+             "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for name, row in rows.items():
+        if name.startswith("overhead/"):
+            lines.append(
+                f"| {row['method']} | {row['step'] * 1e3:.0f} ms | {row['every_step'] * 1e3:.1f} ms "
+                f"| {row['share']:.1%} | {row['update']:.2f} s | {row['share_of_1000']:.1%} |"
+            )
+    lines += ["", "| cut to half the parameters | seconds | processor seconds |", "|---|---:|---:|"]
+    lines += [f"| {name.split('/')[1]} | {row['seconds']:.2f} | {row['cpu_seconds']:.2f} |"
+              for name, row in rows.items() if name.startswith("cut/")]  # fmt: skip
+    return lines
+
+
+def _gradual(rows: Rows) -> list[str]:
+    lines = ["## While training, and afterwards", "",
+             "90 % of the weights zero; accuracy on the test split. Gradual: from fresh weights, in the steps of the "
+             "dense network. One shot: after these steps, with a quarter as many on top.", "",
+             "| network | seed | dense | gradual, cubic | one shot, a quarter more steps |",
+             "|---|---:|---:|---:|---:|"]  # fmt: skip
+    cells = {(r["workload"], r["seed"], r["method"]): r for r in rows.values() if "lost" in r}
+    for net, seed in dict.fromkeys((net, seed) for net, seed, _ in cells):
+        ours, theirs = (cells.get((net, seed, method)) for method in ("gradual", "one-shot"))
+        if ours and theirs:
+            lines.append(
+                f"| {net} | {seed} | {ours['dense']:.2%} | {ours['accuracy']:.2%} | {theirs['accuracy']:.2%} |"
+            )
+    return lines

@@ -1,0 +1,39 @@
+"""Score a unit by the Fisher information of a gate on it: what its removal does to the predictions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from prunus.criteria.unit_criterion import UnitEvidence, collected, unit_rule
+
+
+@unit_rule("fisher", needs=("fisher",), scale="loss")
+def fisher(evidence: UnitEvidence, /) -> dict[str, Tensor]:
+    """Score a unit by the change of the predictions without it, no labels needed: s_u = ½ E[(∂ log p(y|x) / ∂γ_u)²].
+
+    γ_u is a gate on the unit where consumers read it; y is drawn from the network's own p(y|x), for regression a
+    Gaussian around f(x). Then KL(p_dense ‖ p_pruned) ≈ ½ (1−γ)ᵀ F (1−γ), of which this is the diagonal: nats a
+    prediction, comparable between axes. Draws depend on the seed and the sample alone, not on the order of the data.
+
+    Source: Martens, "New insights and perspectives on the natural gradient method", arXiv:1412.1193 (the true Fisher);
+    Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", arXiv:1801.05787 (its use to prune).
+
+    Raises:
+        OptionError: the evidence has no ``fisher``.
+    """
+    return collected(evidence, "fisher", "fisher")
+
+
+@unit_rule("worst_class", needs=("worst_class",), scale="loss")
+def worst_class(evidence: UnitEvidence, /) -> dict[str, Tensor]:
+    """Score a unit by the class that misses it most: s_u = max_c ½ E_{samples of c}[(Σ a·∂ℓ/∂a)²].
+
+    Pruning hurts rare and hard classes most; a unit that one class alone needs stays. Classes are the whole numbers of
+    the targets; each counts alike, however few samples it has.
+
+    Source: own; the observation: Hooker et al., "What Do Compressed Deep Neural Networks Forget?", arXiv:1911.05248.
+
+    Raises:
+        OptionError: the evidence has no ``worst_class``.
+    """
+    return collected(evidence, "worst_class", "worst_class")

@@ -1,0 +1,114 @@
+"""What is measured on calibration data for unit criteria: one probe a kind of pass, enrolled by what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from prunus.criteria.calibration import LossFunction
+from prunus.criteria.unit_criterion import UnitEvidence, needs_of
+from prunus.errors import OptionError
+from prunus.graph.coupling import Coupling
+from prunus.graph.recorder import named_tensors
+from prunus.registry import Registry
+
+Statistics = dict[str, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a probe may look at.
+
+    Attributes:
+        model: the network; probes leave it as found.
+        coupling: of its graph.
+        batches: pairs (inputs, targets), or inputs alone where a probe needs no labels; walked through once.
+        loss: (outputs, targets) → one number, averaging over the batch.
+        seed: of probes that draw numbers.
+    """
+
+    model: nn.Module
+    coupling: Coupling
+    batches: Iterable[Any]
+    loss: LossFunction
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One pass over calibration data.
+
+    Attributes:
+        name: of the pass.
+        gives: names of the statistics that it measures.
+        collect: calibration → statistic → axis id or tensor name → values.
+        labels: whether it needs targets.
+        backward: whether it runs backwards.
+        program: whether it runs the captured program, which a model captured in parts has none of.
+    """
+
+    name: str
+    gives: tuple[str, ...]
+    collect: Callable[[Calibration], Statistics]
+    labels: bool = False
+    backward: bool = False
+    program: bool = True
+
+
+PROBES: Registry[Probe] = Registry("probe")
+
+
+def probe(
+    name: str, gives: tuple[str, ...], *, labels: bool = False, backward: bool = False, program: bool = True
+) -> Callable[[Callable[[Calibration], Statistics]], Callable[[Calibration], Statistics]]:
+    """Enrol a function as a probe; arguments as in `Probe`."""
+
+    def enrol(collect: Callable[[Calibration], Statistics]) -> Callable[[Calibration], Statistics]:
+        PROBES.register(name)(Probe(name, gives, collect, labels, backward, program))
+        return collect
+
+    return enrol
+
+
+def probes_for(criterion: str) -> tuple[Probe, ...]:
+    """Return the probes that a unit criterion needs, each once; none if the weights are enough.
+
+    Raises:
+        OptionError: an unknown criterion, or one whose statistics no pass over data gives.
+    """
+    found: dict[str, Probe] = {}
+    for statistic in needs_of(criterion):
+        giver = next((p for p in map(PROBES.get, PROBES) if statistic in p.gives), None)
+        if giver is None:
+            raise OptionError(
+                f"criterion {criterion!r} reads {statistic!r}, which no pass over data gives: it needs a running "
+                "training. Use it with the Pruner, or another criterion."
+            )
+        found[giver.name] = giver
+    return tuple(found.values())
+
+
+def collect_evidence(
+    criterion: str, calibration: Calibration, remember: Callable[[str, Callable[[], Any]], Any] | None = None
+) -> UnitEvidence:
+    """Measure what a unit criterion needs, and nothing else.
+
+    Args:
+        criterion: its name.
+        calibration: model, coupling, data and loss.
+        remember: (name, make) → what was measured under this name before, or measured now.
+
+    Raises:
+        OptionError: an unknown criterion, or statistics that need a running training.
+        DataError: no batches, labels that are missing, or numbers that are not finite.
+    """
+    more: Statistics = {}
+    for needed in probes_for(criterion):
+        measure = partial(needed.collect, calibration)
+        more.update(remember(f"probe:{needed.name}", measure) if remember else measure())
+    weights = {n: t.detach() for n, t in named_tensors(calibration.model).items() if isinstance(t, nn.Parameter)}
+    return UnitEvidence(calibration.coupling, weights, seed=calibration.seed, more=more)

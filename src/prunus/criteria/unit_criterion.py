@@ -1,0 +1,130 @@
+"""The role of a unit criterion, the record it reads, and the registry of its members."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from prunus.errors import DataError, OptionError
+from prunus.graph.coupling import Coupling
+from prunus.registry import Registry
+
+Scale = Literal["loss", "energy", "norm"]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitEvidence:
+    """What unit criteria read.
+
+    Attributes:
+        coupling: the axes and their members.
+        weights: tensor name → weight; `dict(model.named_parameters())` gives all.
+        grad: tensor name → E[g] of the weights, see `collect_gradients`.
+        sensitivity: axis id → (units,), see `activation_statistics`.
+        contribution: axis id → (units,), see `activation_statistics`.
+        seed: seed of criteria that draw numbers.
+        more: name of a statistic → axis id or tensor name → values; see `prunus.criteria.probes`.
+    """
+
+    coupling: Coupling
+    weights: Mapping[str, Tensor]
+    grad: Mapping[str, Tensor] | None = None
+    sensitivity: Mapping[str, Tensor] | None = None
+    contribution: Mapping[str, Tensor] | None = None
+    seed: int = 0
+    more: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def statistic(self, name: str, criterion: str) -> Mapping[str, Tensor]:
+        """Return a statistic by name, or say which criterion misses it.
+
+        Raises:
+            OptionError: the evidence was made without it.
+        """
+        own = {"grad": self.grad, "sensitivity": self.sensitivity, "contribution": self.contribution}
+        found = self.more.get(name) if own.get(name) is None else own[name]
+        if found is None:
+            raise OptionError(
+                f"criterion {criterion!r} needs {name}, which the evidence lacks; make it with collect_evidence(...)."
+            )
+        return found
+
+
+class UnitCriterion(Protocol):
+    """Map evidence to axis id → scores (units,), float64; higher = keep, the evidence is only read."""
+
+    def __call__(self, evidence: UnitEvidence, /) -> dict[str, Tensor]:
+        """Score every unit of every removable axis."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRule:
+    """A unit criterion with what it reads and what its numbers mean; calling it scores.
+
+    Attributes:
+        score: evidence → scores.
+        needs: names of the statistics that it reads beside weights and coupling; see `prunus.criteria.probes`.
+        scale: ``loss``: scores are predicted rises of the loss and may be compared between axes; ``energy``: scores
+            add up within an axis; ``norm``: their squares do. See `damage_curves`.
+    """
+
+    score: UnitCriterion
+    needs: tuple[str, ...] = ()
+    scale: Scale = "energy"
+
+    def __call__(self, evidence: UnitEvidence, /) -> dict[str, Tensor]:
+        """Score every unit of every removable axis."""
+        return self.score(evidence)
+
+
+UNIT_CRITERIA: Registry[UnitCriterion] = Registry("unit_criterion")
+
+Score = Callable[[UnitEvidence], dict[str, Tensor]]
+
+
+def unit_rule(*names: str, needs: tuple[str, ...] = (), scale: Scale = "energy") -> Callable[[Score], Score]:
+    """Enrol a function as a unit criterion under every given name; arguments as in `UnitRule`."""
+
+    def enrol(score: Score) -> Score:
+        UNIT_CRITERIA.register(*names)(UnitRule(score, needs, scale))
+        return score
+
+    return enrol
+
+
+def needs_of(criterion: str) -> tuple[str, ...]:
+    """Return the statistics that a criterion reads; a plain function of an outside package reads none.
+
+    Raises:
+        OptionError: an unknown criterion.
+    """
+    return tuple(getattr(UNIT_CRITERIA.get(criterion), "needs", ()))
+
+
+def collected(evidence: UnitEvidence, name: str, criterion: str) -> dict[str, Tensor]:
+    """Return a copy of a statistic that is one number a unit.
+
+    Raises:
+        OptionError: the evidence was made without it.
+        DataError: an axis has none, or it is not finite.
+    """
+    statistic = evidence.statistic(name, criterion)
+    missing = [axis for axis in evidence.coupling.axes if axis not in statistic]
+    if missing:
+        raise DataError(f"axis {missing[0]!r} has no statistic; collect it with the same coupling.")
+    return {axis: finite(axis, statistic[axis].clone()) for axis in evidence.coupling.axes}
+
+
+def finite(axis: str, scores: Tensor) -> Tensor:
+    """Return the scores of an axis if all are finite.
+
+    Raises:
+        DataError: one is not.
+    """
+    if not torch.isfinite(scores).all():
+        raise DataError(f"scores of axis {axis!r} are NaN or infinite; allowed are finite numbers. Check the weights.")
+    return scores

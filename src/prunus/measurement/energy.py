@@ -1,0 +1,176 @@
+"""Energy of a forward call where the machine can tell: RAPL counters of the processor, NVML of the GPU."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from prunus.errors import OptionError
+from prunus.measurement.batches import Inputs, call, device_of, move
+
+POWERCAP = Path("/sys/class/powercap")
+_LEAST_SECONDS = 0.1
+"""A counter is refreshed about once a millisecond; a reading spans at least so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A counter of energy.
+
+    Attributes:
+        name: what is read, for people.
+        joules: () → energy since the last call, everything that ran in the meantime included; the first call sets the
+            start and returns 0.
+    """
+
+    name: str
+    joules: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyRatio:
+    """Energy of a candidate over that of a baseline: median of the rounds with its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+    candidate_mj: float
+    baseline_mj: float
+    meter: str
+
+
+def find_meter(device: torch.device | str = "cpu", powercap: Path = POWERCAP) -> Meter:
+    """Return the meter of a device.
+
+    Args:
+        device: CPU: the sum over the processor packages (RAPL); CUDA: the board (NVML, by the package ``pynvml``).
+        powercap: where Linux shows RAPL.
+
+    Raises:
+        OptionError: nothing there can be read; says what was looked for.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return _nvml(device)
+    # Packages are intel-rapl:0, intel-rapl:1, …; what lies below them is part of them, "psys" holds them all.
+    zones = [z for z in sorted(powercap.glob("*rapl*:*")) if z.name.count(":") == 1 and _text(z / "name") != "psys"]
+    readable = [z for z in zones if os.access(z / "energy_uj", os.R_OK) and _text(z / "energy_uj").isdigit()]
+    if device.type != "cpu" or not readable:
+        found = f"{len(zones)} RAPL zones there, none readable" if zones else "no RAPL zone there"
+        raise OptionError(
+            f"budget energy: the energy of device {device.type!r} cannot be read on this machine ({powercap}: {found})"
+            ". Make energy_uj readable for this user, or give the budget as latency_ms or macs."
+        )
+    return Meter(f"RAPL, {len(readable)} package{'s' if len(readable) > 1 else ''}", _Rapl(readable))
+
+
+class _Rapl:
+    """The sum of some zones' counters, which start at zero again at their largest value."""
+
+    def __init__(self, zones: list[Path]) -> None:
+        self.zones = zones
+        self.ranges = [int(_text(z / "max_energy_range_uj") or 0) for z in zones]
+        self.last: list[int] | None = None
+
+    def __call__(self) -> float:
+        now = [int(_text(zone / "energy_uj")) for zone in self.zones]
+        before, self.last = self.last or now, now
+        spent = (n - b if n >= b else n - b + r for n, b, r in zip(now, before, self.ranges, strict=True))
+        return sum(spent) / 1e6
+
+
+def _nvml(device: torch.device) -> Meter:
+    try:
+        import pynvml  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except Exception as error:  # The errors of the driver have no common type.
+        raise OptionError(
+            f"budget energy: NVML does not tell the energy of {device} ({type(error).__name__}: {error}). Install "
+            "nvidia-ml-py and a driver that counts it, or give the budget as latency_ms or macs."
+        ) from error
+    last: list[float] = []
+
+    def joules() -> float:
+        now = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+        spent = now - last[0] if last else 0.0
+        last[:] = [now]
+        return float(spent)
+
+    return Meter("NVML", joules)
+
+
+def energy_ratio(
+    candidate: nn.Module, baseline: nn.Module, inputs: Inputs, meter: Meter, *, rounds: int = 11, seed: int = 0
+) -> EnergyRatio:
+    """Let two models run in turn and compare what the meter counted for each call.
+
+    Each reading spans as many calls as take 0.1 s. Everything else on the machine is counted too: it should be quiet.
+
+    Args:
+        candidate: the model in question.
+        baseline: what it is compared with.
+        inputs: one call.
+        meter: of the device that both are on.
+        rounds: readings of each.
+        seed: of the bootstrap resampling.
+
+    Units: millijoules a call; the ratio has none.
+
+    Raises:
+        OptionError: the counter does not move.
+    """
+    pair = (candidate, baseline)
+    placed = [move(inputs, device_of(model)) for model in pair]
+    modes = [(module, module.training) for model in pair for module in model.modules()]
+    spent = np.empty((2, rounds))
+    try:
+        for model in pair:
+            model.eval()
+        calls = [_calls(model, x) for model, x in zip(pair, placed, strict=True)]
+        for turn in range(rounds):
+            for which in (0, 1) if turn % 2 == 0 else (1, 0):
+                meter.joules()
+                _run(pair[which], placed[which], calls[which])
+                spent[which, turn] = meter.joules() / calls[which]
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    if not (spent > 0).all():
+        raise OptionError(f"budget energy: {meter.name} stands still; give the budget as latency_ms or macs.")
+    ratios = spent[0] / spent[1]
+    draws = np.random.default_rng(seed).integers(0, rounds, size=(2000, rounds))
+    low, high = np.quantile(np.median(ratios[draws], axis=1), (0.025, 0.975))
+    mj = np.median(spent, axis=1) * 1e3
+    return EnergyRatio(float(np.median(ratios)), float(low), float(high), float(mj[0]), float(mj[1]), meter.name)
+
+
+def _calls(model: nn.Module, inputs: Inputs) -> int:
+    _run(model, inputs, 1)
+    start = time.perf_counter()
+    _run(model, inputs, 1)
+    return max(1, int(_LEAST_SECONDS / max(time.perf_counter() - start, 1e-6)))
+
+
+def _run(model: nn.Module, inputs: Inputs, calls: int) -> None:
+    with torch.inference_mode():
+        for _ in range(calls):
+            call(model, inputs)
+    if device_of(model).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,147 @@
+"""What one axis at one level does to the network's output, its readers refitted: measured, not added up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+from prunus.criteria.calibration import evaluating, inputs_of
+from prunus.criteria.programs import Programs
+from prunus.graph.coupling import Coupling
+from prunus.graph.ir import Node
+from prunus.graph.run import run
+from prunus.methods.seen_inputs import Reader
+from prunus.methods.subject import Subject
+from prunus.plans import Plan, fingerprint
+from prunus.solvers import refit
+from prunus.solvers.problem import DAMPING
+from prunus.surgery.verify import masked_tensors, reference_overrides
+
+SHARES = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
+"""Kept shares at which an axis is measured."""
+SAMPLES, LEAST_SAMPLES = 256, 16
+"""Calibration samples that are run for each level, and the least for networks that would take long."""
+WORK = 4e12
+"""MACs of a whole scan that are affordable: minutes on one core."""
+VALUES = 2**25
+"""Numbers of output that are kept at most; one batch always is."""
+_BATCH = 64
+_LEAST = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    coupling: Coupling
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+class LevelScan:
+    """Runs the captured network with one axis cut and the layers that read it refitted, everything else dense."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._programs = Programs(subject.model, subject.coupling)
+        self._graph = subject.coupling.graph
+        self._batches: list[_Batch] = []
+        samples = values = 0
+        wanted = _samples(subject)
+        with evaluating(self._programs.model), torch.no_grad():
+            for inputs, _ in inputs_of(subject.calibration.batches(min(_BATCH, wanted)), self._programs.device):
+                coupling, flat = self._programs.of(inputs)
+                found = _floats(run(coupling.graph, self._programs.tensors, flat))
+                self._batches.append(_Batch(coupling, flat, found))
+                samples, values = samples + len(flat[0]), values + sum(x.numel() for x in found)
+                if samples >= wanted or values >= VALUES:
+                    break
+
+    @torch.no_grad()
+    def error(self, axis: str, kept: np.ndarray, readers: Sequence[Reader]) -> float:
+        """Return ‖dense − cut‖² / ‖dense − mean‖² of the network's outputs, every output with the same weight."""
+        plan = Plan(fingerprint(self._graph), {axis: kept}, {})
+        own_names = self._programs.first.tensors  # a tied tensor has one name in the program
+        named = {name: tensor for name, tensor in self._programs.tensors.items() if name in own_names}
+        masked = masked_tensors(named, self._programs.first, plan)
+        shifts: dict[str, Tensor] = {}
+        for reader in readers:
+            site = reader.seen.site
+            weight, shift = _refitted(reader, torch.from_numpy(kept))
+            own = masked[site.tensor]
+            masked[site.tensor] = site.weight(weight).to(own.device, own.dtype)
+            if reader.seen.shifts:
+                shape = (1, -1, *[1] * len(site.shape[2:])) if site.kind == "conv" else (-1,)
+                shifts[site.node] = shift.reshape(shape).to(own.device, own.dtype)
+
+        def observe(node: Node, result: Any) -> Any:
+            return result + shifts[node.name] if node.name in shifts else None
+
+        miss, whole = 0.0, 0.0
+        for batch in self._batches:
+            outputs = run(batch.coupling.graph, masked, batch.inputs, observe=observe,
+                          override=reference_overrides(batch.coupling, plan))  # fmt: skip
+            for found, dense in zip(_floats(outputs), batch.outputs, strict=True):
+                miss += float((found - dense).double().square().mean())
+                whole += float((dense - dense.mean(0)).double().square().mean())
+        return miss / max(whole, 1e-30)
+
+
+def level_curve(
+    scan: LevelScan, axis: str, order: np.ndarray, shape: np.ndarray, readers: Sequence[Reader]
+) -> np.ndarray:
+    """Return the damage of keeping 0, 1, … units of an axis: measured at some counts, between them shaped as told.
+
+    Args:
+        scan: of the network.
+        axis: whose units.
+        order: the units, the one that goes first first.
+        shape: a predicted damage of keeping 0, 1, … units; only its relative rise counts.
+        readers: of the axis.
+
+    Shapes: order (units,), shape (units + 1,) → (units + 1,), falling to 0.
+    """
+    size = len(order)
+    counts = sorted({min(size - 1, max(1, round(share * size))) for share in SHARES})
+    if size < 2:
+        return shape
+    found = []
+    for count in counts:
+        kept = np.ones(size, bool)
+        kept[order[: size - count]] = False
+        found.append(max(scan.error(axis, kept, readers), _LEAST))
+    smooth = np.maximum(shape, 1e-9 * max(float(shape[0]), 1e-30))
+    ratio = np.interp(np.arange(size + 1), counts, np.log(np.array(found) / smooth[counts]))
+    curve = np.where(np.arange(size + 1) < size, smooth * np.exp(ratio), 0.0)
+    return np.asarray(np.maximum.accumulate(curve[::-1])[::-1])
+
+
+def _refitted(reader: Reader, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a reader's best weights without some units, and what its outputs lose on average.
+
+    Shapes: → (G, O, D), (G, O).
+    """
+    weights, shifts = [], []
+    for consumer, mean in zip(reader.consumers, reader.seen.moments.mean.cpu(), strict=True):
+        own = refit(consumer.weight, consumer.moment, consumer.kept_inputs(kept), damping=DAMPING)
+        weights.append(own)
+        shifts.append((consumer.weight - own) @ mean)
+    return torch.stack(weights), torch.stack(shifts)
+
+
+def _samples(subject: Subject) -> int:
+    graph = subject.coupling.graph
+    batch = max(1, graph.node(graph.inputs[0]).shape[0]) if graph.inputs and graph.node(graph.inputs[0]).shape else 1
+    runs = max(1, len(subject.free_axes()) * len(SHARES))
+    sample = max(1, subject.cost.price().macs_forward // batch)
+    return min(SAMPLES, max(LEAST_SAMPLES, int(WORK / (runs * sample))))
+
+
+def _floats(outputs: Any) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor) and x.is_floating_point()]
+
+
+__all__ = ["LevelScan", "level_curve"]

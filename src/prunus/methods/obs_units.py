@@ -1,0 +1,145 @@
+"""Units by group OBS: which leave is decided by what their readers can make up for, how many by what that does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from prunus.budget import ALLOCATORS, UnitProblem
+from prunus.methods.level_scan import LevelScan, level_curve
+from prunus.methods.neurons import unit_scores
+from prunus.methods.output_fisher import output_fisher
+from prunus.methods.seen_inputs import Reader, readers_of, seen_inputs
+from prunus.methods.subject import Subject, method
+from prunus.planning import make_plan
+from prunus.plans import Decision, Plan
+from prunus.solvers import exchange_units, remove_units
+
+STEPS = 512
+"""An axis of more units than this lets several go from the same scores, so that it takes no more steps."""
+LEAST_OF_EVEN = 0.25
+"""No axis gets less than this share of an even division: measured levels are trusted further than scores."""
+_REASON = "the layers that read them make up for them best"
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """The level database of the unit level.
+
+    Attributes:
+        scores: axis id → one score a unit: in which step it left, so higher stays.
+        damage: axis id → error of the network's output when it alone keeps 0, 1, … of its units.
+        readers: axis id → the layers that read it; none where only products of activations do.
+    """
+
+    scores: Mapping[str, np.ndarray]
+    damage: Mapping[str, np.ndarray]
+    readers: Mapping[str, list[Reader]]
+
+
+def unit_levels(subject: Subject, *, fisher: bool = False) -> Levels:
+    """Remove the units of every axis one by one, on its readers in the dense network; measured once a subject.
+
+    The order is that of group OBS on Σ_readers tr(S(W−Ŵ)C(W−Ŵ)ᵀ), C the covariance of the inputs (second moment where
+    nothing takes up a constant). The damage of a level is measured: the network is run with this axis cut and its
+    readers refitted. An axis that no layer reads (the width of queries and keys) is ordered by its Fisher information.
+
+    Args:
+        subject: the network and its data.
+        fisher: S is the Fisher information of each layer's outputs; else the identity over the output's variance.
+    """
+    found: Levels = subject.remember(f"unit levels {fisher}", lambda: _levels(subject, fisher))
+    return found
+
+
+def _levels(subject: Subject, fisher: bool) -> Levels:
+    scores, damage, readers = {}, {}, {}
+    counts = None
+    if fisher:
+        sites = {node: seen.site for node, seen in seen_inputs(subject).items()}
+        counts = output_fisher(subject, {node: 1 if s.kind == "conv" else -1 for node, s in sites.items()})
+    scan, axes = LevelScan(subject), subject.free_axes()
+    subject.progress.start("levels", len(axes))
+    for name in axes:
+        axis = subject.coupling.axes[name]
+        readers[name] = readers_of(subject, axis, counts)
+        consumers = [c for reader in readers[name] for c in reader.consumers]
+        if consumers:
+            removal = remove_units(consumers, axis.size, at_once=-(-axis.size // STEPS))
+            order, shape = removal.order.numpy(), removal.damage().numpy()
+        else:
+            own = unit_scores(subject, "fisher")[name]
+            order = np.argsort(own, kind="stable")
+            shape = np.append(np.cumsum(own[order])[::-1], 0.0)
+        scores[name] = np.empty(axis.size)
+        scores[name][order] = np.arange(axis.size)
+        damage[name] = level_curve(scan, name, order, shape, readers[name])
+        subject.progress.advance("levels")
+    subject.progress.finish("levels")
+    return Levels(scores, damage, readers)
+
+
+class _ByLevels:
+    """Allocator: another one, on the damages of the levels."""
+
+    def __init__(self, damage: Mapping[str, np.ndarray], name: str = "knapsack") -> None:
+        self.damage, self.__name__ = damage, name
+
+    def __call__(self, problem: UnitProblem, /) -> dict[str, int]:
+        curves = {a: self.damage[a] for a in problem.scores if len(self.damage[a]) == len(problem.scores[a]) + 1}
+        return ALLOCATORS.get(self.__name__)(replace(problem, damage=curves, least_of_even=LEAST_OF_EVEN))
+
+
+def _keep(subject: Subject, kept: float, levels: Levels) -> dict[str, np.ndarray]:
+    return subject.fit(levels.scores, subject.limit(kept), allocator=_ByLevels(levels.damage))
+
+
+def _plan(subject: Subject, keep: Mapping[str, np.ndarray], levels: Levels, reason: str) -> Plan:
+    decisions = [
+        Decision(a, "unit", int((~m).sum()), len(m), reason, damage=float(levels.damage[a][int(m.sum())]))
+        for a, m in keep.items()
+        if not m.all()
+    ]
+    return make_plan(subject.coupling, keep, decisions=decisions, cost=subject.cost)
+
+
+@method("obs-units", "neuron", "remove the units that the layers which read them make up for best (group OBS)")
+def obs_units(subject: Subject, kept: float) -> Plan:
+    """Remove units by group OBS over all readers of an axis; widths by the knapsack over the measured levels.
+
+    Source: Kurtić et al., "ZipLM", arXiv:2302.04089.
+    """
+    levels = unit_levels(subject)
+    return _plan(subject, _keep(subject, kept, levels), levels, _REASON)
+
+
+@method("obs-units-fisher", "neuron", "as obs-units, each output weighted by what it means for the answer")
+def obs_units_fisher(subject: Subject, kept: float) -> Plan:
+    """Remove units by group OBS with the Fisher information of the outputs as S.
+
+    Source: Kurtić et al., "ZipLM", arXiv:2302.04089; the weights of the outputs: Martens and Grosse, "Optimizing Neural
+    Networks with Kronecker-factored Approximate Curvature", arXiv:1503.05671.
+    """
+    levels = unit_levels(subject, fisher=True)
+    return _plan(subject, _keep(subject, kept, levels), levels, f"{_REASON}, where it counts")
+
+
+@method("osscar", "neuron", "as obs-units, then units of an axis are exchanged one for one as long as that helps")
+def osscar_units(subject: Subject, kept: float) -> Plan:
+    """Remove units by group OBS, then exchange them within each axis; the layers' error never rises by it.
+
+    Source: Meng et al., "OSSCAR", arXiv:2403.12983.
+    """
+    levels = unit_levels(subject)
+    keep = _keep(subject, kept, levels)
+    for axis, mask in keep.items():
+        consumers = [c for reader in levels.readers.get(axis, ()) for c in reader.consumers]
+        if consumers and 0 < mask.sum() < len(mask):
+            keep[axis] = exchange_units(consumers, torch.from_numpy(mask)).kept.numpy()
+    return _plan(subject, keep, levels, f"{_REASON}, after exchanges")
+
+
+__all__ = ["Levels", "unit_levels"]

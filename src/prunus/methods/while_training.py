@@ -1,0 +1,101 @@
+"""Methods that prune while they train: what goes is decided by the running training, and its weights are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from prunus.budget import Limit
+from prunus.methods.masked_copy import masked_copy
+from prunus.methods.reduction import whole
+from prunus.methods.subject import METHODS, Learned, Lesson, Level, Method, Subject
+from prunus.methods.weights import maskable, weights_to_keep
+from prunus.plans import Plan
+from prunus.pruner import STRATEGIES, Pruner, PrunerOptions
+from prunus.pruner.loop import train_pruning_
+from prunus.pruner.structure import Structure
+from prunus.training import TrainingOptions
+
+STEPS = 30
+"""Training steps where only a plan is asked for, on calibration data."""
+LEARNING_RATE = 1e-3
+_BATCH = 32
+
+
+def while_training(name: str, level: Level, strategy: str, description: str) -> Callable[[Subject, float], Plan]:
+    """Enrol a strategy of the pruner as a method.
+
+    In a comparison it trains with the data, options and number of steps with which the others recover, and no step
+    more. Asked for a plan alone, it trains a copy for a few steps on calibration data, whose weights are not kept.
+    """
+
+    def teach(subject: Subject, kept: float, lesson: Lesson) -> Learned:
+        return _taught(subject, kept, lesson, strategy)
+
+    def plan(subject: Subject, kept: float) -> Plan:
+        options = TrainingOptions(STEPS, LEARNING_RATE, _BATCH, loss=subject.loss)
+        return teach(subject, kept, Lesson(subject.calibration, options, subject.seed)).plan
+
+    plan.__doc__ = description
+    kind = STRATEGIES.get(strategy)
+    documents = (f"{kind.__module__}:{kind.__qualname__}",)
+    METHODS.register(name)(Method(name, level, plan, description, teach=teach, documents=documents))
+    return plan
+
+
+def _taught(subject: Subject, kept: float, lesson: Lesson, strategy: str) -> Learned:
+    model, _ = masked_copy(whole(subject), {})
+    if STRATEGIES.get(strategy).structural:
+        # Whole units need longer to be made up for than single weights: half of the steps come after.
+        options = PrunerOptions(kept, strategy, end_step=(lesson.options.steps + 1) // 2)
+        pruner = Pruner(model, options, structure=_structure(subject))
+    else:
+        pruner = _of_weights(model, subject, kept, strategy)
+    train_pruning_(model, lesson.data, lesson.options, pruner=pruner, seed=lesson.seed)
+    return Learned(pruner.plan(subject.coupling), model)
+
+
+def _structure(subject: Subject) -> Structure:
+    total = Limit(subject.metric, 0).of(subject.cost.price())
+    return Structure(
+        subject.example_inputs, subject.coupling, subject.cost, tuple(subject.free_axes()), subject.metric, total,
+        bounds=subject.bounds,
+    )  # fmt: skip
+
+
+def _of_weights(model: nn.Module, subject: Subject, kept: float, strategy: str) -> Pruner:
+    weights = maskable(subject)
+    share = weights_to_keep(subject, weights, kept) / sum(weight.numel() for weight in weights.values())
+    others = tuple(name for name, _ in model.named_parameters() if name not in weights)
+    return Pruner(model, PrunerOptions(share, strategy, ignore=others))
+
+
+incremental = while_training(
+    "incremental", "weight", "gradual", "train, and drop the smallest weights along a cubic schedule"
+)
+dynamic_threshold = while_training(
+    "dynamic-threshold",
+    "weight",
+    "dynamic-threshold",
+    "train; a threshold per tensor follows the gradients, ×0.9 per bite",
+)
+adaptive = while_training("adaptive", "weight", "adaptive", "train; prune on plateaus of the loss, hold while it rises")
+rigl = while_training("rigl", "weight", "rigl", "train sparse: least |w| go, steepest |g| grow back (RigL)")
+granet = while_training("granet", "weight", "granet", "train; cubic schedule with regrowth at every change (GraNet)")
+movement = while_training("movement", "weight", "movement", "train; keep the weights that move away from zero")
+units_incremental = while_training(
+    "units-incremental", "neuron", "units", "train, and drop units of least (w·E[g])² along a cubic schedule"
+)
+group_lasso = while_training(
+    "group-lasso", "neuron", "group-lasso", "train under group lasso, and drop the units that it leaves smallest"
+)
+growing_regularisation = while_training(
+    "growing-regularisation", "neuron", "growing-regularisation", "train; a growing L2 presses on the units that go"
+)
+key_path_moving = while_training(
+    "key-path-moving",
+    "structure",
+    "key-path",
+    "train; branches beside the key path go, found anew from fresh gradients",
+)

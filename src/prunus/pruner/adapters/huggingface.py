@@ -1,0 +1,66 @@
+"""Hugging Face: a ``TrainerCallback``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunus.pruner.checkpoint import read_state, write_state
+from prunus.pruner.pruner import Pruner
+
+STATE_FILE = "prunus_pruner.safetensors"
+
+
+def huggingface_callback(pruner: Pruner) -> Any:
+    """Return a callback for ``Trainer(callbacks=[…])``; its checkpoints hold the masks, and resuming finds them.
+
+    Example:
+        ``Trainer(model, args, train_dataset=data, callbacks=[huggingface_callback(pruner)])``
+    """
+    from transformers import TrainerCallback
+
+    class PrunerCallback(TrainerCallback):
+        """Hands the trainer's events to the pruner."""
+
+        def __init__(self) -> None:
+            self.loss: torch.Tensor | None = None
+            self.handle: Any = None
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Begin, or go on from the checkpoint that the trainer resumed."""
+            file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_FILE
+            if state.global_step and file.is_file():
+                pruner.load_state_dict(read_state(file))
+            self.handle = kwargs["model"].register_forward_hook(self._note)
+            optimizer = kwargs["optimizer"]
+            pruner.train_begin(getattr(optimizer, "optimizer", optimizer), state.max_steps)
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Before the first forward pass of a step."""
+            pruner.step_begin()
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """After clipping."""
+            pruner.before_optimizer_step(self.loss)
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """After the optimizer."""
+            pruner.after_optimizer_step()
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Put the masks beside the weights."""
+            if state.is_world_process_zero and not pruner.plans:
+                write_state(Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_FILE, pruner.state_dict())
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """End."""
+            self.handle.remove()
+            pruner.train_end()
+
+        def _note(self, _module: Any, _inputs: Any, output: Any) -> None:
+            loss = output.get("loss") if hasattr(output, "get") else None
+            self.loss = loss.detach() if loss is not None else None
+
+    return PrunerCallback()

@@ -1,0 +1,86 @@
+"""One file that holds a running training: tensors as safetensors, all else as JSON beside them; no pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from prunus.errors import OptionError
+from prunus.files import write_bytes_atomic
+
+FORMAT = "prunus-training/1"
+_TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
+
+
+def write_state(path: Path | str, state: Mapping[str, Any]) -> Path:
+    """Write a nest of mappings, lists, tuples, tensors, numbers and texts; a reader sees the old file or the new.
+
+    Raises:
+        OptionError: the nest holds something else, or the file cannot be written: the old one is then intact.
+    """
+    from safetensors.torch import save
+
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_packed(state, tensors))
+    return write_bytes_atomic(path, save(tensors, {"format": FORMAT, "state": text}))
+
+
+def read_state(path: Path | str) -> dict[str, Any]:
+    """Read what `write_state` wrote.
+
+    Raises:
+        OptionError: no such file, a damaged one, or another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator)
+    except (OSError, SafetensorError) as error:
+        raise OptionError(
+            f"cannot read the checkpoint {str(path)!r}: {error}; give one that was written whole."
+        ) from error
+    if about.get("format") != FORMAT:
+        raise OptionError(f"{str(path)!r} has format {about.get('format')!r}; this version reads {FORMAT!r}.")
+    found: dict[str, Any] = _unpacked(json.loads(about["state"]), tensors)
+    return found
+
+
+def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        # Every tensor is stored for itself: two that share memory become two.
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: _packed(item, tensors) for key, item in value.items()}
+        return {_PAIRS: [[_packed(key, tensors), _packed(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {_TUPLE: [_packed(item, tensors) for item in value]}
+    if isinstance(value, list):
+        return [_packed(item, tensors) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise OptionError(
+        f"a checkpoint cannot hold a {type(value).__name__}; allowed: tensors, numbers, texts, and nests of them."
+    )
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if _TENSOR in value:
+        return tensors[value[_TENSOR]]
+    if _TUPLE in value:
+        return tuple(_unpacked(item, tensors) for item in value[_TUPLE])
+    if _PAIRS in value:
+        return {_unpacked(key, tensors): _unpacked(item, tensors) for key, item in value[_PAIRS]}
+    return {key: _unpacked(item, tensors) for key, item in value.items()}

@@ -1,0 +1,85 @@
+"""Cut a network in the middle of its training, in place: the loop's own objects go on with what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from prunus.plans import Plan
+from prunus.pruner.structure import Structure
+from prunus.surgery.cut import operate
+from prunus.surgery.ema import carry_like
+from prunus.surgery.optimizer import carry_optimizer
+from prunus.surgery.verify import verify
+
+
+def transplant_(
+    model: nn.Module,
+    plan: Plan,
+    structure: Structure,
+    optimizer: Optimizer | None,
+    averages: Sequence[nn.Module] = (),
+    *,
+    prove: bool = True,
+) -> None:
+    """Cut a network and all that follows it, each object staying the one that the loop holds.
+
+    The network takes over class and content of the cut one, the optimizer its groups and state; a learning-rate
+    schedule and a gradient scaler know the optimizer by identity and go on untouched. All of it is built and proved
+    before the first object changes.
+
+    Args:
+        model: changed in place.
+        plan: what goes.
+        structure: the analysis of ``model``.
+        optimizer: changed in place; groups that lose every parameter stay, empty, so that schedules keep their places.
+        averages: averages of the network (EMA, SWA), changed in place.
+        prove: compare cut and masked network before anything changes.
+
+    Raises:
+        UsageError: the optimizer's state cannot follow, or an average is no copy of the network.
+        VerifyError: the cut network differs.
+    """
+    small, _ = operate(model, structure.coupling, plan, structure.example_inputs)
+    if prove:
+        verify(model, small, structure.coupling, plan, structure.example_inputs)
+    carried = carry_optimizer(optimizer, model, small, plan) if optimizer is not None else None
+    copies = [carry_like(average, small, plan, model) for average in averages]
+    if optimizer is not None and carried is not None:
+        _take_over_(optimizer, carried, model, small)
+    for average, copy in zip(averages, copies, strict=True):
+        become_(average, copy)
+    become_(model, small)
+
+
+def become_(module: nn.Module, other: nn.Module) -> None:
+    """Give a module the class and the content of another, which must not be used any more."""
+    module.__class__ = other.__class__
+    module.__dict__ = other.__dict__
+
+
+def _take_over_(optimizer: Optimizer, carried: Optimizer, model: nn.Module, small: nn.Module) -> None:
+    """Move groups and state of the carried optimizer into the running one."""
+    home = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    for name, parameter in small.named_parameters(remove_duplicate=False):
+        old = _named(model, name)
+        if old is not None and id(old) in home:
+            home.setdefault(id(parameter), home[id(old)])
+    left = {home[id(group["params"][0])]: group for group in carried.param_groups}
+    for i, group in enumerate(optimizer.param_groups):
+        group["params"] = left[i]["params"] if i in left else []
+        if "param_names" in group:
+            group["param_names"] = left[i]["param_names"] if i in left else []
+    optimizer.state = carried.state
+
+
+def _named(model: nn.Module, name: str) -> torch.Tensor | None:
+    owner, _, leaf = name.rpartition(".")
+    try:
+        found = getattr(model.get_submodule(owner), leaf, None)
+    except AttributeError:
+        return None
+    return found if isinstance(found, torch.Tensor) else None

@@ -1,0 +1,103 @@
+"""Gradient statistics gathered from a running training, with no pass of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunus.criteria import CRITERIA, Evidence
+from prunus.masks import relative_scores
+from prunus.pruner.strategy import Scene
+
+_FIELDS = {
+    "magnitude": (),
+    "relative": (),
+    "random": (),
+    "gradient": ("grad_abs",),
+    "importance": ("grad_sq",),
+    "importance_weighted": ("grad_sq",),
+    "taylor_weight": ("grad",),
+}
+_ALL = ("grad", "grad_abs", "grad_sq")
+
+
+class Gathered:
+    """Means of g, |g| and g² over the steps since the last change of the masks; only what a criterion reads.
+
+    A step whose gradients are not finite (gradient scaling skips it) is passed over.
+    """
+
+    def __init__(self, scene: Scene, criterion: str) -> None:
+        if criterion != "relative":
+            CRITERIA.get(criterion)
+        self._scene, self.criterion = scene, criterion
+        self._fields = _FIELDS.get(criterion, _ALL)
+        self._sums: dict[str, dict[str, Tensor]] = {}
+        self._count = 0
+
+    @torch.no_grad()
+    def observe(self) -> None:
+        """Add the gradients of one step."""
+        if not self._fields:
+            return
+        grads = {name: w.grad for name, w in self._scene.weights.items() if w.grad is not None}
+        if not all(bool(torch.isfinite(g.sum())) for g in grads.values()):
+            return
+        for field in self._fields:
+            sums = self._sums.setdefault(field, {n: torch.zeros_like(w) for n, w in self._scene.weights.items()})
+            for name, grad in grads.items():
+                if field == "grad":
+                    sums[name].add_(grad)
+                elif field == "grad_abs":
+                    sums[name].add_(grad.abs())
+                else:
+                    sums[name].addcmul_(grad, grad)
+        self._count += 1
+
+    def tensors(self) -> list[Tensor]:
+        """Return the sums, to be averaged over processes."""
+        return [tensor for sums in self._sums.values() for tensor in sums.values()]
+
+    @torch.no_grad()
+    def scores(self) -> dict[str, Tensor]:
+        """Score every weight by the criterion and begin anew; masked weights come below all others.
+
+        Raises:
+            DataError: a score is not finite.
+            OptionError: the criterion reads what a running training does not show.
+        """
+        weights = {name: w.detach() for name, w in self._scene.weights.items()}
+        if self.criterion == "relative":
+            scores = relative_scores(weights)
+        else:
+            zeros = {name: torch.zeros_like(w) for name, w in weights.items()} if not self._sums else {}
+            means = {
+                field: {n: s / max(1, self._count) for n, s in self._sums.get(field, zeros).items()}
+                for field in self._fields
+            }
+            evidence = Evidence(weights, seed=self._scene.options.seed, **means)
+            scores = CRITERIA.get(self.criterion)(evidence)
+        self.clear()
+        return below(scores, self._scene.masks)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._sums, self._count = {}, 0
+
+    def state(self) -> dict[str, Any]:
+        """Return sums and count."""
+        return {"sums": {f: dict(s) for f, s in self._sums.items()}, "count": self._count}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over sums and count."""
+        self._sums = {f: dict(s) for f, s in state["sums"].items()}
+        self._count = int(state["count"])
+
+
+def below(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return scores in which what is masked lies below everything else."""
+    least = min(float(score.min()) for score in scores.values()) - 1.0
+    return {n: s.masked_fill(~masks[n], least) if n in masks else s for n, s in scores.items()}

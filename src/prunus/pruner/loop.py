@@ -1,0 +1,155 @@
+"""A training loop of our own: prunes while it trains, and goes on bit by bit after being killed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from prunus.errors import OptionError, OutcomeError
+from prunus.graph.capture import unwrap
+from prunus.measurement.batches import Batch, DataSource, device_of, move
+from prunus.progress import Progress, Silent
+from prunus.pruner.pruner import Pruner
+from prunus.pruner.ranks import rank
+from prunus.pruner.resuming import Checkpoints, Run, found_state, identity_of, random_states, set_random_states
+from prunus.pruner.scalars import Log
+from prunus.training.finetune import KEPT_LOSSES, TrainingReport
+from prunus.training.objective import Labels, Objective
+from prunus.training.options import OPTIMIZERS, SCHEDULES, TrainingOptions
+from prunus.training.order import Order
+
+
+def train_pruning_(
+    model: nn.Module,
+    data: DataSource,
+    options: TrainingOptions,
+    *,
+    pruner: Pruner | None = None,
+    seed: int = 0,
+    objective: Objective | None = None,
+    checkpoints: Checkpoints | None = None,
+    progress: Progress | None = None,
+    log: Log | None = None,
+) -> TrainingReport:
+    """Train ``model`` in place while ``pruner`` prunes it; a training that was stored goes on where it was.
+
+    The same model, data, options, pruner, seed, device and thread count give bit-identical weights, masks and optimizer
+    states, whether or not the process was killed and started again in between, at whichever step.
+
+    Args:
+        model: changed in place; DistributedDataParallel may be around it.
+        data: walked through as often as the steps need; in several processes each has its own part.
+        options: steps, rate, optimizer, loss, schedule.
+        pruner: of this model; None only trains.
+        seed: of the batch order and of every random draw; the caller's random state is left as it was.
+        objective: what is minimised in place of ``options.loss``.
+        checkpoints: where to store, and to go on from; None stores nothing.
+        progress: a task "train" is advanced with every step.
+        log: called with ("train/loss", loss, step) after each step.
+
+    Raises:
+        OptionError: nothing to train, a checkpoint of another training, a checkpoint that cannot be written, or
+            checkpoints of a network that is cut while it trains.
+        UsageError: as `Pruner.train_begin`.
+        DataError: no batches, or targets that do not fit the loss.
+        OutcomeError: the loss is NaN or infinite.
+    """
+    if checkpoints is not None and pruner is not None and pruner.options.cut != "never":
+        raise OptionError(
+            f"cut is {pruner.options.cut!r} and checkpoints are on: a cut network does not fit the model a later "
+            "process builds. Use cut='never', and pruner.cut_() after the training."
+        )
+    objective = objective or Labels(options.loss)
+    started, bare = time.perf_counter(), unwrap(model)
+    optimizer = _optimizer(bare, objective, options)
+    run = Run(bare, optimizer, objective, Order(data, options.batch_size, seed), pruner, [])
+    with _as_found(bare, pruner):
+        _seed(seed)
+        identity = identity_of(bare, data, options, pruner, objective, seed)
+        state = found_state(checkpoints, identity) if checkpoints else None
+        if state is not None:
+            run.restore(state)
+        if pruner is not None:
+            pruner.train_begin(optimizer, max(1, options.steps))
+        batches = iter(run.order)
+        if state is not None:
+            set_random_states(state["random"][rank()])
+        shown = progress or Silent()
+        shown.start("train", options.steps)
+        shown.advance("train", len(run.losses))
+        for step in range(len(run.losses), options.steps):
+            _step(run, model, options, next(batches), step)
+            if log is not None:
+                log("train/loss", run.losses[-1], step)
+            if checkpoints is not None and ((step + 1) % checkpoints.every == 0 or step + 1 == options.steps):
+                run.store(checkpoints, identity)
+            shown.advance("train")
+        shown.finish("train")
+        if pruner is not None:
+            pruner.train_end()
+    stride = max(1, math.ceil(len(run.losses) / KEPT_LOSSES))
+    return TrainingReport(len(run.losses), tuple(run.losses[::-stride][::-1]), time.perf_counter() - started)
+
+
+def _step(run: Run, model: nn.Module, options: TrainingOptions, batch: Batch, step: int) -> None:
+    for group in run.optimizer.param_groups:
+        group["lr"] = options.lr * SCHEDULES.get(options.schedule)(step / options.steps)
+    if run.pruner is not None:
+        run.pruner.step_begin()
+    device = device_of(model)
+    loss = run.objective(model, move(batch[0], device), batch[1].to(device))
+    value = loss.item()
+    if not math.isfinite(value):
+        raise OutcomeError(
+            f"the loss is {value} at step {step + 1} of {options.steps}; it must stay finite. "
+            f"Lower lr (now {options.lr:g}) or check the weights and inputs for NaN."
+        )
+    torch.autograd.backward(loss)
+    if run.pruner is not None:
+        run.pruner.before_optimizer_step(value)
+    run.optimizer.step()
+    if run.pruner is not None:
+        run.pruner.after_optimizer_step()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.losses.append(value)
+
+
+def _optimizer(model: nn.Module, objective: Objective, options: TrainingOptions) -> Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise OptionError("the model has no parameter with requires_grad=True; nothing to train. Unfreeze some.")
+    trained += objective.parameters()
+    return OPTIMIZERS.get(options.optimizer)(trained, options.lr, options.weight_decay)
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+@contextlib.contextmanager
+def _as_found(model: nn.Module, pruner: Pruner | None) -> Iterator[None]:
+    """Train the model, and put modes, gradients and every random state back, whatever happens."""
+    modes = [(module, module.training) for module in model.modules()]
+    states = random_states(model)
+    try:
+        with torch.enable_grad():
+            model.train()
+            model.zero_grad(set_to_none=True)
+            yield
+    finally:
+        if pruner is not None:
+            pruner.detach()
+        set_random_states(states)
+        model.zero_grad(set_to_none=True)
+        for module, mode in modes:
+            module.training = mode

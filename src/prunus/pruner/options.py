@@ -1,0 +1,114 @@
+"""What a person asks of a `Pruner`: one strict record, the same for every training loop."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from prunus.budget.limits import LATENCY, METRICS
+from prunus.errors import OptionError, nearest
+from prunus.measurement.batches import check_count
+from prunus.schedules import KEPT_SCHEDULES, RAMP, check_fraction
+
+CUTS = ("never", "final")
+UPDATES = 20
+"""How often masks change where ``every`` is not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrunerOptions:
+    """How to prune while a network trains.
+
+    Attributes:
+        kept: what is left in the end: a share of the prunable weights, or of ``metric`` where units or branches go.
+        method: a name of STRATEGIES: gradual, dynamic-threshold, adaptive, rigl, granet, movement, units, group-lasso,
+            growing-regularisation, key-path.
+        schedule: a name of KEPT_SCHEDULES; None takes the method's own, which is cubic for most.
+        every: steps between two changes of the masks; None makes about twenty changes.
+        begin_step: the first step that may prune.
+        end_step: the step from which on the final level holds; None is two thirds of the training.
+        criterion: how weights or units are scored; None takes the method's own.
+        pattern: windows that go together: "2:4", "tile:4x4", "strip:8", "kernel"; None for single weights.
+        metric: params, macs or bytes; for units and branches.
+        allocator: who gets how much, for units.
+        ignore: globs of parameters or modules that stay whole.
+        cut: "final" removes units and branches for good, with the optimizer, once the final level is reached;
+            "never" leaves them at zero.
+        settings: what the method alone knows, by name.
+        seed: of criteria that draw numbers.
+
+    Raises:
+        OptionError: a value outside its range, or an unknown name.
+    """
+
+    kept: float
+    method: str = "gradual"
+    schedule: str | None = None
+    every: int | None = None
+    begin_step: int = 0
+    end_step: int | None = None
+    criterion: str | None = None
+    pattern: str | None = None
+    metric: str = "params"
+    allocator: str = "uniform"
+    ignore: tuple[str, ...] = ()
+    cut: str = "never"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fraction("kept", self.kept)
+        if self.schedule is not None:
+            KEPT_SCHEDULES.get(self.schedule)
+        if self.every is not None:
+            check_count("every", self.every)
+        check_count("begin_step", self.begin_step, least=0)
+        if self.end_step is not None:
+            check_count("end_step", self.end_step, least=self.begin_step)
+        _check_member("metric", self.metric, [metric for metric in METRICS if metric != LATENCY])
+        _check_member("cut", self.cut, CUTS)
+        if not isinstance(self.ignore, tuple):
+            raise OptionError(f"ignore is {self.ignore!r}; allowed: a tuple of globs such as ('head.*',).")
+
+    def window(self, total_steps: int) -> tuple[int, int, int]:
+        """Return (first step, step of the final level, steps between changes) in a training of so many steps.
+
+        Raises:
+            OptionError: the schedule would end after the training does.
+        """
+        end = math.ceil(RAMP * total_steps) if self.end_step is None else self.end_step
+        if end > total_steps or self.begin_step > end:
+            raise OptionError(
+                f"the schedule runs from step {self.begin_step} to step {end}, the training has {total_steps} steps; "
+                "allowed is an end within the training. Train longer, or lower begin_step and end_step."
+            )
+        return self.begin_step, end, self.every or max(1, (end - self.begin_step) // UPDATES)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options in JSON's own types; two that are equal describe themselves alike."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self), sort_keys=True))
+        return found
+
+
+def _check_member(name: str, value: str, allowed: tuple[str, ...] | list[str]) -> None:
+    if value not in allowed:
+        raise OptionError(f"{name} is {value!r}.{nearest(str(value), allowed)} Allowed: {', '.join(allowed)}.")
+
+
+def options_of(given: Mapping[str, Any]) -> PrunerOptions:
+    """Build options from a mapping, such as a section of a recipe.
+
+    Raises:
+        OptionError: an unknown key, or a value outside its range.
+    """
+    known = [f.name for f in fields(PrunerOptions)]
+    for name in given:
+        if name not in known:
+            raise OptionError(f"a pruner has no option {name!r}.{nearest(name, known)} Allowed: {', '.join(known)}.")
+    if "kept" not in given:
+        raise OptionError("a pruner needs kept, the share that is left in the end, such as 0.5.")
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    return PrunerOptions(**values)

@@ -1,0 +1,330 @@
+"""`Pruner`: five hooks that prune a network while somebody's own loop trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from prunus.errors import OptionError, UsageError
+from prunus.graph.capture import unwrap
+from prunus.graph.coupling import Coupling
+from prunus.planning import make_plan
+from prunus.plans import Plan
+from prunus.pruner.clock import Clock
+from prunus.pruner.cutting import transplant_
+from prunus.pruner.holding import Holder, forget_
+from prunus.pruner.options import PrunerOptions, options_of
+from prunus.pruner.ranks import agree_, average_
+from prunus.pruner.scalars import Log
+from prunus.pruner.storing import decisions_of, restore_scene, scene_state
+from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, strategy_of
+from prunus.pruner.structure import Structure, structure_of
+from prunus.pruner.targets import weights_of
+
+_MARK = "_prunus_attached"
+
+
+@dataclass(frozen=True, slots=True)
+class PrunerReport:
+    """What a pruning did: steps seen, what is kept of its budget, and whether the final level was reached."""
+
+    steps: int
+    kept: float
+    reached: bool
+
+
+class Pruner:
+    """Prunes a network while it trains.
+
+    The loop calls five hooks, or an adapter of `prunus.pruner.adapters` calls them for it::
+
+        pruner.train_begin(optimizer, total_steps=1000)
+        for inputs, targets in batches:
+            pruner.step_begin()
+            loss = criterion(model(inputs), targets)
+            loss.backward()
+            pruner.before_optimizer_step(loss)
+            optimizer.step()
+            pruner.after_optimizer_step()
+            optimizer.zero_grad()
+        pruner.train_end()
+
+    Between two calls of ``step_begin`` the masks do not change. What is masked is exactly zero in every forward pass
+    and in the end, whatever the optimizer does. With gradient scaling, unscale the gradients before the third hook.
+
+    Args:
+        model: the network; parallel and compile wrappers are looked through.
+        options: how to prune, or a mapping of its fields.
+        example_inputs: one call of the network, where units or branches go.
+        log: called with (name, value, step) at every change of the masks: see `prunus.pruner.scalars`.
+        averages: averages of the network (EMA, SWA) that have to follow when units are cut during the training.
+        prove: compare the cut with the masked network before the training goes on with it.
+        structure: the network's analysis, where there is one already; in place of ``example_inputs``.
+
+    Raises:
+        OptionError: unknown names or settings, values outside their range, no example inputs where they are needed.
+        SelectorError: ``ignore`` names nothing.
+        CaptureError: units or branches go, and the network cannot be captured.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: PrunerOptions | Mapping[str, Any],
+        *,
+        example_inputs: Any = None,
+        log: Log | None = None,
+        averages: Sequence[nn.Module] = (),
+        prove: bool = True,
+        structure: Structure | None = None,
+    ) -> None:
+        self.options = options if isinstance(options, PrunerOptions) else options_of(options)
+        self.model = unwrap(model)
+        kind = STRATEGIES.get(self.options.method)
+        self._schedule = self.options.schedule or kind.schedule
+        self._log, self._averages, self._prove = log, tuple(averages), prove
+        self._parallel = any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules())
+        self._check_cut(kind.structural)
+        if kind.structural and structure is None:
+            structure = structure_of(self.model, example_inputs, metric=self.options.metric, ignore=self.options.ignore)
+        self._scene = Scene(
+            self.model,
+            self.options,
+            weights_of(self.model, self.options.ignore),
+            structure=structure if kind.structural else None,
+        )
+        self._strategy = strategy_of(self._scene)
+        self._holder = Holder()
+        self._clock: Clock | None = None
+        self._optimizer: Optimizer | None = None
+        self._loss: float | None = None
+        self.plans: list[Plan] = []
+        """The cuts made so far, each in the indices of the network before it."""
+
+    @property
+    def masks(self) -> Masks:
+        """Parameter name → mask (True = keep) of everything that is masked now."""
+        return dict(self._scene.masks)
+
+    @property
+    def step(self) -> int:
+        """How many optimizer steps were seen."""
+        return self._clock.step if self._clock else 0
+
+    @property
+    def kept(self) -> float:
+        """What is left of what ``options.kept`` is a share of."""
+        scene = self._scene
+        if scene.structure is None:
+            return scene.kept_count() / sum(w.numel() for w in scene.weights.values())
+        after = scene.structure.plan().after
+        assert after is not None
+        return scene.structure.limit(1.0).of(after) / scene.structure.total
+
+    def train_begin(self, optimizer: Optimizer, total_steps: int) -> None:
+        """Begin: ``total_steps`` optimizer steps are to come.
+
+        Raises:
+            UsageError: the pruner, or another one, is attached to this network already; or the optimizer holds none of
+                the weights that are to be masked.
+            OptionError: the schedule ends after the training.
+        """
+        if getattr(self.model, _MARK, None) == id(self.model):
+            raise UsageError(
+                f"A pruner is attached to this {type(self.model).__name__} already; call its train_end first, or use "
+                "one pruner for one training."
+            )
+        clock = Clock.of(self.options, self._schedule, total_steps)
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not any(id(w) in held for w in self._scene.weights.values()):
+            raise UsageError(
+                f"The {type(optimizer).__name__} holds none of the {len(self._scene.weights)} prunable weights of this "
+                f"{type(self.model).__name__}; give the optimizer that trains it."
+            )
+        if self._clock is not None:
+            # Restored: the training goes on where it was.
+            clock.step, clock.last_update = self._clock.step, self._clock.last_update
+        self._clock, self._optimizer = clock, optimizer
+        self._mark()
+        self._set(self._scene.masks)
+
+    def step_begin(self) -> None:
+        """Before the forward pass of a step: masks change here, where the schedule says so."""
+        clock = self._running()
+        if clock.due():
+            self._update(clock)
+
+    def before_optimizer_step(self, loss: torch.Tensor | float | None = None) -> None:
+        """After the backward pass, before the optimizer; the loss is needed by ``adaptive`` alone."""
+        clock = self._running()
+        if loss is not None:
+            self.tell(loss)
+        self._strategy.observe(self._moment(clock))
+        self._holder.zero_gradients_()
+
+    def tell(self, loss: torch.Tensor | float) -> None:
+        """Say the loss of a step where the loop does not call the hooks itself."""
+        if self._strategy.needs_loss:
+            self._loss = float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss)
+
+    def after_optimizer_step(self) -> None:
+        """After the optimizer: what is masked is zero again."""
+        clock = self._running()
+        self._strategy.after_step(self._moment(clock))
+        self._holder.zero_weights_()
+        clock.step += 1
+
+    def train_end(self) -> PrunerReport:
+        """End: the network keeps its zeros, and any optimizer may have it again."""
+        clock = self._running()
+        if clock.step >= clock.total and clock.end == clock.total and not clock.done:
+            self._update(clock)
+        report = PrunerReport(clock.step, self.kept, clock.done)
+        self.detach()
+        return report
+
+    def detach(self) -> None:
+        """Let go of network and optimizer without ending the schedule: what a loop calls that failed."""
+        self.model.__dict__.pop(_MARK, None)
+        self._clock = self._optimizer = None
+
+    def attached(self, optimizer: Optimizer, total_steps: int) -> AbstractContextManager[Pruner]:
+        """Call the hooks around every ``optimizer.step()`` inside a ``with`` block; see `prunus.pruner.adapters`."""
+        from prunus.pruner.adapters.loop import attached
+
+        return attached(self, optimizer, total_steps)
+
+    def plan(self, coupling: Coupling | None = None) -> Plan:
+        """Return the plan of what is masked now, in the indices of the network as it is.
+
+        Args:
+            coupling: the analysis of the network, where only weights are masked.
+
+        Raises:
+            UsageError: only weights are masked, and no coupling is given.
+        """
+        scene = self._scene
+        if scene.structure is not None:
+            return scene.structure.plan(decisions_of(self._scene))
+        if coupling is None:
+            raise UsageError(
+                "a plan of weight masks needs the network's analysis; give couple(capture(model, inputs))."
+            )
+        arrays = {name: mask.cpu().numpy() for name, mask in scene.masks.items()}
+        return make_plan(coupling, {}, masks=arrays, decisions=decisions_of(self._scene))
+
+    def cut_(self) -> Plan:
+        """Remove for good what is masked: the network, its optimizer and its companions change in place.
+
+        Returns:
+            The plan by which it was cut.
+
+        Raises:
+            UsageError: the method masks weights, nothing is masked, or an optimizer's state cannot follow.
+            VerifyError: the cut network differs from the masked one; nothing was changed.
+        """
+        scene = self._scene
+        if scene.structure is None:
+            raise UsageError(f"method {self.options.method!r} masks weights, which leave no gap; use prunus.shrink.")
+        self._check_alone()
+        plan = self.plan()
+        if plan.is_empty:
+            raise UsageError("nothing is masked yet; train until the schedule has begun.")
+        transplant_(self.model, plan, scene.structure, self._optimizer, self._averages, prove=self._prove)
+        if self._optimizer is not None:
+            self._mark()
+        self.plans.append(plan)
+        scene.structure = scene.structure.after_cut(self.model, scene.structure.example_inputs, self.options.ignore)
+        scene.weights = weights_of(self.model, ())
+        self._strategy.forget()
+        self._set({})
+        return plan
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint has to hold besides model and optimizer: tensors, numbers and texts in a nest.
+
+        Raises:
+            UsageError: the network was cut; a checkpoint then needs its plan, see `prunus.save`.
+        """
+        if self.plans:
+            raise UsageError("the network was cut while it trained; store it with prunus.save, or cut at the end.")
+        clock = self._clock or Clock()
+        steps = {"step": clock.step, "last_update": clock.last_update}
+        return {**steps, **scene_state(self._scene), "strategy": self._strategy.state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a stored state; call it before ``train_begin``.
+
+        Raises:
+            OptionError: the state was made with other options.
+            UsageError: the training is running.
+        """
+        if self._clock is not None:
+            raise UsageError("the training is running; load a state before train_begin.")
+        restore_scene(self._scene, state)
+        self._strategy.restore(state["strategy"])
+        self._clock = Clock(step=int(state["step"]), last_update=int(state["last_update"]))
+
+    def _mark(self) -> None:
+        # A copy of the network carries the attribute too, but not the identity.
+        object.__setattr__(self.model, _MARK, id(self.model))
+
+    def _check_cut(self, structural: bool) -> None:
+        if self.options.cut == "never":
+            return
+        if not structural:
+            raise OptionError(
+                f"cut is {self.options.cut!r}, but method {self.options.method!r} masks weights only; allowed: "
+                "'never'. Choose a method for units, or shrink the network afterwards."
+            )
+        self._check_alone()
+
+    def _check_alone(self) -> None:
+        if self._parallel:
+            raise UsageError(
+                "a network inside DistributedDataParallel cannot be cut while it trains: its buckets hold the old "
+                "weights. Use cut='never', and apply pruner.plan() after train_end to the bare network."
+            )
+
+    def _running(self) -> Clock:
+        if self._clock is None or self._optimizer is None:
+            raise UsageError("the pruner's training has not begun; call train_begin(optimizer, total_steps) first.")
+        return self._clock
+
+    def _moment(self, clock: Clock) -> Moment:
+        assert self._optimizer is not None
+        return clock.moment(self._loss, float(self._optimizer.param_groups[0]["lr"]))
+
+    def _update(self, clock: Clock) -> None:
+        average_(self._strategy.evidence())
+        masks = self._strategy.update(self._moment(clock))
+        clock.updated()
+        if masks is not None:
+            self._set(masks)
+        if clock.done and self.options.cut == "final":
+            self.cut_()
+        if self._log is not None:
+            self._log("prunus/kept", self.kept, clock.step)
+            self._log("prunus/masked", float(sum(int((~m).sum()) for m in self._scene.masks.values())), clock.step)
+
+    def _set(self, masks: Masks) -> None:
+        """Take over masks: what goes becomes zero and is forgotten by the optimizer, so that it may come back clean."""
+        agree_(masks.values())
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        for name, mask in masks.items():
+            before = self._scene.masks.get(name)
+            gone = ~mask if before is None else before & ~mask
+            if self._optimizer is not None and self.step and bool(gone.any()):
+                forget_([self._optimizer], parameters[name], gone)
+        self._scene.masks = masks
+        self._holder.hold(parameters, masks)
+        self._holder.zero_weights_()
+
+
+__all__ = ["Pruner", "PrunerReport"]

@@ -1,0 +1,46 @@
+"""The same decision in every process: scores are averaged first, masks come from process 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Return how many processes train together; 1 without ``torch.distributed``."""
+    dist = torch.distributed
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@torch.no_grad()
+def average_(tensors: Iterable[Tensor]) -> None:
+    """Replace every tensor by its mean over all processes; alone, nothing happens."""
+    processes = world_size()
+    if processes > 1:
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
+            tensor /= processes
+
+
+def agree_(masks: Iterable[Tensor]) -> None:
+    """Overwrite every mask by that of process 0."""
+    if world_size() > 1:
+        for mask in masks:
+            torch.distributed.broadcast(mask, 0)
+
+
+def rank() -> int:
+    """Return the number of this process; 0 without ``torch.distributed``."""
+    return torch.distributed.get_rank() if world_size() > 1 else 0
+
+
+def gather(value: Any) -> list[Any]:
+    """Return the value of every process, in order."""
+    if world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found

@@ -1,0 +1,60 @@
+"""What is gone of a network that trains, as something to store, to read back, and to show to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from prunus.errors import OptionError
+from prunus.plans import Decision
+from prunus.pruner.strategy import Scene
+from prunus.tree import find_branches
+
+
+def scene_state(scene: Scene) -> dict[str, Any]:
+    """Return options, masks, units and branches as a nest of tensors, numbers and texts."""
+    parts = scene.structure
+    return {
+        "options": scene.options.describe(),
+        "masks": {name: mask.clone() for name, mask in scene.masks.items()},
+        "keep": {axis: units.tolist() for axis, units in parts.keep.items()} if parts else {},
+        "dropped": [branch.id for branch in parts.dropped] if parts else [],
+    }
+
+
+def restore_scene(scene: Scene, state: Mapping[str, Any]) -> None:
+    """Take over what `scene_state` returned.
+
+    Raises:
+        OptionError: it was made with other options.
+    """
+    for name, value in scene.options.describe().items():
+        stored = state["options"].get(name)
+        if stored != value:
+            raise OptionError(
+                f"the stored pruning has {name} = {stored!r}, this one has {value!r}; go on with the same options, or "
+                "begin anew."
+            )
+    devices = {name: parameter.device for name, parameter in scene.model.named_parameters()}
+    scene.masks = {name: mask.to(devices[name]) for name, mask in state["masks"].items()}
+    if scene.structure is not None:
+        scene.structure.keep = {axis: np.asarray(units, bool) for axis, units in state["keep"].items()}
+        if state["dropped"]:
+            known = {branch.id: branch for branch in find_branches(scene.structure.coupling)}
+            scene.structure.dropped = tuple(known[name] for name in state["dropped"])
+
+
+def decisions_of(scene: Scene) -> list[Decision]:
+    """Describe what is gone for people."""
+    reason = f"{scene.options.method} while training"
+    if scene.structure is None:
+        return [Decision(n, "weight", int((~m).sum()), m.numel(), reason) for n, m in scene.masks.items()]
+    blocks = [Decision(b.id, "block", b.params, b.params, reason) for b in scene.structure.dropped]
+    units = [
+        Decision(axis, "unit", int((~m).sum()), len(m), reason)
+        for axis, m in scene.structure.keep.items()
+        if not m.all()
+    ]
+    return blocks + units

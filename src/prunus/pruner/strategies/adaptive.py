@@ -1,0 +1,105 @@
+"""Adaptive: prune on plateaus of the loss, hold while it rises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunus.errors import DataError
+from prunus.masks import resolve_count, top_masks
+from prunus.pruner.evidence import Gathered
+from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
+
+LATE = 0.75
+_FAST, _SLOW = 0.3, 0.05
+"""Weights of the newest loss in the two running means."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveSettings:
+    """What counts as a slope, and how much more than an even share goes on a plateau and on the way down."""
+
+    tolerance: float = 0.02
+    plateau: float = 2.0
+    falling: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_range("adaptive", "tolerance", self.tolerance, 0.0, 1.0)
+        check_range("adaptive", "plateau", self.plateau, 0.0, 100.0)
+        check_range("adaptive", "falling", self.falling, 0.0, 100.0)
+
+
+@STRATEGIES.register("adaptive")
+class Adaptive(Strategy):
+    """Remove a·(have − final)/(changes left) weights, where a depends on the phase of the training.
+
+    slope = (fast − slow)/slow of two running means of the loss. Rising (slope > tolerance): a = 0, hold. On a plateau
+    a = 2, while it falls a = 0.5. In the last quarter a is at least 1, so that what was held back goes in even
+    shares and not at one blow; the last change meets the budget exactly.
+    The loss has to be given to ``before_optimizer_step``; the adapters do it.
+
+    Source: own.
+    """
+
+    needs_loss = True
+    Settings = AdaptiveSettings
+
+    def __init__(self, scene: Scene, settings: AdaptiveSettings) -> None:
+        super().__init__(scene, settings)
+        self._gathered = Gathered(scene, scene.options.criterion or "magnitude")
+        self._means = torch.full((2,), math.nan, dtype=torch.float64)
+
+    def observe(self, moment: Moment) -> None:
+        """Follow the loss, and gather gradients where the criterion reads them."""
+        if moment.loss is None:
+            raise DataError(
+                "method 'adaptive' follows the loss, and the loop gave none; "
+                "call before_optimizer_step(loss) or tell(loss)."
+            )
+        if math.isfinite(moment.loss):
+            rates = torch.tensor([_FAST, _SLOW], dtype=torch.float64)
+            first = bool(self._means.isnan().any())
+            self._means = (
+                torch.full_like(rates, moment.loss)
+                if first
+                else self._means.lerp(torch.full_like(rates, moment.loss), rates)
+            )
+        if moment.updates_left:
+            self._gathered.observe()
+
+    def phase(self) -> str:
+        """Return rising, plateau or falling."""
+        fast, slow = self._means.tolist()
+        slope = (fast - slow) / max(abs(slow), 1e-12)
+        if slope > self.settings.tolerance:
+            return "rising"
+        return "falling" if slope < -self.settings.tolerance else "plateau"
+
+    def update(self, moment: Moment) -> Masks | None:
+        """Prune as much as the phase allows."""
+        total = sum(w.numel() for w in self.scene.weights.values())
+        have, final = self.scene.kept_count(), resolve_count(total, self.scene.options.kept, None)
+        factor = {"rising": 0.0, "plateau": self.settings.plateau, "falling": self.settings.falling}[self.phase()]
+        if moment.t >= LATE:
+            factor = max(1.0, factor)
+        gone = have - final if moment.final else min(have - final, int(factor * (have - final) / moment.updates_left))
+        scores = self._gathered.scores()
+        return top_masks(scores, keep_count=have - gone) if gone > 0 else None
+
+    def evidence(self) -> list[Tensor]:
+        """Return the running means of the loss and the sums over gradients."""
+        return [self._means, *self._gathered.tensors()]
+
+    def state(self) -> dict[str, Any]:
+        """Return running means and sums."""
+        return {"means": self._means.clone(), "gathered": self._gathered.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over running means and sums."""
+        self._means = state["means"].clone()
+        self._gathered.restore(state["gathered"])

@@ -1,0 +1,164 @@
+"""Key path: branches beside the most important way go; the way is found anew from fresh gradients and may move."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunus.budget import Limit
+from prunus.graph.coupling import Coupling
+from prunus.graph.ir import INPUT, TENSOR, Graph, refs_in
+from prunus.graph.layout import atoms_of
+from prunus.measurement.price import cost_model
+from prunus.pruner.strategies.units import unit_scores
+from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
+from prunus.pruner.structure import emptied
+from prunus.tree import Branch, find_branches
+from prunus.tree.paths import key_path
+
+SLACK = 0.03
+"""What is left may lie this share below what the schedule asks before a branch is too large to drop."""
+
+
+@STRATEGIES.register("key-path")
+class KeyPath(Strategy):
+    """Drop branches as the schedule asks, those beside the key path first, least important per parameter first.
+
+    I(edge) = E_steps[(Σ w·∂L/∂w)²] over the weights of the last layer of the branch that ends in the edge, which is
+    (∂L/∂γ)² of a gate γ on what this layer puts out. Everything comes from the gradients of the training itself. The
+    key path is the way with the largest sum of importances; it is computed before every single drop. What no branch is
+    left for, or too large for in the end, is met by units of least norm.
+    Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", arXiv:1906.10771 (the importance).
+    """
+
+    structural = True
+    Settings = NoSettings
+
+    def __init__(self, scene: Scene, settings: NoSettings) -> None:
+        super().__init__(scene, settings)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        parts = self.scene.parts
+        held = {m.tensor for a in parts.coupling.axes.values() if a.id not in parts.free for m in a.members}
+        self._branches = [b for b in find_branches(parts.coupling) if held.isdisjoint(b.tensors)]
+        self._last = {b.id: tuple(last_weights(parts.coupling.graph, b)) for b in self._branches}
+        self._sums = torch.zeros(len(self._branches), dtype=torch.float64)
+        self._count = 0
+        self.way: tuple[tuple[str, int], ...] = ()
+
+    @torch.no_grad()
+    def observe(self, moment: Moment) -> None:
+        """Add the squared slope of every branch's gate."""
+        if not moment.updates_left:
+            return
+        named = dict(self.scene.model.named_parameters())
+        slopes = torch.zeros_like(self._sums)
+        for i, branch in enumerate(self._branches):
+            for name in self._last[branch.id]:
+                weight = named[name]
+                if weight.grad is not None:
+                    slopes[i] += float((weight.detach() * weight.grad).sum())
+        if bool(torch.isfinite(slopes).all()):
+            self._sums += slopes.square()
+            self._count += 1
+
+    def update(self, moment: Moment) -> Masks | None:
+        """Find the path, drop beside it, and again, until what the schedule asks is met; in the end by units too."""
+        parts = self.scene.parts
+        limit = parts.limit(moment.kept).value
+        means = (self._sums / max(1, self._count)).tolist()
+        worth = {branch.id: mean for branch, mean in zip(self._branches, means, strict=True)}
+        while (graph := parts.without(parts.dropped)) and parts.spent(graph, parts.dropped) > limit:
+            left = self._left(graph, worth)
+            following = next(filter(None, (self._fitting(b, limit) for b in left[: None if moment.final else 1])), None)
+            if following is None:
+                # Before the end a branch that is too large waits until the schedule has come down to it.
+                if moment.final or not left:
+                    self._trim(limit)
+                break
+            parts.dropped = (*parts.dropped, following)
+        self._sums, self._count = torch.zeros_like(self._sums), 0
+        return parts.masks(self.scene.model)
+
+    def _left(self, graph: Graph, worth: Mapping[str, float]) -> list[Branch]:
+        """Return the branches that can go: beside the path before on it, least importance per parameter first."""
+        parts, names = self.scene.parts, {node.name for node in graph.nodes}
+        gone = {branch.id for branch in parts.dropped}
+        importance = {edge: worth[b.id] for b in self._branches for edge in b.edges if b.id not in gone}
+        importance |= {edge: -math.inf for b in parts.dropped for edge in b.edges}
+        self.way = key_path(parts.coupling.graph, importance)
+        left = [
+            b
+            for b in self._branches
+            if b.id not in gone
+            and all(join in names for join in b.group)
+            and parts.without((*parts.dropped, b)) is not None
+        ]
+        left.sort(key=lambda b: (not set(self.way).isdisjoint(b.edges), worth[b.id] / max(1, b.params), b.id))
+        return left
+
+    def _fitting(self, branch: Branch, limit: int) -> Branch | None:
+        """Return the branch unless it takes far more than has to go: trimming units is then the lesser loss."""
+        parts, dropped = self.scene.parts, (*self.scene.parts.dropped, branch)
+        smaller = parts.without(dropped)
+        return branch if smaller is not None and parts.spent(smaller, dropped) >= (1 - SLACK) * limit else None
+
+    def _trim(self, limit: int) -> None:
+        """Meet the final budget by units of least norm of what the branches left."""
+        parts = self.scene.parts
+        graph = parts.without(parts.dropped)
+        if graph is None or parts.spent(graph, parts.dropped) <= limit:
+            return
+        live = live_axes(parts.coupling, graph) - emptied(parts.coupling, parts.dropped).keys()
+        scores = {axis: s for axis, s in unit_scores(self.scene, "magnitude").items() if axis in live}
+        cost = cost_model(parts.coupling, graph)
+        parts.keep = parts.fit(scores, Limit(parts.metric, limit), self.scene.options.allocator, cost=cost)
+
+    def evidence(self) -> list[Tensor]:
+        """Return the sums of squared slopes."""
+        return [self._sums]
+
+    def state(self) -> dict[str, Any]:
+        """Return the sums of squared slopes."""
+        return {"sums": self._sums.clone(), "count": self._count}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over the sums."""
+        self._sums, self._count = state["sums"].clone(), int(state["count"])
+
+    def forget(self) -> None:
+        """Find the branches of the cut network."""
+        self._prepare()
+
+
+def last_weights(graph: Graph, branch: Branch) -> Iterator[str]:
+    """Yield the parameters of the layers in which a branch ends: the first met on the way back from its join."""
+    waiting, seen = [branch.value.node], set[str]()
+    while waiting:
+        node = graph.node(waiting.pop())
+        if node.name in seen or node.op in (INPUT, TENSOR):
+            continue
+        seen.add(node.name)
+        sources = [graph.node(ref.node) for ref in refs_in(node.args)]
+        own = [s.tensor for s in sources if s.op == TENSOR and graph.tensors[s.tensor].kind == "parameter"]
+        yield from own
+        if not own:
+            waiting += [s.name for s in sources]
+
+
+def live_axes(coupling: Coupling, graph: Graph) -> set[str]:
+    """Return the axes that lie on some parameter of a reduced program."""
+    present = {node.tensor for node in graph.nodes if node.op == TENSOR}
+    return {
+        coupling.axis_of[atom]
+        for name in present
+        if coupling.graph.tensors[name].kind == "parameter"
+        for expr in coupling.tensors[name]
+        for atom in atoms_of(expr)
+        if atom in coupling.axis_of
+    }

@@ -1,0 +1,69 @@
+"""Movement: keep the weights that training moves away from zero; what is masked may come back with its old value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunus.masks import resolve_count, top_masks
+from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
+
+
+@STRATEGIES.register("movement")
+class Movement(Strategy):
+    """Keep the n(t) weights of highest movement score S ← S − lr·g·W, with straight-through masks.
+
+    The forward pass sees W ⊙ M(S); the gradient of S passes M as if it were the identity, so that masked weights are
+    scored by the value W that they had when they went, and come back with it.
+    Source: Sanh et al., "Movement Pruning: Adaptive Sparsity by Fine-Tuning", arXiv:2005.07683.
+    """
+
+    Settings = NoSettings
+
+    def __init__(self, scene: Scene, settings: NoSettings) -> None:
+        super().__init__(scene, settings)
+        self._scores = {name: torch.zeros_like(w) for name, w in scene.weights.items()}
+        self._hidden: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def observe(self, moment: Moment) -> None:
+        """Add the movement of one step."""
+        if not moment.updates_left:
+            return
+        grads = {name: w.grad for name, w in self.scene.weights.items() if w.grad is not None}
+        if not all(bool(torch.isfinite(g.sum())) for g in grads.values()):
+            return
+        for name, grad in grads.items():
+            weight = self.scene.weights[name].detach()
+            self._scores[name].addcmul_(grad, weight, value=-moment.lr)
+            if name in self._hidden:
+                self._scores[name].addcmul_(grad, self._hidden[name], value=-moment.lr)
+
+    @torch.no_grad()
+    def update(self, moment: Moment) -> Masks | None:
+        """Keep the best; put away what goes, bring back what returns."""
+        total = sum(score.numel() for score in self._scores.values())
+        masks = top_masks(self._scores, keep_count=resolve_count(total, moment.kept, None))
+        for name, mask in masks.items():
+            weight, hidden = self.scene.weights[name], self._hidden.get(name)
+            whole = weight.detach().clone() if hidden is None else weight.detach() + hidden
+            weight.copy_(whole * mask)
+            self._hidden[name] = whole * ~mask
+        if moment.final:
+            self._hidden = {}
+        return masks
+
+    def evidence(self) -> list[Tensor]:
+        """Return the scores."""
+        return list(self._scores.values())
+
+    def state(self) -> dict[str, Any]:
+        """Return scores and hidden values."""
+        return {"scores": dict(self._scores), "hidden": dict(self._hidden)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over scores and hidden values."""
+        self._scores, self._hidden = dict(state["scores"]), dict(state["hidden"])

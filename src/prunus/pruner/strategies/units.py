@@ -1,0 +1,91 @@
+"""Units: neurons and filters go with all they are coupled to, scored on the running training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunus.criteria import UNIT_CRITERIA, UnitEvidence
+from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
+
+
+@STRATEGIES.register("units")
+class Units(Strategy):
+    """Remove the units of lowest score until the network costs what the schedule says.
+
+    Scores: ``criterion`` on weights and on the mean gradient since the last change, "taylor" by default:
+    s_u = (Σ_{w writes u} w·E[g])².
+
+    Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", arXiv:1906.10771.
+    """
+
+    structural = True
+    Settings = NoSettings
+
+    def __init__(self, scene: Scene, settings: NoSettings) -> None:
+        super().__init__(scene, settings)
+        self._criterion = scene.options.criterion or "taylor"
+        UNIT_CRITERIA.get(self._criterion)
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    @torch.no_grad()
+    def observe(self, moment: Moment) -> None:
+        """Add the gradients of one step, where the criterion reads them."""
+        if self._criterion in ("magnitude", "random") or not moment.updates_left:
+            return
+        grads = {n: p.grad for n, p in self.scene.model.named_parameters() if p.grad is not None}
+        if not all(bool(torch.isfinite(g.sum())) for g in grads.values()):
+            return
+        for name, grad in grads.items():
+            if name in self._sums:
+                self._sums[name].add_(grad)
+            else:
+                self._sums[name] = grad.clone()
+        self._count += 1
+
+    def update(self, moment: Moment) -> Masks | None:
+        """Prune down to the schedule."""
+        prune_units_(self.scene, unit_scores(self.scene, self._criterion, self._sums, self._count), moment.kept)
+        self.forget()
+        return self.scene.parts.masks(self.scene.model)
+
+    def evidence(self) -> list[Tensor]:
+        """Return the sums over gradients."""
+        return list(self._sums.values())
+
+    def state(self) -> dict[str, Any]:
+        """Return the sums over gradients."""
+        return {"sums": dict(self._sums), "count": self._count}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over the sums."""
+        self._sums, self._count = dict(state["sums"]), int(state["count"])
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._sums, self._count = {}, 0
+
+
+def unit_scores(
+    scene: Scene, criterion: str, sums: Mapping[str, Tensor] | None = None, count: int = 0
+) -> dict[str, np.ndarray]:
+    """Score the units of every axis that may be cut, by weights and mean gradients."""
+    weights = {name: p.detach() for name, p in scene.model.named_parameters()}
+    grad = None
+    if sums is not None:
+        grad = {n: sums[n] / max(1, count) if n in sums else torch.zeros_like(w) for n, w in weights.items()}
+    found = UNIT_CRITERIA.get(criterion)(
+        UnitEvidence(scene.parts.coupling, weights, grad=grad, seed=scene.options.seed)
+    )
+    return {axis: found[axis].numpy() for axis in scene.parts.free}
+
+
+def prune_units_(scene: Scene, scores: Mapping[str, np.ndarray], kept: float) -> None:
+    """Keep the best units that the budget allows, of those that are left."""
+    parts = scene.parts
+    parts.keep = parts.fit(scores, parts.limit(kept), scene.options.allocator)

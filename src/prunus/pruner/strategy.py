@@ -1,0 +1,154 @@
+"""The role of a pruning strategy: what it sees of a running training, and the registry of its members."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import OptionError, nearest
+from prunus.pruner.options import PrunerOptions
+from prunus.pruner.structure import Structure
+from prunus.registry import Registry
+
+Masks = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A step of the training, as strategies see it.
+
+    Attributes:
+        step: how many optimizer steps were taken.
+        t: progress inside the pruning: 0 at its first step, 1 from its last on.
+        steps_left: optimizer steps until the final level.
+        kept: what the schedule wants to be kept now.
+        updates_left: changes of the masks still to come, this one included; 0 after the last.
+        loss: the loss of the last step where the loop says it.
+        update_next: whether the masks change before the next step.
+        lr: the learning rate of the first group.
+    """
+
+    step: int
+    t: float
+    steps_left: int
+    kept: float
+    updates_left: int
+    loss: float | None = None
+    update_next: bool = False
+    lr: float = 0.0
+
+    @property
+    def final(self) -> bool:
+        """Whether the final level has to be met now."""
+        return self.updates_left <= 1
+
+
+@dataclass(slots=True)
+class Scene:
+    """What a strategy works on. Only the pruner changes it.
+
+    Attributes:
+        weights: parameter name → parameter, those that masks may touch; each tied one once.
+        masks: parameter name → bool tensor, True = keep; parameters that are whole are left out.
+        structure: axes and price of the network, for strategies whose ``structural`` is True.
+    """
+
+    model: nn.Module
+    options: PrunerOptions
+    weights: dict[str, nn.Parameter]
+    masks: Masks = field(default_factory=dict)
+    structure: Structure | None = None
+
+    @property
+    def parts(self) -> Structure:
+        """The structure, which is there for every structural strategy."""
+        assert self.structure is not None
+        return self.structure
+
+    def mask(self, name: str) -> Tensor:
+        """Return the mask of a weight; all True where it is whole."""
+        if name in self.masks:
+            return self.masks[name]
+        return self.weights[name].detach().new_ones((), dtype=torch.bool).expand(self.weights[name].shape)
+
+    def kept_count(self) -> int:
+        """Return how many weights stay at present."""
+        return sum(int(self.masks[n].sum()) if n in self.masks else w.numel() for n, w in self.weights.items())
+
+
+class Strategy(ABC):
+    """Decides which weights, units or branches stay while a network trains.
+
+    A member says ``Settings``, a frozen dataclass of what it alone understands, and implements ``update``; the other
+    hooks do nothing unless it needs them. Gradients are those of the loss with the masked weights in place, at every
+    position, masked ones included.
+    """
+
+    structural: ClassVar[bool] = False
+    needs_loss: ClassVar[bool] = False
+    schedule: ClassVar[str] = "cubic"
+    Settings: ClassVar[type[Any]]
+
+    def __init__(self, scene: Scene, settings: Any) -> None:
+        self.scene, self.settings = scene, settings
+
+    @abstractmethod
+    def update(self, moment: Moment) -> Masks | None:
+        """Return the masks from now on, or None to leave them."""
+
+    def observe(self, moment: Moment) -> None:  # noqa: B027
+        """Look at the gradients of a step, before the optimizer does."""
+
+    def after_step(self, moment: Moment) -> None:  # noqa: B027
+        """Change weights right after the optimizer did."""
+
+    def evidence(self) -> list[Tensor]:
+        """Return the tensors that were summed over the data of one process; they are averaged over all processes."""
+        return []
+
+    def state(self) -> dict[str, Any]:
+        """Return what has to be stored to go on bit by bit: a nest of tensors, numbers and texts."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take over what ``state`` returned."""
+
+    def forget(self) -> None:  # noqa: B027
+        """Drop what was gathered: the shapes of the weights have changed."""
+
+
+STRATEGIES: Registry[type[Strategy]] = Registry("pruning strategy")
+
+
+def strategy_of(scene: Scene) -> Strategy:
+    """Build the strategy that the options name.
+
+    Raises:
+        OptionError: an unknown name, or settings that the strategy does not know.
+    """
+    kind, given = STRATEGIES.get(scene.options.method), scene.options.settings
+    known = [f.name for f in dataclasses.fields(kind.Settings)]
+    for name in given:
+        if name not in known:
+            raise OptionError(
+                f"method {scene.options.method!r} has no setting {name!r}.{nearest(name, known)} "
+                f"Allowed: {', '.join(known) or 'none'}."
+            )
+    return kind(scene, kind.Settings(**given))
+
+
+@dataclass(frozen=True, slots=True)
+class NoSettings:
+    """The settings of a strategy without any."""
+
+
+def check_range(method: str, name: str, value: Any, low: float, high: float) -> None:
+    """Raise OptionError unless a setting is a number from ``low`` to ``high``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise OptionError(f"setting {name!r} of {method!r} is {value!r}; allowed: a number from {low:g} to {high:g}.")

@@ -1,0 +1,128 @@
+"""The structure of a network that is trained: its axes, its price, and what units and branches are gone so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunus.budget import Bound, Limit, fit_units
+from prunus.errors import BudgetError, OptionError, PlanError
+from prunus.graph.capture import capture, unwrap
+from prunus.graph.coupling import Coupling, couple
+from prunus.graph.ir import Graph
+from prunus.measurement.price import CostModel, cost_model
+from prunus.planning import make_plan
+from prunus.plans import Decision, Drop, Plan
+from prunus.selectors import ignored_axes
+from prunus.surgery.literals import rewrite
+from prunus.surgery.reference import masked_tensors
+from prunus.tree import Branch
+
+
+@dataclass(slots=True)
+class Structure:
+    """A network's coupling and price, with what of it is gone.
+
+    Attributes:
+        example_inputs: one call of the network.
+        free: axes that may be cut.
+        total: what the uncut network costs of the metric, from before any cut.
+        keep: axis id → units that stay; whole axes are left out.
+        dropped: bypassed or emptied branches.
+        bounds: axis id → limits of its width.
+    """
+
+    example_inputs: Any
+    coupling: Coupling
+    cost: CostModel
+    free: tuple[str, ...]
+    metric: str
+    total: int
+    keep: dict[str, np.ndarray] = field(default_factory=dict)
+    dropped: tuple[Branch, ...] = ()
+    bounds: Mapping[str, Bound] = field(default_factory=dict)
+
+    def fit(
+        self, scores: Mapping[str, np.ndarray], limit: Limit, allocator: str, *, cost: CostModel | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return the units that stay within a limit, of those that are left; what branches left empty is not named."""
+        empty = emptied(self.coupling, self.dropped)
+        bounds = {axis: bound for axis, bound in self.bounds.items() if axis in scores}
+        found = fit_units(
+            cost or self.cost, scores, limit, allocator=allocator, base={**self.keep, **empty} or None, bounds=bounds
+        )
+        return {axis: units for axis, units in found.items() if axis not in empty}
+
+    def limit(self, kept: float) -> Limit:
+        """Return the budget of a kept share of what the network cost at first."""
+        return Limit(self.metric, int(kept * self.total))
+
+    def without(self, dropped: Iterable[Branch]) -> Graph | None:
+        """Return the program without some branches; None where something needed would be empty."""
+        branches = tuple(dropped)
+        try:
+            return rewrite(self.coupling, emptied(self.coupling, branches), drops(branches))
+        except PlanError:
+            return None
+
+    def spent(self, graph: Graph, dropped: Iterable[Branch]) -> int:
+        """Return what a program without some branches, and with the units that are left, costs of the metric."""
+        keep = {**self.keep, **emptied(self.coupling, dropped)}
+        return self.limit(1.0).of(cost_model(self.coupling, graph).price(keep))
+
+    def plan(self, decisions: Iterable[Decision] = (), masks: Mapping[str, np.ndarray] | None = None) -> Plan:
+        """Return the plan of what is gone."""
+        keep = {**self.keep, **emptied(self.coupling, self.dropped)}
+        return make_plan(self.coupling, keep, drops(self.dropped), masks, tuple(decisions), cost=self.cost)
+
+    def masks(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return parameter name → mask of every parameter that loses something by what is gone."""
+        plan = self.plan()
+        gone = {name for branch in self.dropped for name in branch.tensors}
+        ones = {
+            name: torch.full_like(value, name not in gone, dtype=torch.bool)
+            for name, value in unwrap(model).named_parameters()
+            if name in self.coupling.tensors
+        }
+        return {name: mask for name, mask in masked_tensors(ones, self.coupling, plan).items() if not mask.all()}
+
+    def after_cut(self, model: nn.Module, example_inputs: Any, ignore: Iterable[str]) -> Structure:
+        """Return the structure of the cut network; budgets still mean shares of the uncut one."""
+        fresh = structure_of(model, example_inputs, metric=self.metric, ignore=ignore)
+        fresh.total = self.total
+        return fresh
+
+
+def structure_of(model: nn.Module, example_inputs: Any, *, metric: str, ignore: Iterable[str] = ()) -> Structure:
+    """Capture and analyse a network.
+
+    Raises:
+        OptionError: no example inputs.
+        CaptureError: the network cannot be captured.
+        BudgetError: no axis may be cut.
+    """
+    if example_inputs is None:
+        raise OptionError("units and branches need example_inputs, one call of the network; give Pruner some.")
+    coupling = couple(capture(model, example_inputs))
+    held = ignored_axes(coupling, tuple(ignore)) if ignore else set()
+    free = tuple(axis for axis in coupling.axes if axis not in held)
+    if not free:
+        raise BudgetError(f"no unit of {type(model).__name__} may go; loosen ignore, or prune weights.")
+    cost = cost_model(coupling)
+    return Structure(example_inputs, coupling, cost, free, metric, Limit(metric, 0).of(cost.price()))
+
+
+def emptied(coupling: Coupling, branches: Iterable[Branch]) -> dict[str, np.ndarray]:
+    """Return the axes that dropped segments of concatenations leave empty."""
+    return {axis: np.zeros(coupling.axes[axis].size, bool) for branch in branches for axis in branch.axes}
+
+
+def drops(branches: Iterable[Branch]) -> tuple[Drop, ...]:
+    """Return the bypasses of dropped residual branches, those inside others left out."""
+    given = tuple(branches)
+    return tuple(b.drop for b in given if b.drop is not None and not any(o.holds(b) for o in given))

@@ -1,0 +1,38 @@
+"""Which weights of a network masks may touch."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+
+from torch import nn
+
+from prunus.errors import ModelError, SelectorError, nearest
+from prunus.masks import prunable_weights
+
+
+def weights_of(model: nn.Module, ignore: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Return the prunable parameters by name, without those that a glob of ``ignore`` names or lies above.
+
+    Raises:
+        SelectorError: a pattern matches no parameter and no module.
+        ModelError: nothing is left to prune.
+    """
+    named = dict(model.named_parameters())
+    paths = [*named, *(path for path, _ in model.named_modules() if path)]
+    for pattern in ignore:
+        if not fnmatch.filter(paths, pattern):
+            raise SelectorError(f"ignore pattern {pattern!r} matches no module or parameter.{nearest(pattern, paths)}")
+    chosen = {name: named[name] for name in prunable_weights(model) if not _ignored(name, ignore)}
+    if not chosen:
+        raise ModelError(
+            f"{type(model).__name__} has no weight that may be pruned: none of two dims or more requires a gradient, "
+            "or ignore names them all."
+        )
+    return chosen
+
+
+def _ignored(name: str, patterns: Sequence[str]) -> bool:
+    parts = name.split(".")
+    above = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns for path in above)

@@ -1,0 +1,106 @@
+"""`recover_`: train a small network back to what it lost, on whatever data a person has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from prunus.errors import CaptureError, OptionError
+from prunus.graph.capture import capture, unwrap
+from prunus.graph.coupling import Coupling, couple, opted_in
+from prunus.measurement.batches import DataSource
+from prunus.plans import Plan
+from prunus.recovery import AUTOPILOT, Case, RecoveryOptions, RecoveryReport, recovered_
+from prunus.surgery.tensors import sliced_masks
+from prunus.workloads.learning import learning_data
+
+_EXAMPLES = 2
+
+NO_LABELS = "the data have no labels: the dense network's answers take their place"
+
+
+def recover_(
+    small: nn.Module,
+    dense: nn.Module,
+    data: Any,
+    recover: Mapping[str, Any] | RecoveryOptions,
+    *,
+    held_out: Any = None,
+    plan: Plan | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+    example_inputs: Any = None,
+    seed: int = 0,
+) -> RecoveryReport:
+    """Train a small network in place; it is never worse on held-out data than before, and masked weights stay zero.
+
+    The autopilot measures norm statistics anew, refits weights where it can, gives block-wise reconstruction,
+    distillation and fine-tuning a short trial each, goes on with what pays most, and stops when the curve is flat.
+
+    Args:
+        small: what is trained; its modes are put back.
+        dense: the network it was cut from; the teacher, left as it is.
+        data: a DataLoader, a dataset, or batches: (inputs, labels), a mapping with ``labels``, or inputs alone. Without
+            labels the dense network's answers take their place.
+        recover: ``{"steps": 500}`` or ``{"minutes": 10}``, and whatever else is to differ: ``method`` (autopilot,
+            statistics, refold, blocks, distil, finetune), ``lr``, ``batch_size``, ``optimizer``, ``weight_decay``,
+            ``loss`` (a name or (output, targets) → loss), ``schedule``, ``temperature``, ``soft``, ``hints``.
+        held_out: what decides; without it a tenth of ``data`` is set aside.
+        plan: by which ``small`` was cut; blocks of other widths can be compared only with it.
+        masks: parameter name → True = keep; those of the plan by default.
+        example_inputs: one call of ``dense``; the first samples of ``data`` by default.
+        seed: decides the order of batches and all draws; the same call gives the same weights.
+
+    Returns:
+        What was tried, what it brought, and why; printing it shows it line by line.
+
+    Raises:
+        OptionError: no steps, no time, an unknown option or name.
+        ModelError: the dense network gives other outputs.
+        DataError: no data, or labels that do not fit the loss.
+    """
+    options = RecoveryOptions.of(recover)
+    train, deciding, labelled = learning_data(data, held_out)
+    example = _example(train) if example_inputs is None else example_inputs
+    case = Case(
+        unwrap(small), unwrap(dense), train, deciding, options,
+        masks=masks if masks is not None else sliced_masks(plan) if plan is not None else {},
+        plan=plan, coupling=_coupling(unwrap(dense), example, plan), example_inputs=example, seed=seed,
+        labelled=labelled,
+    )  # fmt: skip
+    report = recovered_(case)
+    return report if labelled else replace(report, notes=(*report.notes, NO_LABELS))
+
+
+def check_request(recover: Mapping[str, Any] | RecoveryOptions | None, data: Any) -> RecoveryOptions | None:
+    """Check what can be checked before anything is pruned.
+
+    Raises:
+        OptionError: an option that is not allowed, or no data.
+    """
+    if recover is None:
+        return None
+    options = RecoveryOptions.of(recover)
+    if data is None:
+        raise OptionError(f"recover ({options.method}) needs data=train_loader; give some, or leave recover out.")
+    return options
+
+
+def _example(train: DataSource) -> Any:
+    inputs = next(iter(train.batches(_EXAMPLES)))[0]
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor[:_EXAMPLES], inputs)
+
+
+def _coupling(dense: nn.Module, example: Any, plan: Plan | None) -> Coupling | None:
+    """Analyse the dense network; without an analysis what compares blocks is passed over."""
+    wanted = opted_in(plan.settings.get("opt_in", ())) if plan is not None else {}
+    try:
+        return couple(capture(dense, example), **wanted)
+    except CaptureError:
+        return None
+
+
+__all__ = ["AUTOPILOT", "check_request", "recover_"]

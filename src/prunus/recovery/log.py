@@ -1,0 +1,59 @@
+"""What a recovery did and decided, readable line by line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One thing that was tried.
+
+    Attributes:
+        rung: which way.
+        steps, seconds: what it took.
+        before, after: held-out loss where it began, and at its best look; equal where nothing was tried.
+        kept: whether the model went on from it.
+        reason: why it was tried, why it ended, or why it was passed over.
+    """
+
+    rung: str
+    steps: int
+    seconds: float
+    before: float
+    after: float
+    kept: bool
+    reason: str
+
+    def __str__(self) -> str:
+        if not self.steps and self.before == self.after:
+            return f"{self.rung:<11} passed over: {self.reason}"
+        change = f"{self.before:.4f} → {self.after:.4f}"
+        effort = f"{self.steps} steps, {self.seconds:.1f} s"
+        return f"{self.rung:<11} {change}  ({effort})  {'kept' if self.kept else 'undone'}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryReport:
+    """What a recovery did.
+
+    Attributes:
+        before, after: held-out loss; ``after`` is never above ``before``.
+        steps, seconds: what it took in all.
+        legs: what was tried, in order.
+        labelled: whether labels were used; else the losses are distances to the dense network.
+        notes: what had to be done otherwise than asked.
+    """
+
+    before: float
+    after: float
+    steps: int
+    seconds: float
+    legs: tuple[Leg, ...]
+    labelled: bool = True
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        what = "held-out loss" if self.labelled else "held-out distance to the dense network"
+        head = f"{what} {self.before:.4f} → {self.after:.4f} in {self.steps} steps, {self.seconds:.1f} s"
+        return "\n".join([head, *(f"  {note}" for note in self.notes), *(f"  {leg}" for leg in self.legs)])

@@ -1,0 +1,97 @@
+"""What a small network learns from the dense one: its answers, its inner features, its blocks one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunus.measurement.batches import Inputs, call, logits_of
+from prunus.recovery.case import Case, evaluating
+from prunus.recovery.places import Place
+from prunus.recovery.projections import Projections
+from prunus.recovery.soft import soft_loss
+from prunus.recovery.taps import Taps
+from prunus.training import loss_function
+
+
+class Distillation:
+    """Learn from the dense network's answers, from labels where there are some, and from its features on request.
+
+    L = (1 − s)·L_labels + s·T²·KL(dense ‖ small) + h·Σ_l ‖P_l(f_l) − f_l′‖² / ‖f_l′‖²  with learned P_l.
+    Sources: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531;
+    Romero et al., "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550 (the last term).
+
+    Args:
+        case: whose dense network teaches.
+        places: where features are compared; projections are made for them.
+    """
+
+    def __init__(self, case: Case, places: Sequence[Place] = ()) -> None:
+        self._case, self._places = case, tuple(places)
+        self._loss = loss_function(case.options.training.loss)
+        self._projections = Projections(case, self._places)
+
+    def __call__(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
+        """Return the loss of one batch."""
+        soft = self._case.options.distilling.soft if self._case.labelled else 1.0
+        with torch.no_grad(), evaluating(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
+            taught = logits_of(call(self._case.dense, inputs))
+        with Taps(model, _last(self._places)) as ours:
+            output = call(model, inputs)
+        loss = soft * soft_loss(self._case.options, logits_of(output), taught)
+        if soft < 1:
+            loss = loss + (1 - soft) * self._loss(output, targets)
+        if self._places:
+            errors = [
+                relative_error(self._projections(place.last, ours.values[place.last]), theirs.values[place.dense])
+                for place in self._places
+            ]
+            loss = loss + self._case.options.distilling.hints * torch.stack(errors).mean()
+        return loss
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Return the projections' weights."""
+        return self._projections.parameters()
+
+
+class BlockByBlock:
+    """Each block rebuilds what the dense network's block answers, on the inputs it really gets; labels are not used.
+
+    L = mean_b ‖f_b(x_b) − f_b′[kept]‖² / ‖f_b′[kept]‖²,  no gradient passing from a block into the one before it.
+    Blocks that are nearly right count as little as they cost; each is divided by the energy of its own goal.
+    """
+
+    def __init__(self, case: Case, places: Sequence[Place]) -> None:
+        self._case, self._places = case, tuple(places)
+
+    def __call__(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
+        """Return the loss of one batch."""
+        with torch.no_grad(), evaluating(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
+            call(self._case.dense, inputs)
+        borders = [place.first for place in self._places]
+        with Taps(model, _last(self._places), borders) as ours:
+            call(model, inputs)
+        errors = [
+            relative_error(ours.values[place.last], place.goal(theirs.values[place.dense])) for place in self._places
+        ]
+        return torch.stack(errors).mean()
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Return nothing: there is only the model."""
+        return ()
+
+
+def relative_error(value: Tensor, goal: Tensor) -> Tensor:
+    """Return ‖value − goal‖² / ‖goal‖²."""
+    return functional.mse_loss(value, goal) / goal.square().mean().clamp(min=torch.finfo(goal.dtype).tiny)
+
+
+def _dense(places: Sequence[Place]) -> set[str]:
+    return {place.dense for place in places}
+
+
+def _last(places: Sequence[Place]) -> set[str]:
+    return {place.last for place in places}

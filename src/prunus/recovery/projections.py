@@ -1,0 +1,62 @@
+"""Learned linear maps from the features of a small network to those of the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from prunus.measurement.batches import call, device_of
+from prunus.recovery.case import Case, evaluating, first_batch
+from prunus.recovery.places import Place
+from prunus.recovery.taps import Taps
+
+_CHANNELS_SECOND = 4
+"""From so many dims on (images) the features stand second; below (tokens, vectors) they stand last."""
+
+
+class Projections:
+    """One map a place, W ∈ (dense features, small features), beginning where kept features go to themselves.
+
+    Source: Romero et al., "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550, §2.2 (the regressor).
+    Shapes: (B, c, …) → (B, C, …) from 4 dims on, (…, c) → (…, C) below.
+    """
+
+    def __init__(self, case: Case, places: Sequence[Place]) -> None:
+        self._weights: dict[str, nn.Parameter] = {}
+        if not places:
+            return
+        inputs, _ = first_batch(case.train, case.model)
+        with torch.no_grad(), evaluating(case.model), Taps(case.model, [p.last for p in places]) as ours:
+            call(case.model, inputs)
+        for place in places:
+            axis = _axis(ours.values[place.last])
+            kept = place.kept[axis]
+            small = ours.values[place.last].shape[axis]
+            index = torch.arange(small) if kept is None else kept
+            dense = small if kept is None else case_width(case, place, axis)
+            weight = torch.zeros(dense, small)
+            weight[index, torch.arange(small)] = 1.0
+            self._weights[place.last] = nn.Parameter(weight.to(device_of(case.model)))
+
+    def __call__(self, path: str, value: Tensor) -> Tensor:
+        """Return the features of a place in the dense network's width."""
+        axis = _axis(value)
+        return (value.movedim(axis, -1) @ self._weights[path].T).movedim(-1, axis)
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Return the maps."""
+        return self._weights.values()
+
+
+def case_width(case: Case, place: Place, axis: int) -> int:
+    """Return how many features the dense network has at a place."""
+    inputs, _ = first_batch(case.train, case.model)
+    with torch.no_grad(), evaluating(case.dense), Taps(case.dense, [place.dense]) as theirs:
+        call(case.dense, inputs)
+    return int(theirs.values[place.dense].shape[axis])
+
+
+def _axis(value: Tensor) -> int:
+    return 1 if value.ndim >= _CHANNELS_SECOND else value.ndim - 1

@@ -1,0 +1,117 @@
+"""Give back what a wider plan keeps again: weights and units that grow back begin with the dense network's values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import OptionError, PlanError, SelectorError, nearest
+from prunus.graph.coupling import Coupling
+from prunus.graph.recorder import named_tensors
+from prunus.plans import Plan
+from prunus.surgery.cut import operate
+
+
+@torch.no_grad()
+def reseed_(
+    model: nn.Module, dense: nn.Module, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> dict[str, int]:
+    """Give weights that were masked before and are kept now the dense network's values; return how many, by name.
+
+    w ← w_dense  where after ∧ ¬before. What stayed keeps what it has learned; what stays masked is left at zero.
+
+    Args:
+        model: changed in place; its tensors have the shapes of the dense network's.
+        dense: the pretrained network.
+        before, after: parameter name → mask, True = keep; a name that is missing keeps everything.
+
+    Raises:
+        SelectorError: a mask for a name that one of the networks does not have.
+        OptionError: a mask, or a tensor of the dense network, of another shape.
+    """
+    ours, theirs = dict(model.named_parameters()), dict(dense.named_parameters())
+    grown: dict[str, Tensor] = {}
+    for name in before:
+        for known in (ours, theirs):
+            if name not in known:
+                raise SelectorError(
+                    f"masks name {name!r}, which is no parameter.{nearest(name, known)} Check the names."
+                )
+        now = after.get(name, torch.ones_like(before[name]))
+        if not ours[name].shape == theirs[name].shape == before[name].shape == now.shape:
+            raise OptionError(
+                f"{name!r} has shape {tuple(ours[name].shape)}, in the dense network {tuple(theirs[name].shape)}, its "
+                f"masks {tuple(before[name].shape)} and {tuple(now.shape)}; all must be equal. For units use regrow."
+            )
+        grown[name] = now & ~before[name]
+    for name, new in grown.items():
+        place = new.to(ours[name].device)
+        ours[name][place] = theirs[name].to(ours[name])[place]
+    return {name: int(new.sum()) for name, new in grown.items() if new.any()}
+
+
+def regrow(
+    small: nn.Module, plan: Plan, wider: Plan, dense: nn.Module, coupling: Coupling, example_inputs: Any
+) -> nn.Module:
+    """Return the network of a wider plan: what both share as learned, the rest as in the dense one.
+
+    Args:
+        small: cut by ``plan``, trained since or not; untouched.
+        plan: what the small network was cut by.
+        wider: a plan that keeps at least as much: units, branches and weights may have come back.
+        dense, coupling, example_inputs: the pretrained network, its analysis and one call of it.
+
+    Raises:
+        PlanError: the wider plan drops something that the small network still has, or plan and network do not fit.
+    """
+    grown, _ = operate(dense, coupling, wider, example_inputs)
+    values = named_tensors(small)
+    with torch.no_grad():
+        for name, tensor in named_tensors(grown).items():
+            value = values.get(name)
+            if value is None:
+                continue  # It came back with a branch.
+            index = [_places(name, dim, plan, wider, value, tensor) for dim in range(tensor.ndim)]
+            if tensor.ndim:
+                kept = torch.meshgrid(*(i.to(tensor.device) for i in index), indexing="ij")
+                tensor[kept] = torch.where(_masked(plan, name, value), tensor[kept], value.to(tensor))
+            else:
+                tensor.copy_(value)
+    return grown
+
+
+def _places(name: str, dim: int, plan: Plan, wider: Plan, value: Tensor, tensor: Tensor) -> Tensor:
+    """Return where the positions of the small network's dim stand in the wider one."""
+    old, new = plan.keep.get(name, {}).get(dim), wider.keep.get(name, {}).get(dim)
+    if old is None and new is None:
+        found = np.arange(tensor.shape[dim])
+    else:
+        assert old is not None or new is not None
+        full = old if old is not None else np.arange(value.shape[dim])
+        found = full if new is None else np.searchsorted(new, full)
+        if new is not None and not np.array_equal(new[np.minimum(found, len(new) - 1)], full):
+            raise PlanError(
+                f"the wider plan removes positions of dim {dim} of {name!r} that the small network still has; "
+                "it must keep all that the first plan keeps."
+            )
+    if len(found) != value.shape[dim]:
+        raise PlanError(
+            f"{name!r} has {value.shape[dim]} positions in dim {dim}; its plan keeps {len(found)}. "
+            "Give the plan that the small network was cut by."
+        )
+    return torch.from_numpy(found)
+
+
+def _masked(plan: Plan, name: str, value: Tensor) -> Tensor:
+    """Return which positions of a small tensor its plan held at zero: they come back as the dense network has them."""
+    mask = plan.masks.get(name)
+    if mask is None:
+        return torch.zeros_like(value, dtype=torch.bool)
+    held = torch.from_numpy(~mask)
+    for dim, index in plan.keep.get(name, {}).items():
+        held = held.index_select(dim, torch.from_numpy(index))
+    return held.to(value.device)

@@ -1,0 +1,45 @@
+"""Repair without labels: weights refitted so that the small network computes what the dense one did.
+
+The heart is a *lock-step walk* (`walk`): the dense program and the program that a plan leaves share the names of their
+nodes. Both are run node by node over all calibration batches at once. At each *site* (a linear layer or a convolution
+that owns its weight) the walk stops before the small program computes it, and hands over what that site has read::
+
+    walked = walk(model, coupling, plan, batches, at)      # plan may be None: nothing is removed
+    walked.tensors                                         # name → tensor of the small network, repaired ones included
+
+    def at(site: Site, moments: Moments) -> Tensor | None: # new weight in the shape of the small weight, or None
+
+``site``    ``tensor`` (name of its weight), ``bias`` (name, "" where none), ``kind`` ("linear" or "conv"), ``groups``
+            G, ``shape`` of the small weight, ``node``. ``site.matrix(weight)`` is the weight as (G, O/G, D), with
+            D = inputs of a group × kernel positions; ``site.weight(matrix)`` is the way back.
+``moments`` ``count`` n and, in float64 on the *pruned-and-repaired-so-far* network, with x the D inputs of a group
+            (im2col for convolutions) and t the dense network's own output at the kept rows:
+            ``second`` E[xxᵀ] (G, D, D) = H, ``mean`` E[x] (G, D), ``cross`` E[t xᵀ] (G, O/G, D),
+            ``target`` E[t] (G, O/G), ``target_second`` E[t²] (G, O/G), ``covariance()`` (G, D, D).
+
+What ``at`` returns takes its place at once: everything behind is computed from it. Sites come in the order of the
+program; each once. A weight that several nodes read is no site and stays as it is.
+"""
+
+from prunus.repair.auto import check_repair, repair_, unrepaired_parts
+from prunus.repair.lanes import as_often_as_needed
+from prunus.repair.moments import Moments, merged
+from prunus.repair.repairs import REPAIRS
+from prunus.repair.report import LayerRepair, RepairReport
+from prunus.repair.sites import Site
+from prunus.repair.walking import Walked, walk
+
+__all__ = [
+    "REPAIRS",
+    "LayerRepair",
+    "Moments",
+    "RepairReport",
+    "Site",
+    "Walked",
+    "as_often_as_needed",
+    "check_repair",
+    "merged",
+    "repair_",
+    "unrepaired_parts",
+    "walk",
+]

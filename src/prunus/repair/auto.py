@@ -1,0 +1,205 @@
+"""`repair_`: try repairs, judge them on samples that none of them saw, keep the best, or nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.errors import DataError, OptionError, UsageError, nearest
+from prunus.graph.capture import unwrap
+from prunus.graph.coupling import Coupling
+from prunus.graph.recorder import named_tensors
+from prunus.measurement.batches import device_of
+from prunus.plans import Plan
+from prunus.repair.blending import COPIES, with_blends
+from prunus.repair.blocks import LAST_STEPS, STEPS, Tuning
+from prunus.repair.lanes import LARGEST, LEAST, MOST, argument_names, lanes_of
+from prunus.repair.repairs import REPAIRS, Mending, Repair
+from prunus.repair.report import RepairReport
+from prunus.repair.room import ROOM, samples_that_fit
+from prunus.repair.walking import Route, Walk, Walked, route
+
+AUTO, NONE = "auto", "none"
+_AFFORDABLE = 2e11
+"""Multiply-accumulates of one pass over the data up to which ``auto`` tries the lesser repairs, too."""
+_TUNING = 4e12
+"""Multiply-accumulates of the training up to which it tries ``blockwise``: a minute or two of a few cores."""
+_NOTHING = 1e-12
+_ALWAYS = ("statistics", "refold")
+
+
+def unrepaired_parts(repair: str, parts: Sequence[str]) -> RepairReport:
+    """Say that a model captured in parts is not repaired: no one program leads from its inputs to its outputs.
+
+    Raises: OptionError: a repair was named, and cannot be done.
+    """
+    if repair not in (AUTO, NONE):
+        raise OptionError(
+            f"repair {repair!r} runs data through the whole captured program, and the model was captured in parts "
+            f"({', '.join(parts)}); leave the repair out, or recover by training."
+        )
+    return RepairReport(NONE, repair, 0, notes=(f"not repaired: captured in parts ({', '.join(parts)})",))
+
+
+def check_repair(name: str | None) -> None:
+    """Refuse a name that is no repair.
+
+    Raises: OptionError: not one of ``auto``, ``none`` or the registered repairs.
+    """
+    if name is not None and name not in (AUTO, NONE) and name not in REPAIRS:
+        allowed = (AUTO, NONE, *REPAIRS.names())
+        raise OptionError(f"repair {name!r} is unknown.{nearest(str(name), allowed)} Allowed: {', '.join(allowed)}.")
+
+
+def repair_(
+    small: nn.Module,
+    model: nn.Module,
+    coupling: Coupling,
+    plan: Plan,
+    data: Any,
+    *,
+    repair: str = AUTO,
+    seed: int = 0,
+) -> RepairReport:
+    """Bring a cut network closer to the dense one: no labels, no training, weights changed in place.
+
+    Part of the samples is held out. A repair that does not bring the network's outputs closer to the dense network's on
+    those is taken back, and the report says so: the network is never left worse than it came.
+
+    Args:
+        small: what `cut` made of ``model``; its parameters and norm statistics change.
+        model: the dense network; untouched.
+        coupling: its analysis.
+        plan: what went. Weights that its masks hold at zero stay zero.
+        data: calibration batches: inputs, (inputs,) or (inputs, targets); targets are not looked at.
+        repair: ``auto``, or ``statistics``, ``bias``, ``scales``, ``refold``, ``blockwise``, ``none``.
+        seed: of the rows drawn from large layers, and of the order of the samples in ``blockwise``.
+
+    Raises:
+        OptionError: an unknown repair.
+        DataError: no batches, NaN, batches that do not go through the model, or fewer than 4 samples for a repair that
+            was named;
+        ModelError: the model draws random numbers in eval mode.
+            Where ``auto`` meets batches that do not go through, too few samples or such a model, it leaves the network
+            as it is and says so; empty data and NaN it refuses too.
+
+    Example:
+        ``report = prunus.repair_(small, model, coupling, plan, batches); print(report)``
+    """
+    check_repair(repair)
+    if repair == NONE:
+        return RepairReport(NONE, repair, 0)
+    own = {name: tensor.detach() for name, tensor in named_tensors(unwrap(small)).items()}
+    room = samples_that_fit(coupling)
+    most = min(MOST, room)
+    lanes = lanes_of(data, device_of(model), names=argument_names(coupling.graph), most=most)
+    samples = sum(lane.count for lane in lanes)
+    try:
+        _check_enough(samples, len(lanes))
+        way = route(model, coupling, plan, lanes, small=own, seed=seed)
+    except UsageError as error:
+        if repair != AUTO:
+            raise
+        return RepairReport(NONE, repair, samples, notes=(f"not repaired: {error}",))
+    chosen, notes = _candidates(repair, way, plan)
+    best = _best(way, chosen, max(0, min(COPIES, room // samples - 1)))
+    _write_(small, best, way)
+    return RepairReport(
+        best.name, repair, samples, best.before, best.after, best.tried, tuple(best.layers),
+        (*notes, *best.notes, *_cramped(samples, most), *_left_alone(way)),
+    )  # fmt: skip
+
+
+def _check_enough(samples: int, lanes: int) -> None:
+    if samples < LEAST or lanes < 2:
+        raise DataError(
+            f"a repair got {samples} calibration samples in {lanes} parts; it needs at least {LEAST} in 2, some to fit "
+            "and some to judge. Give more data."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Best:
+    name: str
+    walked: Walked | None
+    before: float
+    after: float
+    tried: Mapping[str, float]
+    layers: Sequence[Any] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _candidates(asked: str, way: Route, plan: Plan) -> tuple[list[Repair], tuple[str, ...]]:
+    if asked != AUTO:
+        return [REPAIRS.get(asked)], ()
+    samples = sum(lane.count for lane in way.lanes)
+    first = way.programs.first.dense
+    batch = max(1, first.node(first.inputs[0]).shape[0]) if first.inputs else 1
+    work = (plan.after.macs_forward / batch if plan.after else math.inf) * samples
+    names = [name for name in REPAIRS.names() if _affordable(REPAIRS.get(name), work, samples)]
+    left = [name for name in REPAIRS.names() if name not in names]
+    note = (f"not tried on so much data: {', '.join(left)}",) if left else ()
+    return [REPAIRS.get(name) for name in names], note
+
+
+def _affordable(repair: Repair, work: float, samples: int) -> bool:
+    if repair.tunes:  # forward and backward of a lane in every step
+        return 3 * (STEPS + LAST_STEPS) * work * min(1.0, LARGEST / samples) <= _TUNING
+    return work <= _AFFORDABLE or repair.name in _ALWAYS
+
+
+def _best(way: Route, repairs: list[Repair], copies: int) -> _Best:
+    before = Walk(way, absorb=False).errors_as_it_is()["held"]
+    if before < _NOTHING:
+        return _Best(NONE, None, before, before, {}, notes=("the outputs are those of the dense network",))
+    tried: dict[str, float] = {}
+    best = _Best(NONE, None, before, before, tried)
+    for repair in repairs:
+        mending = Mending(repair, way)
+        walked = (
+            Tuning(with_blends(way, copies), mending).run()
+            if repair.tunes
+            else Walk(way, absorb=repair.absorb, layers=repair.layer is not None).run(mending)
+        )
+        after = walked.errors["held"]
+        tried[repair.name] = after
+        if after < best.after:
+            best = _Best(repair.name, walked, before, after, tried, mending.layers)
+    if best.walked is None:
+        told = ", ".join(f"{name} {error:.2%}" for name, error in tried.items())
+        return _Best(NONE, None, before, before, tried, notes=(f"taken back, for it did not help: {told}",))
+    return best
+
+
+@torch.no_grad()
+def _write_(small: nn.Module, best: _Best, way: Route) -> None:
+    if best.walked is None:
+        return
+    own = named_tensors(unwrap(small))
+    for name in best.walked.changed:
+        own[name].copy_(best.walked.tensors[name])
+
+
+def _cramped(samples: int, most: int) -> tuple[str, ...]:
+    if samples < most or most >= MOST:
+        return ()
+    return (f"more than {most} samples would take more than {ROOM >> 30} GiB",)
+
+
+def _left_alone(way: Route) -> tuple[str, ...]:
+    """Name the weights of layers that are no site, such as tied ones."""
+    graph = way.programs.first.small
+    sites = {getattr(site, "tensor", "") for site in way.sites.values()}
+    left = [
+        name for name, info in graph.tensors.items()
+        if info.kind == "parameter" and len(info.shape) > 1 and name not in sites
+    ]  # fmt: skip
+    if not left:
+        return ()
+    shown = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
+    return (f"{len(left)} tensors are not refitted (read more than once, or not a layer's): {shown}",)

@@ -1,0 +1,86 @@
+"""The rows of a layer's least-squares problem: what it reads (im2col for convolutions) and what it should answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from prunus.graph.ir import Node
+from prunus.repair.sites import Site
+
+Rows = tuple[Tensor, Tensor]
+
+
+def linear_rows(site: Site, inputs: Tensor, targets: Tensor, most: int, generator: torch.Generator) -> Rows:
+    """Return all rows, or ``most`` drawn at random.
+
+    Shapes: inputs (…, D), targets (…, O) → (1, n, D), (1, n, O).
+    """
+    x, t = inputs.reshape(-1, inputs.shape[-1]), targets.reshape(-1, targets.shape[-1])
+    if len(x) > most:
+        index = torch.randperm(len(x), generator=generator)[:most].to(x.device)
+        x, t = x[index], t[index]
+    return x.unsqueeze(0), t.unsqueeze(0)
+
+
+def conv_rows(site: Site, node: Node, inputs: Tensor, targets: Tensor, most: int, generator: torch.Generator) -> Rows:
+    """Return the patches under the kernel at all places, or at ``most`` drawn at random: only those are copied.
+
+    Shapes: inputs (B, C, …), targets (B, O, …) → (G, n, C/G·K), (G, n, O/G).
+    """
+    patches = _patches(node, site, inputs)
+    rank = len(site.shape) - 2
+    spatial = targets.shape[2:]
+    total = len(targets) * spatial.numel()
+    if total <= most:
+        x = patches.movedim(1, 1 + rank).reshape(total, site.groups, -1)
+        t = targets.movedim(1, 1 + rank).reshape(total, site.groups, -1)
+    else:
+        # Places may come twice: drawing with return costs no permutation of millions.
+        flat = torch.randint(total, (most,), generator=generator)
+        first, *rest = (i.to(inputs.device) for i in torch.unravel_index(flat, (len(targets), *spatial)))
+        at: tuple[Tensor | slice, ...] = (first, slice(None), *rest)
+        x = patches[at].reshape(most, site.groups, -1)
+        t = targets[at].reshape(most, site.groups, -1)
+    return x.transpose(0, 1), t.transpose(0, 1)
+
+
+def _patches(node: Node, site: Site, inputs: Tensor) -> Tensor:
+    """Return a view of the padded input, (B, C, *outputs, *kernel)."""
+    kernel = site.shape[2:]
+    rank = len(kernel)
+    stride, dilation = _each(node.get("stride", 1), rank), _each(node.get("dilation", 1), rank)
+    view = functional.pad(inputs, _padding(node.get("padding", 0), kernel, dilation))
+    for d in range(rank):
+        reach = (kernel[d] - 1) * dilation[d] + 1
+        view = view.unfold(2 + d, reach, stride[d])[..., :: dilation[d]]
+    return view
+
+
+def _padding(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """Return what `pad` takes: the last dim first, before and after."""
+    if padding == "same":
+        reaches = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
+        sides = [(n // 2, n - n // 2) for n in reaches]
+    else:
+        amounts = [0] * len(kernel) if padding == "valid" else _each(padding, len(kernel))
+        sides = [(n, n) for n in amounts]
+    return [n for side in reversed(sides) for n in side]
+
+
+def _each(value: Any, rank: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * rank if len(values) == 1 else values
+
+
+def norm_rows(inputs: Tensor, targets: Tensor, dim: int) -> Rows:
+    """Return one row a position, every channel a group of its own.
+
+    Shapes: (…, C, …) twice → (C, n, 1) twice.
+    """
+    x, t = (v.movedim(dim, 0).reshape(v.shape[dim], -1, 1) for v in (inputs, targets))
+    return x, t

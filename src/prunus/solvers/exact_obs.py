@@ -1,0 +1,98 @@
+"""ExactOBS: every row of a weight prunes itself one weight at a time, with an inverse of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prunus.errors import OptionError
+from prunus.solvers.consumers import Consumer
+from prunus.solvers.obs_groups import remove_units
+from prunus.solvers.patterns import EveryRow, NofM, Pattern, Tiles, Unstructured
+from prunus.solvers.problem import DAMPING, Pruned, check_count, checked, damped, inverse
+from prunus.solvers.row_traces import Traces, trace_rows
+from prunus.solvers.support import refit
+
+
+def exact_obs(
+    weight: Tensor,
+    moment: Tensor,
+    count: int,
+    pattern: Pattern | None = None,
+    *,
+    damping: float = DAMPING,
+    at_once: int = 1,
+) -> Pruned:
+    """Prune a layer row by row with exact second-order updates, then choose across rows by what each step added.
+
+    s_p = w_p² / [H⁻¹]_pp; the least goes; w ← w − w_p/[H⁻¹]_pp · H⁻¹_{:,p}; H⁻¹ loses p by one elimination step.
+    The steps of all rows that add least are taken, each row's in its own order, and the weights on the mask solved for.
+    Source: Frantar, Singh and Alistarh, "Optimal Brain Compression", arXiv:2208.11580, algorithms 1 and 2.
+
+    Args:
+        weight: of the layer.
+        moment: E[xxᵀ] of its inputs.
+        count: how many weights stay; `NofM` ignores it.
+        pattern: `Unstructured` (default), `EveryRow`, `NofM`, or `Tiles`: a band of as many rows as a tile has loses
+            whole tiles by group OBS.
+        damping: λ, a share of the mean of the diagonal of H.
+        at_once: weights of a row that are chosen from the same scores; more than 1 is faster and approximates the
+            order. The updates are exact all the same.
+
+    Shapes: weight (O, I), moment (I, I).
+
+    Raises:
+        DataError: shapes that do not fit, or values that are not finite.
+        OptionError: a number out of range, or a pattern of another kind.
+    """
+    w, h = checked(weight, moment)
+    check_count(count, w.numel())
+    chosen = pattern or Unstructured()
+    if isinstance(chosen, Tiles):
+        mask = _tiles(w, h, count, chosen, damping, at_once)
+    elif isinstance(chosen, NofM):
+        mask = _rows(w, h, damping, at_once, chosen).last()
+    elif isinstance(chosen, EveryRow):
+        each, over = divmod(count, max(1, len(w)))
+        mask = _rows(w, h, damping, at_once).after([w.shape[1] - each - (i < over) for i in range(len(w))])
+    elif isinstance(chosen, Unstructured):
+        mask = _rows(w, h, damping, at_once).cheapest(w.numel() - count)
+    else:
+        raise OptionError(f"pattern is {type(chosen).__name__}; allowed are Unstructured, EveryRow, NofM and Tiles.")
+    return Pruned(refit(w, h, mask, damping=damping).to(weight.dtype), mask)
+
+
+def _rows(w: Tensor, h: Tensor, damping: float, at_once: int, pattern: NofM | None = None) -> Traces:
+    if at_once < 1:
+        raise OptionError(f"at_once is {at_once}; allowed is at least 1.")
+    return trace_rows(w, inverse(damped(h, damping)), at_once=at_once, pattern=pattern)
+
+
+def _tiles(w: Tensor, h: Tensor, count: int, tile: Tiles, damping: float, at_once: int) -> Tensor:
+    """Trace every band of rows, then take the tiles that add least for their size, each band's in its own order."""
+    width = w.shape[1]
+    unit = torch.arange(width, device=w.device) // tile.columns
+    sizes = torch.bincount(unit).cpu()
+    costs: list[Tensor] = []
+    places: list[Tensor] = []
+    for top in range(0, len(w), tile.rows):
+        band = w[top : top + tile.rows]
+        removal = remove_units([Consumer(band, h, unit)], len(sizes), damping=damping, at_once=at_once)
+        weights = sizes[removal.order] * len(band)
+        costs.append(torch.cummax(removal.rises / weights, 0).values)
+        band_of = torch.full_like(removal.order, top)
+        places.append(torch.stack([band_of, removal.order, weights, torch.arange(len(removal.order))], 1))
+    where, cost = torch.cat(places), torch.cat(costs)
+    # Equal costs of one band keep their order: by step first, then by cost.
+    where, cost = _sorted(where, cost, where[:, 3])
+    where, cost = _sorted(where, cost, cost)
+    gone = int((torch.cumsum(where[:, 2], 0) < w.numel() - count).sum()) + 1 if count < w.numel() else 0
+    mask = torch.ones_like(w, dtype=torch.bool)
+    for top, column, _, _ in where[:gone].tolist():
+        mask[top : top + tile.rows, column * tile.columns : (column + 1) * tile.columns] = False
+    return mask
+
+
+def _sorted(where: Tensor, cost: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    order = torch.argsort(key, stable=True)
+    return where[order], cost[order]

@@ -1,0 +1,111 @@
+"""OSSCAR: units chosen greedily, then exchanged one for one as long as the error falls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prunus.errors import OptionError
+from prunus.solvers.consumers import Consumer
+from prunus.solvers.obs_groups import remove_units
+from prunus.solvers.problem import DAMPING
+from prunus.solvers.swaps import Exchange
+
+SWAPS = 64
+CANDIDATES = 16
+_LEAST = 1e-9
+"""An exchange that lowers the error by less than this share of it is rounding, not progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """What the search found.
+
+    Attributes:
+        kept: (units,), bool.
+        errors: of the start and after each exchange; never rising.
+    """
+
+    kept: Tensor
+    errors: tuple[float, ...]
+
+
+def osscar(
+    consumers: Sequence[Consumer],
+    units: int,
+    count: int,
+    *,
+    damping: float = DAMPING,
+    swaps: int = SWAPS,
+    candidates: int = CANDIDATES,
+) -> Swapped:
+    """Choose the units that stay: group OBS first, then exchanges.
+
+    min over |S| = count of Σ_consumers tr((W−Ŵ)H(W−Ŵ)ᵀ) with Ŵ the best weights on S. An exchange brings back the
+    unit and lets go the one that together lower the error most; both costs are exact, from low-rank updates.
+    Source: Meng et al., "OSSCAR: One-Shot Structured Pruning in Vision and Language Models with Combinatorial
+    Optimization", arXiv:2403.12983.
+
+    Args:
+        consumers: all readers of the axis.
+        units: how many units the axis has.
+        count: how many stay.
+        damping: λ, a share of the mean of the diagonal of each H.
+        swaps: most exchanges.
+        candidates: units that are tried for coming back, those whose coming back alone would help most.
+
+    Raises:
+        OptionError: a number out of range.
+        DataError: a consumer's moment is not positive semidefinite.
+    """
+    removal = remove_units(consumers, units, keep=count, damping=damping)
+    return exchange_units(consumers, removal.kept(count), damping=damping, swaps=swaps, candidates=candidates)
+
+
+def exchange_units(
+    consumers: Sequence[Consumer],
+    kept: Tensor,
+    *,
+    damping: float = DAMPING,
+    swaps: int = SWAPS,
+    candidates: int = CANDIDATES,
+) -> Swapped:
+    """Exchange units one for one from any choice on; the error never rises. As `osscar` otherwise.
+
+    Shapes: kept (units,), bool.
+    """
+    if swaps < 0 or candidates < 1:
+        raise OptionError(f"swaps is {swaps}, candidates {candidates}; allowed is at least 0 and at least 1.")
+    stays = kept.detach().cpu().clone()
+    states = [Exchange(c, stays, damping) for c in consumers]
+    errors = [sum(s.error for s in states)]
+    while len(errors) <= swaps and 0 < int(stays.sum()) < len(stays):
+        fall, back, out = _best_pair(states, stays, candidates)
+        if fall <= _LEAST * errors[-1]:
+            break
+        for state in states:
+            state.exchange(back, out)
+        stays[back], stays[out] = True, False
+        errors.append(errors[-1] - fall)
+    return Swapped(stays, tuple(errors))
+
+
+def _best_pair(states: Sequence[Exchange], stays: Tensor, candidates: int) -> tuple[float, int, int]:
+    """Return the largest fall of the error by one exchange, which unit comes back and which goes."""
+    gains = _sum([s.gains() for s in states], stays)
+    gains[stays] = -torch.inf
+    best = (0.0, 0, 0)
+    for back in torch.argsort(gains, descending=True, stable=True)[:candidates].tolist():
+        if not bool(stays[back]) and float(gains[back]) > best[0]:
+            losses = _sum([s.losses_with(back) for s in states], stays)
+            losses[~stays] = torch.inf
+            out = int(losses.argmin())
+            best = max(best, (float(gains[back] - losses[out]), back, out))
+    return best
+
+
+def _sum(parts: list[Tensor], stays: Tensor) -> Tensor:
+    return sum((p.double().cpu() for p in parts), torch.zeros(len(stays), dtype=torch.float64))

@@ -1,0 +1,117 @@
+"""The layer problem min tr((W−Ŵ)H(W−Ŵ)ᵀ): its checks, its damping, its error and what a solver returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prunus.errors import DataError, OptionError
+
+DAMPING = 0.01
+_STRONGER = 10.0
+_TRIES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a weight solver found.
+
+    Attributes:
+        weight: (O, I), zero where the mask is False, in the dtype of the weight that was given.
+        mask: (O, I), bool, True = keep.
+    """
+
+    weight: Tensor
+    mask: Tensor
+
+
+def check(weight: Tensor, moment: Tensor) -> None:
+    """Refuse what is no layer problem.
+
+    Shapes: weight (O, I), moment (I, I).
+
+    Raises:
+        DataError: shapes that do not fit, or values that are NaN or infinite.
+    """
+    if weight.dim() != 2 or moment.shape != (weight.shape[-1],) * 2:
+        raise DataError(
+            f"the weight has shape {tuple(weight.shape)} and the moment {tuple(moment.shape)}; allowed is (O, I) with "
+            "(I, I). Flatten kernels as im2col does."
+        )
+    if not (torch.isfinite(weight).all() and torch.isfinite(moment).all()):
+        raise DataError("the weight or the moment holds NaN or infinite values; check the calibration data.")
+
+
+def checked(weight: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+    """Return detached copies in the wider of the two dtypes, at least float32, once `check` let them pass."""
+    check(weight, moment)
+    dtype = torch.promote_types(torch.promote_types(weight.dtype, moment.dtype), torch.float32)
+    return weight.detach().to(dtype, copy=True), moment.detach().to(dtype, copy=True)
+
+
+def check_count(count: int, total: int) -> None:
+    """Refuse a number of weights to keep that is out of range.
+
+    Raises:
+        OptionError: below 0 or above ``total``.
+    """
+    if not 0 <= count <= total:
+        raise OptionError(f"count is {count}; allowed is 0 to {total}, the number of weights. Give how many stay.")
+
+
+def damped(moment: Tensor, damping: float = DAMPING) -> Tensor:
+    """Return H + λ·mean(diag H)·I; an input that is always zero gets a one, so that nothing divides by it.
+
+    Raises:
+        OptionError: negative damping.
+    """
+    if damping < 0:
+        raise OptionError(f"damping is {damping}; allowed is at least 0, a share of the mean of the diagonal.")
+    found = moment.clone()
+    diagonal = found.diagonal()
+    level = diagonal.mean() if len(diagonal) else diagonal.sum()
+    diagonal[diagonal <= 0] = 1.0
+    diagonal += damping * level
+    return found
+
+
+def inverse(moment: Tensor) -> Tensor:
+    """Invert a symmetric positive definite matrix; one that is singular to rounding gets the least ridge that helps.
+
+    Shapes: (I, I) → (I, I), exactly symmetric.
+
+    Raises:
+        DataError: it is far from positive definite.
+    """
+    found: Tensor = torch.cholesky_inverse(factor(moment))
+    return found
+
+
+def factor(moment: Tensor) -> Tensor:
+    """Return L with L·Lᵀ = H, H lifted by the least ridge that helps where it is singular to rounding.
+
+    Raises:
+        DataError: it is far from positive definite.
+    """
+    ridge = torch.finfo(moment.dtype).eps * len(moment) * float(moment.diagonal().abs().max()) if len(moment) else 0.0
+    found: Tensor
+    found, info = torch.linalg.cholesky_ex(moment)
+    for _ in range(_TRIES):
+        if not info:
+            return found
+        found, info = torch.linalg.cholesky_ex(moment + ridge * torch.eye(len(moment)).to(moment))
+        ridge *= _STRONGER
+    if info:
+        raise DataError("the moment is not positive semidefinite; allowed is E[xxᵀ] of data. Accumulate it in float64.")
+    return found
+
+
+def reconstruction_error(weight: Tensor, found: Tensor, moment: Tensor) -> float:
+    """Return tr((W−Ŵ)H(W−Ŵ)ᵀ), in float64: the squared error of the layer's output over all outputs.
+
+    Shapes: weight, found (O, I), moment (I, I).
+    """
+    change = weight.detach().double() - found.detach().double()
+    return float(((change @ moment.double()) * change).sum())

@@ -1,0 +1,97 @@
+"""SparseGPT: columns from left to right, the error of what goes passed on to the columns that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from prunus.errors import OptionError
+from prunus.solvers.patterns import NofM, Pattern, Unstructured
+from prunus.solvers.problem import DAMPING, Pruned, check_count, checked, damped, inverse
+
+BLOCK = 128
+
+Quantise = Callable[[Tensor], Tensor]
+
+
+def sparsegpt(
+    weight: Tensor,
+    moment: Tensor,
+    count: int,
+    pattern: Pattern | None = None,
+    *,
+    damping: float = DAMPING,
+    block: int = BLOCK,
+    quantise: Quantise | None = None,
+) -> Pruned:
+    """Prune a layer in one pass over its columns.
+
+    With U the upper Cholesky factor of (H + λI)⁻¹, each block of columns keeps its highest w²/U_jj², and every column
+    passes its error on: W_{:,j+1:} −= (w_j − ŵ_j)/U_jj · U_{j,j+1:}.
+    Source: Frantar and Alistarh, "SparseGPT", arXiv:2301.00774, algorithm 1.
+
+    Args:
+        weight: of the layer.
+        moment: E[xxᵀ] of its inputs.
+        count: how many weights stay; each block of columns gets its part of it. `NofM` ignores it.
+        pattern: `Unstructured` unless given.
+        damping: λ, a share of the mean of the diagonal of H.
+        block: columns that are decided together, brought to a multiple of the pattern's span.
+        quantise: column (O,) → the values that can be stored; what that changes is passed on like the rest.
+
+    Shapes: weight (O, I), moment (I, I).
+
+    Raises:
+        DataError: shapes that do not fit, or values that are not finite.
+        OptionError: a count, block or damping out of range.
+    """
+    w, h = checked(weight, moment)
+    check_count(count, w.numel())
+    if block < 1:
+        raise OptionError(f"block is {block}; allowed is at least 1 column.")
+    chosen = pattern or Unstructured()
+    upper = torch.linalg.cholesky(inverse(damped(h, damping)), upper=True)
+    w[:, h.diagonal() <= 0] = 0
+    block = chosen.span * max(1, block // chosen.span)
+    # N:M is decided when its first column comes up, so that each group sees the errors of all before it.
+    step = chosen.span if isinstance(chosen, NofM) else block
+    mask, width, spent = torch.ones_like(w, dtype=torch.bool), w.shape[1], 0
+    for start in range(0, width, block):
+        stop = min(start + block, width)
+        part, kept, u = w[:, start:stop], mask[:, start:stop], upper[start:stop, start:stop]
+        errors = torch.zeros_like(part)
+        for j in range(stop - start):
+            if j % step == 0:
+                scores = (part[:, j : j + step] / u.diagonal()[j : j + step]).square()
+                kept[:, j : j + step] = chosen.mask(scores, count * min(start + j + step, width) // width - spent)
+                spent += int(kept[:, j : j + step].sum())
+            column = part[:, j] if quantise is None else quantise(part[:, j])
+            column = torch.where(kept[:, j], column, torch.zeros_like(column))
+            errors[:, j] = (part[:, j] - column) / u[j, j]
+            part[:, j:] -= errors[:, j, None] * u[j, j:]
+            part[:, j] = column
+        w[:, stop:] -= errors @ upper[start:stop, stop:]
+    return Pruned(w.to(weight.dtype), mask)
+
+
+def row_grid(weight: Tensor, bits: int = 8) -> Quantise:
+    """Return rounding to a symmetric grid of 2^bits − 1 values for every row, spread over the row's largest weight.
+
+    Shapes: weight (O, I); the function takes and returns (O,).
+
+    Raises:
+        OptionError: fewer than 2 bits or more than 16.
+    """
+    if not 2 <= bits <= 16:
+        raise OptionError(f"bits is {bits}; allowed is 2 to 16.")
+    top = 2 ** (bits - 1) - 1
+    step = weight.detach().abs().amax(1).clamp(min=torch.finfo(weight.dtype).tiny) / top
+
+    def nearest(column: Tensor) -> Tensor:
+        size = step.to(column)
+        found: Tensor = (column / size).round().clamp(-top, top) * size
+        return found
+
+    return nearest

@@ -1,0 +1,50 @@
+"""The order of batches in a training: walks through the data without end, each shuffled by its own seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prunus.errors import DataError
+from prunus.measurement.batches import Batch, DataSource
+
+
+class Order:
+    """Yields batches for ever, and knows where it stands, so that a later process can go on there.
+
+    Args:
+        data: walked through again and again.
+        batch_size: samples a batch; a last batch of one sample is passed over unless it is the only one.
+        seed: of the order; walk k is shuffled by a seed of its own.
+        walk, taken: where to begin: so many whole walks, and so many batches of the next, are behind.
+
+    Example:
+        >>> from itertools import islice
+        >>> import torch
+        >>> from prunus.workloads.splits import Split
+        >>> order = Order(Split(torch.arange(4.0), torch.zeros(4), "train"), 2, seed=0)
+        >>> _ = list(islice(order, 3))
+        >>> order.walk, order.taken
+        (1, 1)
+    """
+
+    def __init__(self, data: DataSource, batch_size: int, seed: int, *, walk: int = 0, taken: int = 0) -> None:
+        self._data, self._batch_size, self._seed = data, batch_size, seed
+        self.walk, self.taken = walk, taken
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches; raise DataError when the data have none."""
+        behind = self.taken
+        while True:
+            empty = True
+            for batch in self._data.batches(self._batch_size, (self._seed * 1_000_003 + self.walk) % 2**63):
+                if not empty and len(batch[1]) == 1:  # one sample has no variance for a batch norm
+                    continue
+                empty = False
+                if behind:
+                    behind -= 1
+                    continue
+                self.taken += 1
+                yield batch
+            if empty:
+                raise DataError("the training data yield no batch; at least 1 sample is needed. Check the train split.")
+            self.walk, self.taken, behind = self.walk + 1, 0, 0

@@ -1,0 +1,100 @@
+"""From whatever a person trains on, labelled or not, to what is learned from and what decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunus.errors import DataError
+from prunus.measurement.batches import Batch, DataSource, tensors_in
+from prunus.workloads.splits import Splits, source_of, without_held_out
+
+LABELS = ("labels", "label")
+"""Keys of a mapping that hold labels, as Hugging Face loaders yield them."""
+
+
+def learning_data(given: Any, held_out: Any = None) -> tuple[DataSource, DataSource, bool]:
+    """Return what to learn from, what to decide by, and whether there are labels.
+
+    Without ``held_out`` a tenth of the samples is set aside, the same ones in every run.
+
+    Args:
+        given: a DataLoader, a dataset, batches, or splits (of which train and selection are used). A batch is (inputs,
+            labels), a mapping with a key ``labels``, or inputs alone.
+        held_out: of the same kind.
+
+    Raises:
+        DataError: empty, not finite, of the wrong type, too small to set anything aside, or half with labels.
+    """
+    if isinstance(given, Splits):
+        return given.train, given.selection, True
+    labelled, source = _read(given, "train")
+    if held_out is None:
+        return (*without_held_out(source), labelled)
+    also, deciding = _read(held_out, "held_out")
+    if also != labelled:
+        raise DataError(
+            f"the training data have {'labels' if labelled else 'no labels'}, the held-out data "
+            f"{'have' if also else 'have none'}; give labels with both or with neither."
+        )
+    return source, deciding, labelled
+
+
+def _read(given: Any, name: str) -> tuple[bool, Any]:
+    if isinstance(given, tuple) and len(given) == 2 and all(isinstance(part, Tensor) for part in given):
+        return True, source_of(given, name)
+    if isinstance(given, Tensor):
+        return False, source_of((given, nothing_known(given)), name)
+    if not isinstance(given, Iterable) or isinstance(given, str | Mapping):
+        return True, source_of(given, name)
+    first = next(iter(given), None) if not hasattr(given, "batches") else None
+    if first is None or _is_pair(first):
+        return True, source_of(given, name)
+    labelled = isinstance(first, Mapping) and any(key in first for key in LABELS)
+    return labelled, _paired(given, name)
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, list | tuple) and len(item) == 2
+
+
+def _paired(given: Any, name: str) -> Any:
+    from torch.utils.data import DataLoader, IterableDataset
+
+    if isinstance(given, DataLoader) and given.batch_size and not isinstance(given.dataset, IterableDataset):
+        collate: Callable[[Any], Any] = given.collate_fn
+        return source_of(
+            DataLoader(given.dataset, given.batch_size, collate_fn=lambda items: as_pair(collate(items)),
+                       num_workers=given.num_workers), name,
+        )  # fmt: skip
+    return source_of([as_pair(item) for item in given], name)
+
+
+def as_pair(item: Any) -> Batch:
+    """Return (inputs, targets) of a batch that is no pair: labels from their key, or empty rows where there are none.
+
+    Raises:
+        DataError: neither a tensor, nor a mapping or list of tensors.
+    """
+    if isinstance(item, Mapping):
+        key = next((key for key in LABELS if key in item), None)
+        named = {name: value for name, value in item.items() if name != key}
+        return named, nothing_known(named) if key is None else torch.as_tensor(item[key])
+    inputs = item[0] if isinstance(item, list | tuple) and len(item) == 1 else item
+    inputs = tuple(inputs) if isinstance(inputs, list) else inputs
+    return inputs, nothing_known(inputs)
+
+
+def nothing_known(inputs: Any) -> Tensor:
+    """Return targets that say nothing: one empty row a sample.
+
+    Raises:
+        DataError: no tensor among the inputs.
+    """
+    first = next(tensors_in(inputs), None)
+    if first is None:
+        raise DataError(f"a batch without labels is {type(inputs).__name__}; allowed: a tensor, or tensors by name.")
+    return torch.empty(len(first), 0)

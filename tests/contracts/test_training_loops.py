@@ -1,0 +1,192 @@
+"""The same recipe gives the same masks in a plain loop, Hugging Face's Trainer, Lightning and Accelerate."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from factories_training import blocks, fit, samples
+from factories_transformers import vision_ops
+from prunus.errors import UsageError
+from prunus.pruner import Pruner
+from prunus.pruner.adapters import accelerated, huggingface_callback, lightning_callback
+
+STEPS, BATCH, LR = 12, 32, 0.05
+RECIPES: list[dict[str, Any]] = [
+    {"kept": 0.4, "every": 2},
+    {"kept": 0.4, "every": 2, "method": "adaptive"},
+    {"kept": 0.4, "every": 2, "method": "granet"},
+    {"kept": 0.6, "every": 2, "method": "units"},
+]
+
+
+def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
+
+
+def pruner_of(model: nn.Module, recipe: dict[str, Any]) -> Pruner:
+    return Pruner(model, recipe, example_inputs=samples().inputs[:4])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _vision_ops() -> None:
+    vision_ops()
+
+
+class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """The samples of `fit`, in its order: no loader may shuffle them."""
+
+    def __len__(self) -> int:
+        return STEPS * BATCH
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        data, row = samples(), index % 128
+        return {"x": data.inputs[row], "labels": data.targets[row]}
+
+
+def plain(recipe: dict[str, Any]) -> tuple[Pruner, nn.Module]:
+    model = blocks()
+    pruner = pruner_of(model, recipe)
+    fit(model, pruner, optimizer_of(model), STEPS)
+    return pruner, model
+
+
+def check_same(recipe: dict[str, Any], pruner: Pruner, model: nn.Module) -> None:
+    expected, trained = plain(recipe)
+    assert expected.masks
+    assert pruner.masks.keys() == expected.masks.keys()
+    assert all(torch.equal(mask, expected.masks[name]) for name, mask in pruner.masks.items())
+    for (name, ours), (_, theirs) in zip(model.named_parameters(), trained.named_parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.get("method", "gradual"))
+def test_plain_loop_with_the_context(recipe: dict[str, Any]) -> None:
+    model, data = blocks(), samples()
+    pruner, optimizer = pruner_of(model, recipe), optimizer_of(model)
+    with pruner.attached(optimizer, STEPS):
+        for step in range(STEPS):
+            rows = torch.arange(BATCH) + BATCH * (step % 4)
+            loss = nn.functional.cross_entropy(model(data.inputs[rows]), data.targets[rows])
+            pruner.tell(loss)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+    check_same(recipe, pruner, model)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.get("method", "gradual"))
+def test_accelerate(recipe: dict[str, Any]) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model, data = blocks(), samples()
+    accelerator = accelerate.Accelerator(cpu=True)
+    pruner = pruner_of(model, recipe)
+    prepared, optimizer = accelerator.prepare(model, optimizer_of(model))
+    with accelerated(pruner, optimizer, STEPS):
+        for step in range(STEPS):
+            rows = torch.arange(BATCH) + BATCH * (step % 4)
+            loss = nn.functional.cross_entropy(prepared(data.inputs[rows]), data.targets[rows])
+            pruner.tell(loss)
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+    check_same(recipe, pruner, model)
+
+
+class WithLoss(nn.Module):
+    """What a Hugging Face trainer wants: a model that returns its loss."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.net(x)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def huggingface_trainer(wrapped: nn.Module, pruner: Pruner, folder: Path, **options: Any) -> Any:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+
+    class InOrder(transformers.Trainer):  # type: ignore[name-defined,misc]
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return torch.utils.data.SequentialSampler(Rows())
+
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=BATCH, max_grad_norm=0.0, use_cpu=True,
+        report_to=[], disable_tqdm=True, logging_strategy="no", **{"save_strategy": "no", **options},
+    )  # fmt: skip
+    optimizer = optimizer_of(wrapped)
+    constant = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    return InOrder(
+        wrapped, arguments, train_dataset=Rows(), optimizers=(optimizer, constant),
+        callbacks=[huggingface_callback(pruner)],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.get("method", "gradual"))
+def test_hugging_face(recipe: dict[str, Any], tmp_path: Path) -> None:
+    model = blocks()
+    wrapped, pruner = WithLoss(model), pruner_of(model, recipe)
+    trainer = huggingface_trainer(wrapped, pruner, tmp_path)
+    trainer.train()
+    check_same(recipe, pruner, model)
+
+
+def test_hugging_face_goes_on_from_its_checkpoint_with_the_masks(tmp_path: Path) -> None:
+    recipe = RECIPES[0]
+    whole = WithLoss(blocks())
+    first = Pruner(whole, recipe)
+    trainer = huggingface_trainer(whole, first, tmp_path, save_strategy="steps", save_steps=5)
+    trainer.train()
+    again = WithLoss(blocks(seed=9))
+    second = Pruner(again, recipe)
+    resumed = huggingface_trainer(again, second, tmp_path, save_strategy="steps", save_steps=5)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert all(torch.equal(mask, first.masks[name]) for name, mask in second.masks.items())
+    assert second.masks.keys() == first.masks.keys()
+    for ours, theirs in zip(again.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.get("method", "gradual"))
+def test_lightning(recipe: dict[str, Any], tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Module(lightning.LightningModule):  # type: ignore[name-defined,misc]
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
+            return nn.functional.cross_entropy(self.net(batch["x"]), batch["labels"])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return optimizer_of(self.net)
+
+    model = blocks()
+    pruner = pruner_of(model, recipe)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = lightning.Trainer(
+            max_steps=STEPS, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, default_root_dir=tmp_path, callbacks=[lightning_callback(pruner)],
+        )  # fmt: skip
+        trainer.fit(Module(model), torch.utils.data.DataLoader(Rows(), batch_size=BATCH))
+    check_same(recipe, pruner, model)
+
+
+def test_a_failed_training_lets_go_of_the_network() -> None:
+    model = blocks()
+    pruner, optimizer = pruner_of(model, RECIPES[0]), optimizer_of(model)
+    with pytest.raises(ZeroDivisionError), pruner.attached(optimizer, STEPS):
+        raise ZeroDivisionError
+    with pytest.raises(UsageError, match="has not begun"):
+        pruner.step_begin()
+    pruner_of(model, RECIPES[0]).train_begin(optimizer, STEPS)

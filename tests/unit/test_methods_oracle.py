@@ -1,0 +1,100 @@
+"""The oracle against every possibility, its refusals, and the order that criteria should come in."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from factories_digits import digits, fresh_subject
+from prunus.budget import Bound
+from prunus.errors import BudgetError, OptionError
+from prunus.methods import METHODS, Subject, subject_of
+from prunus.methods.neurons import unit_plan
+from prunus.methods.replay import Replay
+from prunus.plans import Plan, fingerprint
+from prunus.surgery.cut import operate
+from prunus.surgery.verify import verify
+from prunus.training import TrainingOptions, finetune_
+from prunus.workloads.splits import Split
+
+KEPT = 0.5
+
+
+@functools.cache
+def small() -> Subject:
+    """Two hidden layers of sixteen units that know the digits well."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
+    finetune_(model, digits().train, TrainingOptions(300, 1e-2), seed=0)
+    calibration = Split(*next(iter(digits().train.batches(512))), "calibration")
+    return subject_of(model.eval(), torch.zeros(2, 1, 8, 8), calibration, digits().selection)
+
+
+@functools.cache
+def oracle_plan() -> Plan:
+    return METHODS.get("oracle").plan(small(), KEPT)
+
+
+def loss_of(plan: Plan, data: Split | None = None) -> float:
+    return Replay(small()).loss(data or small().selection, plan)
+
+
+def test_the_first_removal_is_the_cheapest_of_all() -> None:
+    subject = small()
+    start, *rest = oracle_plan().settings["losses"]
+    rises = {}
+    for axis, found in subject.coupling.axes.items():
+        for unit in range(found.size):
+            keep = {axis: np.arange(found.size) != unit}
+            plan = Plan(fingerprint(subject.coupling.graph), keep, subject.coupling.tensor_masks(keep))
+            model, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
+            x, y = next(iter(subject.selection.batches(64)))
+            with torch.no_grad():
+                loss = float(subject.loss(model(x), y))
+            saved = subject.cost.price().params - subject.cost.price(keep).params
+            rises[loss] = (loss - start) / saved if loss > start else (loss - start) * saved
+    best = min(rises, key=lambda loss: rises[loss])
+    assert rest[0] == pytest.approx(best, rel=1e-5)
+
+
+def test_it_meets_the_budget_and_is_proved() -> None:
+    subject, plan = small(), oracle_plan()
+    assert plan.after is not None
+    allowed = KEPT * subject.cost.price().params
+    assert 0.9 * allowed <= plan.after.params <= allowed
+    model, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
+    assert verify(subject.model, model, subject.coupling, plan, subject.example_inputs).error < 1e-8
+    assert loss_of(plan) == pytest.approx(plan.settings["losses"][-1])
+    assert len(plan.settings["losses"]) == 1 + sum(int((~mask).sum()) for mask in plan.axes.values())
+
+
+def test_criteria_come_in_the_expected_order() -> None:
+    """Chance loses most; nothing clearly beats the true loss where that was looked at. Greedy, it is no bound."""
+    x, y = next(iter(digits().test.batches(300)))
+    unseen = Split(x, y, "test")
+    chance = [loss_of(unit_plan(replace(small(), seed=s, memo={}), KEPT, "random"), unseen) for s in range(8)]
+    oracles = loss_of(oracle_plan())
+    for name in ("fisher", "taylor_sample", "taylor", "sensitivity", "magnitude", "fpgm", "redundancy"):
+        plan = unit_plan(small(), KEPT, name)
+        assert loss_of(plan, unseen) < np.median(chance), name
+        assert loss_of(plan) > 0.9 * oracles, name
+    assert loss_of(oracle_plan(), unseen) < min(chance)
+
+
+def test_large_networks_and_steps_of_several_units_are_refused() -> None:
+    with pytest.raises(BudgetError, match="allowed are 256"):
+        METHODS.get("oracle").plan(fresh_subject(), KEPT)
+    axis = next(iter(small().coupling.axes))
+    with pytest.raises(OptionError, match="one unit at a time"):
+        METHODS.get("oracle").plan(replace(small(), bounds={axis: Bound(round_to=8)}), KEPT)
+
+
+def test_a_floor_is_kept() -> None:
+    axis = list(small().coupling.axes)[-1]
+    plan = METHODS.get("oracle").plan(replace(small(), bounds={axis: Bound(floor=15)}), KEPT)
+    assert plan.axes.get(axis, np.ones(16, bool)).sum() >= 15
