@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .scales import recipe_for
+
 Row = dict[str, Any]
 
 
@@ -78,10 +80,8 @@ def search_seconds(evaluations: int) -> Row:
     from prunus.jobs import parent_of, scored_parent
     from prunus.methods.layer_wise import masked_loss
     from prunus.progress import Silent
-    from prunus.recipe import Recipe
 
-    text = {"version": 1, "model": "glyphs/resnet", "data": "glyphs", "prune": {"budget": {"params": 0.5}}}
-    parent = parent_of(Recipe.model_validate(text), 0, Silent())
+    parent = parent_of(recipe_for("glyphs/resnet", {"prune": {"budget": {"params": 0.5}}}), 0, Silent())
     scored = scored_parent(parent)
     problem = unit_problem(scored.cost, scored.scores, parse_budget({"params": 0.5}, scored.cost.price()))
     batches = list(parent.data.selection.batches(256))[:2]

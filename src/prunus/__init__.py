@@ -6,14 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prunus.citation import cite
     from prunus.comparison import compare
     from prunus.export import load, save
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
     from prunus.measuring import measure
     from prunus.pipeline import apply, plan, prune
+    from prunus.pruner import Pruner, PrunerOptions
+    from prunus.recovering import recover_
+    from prunus.repair import repair_
+    from prunus.scored import score
     from prunus.shrinking import shrink
     from prunus.surgery.verify import verify
+    from prunus.tree import grow_tree
 
 _HOMES = {
     "prune": "prunus.pipeline",
@@ -27,9 +33,35 @@ _HOMES = {
     "save": "prunus.export",
     "load": "prunus.export",
     "shrink": "prunus.shrinking",
+    "repair_": "prunus.repair",
+    "recover_": "prunus.recovering",
+    "Pruner": "prunus.pruner",
+    "PrunerOptions": "prunus.pruner",
+    "score": "prunus.scored",
+    "grow_tree": "prunus.tree",
+    "cite": "prunus.citation",
 }
 
-__all__ = ["apply", "capture", "compare", "couple", "load", "measure", "plan", "prune", "save", "shrink", "verify"]
+__all__ = [
+    "Pruner",
+    "PrunerOptions",
+    "apply",
+    "capture",
+    "cite",
+    "compare",
+    "couple",
+    "grow_tree",
+    "load",
+    "measure",
+    "plan",
+    "prune",
+    "recover_",
+    "repair_",
+    "save",
+    "score",
+    "shrink",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

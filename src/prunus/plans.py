@@ -155,7 +155,8 @@ class Plan:
                 fingerprint=text["fingerprint"],
                 axes={k: _to_mask(v["keep"], v["size"]) for k, v in text["axes"].items()},
                 keep={t: {int(d): from_ranges(r) for d, r in dims.items()} for t, dims in text["tensors"].items()},
-                drops=tuple(Drop(**d) for d in text["drops"]),
+                # A person who adds a branch gives its name alone; `review.settle` finds its place.
+                drops=tuple(Drop("", 0, d) if isinstance(d, str) else Drop(**d) for d in text["drops"]),
                 masks=masks,
                 decisions=tuple(Decision(**d) for d in text["decisions"]),
                 before=Cost(**text["before"]) if text["before"] else None,

@@ -6,10 +6,16 @@ import json
 import statistics
 import subprocess
 import sys
+from importlib.util import find_spec
+
+import pytest
 
 import prunus
 
-SURFACE = {"prune", "capture", "couple", "plan", "apply", "verify", "measure", "compare", "save", "load", "shrink"}
+SURFACE = {
+    "prune", "capture", "couple", "plan", "apply", "verify", "measure", "compare", "save", "load", "shrink",
+    "repair_", "recover_", "Pruner", "PrunerOptions", "score", "grow_tree", "cite",
+}  # fmt: skip
 HEAVY = {"matplotlib", "sklearn", "typer", "jinja2", "scipy", "PIL", "transformers", "torchvision", "timm"}
 SECONDS_BEYOND_TORCH = 0.3
 
@@ -29,6 +35,11 @@ def test_public_names_are_these_and_no_others() -> None:
     assert set(prunus.__all__) == SURFACE
     for name in prunus.__all__:
         assert callable(getattr(prunus, name))
+
+
+@pytest.mark.parametrize("name", sorted(SURFACE))
+def test_no_module_has_the_name_of_a_public_function(name: str) -> None:
+    assert find_spec(f"prunus.{name}") is None
 
 
 def test_import_is_light() -> None:

@@ -1,4 +1,4 @@
-"""Laws of recovery: never worse on held-out data, masks stay zero, itself as a teacher teaches nothing, seeds decide."""
+"""Laws of recovery: never worse held out, masks stay zero, itself as a teacher teaches nothing, seeds decide."""
 
 from __future__ import annotations
 

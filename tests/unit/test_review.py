@@ -14,6 +14,9 @@ from prunus.plans import Plan
 from prunus.report.plan_table import diff_lines, plan_lines
 from prunus.review import diff_plans, settle, with_savings
 from prunus.scored import Scored, score
+from prunus.surgery.cut import operate
+from prunus.surgery.verify import verify
+from prunus.tree import find_branches
 
 
 class Residual(nn.Module):
@@ -154,3 +157,22 @@ def test_the_table_names_every_decision(scored: Scored) -> None:
         assert decision.node in text
         assert f"{decision.saves_params:,}" in text
     assert "1 more" in "\n".join(plan_lines(plan, most=1))
+
+
+def test_a_branch_may_be_forced_out_by_its_name(scored: Scored) -> None:
+    (name,) = [branch.id for branch in find_branches(scored.coupling)]
+    text = scored.plan({"params": 0.6}).describe()
+    text["drops"] = [name]
+    done = settle(Plan.from_description(text, {}), scored.coupling)
+    assert f"{name}: dropped" in done.edits
+    (drop,) = done.plan.drops
+    assert drop.join
+    assert done.plan.decisions[0].node == name
+    torch.manual_seed(0)
+    model, x = Residual(), torch.randn(2, 1, 6, 6)
+    small, _ = operate(model, scored.coupling, done.plan, x)
+    assert verify(model, small, scored.coupling, done.plan, x).ok
+    assert sum(p.numel() for p in small.parameters()) == done.plan.after.params  # type: ignore[union-attr]
+    text["drops"] = [name + "x"]
+    with pytest.raises(PlanError, match=f"no branch of this model that can go. Did you mean '{name}'"):
+        settle(Plan.from_description(text, {}), scored.coupling)

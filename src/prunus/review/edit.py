@@ -13,6 +13,7 @@ from prunus.measurement.price import cost_model
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan, to_ranges
 from prunus.surgery.cut import check_fingerprint
+from prunus.tree import Branch, find_branches
 
 EDITED = "set by hand"
 _BLOCKS = ("block", "structure")
@@ -29,23 +30,44 @@ class Settled:
 def settle(plan: Plan, coupling: Coupling) -> Settled:
     """Return a plan that says everywhere what its ``axes`` say; `apply` of a plan folder begins with this.
 
-    A person may change ``keep`` of any axis in ``plan.json``, delete an axis (it stays whole), add one, or delete a
-    drop. Kept indices of tensors, prices and decisions are recomputed; budget, floors and held nodes must still hold.
+    A person may change ``keep`` of any axis in ``plan.json``, delete an axis (it stays whole), add one, delete a drop,
+    or add the name of a branch to ``drops``. Kept indices of tensors, prices and decisions are recomputed; budget,
+    floors and held nodes must still hold.
 
     Raises:
         PlanError: another model, an unknown axis, a wrong size, an empty axis that is needed, or a constraint that the
             edited plan breaks, by name.
     """
     check_fingerprint(plan, coupling.graph)
+    plan, forced = _forced(plan, coupling)
     _check_axes(plan, coupling)
     touched = {a: m for a, m in plan.axes.items() if not m.all()}
     fresh = make_plan(coupling, touched, plan.drops, plan.masks, plan.decisions, plan.settings)
-    edits = tuple(_edits(plan, fresh))
+    edits = (*(f"{branch.id}: dropped" for branch in forced), *_edits(plan, fresh))
     if edits:
         _check_constraints(fresh, coupling)
         # What was measured together was measured on the plan as it was.
         fresh = replace(fresh, settings={k: v for k, v in fresh.settings.items() if k != "damage"})
-    return Settled(replace(fresh, decisions=_decisions(plan, fresh)), edits)
+    decisions = [Decision(b.id, _BLOCKS[0], b.params, b.params, EDITED) for b in forced]
+    return Settled(replace(fresh, decisions=(*decisions, *_decisions(plan, fresh))), edits)
+
+
+def _forced(plan: Plan, coupling: Coupling) -> tuple[Plan, list[Branch]]:
+    """Give the branches that a person named their place: a bypass, or axes to empty."""
+    named = [drop.label for drop in plan.drops if not drop.join]
+    if not named:
+        return plan, []
+    known = {branch.id: branch for branch in find_branches(coupling)}
+    for name in named:
+        if name not in known:
+            raise PlanError(
+                f"The plan drops {name!r}, which is no branch of this model that can go.{nearest(name, known)} "
+                f"Known: {', '.join(known) or 'none'}."
+            )
+    branches = [known[name] for name in dict.fromkeys(named)]
+    drops = [*(d for d in plan.drops if d.join), *(b.drop for b in branches if b.drop is not None)]
+    emptied = {axis: np.zeros(coupling.axes[axis].size, bool) for b in branches for axis in b.axes}
+    return replace(plan, drops=tuple(dict.fromkeys(drops)), axes={**plan.axes, **emptied}), branches
 
 
 def _check_axes(plan: Plan, coupling: Coupling) -> None:
