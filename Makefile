@@ -40,10 +40,10 @@ check: $(STAMPS)/dev
 	$(BIN)/lint-imports
 
 test: $(STAMPS)/dev
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 laws: $(STAMPS)/dev
-	$(BIN)/pytest -n 2 tests/laws
+	$(BIN)/pytest -n 2 --dist loadgroup tests/laws
 
 # Takes an hour on two quiet cores; a run that was stopped goes on where it was. Start over: rm runs/zoo.jsonl
 zoo: $(STAMPS)/dev

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +29,14 @@ KEPT = (0.5, 0.3)
 PATTERNED = {"two-four": 0.02, "sparsegpt-two-four": 0.02, "wanda-two-four": 0.02}
 # Those for small networks alone refuse this one, and have tests of their own.
 NAMES = [name for name in METHODS.names() if METHODS.get(name).most_units is None]
-every = pytest.mark.parametrize("name", NAMES)
+
+
+def methods(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Run a test for each method; all tests of one method in one process, which plans once for all of them."""
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in names])
+
+
+every = methods(NAMES)
 each_share = pytest.mark.parametrize("kept", KEPT)
 
 
@@ -72,7 +80,7 @@ def test_the_budget_is_met_from_just_below(name: str, kept: float) -> None:
     assert spent >= 0.95 * allowed
 
 
-@pytest.mark.parametrize("name", [m for m in NAMES if METHODS.get(m).level != "weight"])
+@methods(m for m in NAMES if METHODS.get(m).level != "weight")
 def test_a_budget_of_macs_is_met_too(name: str) -> None:
     subject = under(shared(), "macs")
     plan, whole = METHODS.get(name).plan(subject, 0.5), subject.cost.price().macs_forward
@@ -81,7 +89,7 @@ def test_a_budget_of_macs_is_met_too(name: str) -> None:
     assert not plan.masks
 
 
-@pytest.mark.parametrize("name", ["importance", "window-strip", "integrated", "multi-scale", "modular"])
+@methods(["importance", "window-strip", "integrated", "multi-scale", "modular"])
 def test_a_budget_of_bytes_counts_masked_weights_as_they_are_stored(name: str) -> None:
     subject = under(shared(), "bytes")
     plan, whole = METHODS.get(name).plan(subject, 0.3), subject.cost.price().param_bytes
@@ -128,7 +136,7 @@ def test_the_cut_is_proved_and_counted(name: str, kept: float) -> None:
     assert small(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if METHODS.get(n).level == "weight" and n not in PATTERNED])
+@methods(n for n in METHODS if METHODS.get(n).level == "weight" and n not in PATTERNED)
 @each_share
 def test_weight_methods_keep_exactly_what_they_may(name: str, kept: float) -> None:
     plan, total = planned(name, kept), shared().cost.price().params

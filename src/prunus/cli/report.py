@@ -1,4 +1,4 @@
-"""``prunus report PLAN``: a plan folder as one page that a person reads and passes on."""
+"""``prunus report FOLDER``: a plan, or the results of a comparison, as one page that a person reads and passes on."""
 
 from __future__ import annotations
 
@@ -11,22 +11,36 @@ import typer
 from prunus.cli.console import shown_progress
 from prunus.cli.work import check_out
 
+_RESULTS = "results.json"
+
 
 def report(
-    plan: Annotated[Path, typer.Argument(help="The folder that prunus plan wrote.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="What prunus plan, prune, compare or demo wrote.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("report.html"),
     pay: Annotated[bool, typer.Option(help="Predict the time on this machine, and say where it will not pay.")] = True,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Write price, forecast, picture and every decision of a plan as one page that needs no network."""
+    """Write a plan (price, forecast, picture, every decision) or results as one page that needs no network."""
     check_out(out.parent)
-    from prunus.files import write_text_atomic
+    if (folder / _RESULTS).is_file():
+        from prunus.report import write_report
+        from prunus.results import Results
+
+        write_report(Results.load(folder / _RESULTS), out)
+    else:
+        from prunus.files import write_text_atomic
+
+        write_text_atomic(out, _plan_page(folder, pay))
+    sys.stderr.write(f"report: {out}\n")
+
+
+def _plan_page(folder: Path, pay: bool) -> str:
     from prunus.jobs import read_plan_folder
     from prunus.jobs.reviewing import review_folder
     from prunus.pay import forecast
     from prunus.report.plan_page import PlanAbout, render_plan_page
 
-    given = read_plan_folder(plan)
+    given = read_plan_folder(folder)
     with shown_progress() as progress:
         parent, settled = review_folder(given, progress)
         subject, recipe, found = parent.subject, parent.recipe, None
@@ -36,5 +50,4 @@ def report(
                              progress=progress)  # fmt: skip
     title = f"plan for {recipe.model} on {recipe.data}"
     about = PlanAbout(title, parent.samples, settled.edits, found)
-    write_text_atomic(out, render_plan_page(subject.coupling, settled.plan, about))
-    sys.stderr.write(f"report: {out}\n")
+    return render_plan_page(subject.coupling, settled.plan, about)

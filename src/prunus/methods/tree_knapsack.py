@@ -20,9 +20,9 @@ from prunus.plans import Decision, Plan
 from prunus.tree import Branch, grow_tree
 from prunus.tree.choices import ChoiceTree
 
-_BUDGETS = (1.0, 1.5, 2.3)
+_BUDGETS = (1.0, 1.15, 1.3, 1.6, 2.3)
 """Shares of the limit for which blocks are proposed: the model of the tree is an upper bound of the price."""
-_RATES = (0.01, 0.1, 1.0)
+_RATES = (0.01, 0.025, 0.06, 0.16, 0.4, 1.0)
 """What all blocks together may be worth, in worths of all units together; the true loss decides between them."""
 
 

@@ -59,12 +59,17 @@ class Tuning:
         arXiv:2102.05426, for blocks as the unit of reconstruction.
     """
 
-    def __init__(self, route: Route, mending: Mending) -> None:
-        self._route, self._mending = route, mending
+    def __init__(self, route: Route, mending: Mending, *, steps: int = STEPS, last_steps: int = LAST_STEPS) -> None:
+        self._route, self._mending, self._steps, self._last_steps = route, mending, steps, last_steps
         self._walk = Walk(route, absorb=mending.repair.absorb)
 
     def run(self) -> Walked:
         """Walk to the end, block after block."""
+        walk = self.walked()
+        return Walked(walk.tensors, frozenset(walk.changed), walk.errors())
+
+    def walked(self) -> Walk:
+        """Do so, and return the walk itself, with the outputs of every lane at hand."""
         walk, sites = self._walk, self._route.sites
         for block in find_blocks(self._route):
             walk.go(block.start)
@@ -73,10 +78,10 @@ class Tuning:
                 if walk.nodes[position].name in sites:
                     walk.stop(position, self._mending)
             walk.go(block.stop)
-            self._tune(block, before, STEPS)
+            self._tune(block, before, self._steps)
         walk.go(len(walk.nodes))
-        self._tune(Block(0, len(walk.nodes), None), [{} for _ in walk.steps], LAST_STEPS)
-        return Walked(walk.tensors, frozenset(walk.changed), walk.errors())
+        self._tune(Block(0, len(walk.nodes), None), [{} for _ in walk.steps], self._last_steps)
+        return walk
 
     def _tune(self, block: Block, before: list[dict[str, Any]], steps: int) -> None:
         walk, names = self._walk, self._free(block)

@@ -1,0 +1,87 @@
+"""One shot by prunus: a method and a repair on unlabelled images; the rungs of the ladder."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .networks import SAMPLES, Case, Row, case_of
+
+METHOD, REPAIR = "obs-search", "blockwise"
+RUNGS = {
+    "l2, uniform, statistics": ("l2", "statistics"),
+    "OBS order, uniform, statistics": ("order", "statistics"),
+    "OBS order, measured levels, statistics": ("obs-units", "statistics"),
+    "OBS order, measured levels, refold": ("obs-units", "refold"),
+    "OBS order, measured levels, blockwise": ("obs-units", "blockwise"),
+    "OBS order, searched levels, blockwise": (METHOD, "blockwise"),
+}
+"""Rung → (how units are chosen, how the rest is repaired); each adds one thing to the rung before it."""
+
+
+def cell(net: str, kept: float, seed: int) -> Row:
+    """Prune to a share of the MACs with what prunus does best."""
+    return shot(net, kept, seed, METHOD, REPAIR, SAMPLES)
+
+
+def rung(net: str, kept: float, seed: int, name: str) -> Row:
+    """Take one rung of the ladder."""
+    return shot(net, kept, seed, *RUNGS[name], SAMPLES)
+
+
+def shot(net: str, kept: float, seed: int, method: str, repair: str, samples: int | str) -> Row:
+    """Plan, cut, repair and score; images are unlabelled, and nothing is chosen by the test split."""
+    from prunus.repair import repair_
+    from prunus.surgery.cut import operate
+
+    case, subject = case_of(net, seed), _subject(net, seed, samples)
+    started = time.perf_counter(), time.process_time()
+    plan = _WAYS.get(method, functools.partial(_by_method, method))(subject, kept)
+    planned = time.process_time()
+    small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
+    report = repair_(small, subject.model, subject.coupling, plan, subject.calibration, repair=repair, seed=seed)
+    assert plan.before is not None
+    assert plan.after is not None
+    return {**case.judged(small), "macs": plan.after.macs_forward / plan.before.macs_forward,
+            "params": plan.after.params / plan.before.params, "repair": report.chosen, "error": report.after,
+            "plan_cpu_seconds": planned - started[1], "cpu_seconds": time.process_time() - started[1],
+            "seconds": time.perf_counter() - started[0]}  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def _subject(net: str, seed: int, samples: int | str) -> Any:
+    """Return the network with images whose labels are all zero: whatever looked at them would show."""
+    from prunus.methods import subject_of
+    from prunus.methods.under import under
+    from prunus.workloads.splits import Split
+
+    case: Case = case_of(net, seed)
+    images = case.images(samples)
+    blind = Split(images, torch.zeros(len(images), dtype=torch.int64), "calibration")
+    return under(subject_of(case.model, case.example, blind, blind, seed=seed), "macs")
+
+
+def _by_method(name: str, subject: Any, kept: float) -> Any:
+    from prunus.methods import METHODS
+
+    return METHODS.get(name).plan(subject, kept)
+
+
+def _l2(subject: Any, kept: float) -> Any:
+    return _by_method("filter-norm", subject, kept)
+
+
+def _order(subject: Any, kept: float) -> Any:
+    """Take the order in which group OBS removes units, the same share of every axis."""
+    from prunus.methods.obs_units import unit_levels
+    from prunus.planning import make_plan
+
+    keep = subject.fit(unit_levels(subject).scores, subject.limit(kept), allocator="uniform")
+    return make_plan(subject.coupling, keep, cost=subject.cost)
+
+
+_WAYS: dict[str, Callable[[Any, float], Any]] = {"l2": _l2, "order": _order}

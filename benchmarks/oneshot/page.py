@@ -1,0 +1,202 @@
+"""docs/bench/oneshot.md: what is promised beside what was measured, every cell with its interval."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+
+from zoo.claims import claims_table
+
+from .networks import Row
+from .ours import METHOD, REPAIR, RUNGS
+from .peer import CRITERIA, SCOPES
+
+Rows = Mapping[str, Row]
+Interval = tuple[float, float, float]
+LOOSE, TIGHT = {0.5: 0.01, 0.25: 0.04}, {0.5: 0.003, 0.25: 0.02}
+"""What may be lost at most by kept share of the MACs: MobileNet and ViT; over-parameterised ResNet and VGG."""
+_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+_HOW = (
+    "Points of accuracy lost on the test split right after pruning, without training on labels; mean over seeds and "
+    "its 95 % interval (Student's t; of one seed, a bootstrap of the test images). Ours: `{method}` and `{repair}` on "
+    "512 images without labels; the test split chooses nothing. Torch-Pruning: of {count} configurations the one that "
+    "loses least on average over the seeds *on the test split*, with norm statistics re-estimated on the same images; "
+    "where it needs gradients it gets the true labels of those images. MACs are counted alike, never above the share."
+)
+
+
+def page(rows: Rows, about: Mapping[str, str]) -> str:
+    """Return the text of the page."""
+    lines = ["# One shot, without labels", "",
+             f"Command: `make bench-oneshot` · torch {about['torch']} · {about['cpu']}.", "",
+             claims_table(claims(rows)), "", *_cells(rows), *_ladder(rows), *_samples(rows), *_costs(rows)]  # fmt: skip
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def claims(rows: Rows) -> list[tuple[str, str, bool]]:
+    """Return (claim, measured, met) for what has been run."""
+    found = []
+    for net, kept in cells(rows):
+        ours = _of_seeds(rows, f"cells/{net}/{kept:g}", "ours")
+        lost, told = statistics.fmean(r["lost"] for r in ours.values()), f"{_shown(interval(ours))} points"
+        allowed = _allowed(net, kept)
+        if allowed is not None:
+            found.append((f"{net}, {kept:.0%} of the MACs: ≤ {allowed * 100:g} points lost", told, lost <= allowed))
+        best = best_peer(rows, net, kept)
+        if best is not None:
+            theirs = statistics.fmean(r["lost"] for r in best[1].values())
+            told = f"{lost * 100:.2f} of {theirs * 100:.2f} points ({best[0]})"
+            claim = f"{net}, {kept:.0%} of the MACs: at most a third of what Torch-Pruning's best loses"
+            found.append((claim, told, lost <= theirs / 3))
+    if row := rows.get("solvers/sparsegpt-1024"):
+        told = f"{row['seconds']:.1f} s, {row['cpu_seconds']:.1f} s of processor time"
+        found.append(("SparseGPT of 1,024 × 1,024 in ≤ 10 s", told, row["seconds"] <= 10))
+    if row := rows.get("cost/resnet50"):
+        told = f"{row['seconds']:.0f} s, {row['peak_gib']:.1f} GiB at most"
+        found.append(("ResNet-50: moments, OBS and levels of all layers in ≤ 10 min and ≤ 8 GB", told,
+                      row["seconds"] <= 600 and row["peak_gib"] * 2**30 <= 8e9))  # fmt: skip
+    return found
+
+
+def _allowed(net: str, kept: float) -> float | None:
+    """Return what may be lost at most; nothing is promised of right-sized ResNets and VGGs."""
+    family, _, size = net.removeprefix("glyphs/").partition("-")
+    if family in ("mobilenet", "vit"):
+        return LOOSE.get(kept)
+    return TIGHT.get(kept) if size else None
+
+
+def cells(rows: Rows) -> list[tuple[str, float]]:
+    """Return the networks and kept shares that ours has been measured on, in the order of the log."""
+    found = {}
+    for key in rows:
+        if key.startswith("cells/") and key.endswith("/ours"):
+            net, kept, _, _ = key.removeprefix("cells/").rsplit("/", 3)
+            found[net, float(kept)] = None
+    return list(found)
+
+
+def best_peer(rows: Rows, net: str, kept: float) -> tuple[str, dict[int, Row]] | None:
+    """Return the configuration that loses least on average over the seeds on which it met the budget."""
+    ours = _of_seeds(rows, f"cells/{net}/{kept:g}", "ours")
+    done = {
+        f"{criterion}, {scope}": {seed: found[seed] for seed in ours}
+        for criterion in CRITERIA
+        for scope in SCOPES
+        if (found := _of_seeds(rows, f"cells/{net}/{kept:g}", f"torch-pruning-{criterion}-{scope}")).keys()
+        >= ours.keys()
+    }
+    if not done:
+        return None
+    name = min(done, key=lambda n: statistics.fmean(r["lost"] for r in done[n].values()))
+    return name, done[name]
+
+
+def interval(ours: Mapping[int, Row], theirs: Mapping[int, Row] | None = None) -> Interval:
+    """Return the mean points lost, or those more than by the other on the same networks, with a 95 % interval."""
+    seeds = [s for s in ours if theirs is None or s in theirs]
+    lost = [ours[s]["lost"] - (theirs[s]["lost"] if theirs else 0) for s in seeds]
+    if len(lost) == 1:
+        return _bootstrapped(ours[seeds[0]], theirs[seeds[0]] if theirs else None)
+    half = _QUANTILES.get(len(lost) - 1, 2.1) * statistics.stdev(lost) / math.sqrt(len(lost))
+    mean = statistics.fmean(lost)
+    return mean, mean - half, mean + half
+
+
+def _bootstrapped(ours: Row, theirs: Row | None) -> Interval:
+    import torch
+
+    from prunus.measurement.quality import paired_interval
+
+    right = [torch.tensor([c == "1" for c in text]) for text in
+             (theirs["correct"] if theirs else ours["dense_correct"], ours["correct"])]  # fmt: skip
+    found = paired_interval(*right)
+    return found.estimate, found.low, found.high
+
+
+def _of_seeds(rows: Rows, start: str, end: str) -> dict[int, Row]:
+    found = {}
+    for key, row in rows.items():
+        if key.startswith(f"{start}/") and key.endswith(f"/{end}") and row.get("ok", True):
+            middle = key.removeprefix(f"{start}/").removesuffix(f"/{end}")
+            if middle.isdigit():
+                found[int(middle)] = row
+    return found
+
+
+def _cells(rows: Rows) -> list[str]:
+    if not cells(rows):
+        return []
+    how = _HOW.format(method=METHOD, repair=REPAIR, count=len(CRITERIA) * len(SCOPES))
+    lines = ["## Against Torch-Pruning at equal MACs", "", how, "",
+             "| network | MACs | seeds | dense | ours loses | Torch-Pruning's best | it loses | ours − it |",
+             "|---|--:|--:|--:|--:|---|--:|--:|"]  # fmt: skip
+    for net, kept in cells(rows):
+        ours, best = _of_seeds(rows, f"cells/{net}/{kept:g}", "ours"), best_peer(rows, net, kept)
+        dense = statistics.fmean(r["dense"] for r in ours.values())
+        peer = "– | – | –" if best is None else (
+            f"{best[0]} | {_shown(interval(best[1]))} | {_shown(interval(ours, best[1]))}"
+        )  # fmt: skip
+        lines.append(f"| {net} | {kept:.0%} | {len(ours)} | {dense:.2%} | {_shown(interval(ours))} | {peer} |")
+    refused = [f"{k.removeprefix('cells/')}: {r.get('reason', 'missed the budget')}" for k, r in rows.items()
+               if k.startswith("cells/") and not r.get("ok", True)]  # fmt: skip
+    if refused:
+        lines += ["", "Configurations of Torch-Pruning that gave no network within the budget:", ""]
+        lines += [f"- {text}" for text in refused]
+    return [*lines, ""]
+
+
+def _ladder(rows: Rows) -> list[str]:
+    nets = list(
+        dict.fromkeys(key.rsplit("/", 1)[0].removeprefix("ladder/") for key in rows if key.startswith("ladder/"))
+    )
+    if not nets:
+        return []
+    heads = [f"{name}, {float(kept):.0%}" for name, _, kept in (net.rpartition("/") for net in nets)]
+    lines = ["## Where the gains come from", "", "Points lost on the test split.", "",
+             "| rung | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(nets)]  # fmt: skip
+    for number, rung in enumerate(RUNGS):
+        found = [_of_rung(rows, net, number) for net in nets]
+        lines.append(f"| {rung} | " + " | ".join(_shown(interval(f)) if f else "–" for f in found) + " |")
+    return [*lines, ""]
+
+
+def _of_rung(rows: Rows, net: str, number: int) -> dict[int, Row]:
+    start = f"ladder/{net}/{number}-"
+    return {int(key.removeprefix(start)): row for key, row in rows.items() if key.startswith(start)}
+
+
+def _samples(rows: Rows) -> list[str]:
+    found: dict[tuple[str, str], dict[str, dict[int, Row]]] = {}
+    for key, row in rows.items():
+        if key.startswith("samples/"):
+            net, kept, count, seed = key.removeprefix("samples/").rsplit("/", 3)
+            found.setdefault((net, kept), {}).setdefault(count, {})[int(seed)] = row
+    if not found:
+        return []
+    counts = list(dict.fromkeys(count for columns in found.values() for count in columns))
+    about = "Points lost with so many unlabelled images; noise: 512 images of Gaussian noise."
+    lines = ["## How many images", "", about, "",
+             "| network | MACs | " + " | ".join(counts) + " |", "|---|--:|" + "--:|" * len(counts)]  # fmt: skip
+    for (net, kept), columns in found.items():
+        told = [_shown(interval(columns[c])) if c in columns else "–" for c in counts]
+        lines.append(f"| {net} | {float(kept):.0%} | " + " | ".join(told) + " |")
+    return [*lines, ""]
+
+
+def _costs(rows: Rows) -> list[str]:
+    done = [r for k, r in rows.items() if k.startswith("cost/")]
+    if not done:
+        return []
+    lines = ["## What it costs", "", "Moments, the OBS order of all units and all levels measured, two threads.", "",
+             "| network | images | seconds | processor seconds | peak memory |", "|---|---|--:|--:|--:|"]  # fmt: skip
+    for r in done:
+        lines.append(f"| {r['network']} | {r['samples']} of {r['side']}² | {r['seconds']:.0f} | "
+                     f"{r['cpu_seconds']:.0f} | {r['peak_gib']:.1f} GiB |")  # fmt: skip
+    return lines
+
+
+def _shown(found: Interval) -> str:
+    mean, low, high = (100 * value for value in found)
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"

@@ -1,0 +1,111 @@
+"""How far a cut network is from the dense one once it was repaired: what candidates of a search are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunus.errors import DataError
+from prunus.graph.ir import refs_in
+from prunus.measurement.batches import device_of
+from prunus.methods.subject import Subject
+from prunus.plans import Plan, fingerprint
+from prunus.repair.blocks import Tuning
+from prunus.repair.lanes import Lane, Role, argument_names, lanes_of
+from prunus.repair.repairs import REPAIRS, Mending
+from prunus.repair.room import samples_that_fit
+from prunus.repair.walking import Walk, route
+
+SAMPLES = 512
+"""Calibration samples of a trial, where the data have so many; three eighths of them only judge."""
+STEPS, LAST_STEPS = 30, 60
+"""Steps of Adam for a block and for the whole network, where a trial trains: a seventh of those of the repair."""
+_ROLES: tuple[Role, ...] = ("fit", "check", "held", "fit", "fit", "held", "fit", "held")
+_FEW: dict[int, tuple[Role, ...]] = {2: ("fit", "held"), 3: ("fit", "held", "fit"), 4: ("fit", "check", "held", "fit")}
+
+
+class AfterRepair:
+    """Cuts, repairs without labels and compares, as often as is asked; nothing but numbers comes back.
+
+    The calibration samples are divided once: a plan's repair is fitted to some, its outputs are held against the dense
+    network's on the others. Targets are not looked at.
+
+    Args:
+        subject: the network and its data.
+        repair: what is done to each candidate; ``blockwise`` in a few steps, for the order of candidates, not their
+            level, is what counts.
+
+    Raises:
+        OptionError: an unknown repair.
+        DataError: fewer than 2 samples.
+    """
+
+    def __init__(self, subject: Subject, repair: str = "refold") -> None:
+        self.subject, self.repair = subject, REPAIRS.get(repair)
+        coupling = subject.coupling
+        most = min(SAMPLES, samples_that_fit(coupling))
+        names = argument_names(coupling.graph)
+        lanes = lanes_of(subject.calibration, device_of(subject.model), names=names, most=most)
+        if len(lanes) < 2:
+            raise DataError(
+                f"a search with a repair got {sum(lane.count for lane in lanes)} calibration samples in one part; some "
+                "must be fitted to and others judge. Give more data, in more batches."
+            )
+        self._lanes = _divided(lanes)
+
+    def error(self, keep: Mapping[str, np.ndarray]) -> float:
+        """Return the mean KL(dense ‖ small) on the samples that judge; ‖Δ‖²/‖dense‖² where outputs are no logits.
+
+        Args:
+            keep: axis id → units that stay (bool); axes that are not named stay whole.
+        """
+        subject, repair = self.subject, self.repair
+        if all(np.asarray(mask, bool).all() for mask in keep.values()):
+            return 0.0
+        plan = Plan(fingerprint(subject.coupling.graph), {a: np.asarray(m, bool) for a, m in keep.items()}, {})
+        way = route(subject.model, subject.coupling, plan, self._lanes, seed=subject.seed)
+        mending = Mending(repair, way)
+        if repair.tunes:
+            return _divergence(Tuning(way, mending, steps=STEPS, last_steps=LAST_STEPS).walked())
+        walk = Walk(way, absorb=repair.absorb, layers=repair.layer is not None)
+        walk.run(mending)
+        return _divergence(walk)
+
+
+def _divided(lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:
+    few = _FEW.get(len(lanes))
+    roles = few or [_ROLES[i % len(_ROLES)] for i in range(len(lanes))]
+    return tuple(replace(lane, role=role) for lane, role in zip(lanes, roles, strict=True))
+
+
+@torch.no_grad()
+def _divergence(walk: Walk) -> float:
+    """Return the mean KL over predictions of held lanes; the relative error where an output cannot be logits."""
+    total = count = 0.0
+    for step in walk.steps:
+        if step.lane.role != "held":
+            continue
+        refs = list(refs_in(list(step.pair.dense.outputs)))
+        for ref, small in zip(refs, step.small.outputs(), strict=True):
+            if isinstance(small, Tensor) and small.is_floating_point():
+                wide, narrow = _lines(step.target(ref)), _lines(small)
+                if wide.shape[-1] < 2:
+                    return walk.errors()["held"]
+                wanted, found = wide.log_softmax(-1), narrow.log_softmax(-1)
+                total += float((wanted.exp() * (wanted - found)).sum())
+                count += wanted[..., 0].numel()
+                break
+    return total / max(count, 1.0)
+
+
+def _lines(logits: Tensor) -> Tensor:
+    """Return logits with the classes last; those of pictures (B, C, H, W) lie on dim 1."""
+    logits = logits.double()
+    return logits.movedim(1, -1) if logits.dim() > 3 else logits
+
+
+__all__ = ["SAMPLES", "AfterRepair"]

@@ -1,0 +1,163 @@
+"""Searches judged after a repair: what a trial measures, what it does not look at, and what a search makes of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from prunus.budget import allocate, unit_problem
+from prunus.budget.evolve import Search, refine
+from prunus.errors import DataError, OptionError
+from prunus.jobs.searching import Searching
+from prunus.methods import METHODS, Subject, obs_search, subject_of
+from prunus.methods.after_repair import AfterRepair
+from prunus.methods.neurons import unit_scores
+from prunus.workloads.splits import Split
+
+
+def subject(outputs: int = 4, samples: int = 96, *, labels: int = 0) -> Subject:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, outputs)).eval()
+    generator = torch.Generator().manual_seed(0)
+    # Inputs that depend on each other: what goes can be made up for.
+    inputs = torch.randn(samples, 6, generator=generator).cumsum(-1)
+    split = Split(inputs, torch.full((samples,), labels), "calibration")
+    return subject_of(model, inputs[:2], split, split)
+
+
+def half(it: Subject) -> dict[str, np.ndarray]:
+    return {a: np.arange(axis.size) < axis.size // 2 for a, axis in it.coupling.axes.items()}
+
+
+@torch.no_grad()
+def kl(it: Subject, keep: Mapping[str, np.ndarray], rows: slice) -> float:
+    """The divergence without any repair, by zeros in the dense network."""
+    inputs = torch.cat([batch for batch, _ in it.calibration.batches(96)])[rows]
+    first, _, second, _, last = it.model
+    one, two = (torch.from_numpy(mask).float() for mask in keep.values())
+    small = last(two * torch.relu(second(one * torch.relu(first(inputs)))))
+    wanted, found = it.model(inputs).log_softmax(-1), small.log_softmax(-1)
+    return float((wanted.exp() * (wanted - found)).sum(-1).mean())
+
+
+@functools.cache
+def errors() -> dict[str, float]:
+    it = subject()
+    return {repair: AfterRepair(it, repair).error(half(it)) for repair in ("bias", "refold", "blockwise")}
+
+
+def test_a_trial_measures_what_a_repair_leaves() -> None:
+    it = subject()
+    assert AfterRepair(it).error({}) == 0.0
+    plain = kl(it, half(it), slice(None))
+    assert 0 < errors()["refold"] < errors()["bias"] < plain
+    assert errors()["blockwise"] < errors()["refold"]
+
+
+def test_a_trial_without_effect_is_the_divergence_on_the_lanes_that_judge() -> None:
+    it = subject()
+    trial = AfterRepair(it, "statistics")  # there are no norms: nothing is repaired
+    held = [i for i, lane in enumerate(trial._lanes) if lane.role == "held"]
+    assert [lane.count for lane in trial._lanes] == [12] * 8
+    expected = np.mean([kl(it, half(it), slice(12 * i, 12 * i + 12)) for i in held])
+    assert trial.error(half(it)) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_labels_are_not_looked_at() -> None:
+    it = subject(labels=3)
+    assert AfterRepair(it).error(half(it)) == errors()["refold"]
+
+
+def test_outputs_of_one_number_are_compared_by_squares() -> None:
+    it = subject(outputs=1)
+    error = AfterRepair(it).error(half(it))
+    assert 0 < error < 1
+    tiny = {a: np.arange(len(mask)) < 1 for a, mask in half(it).items()}
+    assert AfterRepair(it).error(tiny) > error
+
+
+@pytest.mark.parametrize("samples", [2, 3, 4, 5, 40])
+def test_few_samples_are_divided_so_that_some_judge(samples: int) -> None:
+    it = subject(samples=samples)
+    trial = AfterRepair(it)
+    roles = [lane.role for lane in trial._lanes]
+    assert "fit" in roles
+    assert "held" in roles
+    assert np.isfinite(trial.error(half(it)))
+
+
+def test_what_cannot_be_judged_is_refused() -> None:
+    it = subject()
+    with pytest.raises(DataError, match="1 calibration samples"):
+        AfterRepair(replace(it, calibration=Split(torch.randn(1, 6), torch.zeros(1), "calibration")))
+    with pytest.raises(OptionError, match="magic"):
+        AfterRepair(subject(), "magic")
+    with pytest.raises(OptionError, match="magic"):
+        Searching(subject(), "uniform", 10, repair="magic")
+
+
+def test_a_sieve_lets_few_of_a_generation_through() -> None:
+    it = subject()
+    limits = (it.limit(0.5),)
+    problem = unit_problem(it.cost, unit_scores(it, "magnitude"), limits)
+    target = allocate(problem, "knapsack").counts
+    asked: list[dict[str, int]] = []
+
+    def far(counts: Mapping[str, int]) -> float:
+        return float(sum(abs(counts[a] - n) for a, n in target.items()))
+
+    def loss(counts: Mapping[str, int]) -> float:
+        asked.append(dict(counts))
+        return far(counts)
+
+    begin = allocate(problem, "uniform")
+    search = Search(evaluations=10, offspring=6, survivors=1)
+    found = refine(problem, begin, loss, search, sieve=far)
+    assert far(found.counts) <= far(begin.counts)
+    # The first two are the whole and the beginning; each generation after them sends its best alone.
+    assert len(asked) <= 10
+    assert problem.fits(found.counts)
+    # A sieve that is the loss itself misses nothing: as good as judging every child, with fewer questions.
+    every = refine(problem, begin, far, Search(evaluations=60, offspring=6))
+    assert far(found.counts) <= far(every.counts) + 2
+    with pytest.raises(OptionError, match="survivors is 0"):
+        Search(survivors=0)
+
+
+def test_searching_with_a_repair_ends_no_worse_and_says_so() -> None:
+    it = subject()
+    problem = unit_problem(it.cost, unit_scores(it, "magnitude"), (it.limit(0.5),))
+    search = Searching(it, "uniform", 8, repair="auto")
+    counts = search(problem)
+    told = search.told()
+    assert told["repair"] == "refold"
+    assert told["rise_after"] == pytest.approx(AfterRepair(it).error(problem.masks(counts)))
+    assert told["rise_after"] <= told["rise_before"]
+    assert problem.fits(counts)
+
+
+def test_obs_search_meets_its_budget_and_is_no_worse_than_where_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(obs_search, "EVALUATIONS", 6)
+    plans = [METHODS.get("obs-search").plan(subject(labels=label), 0.5) for label in (0, 2)]
+    assert plans[0].after is not None
+    assert plans[0].before is not None
+    assert plans[0].after.params <= 0.5 * plans[0].before.params
+    told = plans[0].settings["search"]
+    assert told["error_after"] <= told["error_before"]
+    for axis, mask in plans[0].axes.items():
+        assert np.array_equal(mask, plans[1].axes[axis])  # labels decide nothing
+
+
+def test_networks_that_would_take_long_get_fewer_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = subject()
+    problem = unit_problem(it.cost, unit_scores(it, "magnitude"), (it.limit(0.5),))
+    counts = allocate(problem, "uniform").counts
+    assert obs_search._evaluations(it, problem, counts) == obs_search.EVALUATIONS
+    monkeypatch.setattr(obs_search, "WORK", 1.0)
+    assert obs_search._evaluations(it, problem, counts) == obs_search.LEAST_EVALUATIONS
