@@ -11,14 +11,13 @@ import torch
 
 from .networks import SAMPLES, Case, Row, case_of
 
-METHOD, REPAIR = "obs-search", "blockwise"
+METHOD, REPAIR = "obs-units", "blockwise"
 RUNGS = {
     "l2, uniform, statistics": ("l2", "statistics"),
     "OBS order, uniform, statistics": ("order", "statistics"),
     "OBS order, measured levels, statistics": ("obs-units", "statistics"),
     "OBS order, measured levels, refold": ("obs-units", "refold"),
     "OBS order, measured levels, blockwise": ("obs-units", "blockwise"),
-    "OBS order, searched levels, blockwise": (METHOD, "blockwise"),
 }
 """Rung → (how units are chosen, how the rest is repaired); each adds one thing to the rung before it."""
 

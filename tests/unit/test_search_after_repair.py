@@ -15,7 +15,7 @@ from prunus.budget import allocate, unit_problem
 from prunus.budget.evolve import Search, refine
 from prunus.errors import DataError, OptionError
 from prunus.jobs.searching import Searching
-from prunus.methods import METHODS, Subject, obs_search, subject_of
+from prunus.methods import Subject, obs_search, subject_of
 from prunus.methods.after_repair import AfterRepair
 from prunus.methods.neurons import unit_scores
 from prunus.workloads.splits import Split
@@ -144,7 +144,7 @@ def test_searching_with_a_repair_ends_no_worse_and_says_so() -> None:
 
 def test_obs_search_meets_its_budget_and_is_no_worse_than_where_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(obs_search, "EVALUATIONS", 6)
-    plans = [METHODS.get("obs-search").plan(subject(labels=label), 0.5) for label in (0, 2)]
+    plans = [obs_search.obs_search(subject(labels=label), 0.5) for label in (0, 2)]
     assert plans[0].after is not None
     assert plans[0].before is not None
     assert plans[0].after.params <= 0.5 * plans[0].before.params

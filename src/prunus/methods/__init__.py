@@ -2,7 +2,7 @@
 
 from prunus.methods import weights  # noqa: I001  (the order of enrolment is the order of the tables)
 from prunus.methods import patterns, solved_weights
-from prunus.methods import neurons, unit_wise, obs_units, obs_search
+from prunus.methods import neurons, unit_wise, obs_units
 from prunus.methods import key_path, modular
 from prunus.methods import depth, redundancy
 from prunus.methods import layer_wise, multi_scale, tree_knapsack
@@ -24,7 +24,6 @@ __all__ = [
     "modular",
     "multi_scale",
     "neurons",
-    "obs_search",
     "obs_units",
     "oracle",
     "patterns",

@@ -12,7 +12,7 @@ from prunus.budget.allocation import Allocation
 from prunus.budget.evolve import Search, refine
 from prunus.methods.after_repair import LAST_STEPS, STEPS, AfterRepair
 from prunus.methods.obs_units import LEAST_OF_EVEN, Levels, unit_levels
-from prunus.methods.subject import Subject, method
+from prunus.methods.subject import Subject
 from prunus.planning import make_plan, unit_decisions
 from prunus.plans import Plan
 from prunus.repair.lanes import LARGEST
@@ -85,7 +85,6 @@ def _evaluations(subject: Subject, problem: UnitProblem, counts: Mapping[str, in
     return min(EVALUATIONS, max(LEAST_EVALUATIONS, int(WORK / max(1.0, work))))
 
 
-@method("obs-search", "neuron", "as obs-units, its widths then searched by what is left after a repair")
 def obs_search(subject: Subject, kept: float) -> Plan:
     """Remove units in the order of group OBS; widths by a search on the error after a repair without labels.
 

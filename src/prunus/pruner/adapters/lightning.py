@@ -17,7 +17,7 @@ def lightning_callback(pruner: Pruner) -> Any:
     """
     from lightning.pytorch import Callback
 
-    class PrunerCallback(Callback):
+    class PrunerCallback(Callback):  # type: ignore[misc, unused-ignore]
         """Hands the trainer's events to the pruner."""
 
         def __init__(self) -> None:
