@@ -15,12 +15,13 @@ from .scales import SEVERAL, UNIFORM, UNITS, WEIGHTS
 Row = dict[str, Any]
 Rows = Mapping[str, Row]
 OURS = SEVERAL[0]
+NEAR = 0.06
 _HOW = (
     "Accuracy on the test split after each workload's own recovery, the same for all. Bytes are those of the file: "
     "masked weights are stored as a bitmap and what is left. Equal time is met by measuring: each method plans again "
-    "until the measured ratio is within 3 %, four times at most. Differences: mean over seeds with its 95 % interval "
-    "(Student's t). Methods that miss a budget on some seed say on how many they met it, and take no part in the "
-    "comparison."
+    "until the measured ratio is within 3 %, four times at most; times within 6 % count as equal. Widths stay at "
+    "multiples of 8, so narrow networks cannot meet every time. Differences: mean over the seeds on which both met the "
+    "budget, with its 95 % interval (Student's t); methods that missed it on some seed say on how many they met it."
 )
 
 
@@ -36,6 +37,10 @@ class Cell:
         """Return the name of a row."""
         return f"scales/{self.workload}/{self.metric}/{method}/{self.kept}/{seed}"
 
+    def met(self, row: Row) -> bool:
+        """Whether a row met the budget; a measured time counts as equal within 6 %."""
+        return row["ok"] and (self.metric != "latency_ms" or abs(row["time"] / float(self.kept) - 1) <= NEAR)
+
     def __str__(self) -> str:
         what = {"bytes": "bytes", "latency_ms": "measured time"}[self.metric]
         return f"{self.workload}, {float(self.kept):.0%} of the {what}"
@@ -46,7 +51,7 @@ def paired(rows: Rows, ours: str, theirs: str, cell: Cell, seeds: int) -> tuple[
     found = []
     for seed in range(seeds):
         a, b = (rows.get(cell.name(method, seed)) for method in (ours, theirs))
-        if a and b and a["ok"] and b["ok"]:
+        if a and b and cell.met(a) and cell.met(b):
             found.append(a["accuracy"] - b["accuracy"])
     if len(found) < 2:
         return (math.nan,) * 3
@@ -67,7 +72,7 @@ def cells(rows: Rows) -> list[Cell]:
 
 
 def best_single(rows: Rows, cell: Cell, seeds: int) -> str | None:
-    """Return the single level of highest mean accuracy; only those that met the budget on every seed count."""
+    """Return the single level of highest mean accuracy; only those that met the budget on most seeds count."""
     means = {
         m: accuracy for m in (*UNITS, *WEIGHTS) if (accuracy := _mean(rows, cell, m, seeds, "accuracy")) is not None
     }
@@ -76,8 +81,8 @@ def best_single(rows: Rows, cell: Cell, seeds: int) -> str | None:
 
 def _mean(rows: Rows, cell: Cell, method: str, seeds: int, field: str) -> float | None:
     found = [rows.get(cell.name(method, seed)) for seed in range(seeds)]
-    done = [r[field] for r in found if r and r["ok"]]
-    return statistics.fmean(done) if len(done) == seeds else None
+    done = [r[field] for r in found if r and cell.met(r)]
+    return statistics.fmean(done) if len(done) > seeds / 2 else None
 
 
 def page(rows: Rows, about: Mapping[str, str], seeds: int) -> str:
@@ -161,7 +166,7 @@ def _scales(rows: Rows, seeds: int) -> list[str]:
                   "| method | accuracy | before recovery | bytes | time | multi-scale − it |",
                   "|---|--:|--:|--:|--:|--:|"]  # fmt: skip
         for method in (*SEVERAL, *UNITS, *WEIGHTS):
-            done = [r for s in range(seeds) if (r := rows.get(cell.name(method, s))) and r["ok"]]
+            done = [r for s in range(seeds) if (r := rows.get(cell.name(method, s))) and cell.met(r)]
             if not done:
                 continue
             mean = [statistics.fmean(r[f] for r in done) for f in ("accuracy", "before", "bytes", "time")]
