@@ -160,6 +160,7 @@ class Shared(Detector):
 
 
 def test_a_submodule_with_other_callers_is_no_part() -> None:
+    torch.manual_seed(0)  # which way it runs depends on the values
     captured = capture_or_parts(Shared().eval(), torch.randn(2, 3, 16, 16))
     assert captured.parts[0] == "backbone"
     assert "head" not in captured.parts
