@@ -5,19 +5,14 @@ Writes docs/bench/oneshot.md and .json. Usage: make bench-oneshot; one that was 
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
+import logged
+from logged import Work
 from oneshot import costs, ours, peer
 from oneshot.networks import NOISE
 from oneshot.page import claims, page
 
-ROOT = Path(__file__).resolve().parent.parent
 FAMILIES = ("resnet", "vgg", "mobilenet", "vit")
 SIZES = ("", "-8x")
 KEPT = (0.5, 0.25)
@@ -25,7 +20,6 @@ LADDER = ("glyphs/resnet-8x", "glyphs/mobilenet", "glyphs/vit")
 SAMPLES: tuple[int | str, ...] = (32, 128, 512, 2048, NOISE)
 HELD_BACK = ("correct", "dense_correct")
 """What stays in the log: the answers to every test image."""
-Work = Callable[[], dict[str, Any]]
 
 
 def jobs(families: Sequence[str], seeds: int) -> Iterator[tuple[str, Work]]:
@@ -64,41 +58,12 @@ def _cell(net: str, kept: float, seed: int) -> Iterator[tuple[str, Work]]:
 
 def main() -> None:
     """Run what is not in the log yet, then write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("only", nargs="*", help="beginnings of names, such as cells/glyphs/vit; all where none")
+    parser = logged.options(__doc__, "oneshot", 5, "cells/glyphs/vit")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--log", type=Path, default=ROOT / "runs" / "oneshot.jsonl")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "bench")
     given = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import torch
-
-    torch.set_num_threads(1)
-    given.log.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in given.log.read_text().splitlines()] if given.log.exists() else []
-    rows = {r["name"]: r["found"] for r in done}
-    for name, work in jobs(given.families, given.seeds):
-        wanted = not given.only or any(name.startswith(start) for start in given.only)
-        if name not in rows and wanted:
-            rows[name] = work()
-            with given.log.open("a") as stream:
-                stream.write(json.dumps({"name": name, "found": rows[name]}) + "\n")
-            print(name, json.dumps(_told(rows[name])), flush=True)
-    about = {"torch": torch.__version__, "cpu": _processor()}
-    given.docs.mkdir(parents=True, exist_ok=True)
-    found = {"about": about, "claims": claims(rows), "rows": {name: _told(row) for name, row in rows.items()}}
-    (given.docs / "oneshot.json").write_text(json.dumps(found, indent=1) + "\n")
-    (given.docs / "oneshot.md").write_text(page(rows, about), encoding="utf-8")
-
-
-def _told(row: dict[str, Any]) -> dict[str, Any]:
-    return {field: value for field, value in row.items() if field not in HELD_BACK}
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
+    rows, about = logged.run(jobs(given.families, given.seeds), given, HELD_BACK), logged.machine()
+    told = {name: logged.without(row, HELD_BACK) for name, row in rows.items()}
+    logged.write(given.docs, "oneshot", {"about": about, "claims": claims(rows), "rows": told}, page(rows, about))
 
 
 if __name__ == "__main__":

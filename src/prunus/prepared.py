@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from prunus.measurement.energy import find_meter
 from prunus.measurement.price import CostModel, cost_model
 from prunus.planning import check_weights, make_plan, unit_criterion, unit_decisions
 from prunus.plans import Decision, Plan
-from prunus.scored import Bounds, Budget, plain
+from prunus.scored import Bounds, Budget, plain, plain_bounds
 from prunus.selectors import bounds_on, ignored_axes
 from prunus.timing import latency_model, widths_in_multiples
 from prunus.tree import grow_tree
@@ -72,7 +72,7 @@ class Request:
         if self.opt_in:
             found["opt_in"] = list(self.opt_in)
         if self.bounds:
-            found["bounds"] = {pattern: asdict(Bound.of(bound)) for pattern, bound in self.bounds.items()}
+            found["bounds"] = plain_bounds(self.bounds)
         return found
 
 

@@ -107,7 +107,7 @@ class Scored:
         if self.opt_in:
             settings["opt_in"] = list(self.opt_in)
         if bounds:
-            settings["bounds"] = {pattern: asdict(Bound.of(bound)) for pattern, bound in bounds.items()}
+            settings["bounds"] = plain_bounds(bounds)
         return solve_gauged(solve, limits, gauged, self.coupling, self.cost.price())
 
 
@@ -145,6 +145,11 @@ def score(
     found = unit_criterion(model, coupling, criterion, data, seed)
     free = {a: s for a, s in found.items() if a not in held}
     return Scored(coupling, cost_model(coupling), free, criterion, held, seed, names)
+
+
+def plain_bounds(bounds: Bounds) -> dict[str, Any]:
+    """Return bounds that JSON can hold."""
+    return {pattern: asdict(Bound.of(bound)) for pattern, bound in bounds.items()}
 
 
 def plain(budget: Budget) -> dict[str, Any]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from prunus.budget import allocate, unit_problem
-from prunus.budget.evolve import Search, refine
-from prunus.errors import DataError, OptionError
+from prunus.budget import unit_problem
+from prunus.errors import DataError, OptionError, UsageError
 from prunus.jobs.searching import Searching
-from prunus.methods import Subject, obs_search, subject_of
+from prunus.methods import Subject, subject_of
 from prunus.methods.after_repair import AfterRepair
 from prunus.methods.neurons import unit_scores
+from prunus.recipe import load_recipe
 from prunus.workloads.splits import Split
 
 
@@ -102,34 +103,6 @@ def test_what_cannot_be_judged_is_refused() -> None:
         Searching(subject(), "uniform", 10, repair="magic")
 
 
-def test_a_sieve_lets_few_of_a_generation_through() -> None:
-    it = subject()
-    limits = (it.limit(0.5),)
-    problem = unit_problem(it.cost, unit_scores(it, "magnitude"), limits)
-    target = allocate(problem, "knapsack").counts
-    asked: list[dict[str, int]] = []
-
-    def far(counts: Mapping[str, int]) -> float:
-        return float(sum(abs(counts[a] - n) for a, n in target.items()))
-
-    def loss(counts: Mapping[str, int]) -> float:
-        asked.append(dict(counts))
-        return far(counts)
-
-    begin = allocate(problem, "uniform")
-    search = Search(evaluations=10, offspring=6, survivors=1)
-    found = refine(problem, begin, loss, search, sieve=far)
-    assert far(found.counts) <= far(begin.counts)
-    # The first two are the whole and the beginning; each generation after them sends its best alone.
-    assert len(asked) <= 10
-    assert problem.fits(found.counts)
-    # A sieve that is the loss itself misses nothing: as good as judging every child, with fewer questions.
-    every = refine(problem, begin, far, Search(evaluations=60, offspring=6))
-    assert far(found.counts) <= far(every.counts) + 2
-    with pytest.raises(OptionError, match="survivors is 0"):
-        Search(survivors=0)
-
-
 def test_searching_with_a_repair_ends_no_worse_and_says_so() -> None:
     it = subject()
     problem = unit_problem(it.cost, unit_scores(it, "magnitude"), (it.limit(0.5),))
@@ -142,22 +115,11 @@ def test_searching_with_a_repair_ends_no_worse_and_says_so() -> None:
     assert problem.fits(counts)
 
 
-def test_obs_search_meets_its_budget_and_is_no_worse_than_where_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(obs_search, "EVALUATIONS", 6)
-    plans = [obs_search.obs_search(subject(labels=label), 0.5) for label in (0, 2)]
-    assert plans[0].after is not None
-    assert plans[0].before is not None
-    assert plans[0].after.params <= 0.5 * plans[0].before.params
-    told = plans[0].settings["search"]
-    assert told["error_after"] <= told["error_before"]
-    for axis, mask in plans[0].axes.items():
-        assert np.array_equal(mask, plans[1].axes[axis])  # labels decide nothing
-
-
-def test_networks_that_would_take_long_get_fewer_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    it = subject()
-    problem = unit_problem(it.cost, unit_scores(it, "magnitude"), (it.limit(0.5),))
-    counts = allocate(problem, "uniform").counts
-    assert obs_search._evaluations(it, problem, counts) == obs_search.EVALUATIONS
-    monkeypatch.setattr(obs_search, "WORK", 1.0)
-    assert obs_search._evaluations(it, problem, counts) == obs_search.LEAST_EVALUATIONS
+def test_a_recipe_says_after_which_repair_a_search_judges(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    start = "version: 1\nmodel: digits\ndata: digits\nprune: {budget: {params: 0.5}, search: 9, "
+    path.write_text(start + "judge: refold}\n")
+    assert load_recipe(path).prune.judge == "refold"
+    path.write_text(start + "judge: refolt}\n")
+    with pytest.raises(UsageError, match="refold"):
+        load_recipe(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,6 @@ class Search:
         evaluations: how often the true loss may be asked for, the start and the whole network included.
         offspring: candidates a generation; the best of them replaces the parent if it is better.
         levels: widths of an axis between its least and its most; a switch moves by one of them.
-        survivors: where a cheaper measure sifts a generation, so many of it are judged by the loss itself.
         seed: of the mutations.
     """
 
@@ -31,35 +30,26 @@ class Search:
     offspring: int = 8
     levels: int = 16
     seed: int = 0
-    survivors: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("evaluations", "offspring", "levels", "survivors"):
+        for name in ("evaluations", "offspring", "levels"):
             value = getattr(self, name)
             if value < (3 if name == "evaluations" else 1):
                 raise OptionError(f"{name} is {value!r}; allowed: at least {3 if name == 'evaluations' else 1}.")
 
 
-def refine(
-    problem: UnitProblem,
-    begin: Allocation,
-    loss: TrueLoss,
-    search: Search | None = None,
-    *,
-    sieve: TrueLoss | None = None,
-) -> Allocation:
+def refine(problem: UnitProblem, begin: Allocation, loss: TrueLoss, search: Search | None = None) -> Allocation:
     """Search around an allocation by switching levels between axes: one gives units up, another takes the room.
 
     Of every generation the candidate with the least true loss stays if it beats its parent, so the loss never rises;
     each candidate holds every limit. Equal seeds give equal results.
-    Source: Sieberling et al., "EvoPress", arXiv:2410.14649 (level-switch mutation, selection in steps).
+    Source: Sieberling et al., "EvoPress", arXiv:2410.14649 (level-switch mutation).
 
     Args:
         problem: what the allocation solves.
         begin: where to start.
         loss: kept counts → true loss; the same counts are asked for once.
         search: how long and how widely.
-        sieve: a cheaper measure of the same; of each generation only those that it finds best are judged by the loss.
 
     Returns:
         The best allocation found, with its true damage, and so the ratio R; ``allocator`` names both steps.
@@ -74,15 +64,10 @@ def refine(
             known[key] = float(loss(counts))
         return known[key]
 
-    sifted: set[tuple[int, ...]] = set()
     whole = judge({a: len(s) for a, s in problem.scores.items()})
     parent, best = dict(begin.counts), judge(begin.counts)
     while len(known) < options.evaluations:
-        young = _generation(problem, parent, options, rng, known.keys() | sifted)
-        if sieve is not None:
-            sifted.update(tuple(child[a] for a in problem.scores) for child in young)
-            young = sorted(young, key=sieve)[: options.survivors]
-        young = young[: options.evaluations - len(known)]
+        young = _generation(problem, parent, options, rng, known)[: options.evaluations - len(known)]
         if not young:
             break
         losses = [judge(counts) for counts in young]
@@ -106,7 +91,7 @@ def _generation(
     parent: Mapping[str, int],
     options: Search,
     rng: np.random.Generator,
-    known: Collection[tuple[int, ...]],
+    known: Mapping[tuple[int, ...], float],
 ) -> list[dict[str, int]]:
     """Return candidates that fit and were never judged; fewer, or none, where such are hard to find."""
     young: dict[tuple[int, ...], dict[str, int]] = {}

@@ -72,7 +72,7 @@ def run(
     """
     env: dict[str, Any] = {}
     last_use = _last_uses(graph)
-    mutated = _mutated_tensors(graph)
+    mutated = mutated_sources(graph)
     feed = dict(zip(graph.inputs, inputs, strict=True))
     for position, node in enumerate(graph.nodes):
         if node.op == INPUT:
@@ -128,8 +128,8 @@ def _last_uses(graph: Graph) -> dict[int, list[str]]:
     return freed
 
 
-def _mutated_tensors(graph: Graph) -> set[str]:
-    """Names of tensor and input nodes that some in-place op may write, directly or through a view."""
+def mutated_sources(graph: Graph) -> set[str]:
+    """Return the names of tensor and input nodes that some in-place op may write, directly or through a view."""
     roots: dict[str, str] = {}
     found = set()
     for node in graph.nodes:

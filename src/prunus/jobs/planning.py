@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunus.budget import ALLOCATORS, Bound, parse_budget
+from prunus.budget import ALLOCATORS, parse_budget
 from prunus.budget.limits import LATENCY, METRICS
 from prunus.criteria import UNIT_CRITERIA
 from prunus.errors import OptionError, PlanError
@@ -23,7 +23,7 @@ from prunus.parent import Parent, weights_digest
 from prunus.plans import Cost, Plan
 from prunus.progress import Progress
 from prunus.review import with_savings
-from prunus.scored import Scored, plain
+from prunus.scored import Scored, plain, plain_bounds
 from prunus.selectors import bounds_on
 from prunus.tree import grow_tree
 
@@ -118,7 +118,7 @@ def plan_again(parent: Parent, scored: Scored, progress: Progress | None = None)
             return _finished(
                 scored.plan(budget, allocator=wanted.allocator, bounds=wanted.bounds), parent, scored.scores
             )
-        search = Searching(parent.subject, wanted.allocator, wanted.search, progress)
+        search = Searching(parent.subject, wanted.allocator, wanted.search, progress, repair=wanted.judge)
         plan = scored.plan(budget, allocator=search, bounds=wanted.bounds)
         plan = replace(plan, settings={**plan.settings, "search": search.told()})
         return _finished(plan, parent, scored.scores)
@@ -144,7 +144,7 @@ def _by_method(parent: Parent, budget: Mapping[str, Any]) -> Plan:
     plan = METHODS.get(name).plan(subject, share)
     settings = {**plan.settings, "budget": plain(budget), "method": name, "held": sorted(parent.subject.held)}
     if wanted.bounds:
-        settings["bounds"] = {pattern: asdict(Bound.of(bound)) for pattern, bound in wanted.bounds.items()}
+        settings["bounds"] = plain_bounds(wanted.bounds)
     return _finished(replace(plan, settings=settings), parent, {})
 
 

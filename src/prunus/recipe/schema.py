@@ -188,6 +188,9 @@ class Prune(_Section):
     search: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         default=0, description="how many plans around the allocator's are tried by their true loss, 0 for none"
     )
+    judge: Annotated[Name, AfterValidator(_repair_name)] = Field(
+        default="none", description="the name of a repair after which the plans of a search are judged, or none"
+    )
     repair: Annotated[Name, AfterValidator(_repair_name)] = Field(
         default="auto", description="the name of a repair, such as auto, refold or none"
     )
@@ -219,7 +222,7 @@ class Recipe(_Section):
     )
     prune: Prune = Field(
         default=Prune(),
-        description="a section with the keys budget, criterion, allocator, bounds, method, search, repair",
+        description="a section with the keys budget, criterion, allocator, bounds, method, search, judge, repair",
     )
     stages: Annotated[tuple[Stage, ...], AfterValidator(check_stages)] = Field(
         default=(), strict=False, description="a list of stages, each with a level, from blocks to weights"

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DataError
-from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, is_mutating, map_refs, refs_in
-from prunus.graph.run import LENIENT, call_arguments, resolve
+from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, map_refs, refs_in
+from prunus.graph.run import LENIENT, call_arguments, mutated_sources, resolve
 from prunus.repair.lanes import Lane
 from prunus.repair.programs import Pair
 
@@ -29,7 +29,7 @@ class Track:
         self.graph, self.tensors, self.constants = graph, tensors, constants
         self.values: dict[str, Any] = {}
         self._feed = dict(zip(graph.inputs, feed, strict=True))
-        self._own = _written(graph)
+        self._own = mutated_sources(graph)
         self._freed = _freed(graph)
 
     def branched(self, values: dict[str, Any], tensors: Mapping[str, Tensor]) -> Track:
@@ -136,19 +136,3 @@ def _freed(graph: Graph) -> dict[str, list[str]]:
     for name, at in last.items():
         freed.setdefault(at, []).append(name)
     return freed
-
-
-def _written(graph: Graph) -> set[str]:
-    """Names of tensor nodes that an in-place op may write, directly or through a view."""
-    roots: dict[str, str] = {}
-    found = set()
-    for node in graph.nodes:
-        if node.op == TENSOR:
-            roots[node.name] = node.name
-            continue
-        first = next(refs_in(node.args), None)
-        if first is not None and first.node in roots:
-            roots[node.name] = roots[first.node]
-            if is_mutating(node.op):
-                found.add(roots[first.node])
-    return found

@@ -58,10 +58,6 @@ def _bias(
 
     Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv:1906.04721.
     """
-    """Move biases alone.
-
-    Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv:1906.04721.
-    """
     return refold(matrix, bias, fit, check, shifts=shifts, mask=mask, grid=())
 
 
