@@ -11,7 +11,7 @@ import logged
 from logged import Work
 from oneshot import costs, ours, peer
 from oneshot.networks import NOISE
-from oneshot.page import claims, page
+from oneshot.page import claims, page, spread
 
 FAMILIES = ("resnet", "vgg", "mobilenet", "vit")
 SIZES = ("", "-8x")
@@ -27,17 +27,20 @@ def jobs(families: Sequence[str], seeds: int) -> Iterator[tuple[str, Work]]:
     yield "solvers/sparsegpt-1024", costs.sparsegpt_seconds
     yield "cost/resnet18", lambda: costs.whole_network("resnet18", 64, 32)
     yield "cost/resnet50", lambda: costs.whole_network("resnet50", 224, 32)
-    nets = [f"glyphs/{family}{size}" for family in families for size in SIZES]
+    nets = [f"glyphs/{family}{size}" for size in SIZES for family in families]
     for seed in range(seeds):
         for net in nets:
             for kept in KEPT:
-                yield from _cell(net, kept, seed)
+                yield f"cells/{net}/{kept:g}/{seed}/ours", lambda n=net, k=kept, s=seed: ours.cell(n, k, s)
+            for criterion in peer.CRITERIA:
+                for scope in peer.SCOPES:
+                    yield (
+                        f"peer/{net}/{seed}/{criterion}-{scope}",
+                        lambda n=net, s=seed, c=criterion, w=scope: peer.cells(n, s, c, w, KEPT),
+                    )
         for net in (n for n in LADDER if n in nets):
             for number, rung in enumerate(ours.RUNGS):
-                yield (
-                    f"ladder/{net}/0.25/{number}-{seed}",
-                    lambda n=net, s=seed, r=rung: ours.rung(n, 0.25, s, r),
-                )
+                yield f"ladder/{net}/0.25/{number}-{seed}", lambda n=net, s=seed, r=rung: ours.rung(n, 0.25, s, r)
             for count in SAMPLES:
                 yield (
                     f"samples/{net}/0.25/{count}/{seed}",
@@ -45,23 +48,12 @@ def jobs(families: Sequence[str], seeds: int) -> Iterator[tuple[str, Work]]:
                 )
 
 
-def _cell(net: str, kept: float, seed: int) -> Iterator[tuple[str, Work]]:
-    start = f"cells/{net}/{kept:g}/{seed}"
-    yield f"{start}/ours", lambda: ours.cell(net, kept, seed)
-    for criterion in peer.CRITERIA:
-        for scope in peer.SCOPES:
-            yield (
-                f"{start}/torch-pruning-{criterion}-{scope}",
-                lambda c=criterion, s=scope: peer.cell(net, kept, seed, c, s),
-            )
-
-
 def main() -> None:
     """Run what is not in the log yet, then write the page."""
     parser = logged.options(__doc__, "oneshot", 5, "cells/glyphs/vit")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     given = parser.parse_args()
-    rows, about = logged.run(jobs(given.families, given.seeds), given, HELD_BACK), logged.machine()
+    rows, about = spread(logged.run(jobs(given.families, given.seeds), given, HELD_BACK)), logged.machine()
     told = {name: logged.without(row, HELD_BACK) for name, row in rows.items()}
     logged.write(given.docs, "oneshot", {"about": about, "claims": claims(rows), "rows": told}, page(rows, about))
 

@@ -48,8 +48,12 @@ def run(jobs: Iterable[tuple[str, Work]], given: argparse.Namespace, held_back: 
 
 
 def without(row: Mapping[str, Any], fields: Collection[str]) -> Row:
-    """Return a row without some fields."""
-    return {field: value for field, value in row.items() if field not in fields}
+    """Return a row without some fields, nor those of rows within it."""
+    return {
+        field: without(value, fields) if isinstance(value, Mapping) else value
+        for field, value in row.items()
+        if field not in fields
+    }
 
 
 def machine() -> dict[str, str]:

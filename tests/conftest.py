@@ -21,3 +21,9 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         os.environ.pop("PRUNUS_CACHE")
     else:
         os.environ["PRUNUS_CACHE"] = before
+
+
+@pytest.fixture(autouse=True)
+def short_matching(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let repairs that train the whole network take few steps."""
+    monkeypatch.setattr("prunus.repair.effort.MATCHING_STEPS", 60)

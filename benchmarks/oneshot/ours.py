@@ -11,13 +11,17 @@ import torch
 
 from .networks import SAMPLES, Case, Row, case_of
 
-METHOD, REPAIR = "obs-units", "blockwise"
+METHOD, REPAIR = "obs-units", "matching"
+CANDIDATES = 40
+"""What a search may cut and refold."""
 RUNGS = {
     "l2, uniform, statistics": ("l2", "statistics"),
     "OBS order, uniform, statistics": ("order", "statistics"),
     "OBS order, measured levels, statistics": ("obs-units", "statistics"),
     "OBS order, measured levels, refold": ("obs-units", "refold"),
     "OBS order, measured levels, blockwise": ("obs-units", "blockwise"),
+    "OBS order, measured levels, matching": ("obs-units", "matching"),
+    "OBS order, measured levels, search after refold, matching": ("searched", "matching"),
 }
 """Rung → (how units are chosen, how the rest is repaired); each adds one thing to the rung before it."""
 
@@ -83,4 +87,16 @@ def _order(subject: Any, kept: float) -> Any:
     return make_plan(subject.coupling, keep, cost=subject.cost)
 
 
-_WAYS: dict[str, Callable[[Any, float], Any]] = {"l2": _l2, "order": _order}
+def _searched(subject: Any, kept: float) -> Any:
+    """Exchange levels between axes wherever the outputs come closer after a refold, from the measured levels on."""
+    from prunus.jobs.searching import Searching
+    from prunus.methods.obs_units import ByLevels, unit_levels
+    from prunus.planning import make_plan
+
+    levels = unit_levels(subject)
+    search = Searching(subject, ByLevels(levels.damage), CANDIDATES, repair="refold")
+    keep = subject.fit(levels.scores, subject.limit(kept), allocator=search, damage=levels.damage)
+    return make_plan(subject.coupling, keep, cost=subject.cost)
+
+
+_WAYS: dict[str, Callable[[Any, float], Any]] = {"l2": _l2, "order": _order, "searched": _searched}

@@ -34,6 +34,19 @@ def page(rows: Rows, about: Mapping[str, str]) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
+def spread(rows: Rows) -> dict[str, Row]:
+    """Return the rows with those of the peer, which hold all shares of one run, divided into one for each cell."""
+    found = dict[str, Row]()
+    for key, row in rows.items():
+        if not key.startswith("peer/"):
+            found[key] = row
+            continue
+        net, seed, way = key.removeprefix("peer/").rsplit("/", 2)
+        for kept, one in row["shares"].items():
+            found[f"cells/{net}/{kept}/{seed}/torch-pruning-{way}"] = one
+    return found
+
+
 def claims(rows: Rows) -> list[tuple[str, str, bool]]:
     """Return (claim, measured, met) for what has been run."""
     found = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,19 +23,22 @@ _BATCH = 64
 _CLASSES = 62
 
 
-def cell(net: str, kept: float, seed: int, criterion: str, scope: str) -> Row:
-    """Prune to a share of the MACs; gradients, where a criterion needs them, are given the true labels."""
+def cells(net: str, seed: int, criterion: str, scope: str, shares: Sequence[float]) -> Row:
+    """Prune to each share of the MACs in one go, largest first; gradients, where needed, are given the true labels."""
     case = case_of(net, seed)
-    started = time.process_time()
+    started, found = time.process_time(), dict[str, Row]()
     model = _ready(case)
     try:
-        _prune_(model, case, kept, criterion, scope)
-        found = macs_of(model, case.example) / macs_of(case.model, case.example)
-        _reestimate_(model, case)
-        row = case.judged(model)
+        for kept, macs in _pruned_(model, case, shares, criterion, scope):
+            scored = copy.deepcopy(model)
+            _reestimate_(scored, case)
+            found[f"{kept:g}"] = {**case.judged(scored), "ok": macs <= kept, "macs": macs,
+                                  "cpu_seconds": time.process_time() - started}  # fmt: skip
     except (RuntimeError, ValueError, IndexError, KeyError, AttributeError) as error:
-        return {"ok": False, "reason": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
-    return {**row, "ok": found <= kept, "macs": found, "cpu_seconds": time.process_time() - started}
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        return {"shares": {f"{kept:g}": found.get(f"{kept:g}", {"ok": False, "reason": reason}) for kept in shares}}
+    missed = {"ok": False, "reason": f"never met the budget in {STEPS} steps"}
+    return {"shares": {f"{kept:g}": found.get(f"{kept:g}", missed) for kept in shares}}
 
 
 def _ready(case: Case) -> nn.Module:
@@ -63,7 +67,10 @@ class _Attention(nn.Module):
         return gathered
 
 
-def _prune_(model: nn.Module, case: Case, kept: float, criterion: str, scope: str) -> None:
+def _pruned_(
+    model: nn.Module, case: Case, shares: Sequence[float], criterion: str, scope: str
+) -> Iterator[tuple[float, float]]:
+    """Yield (wanted, met) shares of the MACs, the model being pruned to each when it is yielded."""
     import torch_pruning as tp
 
     last = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == _CLASSES]
@@ -75,12 +82,17 @@ def _prune_(model: nn.Module, case: Case, kept: float, criterion: str, scope: st
         model, example, importance=_importance(criterion), global_pruning=scope == "global", pruning_ratio=_MOST,
         iterative_steps=STEPS, ignored_layers=last, num_heads=heads,
     )  # fmt: skip
-    whole, _ = tp.utils.count_ops_and_params(model, example)
+    whole, dense = tp.utils.count_ops_and_params(model, example)[0], macs_of(case.model, case.example)
+    left = sorted(shares, reverse=True)
     for _ in range(STEPS):
         pruner.step()
-        now, _ = tp.utils.count_ops_and_params(model, example)
         # Its own count leaves some ops out; the exact one decides, where it is near.
-        if now <= 1.15 * kept * whole and macs_of(model, case.example) <= kept * macs_of(case.model, case.example):
+        if tp.utils.count_ops_and_params(model, example)[0] > 1.15 * left[0] * whole:
+            continue
+        met = macs_of(model, case.example) / dense
+        while left and met <= left[0]:
+            yield left.pop(0), met
+        if not left:
             return
 
 

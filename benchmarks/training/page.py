@@ -8,15 +8,18 @@ from typing import Any
 
 from zoo.claims import claims_table
 
+from . import recovered
+
 Row = dict[str, Any]
 Rows = Mapping[str, Row]
 
 
 def page(rows: Rows, about: Mapping[str, str]) -> str:
     """Return the text of the page."""
-    lines = ["# Pruning while training", "",
+    lines = ["# Pruning while training, and recovery", "",
              f"Command: `make bench-training` · torch {about['torch']} · {about['cpu']} · one thread.", "",
-             claims_table(claims(rows)), "", *_costs(rows), "", *_gradual(rows)]  # fmt: skip
+             claims_table(claims(rows)), "", *_costs(rows), "", *_gradual(rows),
+             *recovered.tables(rows)]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -33,13 +36,13 @@ def claims(rows: Rows) -> list[tuple[str, str, bool]]:
         told = f"{statistics.fmean(lost) * 100:+.2f} points lost over {len(lost)} seeds"
         claim = f"{net}: gradual cubic pruning to 90 % zeros loses ≤ 0.5 points"
         found.append((claim, told, statistics.fmean(lost) <= 0.005))
-    return found
+    return found + recovered.claims(rows)
 
 
 def _losses(rows: Rows, method: str) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for row in rows.values():
-        if "lost" in row and row["method"] == method:
+        if row.get("method") == method and "lost" in row:
             found.setdefault(row["workload"], []).append(row["lost"])
     return found
 
@@ -67,7 +70,7 @@ def _gradual(rows: Rows) -> list[str]:
              "dense network. One shot: after these steps, with a quarter as many on top.", "",
              "| network | seed | dense | gradual, cubic | one shot, a quarter more steps |",
              "|---|---:|---:|---:|---:|"]  # fmt: skip
-    cells = {(r["workload"], r["seed"], r["method"]): r for r in rows.values() if "lost" in r}
+    cells = {(r["workload"], r["seed"], r["method"]): r for r in rows.values() if "method" in r and "lost" in r}
     for net, seed in dict.fromkeys((net, seed) for net, seed, _ in cells):
         ours, theirs = (cells.get((net, seed, method)) for method in ("gradual", "one-shot"))
         if ours and theirs:

@@ -1,90 +1,46 @@
-"""Recovery at equal steps: plain fine-tuning, distillation from the dense network, and the autopilot."""
+"""What a network cut to a share of its MACs gets back in a tenth of the dense network's steps, way by way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
 from dataclasses import replace
 from typing import Any
 
-from prunus.budget import fit_units, parse_budget
-from prunus.graph.capture import capture
-from prunus.graph.coupling import couple
-from prunus.measurement.price import cost_model
-from prunus.measurement.quality import evaluate
-from prunus.planning import make_plan, unit_criterion
 from prunus.recovery import Case, RecoveryOptions, recovered_
-from prunus.surgery.cut import operate
-from prunus.workloads import WORKLOADS, trained
+from prunus.training import TrainingOptions, finetune_
 
-NETS = ("digits", "glyphs/resnet", "glyphs/vgg")
-WAYS = ("finetune", "distil", "autopilot")
+from .starting import Parent, anew, cut_of, parent_of
+
+Row = dict[str, Any]
+NETS = ("speech/cnn", "glyphs/resnet", "text/transformer")
+"""Right-sized networks of three tasks."""
 KEPT = (0.5, 0.25)
-STEPS = {"digits": 100}
-"""Training steps, where they are not 150."""
+WAYS = ("finetune", "distil")
+SCRATCH = ("scratch", "scratch-tenth")
+"""The cut network with new weights: in all the steps of the dense one, and in the tenth that recoveries get."""
 
 
-def names(seeds: int) -> Iterator[tuple[str, tuple[str, float, str, int]]]:
-    """Yield the name and the arguments of every measurement."""
-    for net in NETS:
-        for kept in KEPT:
-            for way in WAYS:
-                for seed in range(seeds):
-                    yield f"recovery/{net}/{kept:g}/{way}/{seed}", (net, kept, way, seed)
+def measure(net: str, kept: float, way: str, seed: int) -> Row:
+    """Cut a trained network without labels, and train what is left in one way.
 
-
-def measure(net: str, kept: float, way: str, seed: int) -> dict[str, Any]:
-    """Cut the trained net to a share of its MACs by Taylor scores, uniformly, and recover it.
-
-    The calibration split decides what is kept of the recovery; accuracy is that of the selection split.
+    The calibration split decides which state of a recovery is kept, the selection split which way is better.
     """
-    workload = WORKLOADS.get(net)
-    data, dense, example = workload.load(), trained(net, seed).eval(), workload.example_inputs()
-    coupling = couple(capture(dense, example))
-    cost = cost_model(coupling)
-    scores = unit_criterion(dense, coupling, "taylor", data.calibration.batches(64), seed)
-    keep = fit_units(cost, scores, parse_budget({"macs": kept}, cost.price()), allocator="uniform")
-    plan = make_plan(coupling, keep, cost=cost)
-    small, _ = operate(dense, coupling, plan, example)
-    raw = evaluate(small, data.selection.batches())
-    options = RecoveryOptions(replace(workload.recovery, steps=STEPS.get(net, 150)), None, way)
-    report = recovered_(Case(small, dense, data.train, data.calibration, options, {}, plan, coupling, example, seed))
-    quality = evaluate(small, data.selection.batches())
-    return {
-        "dense": evaluate(dense, data.selection.batches()).accuracy, "cut": raw.accuracy, "accuracy": quality.accuracy,
-        "nll": quality.nll, "steps": report.steps, "seconds": report.seconds, "log": str(report).splitlines(),
-    }  # fmt: skip
+    parent, cut = parent_of(net, seed), cut_of(net, kept, seed)
+    model, options = cut.fresh(), parent.short()
+    raw, started = parent.judged(cut.small), time.process_time()
+    if way in SCRATCH:
+        model = anew(cut, seed)
+        options = parent.work.training if way == "scratch" else replace(parent.work.training, steps=options.steps)
+        finetune_(model, parent.data.train, options, seed=seed)
+    else:
+        recover_(model, parent, options, way, plan=cut.plan, coupling=cut.coupling)
+    return {**parent.judged(model), "cut": raw["accuracy"], "macs": parent.macs(model), "steps": options.steps,
+            "cpu_seconds": time.process_time() - started, "cut_cpu_seconds": cut.seconds}  # fmt: skip
 
 
-def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the lines of a Markdown table: accuracy in per cent, the mean over the seeds that were measured."""
-    lines = [
-        "| network | MACs kept | dense | as cut | " + " | ".join(WAYS) + " |",
-        "|---|---|---|---|" + "---|" * len(WAYS),
-    ]
-    for net in NETS:
-        for kept in KEPT:
-            found = {
-                way: [r for n, r in rows.items() if n.startswith(f"recovery/{net}/{kept:g}/{way}/")] for way in WAYS
-            }
-            if all(found.values()):
-                first = found[WAYS[0]]
-                cells = [_mean(first, "dense"), _mean(first, "cut"), *(_mean(found[way], "accuracy") for way in WAYS)]
-                lines.append(f"| {net} | {kept:.0%} | " + " | ".join(f"{cell:.1%}" for cell in cells) + " |")
-    return lines
-
-
-def claims(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
-    """Return what the measurements have to show: distillation and the autopilot are no worse than fine-tuning."""
-    found: dict[str, bool] = {}
-    for net in NETS:
-        for kept in KEPT:
-            by = {way: [r for n, r in rows.items() if n.startswith(f"recovery/{net}/{kept:g}/{way}/")] for way in WAYS}
-            if all(by.values()):
-                plain = _mean(by["finetune"], "accuracy")
-                for way in WAYS[1:]:
-                    found[f"{way} ≥ finetune, {net} at {kept:.0%}"] = _mean(by[way], "accuracy") >= plain
-    return found
-
-
-def _mean(rows: list[Mapping[str, Any]], key: str) -> float:
-    return sum(float(row[key]) for row in rows) / len(rows)
+def recover_(model: Any, parent: Parent, options: TrainingOptions, way: str, **known: Any) -> None:
+    """Train a cut network back; whoever cut it, the same state-keeping and the same steps."""
+    wanted = RecoveryOptions(options, None, way)
+    data = parent.data
+    recovered_(Case(model, parent.model, data.train, data.calibration, wanted, example_inputs=parent.example,
+                    seed=parent.seed, **known))  # fmt: skip

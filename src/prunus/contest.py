@@ -133,7 +133,7 @@ def carry_through(
     subject, source = run.subject, weights or run.dense
     small, surgery = operate(source, subject.coupling, plan, subject.example_inputs)
     check = verify(source, small, subject.coupling, plan, subject.example_inputs, seed=run.seed)
-    mended = _repair(run, method, small, plan, repair)
+    mended = _repair(run, method, small, plan, repair, progress or Silent())
     raw = evaluate(small, run.data.test.batches(_TEST_BATCH), run.data.classes)
     masks = sliced_masks(plan)
     if method.teach is not None and weights is not None:
@@ -152,12 +152,15 @@ def carry_through(
     return Entry(small, plan, surgery, check, row)
 
 
-def _repair(run: Contest, method: Method, small: nn.Module, plan: Plan, repair: str) -> list[str]:
+def _repair(
+    run: Contest, method: Method, small: nn.Module, plan: Plan, repair: str, progress: Progress
+) -> list[str]:  # fmt: skip
     """Refit what is left on the calibration split, unless its weights are new or were trained while pruned."""
     if repair == "none" or method.fresh_weights or method.teach is not None:
         return []
-    calibration = run.data.calibration.batches(_TEST_BATCH)
-    return [str(repair_(small, run.dense, run.subject.coupling, plan, calibration, repair=repair, seed=run.seed))]
+    calibration, coupling = run.data.calibration.batches(_TEST_BATCH), run.subject.coupling
+    told = repair_(small, run.dense, coupling, plan, calibration, repair=repair, seed=run.seed, progress=progress)
+    return [str(told)]
 
 
 def _recover(run: Contest, method: Method, small: nn.Module, plan: Plan, progress: Progress) -> list[str]:

@@ -20,6 +20,7 @@ from prunus.planning import check_weights
 from prunus.progress import Progress
 from prunus.selectors import ignored_axes
 from prunus.sources import resolve_data, resolve_model
+from prunus.sources.noise import NOISE, noise_splits, with_noise
 from prunus.training import TrainingOptions, finetune_, loss_function
 from prunus.workloads import WORKLOADS, trained
 from prunus.workloads.splits import Splits
@@ -64,15 +65,16 @@ def parent_of(recipe: Recipe, seed: int, progress: Progress, weights: Mapping[st
     Raises:
         PrunusError: whatever the model or the data refuse.
     """
-    data = resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
+    given = None if recipe.data == NOISE else resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
     model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=seed)
     check_weights(model)
     if weights is None and _kept_between_runs(recipe):
         weights = _trained_once(recipe, seed, progress).state_dict()
-    if weights is None:
-        train_(model, data, recipe.train.options(), seed, progress, f"train (seed {seed})")
-    else:
+    if weights is not None:
         model.load_state_dict(weights)
+    elif given is not None:
+        train_(model, given, recipe.train.options(), seed, progress, f"train (seed {seed})")
+    data = _with_noise(recipe, given, model, seed)
     # A budget in milliseconds is one for the batch that the recipe times.
     samples = recipe.compare.latency.batch if LATENCY in recipe.prune.budget else _EXAMPLES
     subject = subject_of(
@@ -86,6 +88,13 @@ def parent_of(recipe: Recipe, seed: int, progress: Progress, weights: Mapping[st
     )
     held = frozenset(ignored_axes(subject.coupling, recipe.ignore))
     return Parent(recipe, data, replace(subject, held=held))
+
+
+def _with_noise(recipe: Recipe, given: Splits | None, model: nn.Module, seed: int) -> Splits:
+    """Put noise, answered by the trained network, in the place of calibration data, or of all."""
+    if given is None:
+        return noise_splits(recipe.model, model, recipe.data_args, seed)
+    return with_noise(given, model, seed) if recipe.calibration == NOISE else given
 
 
 def _kept_between_runs(recipe: Recipe) -> bool:

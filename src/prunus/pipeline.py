@@ -17,7 +17,7 @@ from prunus.graph.coupling import couple, opted_in
 from prunus.graph.parts import capture_or_parts
 from prunus.meeting import meet
 from prunus.plans import Cost, Plan
-from prunus.prepared import Request, prepare
+from prunus.prepared import OBS, Request, prepare
 from prunus.recovering import check_request, recover_
 from prunus.recovery import RecoveryReport
 from prunus.repair import RepairReport, as_often_as_needed, check_repair, repair_, unrepaired_parts
@@ -72,7 +72,8 @@ class PruneResult:
         lines += [str(self.check), f"coverage: {self.coverage:.1%} of the parameters can be removed"]
         if self.plan.axes:
             criterion = str(self.plan.settings.get("criterion", ""))
-            lines.append(f"scored by: {criterion}{'' if needs_of(criterion) else ', from the weights alone'}")
+            alone = criterion != OBS and not needs_of(criterion)
+            lines.append(f"scored by: {criterion}{', from the weights alone' if alone else ''}")
         if self.parts:
             lines.append(f"captured in parts (MACs count these alone): {', '.join(self.parts)}")
         if self.repair is not None:
@@ -97,7 +98,7 @@ def prune(
     example_inputs: Any,
     *,
     budget: Budget,
-    criterion: str = "magnitude",
+    criterion: str | None = None,
     levels: Sequence[str] = ("unit",),
     data: Iterable[Any] | None = None,
     ignore: Sequence[str] = (),
@@ -121,7 +122,9 @@ def prune(
             met in the same way where the machine's counters can be read (RAPL, NVML), and refused elsewhere.
         criterion: how units are scored: magnitude, l1, fpgm, bn_scale and random read weights alone, the others data:
             fisher, contribution, mean_activation, apoz, wanda and redundancy inputs, taylor, taylor_sample,
-            taylor_batch, worst_class, sensitivity and snip labels too.
+            taylor_batch, worst_class, sensitivity and snip labels too. ``obs-units`` needs inputs: units leave in the
+            order in which the layers behind make up for them best, and what each level does to the outputs is measured.
+            None means ``obs-units`` where there are data and that takes no longer than minutes, else magnitude.
         levels: ``("unit",)`` removes units, ``("weight",)`` masks weights, both share the budget.
         data: batches (inputs, targets) for criteria that need them; cross-entropy is the loss. The repair needs no
             targets: for it, and for criteria that do without, batches may be inputs alone. ``"noise"`` takes noise that
@@ -129,8 +132,8 @@ def prune(
         ignore: modules to leave as they are: names, globs, ``re:`` patterns, class names.
         seed: for criteria and checks that draw numbers.
         allocator: who gets how much: uniform, global, isomorphic, erk, lamp, lagrangian, knapsack, viterbi, or an
-            allocator itself; single weights know uniform, global, erk and lamp. By default uniform for units and global
-            for weights.
+            allocator itself; single weights know uniform, global, erk and lamp. By default uniform for units (for
+            ``obs-units`` the knapsack over measured levels) and global for weights.
         bounds: limits of parts of the tree: ``{"stage3/*/heads": {"round_to": 2}, "layer4": {"floor": 0.5}}`` with
             any of floor, ceiling, round_to, frozen, forced.
         opt_in: what else may go: ``"experts"`` whole, with their rows of the router; ``"vocabulary"``, tokens. Tokens
@@ -138,8 +141,8 @@ def prune(
         recover: ``{"steps": 500}`` or ``{"minutes": 10}``: train the cut network on ``data``, of which a tenth decides
             what pays; other options as in `prunus.recover_`.
         repair: with ``data``, the weights that stay are refitted towards the dense network's outputs, without labels:
-            statistics, bias, scales, refold, blockwise, or ``auto``, the best of them on samples held out; see
-            `prunus.repair_`. None leaves them as they are.
+            statistics, bias, scales, refold, blockwise, matching, or ``auto``, the best of them on samples held out;
+            see `prunus.repair_`. None leaves them as they are.
 
     Raises:
         UsageError: bad arguments, NaN weights, unknown names.
@@ -185,7 +188,7 @@ def plan(
     example_inputs: Any,
     *,
     budget: Budget,
-    criterion: str = "magnitude",
+    criterion: str | None = None,
     levels: Sequence[str] = ("unit",),
     data: Iterable[Any] | None = None,
     ignore: Sequence[str] = (),

@@ -14,22 +14,28 @@ from prunus.budget.allocator import Allocator
 from prunus.budget.limits import LATENCY
 from prunus.budget.weights import WEIGHT_ALLOCATORS
 from prunus.criteria import UNIT_CRITERIA, comparable_scores, damage_curves, probes_for
-from prunus.errors import BudgetError, OptionError
+from prunus.errors import BudgetError, OptionError, nearest
 from prunus.gauges import ENERGY, energy_share, limits_of, solve_gauged, split_budget
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.graph.parts import Captured, capture_or_parts
 from prunus.measurement.batches import device_of
 from prunus.measurement.energy import find_meter
 from prunus.measurement.price import CostModel, cost_model
+from prunus.methods.obs_units import ByLevels, Levels, level_decisions
+from prunus.methods.unlabelled import affordable_levels, levels_of_data
 from prunus.planning import check_weights, make_plan, unit_criterion, unit_decisions
 from prunus.plans import Decision, Plan
 from prunus.scored import Bounds, Budget, plain, plain_bounds
 from prunus.selectors import bounds_on, ignored_axes
+from prunus.surgery.draws import draws
 from prunus.timing import latency_model, widths_in_multiples
 from prunus.tree import grow_tree
 from prunus.weight_level import unit_share, weight_masks
 
 LEVELS = ("unit", "weight")
+MAGNITUDE = "magnitude"
+OBS = "obs-units"
+"""A criterion that is no function of one unit: group OBS, and levels measured on data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class Request:
     """
 
     budget: Budget
-    criterion: str
+    criterion: str | None
     levels: Sequence[str]
     data: Iterable[Any] | None
     ignore: Sequence[str]
@@ -53,10 +59,21 @@ class Request:
     def __post_init__(self) -> None:
         _check_levels(self.levels, self.budget)
         _check_ignore(self.ignore)
-        UNIT_CRITERIA.get(self.criterion)
+        self._check_criterion()
         if isinstance(self.allocator, str) and self.allocator not in WEIGHT_ALLOCATORS:
             ALLOCATORS.get(self.allocator)
         opted_in(self.opt_in)
+
+    def _check_criterion(self) -> None:
+        if self.criterion is None or self.criterion in UNIT_CRITERIA:
+            return
+        if self.criterion != OBS:
+            names = (OBS, *UNIT_CRITERIA.names())
+            raise OptionError(
+                f"criterion {self.criterion!r} is unknown.{nearest(self.criterion, names)} Allowed: {', '.join(names)}."
+            )
+        if self.data is None:
+            raise OptionError(f"criterion {OBS!r} needs data=batches of inputs, with or without targets; give some.")
 
     def settings(self) -> dict[str, Any]:
         """Return what a plan remembers of it."""
@@ -88,6 +105,12 @@ class Prepared:
     limits: tuple[Limit, ...]
     scores: Mapping[str, np.ndarray]
     bounds: Mapping[str, Bound]
+    levels: Levels | None = None
+
+    @property
+    def criterion(self) -> str:
+        """How the units were scored: as asked, else by measured levels where there are data, else by magnitude."""
+        return OBS if self.levels is not None else self.request.criterion or MAGNITUDE
 
     def solve(self, limits: Sequence[Limit] | None = None) -> Plan:
         """Return the plan for the request's limits, or for others; memory is held in any case."""
@@ -101,22 +124,25 @@ class Prepared:
         decisions: list[Decision] = []
         if "unit" in request.levels:
             shared = tuple(unit_share(limit, before) for limit in wanted) if weights else wanted
-            keep = fit_units(
-                self.cost,
-                comparable_scores(self.scores),
-                shared,
-                allocator=request.allocator or "uniform",
-                bounds=self.bounds,
-                damage=damage_curves(self.coupling, self.scores, request.criterion),
-            )
-            decisions = unit_decisions(keep, request.criterion)
+            keep, decisions = self._units(shared)
         masks = {}
         if weights:
             named = request.allocator if isinstance(request.allocator, str) else None
             masks = weight_masks(self.model, self.coupling, keep, wanted, request.ignore, named)
         return make_plan(
-            self.coupling, keep, masks=masks, decisions=decisions, settings=request.settings(), cost=self.cost
-        )
+            self.coupling, keep, masks=masks, decisions=decisions, cost=self.cost,
+            settings={**request.settings(), "criterion": self.criterion},
+        )  # fmt: skip
+
+    def _units(self, limits: Sequence[Limit]) -> tuple[dict[str, np.ndarray], list[Decision]]:
+        scores, asked, levels = comparable_scores(self.scores), self.request.allocator, self.levels
+        if levels is not None:
+            allocator = asked or ByLevels(levels.damage)
+            found = fit_units(self.cost, scores, limits, allocator=allocator, bounds=self.bounds, damage=levels.damage)
+            return found, level_decisions(found, levels)
+        damage = damage_curves(self.coupling, self.scores, self.criterion)
+        found = fit_units(self.cost, scores, limits, allocator=asked or "uniform", bounds=self.bounds, damage=damage)
+        return found, unit_decisions(found, self.criterion)
 
 
 def prepare(model: nn.Module, example_inputs: Any, request: Request) -> Prepared:
@@ -144,15 +170,31 @@ def prepare(model: nn.Module, example_inputs: Any, request: Request) -> Prepared
         cost = latency_model(captured.model, coupling, captured.inputs, seed=request.seed).priced(cost)
         bounds = {**widths_in_multiples(coupling, free), **bounds}
     limits, _ = limits_of(request.budget, cost.price())
-    scores = {}
-    if "unit" in request.levels:
-        found = unit_criterion(model, coupling, request.criterion, request.data, request.seed)
-        scores = {a: found[a] for a in free}
-    return Prepared(request, model, captured, coupling, cost, limits, scores, bounds)
+    if "unit" not in request.levels:
+        return Prepared(request, model, captured, coupling, cost, limits, {}, bounds)
+    if _by_levels(request, captured, coupling, cost):
+        assert request.data is not None
+        levels = levels_of_data(
+            captured.model, captured.inputs, coupling, request.data, cost=cost, seed=request.seed, held=held
+        )
+        return Prepared(request, model, captured, coupling, cost, limits, levels.scores, bounds, levels)
+    found = unit_criterion(model, coupling, request.criterion or MAGNITUDE, request.data, request.seed)
+    return Prepared(request, model, captured, coupling, cost, limits, {a: found[a] for a in free}, bounds)
 
 
-def _check_parts(captured: Captured, criterion: str) -> None:
-    if captured.parts and any(probe.program for probe in probes_for(criterion)):
+def _by_levels(request: Request, captured: Captured, coupling: Coupling, cost: CostModel) -> bool:
+    """Whether units are chosen by measured levels: asked for, or nothing else is said, data are there and few MACs."""
+    if request.criterion is not None:
+        return request.criterion == OBS
+    if request.data is None or captured.parts or request.opt_in or tuple(request.levels) != ("unit",):
+        return False
+    return not draws(coupling.graph) and affordable_levels(coupling, cost)
+
+
+def _check_parts(captured: Captured, criterion: str | None) -> None:
+    if not captured.parts or criterion is None:
+        return
+    if criterion == OBS or any(probe.program for probe in probes_for(criterion)):
         raise OptionError(
             f"criterion {criterion!r} runs data through the captured program, and the model was captured in parts "
             f"({', '.join(captured.parts)}); use magnitude or taylor."

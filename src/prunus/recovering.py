@@ -47,7 +47,8 @@ def recover_(
             labels the dense network's answers take their place.
         recover: ``{"steps": 500}`` or ``{"minutes": 10}``, and whatever else is to differ: ``method`` (autopilot,
             statistics, refold, blocks, distil, finetune), ``lr``, ``batch_size``, ``optimizer``, ``weight_decay``,
-            ``loss`` (a name or (output, targets) → loss), ``schedule``, ``temperature``, ``soft``, ``hints``.
+            ``loss`` (a name or (output, targets) → loss), ``schedule``, ``temperature``, ``soft``, ``hints``,
+            ``mixed``, ``dropout``.
         held_out: what decides; without it a tenth of ``data`` is set aside.
         plan: by which ``small`` was cut; blocks of other widths can be compared only with it.
         masks: parameter name → True = keep; those of the plan by default.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from factories_training import blocks, fit, samples
 from factories_transformers import vision_ops
-from prunus.errors import UsageError
+from prunus.errors import DataError, UsageError
 from prunus.pruner import Pruner
 from prunus.pruner.adapters import accelerated, huggingface_callback, lightning_callback
 
@@ -87,27 +87,28 @@ def test_accelerate(recipe: dict[str, Any]) -> None:
     accelerator = accelerate.Accelerator(cpu=True)
     pruner = pruner_of(model, recipe)
     prepared, optimizer = accelerator.prepare(model, optimizer_of(model))
-    with accelerated(pruner, optimizer, STEPS):
+    with accelerated(pruner, optimizer, STEPS, accelerator):
         for step in range(STEPS):
             rows = torch.arange(BATCH) + BATCH * (step % 4)
             loss = nn.functional.cross_entropy(prepared(data.inputs[rows]), data.targets[rows])
-            pruner.tell(loss)
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
     check_same(recipe, pruner, model)
+    assert "backward" not in vars(accelerator)
 
 
 class WithLoss(nn.Module):
     """What a Hugging Face trainer wants: a model that returns its loss."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, named: bool = True) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.named = net, named
 
-    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor] | tuple[Tensor, Tensor]:
         logits = self.net(x)
-        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+        loss = nn.functional.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits} if self.named else (loss, logits)
 
 
 def huggingface_trainer(wrapped: nn.Module, pruner: Pruner, folder: Path, **options: Any) -> Any:
@@ -133,7 +134,7 @@ def huggingface_trainer(wrapped: nn.Module, pruner: Pruner, folder: Path, **opti
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.get("method", "gradual"))
 def test_hugging_face(recipe: dict[str, Any], tmp_path: Path) -> None:
     model = blocks()
-    wrapped, pruner = WithLoss(model), pruner_of(model, recipe)
+    wrapped, pruner = WithLoss(model, named=recipe.get("method") != "adaptive"), pruner_of(model, recipe)
     trainer = huggingface_trainer(wrapped, pruner, tmp_path)
     trainer.train()
     check_same(recipe, pruner, model)
@@ -180,6 +181,16 @@ def test_lightning(recipe: dict[str, Any], tmp_path: Path) -> None:
         )  # fmt: skip
         trainer.fit(Module(model), torch.utils.data.DataLoader(Rows(), batch_size=BATCH))
     check_same(recipe, pruner, model)
+
+
+def test_a_loop_that_cannot_say_the_loss_is_refused_before_its_first_step() -> None:
+    model, data = blocks(), samples()
+    before = [p.detach().clone() for p in model.parameters()]
+    pruner, optimizer = pruner_of(model, RECIPES[1]), optimizer_of(model)
+    torch.autograd.backward(nn.functional.cross_entropy(model(data.inputs), data.targets))
+    with pytest.raises(DataError, match=r"pruner\.tell\(loss\) after every forward"), pruner.attached(optimizer, STEPS):
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
 def test_a_failed_training_lets_go_of_the_network() -> None:

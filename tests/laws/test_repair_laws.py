@@ -19,7 +19,8 @@ from prunus.graph.coupling import couple
 from prunus.planning import make_plan
 from prunus.repair import Moments, Site, merged, walk
 from prunus.repair.auto import _Best, _write_
-from prunus.repair.refold import refold, solved_on
+from prunus.repair.normals import solved_on
+from prunus.repair.refold import refold
 from prunus.repair.repairs import REPAIRS, Mending
 from prunus.repair.scales import rescale
 from prunus.repair.walking import Walk, route

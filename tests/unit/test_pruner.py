@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -265,7 +267,17 @@ def test_scalars_go_where_they_are_asked_to(tmp_path: Path) -> None:
     assert [v for name, v, _ in seen if name == "prunus/kept"] == pytest.approx([value for _, value in told])
 
 
+def test_mlflow_gets_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, float, int]] = []
+    known = SimpleNamespace(log_metric=lambda name, value, step: told.append((name, value, step)))
+    monkeypatch.setitem(sys.modules, "mlflow", known)
+    model, seen = blocks(), list[tuple[str, float, int]]()
+    log = to_all(to_mlflow(), lambda *one: seen.append(one))
+    fit(model, Pruner(model, {"kept": 0.5, "every": 5}, log=log), sgd(model), 20)
+    assert told == seen != []
+
+
 def test_mlflow_is_asked_for_by_name_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(UsageError, match="pip install mlflow"):
         to_mlflow()

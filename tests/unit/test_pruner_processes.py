@@ -26,6 +26,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "units": {"kept": 0.5, "method": "units", "every": 2},
     "key-path": {"kept": 0.6, "method": "key-path", "every": 2},
 }
+CUT = ("units", "key-path")
 
 CHILD = """
     import sys
@@ -67,11 +68,13 @@ def run(name: str, rank: int, processes: int, path: Path) -> None:
         optimizer.zero_grad()
     pruner.train_end()
     masks = pruner.masks
-    if name == "units":
+    if name in CUT:
         # A wrapped network cannot be cut; without the wrapper it can.
         bare = Pruner(model, RECIPES[name], example_inputs=data.inputs[:4].double())
         bare.load_state_dict(pruner.state_dict())
-        bare.cut_()
+        plan = bare.cut_()
+        assert plan.after is not None
+        assert sum(p.numel() for p in model.parameters()) == plan.after.params < plan.before.params
     write_state(path, {"masks": masks, "weights": dict(model.named_parameters())})
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import prunus.recovery.autopilot as autopilot
 from factories_recovery import CLASSES, EXAMPLE, FEATURES, analysed, case, cut_by, dense, half_plan, task
-from prunus.errors import DataError, ModelError, OptionError, OutcomeError
+from prunus.errors import DataError, ModelError, OptionError, OutcomeError, UsageError
 from prunus.planning import make_plan
 from prunus.recovering import recover_
 from prunus.recovery import RUNGS, Case, Distilling, RecoveryOptions, recovered_
@@ -149,6 +149,16 @@ def test_a_loss_that_explodes_is_undone() -> None:
     assert "the loss is" in report.legs[-1].reason
 
 
+def test_a_step_free_way_that_brings_nothing_says_what_happened() -> None:
+    def unusable(*_: object) -> None:
+        raise UsageError("no plan; give one")
+
+    for run, said in ((lambda *_: None, "it changed nothing"), (unusable, "no plan; give one")):
+        it = case({"steps": 24})
+        leg = fly(it, Course(Rung("idle", False, run, lambda _case: "")), Best(it), Purse(24), "costs no steps")
+        assert str(leg) == f"idle        passed over: {said}"
+
+
 def test_minutes_end_in_time() -> None:
     report = recovered_(case({"minutes": 0.02}))
     assert report.seconds < 4
@@ -183,7 +193,10 @@ def test_a_purse_counts_steps_or_seconds(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"steps": 5, "temperature": 0}, "temperature is 0"),
         ({"steps": 5, "soft": 1.5}, "soft is 1.5"),
         ({"steps": 5, "hints": -1}, "hints is -1"),
+        ({"steps": 5, "mixed": 2, "soft": 1}, "mixed is 2"),
+        ({"steps": 5, "mixed": 0.5}, "mixed samples have no labels, and soft is 0.9"),
         ({"steps": 5, "lr": -1.0}, "lr is -1.0"),
+        ({"steps": 5, "dropout": 2}, "dropout is 2"),
         ({"steps": True}, "steps is True"),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 
 from factories_digits import digits, fresh_subject
 from prunus.errors import BudgetError, OptionError, RecipeError
+from prunus.jobs.planning import check_wanted, plan_recipe
 from prunus.jobs.stages import run_stages
 from prunus.parent import Parent
 from prunus.recipe import Recipe, load_recipe
@@ -86,6 +87,49 @@ def test_units_in_rounds_never_come_back() -> None:
     assert plan.after is not None
     assert 0.47 <= plan.after.params / plan.before.params <= 0.5
     assert "linear over 3 steps" in plan.settings["stages"][0]
+
+
+def test_bounds_hold_in_every_stage() -> None:
+    def narrowest(bounds: dict[str, Any]) -> dict[str, int]:
+        it = parent([{"level": "blocks", "kept": 0.8}, {"level": "units", "allocator": "global"}])
+        prune = it.recipe.prune.model_copy(update={"bounds": bounds})
+        plan = run_stages(it.with_recipe(it.recipe.model_copy(update={"prune": prune}))).plan
+        sizes = {axis: a.size for axis, a in it.subject.coupling.axes.items()}
+        gone = {d.node: d.removed for d in plan.decisions if d.level == "unit"}
+        return {axis: size - gone.get(axis, 0) for axis, size in sizes.items()}
+
+    free, bound = narrowest({}), narrowest({"stem*": {"frozen": True}})
+    stem = "stem.conv:out"
+    assert free[stem] < bound[stem] == parent(THREE).subject.coupling.axes[stem].size
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("criterion", "taylor", "prune.criterion is 'taylor'"),
+        ("allocator", "global", "prune.allocator is 'global'"),
+        ("search", 5, "prune.search is 5"),
+        ("judge", "auto", "prune.judge is 'auto'"),
+    ],
+)
+def test_what_does_not_reach_into_stages_is_named(key: str, value: Any, words: str) -> None:
+    recipe = parent([{"level": "units"}]).recipe
+    changed = recipe.model_copy(update={"prune": recipe.prune.model_copy(update={key: value})})
+    with pytest.raises(OptionError, match=words):
+        check_wanted(changed)
+
+
+def test_a_plan_alone_is_refused_where_stages_learn() -> None:
+    for stage in ({"recover": {"steps": 2}}, {"schedule": "cubic", "steps": 2}):
+        it = parent([{"level": "units", **stage}])
+        check_wanted(it.recipe)
+        with pytest.raises(OptionError, match="Use 'prunus prune'"):
+            plan_recipe(it)
+    it = parent([{"level": "blocks", "kept": 0.8}, {"level": "units"}])
+    plan, _ = plan_recipe(it)
+    small, _ = operate(it.model, it.subject.coupling, plan, it.subject.example_inputs)
+    assert plan.after is not None
+    assert sum(p.numel() for p in small.parameters()) == plan.after.params
 
 
 def test_modular_blocks_go_by_gates() -> None:

@@ -21,6 +21,9 @@ def compare(
     repair: Annotated[
         str | None, typer.Option(help="Repairs with commas, such as none,refold: each method meets each.")
     ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="data, or noise: score and repair without a single sample.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, not as a table.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check recipe, model and data, print the runs, do none.")
@@ -34,6 +37,7 @@ def compare(
         load_recipe(recipe),
         {
             ("seed",): seed,
+            ("calibration",): calibration,
             ("compare", "seeds"): seeds,
             ("compare", "methods"): _names(methods),
             ("compare", "kept"): _fractions(kept),

@@ -12,6 +12,7 @@ import typer
 from prunus.cli.console import shown_progress
 from prunus.cli.options import budget_of, numbers
 from prunus.cli.work import check_out
+from prunus.errors import OptionError
 
 if TYPE_CHECKING:
     from prunus.parent import Parent
@@ -38,6 +39,9 @@ def plan(
     search: Annotated[
         int | None,
         typer.Option(help="Try so many plans around the allocator's by their true loss; 200 is a good many."),
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="data, or noise: score and repair without a single sample.")
     ] = None,
     damage: Annotated[
         bool, typer.Option(help="Measure what every decision costs alone, and all of them together.")
@@ -73,11 +77,21 @@ def plan(
         ("prune", "allocator"): allocator,
         ("prune", "method"): method,
         ("prune", "search"): search,
+        ("calibration",): calibration,
     }
     recipe = override(recipe, changes)
-    same = known is not None and recipe.prune.criterion == known.recipe.prune.criterion
+    same = known is not None and all(
+        ours == theirs
+        for ours, theirs in (
+            (recipe.prune.criterion, known.recipe.prune.criterion),
+            (recipe.calibration, known.recipe.calibration),
+        )
+    )
     scored_before = known.scores or None if known is not None and same else None
-    check_wanted(recipe if sweep is None else override(recipe, {("prune", "budget"): {"params": 0.5}}))
+    if sweep is not None and recipe.stages:
+        raise OptionError("--sweep plans by one criterion, and the recipe has stages; leave one of the two out.")
+    asked = recipe if sweep is None else override(recipe, {("prune", "budget"): {"params": 0.5}})
+    check_wanted(asked, to_apply=True)
     with shown_progress() as progress:
         parent = parent_of(recipe, recipe.seed, progress, known.weights if known else None)
         weights = parent.model.state_dict() if parent.trained_here else None

@@ -28,6 +28,9 @@ def prune(
         list[str] | None,
         typer.Option("--recover", "-r", help="Such as minutes=10, steps=500, method=distil; autopilot by default."),
     ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="data, or noise: score and repair without a single sample.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, training and scores.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, not as a table.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -44,6 +47,7 @@ def prune(
         ("prune", "method"): method,
         ("prune", "search"): search,
         ("prune", "repair"): repair,
+        ("calibration",): calibration,
         ("seed",): seed,
         **recovery_of(recover),
     }

@@ -43,9 +43,13 @@ def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
     """
     check_out(out)
     from prunus.sources import resolve_data, resolve_model
+    from prunus.sources.noise import NOISE, noise_splits
 
     model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=recipe.seed)
-    resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
+    if recipe.data == NOISE:
+        noise_splits(recipe.model, model, recipe.data_args, recipe.seed)
+    else:
+        resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
     from prunus.methods import METHODS
     from prunus.results import named
 

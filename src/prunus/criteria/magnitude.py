@@ -30,4 +30,5 @@ def magnitude(evidence: Evidence, /, *, p: int = 1) -> dict[str, Tensor]:
     """
     if p not in (1, 2):
         raise OptionError(f"p is {p}; allowed are 1 and 2.")
-    return {name: precise(weight).abs().pow(p) for name, weight in evidence.weights.items()}
+    sizes = {name: precise(weight).abs() for name, weight in evidence.weights.items()}
+    return sizes if p == 1 else {name: size.square_() for name, size in sizes.items()}

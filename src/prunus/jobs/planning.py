@@ -15,6 +15,7 @@ from prunus.errors import OptionError, PlanError
 from prunus.gauges import split_budget
 from prunus.jobs.dropping import MAX_DROP, allowed_drop, check_drop, smallest_within, with_drop
 from prunus.jobs.searching import Searching
+from prunus.jobs.stage_wanted import check_stages
 from prunus.jobs.stages import Staged, run_stages
 from prunus.methods import METHODS
 from prunus.methods.neurons import unit_scores
@@ -41,12 +42,17 @@ def scored_parent(parent: Parent, scores: Mapping[str, np.ndarray] | None = None
     return Scored(subject.coupling, subject.cost, found, criterion, subject.held, subject.seed)
 
 
-def check_wanted(recipe: Recipe) -> None:
+def check_wanted(recipe: Recipe, *, to_apply: bool = False) -> None:
     """Refuse what cannot be planned before anything is trained.
 
+    Args:
+        recipe: with its budget.
+        to_apply: whether the plan alone will be kept, to be applied to the original network later.
+
     Raises:
-        OptionError: no budget, or an unknown metric, criterion, allocator or method.
+        OptionError: no budget, an unknown metric, criterion, allocator or method, or stages that cannot be had so.
     """
+    check_stages(recipe, to_apply=to_apply)
     wanted = recipe.prune
     UNIT_CRITERIA.get(wanted.criterion)
     ALLOCATORS.get(wanted.allocator)
@@ -86,7 +92,7 @@ def plan_recipe(
         OptionError: no budget, an unknown criterion, allocator or method, or a budget that the method does not know.
         BudgetError: the budget is out of reach or met already.
     """
-    check_wanted(parent.recipe)
+    check_wanted(parent.recipe, to_apply=True)
     if parent.recipe.stages:
         return staged_recipe(parent, progress).plan, {}
     if parent.recipe.prune.method is None:

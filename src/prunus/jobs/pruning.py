@@ -11,6 +11,7 @@ from prunus.comparison import results_of, threads_of, write_results
 from prunus.contest import Entry, carry_through, contest_of, dense_row
 from prunus.export import save
 from prunus.jobs.planning import check_wanted, plan_recipe, staged_recipe
+from prunus.jobs.stage_wanted import learns
 from prunus.methods import METHODS, Method
 from prunus.parent import parent_of
 from prunus.progress import Progress
@@ -48,8 +49,7 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
         kept = plan.after.params / plan.before.params
         weights = staged.model if staged is not None else None
         # A repair goes by the dense network's answers alone, and would undo what stages have learned from labels.
-        learned = any(stage.recover is not None or stage.steps for stage in recipe.stages)
-        repair = "none" if learned else recipe.prune.repair
+        repair = "none" if learns(recipe) else recipe.prune.repair
         entry = carry_through(run, plan, _way(recipe), kept, started, progress, weights=weights, repair=repair)
         results = results_of(recipe, "One network pruned", [dense_row(run)], [entry.row])
     if out is not None:

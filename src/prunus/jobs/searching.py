@@ -43,7 +43,7 @@ class Searching:
         *,
         repair: str = "none",
     ) -> None:
-        """Take what candidates are judged by; ``repair="auto"`` means refold, and ``blockwise`` takes few steps.
+        """Take what candidates are judged by; ``repair="auto"`` means refold, and repairs that train take few steps.
 
         Raises:
             OptionError: fewer than 3 evaluations, or an unknown repair.

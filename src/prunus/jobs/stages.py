@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from prunus.budget import Limit, parse_budget
-from prunus.budget.limits import METRICS
-from prunus.errors import BudgetError, OptionError
+from prunus.budget import Limit
+from prunus.errors import BudgetError
 from prunus.export import undo
 from prunus.jobs.stage_levels import LEVELS
+from prunus.jobs.stage_wanted import stage_budget
 from prunus.methods.reduction import Reduction, whole
 from prunus.methods.subject import Subject
 from prunus.methods.under import under
@@ -23,12 +23,14 @@ from prunus.plans import Decision, Plan
 from prunus.progress import Progress, Silent
 from prunus.recovery import Case, RecoveryOptions, recovered_
 from prunus.schedules import kept_at
+from prunus.selectors import bounds_on
 from prunus.surgery.cut import operate
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, finetune_
+from prunus.tree import grow_tree
 
 if TYPE_CHECKING:
-    from prunus.recipe import Recipe, Stage
+    from prunus.recipe import Stage
 
 ROUNDS = 8
 """How often a schedule prunes, with training in between."""
@@ -95,7 +97,8 @@ def run_stages(parent: Parent, progress: Progress | None = None) -> Staged:
     """
     recipe, progress = parent.recipe, progress or Silent()
     limit = stage_budget(recipe, parent)
-    subject = under(parent.subject, limit.metric)
+    bounds = bounds_on(grow_tree(parent.subject.coupling), recipe.prune.bounds) if recipe.prune.bounds else {}
+    subject = under(parent.subject, limit.metric, bounds)
     start = whole(subject)
     state, lines = State(subject, start, start.keep), []
     progress.start("stages", len(recipe.stages))
@@ -116,28 +119,6 @@ def run_stages(parent: Parent, progress: Progress | None = None) -> Staged:
         )
     settings = {"stages": lines, "budget": dict(recipe.prune.budget)}
     return Staged(replace(plan, settings={**plan.settings, **settings}), state.subject.model, tuple(lines))
-
-
-def stage_budget(recipe: Recipe, parent: Parent) -> Limit:
-    """Return the one limit of a recipe with stages.
-
-    Raises:
-        OptionError: none or several metrics, one that stages do not count, or weights where zeros save nothing.
-        BudgetError: met already.
-    """
-    budget = recipe.prune.budget
-    if len(budget) != 1 or next(iter(budget)) not in METRICS or recipe.prune.method is not None:
-        raise OptionError(
-            f"stages take one budget (of {', '.join(METRICS)}) and no method of their own in the section prune; got "
-            f"budget {dict(budget)}, method {recipe.prune.method}. Give prune: {{budget: {{params: 0.3}}}}."
-        )
-    (limit,) = parse_budget(budget, parent.subject.cost.price())
-    if limit.metric != "params" and any(stage.level == "weights" for stage in recipe.stages):
-        raise OptionError(
-            f"a stage of weights puts weights to zero, which a budget of {limit.metric} does not see; give the budget "
-            "as params, or leave that stage out."
-        )
-    return limit
 
 
 def _goal(stages: tuple[Stage, ...], before: int, budget: int) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from prunus.errors import BudgetError, OptionError
-from prunus.masks.flat import check_finite, flatten, unflatten
+from prunus.masks.flat import check_finite
+from prunus.masks.selection import comparable, find_cut, kept_by, number_of
 
 
 def resolve_count(total: int, kept: float | None, keep_count: int | None) -> int:
@@ -42,7 +43,12 @@ def resolve_count(total: int, kept: float | None, keep_count: int | None) -> int
 
 
 def top_masks(
-    scores: Mapping[str, Tensor], *, kept: float | None = None, keep_count: int | None = None, floor: bool = True
+    scores: Mapping[str, Tensor],
+    *,
+    kept: float | None = None,
+    keep_count: int | None = None,
+    floor: bool = True,
+    within: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Keep exactly the n highest scores over all tensors together.
 
@@ -54,6 +60,8 @@ def top_masks(
         keep_count: exact number to keep; give this or ``kept``.
         floor: keep the best weight of every tensor, taking its place from the least of the others, so that no layer
             is emptied and the count stays exact.
+        within: name → mask of the weights to choose from first; the others come below all of them, whatever their
+            score. A tensor that is not named takes part whole.
 
     Returns:
         Name → boolean mask of the same shape and device, True = keep.
@@ -63,17 +71,21 @@ def top_masks(
         DataError: no tensors, or a score is not finite.
         BudgetError: ``floor`` asks for more weights than the budget has.
     """
-    flat = flatten(scores)
-    count = resolve_count(flat.numel(), kept, keep_count)
-    if floor:
-        best = best_indices(scores)
-        if count < len(best):
-            raise BudgetError(
-                f"keeping {count} weights would empty at least {len(best) - count} of {len(best)} tensors; "
-                f"keep at least {len(best)} or pass floor=False."
-            )
-        flat[best] = math.inf
-    return unflatten(_top(flat, count), scores)
+    check_finite(scores)
+    values, live = comparable(scores), dict(within or {})
+    count = resolve_count(sum(score.numel() for score in values.values()), kept, keep_count)
+    filled = sum(score.numel() > 0 for score in values.values())
+    if floor and count < filled:
+        raise BudgetError(
+            f"keeping {count} weights would empty at least {filled - count} of {filled} tensors; "
+            f"keep at least {filled} or pass floor=False."
+        )
+    if live and count > sum(number_of(live[n]) if n in live else s.numel() for n, s in values.items()):
+        values, live = _below(values, live), {}
+    masks = _top(values, live, count)
+    if floor and any(mask.numel() and not number_of(mask) for mask in masks.values()):
+        masks = _top(_lifted(_below(values, live)), {}, count)
+    return masks
 
 
 def masks_above(scores: Mapping[str, Tensor], tau: float, *, floor: bool = True) -> dict[str, Tensor]:
@@ -108,36 +120,31 @@ def solve_tau(scores: Mapping[str, Tensor], keep_count: int) -> float:
         OptionError: ``keep_count`` is out of range.
         DataError: no tensors, or a score is not finite.
     """
-    flat = flatten(scores)
-    count = resolve_count(flat.numel(), None, keep_count)
-    if count == flat.numel():
+    check_finite(scores)
+    values = comparable(scores)
+    total = sum(score.numel() for score in values.values())
+    count = resolve_count(total, None, keep_count)
+    if count == total:
         return -math.inf
-    return float(torch.kthvalue(flat, flat.numel() - count).values)
+    return find_cut([(score, None) for score in values.values()], count + 1).least
 
 
-def best_indices(scores: Mapping[str, Tensor]) -> list[int]:
-    """Return, for each non-empty tensor, the flat position of its first highest score among all scores joined."""
-    return [
-        start + int(score.detach().reshape(-1).argmax())
-        for start, score in zip(_starts(scores.values()), scores.values(), strict=True)
-        if score.numel()
-    ]
-
-
-def _starts(tensors: Iterable[Tensor]) -> list[int]:
-    starts, position = [], 0
-    for tensor in tensors:
-        starts.append(position)
-        position += tensor.numel()
-    return starts
-
-
-def _top(flat: Tensor, count: int) -> Tensor:
+def _top(scores: Mapping[str, Tensor], live: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     if count == 0:
-        return torch.zeros_like(flat, dtype=torch.bool)
-    # Selecting the n-th value and filling ties is linear; a stable sort of all weights is not.
-    least = torch.kthvalue(flat, flat.numel() - count + 1).values
-    mask = flat > least
-    ties = (flat == least).nonzero().reshape(-1)
-    mask[ties[: count - int(mask.sum())]] = True
-    return mask
+        return {name: torch.zeros(s.shape, dtype=torch.bool, device=s.device) for name, s in scores.items()}
+    parts = [(score, live.get(name)) for name, score in scores.items()]
+    return dict(zip(scores, kept_by(find_cut(parts, count), parts), strict=True))
+
+
+def _below(scores: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return fresh scores in which what takes no part lies below everything else."""
+    return {n: s.masked_fill(~live[n], -math.inf) if n in live else s.clone() for n, s in scores.items()}
+
+
+def _lifted(scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Lift, in place, the first best score of every tensor above all others."""
+    for score in scores.values():
+        if score.numel():
+            # By coordinates: not every layout has a flat view.
+            score[torch.unravel_index(score.reshape(-1).argmax(), score.shape)] = math.inf
+    return scores

@@ -1,7 +1,7 @@
 """One file a family of pruning methods: (subject, kept share) → `Plan`; importing this package enrols them all."""
 
 from prunus.methods import weights  # noqa: I001  (the order of enrolment is the order of the tables)
-from prunus.methods import patterns, solved_weights
+from prunus.methods import patterns, scored_weights, solved_weights, solved_windows
 from prunus.methods import neurons, unit_wise, obs_units
 from prunus.methods import key_path, modular
 from prunus.methods import depth, redundancy
@@ -28,7 +28,9 @@ __all__ = [
     "oracle",
     "patterns",
     "redundancy",
+    "scored_weights",
     "solved_weights",
+    "solved_windows",
     "subject_of",
     "tree_knapsack",
     "unit_wise",

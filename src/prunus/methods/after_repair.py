@@ -36,8 +36,8 @@ class AfterRepair:
 
     Args:
         subject: the network and its data.
-        repair: what is done to each candidate; ``blockwise`` in a few steps, for the order of candidates, not their
-            level, is what counts.
+        repair: what is done to each candidate; those that train do so in a few steps, and on the calibration samples
+            alone, for the order of candidates, not their level, is what counts.
 
     Raises:
         OptionError: an unknown repair.

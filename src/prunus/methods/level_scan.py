@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,14 @@ from torch import Tensor
 from prunus.criteria.calibration import evaluating, inputs_of
 from prunus.criteria.programs import Programs
 from prunus.graph.coupling import Coupling
-from prunus.graph.ir import Node
+from prunus.graph.ir import TENSOR, Graph, refs_in
 from prunus.graph.run import run
 from prunus.methods.seen_inputs import Reader
 from prunus.methods.subject import Subject
 from prunus.plans import Plan, fingerprint
+from prunus.repair.lockstep import Track
 from prunus.solvers import refit
+from prunus.solvers.nested import nested_refits
 from prunus.solvers.problem import DAMPING
 from prunus.surgery.verify import masked_tensors, reference_overrides
 
@@ -49,6 +51,7 @@ class LevelScan:
         self._programs = Programs(subject.model, subject.coupling)
         self._graph = subject.coupling.graph
         self._batches: list[_Batch] = []
+        self._ways: dict[int, tuple[int, Track | None]] = {}
         samples = values = 0
         wanted = _samples(subject)
         with evaluating(self._programs.model), torch.no_grad():
@@ -60,34 +63,78 @@ class LevelScan:
                 if samples >= wanted or values >= VALUES:
                     break
 
-    @torch.no_grad()
     def error(self, axis: str, kept: np.ndarray, readers: Sequence[Reader]) -> float:
         """Return ‖dense − cut‖² / ‖dense − mean‖² of the network's outputs, every output with the same weight."""
+        mask = torch.from_numpy(kept)
+        weights = [
+            [refit(c.weight, c.moment, c.kept_inputs(mask), damping=DAMPING) for c in r.consumers] for r in readers
+        ]
+        return self._error(axis, kept, readers, weights)
+
+    def errors(self, axis: str, order: np.ndarray, counts: Sequence[int], readers: Sequence[Reader]) -> list[float]:
+        """Return the errors with so many units left; they leave in this order."""
+        size, found = len(order), []
+        levels = [[nested_refits(c, torch.from_numpy(order), size, counts) for c in r.consumers] for r in readers]
+        for count in counts:
+            kept = np.ones(size, bool)
+            kept[order[: size - count]] = False
+            found.append(self._error(axis, kept, readers, [[own[count] for own in level] for level in levels]))
+        return found
+
+    @torch.no_grad()
+    def _error(
+        self, axis: str, kept: np.ndarray, readers: Sequence[Reader], weights: Sequence[Sequence[Tensor]]
+    ) -> float:
         plan = Plan(fingerprint(self._graph), {axis: kept}, {})
         own_names = self._programs.first.tensors  # a tied tensor has one name in the program
         named = {name: tensor for name, tensor in self._programs.tensors.items() if name in own_names}
         masked = masked_tensors(named, self._programs.first, plan)
         shifts: dict[str, Tensor] = {}
-        for reader in readers:
-            site = reader.seen.site
-            weight, shift = _refitted(reader, torch.from_numpy(kept))
-            own = masked[site.tensor]
-            masked[site.tensor] = site.weight(weight).to(own.device, own.dtype)
+        for reader, own in zip(readers, weights, strict=True):
+            site, seen = reader.seen.site, masked[reader.seen.site.tensor]
+            masked[site.tensor] = site.weight(torch.stack(list(own))).to(seen.device, seen.dtype)
             if reader.seen.shifts:
                 shape = (1, -1, *[1] * len(site.shape[2:])) if site.kind == "conv" else (-1,)
-                shifts[site.node] = shift.reshape(shape).to(own.device, own.dtype)
-
-        def observe(node: Node, result: Any) -> Any:
-            return result + shifts[node.name] if node.name in shifts else None
-
+                shifts[site.node] = _lost(reader, own).reshape(shape).to(seen.device, seen.dtype)
         miss, whole = 0.0, 0.0
-        for batch in self._batches:
-            outputs = run(batch.coupling.graph, masked, batch.inputs, observe=observe,
-                          override=reference_overrides(batch.coupling, plan))  # fmt: skip
-            for found, dense in zip(_floats(outputs), batch.outputs, strict=True):
+        changed = {name for name, value in masked.items() if value is not named[name]}
+        for number, batch in enumerate(self._batches):
+            overrides = reference_overrides(batch.coupling, plan)
+            start = _first(batch.coupling.graph, changed, overrides.keys() | shifts.keys())
+            track = self._dense_until(number, start).copied(masked)
+            for node in batch.coupling.graph.nodes[start:]:
+                track.step(node, overrides.get(node.name))
+                if node.name in shifts:
+                    track.values[node.name] = track.values[node.name] + shifts[node.name]
+            for found, dense in zip(_floats(track.outputs()), batch.outputs, strict=True):
                 miss += float((found - dense).double().square().mean())
                 whole += float((dense - dense.mean(0)).double().square().mean())
         return miss / max(whole, 1e-30)
+
+    def _dense_until(self, number: int, position: int) -> Track:
+        """Return the dense program of a batch before a node: axes come in its order, so it mostly just goes on."""
+        batch = self._batches[number]
+        graph = batch.coupling.graph
+        at, track = self._ways.get(number, (len(graph.nodes), None))
+        if track is None or at > position:
+            at, track = 0, Track(graph, batch.inputs, self._programs.tensors, graph.constants)
+        for node in graph.nodes[at:position]:
+            track.step(node)
+        self._ways[number] = position, track
+        return track
+
+
+def _first(graph: Graph, tensors: Set[str], nodes: Set[str]) -> int:
+    """Return the position of the first node that reads one of these tensors, or is one of these nodes."""
+    named = {node.name for node in graph.nodes if node.op == TENSOR and node.tensor in tensors}
+    return next(
+        (
+            i
+            for i, node in enumerate(graph.nodes)
+            if node.name in nodes | named or any(ref.node in named for ref in refs_in(node.args))
+        ),
+        len(graph.nodes),
+    )
 
 
 def level_curve(
@@ -108,28 +155,17 @@ def level_curve(
     counts = sorted({min(size - 1, max(1, round(share * size))) for share in SHARES})
     if size < 2:
         return shape
-    found = []
-    for count in counts:
-        kept = np.ones(size, bool)
-        kept[order[: size - count]] = False
-        found.append(max(scan.error(axis, kept, readers), _LEAST))
+    found = [max(error, _LEAST) for error in scan.errors(axis, order, counts, readers)]
     smooth = np.maximum(shape, 1e-9 * max(float(shape[0]), 1e-30))
     ratio = np.interp(np.arange(size + 1), counts, np.log(np.array(found) / smooth[counts]))
     curve = np.where(np.arange(size + 1) < size, smooth * np.exp(ratio), 0.0)
     return np.asarray(np.maximum.accumulate(curve[::-1])[::-1])
 
 
-def _refitted(reader: Reader, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a reader's best weights without some units, and what its outputs lose on average.
-
-    Shapes: → (G, O, D), (G, O).
-    """
-    weights, shifts = [], []
-    for consumer, mean in zip(reader.consumers, reader.seen.moments.mean.cpu(), strict=True):
-        own = refit(consumer.weight, consumer.moment, consumer.kept_inputs(kept), damping=DAMPING)
-        weights.append(own)
-        shifts.append((consumer.weight - own) @ mean)
-    return torch.stack(weights), torch.stack(shifts)
+def _lost(reader: Reader, weights: Sequence[Tensor]) -> Tensor:
+    """Return what a reader's outputs lose on average with other weights. Shapes: → (G, O)."""
+    means = reader.seen.moments.mean.cpu()
+    return torch.stack([(c.weight - w) @ mean for c, w, mean in zip(reader.consumers, weights, means, strict=True)])
 
 
 def _samples(subject: Subject) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -49,27 +50,34 @@ def _by(criterion: str) -> Callable[[Subject, float], Plan]:
     return plan
 
 
-def _unit_method(name: str, criterion: str, document: str, description: str) -> Callable[[Subject, float], Plan]:
+def _unit_method(name: str, criterion: str, description: str) -> Callable[[Subject, float], Plan]:
     """Enrol a method that removes the units of lowest score, with the same share of every axis."""
-    METHODS.register(name)(Method(name, "neuron", _by(criterion), description, documents=(document,)))
+    rule = UNIT_CRITERIA.get(criterion)
+    score: Any = getattr(rule, "score", rule)
+    documents = (f"{score.__module__}:{score.__qualname__}",)
+    METHODS.register(name)(Method(name, "neuron", _by(criterion), description, documents=documents))
     return METHODS.get(name).plan
 
 
 sensitivity = _unit_method(
-    "sensitivity",
-    "sensitivity",
-    "prunus.criteria.activity:unit_sensitivity",
-    "remove the units to whose output the loss is least sensitive, E[(∂L/∂a)²]",
+    "sensitivity", "sensitivity", "remove the units to whose output the loss is least sensitive, E[(∂L/∂a)²]"
 )
-contribution = _unit_method(
-    "contribution",
-    "contribution",
-    "prunus.criteria.activity:unit_contribution",
-    "remove the units with the least output energy, E[a²]",
-)
-filter_norm = _unit_method(
-    "filter-norm",
-    "magnitude",
-    "prunus.criteria.unit_norm:unit_magnitude",
-    "remove the units whose producing weights have the least norm",
-)
+contribution = _unit_method("contribution", "contribution", "remove the units with the least output energy, E[a²]")
+filter_norm = _unit_method("filter-norm", "magnitude", "remove the units whose producing weights have the least norm")
+
+for _name, _criterion, _description in (
+    ("filter-norm-l1", "l1", "remove the units whose producing weights have the least sum of |w|"),
+    ("fpgm", "fpgm", "remove the units that are nearest to all others of their axis (FPGM)"),
+    ("bn-scale", "bn_scale", "remove the units with the least scale in the norms on their way"),
+    ("mean-activation", "mean_activation", "remove the units with the least mean |a|"),
+    ("apoz", "apoz", "remove the units whose output is zero most often (APoZ)"),
+    ("units-wanda", "wanda", "remove the units of which least is read, Σ |w|·‖x‖"),
+    ("units-snip", "snip", "remove the units of least Σ |w·E[g]|"),
+    ("units-redundancy", "redundancy", "remove the units whose output correlates most with another's"),
+    ("taylor", "taylor", "remove the units of least (Σ w·E[g])², the mean over all data"),
+    ("taylor-sample", "taylor_sample", "remove the units of least E[(∂ℓ/∂γ)²], squared for each sample"),
+    ("taylor-batch", "taylor_batch", "remove the units of least E[(∂ℓ/∂γ)²], squared for each batch"),
+    ("fisher", "fisher", "remove the units that change the predictions least; needs no labels"),
+    ("worst-class", "worst_class", "remove the units that the class which needs them most misses least"),
+):
+    _unit_method(_name, _criterion, _description)

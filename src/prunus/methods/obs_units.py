@@ -82,28 +82,33 @@ def _levels(subject: Subject, fisher: bool) -> Levels:
     return Levels(scores, damage, readers)
 
 
-class _ByLevels:
+class ByLevels:
     """Allocator: another one, on the damages of the levels."""
 
     def __init__(self, damage: Mapping[str, np.ndarray], name: str = "knapsack") -> None:
         self.damage, self.__name__ = damage, name
 
     def __call__(self, problem: UnitProblem, /) -> dict[str, int]:
+        """Return how many units of each axis stay."""
         curves = {a: self.damage[a] for a in problem.scores if len(self.damage[a]) == len(problem.scores[a]) + 1}
         return ALLOCATORS.get(self.__name__)(replace(problem, damage=curves, least_of_even=LEAST_OF_EVEN))
 
 
 def _keep(subject: Subject, kept: float, levels: Levels) -> dict[str, np.ndarray]:
-    return subject.fit(levels.scores, subject.limit(kept), allocator=_ByLevels(levels.damage))
+    return subject.fit(levels.scores, subject.limit(kept), allocator=ByLevels(levels.damage))
 
 
-def _plan(subject: Subject, keep: Mapping[str, np.ndarray], levels: Levels, reason: str) -> Plan:
-    decisions = [
+def level_decisions(keep: Mapping[str, np.ndarray], levels: Levels, reason: str = _REASON) -> list[Decision]:
+    """Describe kept masks for people, with the measured damage of each level."""
+    return [
         Decision(a, "unit", int((~m).sum()), len(m), reason, damage=float(levels.damage[a][int(m.sum())]))
         for a, m in keep.items()
         if not m.all()
     ]
-    return make_plan(subject.coupling, keep, decisions=decisions, cost=subject.cost)
+
+
+def _plan(subject: Subject, keep: Mapping[str, np.ndarray], levels: Levels, reason: str) -> Plan:
+    return make_plan(subject.coupling, keep, decisions=level_decisions(keep, levels, reason), cost=subject.cost)
 
 
 @method("obs-units", "neuron", "remove the units that the layers which read them make up for best (group OBS)")
@@ -142,4 +147,4 @@ def osscar_units(subject: Subject, kept: float) -> Plan:
     return _plan(subject, keep, levels, f"{_REASON}, after exchanges")
 
 
-__all__ = ["Levels", "unit_levels"]
+__all__ = ["ByLevels", "Levels", "level_decisions", "unit_levels"]

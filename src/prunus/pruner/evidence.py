@@ -63,7 +63,7 @@ class Gathered:
 
     @torch.no_grad()
     def scores(self) -> dict[str, Tensor]:
-        """Score every weight by the criterion and begin anew; masked weights come below all others.
+        """Score every weight by the criterion and begin anew; masked weights are scored like all others.
 
         Raises:
             DataError: a score is not finite.
@@ -73,15 +73,16 @@ class Gathered:
         if self.criterion == "relative":
             scores = relative_scores(weights)
         else:
-            zeros = {name: torch.zeros_like(w) for name, w in weights.items()} if not self._sums else {}
-            means = {
-                field: {n: s / max(1, self._count) for n, s in self._sums.get(field, zeros).items()}
-                for field in self._fields
-            }
+            means = {field: self._mean(field) for field in self._fields}
             evidence = Evidence(weights, seed=self._scene.options.seed, **means)
             scores = CRITERIA.get(self.criterion)(evidence)
         self.clear()
-        return below(scores, self._scene.masks)
+        return scores
+
+    def _mean(self, field: str) -> dict[str, Tensor]:
+        if field not in self._sums:
+            return {name: torch.zeros_like(w) for name, w in self._scene.weights.items()}
+        return {name: total / max(1, self._count) for name, total in self._sums[field].items()}
 
     def clear(self) -> None:
         """Begin anew."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,10 @@ class Holder:
 
     def hold(self, parameters: Mapping[str, nn.Parameter], masks: Masks) -> None:
         """Hold these masks from now on."""
-        self._held = [(parameters[name], _bits(parameters[name], mask)) for name, mask in masks.items()]
+        old = {id(parameter): bits for parameter, bits in self._held}
+        self._held = [
+            (parameters[n], _bits(parameters[n], mask, old.get(id(parameters[n])))) for n, mask in masks.items()
+        ]
 
     def zero_gradients_(self) -> None:
         """Zero the gradient of every masked weight, so that momentum never builds up in one."""
@@ -38,18 +41,19 @@ class Holder:
         for parameter, bits in self._held:
             parameter.detach().view(bits.dtype).bitwise_and_(bits)
 
+    @torch.no_grad()
+    def forget_(self, optimizer: Optimizer) -> None:
+        """Zero what an optimizer remembers of masked weights: one that comes back starts without momentum."""
+        for parameter, bits in self._held:
+            for value in optimizer.state[parameter].values() if parameter in optimizer.state else ():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    if value.element_size() == bits.element_size():
+                        value.view(bits.dtype).bitwise_and_(bits)
+                    else:
+                        value.masked_fill_(bits == 0, 0)
 
-def _bits(parameter: nn.Parameter, mask: Tensor) -> Tensor:
-    bits = torch.empty_like(parameter, dtype=_BITS[parameter.element_size()], requires_grad=False)
-    return bits.copy_(mask).neg_()
 
-
-@torch.no_grad()
-def forget_(optimizers: Iterable[Optimizer], parameter: nn.Parameter, where: Tensor) -> None:
-    """Zero what optimizers remember of some weights: one that comes back starts without momentum."""
-    for optimizer in optimizers:
-        if parameter not in optimizer.state:
-            continue
-        for value in optimizer.state[parameter].values():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                value.masked_fill_(where, 0)
+def _bits(parameter: nn.Parameter, mask: Tensor, old: Tensor | None) -> Tensor:
+    if old is None or old.shape != parameter.shape or old.element_size() != parameter.element_size():
+        old = torch.empty_like(parameter, dtype=_BITS[parameter.element_size()], requires_grad=False)
+    return old.copy_(mask).neg_()

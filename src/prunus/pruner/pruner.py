@@ -18,7 +18,7 @@ from prunus.planning import make_plan
 from prunus.plans import Plan
 from prunus.pruner.clock import Clock
 from prunus.pruner.cutting import transplant_
-from prunus.pruner.holding import Holder, forget_
+from prunus.pruner.holding import Holder
 from prunus.pruner.options import PrunerOptions, options_of
 from prunus.pruner.ranks import agree_, average_
 from prunus.pruner.scalars import Log
@@ -289,7 +289,7 @@ class Pruner:
         if self._parallel:
             raise UsageError(
                 "a network inside DistributedDataParallel cannot be cut while it trains: its buckets hold the old "
-                "weights. Use cut='never', and apply pruner.plan() after train_end to the bare network."
+                "weights. Use cut='never'; after train_end, cut the bare network by pruner.plan() and wrap it anew."
             )
 
     def _running(self) -> Clock:
@@ -317,14 +317,11 @@ class Pruner:
         """Take over masks: what goes becomes zero and is forgotten by the optimizer, so that it may come back clean."""
         agree_(masks.values())
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
-        for name, mask in masks.items():
-            before = self._scene.masks.get(name)
-            gone = ~mask if before is None else before & ~mask
-            if self._optimizer is not None and self.step and bool(gone.any()):
-                forget_([self._optimizer], parameters[name], gone)
         self._scene.masks = masks
         self._holder.hold(parameters, masks)
         self._holder.zero_weights_()
+        if self._optimizer is not None:
+            self._holder.forget_(self._optimizer)
 
 
 __all__ = ["Pruner", "PrunerReport"]

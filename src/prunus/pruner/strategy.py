@@ -79,7 +79,9 @@ class Scene:
 
     def kept_count(self) -> int:
         """Return how many weights stay at present."""
-        return sum(int(self.masks[n].sum()) if n in self.masks else w.numel() for n, w in self.weights.items())
+        return sum(
+            int(torch.count_nonzero(self.masks[n])) if n in self.masks else w.numel() for n, w in self.weights.items()
+        )
 
 
 class Strategy(ABC):

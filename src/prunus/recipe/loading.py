@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from prunus.errors import OptionError, RecipeError, UsageError, nearest
 from prunus.recipe.marks import Path_, dotted, read_yaml
 from prunus.recipe.messages import Finding, findings, shown
+from prunus.recipe.no_data import NO_DATA, without_data
 from prunus.recipe.schema import Recipe
 
 _LARGEST_FILE = 1_000_000
@@ -103,6 +104,8 @@ def _checked(values: dict[str, Any], refuse: Callable[[list[Finding]], UsageErro
         recipe = Recipe.model_validate(_with_workload_defaults(values))
     except ValidationError as error:
         raise refuse(findings(error)) from error
+    if wrong := without_data(recipe):
+        raise refuse(wrong)
     if recipe.compare.methods == "all":
         return recipe
     from prunus.methods import METHODS
@@ -116,10 +119,15 @@ def _checked(values: dict[str, Any], refuse: Callable[[list[Finding]], UsageErro
 
 
 def _with_workload_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """Fill ``train`` and ``recover`` of a built-in model from its workload where the recipe is silent."""
+    """Fill ``train`` and ``recover`` of a built-in model from its workload where the recipe is silent.
+
+    Without data nothing is learned: there the recovery that nobody asked for has no steps.
+    """
     from prunus.workloads import WORKLOADS
 
     name = values.get("model")
+    if values.get("data") == NO_DATA and isinstance(asked := values.get("recover", {}), dict):
+        values = {**values, "recover": {"steps": 0, **asked}}
     if not (isinstance(name, str) and name in WORKLOADS):
         return values
     workload = WORKLOADS.get(name)

@@ -212,8 +212,13 @@ class Recipe(_Section):
     )
     model_args: dict[str, Any] = Field(default={}, description="a section of keyword arguments for the model")
     checkpoint: Name | None = Field(default=None, description="the path of a .safetensors, .pt or .pth file")
-    data: Name = Field(description="a built-in name, imagefolder:PATH, package.module:callable or file.py:callable")
+    data: Name = Field(
+        description="a built-in name, imagefolder:PATH, package.module:callable, file.py:callable, or noise"
+    )
     data_args: dict[str, Any] = Field(default={}, description="a section of keyword arguments for the data")
+    calibration: Literal["data", "noise"] = Field(
+        default="data", description="data, or noise for scores and repair without a single sample"
+    )
     train: Training = Field(
         default=Training(), description="a section with the keys steps, lr, batch_size, optimizer, …"
     )

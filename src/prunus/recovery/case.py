@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import DataError, ModelError
+from prunus.errors import DataError, ModelError, OptionError
 from prunus.graph.coupling import Coupling
 from prunus.measurement.batches import Batch, DataSource, call, device_of, logits_of, move, tensors_in
 from prunus.plans import Plan
+from prunus.recovery.mixing import can_be_mixed
 from prunus.recovery.options import RecoveryOptions
 from prunus.recovery.soft import soft_loss
 from prunus.training import loss_function
@@ -76,6 +77,7 @@ class Case:
         Raises:
             ModelError: outputs of different shapes.
             DataError: no samples, or targets that the loss refuses.
+            OptionError: inputs that cannot be mixed, where mixing is asked for.
         """
         if len(self.train) < LEAST_SAMPLES:
             raise DataError(
@@ -83,6 +85,11 @@ class Case:
                 f"{LEAST_SAMPLES} are needed. Give more data."
             )
         inputs, targets = first_batch(self.train, self.model)
+        if self.options.distilling.mixed and not can_be_mixed(inputs):
+            raise OptionError(
+                f"mixed is {self.options.distilling.mixed:g}, and the inputs hold whole numbers; nothing lies between "
+                "two of them. Allowed: floating-point inputs; leave mixed out."
+            )
         with torch.no_grad(), evaluating(self.model), evaluating(self.dense):
             small, dense = call(self.model, inputs), call(self.dense, inputs)
         ours, theirs = logits_of(small).shape, logits_of(dense).shape

@@ -84,15 +84,18 @@ def fly(case: Case, course: Course, best: Best, purse: Purse, why: str) -> Leg:
         rung.run(case, options, watch)
         if not rung.trained:
             watch.lowest = best.offer()
+            watch.ended = "it changed nothing" if watch.lowest == before else ""
     except OutcomeError as error:
         watch.ended = str(error).split(";")[0]
     except UsageError as error:
         if rung.trained:
             raise
-        watch.ended = str(error)  # a way that cannot be used here is passed over, as the log says
+        watch.ended, watch.lowest = str(error), before  # a way that cannot be used here is passed over, as the log says
     seconds = time.perf_counter() - began
     best.restore_()
     purse.take(watch.steps, seconds)
     after = min(best.value, watch.lowest) if best.value < before else watch.lowest
-    reason = "; ".join(filter(None, (why, f"rate ×{course.gear:g}" if course.gear != 1 else "", watch.ended)))
+    told = (why, f"rate ×{course.gear:g}" if course.gear != 1 else "", watch.ended)
+    # That a way costs nothing is no news where it brought nothing either.
+    reason = watch.ended if watch.ended and not rung.trained else "; ".join(filter(None, told))
     return Leg(rung.name, watch.steps, seconds, before, after, best.value < before, reason)

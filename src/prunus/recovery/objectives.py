@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from prunus.measurement.batches import Inputs, call, logits_of
 from prunus.recovery.case import Case, evaluating
+from prunus.recovery.mixing import mixed_inputs
 from prunus.recovery.places import Place
 from prunus.recovery.projections import Projections
 from prunus.recovery.soft import soft_loss
@@ -21,6 +22,7 @@ class Distillation:
     """Learn from the dense network's answers, from labels where there are some, and from its features on request.
 
     L = (1 − s)·L_labels + s·T²·KL(dense ‖ small) + h·Σ_l ‖P_l(f_l) − f_l′‖² / ‖f_l′‖²  with learned P_l.
+    On request a share of the samples is mixed first; see ``mixed_inputs``.
     Sources: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531;
     Romero et al., "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550 (the last term).
 
@@ -37,6 +39,7 @@ class Distillation:
     def __call__(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
         """Return the loss of one batch."""
         soft = self._case.options.distilling.soft if self._case.labelled else 1.0
+        inputs = mixed_inputs(inputs, self._case.options.distilling.mixed)
         with torch.no_grad(), evaluating(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
             taught = logits_of(call(self._case.dense, inputs))
         with Taps(model, _last(self._places)) as ours:

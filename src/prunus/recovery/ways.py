@@ -7,11 +7,12 @@ from itertools import islice
 from torch import nn
 
 from prunus.recovery.case import Case
+from prunus.recovery.dropping import less_dropout
 from prunus.recovery.objectives import BlockByBlock, Distillation
 from prunus.recovery.places import find_places
 from prunus.recovery.rung import rung
 from prunus.repair import repair_
-from prunus.training import TrainingOptions, Watch, finetune_, reestimate_statistics_
+from prunus.training import Objective, TrainingOptions, Watch, finetune_, reestimate_statistics_
 
 _STATISTICS_BATCHES = 100
 _REFOLD_BATCH, _REFOLD_SAMPLES = 64, 512
@@ -70,7 +71,7 @@ def blocks_(case: Case, options: TrainingOptions, watch: Watch) -> None:
     arXiv:2102.05426 (blocks as the unit).
     """
     objective = BlockByBlock(case, find_places(case))
-    finetune_(case.model, case.train, options, masks=case.masks, seed=case.seed, objective=objective, progress=watch)
+    _train_(case, options, watch, objective)
 
 
 @rung("distil", trained=True, unfit=_nothing_to_train)
@@ -82,7 +83,7 @@ def distil_(case: Case, options: TrainingOptions, watch: Watch) -> None:
     """
     places = find_places(case) if case.options.distilling.hints else ()
     objective = Distillation(case, places)
-    finetune_(case.model, case.train, options, masks=case.masks, seed=case.seed, objective=objective, progress=watch)
+    _train_(case, options, watch, objective)
 
 
 @rung("finetune", trained=True, unfit=_no_labels)
@@ -92,4 +93,11 @@ def finetune_on_labels_(case: Case, options: TrainingOptions, watch: Watch) -> N
     Source: own; training after pruning: Han et al., "Learning both Weights and Connections for Efficient Neural
     Networks", arXiv:1506.02626.
     """
-    finetune_(case.model, case.train, options, masks=case.masks, seed=case.seed, progress=watch)
+    _train_(case, options, watch, None)
+
+
+def _train_(case: Case, options: TrainingOptions, watch: Watch, objective: Objective | None) -> None:
+    with less_dropout(case.model, case.options.dropout):
+        finetune_(
+            case.model, case.train, options, masks=case.masks, seed=case.seed, objective=objective, progress=watch
+        )

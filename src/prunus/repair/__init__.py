@@ -18,7 +18,18 @@ that owns its weight) the walk stops before the small program computes it, and h
             ``target`` E[t] (G, O/G), ``target_second`` E[t²] (G, O/G), ``covariance()`` (G, D, D).
 
 What ``at`` returns takes its place at once: everything behind is computed from it. Sites come in the order of the
-program; each once. A weight that several nodes read is no site and stays as it is.
+program; each once. Repairs stop at more than `walk` hands over: norms, transposed convolutions, weights that several
+layers read (one stop, fitted to all), and recurrent layers, each cell of which is a few linear layers side by side.
+
+| file | its one job |
+|---|---|
+| ``finding``, ``sites``, ``cells`` | where a program can be repaired |
+| ``programs``, ``lockstep``, ``routes``, ``walking`` | both programs, side by side, with a stop at every site |
+| ``lanes``, ``blending``, ``room`` | the samples, their parts, how many fit in memory |
+| ``rows``, ``tails``, ``recurrent``, ``unrolling`` | what a layer reads and should answer |
+| ``moments``, ``normals`` | these as moments or as rows, and the equations to solve |
+| ``refold``, ``scales``, ``statistics``, ``blocks`` | the new weights |
+| ``repairs``, ``auto``, ``report`` | the repairs by name, the choice between them, what came of it |
 """
 
 from prunus.repair.auto import check_repair, repair_, unrepaired_parts

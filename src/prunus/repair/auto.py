@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,21 +15,20 @@ from prunus.graph.coupling import Coupling
 from prunus.graph.recorder import named_tensors
 from prunus.measurement.batches import device_of
 from prunus.plans import Plan
+from prunus.progress import Progress, Silent
 from prunus.repair.blending import COPIES, with_blends
-from prunus.repair.blocks import LAST_STEPS, STEPS, Tuning
-from prunus.repair.lanes import LARGEST, LEAST, MOST, argument_names, lanes_of
+from prunus.repair.blocks import Tuning
+from prunus.repair.cells import tensors_of
+from prunus.repair.effort import AUTO, Effort, candidates
+from prunus.repair.lanes import LEAST, MOST, argument_names, lanes_of
+from prunus.repair.matching import matched
 from prunus.repair.repairs import REPAIRS, Mending, Repair
 from prunus.repair.report import RepairReport
 from prunus.repair.room import ROOM, samples_that_fit
 from prunus.repair.walking import Route, Walk, Walked, route
 
-AUTO, NONE = "auto", "none"
-_AFFORDABLE = 2e11
-"""Multiply-accumulates of one pass over the data up to which ``auto`` tries the lesser repairs, too."""
-_TUNING = 4e12
-"""Multiply-accumulates of the training up to which it tries ``blockwise``: a minute or two of a few cores."""
+NONE = "none"
 _NOTHING = 1e-12
-_ALWAYS = ("statistics", "refold")
 
 
 def unrepaired_parts(repair: str, parts: Sequence[str]) -> RepairReport:
@@ -65,6 +63,7 @@ def repair_(
     *,
     repair: str = AUTO,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> RepairReport:
     """Bring a cut network closer to the dense one: no labels, no training, weights changed in place.
 
@@ -77,8 +76,9 @@ def repair_(
         coupling: its analysis.
         plan: what went. Weights that its masks hold at zero stay zero.
         data: calibration batches: inputs, (inputs,) or (inputs, targets); targets are not looked at.
-        repair: ``auto``, or ``statistics``, ``bias``, ``scales``, ``refold``, ``blockwise``, ``none``.
-        seed: of the rows drawn from large layers, and of the order of the samples in ``blockwise``.
+        repair: ``auto``, or ``statistics``, ``bias``, ``scales``, ``refold``, ``blockwise``, ``matching``, ``none``.
+        seed: of the rows drawn from large layers, and of the samples drawn and blended where a repair trains.
+        progress: told of the steps of ``matching``, the only one that takes long.
 
     Raises:
         OptionError: an unknown repair.
@@ -106,8 +106,8 @@ def repair_(
         if repair != AUTO:
             raise
         return RepairReport(NONE, repair, samples, notes=(f"not repaired: {error}",))
-    chosen, notes = _candidates(repair, way, plan)
-    best = _best(way, chosen, max(0, min(COPIES, room // samples - 1)))
+    chosen, effort, notes = candidates(repair, way, plan, max(0, min(COPIES, room // samples - 1)))
+    best = _best(way, chosen, effort, progress or Silent())
     _write_(small, best, way)
     return RepairReport(
         best.name, repair, samples, best.before, best.after, best.tried, tuple(best.layers),
@@ -134,26 +134,7 @@ class _Best:
     notes: tuple[str, ...] = ()
 
 
-def _candidates(asked: str, way: Route, plan: Plan) -> tuple[list[Repair], tuple[str, ...]]:
-    if asked != AUTO:
-        return [REPAIRS.get(asked)], ()
-    samples = sum(lane.count for lane in way.lanes)
-    first = way.programs.first.dense
-    batch = max(1, first.node(first.inputs[0]).shape[0]) if first.inputs else 1
-    work = (plan.after.macs_forward / batch if plan.after else math.inf) * samples
-    names = [name for name in REPAIRS.names() if _affordable(REPAIRS.get(name), work, samples)]
-    left = [name for name in REPAIRS.names() if name not in names]
-    note = (f"not tried on so much data: {', '.join(left)}",) if left else ()
-    return [REPAIRS.get(name) for name in names], note
-
-
-def _affordable(repair: Repair, work: float, samples: int) -> bool:
-    if repair.tunes:  # forward and backward of a lane in every step
-        return 3 * (STEPS + LAST_STEPS) * work * min(1.0, LARGEST / samples) <= _TUNING
-    return work <= _AFFORDABLE or repair.name in _ALWAYS
-
-
-def _best(way: Route, repairs: list[Repair], copies: int) -> _Best:
+def _best(way: Route, repairs: list[Repair], effort: Effort, progress: Progress) -> _Best:
     before = Walk(way, absorb=False).errors_as_it_is()["held"]
     if before < _NOTHING:
         return _Best(NONE, None, before, before, {}, notes=("the outputs are those of the dense network",))
@@ -161,11 +142,7 @@ def _best(way: Route, repairs: list[Repair], copies: int) -> _Best:
     best = _Best(NONE, None, before, before, tried)
     for repair in repairs:
         mending = Mending(repair, way)
-        walked = (
-            Tuning(with_blends(way, copies), mending).run()
-            if repair.tunes
-            else Walk(way, absorb=repair.absorb, layers=repair.layer is not None).run(mending)
-        )
+        walked = _carried_out(way, mending, effort, progress)
         after = walked.errors["held"]
         tried[repair.name] = after
         if after < best.after:
@@ -174,6 +151,19 @@ def _best(way: Route, repairs: list[Repair], copies: int) -> _Best:
         told = ", ".join(f"{name} {error:.2%}" for name, error in tried.items())
         return _Best(NONE, None, before, before, tried, notes=(f"taken back, for it did not help: {told}",))
     return best
+
+
+def _carried_out(way: Route, mending: Mending, effort: Effort, progress: Progress) -> Walked:
+    repair = mending.repair
+    if not repair.tunes:
+        return Walk(way, absorb=repair.absorb, layers=repair.layer is not None).run(mending)
+    blends = with_blends(way, effort.copies)
+    if not repair.matches:
+        return Tuning(blends, mending).run()
+    walk = Tuning(blends, mending, last_steps=0).walked()
+    walk.replace(matched(way, walk.tensors, mending.masks, effort.steps, progress))
+    errors = Walk(replace(way, small=walk.tensors), absorb=False).errors_as_it_is()
+    return Walked(walk.tensors, frozenset(walk.changed), errors)
 
 
 @torch.no_grad()
@@ -194,7 +184,7 @@ def _cramped(samples: int, most: int) -> tuple[str, ...]:
 def _left_alone(way: Route) -> tuple[str, ...]:
     """Name the weights of layers that are no site, such as tied ones."""
     graph = way.programs.first.small
-    sites = {getattr(site, "tensor", "") for site in way.sites.values()}
+    sites = {name for place in way.sites.values() for name in tensors_of(place)}
     left = [
         name for name, info in graph.tensors.items()
         if info.kind == "parameter" and len(info.shape) > 1 and name not in sites

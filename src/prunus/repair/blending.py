@@ -17,17 +17,10 @@ _SHIFT = 16  # a picture moves by up to this part of its side
 
 
 def with_blends(route: Route, copies: int = COPIES) -> Route:
-    """Return the route with blended lanes added; held lanes stay as they are and judge on real samples alone.
-
-    x̃ = a x + (1 − a) x′, a ~ U(½, 1), x′ another sample of the lane; pictures are moved by a few places as well. What
-    is not a float (ids, masks) stays.
-
-    Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412, for blends of inputs; here the
-        dense network's own answers take the place of blended labels.
-    """
+    """Return the route with blended lanes added; held lanes stay as they are and judge on real samples alone."""
     generator = torch.Generator().manual_seed(route.seed)
     made = [
-        Lane(_blended(lane, generator), lane.count, lane.role)
+        blended(lane, generator)
         for _ in range(copies)
         for lane in route.lanes
         if lane.role != "held" and _has_floats(lane)
@@ -39,18 +32,41 @@ def _has_floats(lane: Lane) -> bool:
     return any(isinstance(x, Tensor) and x.is_floating_point() for x in pytree.tree_leaves(lane.inputs))
 
 
-def _blended(lane: Lane, generator: torch.Generator) -> object:
+def blended(lane: Lane, generator: torch.Generator) -> Lane:
+    """Return a lane of as many samples, each blended with another one.
+
+    Floats: x̃ = a x + (1 − a) x′, a ~ U(½, 1); pictures (N, C, H, W) are moved by a few places as well. Whole numbers in
+    rows (N, T, …), such as ids and the mask beside them: one stretch of T, of up to half of it and the same for all of
+    them, is that of x′. What has no samples on dim 0 stays.
+
+    Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412; Yun et al., "CutMix:
+        Regularization Strategy to Train Strong Classifiers with Localizable Features", arXiv:1905.04899, for stretches;
+        here the dense network's own answers take the place of blended labels.
+    """
     other = torch.randperm(lane.count, generator=generator)
     share = 0.5 + 0.5 * torch.rand(lane.count, generator=generator)
+    length, start = torch.rand(2, lane.count, generator=generator)
 
     def blend(x: Tensor) -> Tensor:
-        if not x.is_floating_point() or not x.dim() or len(x) != lane.count:
+        if not x.dim() or len(x) != lane.count or x.is_complex():
             return x
-        a = share.to(x).view(-1, *[1] * (x.dim() - 1))
-        mixed = a * x + (1 - a) * x[other.to(x.device)]
-        return _moved(mixed, generator) if x.dim() == 4 else mixed
+        if x.is_floating_point():
+            a = share.to(x).view(-1, *[1] * (x.dim() - 1))
+            mixed = a * x + (1 - a) * x[other.to(x.device)]
+            return _moved(mixed, generator) if x.dim() == 4 else mixed
+        return _exchanged(x, other, length, start) if x.dim() > 1 else x
 
-    return pytree.tree_map_only(Tensor, blend, lane.inputs)
+    return Lane(pytree.tree_map_only(Tensor, blend, lane.inputs), lane.count, lane.role)
+
+
+def _exchanged(x: Tensor, other: Tensor, length: Tensor, start: Tensor) -> Tensor:
+    """Take one stretch of dim 1 from the other sample; length and start are shares, the same for all tensors."""
+    places = x.shape[1]
+    reach = (length * (places // 2 + 1)).floor()
+    first = (start * (places - reach + 1)).floor()
+    at = torch.arange(places)
+    inside = (at >= first[:, None]) & (at < (first + reach)[:, None])
+    return torch.where(inside.to(x.device).view(*inside.shape, *[1] * (x.dim() - 2)), x[other.to(x.device)], x)
 
 
 def _moved(pictures: Tensor, generator: torch.Generator) -> Tensor:

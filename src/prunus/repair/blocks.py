@@ -85,7 +85,7 @@ class Tuning:
 
     def _tune(self, block: Block, before: list[dict[str, Any]], steps: int) -> None:
         walk, names = self._walk, self._free(block)
-        if not names:
+        if not names or not steps:
             return
         cases = [
             _Case(step, values, [t.detach() for t in _targets(step, block)])
@@ -101,13 +101,13 @@ class Tuning:
         """Return the tensors after some steps of Adam, the rate falling to zero along a cosine."""
         free = {name: self._walk.tensors[name].detach().clone().requires_grad_() for name in names}
         overlay, masks = ChainMap(free, self._walk.tensors), self._mending.masks
-        groups = [{"params": [value], "rate": _rate(value)} for value in free.values()]
+        groups = [{"params": [value], "rate": rate_of(value)} for value in free.values()]
         optimizer = torch.optim.Adam(groups, RATE)
         fit = [c for c in cases if c.step.lane.role != "held"]
         generator = torch.Generator().manual_seed(self._route.seed)
         for number in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = group["rate"] * 0.5 * (1 + math.cos(math.pi * number / steps))
+                group["lr"] = group["rate"] * falling(number, steps)
             case = fit[int(torch.randint(len(fit), (1,), generator=generator))]
             loss = self._loss(block, case, overlay)
             optimizer.zero_grad()
@@ -152,10 +152,15 @@ class Tuning:
         ]  # fmt: skip
 
 
-def _rate(value: Tensor) -> float:
+def rate_of(value: Tensor) -> float:
     """Return the rate for a tensor: small weights take small steps."""
     size = float(value.detach().double().square().mean().sqrt())
     return min(RATE, STEP * size) if size else RATE
+
+
+def falling(number: int, steps: int) -> float:
+    """Return the share of the rate in a step: from 1 to 0 along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * number / steps))
 
 
 def _targets(step: Lockstep, block: Block) -> list[Tensor]:

@@ -124,6 +124,8 @@ def _checked(inputs: Any, number: int) -> Any:
     if not tensors or any(t.dim() == 0 or not len(t) for t in tensors[:1]):
         raise DataError(f"calibration batch {number} holds no samples; give tensors with the samples on dim 0.")
     for tensor in tensors:
+        if tensor.is_meta:
+            raise DataError(f"calibration batch {number} is on device 'meta' and has no values; allowed: cpu or a GPU.")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise DataError(
                 f"calibration batch {number} holds NaN or infinity; moments of it would say nothing. Clean the data."
@@ -162,6 +164,20 @@ def _regrouped(given: list[Any], most: int) -> list[Any]:
         part = [x[start : min(start + size, total)] if isinstance(x, Tensor) else x for x in joined]
         pieces.append(pytree.tree_unflatten(part, spec))
     return pieces
+
+
+def joined(lanes: Sequence[Lane]) -> list[Lane]:
+    """Return lanes of one form as one, those that cannot be joined as they are."""
+    forms: dict[Any, list[Lane]] = {}
+    for number, lane in enumerate(lanes):
+        forms.setdefault(_form(lane.inputs) if _divisible(lane.inputs) else number, []).append(lane)
+    found = []
+    for group in forms.values():
+        columns = [pytree.tree_leaves(lane.inputs) for lane in group]
+        spec = pytree.tree_flatten(group[0].inputs)[1]
+        whole = [torch.cat(c) if isinstance(c[0], Tensor) and len(c) > 1 else c[0] for c in zip(*columns, strict=True)]
+        found.append(Lane(pytree.tree_unflatten(whole, spec), sum(lane.count for lane in group), group[0].role))
+    return found
 
 
 def _roles(count: int) -> list[Role]:

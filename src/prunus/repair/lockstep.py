@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 from prunus.errors import DataError
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, map_refs, refs_in
-from prunus.graph.run import LENIENT, call_arguments, mutated_sources, resolve
+from prunus.graph.run import LENIENT, Override, call_arguments, mutated_sources, resolve
 from prunus.repair.lanes import Lane
 from prunus.repair.programs import Pair
 
@@ -38,23 +39,29 @@ class Track:
         other.values, other.tensors = values, tensors
         return other
 
-    def step(self, node: Node) -> None:
-        """Compute a node from what it reads, and let go of what nothing reads any more."""
+    def copied(self, tensors: Mapping[str, Tensor]) -> Track:
+        """Return a track that goes on from here with other tensors and leaves this one as it is."""
+        values = {name: pytree.tree_map_only(Tensor, Tensor.clone, value) for name, value in self.values.items()}
+        return self.branched(values, tensors)
+
+    def step(self, node: Node, override: Override | None = None) -> None:
+        """Compute a node from what it reads, perhaps in another way, and let go of what nothing reads any more."""
         if node.op == INPUT:
             self.values[node.name] = self._feed[node.name].clone()
         elif node.op == TENSOR:
             if node.name in self._own:
                 self.values[node.name] = self._named(node.tensor).clone()
         else:
-            self.values[node.name] = self.computed(node)
+            self.values[node.name] = self.computed(node, override)
         for name in self._freed.get(node.name, ()):
             self.values.pop(name, None)
 
-    def computed(self, node: Node, **changes: Any) -> Any:
+    def computed(self, node: Node, override: Override | None = None, **changes: Any) -> Any:
         """Return what a node gives, some of its arguments replaced."""
         values = {k: map_refs(v, self.value) for k, v in node.args.items()} | changes
         args, kwargs = call_arguments(node, values)
-        return resolve(LENIENT.get(node.op, node.op))(*args, **kwargs)
+        function = resolve(LENIENT.get(node.op, node.op))
+        return override(node, function, args, kwargs) if override is not None else function(*args, **kwargs)
 
     def value(self, ref: Ref) -> Any:
         """Return a value that is still needed, or a tensor of the model."""
@@ -86,6 +93,12 @@ class Lockstep:
         feeds = pair.feeds(lane.inputs)
         self.dense = Track(pair.dense, feeds[0], dense, pair.dense.constants)
         self.small = Track(pair.small, feeds[1], small, pair.constants)
+
+    def branched(self) -> Lockstep:
+        """Return another walk of the same lane that goes on from here and leaves this one where it is."""
+        other = copy.copy(self)
+        other.dense, other.small = self.dense.copied(self.dense.tensors), self.small.copied(self.small.tensors)
+        return other
 
     @torch.no_grad()
     def advance(self, start: int, stop: int) -> None:

@@ -72,8 +72,9 @@ class Programs:
         Raises:
             DataError: the model does not run on these inputs, or runs another program than the captured one.
         """
-        leaves = pytree.tree_leaves(split_inputs(inputs))
-        shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
+        leaves = [leaf for leaf in pytree.tree_leaves(split_inputs(inputs)) if isinstance(leaf, Tensor)]
+        self._check_dtypes(leaves)
+        shapes = tuple(tuple(leaf.shape) for leaf in leaves)
         if shapes not in self._pairs:
             try:
                 graph = capture(self._model, inputs)
@@ -96,6 +97,17 @@ class Programs:
                 )
             self._pairs[shapes] = _pair(local, self._plan)
         return self._pairs[shapes]
+
+    def _check_dtypes(self, leaves: list[Tensor]) -> None:
+        graph = self.first.dense
+        for name, leaf in zip(graph.inputs, leaves, strict=False):
+            meta = graph.node(name).outputs[0]
+            wanted = leaf.dtype if meta is None else meta.dtype
+            if leaf.dtype != wanted and (leaf.is_floating_point() or wanted.is_floating_point):
+                raise DataError(
+                    f"calibration input {name!r} has dtype {leaf.dtype}; allowed: {wanted}, that of the example "
+                    "inputs. Convert the batches."
+                )
 
 
 def _pair(coupling: Coupling, plan: Plan) -> Pair:

@@ -11,6 +11,7 @@ from torch import Tensor
 from prunus.graph.ir import refs_in
 from prunus.graph.rules.flow import base_name
 from prunus.registry import Registry
+from prunus.repair.cells import with_joined
 from prunus.repair.moments import Moments
 from prunus.repair.refold import Fit, refold
 from prunus.repair.report import LayerRepair
@@ -34,6 +35,7 @@ class Repair:
         norm: how norms are brought back.
         absorb: the last layer of a residual branch is asked for what the other operand of the sum lost, too.
         tunes: blocks are trained towards the dense network's afterwards.
+        matches: and then the whole network, on samples made up in every step.
         documents: where the papers behind it are named: ``module:name`` of what has a ``Source:`` line.
     """
 
@@ -43,6 +45,7 @@ class Repair:
     norm: Way
     absorb: bool = False
     tunes: bool = False
+    matches: bool = False
     documents: tuple[str, ...] = ()
 
 
@@ -102,7 +105,22 @@ for _repair in (
         "fit",
         absorb=True,
         tunes=True,
-        documents=(_REFOLD, "prunus.repair.blocks:Tuning"),
+        documents=(_REFOLD, "prunus.repair.blocks:Tuning", "prunus.repair.blending:blended"),
+    ),
+    Repair(
+        "matching",
+        "blockwise, then the whole network trained on blends towards what the dense one answers to them",
+        _refold,
+        "fit",
+        absorb=True,
+        tunes=True,
+        matches=True,
+        documents=(
+            _REFOLD,
+            "prunus.repair.blocks:Tuning",
+            "prunus.repair.matching:matched",
+            "prunus.repair.blending:blended",
+        ),
     ),
 ):
     REPAIRS.register(_repair.name)(_repair)
@@ -120,7 +138,7 @@ class Mending:
 
     def __post_init__(self) -> None:
         pair = self.route.programs.first
-        self.masks = sliced_masks(pair.plan)
+        self.masks = with_joined(sliced_masks(pair.plan), self.route.sites)
         normed = {
             ref.node for node in pair.small.nodes if base_name(node.op) == "batch_norm" for ref in refs_in(node.args)
         }

@@ -15,7 +15,17 @@ from prunus.repair.sites import Site
 Rows = tuple[Tensor, Tensor]
 
 
-def linear_rows(site: Site, inputs: Tensor, targets: Tensor, most: int, generator: torch.Generator) -> Rows:
+def site_rows(site: Site, node: Node, inputs: Tensor, targets: Tensor, most: int, generator: torch.Generator) -> Rows:
+    """Return what a layer reads and what it should answer, a row an application; ``most`` drawn where there are more.
+
+    Shapes: → (G, n, D), (G, n, O/G).
+    """
+    if site.kind == "linear":
+        return linear_rows(inputs, targets, most, generator)
+    return conv_rows(site, node, inputs, targets, most, generator)
+
+
+def linear_rows(inputs: Tensor, targets: Tensor, most: int, generator: torch.Generator) -> Rows:
     """Return all rows, or ``most`` drawn at random.
 
     Shapes: inputs (…, D), targets (…, O) → (1, n, D), (1, n, O).
@@ -54,11 +64,30 @@ def _patches(node: Node, site: Site, inputs: Tensor) -> Tensor:
     kernel = site.shape[2:]
     rank = len(kernel)
     stride, dilation = _each(node.get("stride", 1), rank), _each(node.get("dilation", 1), rank)
-    view = functional.pad(inputs, _padding(node.get("padding", 0), kernel, dilation))
+    if site.kind == "transposed":
+        view, stride = _spread(node, inputs, kernel, stride, dilation), [1] * rank
+    else:
+        view = functional.pad(inputs, _padding(node.get("padding", 0), kernel, dilation))
     for d in range(rank):
         reach = (kernel[d] - 1) * dilation[d] + 1
         view = view.unfold(2 + d, reach, stride[d])[..., :: dilation[d]]
     return view
+
+
+def _spread(node: Node, inputs: Tensor, kernel: Sequence[int], stride: list[int], dilation: list[int]) -> Tensor:
+    """Return what a transposed convolution convolves at stride 1: its input with zeros between and around.
+
+    Shapes: (B, C, n, …) → (B, C, (n − 1)·stride + 1 + 2·(dilation·(K − 1) − padding) + output padding, …).
+    """
+    rank = len(kernel)
+    padding, extra = _each(node.get("padding", 0), rank), _each(node.get("output_padding", 0), rank)
+    sizes = [(n - 1) * s + 1 for n, s in zip(inputs.shape[2:], stride, strict=True)]
+    spread = inputs.new_zeros(*inputs.shape[:2], *sizes)
+    spread[(slice(None), slice(None), *(slice(None, None, s) for s in stride))] = inputs
+    around = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
+    return functional.pad(
+        spread, [n for a, e in zip(reversed(around), reversed(extra), strict=True) for n in (a, a + e)]
+    )
 
 
 def _padding(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:

@@ -6,13 +6,18 @@ import torch
 from torch import Tensor
 
 from prunus.repair.moments import Moments
-from prunus.repair.refold import Fit, solved
+from prunus.repair.normals import solved
+from prunus.repair.refold import Fit, refold
+
+WIDEST = 16384
+"""Inputs of a group up to which a matrix over pairs of them is made: 2 GiB in float64."""
 
 
 def rescale(matrix: Tensor, bias: Tensor, fit: Moments, check: Moments | None, *, shifts: bool, positions: int) -> Fit:
     """Return W·diag(s) and the bias that goes with it.
 
-    s minimises E‖t − W diag(s) x‖²: (WᵀW ∘ C) s = diag(Wᵀ C_tx), summed over the kernel positions of a channel.
+    s minimises E‖t − W diag(s) x‖²: (WᵀW ∘ C) s = diag(Wᵀ C_tx), summed over the kernel positions of a channel. Of a
+    layer with more than `WIDEST` inputs the bias alone is corrected, for C would fill the memory.
 
     Source: Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", arXiv:2204.09656.
 
@@ -23,6 +28,8 @@ def rescale(matrix: Tensor, bias: Tensor, fit: Moments, check: Moments | None, *
         shifts: the layer can shift its outputs.
         positions: inputs of a group that belong to one channel.
     """
+    if matrix.shape[2] > WIDEST:
+        return refold(matrix, bias, fit, check, shifts=shifts, grid=())
     judge = check if check is not None else fit
     variance = float(judge.target_variance().sum()) + 1e-30
     before = float(judge.error(matrix, bias).sum()) / variance

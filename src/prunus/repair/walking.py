@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import ModelError, OptionError
-from prunus.graph.capture import unwrap
+from prunus.errors import DataError, OptionError
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Node, Ref
-from prunus.plans import Plan, fingerprint
-from prunus.repair.lanes import MOST, Lane, Role, argument_names, lanes_of
+from prunus.plans import Plan
+from prunus.repair.cells import Recurrent
+from prunus.repair.lanes import Role
 from prunus.repair.lockstep import Lockstep
 from prunus.repair.moments import Moments, moments_of
-from prunus.repair.programs import Programs
-from prunus.repair.room import samples_that_fit
-from prunus.repair.rows import conv_rows, linear_rows, norm_rows
-from prunus.repair.sites import Norm, Site, find_sites
-from prunus.repair.tails import Tail, find_tails, lost
-from prunus.surgery.draws import draws
-from prunus.surgery.tensors import cut_tensors
-from prunus.surgery.trial import original_tensors
+from prunus.repair.recurrent import mend_recurrent
+from prunus.repair.routes import Route, route
+from prunus.repair.rows import Rows, norm_rows, site_rows
+from prunus.repair.scales import WIDEST
+from prunus.repair.sites import Norm, Site
+from prunus.repair.tails import lost
 
 ROWS = 16384
 """Rows of a layer's problem at least, where the data have so many; layers with many inputs get more."""
@@ -69,49 +67,6 @@ class Walked:
     errors: Mapping[Role, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What every walk over one cut needs, made once: programs, lanes, sites and the tensors of both networks."""
-
-    programs: Programs
-    lanes: tuple[Lane, ...]
-    dense: Mapping[str, Tensor]
-    small: Mapping[str, Tensor]
-    sites: Mapping[str, Site | Norm]
-    tails: Mapping[str, Tail]
-    seed: int = 0
-
-
-def route(
-    model: nn.Module,
-    coupling: Coupling,
-    plan: Plan | None,
-    data: Any,
-    *,
-    small: Mapping[str, Tensor] | None = None,
-    seed: int = 0,
-) -> Route:
-    """Check model and data and prepare walks; arguments as in `walk`, ``data`` may be lanes already."""
-    model = unwrap(model)
-    if draws(coupling.graph):
-        raise ModelError(
-            f"{type(model).__name__} draws random numbers in eval mode; the dense and the small network would differ "
-            "by chance. Switch the drawing off, or leave the repair out."
-        )
-    chosen = plan if plan is not None else Plan(fingerprint(coupling.graph), {}, {})
-    dense = original_tensors(model, coupling.graph)
-    device = next((t.device for t in dense.values()), torch.device("cpu"))
-    programs = Programs(model, coupling, chosen)
-    cut = cut_tensors(model, coupling, chosen) | dict(small or {})
-    graph = programs.first.small
-    names = argument_names(coupling.graph)
-    ready = isinstance(data, tuple) and all(isinstance(lane, Lane) for lane in data)
-    lanes = data if ready else lanes_of(data, device, names=names, most=min(MOST, samples_that_fit(coupling)))
-    for lane in lanes:
-        programs.of(lane.inputs)
-    return Route(programs, lanes, dense, cut, find_sites(graph), find_tails(coupling.graph, graph), seed)
-
-
 def walk(model: nn.Module, coupling: Coupling, plan: Plan | None, data: Any, at: At, *, seed: int = 0) -> Walked:
     """Hand every site the moments of what it reads, and go on with the weight that comes back.
 
@@ -124,7 +79,8 @@ def walk(model: nn.Module, coupling: Coupling, plan: Plan | None, data: Any, at:
         seed: of the rows that are drawn where there are more than are needed.
 
     Raises:
-        DataError: no batches, NaN, or batches that do not go through the captured program.
+        DataError: no batches, NaN in them or in what a layer reads, or batches that do not go through the captured
+            program.
         ModelError: the model draws random numbers.
         OptionError: ``at`` returned a tensor of another shape.
     """
@@ -141,7 +97,9 @@ def walk(model: nn.Module, coupling: Coupling, plan: Plan | None, data: Any, at:
             )
         return {stop.site.tensor: found}
 
-    return Walk(route(model, coupling, plan, data, seed=seed), absorb=False, held=False).run(repair)
+    way = route(model, coupling, plan, data, seed=seed)
+    way = replace(way, sites={n: s for n, s in way.sites.items() if isinstance(s, Site) and s.plain})
+    return Walk(way, absorb=False, held=False).run(repair)
 
 
 class Walk:
@@ -185,10 +143,14 @@ class Walk:
     def stop(self, position: int, repair: Repairer) -> None:
         """Go to a site, repair it, and go on behind it."""
         self.go(position)
+        place = self.sites[self.nodes[position].name]
+        if isinstance(place, Recurrent):
+            self._mend_recurrent(place, position, repair)  # it replays what the dense node reads, which goes with it
+            self.go(position + 1)
+            return
         for step in self.steps:
             step.advance_dense(position)
-        site = self.sites[self.nodes[position].name]
-        self.replace(repair(self._stop(site, position)))
+        self.replace(repair(self._stop(place, position)))
         for step in self.steps:
             step.advance_small(position)
         self.position = position + 1
@@ -214,28 +176,86 @@ class Walk:
 
     @torch.no_grad()
     def _stop(self, site: Site | Norm, position: int) -> Stop:
-        parts: dict[Role, list[tuple[Tensor, Tensor]]] = {"fit": [], "check": []}
-        most = max(ROWS, ROWS_PER_INPUT * _inputs(site)) // len(self.steps) + 1
-        generator = torch.Generator().manual_seed(self.route.seed * 100_003 + position)
-        for step in self.steps:
-            role: Role = "fit" if step.lane.role == "held" and not self._held else step.lane.role
-            if role != "held":
-                parts[role].append(self._rows(step, site, most, generator))
-        check = moments_of(parts["check"]) if parts["check"] else None
-        return Stop(site, moments_of(parts["fit"]), check, self.tensors)
+        generator = self._generator(position)
+        lanes = [(role, rows) for step, role in self._lanes() for rows in self._rows(step, site, position, generator)]
+        return _joined(site, lanes, self.tensors)
 
-    def _rows(self, step: Lockstep, site: Site | Norm, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def _mend_recurrent(self, place: Recurrent, position: int, repair: Repairer) -> None:
+        old, lanes = dict(self.tensors), self._lanes()
+
+        def solve(site: Site, tensors: Mapping[str, Tensor], rows: Sequence[Rows]) -> Mapping[str, Tensor]:
+            return repair(_joined(site, [(role, own) for (_, role), own in zip(lanes, rows, strict=True)], tensors))
+
+        steps = [step for step, _ in lanes]
+        mend_recurrent(place, steps, self.tensors, solve, self._most, self._generator(position))
+        self.changed |= {name for name in old if old[name] is not self.tensors[name]}
+
+    def _lanes(self) -> list[tuple[Lockstep, Role]]:
+        """Return the lanes that are fitted to or check."""
+        roles: list[Role] = ["fit" if s.lane.role == "held" and not self._held else s.lane.role for s in self.steps]
+        return [(step, role) for step, role in zip(self.steps, roles, strict=True) if role != "held"]
+
+    def _generator(self, position: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.route.seed * 100_003 + position)
+
+    def _most(self, site: Site) -> int:
+        """Return how many rows of a lane are taken from each layer that reads a weight."""
+        rows = max(ROWS, ROWS_PER_INPUT * site.inputs)
+        if site.inputs > WIDEST:  # few enough that no matrix over pairs of inputs is made
+            rows = site.inputs // 4
+        return rows // (len(self.steps) * (1 + len(site.others))) + 1
+
+    def _rows(self, step: Lockstep, site: Site | Norm, position: int, generator: torch.Generator) -> list[Rows]:
+        if isinstance(site, Norm):
+            node = step.pair.small.node(site.node)
+            return [norm_rows(_normalised(step, site, node), self._target(step, site), site.dim)]
+        most = self._most(site)
+        return [
+            site_rows(
+                one, at.pair.small.node(one.node), at.small.value(one.reads), self._target(at, one), most, generator
+            )
+            for one, at in self._readers(step, site, position)
+        ]
+
+    def _readers(self, step: Lockstep, site: Site, position: int) -> Iterator[tuple[Site, Lockstep]]:
+        """Go to every layer that reads a weight: behind the first one on a branch, with the weight as it is."""
+        yield site, step
+        waiting = {other.node: other for other in site.others}
+        if not waiting:
+            return
+        ahead = step.branched()
+        ahead.advance_small(position)
+        while waiting:
+            position += 1
+            ahead.advance_dense(position)
+            other = waiting.pop(self.nodes[position].name, None)
+            if other is not None:
+                yield other, ahead
+            ahead.advance_small(position)
+
+    def _target(self, step: Lockstep, site: Site | Norm) -> Tensor:
+        """Return what a layer should answer, less what is added to it and not fitted."""
         target = step.target(Ref(site.node))
         tail = self.route.tails.get(site.node) if self._absorb else None
         missing = lost(step, tail, target) if tail is not None else None
         target = target if missing is None else target + missing
-        node = step.pair.small.node(site.node)
-        if isinstance(site, Norm):
-            return norm_rows(_normalised(step, site, node), target, site.dim)
-        inputs = step.small.value(site.reads)
-        if site.kind == "linear":
-            return linear_rows(site, inputs, target, most, generator)
-        return conv_rows(site, node, inputs, target, most, generator)
+        if isinstance(site, Norm) or site.constant is None:
+            return target
+        constant: Tensor = step.small.value(site.constant)
+        return target - (constant.view(-1, *[1] * (target.dim() - 2)) if site.kind != "linear" else constant)
+
+
+def _joined(site: Site | Norm, lanes: Sequence[tuple[Role, Rows]], tensors: Mapping[str, Tensor]) -> Stop:
+    fit, check = ([rows for role, rows in lanes if role == wanted] for wanted in ("fit", "check"))
+    stop = Stop(site, moments_of(fit), moments_of(check) if check else None, tensors)
+    for moments in (stop.fit, stop.check):
+        if moments is not None and not bool(moments.mean.isfinite().all() and moments.target.isfinite().all()):
+            raise DataError(
+                f"layer {site.node!r} reads or answers NaN or infinity on the calibration data, though these are "
+                "finite; nothing can be fitted to that. Check the model in this dtype, or leave the repair out."
+            )
+    return stop
 
 
 def _normalised(step: Lockstep, norm: Norm, node: Node) -> Tensor:
@@ -245,12 +265,6 @@ def _normalised(step: Lockstep, norm: Norm, node: Node) -> Tensor:
         return read
     plain: Tensor = step.small.computed(node, **{key: None for key in ("weight", "bias") if key in node.args})
     return plain
-
-
-def _inputs(site: Site | Norm) -> int:
-    if isinstance(site, Norm):
-        return 1
-    return site.shape[0] if site.turned else int(torch.Size(site.shape[1:]).numel())
 
 
 __all__ = ["At", "Repairer", "Route", "Stop", "Walk", "Walked", "route", "walk"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DataError
-from prunus.solvers.problem import check, checked
+from prunus.solvers.problem import check
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,17 @@ class Consumer:
         if self.output is not None and self.output.shape != (rows, rows):
             raise DataError(f"the output weighting has shape {tuple(self.output.shape)}; allowed is {(rows, rows)}.")
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in: the wider one of weight and moment, at least float32."""
+        return torch.promote_types(torch.promote_types(self.weight.dtype, self.moment.dtype), torch.float32)
+
     def root(self) -> Tensor:
         """Return F with FᵀF = scale · WᵀSW, of at most as many rows as columns: what scores need of the weights.
 
         Removing inputs changes W by products from the right alone, so F can stand for it.
         """
-        w, _ = checked(self.weight, self.moment)
+        w = self.weight.detach().to(self.dtype)
         if self.output is not None:
             values, vectors = torch.linalg.eigh(self.output.detach().to(w.dtype))
             w = (vectors * values.clamp(min=0).sqrt()).T @ w

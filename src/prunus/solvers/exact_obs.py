@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import OptionError
-from prunus.solvers.consumers import Consumer
-from prunus.solvers.obs_groups import remove_units
+from prunus.solvers.band_traces import trace_bands
 from prunus.solvers.patterns import EveryRow, NofM, Pattern, Tiles, Unstructured
 from prunus.solvers.problem import DAMPING, Pruned, check_count, checked, damped, inverse
 from prunus.solvers.row_traces import Traces, trace_rows
@@ -34,10 +33,10 @@ def exact_obs(
         moment: E[xxᵀ] of its inputs.
         count: how many weights stay; `NofM` ignores it.
         pattern: `Unstructured` (default), `EveryRow`, `NofM`, or `Tiles`: a band of as many rows as a tile has loses
-            whole tiles by group OBS.
+            whole tiles, s_G = tr(W_G (H⁻¹_GG)⁻¹ W_Gᵀ); tiles of one row are windows of that row.
         damping: λ, a share of the mean of the diagonal of H.
-        at_once: weights of a row that are chosen from the same scores; more than 1 is faster and approximates the
-            order. The updates are exact all the same.
+        at_once: weights of a row, or tiles of a band, that are chosen from the same scores; more than 1 is faster and
+            approximates the order. The updates are exact all the same.
 
     Shapes: weight (O, I), moment (I, I).
 
@@ -47,6 +46,8 @@ def exact_obs(
     """
     w, h = checked(weight, moment)
     check_count(count, w.numel())
+    if at_once < 1:
+        raise OptionError(f"at_once is {at_once}; allowed is at least 1.")
     chosen = pattern or Unstructured()
     if isinstance(chosen, Tiles):
         mask = _tiles(w, h, count, chosen, damping, at_once)
@@ -63,36 +64,22 @@ def exact_obs(
 
 
 def _rows(w: Tensor, h: Tensor, damping: float, at_once: int, pattern: NofM | None = None) -> Traces:
-    if at_once < 1:
-        raise OptionError(f"at_once is {at_once}; allowed is at least 1.")
     return trace_rows(w, inverse(damped(h, damping)), at_once=at_once, pattern=pattern)
 
 
 def _tiles(w: Tensor, h: Tensor, count: int, tile: Tiles, damping: float, at_once: int) -> Tensor:
     """Trace every band of rows, then take the tiles that add least for their size, each band's in its own order."""
-    width = w.shape[1]
-    unit = torch.arange(width, device=w.device) // tile.columns
-    sizes = torch.bincount(unit).cpu()
-    costs: list[Tensor] = []
-    places: list[Tensor] = []
-    for top in range(0, len(w), tile.rows):
-        band = w[top : top + tile.rows]
-        removal = remove_units([Consumer(band, h, unit)], len(sizes), damping=damping, at_once=at_once)
-        weights = sizes[removal.order] * len(band)
-        costs.append(torch.cummax(removal.rises / weights, 0).values)
-        band_of = torch.full_like(removal.order, top)
-        places.append(torch.stack([band_of, removal.order, weights, torch.arange(len(removal.order))], 1))
-    where, cost = torch.cat(places), torch.cat(costs)
-    # Equal costs of one band keep their order: by step first, then by cost.
-    where, cost = _sorted(where, cost, where[:, 3])
-    where, cost = _sorted(where, cost, cost)
-    gone = int((torch.cumsum(where[:, 2], 0) < w.numel() - count).sum()) + 1 if count < w.numel() else 0
-    mask = torch.ones_like(w, dtype=torch.bool)
-    for top, column, _, _ in where[:gone].tolist():
-        mask[top : top + tile.rows, column * tile.columns : (column + 1) * tile.columns] = False
-    return mask
-
-
-def _sorted(where: Tensor, cost: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    order = torch.argsort(key, stable=True)
-    return where[order], cost[order]
+    order, rises = trace_bands(w, inverse(damped(h, damping)), tile, at_once=at_once)
+    rows, width = w.shape
+    heights = (rows - torch.arange(len(order), device=w.device) * tile.rows).clamp(max=tile.rows)
+    widths = (width - order * tile.columns).clamp(max=tile.columns)
+    sizes = heights[:, None] * widths
+    # A tile that adds less than one before it in its band can only go after that one, so it costs as much.
+    cost = torch.cummax(rises / sizes, 1).values
+    # Step by step over all bands: a stable sort then never takes a band's later step first.
+    ranking = torch.argsort(cost.T.reshape(-1), stable=True)
+    gone = torch.cumsum(sizes.T.reshape(-1)[ranking], 0)
+    taken = ranking[: int((gone < w.numel() - count).sum()) + (count < w.numel())]
+    tiles = torch.ones_like(order, dtype=torch.bool)
+    tiles[taken % max(1, len(order)), order.T.reshape(-1)[taken]] = False
+    return tiles.repeat_interleave(tile.rows, 0)[:rows].repeat_interleave(tile.columns, 1)[:, :width]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from prunus.errors import OptionError
 from prunus.solvers.consumers import Consumer
+from prunus.solvers.nested import nested_refits
 from prunus.solvers.problem import DAMPING
 from prunus.solvers.removal import Leaving
-from prunus.solvers.support import refit
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +103,9 @@ def snapshots(
 
     Shapes: each weight (O, I), zero where its unit is gone.
     """
-    found = {}
-    for count in counts:
-        kept = removal.kept(count)
-        found[count] = tuple(refit(c.weight, c.moment, c.kept_inputs(kept), damping=damping) for c in consumers)
-    return found
+    wanted = list(counts)
+    levels = [nested_refits(c, removal.order, removal.units, wanted, damping=damping) for c in consumers]
+    return {count: tuple(own[count] for own in levels) for count in wanted}
 
 
 __all__ = ["Consumer", "Removal", "remove_units", "snapshots"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from prunus.solvers.consumers import Consumer, blocks, rows_of, traces, unit_columns
-from prunus.solvers.problem import checked, damped, inverse
+from prunus.solvers.problem import damped, inverse
 
 _RANK = 256
 """Removed inputs whose changes wait: then one product of matrices brings them in, and what is gone is left out."""
@@ -17,12 +17,13 @@ class Leaving:
 
     H⁻¹ = H₀⁻¹ − UUᵀ and F = F₀ − VUᵀ; removing the inputs B adds U_B = H⁻¹_{:,B}L⁻ᵀ and V_B = F_B L⁻ᵀ, with
     LLᵀ = H⁻¹_BB, and costs ‖V_B‖². Diagonal blocks of H⁻¹ and FᵀF are kept up to date, for the scores need no more.
+    ``root`` holds Fᵀ.
     """
 
     def __init__(self, consumer: Consumer, units: int, damping: float) -> None:
-        _, moment = checked(consumer.weight, consumer.moment)
+        moment = consumer.moment.detach().to(consumer.dtype)
         self.units, self.unit = units, consumer.unit.to(moment.device).clone()
-        self.inverse, self.root = inverse(damped(moment, damping)), consumer.root()
+        self.inverse, self.root = inverse(damped(moment, damping)), consumer.root().T.contiguous()
         self._refresh()
 
     def scores(self) -> Tensor:
@@ -44,11 +45,12 @@ class Leaving:
             self._flush(len(index))
             return self.remove(chosen)
         old, change = self.left[:, : self.rank], self.right[:, : self.rank]
-        column = self.inverse[:, index] - old @ old[index].T
-        lower = torch.linalg.cholesky(column[index])
-        left = torch.linalg.solve_triangular(lower, column.T, upper=False).T
-        right = torch.linalg.solve_triangular(lower, (self.root[:, index] - change @ old[index].T).T, upper=False).T
-        self._settle(left, right, self.root.T @ right - old @ (change.T @ right))
+        own = old[index]
+        rows = self.inverse[index] - own @ old.T
+        lower = torch.linalg.cholesky(rows[:, index])
+        left = torch.linalg.solve_triangular(lower, rows, upper=False).T
+        right = torch.linalg.solve_triangular(lower, self.root[index] - own @ change.T, upper=False).T
+        self._settle(left, right, self.root @ right - old @ (change.T @ right))
         self.left[:, self.rank : self.rank + len(index)] = left
         self.right[:, self.rank : self.rank + len(index)] = right
         self.rank += len(index)
@@ -73,7 +75,7 @@ class Leaving:
         stays = (self.unit < self.units).nonzero().reshape(-1)
         left = self.left[stays, : self.rank]
         self.inverse = self.inverse[stays][:, stays].addmm_(left, left.T, alpha=-1)
-        self.root = self.root[:, stays].addmm_(self.right[:, : self.rank], left.T, alpha=-1)
+        self.root = self.root[stays].addmm_(left, self.right[:, : self.rank].T, alpha=-1)
         self.unit = self.unit[stays]
         self._refresh(room)
 
@@ -84,8 +86,8 @@ class Leaving:
             self.columns = torch.full((self.units, 1), len(self.unit), device=self.unit.device)
         size = min(len(self.unit), max(_RANK, room, self.columns.shape[1]))
         self.left = self.inverse.new_zeros(len(self.inverse), size)
-        self.right = self.root.new_zeros(len(self.root), size)
+        self.right = self.root.new_zeros(self.root.shape[1], size)
         self.rank = 0
         self.own = blocks(self.inverse, self.columns, fill=1.0)
-        read = rows_of(self.root.T, self.columns)
+        read = rows_of(self.root, self.columns)
         self.energy = read @ read.mT

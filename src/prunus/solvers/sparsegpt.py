@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import OptionError
-from prunus.solvers.patterns import NofM, Pattern, Unstructured
+from prunus.solvers.patterns import NofM, Pattern, Tiles, Unstructured
 from prunus.solvers.problem import DAMPING, Pruned, check_count, checked, damped, inverse
 
 BLOCK = 128
@@ -29,7 +29,8 @@ def sparsegpt(
     """Prune a layer in one pass over its columns.
 
     With U the upper Cholesky factor of (H + λI)⁻¹, each block of columns keeps its highest w²/U_jj², and every column
-    passes its error on: W_{:,j+1:} −= (w_j − ŵ_j)/U_jj · U_{j,j+1:}.
+    passes its error on: W_{:,j+1:} −= (w_j − ŵ_j)/U_jj · U_{j,j+1:}. Whole tiles G are ranked by ‖W_G U_GG⁻¹‖²:
+    what they cost once the columns before them are settled.
     Source: Frantar and Alistarh, "SparseGPT", arXiv:2301.00774, algorithm 1.
 
     Args:
@@ -64,7 +65,7 @@ def sparsegpt(
         errors = torch.zeros_like(part)
         for j in range(stop - start):
             if j % step == 0:
-                scores = (part[:, j : j + step] / u.diagonal()[j : j + step]).square()
+                scores = _scores(part[:, j : j + step], u[j : j + step, j : j + step], chosen)
                 kept[:, j : j + step] = chosen.mask(scores, count * min(start + j + step, width) // width - spent)
                 spent += int(kept[:, j : j + step].sum())
             column = part[:, j] if quantise is None else quantise(part[:, j])
@@ -74,6 +75,18 @@ def sparsegpt(
             part[:, j] = column
         w[:, stop:] -= errors @ upper[start:stop, stop:]
     return Pruned(w.to(weight.dtype), mask)
+
+
+def _scores(part: Tensor, upper: Tensor, pattern: Pattern) -> Tensor:
+    """Return what each weight costs; of a tile that goes as one, weights before it in its row have passed theirs on."""
+    if not isinstance(pattern, Tiles):
+        return (part / upper.diagonal()).square()
+    windows = zip(torch.split(part, pattern.columns, 1), range(0, part.shape[1], pattern.columns), strict=True)
+    solved = [
+        torch.linalg.solve_triangular(upper[at : at + w.shape[1], at : at + w.shape[1]], w, upper=True, left=False)
+        for w, at in windows
+    ]
+    return torch.cat(solved, 1).square()
 
 
 def row_grid(weight: Tensor, bits: int = 8) -> Quantise:

@@ -16,6 +16,9 @@ STATE_FILE = "prunus_pruner.safetensors"
 def huggingface_callback(pruner: Pruner) -> Any:
     """Return a callback for ``Trainer(callbacks=[…])``; its checkpoints hold the masks, and resuming finds them.
 
+    The loss for ``adaptive`` is the one that the network returns; where the trainer makes its own, as with label
+    smoothing, call ``pruner.tell(loss)`` in ``compute_loss``.
+
     Example:
         ``Trainer(model, args, train_dataset=data, callbacks=[huggingface_callback(pruner)])``
     """
@@ -60,7 +63,9 @@ def huggingface_callback(pruner: Pruner) -> Any:
             pruner.train_end()
 
         def _note(self, _module: Any, _inputs: Any, output: Any) -> None:
-            loss = output.get("loss") if hasattr(output, "get") else None
-            self.loss = loss.detach() if loss is not None else None
+            # As the trainer finds it: by name, or first in a tuple.
+            first = output[0] if isinstance(output, tuple) and output else None
+            loss = output.get("loss") if hasattr(output, "get") else first
+            self.loss = loss.detach().mean() if isinstance(loss, torch.Tensor) and loss.dim() < 2 else None
 
     return PrunerCallback()

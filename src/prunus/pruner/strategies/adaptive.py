@@ -41,7 +41,8 @@ class Adaptive(Strategy):
     slope = (fast − slow)/slow of two running means of the loss. Rising (slope > tolerance): a = 0, hold. On a plateau
     a = 2, while it falls a = 0.5. In the last quarter a is at least 1, so that what was held back goes in even
     shares and not at one blow; the last change meets the budget exactly.
-    The loss has to be given to ``before_optimizer_step``; the adapters do it.
+    The loss has to be said, by ``before_optimizer_step(loss)`` or ``tell(loss)``. The callbacks for Hugging Face and
+    Lightning do it; without it the first step is refused.
 
     Source: own.
     """
@@ -58,8 +59,8 @@ class Adaptive(Strategy):
         """Follow the loss, and gather gradients where the criterion reads them."""
         if moment.loss is None:
             raise DataError(
-                "method 'adaptive' follows the loss, and the loop gave none; "
-                "call before_optimizer_step(loss) or tell(loss)."
+                "method 'adaptive' follows the loss, and the loop gave none; call before_optimizer_step(loss), or "
+                "pruner.tell(loss) after every forward pass where an adapter or a with block calls the hooks."
             )
         if math.isfinite(moment.loss):
             rates = torch.tensor([_FAST, _SLOW], dtype=torch.float64)
@@ -89,7 +90,7 @@ class Adaptive(Strategy):
             factor = max(1.0, factor)
         gone = have - final if moment.final else min(have - final, int(factor * (have - final) / moment.updates_left))
         scores = self._gathered.scores()
-        return top_masks(scores, keep_count=have - gone) if gone > 0 else None
+        return top_masks(scores, keep_count=have - gone, within=self.scene.masks) if gone > 0 else None
 
     def evidence(self) -> list[Tensor]:
         """Return the running means of the loss and the sums over gradients."""

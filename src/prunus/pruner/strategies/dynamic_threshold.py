@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunus.criteria.evidence import precise
 from prunus.masks import resolve_count, top_masks
-from prunus.pruner.evidence import below
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
 from prunus.schedules import linear
 
@@ -49,6 +49,7 @@ class DynamicThreshold(Strategy):
     def __init__(self, scene: Scene, settings: DynamicThresholdSettings) -> None:
         super().__init__(scene, settings)
         self.factors = dict.fromkeys(scene.weights, settings.start)
+        self._sizes = torch.tensor([weight.numel() for weight in scene.weights.values()])
         self._steepness = torch.zeros(len(scene.weights), dtype=torch.float64)
 
     @torch.no_grad()
@@ -57,10 +58,12 @@ class DynamicThreshold(Strategy):
         if not moment.updates_left:
             return
         grads = [weight.grad for weight in self.scene.weights.values()]
-        norms = [0.0 if g is None else torch.linalg.vector_norm(g).square() / g.numel() for g in grads]
-        found = torch.tensor([float(norm) for norm in norms])
+        norms = [torch.zeros(()) if g is None else torch.linalg.vector_norm(g) for g in grads]
+        # One transfer for all of them, not one each.
+        where = next((g.device for g in grads if g is not None), torch.device("cpu"))
+        found = torch.stack([norm.to(where, torch.float64) for norm in norms]).cpu().square()
         if bool(torch.isfinite(found).all()):
-            self._steepness += found.double()
+            self._steepness += found / self._sizes
 
     @torch.no_grad()
     def update(self, moment: Moment) -> Masks | None:
@@ -69,22 +72,24 @@ class DynamicThreshold(Strategy):
         pull = ((logs.mean() - logs) / 2).exp().clamp(1 / SWING, SWING).tolist()
         self._steepness = torch.zeros_like(self._steepness)
         ratios = {name: self._ratio(name, pull[i]) for i, name in enumerate(self.scene.weights)}
-        have, total = self.scene.kept_count(), sum(r.numel() for r in ratios.values())
-        bitten = sum(int(((r <= 1) & self.scene.mask(name)).sum()) for name, r in ratios.items())
+        before = {name: int(torch.count_nonzero(self.scene.mask(name))) for name in ratios}
+        have, total = sum(before.values()), sum(r.numel() for r in ratios.values())
+        bitten = sum(int(torch.count_nonzero((r <= 1).logical_and_(self.scene.mask(n)))) for n, r in ratios.items())
         least = resolve_count(total, moment.kept, None)
         most = resolve_count(total, max(moment.kept, linear(moment.t, self.scene.options.kept)), None)
         count = min(have, most, max(least, have - bitten))
-        masks = top_masks(below(ratios, self.scene.masks), keep_count=count)
+        masks = top_masks(ratios, keep_count=count, within=self.scene.masks)
         for name, mask in masks.items():
-            bites = int((self.scene.mask(name) & ~mask).sum()) > 0
+            bites = int(torch.count_nonzero(mask)) < before[name]
             factor = self.factors[name] * DECAY if bites else self.factors[name] / DECAY
             self.factors[name] = min(self.settings.most, max(self.settings.least, factor))
         return masks
 
     def _ratio(self, name: str, pull: float) -> Tensor:
-        size, mask = self.scene.weights[name].detach().abs().double(), self.scene.mask(name)
-        tau = self.factors[name] * pull * float(size[mask].mean()) if bool(mask.any()) else 0.0
-        return size / max(tau, 1e-300)
+        size = precise(self.scene.weights[name]).abs()
+        # What is masked is zero and adds nothing to the sum.
+        mean = float(size.sum(dtype=torch.float64)) / max(1, int(torch.count_nonzero(self.scene.mask(name))))
+        return size.div_(max(self.factors[name] * pull * mean, torch.finfo(size.dtype).tiny))
 
     def evidence(self) -> list[Tensor]:
         """Return how steep the loss was."""

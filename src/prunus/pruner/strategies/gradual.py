@@ -12,7 +12,7 @@ from torch import Tensor
 from prunus.errors import OptionError
 from prunus.masks import KernelPosition, Tile, contracted_dims, nm_masks, resolve_count, top_masks, window_masks
 from prunus.masks.window import Strip, Window
-from prunus.pruner.evidence import Gathered
+from prunus.pruner.evidence import Gathered, below
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
 
 
@@ -40,15 +40,16 @@ class Gradual(Strategy):
     def update(self, moment: Moment) -> Masks | None:
         """Prune down to the schedule."""
         scores = self._gathered.scores()
+        total = sum(score.numel() for score in scores.values())
+        count = resolve_count(total, moment.kept, None)
+        if self._pattern is None:
+            return top_masks(scores, keep_count=count, within=self.scene.masks)
+        scores = below(scores, self.scene.masks)
         if isinstance(self._pattern, tuple):
             n, m = self._pattern
             wide = {name: score for name, score in scores.items() if score.dim() > 1}
             stay = max(n, math.ceil(moment.kept * m - 1e-9))
             return nm_masks(wide, n=stay, m=m, input_dims=_input_dims(self.scene, wide))
-        total = sum(score.numel() for score in scores.values())
-        count = resolve_count(total, moment.kept, None)
-        if self._pattern is None:
-            return top_masks(scores, keep_count=count)
         return window_masks(scores, self._pattern, keep_count=count, input_dims=_input_dims(self.scene, scores))
 
     def evidence(self) -> list[Tensor]:

@@ -48,10 +48,12 @@ class Movement(Strategy):
         total = sum(score.numel() for score in self._scores.values())
         masks = top_masks(self._scores, keep_count=resolve_count(total, moment.kept, None))
         for name, mask in masks.items():
-            weight, hidden = self.scene.weights[name], self._hidden.get(name)
-            whole = weight.detach().clone() if hidden is None else weight.detach() + hidden
-            weight.copy_(whole * mask)
-            self._hidden[name] = whole * ~mask
+            weight, hidden = self.scene.weights[name].detach(), self._hidden.get(name)
+            if hidden is not None:
+                weight.add_(hidden)
+            if not moment.final:
+                self._hidden[name] = torch.mul(weight, ~mask, out=hidden)
+            weight.mul_(mask)
         if moment.final:
             self._hidden = {}
         return masks

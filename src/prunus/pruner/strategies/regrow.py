@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prunus.masks import resolve_count, top_masks
-from prunus.pruner.evidence import below
+from prunus.masks.selection import find_cut, kept_by
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
 
 
@@ -37,6 +37,7 @@ class _Regrow(Strategy):
     def __init__(self, scene: Scene, settings: RegrowSettings) -> None:
         super().__init__(scene, settings)
         self._steepness: dict[str, Tensor] = {}
+        self._spare: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def observe(self, moment: Moment) -> None:
@@ -46,31 +47,34 @@ class _Regrow(Strategy):
         grads = {name: w.grad for name, w in self.scene.weights.items() if w.grad is not None}
         if all(bool(torch.isfinite(g.sum())) for g in grads.values()):
             # A sign would not survive an average over processes that each saw their own data.
-            self._steepness = {name: grad.clone() for name, grad in grads.items()}
+            self._steepness = {name: self._copied(name, grad) for name, grad in grads.items()}
+
+    def _copied(self, name: str, grad: Tensor) -> Tensor:
+        # Fresh memory costs several times what the copy does.
+        return self._spare[name].copy_(grad) if name in self._spare else grad.clone()
 
     @torch.no_grad()
     def update(self, moment: Moment) -> Masks | None:
         """Prune, then exchange."""
         sizes = {name: weight.detach().abs() for name, weight in self.scene.weights.items()}
         total = sum(size.numel() for size in sizes.values())
-        masks = top_masks(below(sizes, self.scene.masks), keep_count=resolve_count(total, moment.kept, None))
+        count = resolve_count(total, moment.kept, None)
+        masks = top_masks(sizes, keep_count=count, within=self.scene.masks)
         share = self.settings.fraction / 2 * (1 + math.cos(math.pi * moment.t))
         if not moment.final:
             masks = {name: self._exchanged(name, mask, sizes[name], share) for name, mask in masks.items()}
-        self._steepness = {}
+        self._spare, self._steepness = {**self._spare, **self._steepness}, {}
         return masks
 
     def _exchanged(self, name: str, mask: Tensor, size: Tensor, share: float) -> Tensor:
         grad = self._steepness.get(name)
-        count = min(int(share * int(mask.sum())), int((~mask).sum()))
+        live = int(torch.count_nonzero(mask))
+        count = min(int(share * live), mask.numel() - live)
         if grad is None or count == 0:
             return mask
-        flat, live = mask.reshape(-1), size.reshape(-1)
-        weakest = torch.where(flat, live, torch.inf).argsort(stable=True)[:count]
-        steepest = torch.where(flat, -1.0, grad.abs().reshape(-1)).argsort(descending=True, stable=True)[:count]
-        swapped = flat.clone()
-        swapped[weakest], swapped[steepest] = False, True
-        return swapped.reshape(mask.shape)
+        weakest = _best(size.neg_(), count, mask)
+        steepest = _best(grad.abs_(), count, ~mask)
+        return mask.logical_xor_(weakest).logical_or_(steepest)
 
     def evidence(self) -> list[Tensor]:
         """Return the gradients of the last step."""
@@ -83,6 +87,11 @@ class _Regrow(Strategy):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over the gradients of the last step."""
         self._steepness = dict(state["steepness"])
+
+
+def _best(score: Tensor, count: int, within: Tensor) -> Tensor:
+    parts = [(score, within)]
+    return kept_by(find_cut(parts, count), parts)[0]
 
 
 @STRATEGIES.register("rigl")

@@ -1,0 +1,177 @@
+"""Masks from layer problems: one layer after the other, each on the network as pruned so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from prunus.budget.owl import owl_counts
+from prunus.budget.weights import WEIGHT_ALLOCATORS
+from prunus.graph.recorder import named_tensors
+from prunus.masks import contracted_dims, nm_masks
+from prunus.methods.seen_inputs import seen_inputs
+from prunus.methods.subject import Subject
+from prunus.methods.weights import maskable, masked_plan, weights_to_keep
+from prunus.plans import Plan
+from prunus.repair import Moments, Site, walk
+from prunus.solvers import NofM, Pruned, wanda_scores
+
+Solver = Callable[[Tensor, Tensor, int], Pruned]
+Shares = Callable[[Subject, Mapping[str, Tensor], int], Mapping[str, int]]
+"""(subject, weights that may be masked, how many stay) → how many of each."""
+
+ALLOCATOR = "lamp"
+"""Who gets how many weights. The papers give every layer the same share; measured on ``glyphs`` with ALPS and refitted
+weights, LAMP's shares (arXiv:2010.07611) lose far less: with 30 % of the weights a ViT is right in 89.2 % instead of
+81.8 %, with 15 % a ResNet in 87.8 % instead of 61.2 %. ERK's lie between."""
+
+
+@dataclass(slots=True)
+class Layers:
+    """Solves one layer after the other, and remembers the masks.
+
+    A layer's inputs come from the layers before it as they are pruned; those that the walk does not stop at keep
+    their largest weights.
+
+    Attributes:
+        solver: (weight, moment, how many stay) → mask and weights.
+        counts: name → how many weights stay.
+        weights: name → weight.
+        pattern: where an N:M pattern says how many stay.
+        turned: columns run along the channels of one kernel position, then the next position; else position by
+            position of one channel.
+        least: a layer whose groups would keep fewer weights than this each is not solved.
+        masks: name → what the solver kept, filled by the walk.
+        sites: name → the layer that was solved, filled by the walk.
+    """
+
+    solver: Solver
+    counts: Mapping[str, int]
+    weights: Mapping[str, Tensor]
+    pattern: NofM | None = None
+    turned: bool = False
+    least: int = 0
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    sites: dict[str, Site] = field(default_factory=dict)
+
+    def __call__(self, site: Site, moments: Moments) -> Tensor | None:
+        """Solve a layer where the walk stops."""
+        if site.tensor not in self.weights or self.counts[site.tensor] < self.least * site.groups:
+            return None
+        weight = self.weights[site.tensor]
+        matrix = site.matrix(weight).double()
+        order = self.order(site).to(weight.device)
+        whole, groups = self.counts[site.tensor], len(matrix)
+        found, masks = torch.zeros_like(matrix), torch.zeros_like(matrix, dtype=torch.bool)
+        for g in range(groups):
+            count = whole * (g + 1) // groups - whole * g // groups
+            moment = moments.second[g].to(weight.device)
+            pruned = self.solver(matrix[g][:, order], moment[order][:, order], count)
+            found[g][:, order], masks[g][:, order] = pruned.weight.to(found.dtype), pruned.mask
+        self.masks[site.tensor], self.sites[site.tensor] = site.weight(masks), site
+        return site.weight(found).to(weight.dtype)
+
+    def order(self, site: Site) -> Tensor:
+        """Return the columns of a group's matrix in the order in which the solver sees them."""
+        columns = torch.arange(site.inputs)
+        return columns.reshape(-1, site.positions).T.reshape(-1) if self.turned else columns
+
+    def rest(self, dims: dict[str, int]) -> dict[str, Tensor]:
+        """Return the masks of all weights: by magnitude where no layer problem was solved."""
+        found = {}
+        for name, weight in self.weights.items():
+            if name in self.masks:
+                found[name] = self.masks[name].cpu()
+            elif self.pattern is not None:
+                own = {n: d for n, d in dims.items() if n == name}
+                n, m = self.pattern.n, self.pattern.m
+                found[name] = nm_masks({name: weight.abs()}, n=n, m=m, input_dims=own)[name].cpu()
+            else:
+                size = weight.abs().reshape(-1).cpu()
+                mask = torch.zeros_like(size, dtype=torch.bool)
+                mask[torch.argsort(-size, stable=True)[: self.counts[name]]] = True
+                found[name] = mask.reshape(weight.shape)
+        return found
+
+    def solve(self, subject: Subject) -> Layers:
+        """Walk through the network and fill the masks."""
+        walk(subject.model, subject.coupling, None, subject.calibration, self, seed=subject.seed)
+        return self
+
+
+def solved_plan(
+    subject: Subject,
+    kept: float,
+    solver: Solver,
+    reason: str,
+    pattern: NofM | None = None,
+    shares: Shares | None = None,
+) -> Plan:
+    """Mask every layer by a solver; a layer sees the pruned layers before it.
+
+    The plan carries the masks alone: the repair of a plan solves for the weights on them.
+
+    Args:
+        subject: the network and its data.
+        kept: share of the subject's metric that stays.
+        solver: (weight, moment, how many stay) → mask and weights.
+        reason: for the plan's decisions.
+        pattern: where an N:M pattern says how many stay.
+        shares: who gets how many weights; LAMP's shares by default.
+
+    Raises:
+        BudgetError: what cannot be masked exceeds the budget already.
+    """
+    weights = maskable(subject)
+    count = weights_to_keep(subject, weights, kept) if pattern is None else 0
+    counts = (shares or lamp_shares)(subject, weights, count)
+    layers = Layers(solver, counts, as_they_are(subject, weights), pattern, turned=pattern is not None).solve(subject)
+    return masked_plan(subject, layers.rest(contracted_dims(subject.model)), reason)
+
+
+def as_they_are(subject: Subject, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the named weights of the network, detached and on their device."""
+    named = named_tensors(subject.model)
+    return {name: named[name].detach() for name in weights}
+
+
+def lamp_shares(subject: Subject, weights: Mapping[str, Tensor], count: int) -> dict[str, int]:
+    """Say how many weights each layer keeps by LAMP: at least one."""
+    scores = {n: w.abs().double().cpu().numpy() for n, w in weights.items()}
+    return with_one_each(WEIGHT_ALLOCATORS.get(ALLOCATOR)(scores, count), count)
+
+
+def owl_shares(subject: Subject, weights: Mapping[str, Tensor], count: int) -> dict[str, int]:
+    """Say how many weights each layer keeps by its outliers: at least one."""
+    scores = {n: a.double().cpu().numpy() for n, a in read_weights(subject, weights).items()}
+    return with_one_each(owl_counts(scores, count), count)
+
+
+def with_one_each(counts: Mapping[str, int], count: int) -> dict[str, int]:
+    """Give every layer that would be emptied one weight of the layer that keeps most."""
+    found = dict(counts)
+    for name in [n for n, c in found.items() if c < 1 <= count]:
+        found[name] += 1
+        found[max(found, key=lambda n: found[n])] -= 1
+    return found
+
+
+def read_weights(subject: Subject, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return |w|·‖x‖₂ of every weight in the dense network, |w| where no layer problem tells x; up to a layer's factor.
+
+    Shapes: those of the weights.
+    """
+    sites = {seen.site.tensor: seen for seen in seen_inputs(subject).values()}
+    found = {name: weight.abs() for name, weight in weights.items()}
+    for name in found.keys() & sites.keys():
+        seen = sites[name]
+        matrix = seen.site.matrix(weights[name]).double()
+        scores = [wanda_scores(w, h.to(w.device)) for w, h in zip(matrix, seen.moments.second, strict=True)]
+        found[name] = seen.site.weight(torch.stack(scores))
+    return found
+
+
+__all__ = ["ALLOCATOR", "Layers", "Shares", "Solver", "as_they_are", "lamp_shares", "owl_shares", "solved_plan"]

@@ -1,0 +1,168 @@
+"""Calibration data and models that cannot be used: one clear line, and nothing is changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import prunus
+from factories_pruned import same_state
+from factories_repair import cut_half, distance, net, samples
+from prunus.errors import DataError, ModelError
+from prunus.repair import repair_
+
+X = samples(2, 9)
+
+
+def infinite() -> Tensor:
+    data = samples(16)
+    data[0, 0, 0, 0] = float("inf")
+    return data
+
+
+BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "infinity": (lambda: [infinite()], "batch 0 holds NaN or infinity"),
+    "nan in a later batch": (lambda: [samples(8), infinite()], "batch 1 holds NaN or infinity"),
+    "one batch of one sample": (lambda: [samples(1)], "got 1 calibration samples"),
+    "no values": (lambda: [samples(16).to("meta")], "device 'meta' and has no values"),
+    "dtype": (lambda: [samples(16).double()], r"dtype torch.float64; allowed: torch.float32"),
+    "integers": (lambda: [samples(16).long()], r"dtype torch.int64; allowed: torch.float32"),
+    "rank": (lambda: [torch.zeros(16, 8)], "does not go through the model"),
+    "channels": (lambda: [samples(8), samples(8)[:, :2]], "does not go through the model"),
+    "two arguments": (lambda: [((samples(8), samples(8)), None)], "does not go through the model"),
+    "an empty batch": (lambda: [samples(8), samples(0)], "batch 1 holds no samples"),
+    "used up": (lambda: iter([]), "used up"),
+    "a text": (lambda: "calibration.pt", "is a str"),
+}
+
+
+@pytest.fixture(scope="module")
+def cut_net() -> tuple[nn.Module, Any, Any]:
+    model = net()
+    return model, *cut_half(model, X)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_is_refused_in_one_line(cut_net: tuple[nn.Module, Any, Any], case: str) -> None:
+    model, coupling, result = cut_net
+    make, part = BAD[case]
+    small = copy.deepcopy(result.model)
+    with pytest.raises(DataError, match=part) as raised:
+        repair_(small, model, coupling, result.plan, make(), repair="refold")
+    assert "\n" not in str(raised.value).strip()
+    assert same_state(small, result.model)
+
+
+def test_a_generator_is_used_up_once() -> None:
+    def generator() -> Iterator[Tensor]:
+        yield from samples(48).split(16)
+
+    model, data = net(), generator()
+    first = prunus.prune(model, X, budget={"params": 0.6}, data=data, repair="refold")
+    assert first.repair is not None
+    assert first.repair.samples == 48
+    with pytest.raises(DataError, match="used up"):
+        prunus.prune(model, X, budget={"params": 0.6}, data=data, repair="refold")
+
+
+def test_an_iterator_that_ends_early_gives_what_it_has(cut_net: tuple[nn.Module, Any, Any]) -> None:
+    model, coupling, result = cut_net
+    small = copy.deepcopy(result.model)
+    report = repair_(small, model, coupling, result.plan, iter([samples(20)]), repair="refold")
+    assert report.samples == 20
+    assert distance(model, small, samples(64, 77)) < distance(model, result.model, samples(64, 77))
+
+
+def test_an_error_of_the_loader_comes_through_and_changes_nothing(cut_net: tuple[nn.Module, Any, Any]) -> None:
+    def broken() -> Iterator[Tensor]:
+        yield samples(16)
+        raise OSError("the disk is gone")
+
+    model, coupling, result = cut_net
+    small = copy.deepcopy(result.model)
+    with pytest.raises(OSError, match="the disk is gone"):
+        repair_(small, model, coupling, result.plan, broken())
+    assert same_state(small, result.model)
+
+
+class Dropping(nn.Module):
+    """Dropout that its author left on: it ignores the mode."""
+
+    def __init__(self, always: bool) -> None:
+        super().__init__()
+        self.one, self.two, self.always = nn.Linear(6, 24), nn.Linear(24, 3), always
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = nn.functional.dropout(self.one(x).relu(), 0.3, training=self.always or self.training)
+        out: Tensor = self.two(hidden)
+        return out
+
+
+def test_dropout_left_on_is_refused_or_told() -> None:
+    torch.manual_seed(0)
+    model, x = Dropping(always=True).eval(), torch.randn(32, 6)
+    coupling, result = cut_half(model, x[:2])
+    before = copy.deepcopy(result.model)
+    with pytest.raises(ModelError, match="draws random numbers"):
+        repair_(result.model, model, coupling, result.plan, [x], repair="refold")
+    report = repair_(result.model, model, coupling, result.plan, [x])
+    assert report.chosen == "none"
+    assert "draws random numbers" in str(report)
+    assert same_state(before, result.model)
+
+
+def test_a_network_in_training_mode_is_repaired_as_in_evaluation() -> None:
+    torch.manual_seed(0)
+    model, x = Dropping(always=False).eval(), torch.randn(64, 6)
+    coupling, result = cut_half(model, x[:2])
+    small, again = copy.deepcopy(result.model), copy.deepcopy(result.model)
+    report = repair_(small, model, coupling, result.plan, [x], repair="refold")
+    model.train()
+    assert repair_(again, model, coupling, result.plan, [x], repair="refold") == report
+    assert model.training
+    assert same_state(small, again)
+
+
+def test_values_that_overflow_inside_the_model_are_named() -> None:
+    class Growing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 24), nn.Linear(24, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.two((200 * self.one(x)).exp())
+            return out
+
+    torch.manual_seed(0)
+    model, x = Growing().eval(), torch.randn(32, 6)
+    coupling, result = cut_half(model, x[:2])
+    before = copy.deepcopy(result.model)
+    for repair in ("refold", "scales", "bias"):
+        with pytest.raises(DataError, match="reads or answers NaN or infinity"):
+            repair_(result.model, model, coupling, result.plan, [x], repair=repair)
+    assert same_state(before, result.model)
+
+
+def test_a_repair_that_raises_the_error_is_taken_back(
+    cut_net: tuple[nn.Module, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prunus.repair.refold import Fit
+
+    def spoil(*args: Any, **options: Any) -> Fit:
+        matrix, bias = args[:2]
+        return Fit(2 * matrix, bias + 1, 0.1, 1.0, 0.5)  # says that it helped
+
+    model, coupling, result = cut_net
+    monkeypatch.setattr("prunus.repair.repairs.refold", spoil)
+    small = copy.deepcopy(result.model)
+    report = repair_(small, model, coupling, result.plan, [samples(32)], repair="refold")
+    assert report.chosen == "none"
+    assert report.after == report.before
+    assert report.tried["refold"] > report.before
+    assert "taken back" in str(report)
+    assert same_state(small, result.model)
