@@ -11,7 +11,7 @@ import torch
 
 from .networks import SAMPLES, Case, Row, case_of
 
-METHOD, REPAIR = "obs-units", "matching"
+METHOD, REPAIR = "obs-units", "auto"
 CANDIDATES = 40
 """What a search may cut and refold."""
 RUNGS = {

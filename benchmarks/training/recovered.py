@@ -18,9 +18,10 @@ ALLOWED = 0.005
 HOW = (
     "Right-sized networks cut to a share of their MACs by prunus (`{method}`, `{repair}`, no labels), then trained for "
     "a tenth of the dense network's steps: on labels, or from the dense network and labels. Torch-Pruning: {peers}, "
-    "trained on labels for as many steps at the same rate from the same samples; its state is kept and its best "
-    "configuration chosen as ours is. Scratch: the cut network with new weights. Points lost on the test split, mean "
-    "over seeds and 95 % interval (Student's t); every choice is made on the selection split."
+    "norm statistics re-estimated, trained on labels for as many steps at the same rate from the same samples; its "
+    "state is kept and its best configuration chosen as ours is. Scratch: the cut network with new weights. Points "
+    "lost on the test split, mean over seeds and 95 % interval (Student's t; of one seed, a bootstrap of its samples); "
+    "every choice is made on the selection split."
 )
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prunus.training import reestimate_statistics_
+
 from .recovery import recover_
 from .starting import Parent, parent_of
 
@@ -32,6 +34,8 @@ def measure(net: str, kept: float, criterion: str, scope: str, seed: int) -> Row
         return {"ok": False, "reason": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
     if macs > kept:
         return {"ok": False, "reason": f"kept {macs:.1%} of the MACs after {STEPS} steps"}
+    # A net with the dense one's norm statistics would spend its first steps on them alone.
+    reestimate_statistics_(model, parent.data.calibration.batches(64), max_batches=100)
     cut = parent.judged(model)["accuracy"]
     recover_(model, parent, parent.short(), "finetune")
     return {**parent.judged(model), "ok": True, "cut": cut, "macs": macs, "steps": parent.short().steps,

@@ -20,7 +20,9 @@ def loader() -> DataLoader[tuple[torch.Tensor, ...]]:
 def test_prune_recovers_on_the_data_it_gets() -> None:
     plain = prune(dense(), EXAMPLE, budget={"macs": 0.1})
     recover = {"steps": 60, "lr": 5e-3}
-    result = prune(dense(), EXAMPLE, budget={"macs": 0.1}, data=loader(), repair="none", recover=recover)
+    result = prune(
+        dense(), EXAMPLE, budget={"macs": 0.1}, criterion="magnitude", data=loader(), repair="none", recover=recover
+    )
     assert plain.recovery is None
     assert result.recovery is not None
     assert result.after == plain.after
