@@ -19,11 +19,11 @@ from prunus.repair.lanes import LARGEST, Lane, joined
 from prunus.repair.lockstep import Lockstep
 from prunus.repair.walking import Route
 
-STEPS = 1500
+STEPS = 2500
 """Steps of Adam where the work allows it."""
 LEAST = 0.2
 """The share of them below which it is not worth the while beside block-wise reconstruction."""
-TEMPERATURE = 2.0
+TEMPERATURE = 4.0
 """Answers over classes are softened by it."""
 _TASK = "repair: matching"
 _CLASSED = (2, 3)  # ranks of outputs whose last dimension may be classes: (N, C), (N, T, C)
