@@ -41,8 +41,8 @@ def damage_curves(coupling: Coupling, scores: Mapping[str, np.ndarray], criterio
 
     c is the number n of layers that write the axis: a residual stream is as dear to cut as it saves. Where scores are
     losses, L = Σ_u s_u knows which axes matter, but a slope at the start says little of a large cut; the geometric mean
-    of both counts, c = √(n / Σn · L / ΣL). No form is best everywhere: on the selection split of four trained networks at
-    half the MACs with Fisher scores this one lost 41.3, 17.3, 26.6 and 7.8 points before recovery, the best of six
+    of both counts, c = √(n / Σn · L / ΣL). No form is best everywhere: on the selection split of four trained networks
+    at half the MACs with Fisher scores this one lost 41.3, 17.3, 26.6 and 7.8 points before recovery, the best of six
     forms 40.1, 16.7, 24.4 and 5.9, one factor alone up to 54.6, 35.0, 29.6 and 6.8.
 
     Source: own; that relative distortions of layers bound that of the network: Lee et al., "Layer-adaptive sparsity for
