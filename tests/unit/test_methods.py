@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,17 @@ def test_the_scan_finds_what_matters() -> None:
         assert (np.diff(damage) <= 0).all()
         assert damage[-1] == 0
     assert scan.damage["first:out"][1][0] > 10 * scan.damage["second:out"][1][0]
+
+
+@pytest.mark.parametrize("name", ["layer-wise", "obs-units"])
+def test_what_is_measured_of_axes_serves_those_that_hold_other_axes(name: str) -> None:
+    subject = fresh_subject()
+    first, second = list(subject.coupling.axes)[:2]
+    for held in ({first}, {second}, set()):
+        found = replace(subject, held=frozenset(held))
+        plan = METHODS.get(name).plan(found, 0.5)
+        assert held.isdisjoint(plan.axes)
+        assert plan.axes.keys() == METHODS.get(name).plan(replace(found, memo={}), 0.5).axes.keys()
 
 
 def test_damage_between_measurements_is_interpolated() -> None:

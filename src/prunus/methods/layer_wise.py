@@ -38,13 +38,18 @@ class Scan:
 
 
 def sensitivity_scan(subject: Subject) -> Scan:
-    """Measure, for each axis alone, the loss on calibration data with its weakest units masked."""
+    """Measure, for each axis that may be cut alone, the loss on calibration data with its weakest units masked.
+
+    An axis is measured once a subject; another choice of axes to hold measures what is new.
+    """
+    damage: dict[str, tuple[np.ndarray, np.ndarray]] = subject.remember("sensitivity scan", dict)
     scores = unit_scores(subject, "magnitude")
-    batches = list(subject.calibration.batches(BATCH))
-    base = masked_loss(subject, {}, batches)
-    damage = {}
-    subject.progress.start("sensitivity scan", len(scores))
-    for axis, score in scores.items():
+    missing = [axis for axis in scores if axis not in damage]
+    batches = list(subject.calibration.batches(BATCH)) if missing else []
+    base = masked_loss(subject, {}, batches) if missing else 0.0
+    subject.progress.start("sensitivity scan", len(missing))
+    for axis in missing:
+        score = scores[axis]
         order = np.argsort(-score, kind="stable")
         found = []
         for fraction in FRACTIONS:
@@ -55,7 +60,7 @@ def sensitivity_scan(subject: Subject) -> Scan:
         damage[axis] = (np.array([*FRACTIONS, 1.0]), rising)
         subject.progress.advance("sensitivity scan")
     subject.progress.finish("sensitivity scan")
-    return Scan(damage)
+    return Scan({axis: damage[axis] for axis in scores})
 
 
 def masked_loss(subject: Subject, keep: Mapping[str, np.ndarray], batches: Sequence[tuple[Any, torch.Tensor]]) -> float:
@@ -133,7 +138,7 @@ def layer_wise_keep(
     cost: CostModel | None = None,
 ) -> dict[str, np.ndarray]:
     """Choose the units that stay, each axis with its own fraction; then spend what coupling left of the budget."""
-    scan: Scan = subject.remember("scan", lambda: sensitivity_scan(subject))
+    scan = sensitivity_scan(subject)
     scores = unit_scores(subject, "magnitude")
     weights = {a: sum(_numel(subject, m.tensor) for m in subject.coupling.axis(a).members) for a in scores}
     return subject.fit(scores, limits, cost=cost, allocator=_ByDamage(scan, weights), base=base)

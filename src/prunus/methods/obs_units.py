@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,22 +51,38 @@ def unit_levels(subject: Subject, *, fisher: bool = False) -> Levels:
         subject: the network and its data.
         fisher: S is the Fisher information of each layer's outputs; else the identity over the output's variance.
     """
-    found: Levels = subject.remember(f"unit levels {fisher}", lambda: _levels(subject, fisher))
-    return found
+    known: dict[str, _Level] = subject.remember(f"unit levels {fisher}", dict)
+    axes = subject.free_axes()
+    if missing := [name for name in axes if name not in known]:
+        known.update(_measured(subject, missing, fisher))
+    return Levels(
+        {name: known[name].scores for name in axes},
+        {name: known[name].damage for name in axes},
+        {name: known[name].readers for name in axes},
+    )
 
 
-def _levels(subject: Subject, fisher: bool) -> Levels:
-    scores, damage, readers = {}, {}, {}
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What `Levels` has of one axis."""
+
+    scores: np.ndarray
+    damage: np.ndarray
+    readers: list[Reader]
+
+
+def _measured(subject: Subject, axes: Sequence[str], fisher: bool) -> dict[str, _Level]:
+    found: dict[str, _Level] = {}
     counts = None
     if fisher:
         sites = {node: seen.site for node, seen in seen_inputs(subject).items()}
         counts = output_fisher(subject, {node: 1 if s.kind == "conv" else -1 for node, s in sites.items()})
-    scan, axes = LevelScan(subject), subject.free_axes()
+    scan = LevelScan(subject)
     subject.progress.start("levels", len(axes))
     for name in axes:
         axis = subject.coupling.axes[name]
-        readers[name] = readers_of(subject, axis, counts)
-        consumers = [c for reader in readers[name] for c in reader.consumers]
+        readers = readers_of(subject, axis, counts)
+        consumers = [c for reader in readers for c in reader.consumers]
         if consumers:
             removal = remove_units(consumers, axis.size, at_once=-(-axis.size // STEPS))
             order, shape = removal.order.numpy(), removal.damage().numpy()
@@ -74,12 +90,12 @@ def _levels(subject: Subject, fisher: bool) -> Levels:
             own = unit_scores(subject, "fisher")[name]
             order = np.argsort(own, kind="stable")
             shape = np.append(np.cumsum(own[order])[::-1], 0.0)
-        scores[name] = np.empty(axis.size)
-        scores[name][order] = np.arange(axis.size)
-        damage[name] = level_curve(scan, name, order, shape, readers[name])
+        scores = np.empty(axis.size)
+        scores[order] = np.arange(axis.size)
+        found[name] = _Level(scores, level_curve(scan, name, order, shape, readers), readers)
         subject.progress.advance("levels")
     subject.progress.finish("levels")
-    return Levels(scores, damage, readers)
+    return found
 
 
 class ByLevels:
