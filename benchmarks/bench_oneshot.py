@@ -17,7 +17,8 @@ FAMILIES = ("resnet", "vgg", "mobilenet", "vit")
 SIZES = ("", "-8x")
 KEPT = (0.5, 0.25)
 LADDER = ("glyphs/resnet-8x", "glyphs/mobilenet", "glyphs/vit")
-SAMPLES: tuple[int | str, ...] = (32, 128, 512, 2048, NOISE)
+SAMPLES: tuple[int | str, ...] = (32, 128, 2048, NOISE)
+"""Beside the 512 images of the cells."""
 HELD_BACK = ("correct", "dense_correct")
 """What stays in the log: the answers to every test image."""
 

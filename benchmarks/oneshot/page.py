@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from zoo.claims import claims_table
 
-from .networks import Row
+from .networks import SAMPLES, Row
 from .ours import METHOD, REPAIR, RUNGS
 from .peer import CRITERIA, SCOPES
 
@@ -190,12 +190,16 @@ def _samples(rows: Rows) -> list[str]:
             found.setdefault((net, kept), {}).setdefault(count, {})[int(seed)] = row
     if not found:
         return []
-    counts = list(dict.fromkeys(count for columns in found.values() for count in columns))
+    for (net, kept), columns in found.items():
+        seeds = {seed for column in columns.values() for seed in column}
+        same = _of_seeds(rows, f"cells/{net}/{kept}", "ours")
+        columns[str(SAMPLES)] = {seed: row for seed, row in same.items() if seed in seeds}
+    counts = sorted({c for columns in found.values() for c in columns}, key=lambda c: int(c) if c.isdigit() else 10**9)
     about = "Points lost with so many unlabelled images; noise: 512 images of Gaussian noise."
     lines = ["## How many images", "", about, "",
              "| network | MACs | " + " | ".join(counts) + " |", "|---|--:|" + "--:|" * len(counts)]  # fmt: skip
     for (net, kept), columns in found.items():
-        told = [_shown(interval(columns[c])) if c in columns else "–" for c in counts]
+        told = [_shown(interval(columns[c])) if columns.get(c) else "–" for c in counts]
         lines.append(f"| {net} | {float(kept):.0%} | " + " | ".join(told) + " |")
     return [*lines, ""]
 

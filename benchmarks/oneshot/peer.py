@@ -5,20 +5,19 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
+
+from torch_pruning_run import STEPS, prunable, pruned_to_
 
 from .networks import Case, Row, case_of, macs_of
 
 CRITERIA = ("l2", "taylor", "fpgm", "lamp", "bn_scale", "hessian")
 SCOPES = ("local", "global")
-STEPS = 200
-"""It prunes in so many steps until the MACs are met."""
-_MOST = 0.98
 _BATCH = 64
 _CLASSES = 62
 
@@ -27,9 +26,12 @@ def cells(net: str, seed: int, criterion: str, scope: str, shares: Sequence[floa
     """Prune to each share of the MACs in one go, largest first; gradients, where needed, are given the true labels."""
     case = case_of(net, seed)
     started, found = time.process_time(), dict[str, Row]()
-    model = _ready(case)
+    model, dense = prunable(case.model), macs_of(case.model, case.example)
     try:
-        for kept, macs in _pruned_(model, case, shares, criterion, scope):
+        if criterion in ("taylor", "hessian"):
+            _give_gradients_(model, case, squared=criterion == "hessian")
+        for kept, macs in pruned_to_(model, case.example[0], _CLASSES, shares, _importance(criterion), scope,
+                                     lambda m: macs_of(m, case.example) / dense):  # fmt: skip
             scored = copy.deepcopy(model)
             _reestimate_(scored, case)
             found[f"{kept:g}"] = {**case.judged(scored), "ok": macs <= kept, "macs": macs,
@@ -39,61 +41,6 @@ def cells(net: str, seed: int, criterion: str, scope: str, shares: Sequence[floa
         return {"shares": {f"{kept:g}": found.get(f"{kept:g}", {"ok": False, "reason": reason}) for kept in shares}}
     missed = {"ok": False, "reason": f"never met the budget in {STEPS} steps"}
     return {"shares": {f"{kept:g}": found.get(f"{kept:g}", missed) for kept in shares}}
-
-
-def _ready(case: Case) -> nn.Module:
-    """Return a copy whose attention takes its width from its own projection, as that tool's examples do it."""
-    model = copy.deepcopy(case.model)
-    for module in model.modules():
-        if isinstance(getattr(module, "qkv", None), nn.Linear):
-            module.__class__ = _Attention
-    return model
-
-
-class _Attention(nn.Module):
-    """Attention over whatever widths were left to its projections."""
-
-    heads: int
-    qkv: nn.Linear
-    proj: nn.Linear
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, _ = x.shape
-        width = self.qkv.out_features // 3
-        parts = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        q, k, v = parts.unbind(0)
-        out = functional.scaled_dot_product_attention(q, k, v)
-        gathered: Tensor = self.proj(out.transpose(1, 2).reshape(batch, tokens, width))
-        return gathered
-
-
-def _pruned_(
-    model: nn.Module, case: Case, shares: Sequence[float], criterion: str, scope: str
-) -> Iterator[tuple[float, float]]:
-    """Yield (wanted, met) shares of the MACs, the model being pruned to each when it is yielded."""
-    import torch_pruning as tp
-
-    last = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == _CLASSES]
-    heads = {m.qkv: m.heads for m in model.modules() if isinstance(m, _Attention)}
-    example = case.example[0]
-    if criterion in ("taylor", "hessian"):
-        _give_gradients_(model, case, squared=criterion == "hessian")
-    pruner = tp.pruner.BasePruner(
-        model, example, importance=_importance(criterion), global_pruning=scope == "global", pruning_ratio=_MOST,
-        iterative_steps=STEPS, ignored_layers=last, num_heads=heads,
-    )  # fmt: skip
-    whole, dense = tp.utils.count_ops_and_params(model, example)[0], macs_of(case.model, case.example)
-    left = sorted(shares, reverse=True)
-    for _ in range(STEPS):
-        pruner.step()
-        # Its own count leaves some ops out; the exact one decides, where it is near.
-        if tp.utils.count_ops_and_params(model, example)[0] > 1.15 * left[0] * whole:
-            continue
-        met = macs_of(model, case.example) / dense
-        while left and met <= left[0]:
-            yield left.pop(0), met
-        if not left:
-            return
 
 
 def _importance(criterion: str) -> Any:
