@@ -30,7 +30,7 @@ def jobs(seeds: int) -> Iterator[tuple[str, Work]]:
         yield from _scratch(seed)
     for net in NETS:
         for seed in range(seeds):
-            for method in ("gradual", "one-shot"):
+            for method in gradual.METHODS:
                 yield f"gradual/{net}/{method}/{seed}", lambda n=net, m=method, s=seed: gradual.measure(n, m, KEPT, s)
 
 

@@ -7,16 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 Row = dict[str, Any]
+METHODS = ("gradual", "gradual-trained", "one-shot")
 AFTER = 0.25
-"""Of the steps that trained the network: what pruning at one blow may train after it, on top."""
+"""Of the steps that trained the network: what pruning a trained one may train on top."""
 
 
 def measure(workload: str, method: str, kept: float, seed: int) -> Row:
     """Prune the weights of a workload's network, and score it on the test split beside the dense one.
 
-    ``method`` is a strategy of the pruner: a fresh network is pruned while it trains, with the training of the dense
-    one, step by step as long. "one-shot" takes the dense network, drops the smallest weights at one blow, and trains a
-    quarter as many steps on top.
+    "gradual": a fresh network is pruned while it trains, with the training of the dense one, step by step as long.
+    "gradual-trained": the dense network is pruned step by step in a quarter as many steps on top.
+    "one-shot": the dense network loses the smallest weights at one blow, and is trained as many steps on top.
     """
     from prunus.masks import absolute_masks, prunable_weights
     from prunus.measurement.quality import evaluate
@@ -29,13 +30,14 @@ def measure(workload: str, method: str, kept: float, seed: int) -> Row:
     parent, data = trained(workload, seed), work.load()
     dense = evaluate(parent, data.test.batches(256), data.classes).accuracy
     started = time.perf_counter()
+    shorter = replace(work.training, steps=round(AFTER * work.training.steps), schedule="cosine")
     if method == "one-shot":
-        model, options = parent, replace(work.training, steps=round(AFTER * work.training.steps), schedule="cosine")
+        model, options = parent, shorter
         masks = absolute_masks(prunable_weights(model), kept=kept)
         finetune_(model, data.train, options, masks=masks, seed=seed)
     else:
-        model, options = work.build(seed), work.training
-        pruner = Pruner(model, {"kept": kept, "method": method}, example_inputs=work.example_inputs())
+        model, options = (work.build(seed), work.training) if method == "gradual" else (parent, shorter)
+        pruner = Pruner(model, {"kept": kept, "method": "gradual"}, example_inputs=work.example_inputs())
         train_pruning_(model, data.train, options, pruner=pruner, seed=seed)
     seconds = time.perf_counter() - started
     weights = prunable_weights(model)

@@ -54,11 +54,11 @@ def claims(rows: Rows) -> list[tuple[str, str, bool]]:
     """Return (claim, measured, met) for what has been run."""
     found = []
     for net in NETS:
-        pairs = [pair for kept in KEPT for pair in _both(rows, net, kept)]
-        if pairs:
-            gain = statistics.fmean(a["lost"] - b["lost"] for a, b in pairs)
-            claim = f"{net}: distillation is no worse than fine-tuning in as many steps"
-            found.append((claim, f"{gain * 100:+.2f} points over {len(pairs)} pairs", gain >= 0))
+        pairs = dict(enumerate(pair for kept in KEPT for pair in _both(rows, net, kept)))
+        if len(pairs) > 1:
+            gain, low, high = interval({i: a for i, (a, _) in pairs.items()}, {i: b for i, (_, b) in pairs.items()})
+            told = f"{gain * 100:+.2f} [{low * 100:+.2f}, {high * 100:+.2f}] points gained over {len(pairs)} pairs"
+            found.append((f"{net}: distillation is no worse than fine-tuning in as many steps", told, gain >= 0))
         for kept in KEPT:
             found += _cells(rows, net, kept)
     return found
