@@ -72,8 +72,8 @@ def _gradual(rows: Rows) -> list[str]:
     if not cells:
         return []
     lines = ["## While training, and afterwards", "",
-             "90 % of the weights zero; accuracy on the test split. Gradual, cubic: from fresh weights, in the steps of "
-             "the dense network; or from the dense network, in a quarter as many steps on top. One shot: the dense "
+             "90 % of the weights zero; accuracy on the test split. Gradual, cubic: from fresh weights, in the steps "
+             "of the dense network; or from the dense network, in a quarter as many steps on top. One shot: the dense "
              "network, then trained for a quarter as many steps.", "",
              "| network | seed | dense | gradual, fresh | gradual, trained | one shot |",
              "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
