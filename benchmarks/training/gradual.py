@@ -6,10 +6,15 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from prunus.training import TrainingOptions
+
 Row = dict[str, Any]
-METHODS = ("gradual", "gradual-trained", "one-shot")
 AFTER = 0.25
 """Of the steps that trained the network: what pruning a trained one may train on top."""
+GRADUAL = {"gradual": ("fresh", "magnitude", 1.0), "gradual-trained": ("trained", "magnitude", AFTER),
+           "gradual-again": ("trained", "lamp", 1.0)}  # fmt: skip
+"""Method → (the weights it starts from, how weights are scored, steps as a share of the dense network's)."""
+METHODS = (*GRADUAL, "one-shot")
 
 
 def measure(workload: str, method: str, kept: float, seed: int) -> Row:
@@ -17,7 +22,8 @@ def measure(workload: str, method: str, kept: float, seed: int) -> Row:
 
     "gradual": a fresh network is pruned while it trains, with the training of the dense one, step by step as long.
     "gradual-trained": the dense network is pruned step by step in a quarter as many steps on top.
-    "one-shot": the dense network loses the smallest weights at one blow, and is trained as many steps on top.
+    "gradual-again": likewise, by LAMP, which weighs layers of different scale alike, in as many steps again.
+    "one-shot": the dense network loses the smallest weights at one blow, and is trained a quarter as many steps on top.
     """
     from prunus.masks import absolute_masks, prunable_weights
     from prunus.measurement.quality import evaluate
@@ -30,14 +36,16 @@ def measure(workload: str, method: str, kept: float, seed: int) -> Row:
     parent, data = trained(workload, seed), work.load()
     dense = evaluate(parent, data.test.batches(256), data.classes).accuracy
     started = time.perf_counter()
-    shorter = replace(work.training, steps=round(AFTER * work.training.steps), schedule="cosine")
     if method == "one-shot":
-        model, options = parent, shorter
+        model, options = parent, _after(work.training, AFTER)
         masks = absolute_masks(prunable_weights(model), kept=kept)
         finetune_(model, data.train, options, masks=masks, seed=seed)
     else:
-        model, options = (work.build(seed), work.training) if method == "gradual" else (parent, shorter)
-        pruner = Pruner(model, {"kept": kept, "method": "gradual"}, example_inputs=work.example_inputs())
+        start, criterion, share = GRADUAL[method]
+        model, options = (
+            (work.build(seed), work.training) if start == "fresh" else (parent, _after(work.training, share))
+        )
+        pruner = Pruner(model, {"kept": kept, "criterion": criterion}, example_inputs=work.example_inputs())
         train_pruning_(model, data.train, options, pruner=pruner, seed=seed)
     seconds = time.perf_counter() - started
     weights = prunable_weights(model)
@@ -46,3 +54,7 @@ def measure(workload: str, method: str, kept: float, seed: int) -> Row:
     pruned = evaluate(model, data.test.batches(256), data.classes).accuracy
     return {"workload": workload, "method": method, "kept": left, "steps": options.steps, "dense": dense,
             "accuracy": pruned, "lost": dense - pruned, "seconds": seconds, "seed": seed}  # fmt: skip
+
+
+def _after(training: TrainingOptions, share: float) -> TrainingOptions:
+    return replace(training, steps=round(share * training.steps), schedule="cosine")

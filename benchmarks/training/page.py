@@ -13,6 +13,8 @@ from .gradual import METHODS
 
 Row = dict[str, Any]
 Rows = Mapping[str, Row]
+_WHEN = {"gradual": "from fresh weights on", "gradual-trained": "of the trained network, a quarter as many steps",
+         "gradual-again": "of the trained network by LAMP, as many steps again"}  # fmt: skip
 
 
 def page(rows: Rows, about: Mapping[str, str]) -> str:
@@ -34,7 +36,7 @@ def claims(rows: Rows) -> list[tuple[str, str, bool]]:
     if cut := rows.get("cut/proved"):
         told = f"{cut['cpu_seconds']:.1f} s of processor time with the proof, optimizer and average carried along"
         found.append(("a structural cut of a ResNet-50 with its optimizer in ≤ 3 s", told, cut["cpu_seconds"] <= 3))
-    for method, when in (("gradual", "from fresh weights on"), ("gradual-trained", "of the trained network")):
+    for method, when in _WHEN.items():
         for net, lost in _losses(rows, method).items():
             told = f"{statistics.fmean(lost) * 100:+.2f} points lost over {len(lost)} seeds"
             claim = f"{net}: gradual cubic pruning to 90 % zeros, {when}, loses ≤ 0.5 points"
@@ -73,10 +75,11 @@ def _gradual(rows: Rows) -> list[str]:
         return []
     lines = ["## While training, and afterwards", "",
              "90 % of the weights zero; accuracy on the test split. Gradual, cubic: from fresh weights, in the steps "
-             "of the dense network; or from the dense network, in a quarter as many steps on top. One shot: the dense "
-             "network, then trained for a quarter as many steps.", "",
-             "| network | seed | dense | gradual, fresh | gradual, trained | one shot |",
-             "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+             "of the dense network; or from the dense network, in a quarter as many steps on top, or in as many "
+             "steps again with weights scored by LAMP. One shot: the dense network, then trained for a quarter as many "
+             "steps.", "",
+             "| network | seed | dense | fresh | trained, a quarter | trained, as many, LAMP | one shot, a quarter |",
+             "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
     for net, seed in dict.fromkeys((net, seed) for net, seed, _ in cells):
         own = [cells.get((net, seed, method)) for method in METHODS]
         dense = next(row["dense"] for row in own if row)

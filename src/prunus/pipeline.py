@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -127,8 +127,10 @@ def prune(
             None means ``obs-units`` where there are data and that takes no longer than minutes, else magnitude.
         levels: ``("unit",)`` removes units, ``("weight",)`` masks weights, both share the budget.
         data: batches (inputs, targets) for criteria that need them; cross-entropy is the loss. The repair needs no
-            targets: for it, and for criteria that do without, batches may be inputs alone. ``"noise"`` takes noise that
-            looks like the example inputs, for those who have no data.
+            targets: for it, and for criteria that do without, batches may be inputs alone, and one tensor of samples
+            will do. Inputs are as ``example_inputs``; of a dict what the model was not captured with is left out. An
+            iterator is read to its end. ``"noise"`` takes noise that looks like the example inputs, for those who have
+            no data.
         ignore: modules to leave as they are: names, globs, ``re:`` patterns, class names.
         seed: for criteria and checks that draw numbers.
         allocator: who gets how much: uniform, global, isomorphic, erk, lamp, lagrangian, knapsack, viterbi, or an
@@ -150,11 +152,12 @@ def prune(
         BudgetError: nothing is removable, or the budget is out of reach or met already.
         VerifyError: the cut model differs; nothing is returned.
     """
-    model, data = unwrap(model), as_often_as_needed(data_or_noise(data, example_inputs, seed))
+    model, data = unwrap(model), data_or_noise(data, example_inputs, seed)
     check_repair(repair)
     request = Request(budget, criterion, levels, data, ignore, seed, allocator, bounds, opt_in)
     wanted = check_request(recover, data)
-    ready = prepare(model, example_inputs, request)
+    data = as_often_as_needed(data)  # an iterator is used up by it: what can be refused is refused before
+    ready = prepare(model, example_inputs, replace(request, data=data))
     captured, coupling = ready.captured, ready.coupling
 
     def made(limits: Sequence[Limit]) -> tuple[Plan, nn.Module, Surgery]:

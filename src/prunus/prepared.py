@@ -65,13 +65,14 @@ class Request:
         opted_in(self.opt_in)
 
     def _check_criterion(self) -> None:
-        if self.criterion is None or self.criterion in UNIT_CRITERIA:
+        if self.criterion is None:
             return
-        if self.criterion != OBS:
+        if not isinstance(self.criterion, str) or (self.criterion != OBS and self.criterion not in UNIT_CRITERIA):
             names = (OBS, *UNIT_CRITERIA.names())
-            raise OptionError(
-                f"criterion {self.criterion!r} is unknown.{nearest(self.criterion, names)} Allowed: {', '.join(names)}."
-            )
+            close = nearest(str(self.criterion), names)
+            raise OptionError(f"criterion {self.criterion!r} is unknown.{close} Allowed: {', '.join(names)}.")
+        if self.criterion != OBS:
+            return
         if self.data is None:
             raise OptionError(f"criterion {OBS!r} needs data=batches of inputs, with or without targets; give some.")
 

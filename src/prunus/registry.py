@@ -44,6 +44,8 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """Return the member called ``name``; an unknown name lists the nearest and all."""
+        if not isinstance(name, str):
+            raise OptionError(f"{self.role} is {name!r}; allowed: a name out of {', '.join(self.names())}.")
         if name not in self._members:
             self._read_entry_points()
         if name not in self._members:
@@ -61,6 +63,8 @@ class Registry(Generic[T]):
         return list(self._members)
 
     def __contains__(self, name: str) -> bool:
+        if name not in self._members:
+            self._read_entry_points()
         return name in self._members
 
     def __iter__(self) -> Iterator[str]:

@@ -35,7 +35,12 @@ def test_words_become_changes_of_the_recipe() -> None:
     assert recovery_of(["steps=9", "method=distil", "temperature=2"]) == {
         ("recover", "steps"): 9, ("recover", "method"): "distil", ("recover", "temperature"): 2.0,
     }  # fmt: skip
-    for words, message in ((["steps"], "allowed: KEY=VALUE"), (["steps=1", "steps=2"], "stands twice")):
+    refused = (
+        (["steps"], "allowed: KEY=VALUE"),
+        (["steps=1", "steps=2"], "stands twice"),
+        (["steps=1", "minutes=1"], "one budget"),
+    )
+    for words, message in refused:
         with pytest.raises(OptionError, match=message):
             recovery_of(words)
 

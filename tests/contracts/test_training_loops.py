@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from factories_training import blocks, fit, samples
 from factories_transformers import vision_ops
-from prunus.errors import DataError, UsageError
+from prunus.errors import DataError, OptionError, UsageError
 from prunus.pruner import Pruner
 from prunus.pruner.adapters import accelerated, huggingface_callback, lightning_callback
 
@@ -201,3 +201,56 @@ def test_a_failed_training_lets_go_of_the_network() -> None:
     with pytest.raises(UsageError, match="has not begun"):
         pruner.step_begin()
     pruner_of(model, RECIPES[0]).train_begin(optimizer, STEPS)
+
+
+def test_a_trainer_that_goes_on_without_its_masks_is_refused(tmp_path: Path) -> None:
+    recipe = RECIPES[0]
+    first = WithLoss(blocks())
+    huggingface_trainer(first, Pruner(first, recipe), tmp_path / "one", save_strategy="steps", save_steps=5).train()
+    again = WithLoss(blocks())
+    trainer = huggingface_trainer(again, Pruner(again, recipe), tmp_path / "other")
+    with pytest.raises(OptionError, match=r"goes on at step 5, its pruner stands at 0: there is no '.*other.*'"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "one" / "checkpoint-5"))
+
+
+def test_a_network_cut_by_hugging_faces_trainer_can_be_stored_whole(tmp_path: Path) -> None:
+    wrapped, data = WithLoss(blocks()), samples()
+    example = {"x": data.inputs[:4], "labels": data.targets[:4]}
+    pruner = Pruner(wrapped, {**RECIPES[3], "cut": "final"}, example_inputs=example)
+    huggingface_trainer(wrapped, pruner, tmp_path).train()
+    assert pruner.plans
+    assert not wrapped._forward_hooks
+
+
+def test_lightning_lets_go_after_an_error_and_wants_an_end(tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Failing(lightning.LightningModule):  # type: ignore[name-defined,misc]
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+            if index == 2:
+                raise ZeroDivisionError
+            return nn.functional.cross_entropy(self.net(batch["x"]), batch["labels"])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return optimizer_of(self.net)
+
+    def fit(model: nn.Module, steps: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = lightning.Trainer(
+                max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
+                enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+                callbacks=[lightning_callback(pruner_of(model, RECIPES[0]))],
+            )  # fmt: skip
+            trainer.fit(Failing(model), torch.utils.data.DataLoader(Rows(), batch_size=BATCH))
+
+    model = blocks()
+    with pytest.raises(OptionError, match="the trainer has no end"):
+        fit(model, -1)
+    with pytest.raises(ZeroDivisionError):
+        fit(model, STEPS)
+    pruner_of(model, RECIPES[0]).train_begin(optimizer_of(model), STEPS)  # nobody holds it any more

@@ -108,3 +108,16 @@ def test_the_command_prints_text_and_bibtex(tmp_path: Path, capsys: pytest.Captu
         printed.append(capsys.readouterr().out)
     assert printed[0].startswith('method two-four\n  Mishra et al., "Accelerating Sparse Deep Neural Networks"')
     assert printed[1].startswith("@misc{mishra2021accelerating,")
+
+
+def test_repairs_and_the_search_are_cited(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "version: 1\nmodel: digits\ndata: digits\nrecover: {steps: 0}\n"
+        "prune: {budget: {params: 0.5}, criterion: fisher, search: 20, judge: refold, repair: scales}\n"
+        "compare: {methods: [obs-units], repair: [none, bias, auto]}\n"
+    )
+    named = [(e.role, e.name) for e in cite(recipe).used]
+    assert [name for role, name in named if role == "repair"] == ["scales", "refold", "bias"]
+    assert named[-1] == ("search", "evolution")
+    assert {"1906.04721", "2410.14649"} <= {paper.arxiv for paper in cite(recipe).references}

@@ -195,3 +195,34 @@ def test_labels_that_are_missing_are_named():
         collect_evidence("taylor_sample", Calibration(model, coupling, [x], F.cross_entropy))
     with pytest.raises(OptionError, match="needs a running training"):
         collect_evidence("movement", Calibration(model, coupling, [x], F.cross_entropy))
+
+
+class Tokens(nn.Module):
+    """Predictions for every token, as (B, T, C) or laid below each other, as (B·T, C)."""
+
+    def __init__(self, flat: bool):
+        super().__init__()
+        self.table, self.up, self.down, self.out = (
+            nn.Embedding(9, 6), nn.Linear(6, 10), nn.Linear(10, 6), nn.Linear(6, 9),
+        )  # fmt: skip
+        self.flat = flat
+
+    def forward(self, ids):
+        x = self.table(ids)
+        x = self.out(x + self.down(torch.relu(self.up(x))))
+        return x.reshape(-1, 9) if self.flat else x
+
+
+def test_fisher_counts_predictions_laid_below_each_other_as_those_of_their_sample():
+    torch.manual_seed(0)
+    wide, flat = Tokens(False), Tokens(True)
+    flat.load_state_dict(wide.state_dict())
+    ids = torch.randint(0, 9, (12, 5))
+    found = []
+    for model in (wide, flat):
+        coupling = couple(capture(model, ids[:3]))
+        evidence = collect_evidence("fisher", Calibration(model, coupling, [ids], F.cross_entropy))
+        found.append(UNIT_CRITERIA.get("fisher")(evidence))
+    assert found[0].keys() == found[1].keys() >= {"up:out"}
+    for axis, scores in found[0].items():
+        torch.testing.assert_close(found[1][axis], scores)

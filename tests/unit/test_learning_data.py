@@ -72,3 +72,39 @@ def test_held_out_data_are_taken_as_they_are() -> None:
 def test_what_cannot_be_learned_from_is_refused(given: Any, held: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         learning_data(given, held)
+
+
+class Rows(torch.utils.data.Dataset[torch.Tensor]):
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return INPUTS[i]
+
+
+@pytest.mark.parametrize(("given", "labelled"), [(Named(), True), (Rows(), False), (TensorDataset(INPUTS), False)])
+def test_a_dataset_may_hold_mappings_or_inputs_alone(given: Any, labelled: bool) -> None:
+    train, held, found = learning_data(given)
+    assert (found, len(train), len(held)) == (labelled, 36, 4)
+    inputs, targets = next(train.batches(8))
+    values = inputs["x"] if isinstance(inputs, dict) else inputs
+    assert values.shape == (8, 2)
+    assert torch.equal(targets, LABELS[(values[:, 0] / 2).long()]) if labelled else targets.shape == (8, 0)
+
+
+def test_what_can_be_read_once_loses_no_batch() -> None:
+    pairs = [(INPUTS[i : i + 4], LABELS[i : i + 4]) for i in range(0, 40, 4)]
+    train, held, labelled = learning_data(iter(pairs), iter(pairs))
+    assert (labelled, len(train), len(held)) == (True, 40, 40)
+    train, held, labelled = learning_data(iter([inputs for inputs, _ in pairs]))
+    assert (labelled, len(train), len(held)) == (False, 36, 4)
+
+
+def test_positions_that_count_in_no_loss_may_be_among_the_labels() -> None:
+    labels = LABELS[:, None].repeat(1, 3)
+    labels[:, 0] = -100
+    train, _, labelled = learning_data((INPUTS, labels))
+    assert labelled
+    assert sum(int((targets == -100).sum()) for _, targets in train.batches(8)) == 36
+    with pytest.raises(DataError, match=r"has label -3; allowed: 0 and above, or -100 for what counts in no loss"):
+        learning_data((INPUTS, labels.clamp(min=-3)))

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from prunus.errors import DataError, OptionError
-from prunus.masks import density, nm_masks, ragged_tails
+from prunus.masks import contracted_dims, density, nm_masks, ragged_tails
 
 
 def test_two_of_four_keeps_the_best_two_of_each_group():
@@ -66,3 +67,11 @@ def test_bad_input_is_refused():
         nm_masks({"w": torch.full((1, 4), float("nan"))})
     with pytest.raises(DataError, match="at least one non-empty tensor"):
         nm_masks({})
+
+
+def test_the_linear_layer_of_gpt2_is_grouped_along_its_inputs() -> None:
+    layer = pytest.importorskip("transformers.pytorch_utils").Conv1D(3, 8)  # weight (inputs, units)
+    dims = contracted_dims(nn.Sequential(layer))
+    assert dims == {"0.weight": 0}
+    mask = nm_masks({"0.weight": layer.weight.detach().abs()}, input_dims=dims)["0.weight"]
+    assert bool((mask.reshape(2, 4, 3).sum(1) == 2).all())

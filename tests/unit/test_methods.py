@@ -16,6 +16,7 @@ from prunus.methods.layer_wise import FRACTIONS, Scan, layer_wise_keep, masked_l
 from prunus.methods.multi_scale import Split as Division
 from prunus.methods.multi_scale import plan_split, splits
 from prunus.methods.neurons import unit_plan, unit_scores
+from prunus.methods.true_loss import loss_of
 from prunus.methods.weights import maskable, weights_to_keep
 from prunus.planning import cross_entropy
 from prunus.workloads import Split
@@ -89,6 +90,15 @@ def test_masked_loss_is_the_loss_of_the_masked_network() -> None:
         masked.first.bias[1::2] = 0
         expected = sum(float(cross_entropy(masked(x), y)) * len(y) for x, y in batches) / 40
     assert masked_loss(subject, keep, batches) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_true_loss_leaves_every_module_in_its_own_mode() -> None:
+    subject = gears()
+    subject.model.train()
+    subject.model.get_submodule("second").eval()
+    masked_loss(subject, {}, list(subject.calibration.batches(16)))
+    loss_of(subject, subject.model)
+    assert [module.training for module in subject.model.modules()] == [True, True, False, True]
 
 
 def test_the_scan_finds_what_matters() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,48 @@ def test_levels_fall_to_zero_and_beat_the_order_of_norms() -> None:
         ours, theirs = (np.argsort(-s["0:out"]) for s in (levels.scores, unit_scores(found, "magnitude")))
         kept = [np.isin(np.arange(12), order[:count]) for order in (ours, theirs)]
         assert scan.error("0:out", kept[0], readers) < scan.error("0:out", kept[1], readers)
+
+
+class Slots(nn.Module):
+    """Two branches that are added up, or written into places of one tensor, of which views are held before."""
+
+    def __init__(self, views: bool) -> None:
+        super().__init__()
+        self.one, self.two, self.head, self.views = nn.Linear(6, 12), nn.Linear(6, 12), nn.Linear(12, 4), views
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = self.one(x).relu(), self.two(x).relu()
+        if not self.views:
+            return self.head(parts[0] + parts[1])
+        slots = x.new_zeros(len(x), 2, 12)
+        for slot, part in zip(slots.unbind(1), parts, strict=True):
+            slot.add_(part)
+        return self.head(slots.sum(1))
+
+
+def test_levels_are_the_same_where_values_are_written_through_views() -> None:
+    torch.manual_seed(0)
+    plain, written = Slots(False), Slots(True)
+    written.load_state_dict(plain.state_dict())
+    one, other = (unit_levels(subject(model, 6)).damage for model in (plain, written))
+    np.testing.assert_allclose(other["one:out"], one["one:out"], rtol=1e-5)
+
+
+def test_what_a_level_does_hangs_not_on_the_axes_that_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    deep = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 4))
+    found = subject(deep, 6)
+    # Work for fewer samples than there are: 264 MACs a sample, six levels of two axes.
+    monkeypatch.setattr("prunus.methods.level_scan.WORK", 40 * 264 * 6 * 2)
+    whole = unit_levels(found).damage["0:out"]
+    alone = unit_levels(replace(found, held=frozenset({"2:out"}), memo={})).damage
+    assert alone.keys() == {"0:out"}
+    np.testing.assert_array_equal(alone["0:out"], whole)
+
+
+def test_levels_of_single_samples_are_shares_of_the_answer() -> None:
+    lone = unit_levels(subject(mlp(), 6, samples=1)).damage["0:out"]
+    assert 0 < lone[1] < 100
 
 
 def test_fisher_of_the_logits_is_that_of_their_softmax() -> None:

@@ -53,9 +53,22 @@ def trained(options: dict[str, Any], steps: int = 20) -> tuple[nn.Module, Pruner
         ({"kept": 0.5, "pattern": "4:2"}, "pattern is '4:2'"),
         ({"kept": 0.5, "criterion": "magnitud"}, "Did you mean 'magnitude'"),
         ({"kept": 0.5, "ignore": "0"}, "ignore is '0'"),
+        ({"kept": 0.5, "ignore": (3,)}, r"ignore is \(3,\)"),
+        ({"kept": 0.5, "settings": None}, "settings is None"),
+        ({"kept": 0.5, "schedule": 3}, "pruning schedule is 3; allowed: a name out of one_shot"),
+        ({"kept": 0.5, "seed": "one"}, "seed is 'one'"),
+        ({"kept": 0.5, "allocator": "unifrm", "method": "units"}, "Did you mean 'uniform'"),
+        ({"kept": 0.5, "pattern": 24}, "pattern is '24'"),
+        ({"kept": 0.1, "pattern": "2:4"}, "pattern '2:4' keeps 0.5; give kept 0.5"),
+        ({"kept": 0.5, "pattern": "2:4", "method": "granet"}, "which method 'granet' does not follow.*one of gradual"),
+        ({"kept": 0.5, "criterion": "taylor_weight", "method": "rigl"}, "which method 'rigl' does not follow"),
+        ({"kept": 0.5, "metric": "macs"}, "which method 'gradual' does not follow.*one of units"),
+        ({"kept": 0.5, "criterion": "movement"}, "all that a running training shows; allowed: .*lamp.*relative"),
+        ({"kept": 0.5, "criterion": "apoz", "method": "units"}, "needs active, which a running training does not show"),
+        (None, "options are None; allowed: PrunerOptions"),
     ],
 )
-def test_options_are_strict(options: dict[str, Any], words: str) -> None:
+def test_options_are_strict(options: Any, words: str) -> None:
     with pytest.raises(OptionError, match=words):
         Pruner(blocks(), options, example_inputs=samples().inputs[:4])
 
@@ -67,6 +80,12 @@ def test_what_cannot_be_pruned_is_named() -> None:
         Pruner(nn.Sequential(nn.LayerNorm(4)), {"kept": 0.5})
     with pytest.raises(OptionError, match="need example_inputs"):
         Pruner(blocks(), {"kept": 0.5, "method": "units"})
+    with pytest.raises(ModelError, match="The model is a str"):
+        Pruner("blocks", {"kept": 0.5})  # type: ignore[arg-type]
+    words = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Linear(4, 2))
+    with pytest.raises(ModelError, match=r"module '0' .* has sparse gradients"):
+        Pruner(words, {"kept": 0.5})
+    assert Pruner(words, {"kept": 0.5, "ignore": ("0",)}).kept == 1.0
     model = blocks()
     pruner = Pruner(model, {"kept": 1e-4})
     with pytest.raises(BudgetError, match="would empty"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -160,3 +161,33 @@ def test_dump_and_load_agree(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MINIMAL))
     again = Recipe.model_validate(recipe.model_dump(mode="json"))
     assert again.model_dump() == recipe.model_dump()
+
+
+def test_mixing_and_dropout_reach_the_recovery(tmp_path: Path) -> None:
+    def asked(text: str) -> Any:
+        return load_recipe(write(tmp_path, f"{MINIMAL}recover: {{steps: 7, {text}}}\n")).recover.recovery()
+
+    assert asked("method: finetune") is None
+    distil = asked("method: distil, mixed: 0.5, soft: 1.0, dropout: 0.25")
+    assert (distil.distilling.mixed, distil.dropout) == (0.5, 0.25)
+    assert asked("method: distil").dropout == 0.0
+    assert asked("method: finetune, dropout: 1.0").dropout == 1.0
+    with pytest.raises(RecipeError, match=r"recipe.yaml:\d+: recover: mixed is 0.5, and mixed samples have no labels"):
+        asked("method: distil, mixed: 0.5")
+    with pytest.raises(RecipeError, match=r"recover.dropout: got 2; allowed: a factor from 0"):
+        asked("dropout: 2")
+
+
+def test_a_recovery_has_one_budget(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL + "recover: {minutes: 5, method: autopilot}\n"))
+    assert override(recipe, {("recover", "steps"): 9}).recover.minutes is None
+    assert override(recipe, {("recover", "lr"): 0.1}).recover.minutes == 5
+    stage = "stages:\n  - {level: units, recover: {steps: 3, minutes: 1}}\n"
+    with pytest.raises(RecipeError, match="a recovery has one budget, give just one of them"):
+        load_recipe(write(tmp_path, MINIMAL + "prune: {budget: {params: 0.5}}\n" + stage))
+
+
+def test_a_stage_of_weights_takes_no_criterion_that_it_cannot_compute(tmp_path: Path) -> None:
+    text = MINIMAL + "prune: {budget: {params: 0.5}}\nstages:\n  - {level: weights, criterion: wanda}\n"
+    with pytest.raises(RecipeError, match="has no way 'wanda'; known are gradient, importance"):
+        load_recipe(write(tmp_path, text))

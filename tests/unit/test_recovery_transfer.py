@@ -32,6 +32,7 @@ def test_weights_that_grow_back_are_the_dense_ones_and_the_rest_is_as_learned() 
     [
         ({"wait": torch.ones(2, 3, dtype=torch.bool)}, SelectorError, "Did you mean 'weight'"),
         ({"weight": torch.ones(3, 3, dtype=torch.bool)}, OptionError, "all must be equal"),
+        ({"weight": torch.ones(2, 3, dtype=torch.uint8)}, OptionError, "allowed: torch.bool"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(
@@ -80,3 +81,16 @@ def test_a_plan_that_is_not_wider_is_refused() -> None:
         regrow(cut_by(narrow), narrow, shifted, dense(), analysed(), EXAMPLE)
     with pytest.raises(PlanError, match="its plan keeps"):
         regrow(cut_by(half_plan()), narrow, narrow, dense(), analysed(), EXAMPLE)
+
+
+def test_a_misspelled_name_after_does_not_bring_everything_back() -> None:
+    model, before = nn.Linear(3, 2), {"weight": torch.tensor([[True, False, False], [True, True, False]])}
+    kept = model.weight.detach().clone()
+    with pytest.raises(SelectorError, match="Did you mean 'weight'"):
+        reseed_(model, nn.Linear(3, 2), before, {"wieght": before["weight"]})
+    assert torch.equal(model.weight, kept)
+
+
+def test_a_wider_plan_may_not_mask_what_is_still_there() -> None:
+    with pytest.raises(PlanError, match=r"masks [0-9]+ weights of .* that the small network still has"):
+        regrow(cut_by(half_plan()), half_plan(), half_plan(masked=True), dense(), analysed(), EXAMPLE)

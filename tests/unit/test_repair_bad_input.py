@@ -15,6 +15,7 @@ from factories_pruned import same_state
 from factories_repair import cut_half, distance, net, samples
 from prunus.errors import DataError, ModelError
 from prunus.repair import repair_
+from prunus.repair.normals import solved
 
 X = samples(2, 9)
 
@@ -166,3 +167,85 @@ def test_a_repair_that_raises_the_error_is_taken_back(
     assert report.tried["refold"] > report.before
     assert "taken back" in str(report)
     assert same_state(small, result.model)
+
+
+class Answering(nn.Module):
+    """Answers with whole numbers, or with logits of which one is always masked."""
+
+    def __init__(self, masked: bool) -> None:
+        super().__init__()
+        self.one, self.two, self.masked = nn.Linear(6, 24), nn.Linear(24, 4), masked
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.two(self.one(x).relu())
+        if not self.masked:
+            return logits.argmax(-1)
+        return logits.masked_fill(torch.tensor([True, False, False, False]), float("-inf"))
+
+
+def test_outputs_that_are_whole_numbers_cannot_be_compared_and_that_is_said() -> None:
+    torch.manual_seed(0)
+    model, x = Answering(masked=False).eval(), torch.randn(32, 6)
+    coupling, result = cut_half(model, x[:2])
+    report = repair_(result.model, model, coupling, result.plan, [x])
+    assert report.chosen == "none"
+    assert "no output is of floating-point numbers" in str(report)
+
+
+def test_masked_logits_are_left_out_of_the_comparison() -> None:
+    torch.manual_seed(0)
+    model, x = Answering(masked=True).eval(), torch.randn(64, 6)
+    for criterion in (None, "magnitude"):
+        report = prunus.prune(
+            model, x[:2], budget={"params": 0.6}, criterion=criterion, data=[x], repair="refold"
+        ).repair
+        assert report is not None
+        assert report.chosen == "refold"
+        assert 0 < report.after < report.before < 1
+
+
+def test_too_little_memory_for_a_repair_is_told_as_such(
+    cut_net: tuple[nn.Module, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, coupling, result = cut_net
+    monkeypatch.setattr("prunus.repair.auto.samples_that_fit", lambda coupling: 1)
+    with pytest.raises(DataError, match=r"more than 8 GiB\. Give smaller ones"):
+        repair_(copy.deepcopy(result.model), model, coupling, result.plan, [samples(32)], repair="refold")
+
+
+def test_moments_that_overflow_end_in_an_error_and_not_in_a_loop() -> None:
+    with pytest.raises(DataError, match="overflow"):
+        solved(torch.full((1, 2, 2), torch.inf).double(), torch.ones(1, 1, 2).double())
+
+
+class Attending(nn.Module):
+    """Attention under a mask that all samples share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out, self.up, self.down, self.head = (
+            nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 24), nn.Linear(24, 8), nn.Linear(8, 3),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        x = x + self.out(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        answer: Tensor = self.head((x + self.down(self.up(x).relu())).mean(1))
+        return answer
+
+
+@pytest.mark.parametrize("repair", ["refold", "matching"])
+@pytest.mark.parametrize("infinite", [False, True])
+def test_a_mask_beside_more_samples_than_are_drawn_is_no_sample(
+    monkeypatch: pytest.MonkeyPatch, infinite: bool, repair: str
+) -> None:
+    monkeypatch.setattr("prunus.repair.effort.MATCHING_STEPS", 3)
+    torch.manual_seed(0)
+    model, x = Attending().eval(), torch.randn(160, 5, 8)
+    mask: Tensor = nn.Transformer.generate_square_subsequent_mask(5)
+    mask = mask if infinite else mask == 0
+    data = [((part, mask), None) for part in x.split(80)]
+    report = prunus.prune(model, (x[:2], mask), budget={"params": 0.6}, data=data, repair=repair).repair
+    assert report is not None
+    assert report.chosen == repair
+    assert report.after < report.before

@@ -155,3 +155,13 @@ def test_bad_consumers_are_refused() -> None:
         remove_units([Consumer(w, -h, torch.arange(6))], 6)
     with pytest.raises(OptionError, match="at_once"):
         remove_units([Consumer(w, h, torch.arange(6))], 6, at_once=0)
+
+
+def test_a_singular_moment_without_damping_is_told() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 16, generator=generator, dtype=torch.float64)
+    w = torch.randn(6, 16, generator=generator, dtype=torch.float64)
+    consumer = Consumer(w, x.T @ x / 4, torch.arange(16) // 2)
+    with pytest.raises(DataError, match=r"singular to rounding.*damping=0\.01"):
+        osscar([consumer], 8, 4, damping=0.0)
+    assert int(osscar([consumer], 8, 4).kept.sum()) == 4

@@ -269,8 +269,26 @@ def test_bad_input_is_refused(solver) -> None:
         solver(w, h[:4, :4], 12)
     with pytest.raises(DataError, match="NaN"):
         solver(w, h.clone().fill_(torch.nan), 12)
+    with pytest.raises(OptionError, match="whole numbers"):
+        solver(w, h, 12.0)
+    with pytest.raises(DataError, match="int32"):
+        solver((10 * w).int(), h, 12)
     with pytest.raises(OptionError, match="1 ≤ N ≤ M"):
         NofM(3, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_on_a_support_stop_where_they_have_arrived(dtype) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(4, 16, generator=generator, dtype=torch.float64)
+    w = torch.randn(6, 16, generator=generator, dtype=torch.float64)
+    h = (x.T @ x / 4).to(dtype)
+    # Four samples: nothing is left to gain after four steps, and without damping there is nothing below rounding.
+    found = alps(w.to(dtype), h, 48, damping=0.0)
+    assert torch.isfinite(found.weight).all()
+    limit = refit(w, h.double(), found.mask, damping=1e-6)
+    error, best = (reconstruction_error(w, v, h) for v in (found.weight, limit))
+    assert error <= best + 1e-4 * reconstruction_error(w, torch.zeros_like(w), h)
 
 
 def test_refit_solves_every_row_s_own_problem() -> None:

@@ -29,6 +29,7 @@ ROLES: Mapping[str, tuple[str, str]] = {
 """Role → where its registry is. A key of a recipe that is a role names a member of it."""
 
 _STAGE_ROLES = {"blocks": "method", "units": "criterion", "weights": "weight criterion"}
+_SEARCH = "prunus.budget.evolve:refine"
 _PARTS = ("plan", "score", "layer", "run", "collect")
 
 
@@ -77,8 +78,9 @@ class Citations:
 def cite(what: Recipe | Path | str | Mapping[str, str]) -> Citations:
     """Return the papers of the algorithms that a recipe uses.
 
-    Of the section ``prune`` these are the method, or else criterion and allocator; of ``compare`` its methods, where
-    the file has that section or has no ``prune``. Then the stages, and the way of recovery.
+    Of the section ``prune`` these are the method, or else criterion and allocator, its repair, and its search; of
+    ``compare`` its methods and repairs, where the file has that section or has no ``prune``. Then the stages, and the
+    way of recovery. ``auto`` names no algorithm: which one it takes, the data decide.
 
     Args:
         what: a recipe, the path of one, or role → name, such as ``{"criterion": "fisher"}``.
@@ -91,8 +93,15 @@ def cite(what: Recipe | Path | str | Mapping[str, str]) -> Citations:
         >>> [reference.arxiv for reference in cite({"criterion": "l1"}).references]
         ['1608.08710']
     """
-    pairs = what.items() if isinstance(what, Mapping) else _named_in(what)
-    found = {(role, name): _used(role, name) for role, name in pairs}
+    if isinstance(what, Mapping):
+        return Citations(tuple(_used(role, name) for role, name in what.items()))
+    from prunus.recipe import load_recipe
+
+    recipe = load_recipe(what) if isinstance(what, (Path, str)) else what
+    found = {(role, name): _used(role, name) for role, name in _named_in(recipe)}
+    if recipe.prune.search:
+        source = source_text(_named_object(_SEARCH).__doc__)
+        found["search", "evolution"] = Used("search", "evolution", source, references_in(source))
     return Citations(tuple(found.values()))
 
 
@@ -132,20 +141,21 @@ def _registry(role: str) -> Registry[Any]:
     return found
 
 
-def _named_in(what: Recipe | Path | str) -> Iterator[tuple[str, str]]:
+def _named_in(recipe: Recipe) -> Iterator[tuple[str, str]]:
     from prunus.methods import METHODS
-    from prunus.recipe import load_recipe
 
-    recipe = load_recipe(what) if isinstance(what, (Path, str)) else what
     given = recipe.model_fields_set
     if "prune" in given or recipe.prune.budget:
         section = recipe.prune.model_dump()
         if recipe.prune.method is not None:
             section = {key: value for key, value in section.items() if key not in ("criterion", "allocator")}
         yield from _walk(section)
+        yield from _member("repair", recipe.prune.judge if recipe.prune.search else None)
     if "compare" in given or "prune" not in given:
         names = METHODS.names() if recipe.compare.methods == "all" else recipe.compare.methods
         yield from (("method", name) for name in names)
+        for name in recipe.compare.repair:
+            yield from _member("repair", name)
     for stage in recipe.stages:
         yield from _member(_STAGE_ROLES[stage.level], stage.way)
         yield from _walk(stage.model_dump(exclude={"method", "criterion", "recover"}))

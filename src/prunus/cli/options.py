@@ -53,10 +53,12 @@ def recovery_of(words: Sequence[str] | None) -> dict[tuple[str, ...], float | in
         given.add(key)
         amount = _amount(value)
         found["recover", key] = float(amount) if key in _FRACTIONS and isinstance(amount, int) else amount
+    if {"steps", "minutes"} <= given:
+        raise OptionError("--recover: got steps and minutes; a recovery has one budget, give just one of them.")
     return found
 
 
-_FRACTIONS = ("minutes", "lr", "weight_decay", "temperature", "soft", "hints")
+_FRACTIONS = ("minutes", "lr", "weight_decay", "temperature", "soft", "hints", "mixed", "dropout")
 """Keys whose values are numbers with a fraction, whether or not they are written with one."""
 
 

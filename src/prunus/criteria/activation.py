@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.criteria.calibration import LossFunction, Progress, checked_loss, evaluating, inputs_of, pairs
+from prunus.criteria.calibration import LossFunction, Progress, evaluating, inputs_of, loss_on, pairs
 from prunus.criteria.places import find_places
 from prunus.criteria.probes import Calibration, Statistics, probe
 from prunus.criteria.programs import Programs
@@ -120,7 +120,7 @@ def _measure(
         if loss_fn is None:
             return
         refs = [ref for ref, value in found.items() if value.requires_grad]
-        loss = checked_loss(loss_fn(outputs, targets))
+        loss = loss_on(loss_fn, outputs, targets)
         grads = torch.autograd.grad(loss, [found[ref] for ref in refs], allow_unused=True)
     for ref, grad in zip(refs, grads, strict=True):
         if grad is not None:

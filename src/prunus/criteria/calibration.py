@@ -8,6 +8,7 @@ from operator import length_hint
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from prunus.errors import DataError, ModelError, OptionError
@@ -18,18 +19,51 @@ Progress = Callable[[int, int], None]
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold the model in eval mode with gradients on; the mode of every submodule is restored."""
+    """Hold the model in eval mode with gradients on; the modes of all submodules and the random state are restored."""
     training = [module for module in model.modules() if module.training]
+    # A model may draw in eval mode, too: dropout that is always on.
+    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
     # cuDNN computes no backward of an RNN in eval mode.
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     switch = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()
     model.eval()
     try:
-        with switch, torch.enable_grad():
+        with switch, torch.enable_grad(), torch.random.fork_rng(devices):
             yield
     finally:
         for module in training:
             module.training = True
+
+
+def batches_of(data: Any) -> Iterable[Any]:
+    """Return the batches of calibration data; one tensor of samples is one batch.
+
+    Raises:
+        DataError: neither batches, nor a split with ``batches()``, nor a tensor; or inputs and targets bare.
+    """
+    if isinstance(data, Tensor):
+        return [data]
+    if callable(getattr(data, "batches", None)):
+        found: Iterable[Any] = data.batches()
+        return found
+    if not isinstance(data, Iterable) or isinstance(data, (str, Mapping)):
+        raise DataError(
+            f"calibration data is a {type(data).__name__}; allowed: an iterable of batches, a split or a tensor. Put "
+            "one batch into a list, a data set into a DataLoader."
+        )
+    if isinstance(data, tuple) and len(data) == 2 and _is_pair(*data):
+        raise DataError(
+            "calibration data is one pair (inputs, targets); allowed: an iterable of such pairs. Give [(inputs, "
+            "targets)], or a DataLoader."
+        )
+    return data
+
+
+def _is_pair(first: Any, second: Any) -> bool:
+    """Whether two tensors are rather samples and their targets than two batches of samples."""
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return False
+    return first.dim() > second.dim() > 0 and len(first) == len(second)
 
 
 def pairs(batches: Iterable[Any], device: torch.device, progress: Progress | None = None) -> Iterator[tuple[Any, Any]]:
@@ -39,10 +73,11 @@ def pairs(batches: Iterable[Any], device: torch.device, progress: Progress | Non
         DataError: there is no batch, or one is not a pair.
     """
     total, done = length_hint(batches, 0), 0
-    for batch in batches:
+    for batch in batches_of(batches):
         if not isinstance(batch, Sequence) or len(batch) != 2:
             got = f"{len(batch)} items" if isinstance(batch, Sequence) else f"one {type(batch).__name__}"
             raise DataError(f"calibration batch {done} is {got}; allowed is a pair (inputs, targets). Add the labels.")
+        _check_samples(batch[0], done)
         yield moved(batch[0], device), moved(batch[1], device)
         done += 1
         if progress is not None:
@@ -62,13 +97,12 @@ def inputs_of(
         DataError: there is no batch, or an empty one.
     """
     total, done = length_hint(batches, 0), 0
-    for batch in batches:
+    for batch in batches_of(batches):
         pair = isinstance(batch, Sequence) and len(batch) == 2
         inputs, targets = (batch[0], batch[1]) if pair else (batch, None)
         if isinstance(inputs, list):
             inputs = inputs[0] if len(inputs) == 1 else tuple(inputs)
-        if isinstance(inputs, (Sequence, Mapping)) and not len(inputs):
-            raise DataError(f"calibration batch {done} is empty; allowed: inputs, or a pair (inputs, targets).")
+        _check_samples(inputs, done)
         yield moved(inputs, device), moved(targets, device)
         done += 1
         if progress is not None:
@@ -77,10 +111,25 @@ def inputs_of(
         raise DataError("no calibration batches; give at least one batch of inputs. Was the iterator used up?")
 
 
+def _check_samples(inputs: Any, number: int) -> None:
+    """Refuse a batch without a tensor, or whose first tensor has no samples.
+
+    Raises:
+        DataError: such a batch.
+    """
+    first = next((x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)), None)
+    if first is None or first.dim() == 0 or not len(first):
+        raise DataError(
+            f"calibration batch {number} holds no samples; allowed: inputs, or a pair (inputs, targets), of tensors "
+            "with the samples on dim 0."
+        )
+
+
 def moved(value: Any, device: torch.device) -> Any:
-    """Move every tensor in a nest of mappings, tuples and lists to the device."""
+    """Move every tensor in a nest of mappings, tuples and lists to the device, off the graph that made it."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        # What inference mode made cannot take part in a backward pass; a copy of it can.
+        return (value.clone() if value.is_inference() else value.detach()).to(device)
     if isinstance(value, Mapping):
         return {key: moved(item, device) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -93,6 +142,33 @@ def called(run: Callable[..., Any], inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return run(**inputs)
     return run(*inputs) if isinstance(inputs, tuple) else run(inputs)
+
+
+def loss_on(loss_fn: LossFunction, outputs: Any, targets: Any) -> Tensor:
+    """Return the loss of a batch, checked as by `checked_loss`.
+
+    Raises:
+        DataError: the loss does not take these targets.
+    """
+    try:
+        loss = loss_fn(outputs, targets)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise DataError(
+            f"the loss does not take the outputs and targets{_form(targets)} of a calibration batch: "
+            f"{first_line(error)}. Give targets that fit it; class numbers for cross-entropy."
+        ) from error
+    return checked_loss(loss)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says first, its kind where it says nothing."""
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _form(value: Any) -> str:
+    return f" {tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else f" ({type(value).__name__})"
 
 
 def checked_loss(loss: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ def fisher(evidence: UnitEvidence, /) -> dict[str, Tensor]:
 
     γ_u is a gate on the unit where consumers read it; y is drawn from the network's own p(y|x), for regression a
     Gaussian around f(x). Then KL(p_dense ‖ p_pruned) ≈ ½ (1−γ)ᵀ F (1−γ), of which this is the diagonal: nats a
-    prediction, comparable between axes. Draws depend on the seed and the sample alone, not on the order of the data.
+    prediction, comparable between axes. Draws depend on the seed and the sample alone, not on the order of the data. A
+    regression is told by targets of floating-point numbers, or by a single output; without them answers are logits.
 
     Source: Martens, "New insights and perspectives on the natural gradient method", arXiv:1412.1193 (the true Fisher);
     Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", arXiv:1801.05787 (its use to prune).

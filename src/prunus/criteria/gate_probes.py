@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunus.criteria.calibration import loss_on
 from prunus.criteria.labels import drawn_loss
 from prunus.criteria.probes import Calibration, Statistics, probe
 from prunus.criteria.unit_gates import gate_slopes
@@ -20,7 +21,7 @@ def _labelled(calibration: Calibration) -> Statistics:
     samples = batches = 0
 
     def loss(outputs: Any, flat: list[Tensor], targets: Any) -> Tensor:
-        return calibration.loss(outputs, targets)
+        return loss_on(calibration.loss, outputs, targets)
 
     for slopes, targets in gate_slopes(calibration, loss, labelled=True):
         count = len(next(iter(slopes.values()), ()))

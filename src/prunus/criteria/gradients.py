@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.criteria.calibration import LossFunction, Progress, called, checked_loss, evaluating, pairs
+from prunus.criteria.calibration import LossFunction, Progress, called, evaluating, first_line, loss_on, pairs
 from prunus.criteria.evidence import Evidence, precise
 from prunus.errors import DataError, ModelError, OptionError, SelectorError, nearest
 
@@ -88,7 +88,7 @@ def _named_weights(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Param
 def _batch_moments(
     model: nn.Module, weights: Mapping[str, nn.Parameter], loss_fn: LossFunction, inputs: Any, targets: Any
 ) -> tuple[_Moments, int]:
-    loss = checked_loss(loss_fn(called(model, inputs), targets))
+    loss = loss_on(loss_fn, _answer(model, inputs), targets)
     # autograd.grad leaves .grad alone; a weight the batch never reached has gradient zero.
     found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     grads = {
@@ -96,6 +96,18 @@ def _batch_moments(
         for (name, weight), grad in zip(weights.items(), found, strict=True)
     }
     return _moments(grads), 1
+
+
+def _answer(model: nn.Module, inputs: Any) -> Any:
+    try:
+        return called(model, inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise DataError(
+            f"a calibration batch does not go through the model: {first_line(error)}. Give batches like the "
+            "example inputs."
+        ) from error
 
 
 def _sample_moments(

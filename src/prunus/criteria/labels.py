@@ -22,7 +22,8 @@ def drawn_loss(outputs: Any, inputs: list[Tensor], targets: Any, seed: int) -> t
     that is sure of itself, labels drawn from p itself say hardly anything. The sign is a coin's, so that predictions
     of one sample do not mix. L is the mean over samples of the sum over a sample's predictions.
 
-    Classes lie on the last dim of (B, C) and (B, T, C) and on dim 1 of images (B, C, H, W). Where the targets are
+    Classes lie on the last dim of (B, C) and (B, T, C) and on dim 1 of images (B, C, H, W); rows (B·T, C) of a model
+    that lays all predictions below each other count as T predictions of each of B samples. Where the targets are
     floating-point numbers, or the output has one column, it is a regression: y = f(x) + ε with ε ~ N(0, 1), and the
     loss is ⟨ε, f(x)⟩, whose gradient is that of −log p up to its sign.
 
@@ -40,6 +41,9 @@ def drawn_loss(outputs: Any, inputs: list[Tensor], targets: Any, seed: int) -> t
     """
     logits = logits_of(outputs)
     logits = logits.reshape(len(logits), -1) if logits.dim() < 2 else logits
+    samples = len(inputs[0]) if inputs and inputs[0].dim() else len(logits)
+    if logits.dim() == 2 and samples and len(logits) > samples and len(logits) % samples == 0:
+        logits = logits.reshape(samples, -1, logits.shape[1])
     floating = isinstance(targets, Tensor) and targets.is_floating_point()
     generators = [_generator(inputs, i, seed) for i in range(len(logits))]
     if floating or logits[0].numel() == 1:

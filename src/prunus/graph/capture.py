@@ -178,8 +178,8 @@ def _explain(model: nn.Module, failures: list[tuple[str, BaseException]]) -> str
     real = dict(failures).get("run", failures[-1][1])
     reason = str(real).strip().splitlines()[0] if str(real).strip() else type(real).__name__
     return (
-        f"{type(model).__name__} could not be captured: its forward failed on the example inputs{_user_line(real)}: "
-        f"{type(real).__name__}: {reason}. Check that model(*example_inputs) runs in eval mode."
+        f"{type(model).__name__} could not be captured: its forward failed on these inputs{_user_line(real)}: "
+        f"{type(real).__name__}: {reason}. Check that model(*inputs) runs in eval mode."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class Coupling:
 
     ``axes`` are removable. ``values`` holds the dims of every value, ``tensors`` those of every named tensor,
     ``aux`` the expressions that literal arguments (groups, repeats, pads) count. ``ids`` names the inputs and constants
-    whose integers are positions of a dim: a cut renumbers them.
+    whose integers are positions of a dim: a cut renumbers them. ``options`` are the keyword arguments of `couple`.
     """
 
     graph: Graph
@@ -75,6 +75,7 @@ class Coupling:
     sizes: tuple[int, ...]
     axis_of: Mapping[int, str] = field(default_factory=dict)
     ids: Mapping[str, Expr] = field(default_factory=dict)
+    options: Mapping[str, bool] = field(default_factory=dict)
 
     def axis(self, name: str) -> Axis:
         """Return an axis by id; an unknown one names the nearest."""
@@ -237,7 +238,8 @@ def couple(graph: Graph, *, protect_outputs: bool = True, experts: bool = False,
     least = flow.routes.settle()
     for name, dim in flow.ids.comparisons().items():
         flow.aux[(name, "other")] = (dim,)
-    return _collect(flow, graph, tensors, unknown, least)
+    found = _collect(flow, graph, tensors, unknown, least)
+    return replace(found, options={"protect_outputs": protect_outputs, "experts": experts, "vocabulary": vocabulary})
 
 
 def _step(flow: Flow, node: Node, tensors: Mapping[str, Dims], unknown: dict[str, str]) -> None:

@@ -42,9 +42,19 @@ def call_arguments(node: Node, args: Mapping[str, Any]) -> tuple[tuple[Any, ...]
     return tuple(v for k, v in args.items() if k not in keyword), {k: v for k, v in args.items() if k in keyword}
 
 
+def argument_names(graph: Graph) -> tuple[str, ...]:
+    """Return the names of the keyword arguments that a program was captured with, in their order."""
+    if graph.in_spec.is_leaf():
+        return ()
+    _, named = pytree.tree_unflatten([None] * graph.in_spec.num_leaves, graph.in_spec)
+    return tuple(named)
+
+
 def flat_inputs(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[torch.Tensor]:
-    """Return the tensor leaves of the call arguments in the graph's input order."""
-    leaves, _ = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
+    """Return the tensor leaves of the call arguments in the graph's input order, whatever order a mapping has."""
+    given = dict(kwargs or {})
+    ordered = {name: given.pop(name) for name in argument_names(graph) if name in given} if given else {}
+    leaves, _ = pytree.tree_flatten((tuple(args), ordered | given))
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
     if len(tensors) != len(graph.inputs):
         raise DataError(f"The model takes {len(graph.inputs)} input tensors, got {len(tensors)}.")

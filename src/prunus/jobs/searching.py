@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -63,7 +64,8 @@ class Searching:
 
         def loss(counts: Mapping[str, int]) -> float:
             self.progress.advance("search")
-            return measure(problem.masks(counts))
+            found = measure(problem.masks(counts))
+            return found if math.isfinite(found) else math.inf  # NaN compares with nothing
 
         self.progress.start("search", self.search.evaluations + 2)
         begin = allocate(problem, self.allocator, loss=loss)

@@ -57,14 +57,17 @@ def _is_weight(leaf: str, parameter: Tensor) -> bool:
 
 
 def contracted_dims(model: nn.Module) -> dict[str, int]:
-    """Name the weights whose input dim is not 1: transposed convolutions store (I, O/groups, *K).
+    """Name the weights whose input dim is not 1: transposed convolutions and the linear layers of GPT-2.
 
     Windows and N:M take the result as ``input_dims``; every weight not named has its inputs on dim 1.
+
+    Shapes: transposed convolutions (I, O/groups, *K); ``Conv1D`` of transformers (I, O).
     """
     return {
         f"{path}.weight" if path else "weight": 0
         for path, module in model.named_modules()
-        if isinstance(module, _ConvTransposeNd)
+        # That package is not ours to import; its layer is known by its name.
+        if isinstance(module, _ConvTransposeNd) or type(module).__name__ == "Conv1D"
     }
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunus.criteria.programs import names_of
 from prunus.errors import DataError
 from prunus.graph.ir import refs_in
 from prunus.measurement.batches import device_of
 from prunus.methods.subject import Subject
 from prunus.plans import Plan, fingerprint
 from prunus.repair.blocks import Tuning
-from prunus.repair.lanes import Lane, Role, argument_names, lanes_of
+from prunus.repair.lanes import Lane, Role, lanes_of
 from prunus.repair.repairs import REPAIRS, Mending
 from prunus.repair.room import samples_that_fit
 from prunus.repair.walking import Walk, route
@@ -48,7 +49,7 @@ class AfterRepair:
         self.subject, self.repair = subject, REPAIRS.get(repair)
         coupling = subject.coupling
         most = min(SAMPLES, samples_that_fit(coupling))
-        names = argument_names(coupling.graph)
+        names = names_of(subject.model, coupling.graph)
         lanes = lanes_of(subject.calibration, device_of(subject.model), names=names, most=most)
         if len(lanes) < 2:
             raise DataError(

@@ -12,7 +12,9 @@ from torch.func import functional_call
 
 from prunus.budget import ALLOCATORS, UnitProblem, top_up
 from prunus.budget.limits import Limit
+from prunus.criteria.calibration import called, evaluating, pairs
 from prunus.graph.recorder import named_tensors
+from prunus.measurement.batches import device_of
 from prunus.measurement.price import CostModel
 from prunus.methods.neurons import unit_scores
 from prunus.methods.subject import BATCH, Subject, method
@@ -78,27 +80,15 @@ def masked_loss(subject: Subject, keep: Mapping[str, np.ndarray], batches: Seque
                 value = value * torch.from_numpy(mask).to(value.device, value.dtype).reshape(shape)
         changed[name] = value
     total = count = 0.0
-    was_training = subject.model.training
-    subject.model.eval()
-    try:
-        with torch.no_grad():
-            for inputs, targets in batches:
-                out = (
-                    functional_call(subject.model, changed, inputs)
-                    if isinstance(inputs, tuple)
-                    else _one(subject.model, changed, inputs)
-                )
-                total += float(subject.loss(out, targets)) * len(targets)
-                count += len(targets)
-    finally:
-        subject.model.train(was_training)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return functional_call(subject.model, changed, args, kwargs)
+
+    with evaluating(subject.model), torch.no_grad():
+        for inputs, targets in pairs(batches, device_of(subject.model)):
+            total += float(subject.loss(called(run, inputs), targets)) * len(targets)
+            count += len(targets)
     return total / count
-
-
-def _one(model: torch.nn.Module, changed: dict[str, torch.Tensor], inputs: object) -> object:
-    if isinstance(inputs, dict):
-        return functional_call(model, changed, (), inputs)
-    return functional_call(model, changed, (inputs,))
 
 
 class _ByDamage:

@@ -64,7 +64,10 @@ class LevelScan:
                     break
 
     def error(self, axis: str, kept: np.ndarray, readers: Sequence[Reader]) -> float:
-        """Return ‖dense − cut‖² / ‖dense − mean‖² of the network's outputs, every output with the same weight."""
+        """Return ‖dense − cut‖² / ‖dense − mean‖² of the network's outputs, every output with the same weight.
+
+        Where every batch is a single sample, ‖dense‖² takes the place of what varies between samples.
+        """
         mask = torch.from_numpy(kept)
         weights = [
             [refit(c.weight, c.moment, c.kept_inputs(mask), damping=DAMPING) for c in r.consumers] for r in readers
@@ -96,7 +99,7 @@ class LevelScan:
             if reader.seen.shifts:
                 shape = (1, -1, *[1] * len(site.shape[2:])) if site.kind == "conv" else (-1,)
                 shifts[site.node] = _lost(reader, own).reshape(shape).to(seen.device, seen.dtype)
-        miss, whole = 0.0, 0.0
+        miss = whole = energy = 0.0
         changed = {name for name, value in masked.items() if value is not named[name]}
         for number, batch in enumerate(self._batches):
             overrides = reference_overrides(batch.coupling, plan)
@@ -107,9 +110,12 @@ class LevelScan:
                 if node.name in shifts:
                     track.values[node.name] = track.values[node.name] + shifts[node.name]
             for found, dense in zip(_floats(track.outputs()), batch.outputs, strict=True):
-                miss += float((found - dense).double().square().mean())
-                whole += float((dense - dense.mean(0)).double().square().mean())
-        return miss / max(whole, 1e-30)
+                # Masked logits are infinite in both.
+                wide = dense.where(dense.isfinite(), 0.0)
+                miss += float((found - dense).where(found != dense, 0.0).double().square().mean())
+                whole += float((wide - wide.mean(0)).double().square().mean())
+                energy += float(wide.double().square().mean())
+        return miss / max(whole or energy, 1e-30)
 
     def _dense_until(self, number: int, position: int) -> Track:
         """Return the dense program of a batch before a node: axes come in its order, so it mostly just goes on."""
@@ -171,7 +177,8 @@ def _lost(reader: Reader, weights: Sequence[Tensor]) -> Tensor:
 def _samples(subject: Subject) -> int:
     graph = subject.coupling.graph
     batch = max(1, graph.node(graph.inputs[0]).shape[0]) if graph.inputs and graph.node(graph.inputs[0]).shape else 1
-    runs = max(1, len(subject.free_axes()) * len(SHARES))
+    # Of all axes, also of those that are held: what is measured of one must not hang on the others.
+    runs = max(1, len(subject.coupling.axes) * len(SHARES))
     sample = max(1, subject.cost.price().macs_forward // batch)
     return min(SAMPLES, max(LEAST_SAMPLES, int(WORK / (runs * sample))))
 

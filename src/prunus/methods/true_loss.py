@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from prunus.measurement.batches import call
+from prunus.criteria.calibration import called, evaluating, pairs
+from prunus.measurement.batches import device_of
 from prunus.methods.subject import BATCH, Subject
 from prunus.plans import Plan
 from prunus.surgery.cut import operate
@@ -24,15 +25,10 @@ def selection_loss(subject: Subject, plan: Plan | None) -> float:
 
 
 def loss_of(subject: Subject, model: nn.Module) -> float:
-    """Return the mean loss of a network on the selection split, in eval mode; its mode is put back."""
-    was_training = model.training
-    model.eval()
+    """Return the mean loss of a network on the selection split, in eval mode; all modes are put back."""
     total = count = 0.0
-    try:
-        with torch.no_grad():
-            for inputs, targets in subject.selection.batches(BATCH):
-                total += float(subject.loss(call(model, inputs), targets)) * len(targets)
-                count += len(targets)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad():
+        for inputs, targets in pairs(subject.selection.batches(BATCH), device_of(model)):
+            total += float(subject.loss(called(model, inputs), targets)) * len(targets)
+            count += len(targets)
     return total / count

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.criteria.programs import names_of
 from prunus.graph.coupling import Coupling
 from prunus.measurement.batches import Batch, device_of
 from prunus.measurement.price import CostModel
@@ -16,7 +17,7 @@ from prunus.methods.level_scan import LEAST_SAMPLES, SHARES, WORK
 from prunus.methods.obs_units import Levels, unit_levels
 from prunus.methods.subject import Subject
 from prunus.planning import cross_entropy
-from prunus.repair.lanes import MOST, Lane, argument_names, lanes_of
+from prunus.repair.lanes import MOST, Lane, lanes_of
 from prunus.repair.room import samples_that_fit
 
 
@@ -52,7 +53,7 @@ def levels_of_data(
     Raises: DataError: no batches, NaN, or batches that do not go through the model.
     """
     most = min(MOST, samples_that_fit(coupling))
-    lanes = lanes_of(data, device_of(model), names=argument_names(coupling.graph), most=most)
+    lanes = lanes_of(data, device_of(model), names=names_of(model, coupling.graph), most=most)
     source = Unlabelled(lanes)
     return unit_levels(
         Subject(model, example_inputs, coupling, cost, source, source, cross_entropy, seed, frozenset(held))

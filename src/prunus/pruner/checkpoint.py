@@ -12,7 +12,7 @@ from torch import Tensor
 from prunus.errors import OptionError
 from prunus.files import write_bytes_atomic
 
-FORMAT = "prunus-training/1"
+FORMAT = "prunus-training/2"
 _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunus.criteria import CRITERIA, Evidence
+from prunus.errors import OptionError
 from prunus.masks import relative_scores
 from prunus.pruner.strategy import Scene
 
@@ -27,12 +28,16 @@ _ALL = ("grad", "grad_abs", "grad_sq")
 class Gathered:
     """Means of g, |g| and g² over the steps since the last change of the masks; only what a criterion reads.
 
-    A step whose gradients are not finite (gradient scaling skips it) is passed over.
+    A step whose gradients are not finite (gradient scaling skips it) is passed over. Sums of half-precision gradients
+    are kept in float32: their squares would vanish.
+
+    Raises:
+        OptionError: an unknown criterion, or one that reads what a running training does not show.
     """
 
     def __init__(self, scene: Scene, criterion: str) -> None:
         if criterion != "relative":
-            CRITERIA.get(criterion)
+            _check_shown(criterion)
         self._scene, self.criterion = scene, criterion
         self._fields = _FIELDS.get(criterion, _ALL)
         self._sums: dict[str, dict[str, Tensor]] = {}
@@ -47,14 +52,15 @@ class Gathered:
         if not all(bool(torch.isfinite(g.sum())) for g in grads.values()):
             return
         for field in self._fields:
-            sums = self._sums.setdefault(field, {n: torch.zeros_like(w) for n, w in self._scene.weights.items()})
+            sums = self._sums.setdefault(field, {n: zeros_for(w) for n, w in self._scene.weights.items()})
             for name, grad in grads.items():
                 if field == "grad":
                     sums[name].add_(grad)
                 elif field == "grad_abs":
                     sums[name].add_(grad.abs())
                 else:
-                    sums[name].addcmul_(grad, grad)
+                    wide = grad.to(sums[name].dtype)
+                    sums[name].addcmul_(wide, wide)
         self._count += 1
 
     def tensors(self) -> list[Tensor]:
@@ -67,7 +73,6 @@ class Gathered:
 
         Raises:
             DataError: a score is not finite.
-            OptionError: the criterion reads what a running training does not show.
         """
         weights = {name: w.detach() for name, w in self._scene.weights.items()}
         if self.criterion == "relative":
@@ -81,7 +86,7 @@ class Gathered:
 
     def _mean(self, field: str) -> dict[str, Tensor]:
         if field not in self._sums:
-            return {name: torch.zeros_like(w) for name, w in self._scene.weights.items()}
+            return {name: zeros_for(w) for name, w in self._scene.weights.items()}
         return {name: total / max(1, self._count) for name, total in self._sums[field].items()}
 
     def clear(self) -> None:
@@ -94,8 +99,37 @@ class Gathered:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over sums and count."""
-        self._sums = {f: dict(s) for f, s in state["sums"].items()}
+        self._sums = {f: self._scene.placed(s) for f, s in state["sums"].items()}
         self._count = int(state["count"])
+
+
+def zeros_for(weight: Tensor) -> Tensor:
+    """Return zeros to add to for many steps: of the weight's type, and at least float32."""
+    return torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32), requires_grad=False)
+
+
+def _check_shown(criterion: str) -> None:
+    """Try a criterion on one weight with all that is gathered here: better now than after hours of training."""
+    CRITERIA.get(criterion)
+    if not _is_shown(criterion):
+        raise OptionError(
+            f"criterion {criterion!r} reads more than weights and gradients, which is all that a running training "
+            f"shows; allowed: {', '.join([*shown_criteria(), 'relative'])}."
+        )
+
+
+def shown_criteria() -> list[str]:
+    """Return the weight criteria that weights and gradients are enough for."""
+    return [name for name in CRITERIA if _is_shown(name)]
+
+
+def _is_shown(criterion: str) -> bool:
+    one = {"weight": torch.ones(1, 1)}
+    try:
+        CRITERIA.get(criterion)(Evidence(one, grad=one, grad_abs=one, grad_sq=one))
+    except OptionError:
+        return False
+    return True
 
 
 def below(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

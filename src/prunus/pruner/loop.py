@@ -18,7 +18,6 @@ from prunus.graph.capture import unwrap
 from prunus.measurement.batches import Batch, DataSource, device_of, move
 from prunus.progress import Progress, Silent
 from prunus.pruner.pruner import Pruner
-from prunus.pruner.ranks import rank
 from prunus.pruner.resuming import Checkpoints, Run, found_state, identity_of, random_states, set_random_states
 from prunus.pruner.scalars import Log
 from prunus.training.finetune import KEPT_LOSSES, TrainingReport
@@ -70,7 +69,8 @@ def train_pruning_(
     objective = objective or Labels(options.loss)
     started, bare = time.perf_counter(), unwrap(model)
     optimizer = _optimizer(bare, objective, options)
-    run = Run(bare, optimizer, objective, Order(data, options.batch_size, seed), pruner, [])
+    order = Order(data, options.batch_size, seed, at_walk=lambda: run.walk_begins())
+    run = Run(bare, optimizer, objective, order, pruner, [])
     with _as_found(bare, pruner):
         _seed(seed)
         identity = identity_of(bare, data, options, pruner, objective, seed)
@@ -79,9 +79,7 @@ def train_pruning_(
             run.restore(state)
         if pruner is not None:
             pruner.train_begin(optimizer, max(1, options.steps))
-        batches = iter(run.order)
-        if state is not None:
-            set_random_states(state["random"][rank()])
+        batches = run.batches(state)
         shown = progress or Silent()
         shown.start("train", options.steps)
         shown.advance("train", len(run.losses))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from prunus.budget import ALLOCATORS
 from prunus.budget.limits import LATENCY, METRICS
 from prunus.errors import OptionError, nearest
 from prunus.measurement.batches import check_count
@@ -41,7 +42,7 @@ class PrunerOptions:
         seed: of criteria that draw numbers.
 
     Raises:
-        OptionError: a value outside its range, or an unknown name.
+        OptionError: a value outside its range or of another type, or an unknown name.
     """
 
     kept: float
@@ -68,10 +69,14 @@ class PrunerOptions:
         check_count("begin_step", self.begin_step, least=0)
         if self.end_step is not None:
             check_count("end_step", self.end_step, least=self.begin_step)
+        check_count("seed", self.seed, least=0)
+        ALLOCATORS.get(self.allocator)
         _check_member("metric", self.metric, [metric for metric in METRICS if metric != LATENCY])
         _check_member("cut", self.cut, CUTS)
-        if not isinstance(self.ignore, tuple):
+        if not isinstance(self.ignore, tuple) or not all(isinstance(pattern, str) for pattern in self.ignore):
             raise OptionError(f"ignore is {self.ignore!r}; allowed: a tuple of globs such as ('head.*',).")
+        if not isinstance(self.settings, Mapping):
+            raise OptionError(f"settings is {self.settings!r}; allowed: a mapping such as {{'fraction': 0.3}}.")
 
     def window(self, total_steps: int) -> tuple[int, int, int]:
         """Return (first step, step of the final level, steps between changes) in a training of so many steps.
@@ -105,9 +110,15 @@ def options_of(given: Mapping[str, Any]) -> PrunerOptions:
         OptionError: an unknown key, or a value outside its range.
     """
     known = [f.name for f in fields(PrunerOptions)]
+    if not isinstance(given, Mapping):
+        raise OptionError(
+            f"a pruner's options are {given!r}; allowed: PrunerOptions, or a mapping such as {{'kept': 0.5}}."
+        )
     for name in given:
         if name not in known:
-            raise OptionError(f"a pruner has no option {name!r}.{nearest(name, known)} Allowed: {', '.join(known)}.")
+            raise OptionError(
+                f"a pruner has no option {name!r}.{nearest(str(name), known)} Allowed: {', '.join(known)}."
+            )
     if "kept" not in given:
         raise OptionError("a pruner needs kept, the share that is left in the end, such as 0.5.")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}

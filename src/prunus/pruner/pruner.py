@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from prunus.errors import OptionError, UsageError
+from prunus.errors import ModelError, OptionError, UsageError
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.planning import make_plan
@@ -84,6 +84,8 @@ class Pruner:
         prove: bool = True,
         structure: Structure | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"The model is a {type(model).__name__}; a torch.nn.Module is needed.")
         self.options = options if isinstance(options, PrunerOptions) else options_of(options)
         self.model = unwrap(model)
         kind = STRATEGIES.get(self.options.method)
@@ -102,6 +104,7 @@ class Pruner:
         self._strategy = strategy_of(self._scene)
         self._holder = Holder()
         self._clock: Clock | None = None
+        self._restored = False
         self._optimizer: Optimizer | None = None
         self._loss: float | None = None
         self.plans: list[Plan] = []
@@ -111,6 +114,11 @@ class Pruner:
     def masks(self) -> Masks:
         """Parameter name → mask (True = keep) of everything that is masked now."""
         return dict(self._scene.masks)
+
+    @property
+    def follows_loss(self) -> bool:
+        """Whether the strategy wants to know the loss of every step."""
+        return self._strategy.needs_loss
 
     @property
     def step(self) -> int:
@@ -133,12 +141,13 @@ class Pruner:
         Raises:
             UsageError: the pruner, or another one, is attached to this network already; or the optimizer holds none of
                 the weights that are to be masked.
-            OptionError: the schedule ends after the training.
+            OptionError: the schedule ends after the training, or a stored training had another length.
+            BudgetError: the final level cannot be reached.
         """
         if getattr(self.model, _MARK, None) == id(self.model):
             raise UsageError(
-                f"A pruner is attached to this {type(self.model).__name__} already; call its train_end first, or use "
-                "one pruner for one training."
+                f"A pruner is attached to this {type(self.model).__name__} already; call its train_end, or detach "
+                "after a loop that failed, and use one pruner for one training."
             )
         clock = Clock.of(self.options, self._schedule, total_steps)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -147,10 +156,10 @@ class Pruner:
                 f"The {type(optimizer).__name__} holds none of the {len(self._scene.weights)} prunable weights of this "
                 f"{type(self.model).__name__}; give the optimizer that trains it."
             )
-        if self._clock is not None:
-            # Restored: the training goes on where it was.
-            clock.step, clock.last_update = self._clock.step, self._clock.last_update
-        self._clock, self._optimizer = clock, optimizer
+        if self._restored and self._clock is not None:
+            self._go_on(clock, self._clock)
+        self._strategy.check()
+        self._clock, self._optimizer, self._restored = clock, optimizer, False
         self._mark()
         self._set(self._scene.masks)
 
@@ -192,7 +201,7 @@ class Pruner:
     def detach(self) -> None:
         """Let go of network and optimizer without ending the schedule: what a loop calls that failed."""
         self.model.__dict__.pop(_MARK, None)
-        self._clock = self._optimizer = None
+        self._optimizer = None
 
     def attached(self, optimizer: Optimizer, total_steps: int) -> AbstractContextManager[Pruner]:
         """Call the hooks around every ``optimizer.step()`` inside a ``with`` block; see `prunus.pruner.adapters`."""
@@ -239,12 +248,17 @@ class Pruner:
         transplant_(self.model, plan, scene.structure, self._optimizer, self._averages, prove=self._prove)
         if self._optimizer is not None:
             self._mark()
+        self._restored = False
         self.plans.append(plan)
         scene.structure = scene.structure.after_cut(self.model, scene.structure.example_inputs, self.options.ignore)
-        scene.weights = weights_of(self.model, ())
+        scene.weights = dict(self.model.named_parameters())
         self._strategy.forget()
         self._set({})
         return plan
+
+    def settle_(self) -> None:
+        """Average over all processes what was gathered; called in each before one of them stores it for all."""
+        average_(self._strategy.evidence())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint has to hold besides model and optimizer: tensors, numbers and texts in a nest.
@@ -255,21 +269,33 @@ class Pruner:
         if self.plans:
             raise UsageError("the network was cut while it trained; store it with prunus.save, or cut at the end.")
         clock = self._clock or Clock()
-        steps = {"step": clock.step, "last_update": clock.last_update}
+        steps = {"step": clock.step, "total_steps": clock.total, "last_update": clock.last_update}
         return {**steps, **scene_state(self._scene), "strategy": self._strategy.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a stored state; call it before ``train_begin``.
 
         Raises:
-            OptionError: the state was made with other options.
+            OptionError: the state was made with other options, or for another network.
             UsageError: the training is running.
         """
-        if self._clock is not None:
+        if self._optimizer is not None:
             raise UsageError("the training is running; load a state before train_begin.")
         restore_scene(self._scene, state)
         self._strategy.restore(state["strategy"])
-        self._clock = Clock(step=int(state["step"]), last_update=int(state["last_update"]))
+        self._clock = Clock(int(state["step"]), int(state["total_steps"]), last_update=int(state["last_update"]))
+        self._restored = True
+
+    @staticmethod
+    def _go_on(clock: Clock, stored: Clock) -> None:
+        """Set the clock of a restored training to where it was; one that was over leaves its masks to a new one."""
+        if stored.total == clock.total:
+            clock.step, clock.last_update = stored.step, stored.last_update
+        elif stored.step < stored.total:
+            raise OptionError(
+                f"the stored training stands at step {stored.step} of {stored.total}, this one has {clock.total} "
+                "steps: its schedule would bend. Give as many total_steps, or begin anew."
+            )
 
     def _mark(self) -> None:
         # A copy of the network carries the attribute too, but not the identity.
@@ -302,12 +328,12 @@ class Pruner:
         return clock.moment(self._loss, float(self._optimizer.param_groups[0]["lr"]))
 
     def _update(self, clock: Clock) -> None:
-        average_(self._strategy.evidence())
+        self.settle_()
         masks = self._strategy.update(self._moment(clock))
         clock.updated()
         if masks is not None:
             self._set(masks)
-        if clock.done and self.options.cut == "final":
+        if clock.done and self.options.cut == "final" and not self.plan().is_empty:
             self.cut_()
         if self._log is not None:
             self._log("prunus/kept", self.kept, clock.step)

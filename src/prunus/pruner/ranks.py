@@ -21,8 +21,16 @@ def average_(tensors: Iterable[Tensor]) -> None:
     processes = world_size()
     if processes > 1:
         for tensor in tensors:
-            torch.distributed.all_reduce(tensor)
-            tensor /= processes
+            shared = tensor.to(carrier(tensor))
+            torch.distributed.all_reduce(shared)
+            tensor.copy_(shared / processes)
+
+
+def carrier(tensor: Tensor) -> torch.device:
+    """Return where a tensor has to lie to be sent: NCCL knows nothing of what lies on the processor."""
+    if tensor.device.type == "cpu" and torch.distributed.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return tensor.device
 
 
 def agree_(masks: Iterable[Tensor]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from prunus.errors import OptionError
 from prunus.graph.recorder import named_tensors
-from prunus.measurement.batches import DataSource, check_count
+from prunus.measurement.batches import Batch, DataSource, check_count
 from prunus.pruner.checkpoint import read_state, write_state
 from prunus.pruner.pruner import Pruner
 from prunus.pruner.ranks import gather, rank, world_size
@@ -37,11 +37,19 @@ class Checkpoints:
 
     def __post_init__(self) -> None:
         check_count("every", self.every)
+        if not isinstance(self.path, Path | str) or Path(self.path).is_dir():
+            raise OptionError(
+                f"the path of checkpoints is {str(self.path)!r}; allowed: one file, such as 'training.safetensors'."
+            )
 
 
 @dataclass(slots=True)
 class Run:
-    """A running training: everything that its next step depends on."""
+    """A running training: everything that its next step depends on.
+
+    Attributes:
+        began: the random states when the present walk through the data began, from which a reader of the data may draw.
+    """
 
     model: nn.Module
     optimizer: Optimizer
@@ -49,6 +57,11 @@ class Run:
     order: Order
     pruner: Pruner | None
     losses: list[float]
+    began: dict[str, Any] = field(default_factory=dict)
+
+    def walk_begins(self) -> None:
+        """Note the random states; the order of the data calls it."""
+        self.began = random_states(self.model)
 
     def store(self, place: Checkpoints, identity: Mapping[str, Any]) -> None:
         """Write a checkpoint; process 0 writes it for all.
@@ -56,7 +69,9 @@ class Run:
         Raises:
             OptionError: the file cannot be written; the one before is then intact.
         """
-        states = gather(random_states(self.model))
+        if self.pruner is not None:
+            self.pruner.settle_()
+        states, began = gather(random_states(self.model)), gather(self.began)
         if rank() == 0:
             write_state(
                 place.path,
@@ -69,8 +84,20 @@ class Run:
                     "pruner": self.pruner.state_dict() if self.pruner else None,
                     "losses": self.losses,
                     "random": states,
+                    "began": began,
                 },
             )
+
+    def batches(self, state: Mapping[str, Any] | None) -> Iterator[Batch]:
+        """Return the batches to come; after a checkpoint, those behind it are read again with the draws of then."""
+        behind, self.order.taken = self.order.taken, 0
+        batches = iter(self.order)
+        if state is not None:
+            set_random_states(state["began"][rank()])
+            for _ in range(behind):
+                next(batches)
+            set_random_states(state["random"][rank()])
+        return batches
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ def scene_state(scene: Scene) -> dict[str, Any]:
     parts = scene.structure
     return {
         "options": scene.options.describe(),
+        "network": _network(scene),
         "masks": {name: mask.clone() for name, mask in scene.masks.items()},
         "keep": {axis: units.tolist() for axis, units in parts.keep.items()} if parts else {},
         "dropped": [branch.id for branch in parts.dropped] if parts else [],
@@ -28,8 +30,10 @@ def restore_scene(scene: Scene, state: Mapping[str, Any]) -> None:
     """Take over what `scene_state` returned.
 
     Raises:
-        OptionError: it was made with other options.
+        OptionError: it is no such state, or was made with other options or for another network.
     """
+    if "options" not in state or "network" not in state:
+        raise OptionError(f"a pruner's state has the keys {', '.join(state) or 'none'}; give what state_dict returned.")
     for name, value in scene.options.describe().items():
         stored = state["options"].get(name)
         if stored != value:
@@ -37,13 +41,23 @@ def restore_scene(scene: Scene, state: Mapping[str, Any]) -> None:
                 f"the stored pruning has {name} = {stored!r}, this one has {value!r}; go on with the same options, or "
                 "begin anew."
             )
-    devices = {name: parameter.device for name, parameter in scene.model.named_parameters()}
-    scene.masks = {name: mask.to(devices[name]) for name, mask in state["masks"].items()}
+    if state["network"] != _network(scene):
+        raise OptionError(
+            f"the stored pruning is of a network with other weights than this {type(scene.model).__name__}; give the "
+            "pruner the network that it was made for, uncut."
+        )
+    scene.masks = scene.placed(state["masks"])
     if scene.structure is not None:
         scene.structure.keep = {axis: np.asarray(units, bool) for axis, units in state["keep"].items()}
         if state["dropped"]:
             known = {branch.id: branch for branch in find_branches(scene.structure.coupling)}
             scene.structure.dropped = tuple(known[name] for name in state["dropped"])
+
+
+def _network(scene: Scene) -> str:
+    """Return a digest of names and shapes of all parameters."""
+    shapes = sorted(f"{name}{tuple(parameter.shape)}" for name, parameter in scene.model.named_parameters())
+    return hashlib.sha256(";".join(shapes).encode()).hexdigest()[:16]
 
 
 def decisions_of(scene: Scene) -> list[Decision]:

@@ -11,12 +11,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import OptionError, nearest
+from prunus.errors import BudgetError, OptionError, nearest
+from prunus.masks import resolve_count
 from prunus.pruner.options import PrunerOptions
 from prunus.pruner.structure import Structure
 from prunus.registry import Registry
 
 Masks = dict[str, Tensor]
+
+CHOICES = ("criterion", "pattern", "metric", "allocator")
+"""Options that some strategies follow and others know nothing of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,11 @@ class Scene:
         assert self.structure is not None
         return self.structure
 
+    def placed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return copies of what a checkpoint held for parameters, each where its parameter lies."""
+        parameters = dict(self.model.named_parameters())
+        return {name: value.to(parameters[name].device, copy=True) for name, value in values.items()}
+
     def mask(self, name: str) -> Tensor:
         """Return the mask of a weight; all True where it is whole."""
         if name in self.masks:
@@ -89,16 +98,31 @@ class Strategy(ABC):
 
     A member says ``Settings``, a frozen dataclass of what it alone understands, and implements ``update``; the other
     hooks do nothing unless it needs them. Gradients are those of the loss with the masked weights in place, at every
-    position, masked ones included.
+    position, masked ones included. ``reads`` names those of CHOICES that it follows; the others are refused.
     """
 
     structural: ClassVar[bool] = False
     needs_loss: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = CHOICES
     schedule: ClassVar[str] = "cubic"
     Settings: ClassVar[type[Any]]
 
     def __init__(self, scene: Scene, settings: Any) -> None:
         self.scene, self.settings = scene, settings
+
+    def check(self) -> None:
+        """Refuse, before the training begins, a final level that cannot be reached.
+
+        Raises:
+            BudgetError: so few weights would empty a tensor.
+        """
+        weights = self.scene.weights
+        count = resolve_count(sum(w.numel() for w in weights.values()), self.scene.options.kept, None)
+        if count < len(weights):
+            raise BudgetError(
+                f"kept is {self.scene.options.kept:g}, which is {count} weights and would empty at least "
+                f"{len(weights) - count} of {len(weights)} tensors; keep at least {len(weights)}."
+            )
 
     @abstractmethod
     def update(self, moment: Moment) -> Masks | None:
@@ -132,9 +156,10 @@ def strategy_of(scene: Scene) -> Strategy:
     """Build the strategy that the options name.
 
     Raises:
-        OptionError: an unknown name, or settings that the strategy does not know.
+        OptionError: an unknown name, or options or settings that the strategy does not know.
     """
     kind, given = STRATEGIES.get(scene.options.method), scene.options.settings
+    _check_choices(kind, scene.options)
     known = [f.name for f in dataclasses.fields(kind.Settings)]
     for name in given:
         if name not in known:
@@ -143,6 +168,18 @@ def strategy_of(scene: Scene) -> Strategy:
                 f"Allowed: {', '.join(known) or 'none'}."
             )
     return kind(scene, kind.Settings(**given))
+
+
+def _check_choices(kind: type[Strategy], options: PrunerOptions) -> None:
+    usual = {f.name: f.default for f in dataclasses.fields(PrunerOptions)}
+    for name in CHOICES:
+        value = getattr(options, name)
+        if name not in kind.reads and value != usual[name]:
+            able = [other for other in STRATEGIES if name in STRATEGIES.get(other).reads]
+            raise OptionError(
+                f"{name} is {value!r}, which method {options.method!r} does not follow; leave it out, or choose one of "
+                f"{', '.join(able)}."
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ def weights_of(model: nn.Module, ignore: Sequence[str]) -> dict[str, nn.Paramete
 
     Raises:
         SelectorError: a pattern matches no parameter and no module.
-        ModelError: nothing is left to prune.
+        ModelError: nothing is left to prune, or gradients are sparse.
     """
     named = dict(model.named_parameters())
     paths = [*named, *(path for path, _ in model.named_modules() if path)]
@@ -29,6 +29,12 @@ def weights_of(model: nn.Module, ignore: Sequence[str]) -> dict[str, nn.Paramete
             f"{type(model).__name__} has no weight that may be pruned: none of two dims or more requires a gradient, "
             "or ignore names them all."
         )
+    for path, module in model.named_modules():
+        if getattr(module, "sparse", False) is True and any(name.startswith(f"{path}.") for name in chosen):
+            raise ModelError(
+                f"module {path!r} ({type(module).__name__}) has sparse gradients, which cannot be masked; build it "
+                "with sparse=False, or name it in ignore."
+            )
     return chosen
 
 

@@ -63,6 +63,9 @@ def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
             section = section[part]
         if value is not None:
             section[path[-1]] = value
+    if changes.get(("recover", "steps")) is not None:
+        # A recovery has one budget: steps of the command line take the place of the recipe's minutes.
+        values["recover"]["minutes"] = changes.get(("recover", "minutes"))
 
     def refuse(found: list[Finding]) -> UsageError:
         path, text = found[0]
@@ -111,7 +114,7 @@ def _checked(values: dict[str, Any], refuse: Callable[[list[Finding]], UsageErro
     from prunus.methods import METHODS
 
     for index, name in enumerate(recipe.compare.methods):
-        if name not in METHODS.names():
+        if name not in METHODS:
             text = f"{nearest(name, METHODS.names())} Allowed: all, {', '.join(METHODS.names())}."
             path: Path_ = ("compare", "methods", index)
             raise refuse([Finding(path, f"{dotted(path)}: unknown method {name!r}.{text}")])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, Strict, model_validator
 
 from prunus.errors import OptionError
 from prunus.recipe.stage import Stage, check_stages
@@ -127,6 +127,16 @@ class Recovery(Training):
     hints: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = Field(
         default=0.0, description="a number, 0 or more"
     )
+    mixed: Decay = Field(default=0.0, description="a number from 0 (none) to 1 (every sample); above 0 it needs soft 1")
+    dropout: Decay | None = Field(
+        default=None, description="a factor from 0 (none) to 1 (as the network was trained), or null"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recovery:
+        if self.mixed and self.soft < 1:
+            raise ValueError(f"mixed is {self.mixed:g}, and mixed samples have no labels; give soft 1 with it")
+        return self
 
     def options(self) -> TrainingOptions:
         """Return the training in it as the record that training takes."""
@@ -135,14 +145,20 @@ class Recovery(Training):
         return TrainingOptions(**self.model_dump(include=set(Training.model_fields)))
 
     def recovery(self) -> RecoveryOptions | None:
-        """Return the whole as the record that recovery takes; None for no recovery, or plain fine-tuning by steps."""
+        """Return the whole as the record that recovery takes; None for no recovery, or plain fine-tuning by steps.
+
+        Plain fine-tuning leaves the network's dropout as it is; whoever names a factor gets it, and held-out data
+        decide.
+        """
         from prunus.recovery import Distilling, RecoveryOptions
         from prunus.recovery.options import STEPS_WITHOUT_CLOCK
 
-        if self.minutes is None and (self.method == "finetune" or not self.steps):
+        plain = self.method == "finetune" and self.dropout is None
+        if self.minutes is None and (plain or not self.steps):
             return None
         training = self.options() if self.minutes is None else replace(self.options(), steps=STEPS_WITHOUT_CLOCK)
-        return RecoveryOptions(training, self.minutes, self.method, Distilling(self.temperature, self.soft, self.hints))
+        distilling = Distilling(self.temperature, self.soft, self.hints, self.mixed)
+        return RecoveryOptions(training, self.minutes, self.method, distilling, self.dropout or 0.0)
 
 
 class Latency(_Section):

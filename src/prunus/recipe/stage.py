@@ -64,6 +64,12 @@ class StageRecovery(BaseModel):
         default=None, description="autopilot, or one way: statistics, refold, blocks, distil, finetune"
     )
 
+    @model_validator(mode="after")
+    def _one_budget(self) -> StageRecovery:
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError("steps and minutes stand side by side; a recovery has one budget, give just one of them")
+        return self
+
     def over(self, recover: Recovery) -> Recovery:
         """Return the recipe's ``recover`` with what is said here in its place."""
         own = {name: value for name, value in self.model_dump().items() if value is not None}
@@ -149,7 +155,8 @@ def _problem(stage: Stage) -> str:
 
 def known_ways(level: str) -> list[str]:
     """Return the names that a level knows."""
-    from prunus.criteria import CRITERIA, UNIT_CRITERIA
+    from prunus.criteria import UNIT_CRITERIA
+    from prunus.pruner.evidence import shown_criteria
 
     return {"blocks": ["depth", "modular", "redundancy"], "units": UNIT_CRITERIA.names(),
-            "weights": CRITERIA.names()}[level]  # fmt: skip
+            "weights": shown_criteria()}[level]  # fmt: skip

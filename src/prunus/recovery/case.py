@@ -75,7 +75,7 @@ class Case:
         """Refuse a teacher that gives other outputs, and labels that do not fit the loss, before anything is trained.
 
         Raises:
-            ModelError: outputs of different shapes.
+            ModelError: outputs of different shapes, a teacher that lies elsewhere or would learn too.
             DataError: no samples, or targets that the loss refuses.
             OptionError: inputs that cannot be mixed, where mixing is asked for.
         """
@@ -85,6 +85,7 @@ class Case:
                 f"{LEAST_SAMPLES} are needed. Give more data."
             )
         inputs, targets = first_batch(self.train, self.model)
+        self._check_teacher(any(tensor.is_floating_point() for tensor in tensors_in(inputs)))
         if self.options.distilling.mixed and not can_be_mixed(inputs):
             raise OptionError(
                 f"mixed is {self.options.distilling.mixed:g}, and the inputs hold whole numbers; nothing lies between "
@@ -100,6 +101,23 @@ class Case:
             )
         if self.labelled:
             loss_function(self.options.training.loss)(small, targets)
+
+    def _check_teacher(self, of_floats: bool) -> None:
+        theirs = {id(parameter) for parameter in self.dense.parameters()}
+        shared = [name for name, p in self.model.named_parameters() if p.requires_grad and id(p) in theirs]
+        if shared:
+            raise ModelError(
+                f"the small network shares {shared[0]!r} with the dense one, so the teacher would change while it "
+                "teaches; give copy.deepcopy of the network before it was pruned."
+            )
+        here, there = (next(module.parameters(), None) for module in (self.model, self.dense))
+        if here is None or there is None:
+            return
+        if here.device != there.device or (of_floats and here.dtype != there.dtype):
+            raise ModelError(
+                f"the small network is {here.dtype} on {here.device}, the dense one {there.dtype} on {there.device}; "
+                "both get the same inputs. Move one to the other."
+            )
 
     def _looked_at(self) -> Iterator[Batch]:
         device, seen = device_of(self.model), 0

@@ -67,7 +67,7 @@ class Course:
 
 
 def fly(case: Case, course: Course, best: Best, purse: Purse, why: str) -> Leg:
-    """Try a way; the model ends in the best state seen, which may be the one it began with.
+    """Try a way; the model ends in the best state seen, which may be the one it began with, even after an error.
 
     Args:
         case: whose model is changed.
@@ -91,8 +91,9 @@ def fly(case: Case, course: Course, best: Best, purse: Purse, why: str) -> Leg:
         if rung.trained:
             raise
         watch.ended, watch.lowest = str(error), before  # a way that cannot be used here is passed over, as the log says
+    finally:
+        best.restore_()  # whoever stops a recovery, by an error or by hand, keeps the best state
     seconds = time.perf_counter() - began
-    best.restore_()
     purse.take(watch.steps, seconds)
     after = min(best.value, watch.lowest) if best.value < before else watch.lowest
     told = (why, f"rate ×{course.gear:g}" if course.gear != 1 else "", watch.ended)

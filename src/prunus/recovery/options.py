@@ -128,9 +128,9 @@ class RecoveryOptions:
 
 def check_method(name: str) -> None:
     """Raise OptionError unless ``name`` is ``autopilot`` or a way to recover."""
-    if name != AUTOPILOT and name not in RUNGS:
+    if not isinstance(name, str) or (name != AUTOPILOT and name not in RUNGS):
         known = (AUTOPILOT, *RUNGS.names())
-        raise OptionError(f"Unknown recovery method {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
+        raise OptionError(f"Unknown recovery method {name!r}.{nearest(str(name), known)} Known: {', '.join(known)}.")
 
 
 def _number(value: object) -> bool:

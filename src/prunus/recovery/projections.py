@@ -36,7 +36,7 @@ class Projections:
             small = ours.values[place.last].shape[axis]
             index = torch.arange(small) if kept is None else kept
             dense = small if kept is None else case_width(case, place, axis)
-            weight = torch.zeros(dense, small)
+            weight = torch.zeros(dense, small, dtype=ours.values[place.last].dtype)
             weight[index, torch.arange(small)] = 1.0
             self._weights[place.last] = nn.Parameter(weight.to(device_of(case.model)))
 

@@ -14,15 +14,15 @@ CLASSES_LAST = ("sparse_cross_entropy", "next_token")
 def soft_loss(options: RecoveryOptions, student: Tensor, teacher: Tensor) -> Tensor:
     """Return how far the student's answers are from the teacher's, as the loss of the labels suggests.
 
-    Class scores: T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)), averaged over samples and positions; numbers (loss ``mse``):
-    mean (z_s − z_t)².
+    Class scores: T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)), averaged over samples and positions; numbers (loss ``mse``,
+    or one answer a sample, whose softmax is always 1): mean (z_s − z_t)².
     Source: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
 
     Shapes: student and teacher (B, C, …), or (…, C) for losses whose classes are the last axis.
     """
-    if not of_classes(options.training.loss):
-        return functional.mse_loss(student, teacher)
     axis = -1 if options.training.loss in CLASSES_LAST or student.ndim < 3 else 1
+    if not of_classes(options.training.loss) or student.ndim < 2 or student.shape[axis] == 1:
+        return functional.mse_loss(student, teacher)
     return divergence(student.movedim(axis, -1), teacher.movedim(axis, -1), options.distilling.temperature)
 
 

@@ -31,26 +31,30 @@ def reseed_(
 
     Raises:
         SelectorError: a mask for a name that one of the networks does not have.
-        OptionError: a mask, or a tensor of the dense network, of another shape.
+        OptionError: a mask, or a tensor of the dense network, of another shape; a mask that is not boolean.
     """
     ours, theirs = dict(model.named_parameters()), dict(dense.named_parameters())
     grown: dict[str, Tensor] = {}
-    for name in before:
+    for name in dict.fromkeys([*before, *after]):
         for known in (ours, theirs):
             if name not in known:
                 raise SelectorError(
                     f"masks name {name!r}, which is no parameter.{nearest(name, known)} Check the names."
                 )
-        now = after.get(name, torch.ones_like(before[name]))
-        if not ours[name].shape == theirs[name].shape == before[name].shape == now.shape:
+        whole = torch.ones(ours[name].shape, dtype=torch.bool, device=ours[name].device)
+        was, now = (masks.get(name, whole) for masks in (before, after))
+        if not ours[name].shape == theirs[name].shape == was.shape == now.shape:
             raise OptionError(
                 f"{name!r} has shape {tuple(ours[name].shape)}, in the dense network {tuple(theirs[name].shape)}, its "
-                f"masks {tuple(before[name].shape)} and {tuple(now.shape)}; all must be equal. For units use regrow."
+                f"masks {tuple(was.shape)} and {tuple(now.shape)}; all must be equal. For units use regrow."
             )
-        grown[name] = now & ~before[name]
+        if not was.dtype == now.dtype == torch.bool:
+            raise OptionError(
+                f"the masks of {name!r} are {was.dtype} and {now.dtype}; allowed: torch.bool, True = keep."
+            )
+        grown[name] = now.to(whole.device) & ~was.to(whole.device)
     for name, new in grown.items():
-        place = new.to(ours[name].device)
-        ours[name][place] = theirs[name].to(ours[name])[place]
+        ours[name][new] = theirs[name].to(ours[name])[new]
     return {name: int(new.sum()) for name, new in grown.items() if new.any()}
 
 
@@ -68,6 +72,7 @@ def regrow(
     Raises:
         PlanError: the wider plan drops something that the small network still has, or plan and network do not fit.
     """
+    _check_weights(plan, wider)
     grown, _ = operate(dense, coupling, wider, example_inputs)
     values = named_tensors(small)
     with torch.no_grad():
@@ -82,6 +87,19 @@ def regrow(
             else:
                 tensor.copy_(value)
     return grown
+
+
+def _check_weights(plan: Plan, wider: Plan) -> None:
+    """Refuse a wider plan that masks weights which the small network still has."""
+    for name, mask in wider.masks.items():
+        lost = ~mask & plan.masks.get(name, np.ones_like(mask))
+        for dim, index in plan.keep.get(name, {}).items():
+            lost = lost.take(index, axis=dim)
+        if lost.any():
+            raise PlanError(
+                f"the wider plan masks {int(lost.sum())} weights of {name!r} that the small network still has; it must "
+                "keep all that the first plan keeps."
+            )
 
 
 def _places(name: str, dim: int, plan: Plan, wider: Plan, value: Tensor, tensor: Tensor) -> Tensor:

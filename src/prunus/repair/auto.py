@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.criteria.programs import names_of
 from prunus.errors import DataError, OptionError, UsageError, nearest
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
+from prunus.graph.ir import refs_in
 from prunus.graph.recorder import named_tensors
 from prunus.measurement.batches import device_of
 from prunus.plans import Plan
@@ -20,7 +22,7 @@ from prunus.repair.blending import COPIES, with_blends
 from prunus.repair.blocks import Tuning
 from prunus.repair.cells import tensors_of
 from prunus.repair.effort import AUTO, Effort, candidates
-from prunus.repair.lanes import LEAST, MOST, argument_names, lanes_of
+from prunus.repair.lanes import LEAST, MOST, lanes_of
 from prunus.repair.matching import matched
 from prunus.repair.repairs import REPAIRS, Mending, Repair
 from prunus.repair.report import RepairReport
@@ -49,7 +51,7 @@ def check_repair(name: str | None) -> None:
 
     Raises: OptionError: not one of ``auto``, ``none`` or the registered repairs.
     """
-    if name is not None and name not in (AUTO, NONE) and name not in REPAIRS:
+    if name is not None and not (isinstance(name, str) and (name in (AUTO, NONE) or name in REPAIRS)):
         allowed = (AUTO, NONE, *REPAIRS.names())
         raise OptionError(f"repair {name!r} is unknown.{nearest(str(name), allowed)} Allowed: {', '.join(allowed)}.")
 
@@ -97,10 +99,10 @@ def repair_(
     own = {name: tensor.detach() for name, tensor in named_tensors(unwrap(small)).items()}
     room = samples_that_fit(coupling)
     most = min(MOST, room)
-    lanes = lanes_of(data, device_of(model), names=argument_names(coupling.graph), most=most)
+    lanes = lanes_of(data, device_of(model), names=names_of(model, coupling.graph), most=most)
     samples = sum(lane.count for lane in lanes)
     try:
-        _check_enough(samples, len(lanes))
+        _check_enough(samples, len(lanes), most)
         way = route(model, coupling, plan, lanes, small=own, seed=seed)
     except UsageError as error:
         if repair != AUTO:
@@ -115,12 +117,18 @@ def repair_(
     )  # fmt: skip
 
 
-def _check_enough(samples: int, lanes: int) -> None:
-    if samples < LEAST or lanes < 2:
+def _check_enough(samples: int, lanes: int, most: int) -> None:
+    if samples >= LEAST and lanes > 1:
+        return
+    if most < LEAST:
         raise DataError(
-            f"a repair got {samples} calibration samples in {lanes} parts; it needs at least {LEAST} in 2, some to fit "
-            "and some to judge. Give more data."
+            f"{LEAST} calibration samples, which a repair needs, would take more than {ROOM >> 30} GiB. Give smaller "
+            "ones: shorter sequences, pictures of a lower resolution."
         )
+    raise DataError(
+        f"a repair got {samples} calibration samples in {lanes} parts; it needs at least {LEAST} in 2, some to fit and "
+        "some to judge. Give more data."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,8 @@ class _Best:
 
 def _best(way: Route, repairs: list[Repair], effort: Effort, progress: Progress) -> _Best:
     before = Walk(way, absorb=False).errors_as_it_is()["held"]
+    if not _answers(way):
+        return _Best(NONE, None, before, before, {}, notes=("not repaired: no output is of floating-point numbers",))
     if before < _NOTHING:
         return _Best(NONE, None, before, before, {}, notes=("the outputs are those of the dense network",))
     tried: dict[str, float] = {}
@@ -151,6 +161,13 @@ def _best(way: Route, repairs: list[Repair], effort: Effort, progress: Progress)
         told = ", ".join(f"{name} {error:.2%}" for name, error in tried.items())
         return _Best(NONE, None, before, before, tried, notes=(f"taken back, for it did not help: {told}",))
     return best
+
+
+def _answers(way: Route) -> bool:
+    """Whether the network has an output that can be compared."""
+    graph = way.programs.first.dense
+    metas = [graph.meta(ref) for ref in refs_in(list(graph.outputs))]
+    return any(meta.dtype.is_floating_point for meta in metas)
 
 
 def _carried_out(way: Route, mending: Mending, effort: Effort, progress: Progress) -> Walked:

@@ -37,7 +37,7 @@ def blended(lane: Lane, generator: torch.Generator) -> Lane:
 
     Floats: x̃ = a x + (1 − a) x′, a ~ U(½, 1); pictures (N, C, H, W) are moved by a few places as well. Whole numbers in
     rows (N, T, …), such as ids and the mask beside them: one stretch of T, of up to half of it and the same for all of
-    them, is that of x′. What has no samples on dim 0 stays.
+    them, is that of x′. What has no samples on dim 0, and masks of −∞, stay.
 
     Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412; Yun et al., "CutMix:
         Regularization Strategy to Train Strong Classifiers with Localizable Features", arXiv:1905.04899, for stretches;
@@ -51,6 +51,8 @@ def blended(lane: Lane, generator: torch.Generator) -> Lane:
         if not x.dim() or len(x) != lane.count or x.is_complex():
             return x
         if x.is_floating_point():
+            if bool(x.isinf().any()):
+                return x
             a = share.to(x).view(-1, *[1] * (x.dim() - 1))
             mixed = a * x + (1 - a) * x[other.to(x.device)]
             return _moved(mixed, generator) if x.dim() == 4 else mixed

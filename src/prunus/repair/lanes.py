@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,10 +10,10 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from prunus.criteria.calibration import moved
+from prunus.criteria.calibration import batches_of, moved
+from prunus.criteria.programs import named
 from prunus.errors import DataError
 from prunus.graph.capture import split_inputs
-from prunus.graph.ir import Graph
 
 Role = Literal["fit", "check", "held"]
 
@@ -42,15 +42,7 @@ def as_often_as_needed(data: Any) -> Any:
     return list(data) if isinstance(data, Iterator) else data
 
 
-def argument_names(graph: Graph) -> frozenset[str]:
-    """Return the names of the keyword arguments that a program was captured with."""
-    _, named = pytree.tree_unflatten([None] * graph.in_spec.num_leaves, graph.in_spec)
-    return frozenset(named)
-
-
-def lanes_of(
-    data: Any, device: torch.device, *, names: frozenset[str] = frozenset(), most: int = MOST
-) -> tuple[Lane, ...]:
+def lanes_of(data: Any, device: torch.device, *, names: Sequence[str] = (), most: int = MOST) -> tuple[Lane, ...]:
     """Return the calibration samples as lanes of equal size, in stored order.
 
     Batches of one form are joined and divided anew, so that results do not depend on the batch size; others stay as
@@ -59,15 +51,16 @@ def lanes_of(
     Args:
         data: batches: inputs, (inputs,) or (inputs, targets); or a split with ``batches()``; or one tensor of samples.
         device: where the model lives; batches are moved there.
-        names: the arguments of a model that is called by name; what else a mapping holds, labels say, is left out.
+        names: the model's arguments in the order of its program, see `prunus.criteria.programs.names_of`; what else a
+            mapping holds, labels say, is left out.
         most: samples after which no further batch is read: a loader may go over a whole training set.
 
     Raises:
-        DataError: no batches, NaN or infinity, an empty batch, or inputs that disagree about the number of samples.
+        DataError: no batches, NaN or infinity other than in masks of 0 and −∞, or an empty batch.
     """
     given, seen = [], 0
-    for number, batch in enumerate(_batches(data)):
-        given.append(_checked(_named(inputs_of(batch, number), names), number))
+    for number, batch in enumerate(batches_of(data)):
+        given.append(_checked(named(inputs_of(batch, number), names), number))
         seen += _samples(given[-1])
         if seen >= most:
             break
@@ -96,25 +89,6 @@ def inputs_of(batch: Any, number: int = 0) -> Any:
     )
 
 
-def _named(inputs: Any, names: frozenset[str]) -> Any:
-    if not isinstance(inputs, Mapping):
-        return inputs
-    return {k: v for k, v in inputs.items() if k in names} if names else dict(inputs)
-
-
-def _batches(data: Any) -> Iterable[Any]:
-    if isinstance(data, Tensor):
-        return [data]
-    if callable(getattr(data, "batches", None)):
-        found: Iterable[Any] = data.batches()
-        return found
-    if not isinstance(data, Iterable) or isinstance(data, (str, Mapping)):
-        raise DataError(
-            f"calibration data is a {type(data).__name__}; allowed: an iterable of batches, a split or a tensor."
-        )
-    return data
-
-
 def _tensors(inputs: Any) -> list[Tensor]:
     return [x for x in pytree.tree_leaves(split_inputs(inputs)) if isinstance(x, Tensor)]
 
@@ -126,11 +100,16 @@ def _checked(inputs: Any, number: int) -> Any:
     for tensor in tensors:
         if tensor.is_meta:
             raise DataError(f"calibration batch {number} is on device 'meta' and has no values; allowed: cpu or a GPU.")
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()) and not _is_mask(tensor):
             raise DataError(
                 f"calibration batch {number} holds NaN or infinity; moments of it would say nothing. Clean the data."
             )
     return inputs
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Whether it is what is added to scores of attention: 0 and −∞, nothing else."""
+    return bool(((tensor == 0) | (tensor == -torch.inf)).all())
 
 
 def _samples(inputs: Any) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from prunus.errors import DataError
@@ -40,9 +39,11 @@ class Track:
         return other
 
     def copied(self, tensors: Mapping[str, Tensor]) -> Track:
-        """Return a track that goes on from here with other tensors and leaves this one as it is."""
-        values = {name: pytree.tree_map_only(Tensor, Tensor.clone, value) for name, value in self.values.items()}
-        return self.branched(values, tensors)
+        """Return a track that goes on from here with other tensors and leaves this one as it is.
+
+        Views go on showing the values that they show here, for in-place ops write through them.
+        """
+        return self.branched(copy.deepcopy(self.values), tensors)
 
     def step(self, node: Node, override: Override | None = None) -> None:
         """Compute a node from what it reads, perhaps in another way, and let go of what nothing reads any more."""
@@ -125,14 +126,18 @@ class Lockstep:
         return self.pair.kept(value, ref)
 
     def output_errors(self) -> list[float]:
-        """Return ‖dense − small‖² and ‖dense‖² of every output of floats, one after the other."""
+        """Return ‖dense − small‖² and ‖dense‖² of every output of floats, one after the other.
+
+        Where both answer the same infinity, as masked logits do, they are alike.
+        """
         found = []
         refs = refs_in(list(self.pair.dense.outputs))
         for ref, narrow in zip(refs, self.small.outputs(), strict=True):
             wide = self.target(ref)
             if isinstance(narrow, Tensor) and narrow.is_floating_point():
                 wide, narrow = wide.to(torch.float64), narrow.to(torch.float64)
-                found += [float((wide - narrow).square().sum()), float(wide.square().sum())]
+                miss = (wide - narrow).where(wide != narrow, 0.0)
+                found += [float(miss.square().sum()), float(wide.where(wide.isfinite(), 0.0).square().sum())]
         return found
 
 

@@ -61,8 +61,18 @@ class _Source:
         if self.size == self.lane.count:
             return self.lane
         rows = torch.randint(self.lane.count, (self.size,), generator=generator)
-        inputs = pytree.tree_map_only(Tensor, lambda x: x[rows.to(x.device)], self.lane.inputs)
-        return Lane(inputs, self.size, self.lane.role)
+
+        def picked(x: Tensor) -> Tensor:  # a mask (T, T) beside the samples belongs to all of them
+            return x[rows.to(x.device)] if x.dim() and len(x) == self.lane.count else x
+
+        return Lane(pytree.tree_map_only(Tensor, picked, self.lane.inputs), self.size, self.lane.role)
+
+
+def _source(lane: Lane) -> _Source:
+    """Return a lane to draw from: whole where rows of several samples lie below each other in some tensor."""
+    rows = [len(x) for x in pytree.tree_leaves(lane.inputs) if isinstance(x, Tensor) and x.dim()]
+    mixed = any(n != lane.count and n % lane.count == 0 for n in rows)
+    return _Source(lane, lane.count if mixed else min(LARGEST, lane.count))
 
 
 def matched(
@@ -91,7 +101,7 @@ def matched(
     free = _free(route, tensors)
     if not free or not steps:
         return {}
-    sources = [_Source(lane, min(LARGEST, lane.count)) for lane in joined([x for x in route.lanes if x.role != "held"])]
+    sources = [_source(lane) for lane in joined([x for x in route.lanes if x.role != "held"])]
     weights = torch.tensor([float(source.lane.count) for source in sources])
     overlay: Mapping[str, Tensor] = ChainMap(free, dict(tensors))
     groups = [{"params": [value], "rate": rate_of(value)} for value in free.values()]

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from prunus.errors import DataError
+
 COLUMNS = 2048
 """Columns of rows that are turned into float64 at once."""
 
@@ -106,7 +108,10 @@ def solved(gram: Tensor, rest: Tensor) -> Tensor:
     """Return rest · gram⁻¹ for symmetric gram above zero; rounding may ask for more on the diagonal.
 
     Shapes: gram (G, D, D), rest (G, O, D) → (G, O, D).
+    Raises: DataError: gram is not finite: squares of the data overflow.
     """
+    if not bool(gram.isfinite().all()):
+        raise DataError("second moments of a layer's inputs overflow; nothing can be fitted to that. Scale the data.")
     eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     extra = 0.0
     level = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]

@@ -11,17 +11,16 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from prunus.errors import CaptureError, DataError
-from prunus.graph.capture import capture, split_inputs
-from prunus.graph.coupling import Coupling, couple, opted_in
+from prunus.criteria.programs import Shapes, check_dtypes, recaptured
+from prunus.errors import DataError
+from prunus.graph.capture import split_inputs
+from prunus.graph.coupling import Coupling, couple
 from prunus.graph.ir import Graph, Ref
 from prunus.graph.run import flat_inputs
 from prunus.plans import Plan
 from prunus.surgery.literals import rewrite
 from prunus.surgery.tensors import slice_tensors
 from prunus.surgery.tokens import cut_inputs, kept_inputs
-
-Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,23 +72,17 @@ class Programs:
             DataError: the model does not run on these inputs, or runs another program than the captured one.
         """
         leaves = [leaf for leaf in pytree.tree_leaves(split_inputs(inputs)) if isinstance(leaf, Tensor)]
-        self._check_dtypes(leaves)
+        check_dtypes(self.first.dense, leaves)
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
         if shapes not in self._pairs:
-            try:
-                graph = capture(self._model, inputs)
-            except CaptureError as error:
-                raise DataError(
-                    f"a calibration batch of shapes {list(shapes)} does not go through the model: {error}"
-                ) from error
+            graph = recaptured(self._model, inputs, shapes)
             first = self.first.coupling
             if [(n.name, n.op) for n in graph.nodes] != [(n.name, n.op) for n in first.graph.nodes]:
                 raise DataError(
                     f"a calibration batch of shapes {list(shapes)} runs through another program than the captured one; "
                     "allowed is what runs the same ops. Give batches of the shapes of the example inputs."
                 )
-            protected = any(frozen.reason == "output" for frozen in first.frozen)
-            local = couple(graph, protect_outputs=protected, **opted_in(self._plan.settings.get("opt_in", ())))
+            local = couple(graph, **first.options)
             if {n: a.size for n, a in local.axes.items()} != {n: a.size for n, a in first.axes.items()}:
                 raise DataError(
                     f"a calibration batch of shapes {list(shapes)} has other axes than the captured example; give "
@@ -97,17 +90,6 @@ class Programs:
                 )
             self._pairs[shapes] = _pair(local, self._plan)
         return self._pairs[shapes]
-
-    def _check_dtypes(self, leaves: list[Tensor]) -> None:
-        graph = self.first.dense
-        for name, leaf in zip(graph.inputs, leaves, strict=False):
-            meta = graph.node(name).outputs[0]
-            wanted = leaf.dtype if meta is None else meta.dtype
-            if leaf.dtype != wanted and (leaf.is_floating_point() or wanted.is_floating_point):
-                raise DataError(
-                    f"calibration input {name!r} has dtype {leaf.dtype}; allowed: {wanted}, that of the example "
-                    "inputs. Convert the batches."
-                )
 
 
 def _pair(coupling: Coupling, plan: Plan) -> Pair:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.criteria.programs import names_of
 from prunus.errors import ModelError
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.plans import Plan, fingerprint
 from prunus.repair.cells import Place
 from prunus.repair.finding import find_sites
-from prunus.repair.lanes import MOST, Lane, argument_names, lanes_of
+from prunus.repair.lanes import MOST, Lane, lanes_of
 from prunus.repair.programs import Programs
 from prunus.repair.room import samples_that_fit
 from prunus.repair.tails import Tail, find_tails
@@ -59,7 +60,7 @@ def route(
     programs = Programs(model, coupling, chosen)
     cut = cut_tensors(model, coupling, chosen) | dict(small or {})
     graph = programs.first.small
-    names = argument_names(coupling.graph)
+    names = names_of(model, coupling.graph)
     ready = isinstance(data, tuple) and all(isinstance(lane, Lane) for lane in data)
     lanes = data if ready else lanes_of(data, device, names=names, most=min(MOST, samples_that_fit(coupling)))
     for lane in lanes:

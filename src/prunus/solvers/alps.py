@@ -87,20 +87,23 @@ def on_support(weight: Tensor, moment: Tensor, mask: Tensor, steps: int = GRADIE
 
     Shapes: weight, mask (O, I), moment (I, I) → (O, I).
     """
-    inside, small = mask.to(weight.dtype), torch.finfo(weight.dtype).tiny
+    inside, none = mask.to(weight.dtype), weight.new_zeros(())
     found = weight * inside
     residual = (weight - found) @ moment * inside
     diagonal = moment.diagonal()
     ahead = residual / diagonal
     direction, energy = ahead, (residual * ahead).sum(1, keepdim=True)
+    # A row whose residual is rounding has arrived; along what is left of its direction lengths mean nothing.
+    least = torch.finfo(weight.dtype).eps ** 2 * energy
     for _ in range(steps):
         curved = direction @ moment * inside
-        length = energy / (direction * curved).sum(1, keepdim=True).clamp(min=small)
+        curvature = (direction * curved).sum(1, keepdim=True)
+        length = torch.where((energy > least) & (curvature > 0), energy / curvature, none)
         found = found + length * direction
         residual = residual - length * curved
         ahead = residual / diagonal
         now = (residual * ahead).sum(1, keepdim=True)
-        direction = ahead + now / energy.clamp(min=small) * direction
+        direction = ahead + torch.where(energy > least, now / energy, none) * direction
         energy = now
     return found
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prunus.solvers.patterns import Tiles
+from prunus.solvers.problem import triangle
 
 _VALUES = 2**24
 """Entries of the inverses of the bands that are traced together: 128 MiB in float64."""
@@ -93,7 +94,7 @@ class _Bands:
         part = self.w.reshape(bands, -1, tiles, self.columns).permute(0, 2, 3, 1)  # (B, tiles, c, r)
         if self.columns == 1:
             return part.square().sum((2, 3)) / own[:, :, 0, 0]
-        lower = torch.linalg.cholesky(own)
+        lower = triangle(own)
         solved: Tensor = torch.linalg.solve_triangular(lower, part, upper=False)
         return solved.square().sum((2, 3))
 
@@ -109,7 +110,7 @@ class _Bands:
         read = change.gather(2, inputs[:, None].expand(-1, change.shape[1], -1))
         column = self.inverse[bands, inputs] - read.mT @ change
         own = column.gather(2, inputs[:, None].expand(-1, inputs.shape[1], -1))
-        lower = torch.linalg.cholesky(own)
+        lower = triangle(own)
         new = torch.linalg.solve_triangular(lower, column, upper=False)
         part = self.w.gather(2, inputs[:, None].expand(-1, self.w.shape[1], -1))
         value = torch.linalg.solve_triangular(lower, part.mT, upper=False)

@@ -33,12 +33,16 @@ def check(weight: Tensor, moment: Tensor) -> None:
     Shapes: weight (O, I), moment (I, I).
 
     Raises:
-        DataError: shapes that do not fit, or values that are NaN or infinite.
+        DataError: shapes that do not fit, whole numbers, or values that are NaN or infinite.
     """
     if weight.dim() != 2 or moment.shape != (weight.shape[-1],) * 2:
         raise DataError(
             f"the weight has shape {tuple(weight.shape)} and the moment {tuple(moment.shape)}; allowed is (O, I) with "
             "(I, I). Flatten kernels as im2col does."
+        )
+    if not (weight.is_floating_point() and moment.is_floating_point()):
+        raise DataError(
+            f"the weight is {weight.dtype} and the moment {moment.dtype}; allowed are floats. Convert them."
         )
     if not (torch.isfinite(weight).all() and torch.isfinite(moment).all()):
         raise DataError("the weight or the moment holds NaN or infinite values; check the calibration data.")
@@ -55,10 +59,12 @@ def check_count(count: int, total: int) -> None:
     """Refuse a number of weights to keep that is out of range.
 
     Raises:
-        OptionError: below 0 or above ``total``.
+        OptionError: no whole number, below 0 or above ``total``.
     """
-    if not 0 <= count <= total:
-        raise OptionError(f"count is {count}; allowed is 0 to {total}, the number of weights. Give how many stay.")
+    if not hasattr(count, "__index__") or not 0 <= count <= total:
+        raise OptionError(
+            f"count is {count}; allowed is 0 to {total}, the number of weights, in whole numbers. Give how many stay."
+        )
 
 
 def damped(moment: Tensor, damping: float = DAMPING) -> Tensor:
@@ -105,6 +111,24 @@ def factor(moment: Tensor) -> Tensor:
         ridge *= _STRONGER
     if info:
         raise DataError("the moment is not positive semidefinite; allowed is E[xxᵀ] of data. Accumulate it in float64.")
+    return found
+
+
+def triangle(matrix: Tensor, *, upper: bool = False) -> Tensor:
+    """Return the Cholesky factor of what elimination leaves of a moment or of its inverse.
+
+    Shapes: (…, I, I) → the same, lower triangular, or upper.
+
+    Raises:
+        DataError: it is singular to rounding.
+    """
+    found: Tensor
+    found, info = torch.linalg.cholesky_ex(matrix, upper=upper)
+    if bool(info.any()):
+        raise DataError(
+            "the moment is singular to rounding: some inputs are sums of others. Give more damping, such as "
+            f"damping={DAMPING}."
+        )
     return found
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from prunus.solvers.consumers import Consumer, blocks, rows_of, traces, unit_columns
-from prunus.solvers.problem import damped, inverse
+from prunus.solvers.problem import damped, inverse, triangle
 
 _RANK = 256
 """Removed inputs whose changes wait: then one product of matrices brings them in, and what is gone is left out."""
@@ -47,7 +47,7 @@ class Leaving:
         old, change = self.left[:, : self.rank], self.right[:, : self.rank]
         own = old[index]
         rows = self.inverse[index] - own @ old.T
-        lower = torch.linalg.cholesky(rows[:, index])
+        lower = triangle(rows[:, index])
         left = torch.linalg.solve_triangular(lower, rows, upper=False).T
         right = torch.linalg.solve_triangular(lower, self.root[index] - own @ change.T, upper=False).T
         self._settle(left, right, self.root @ right - old @ (change.T @ right))

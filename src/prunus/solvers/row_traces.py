@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prunus.solvers.patterns import NofM
+from prunus.solvers.problem import triangle
 
 _VALUES = 2**25
 """Entries of the low-rank changes of the rows that are traced together: 256 MiB in float64."""
@@ -122,7 +123,7 @@ class _Rows:
         read = change.gather(2, chosen[:, None, :].expand(-1, change.shape[1], -1))
         column = self.inverse[rows, chosen] - read.mT @ change
         own = column.gather(2, chosen[:, None, :].expand(-1, chosen.shape[1], -1))
-        lower = torch.linalg.cholesky(own)
+        lower = triangle(own)
         new = torch.linalg.solve_triangular(lower, column, upper=False)
         value = torch.linalg.solve_triangular(lower, self.w.gather(1, chosen)[:, :, None], upper=False)
         self.w -= (value.mT @ new)[:, 0]

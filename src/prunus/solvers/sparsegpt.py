@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunus.errors import OptionError
 from prunus.solvers.patterns import NofM, Pattern, Tiles, Unstructured
-from prunus.solvers.problem import DAMPING, Pruned, check_count, checked, damped, inverse
+from prunus.solvers.problem import DAMPING, Pruned, check_count, checked, damped, inverse, triangle
 
 BLOCK = 128
 
@@ -53,7 +53,7 @@ def sparsegpt(
     if block < 1:
         raise OptionError(f"block is {block}; allowed is at least 1 column.")
     chosen = pattern or Unstructured()
-    upper = torch.linalg.cholesky(inverse(damped(h, damping)), upper=True)
+    upper = triangle(inverse(damped(h, damping)), upper=True)
     w[:, h.diagonal() <= 0] = 0
     block = chosen.span * max(1, block // chosen.span)
     # N:M is decided when its first column comes up, so that each group sees the errors of all before it.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from prunus.solvers.consumers import Consumer, blocks, rows_of, traces, unit_columns
-from prunus.solvers.problem import checked, damped, inverse
+from prunus.solvers.problem import checked, damped, inverse, triangle
 
 
 class Exchange:
@@ -55,7 +55,7 @@ class Exchange:
         index = self._inputs(out)
         if len(index):
             column = self.inverse[:, index]
-            lower = torch.linalg.cholesky(column[index])
+            lower = triangle(column[index])
             self._update(torch.linalg.solve_triangular(lower, column.T, upper=False).T, -1.0)
 
     def _inputs(self, unit: int) -> Tensor:
@@ -67,7 +67,7 @@ class Exchange:
         index = self._inputs(unit)
         if not len(index):
             return self.inverse.new_zeros(len(self.inverse), 0), self.root.new_zeros(len(self.root), 0)
-        lower = torch.linalg.cholesky(self.rest[index][:, index])
+        lower = triangle(self.rest[index][:, index])
         ahead = -self.solved[:, index]
         ahead[index] += torch.eye(len(index)).to(ahead)
         factor = torch.linalg.solve_triangular(lower, ahead.T, upper=False).T

@@ -70,7 +70,8 @@ def loss_function(loss: Loss) -> Callable[[Any, Tensor], Tensor]:
             shape = tuple(logits_of(output).shape)
             raise DataError(
                 f"loss {name_of(loss)!r} refuses output {shape} with targets {targets.dtype} {tuple(targets.shape)}: "
-                f"{(str(error) or type(error).__name__).splitlines()[0]}. Check the labels, or choose another loss."
+                f"{(str(error) or type(error).__name__).splitlines()[0].rstrip('.')}. Check the labels, or choose "
+                "another loss."
             ) from error
 
     def checked(output: Any, targets: Tensor) -> Tensor:

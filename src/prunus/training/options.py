@@ -51,9 +51,9 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         check_count("steps", self.steps, least=0)
         check_count("batch_size", self.batch_size)
-        if not (math.isfinite(self.lr) and self.lr > 0):
+        if not (_number(self.lr) and self.lr > 0):
             raise OptionError(f"lr is {self.lr!r}; allowed: a finite number above 0, such as 1e-3.")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+        if not (_number(self.weight_decay) and self.weight_decay >= 0):
             raise OptionError(f"weight_decay is {self.weight_decay!r}; allowed: a finite number of at least 0.")
         OPTIMIZERS.get(self.optimizer)
         check_loss(self.loss)
@@ -62,6 +62,10 @@ class TrainingOptions:
     def described(self) -> dict[str, Any]:
         """Return the options as plain values for a record; a loss that is a callable goes by its name."""
         return {**asdict(self), "loss": name_of(self.loss)}
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # The fused kernels take one call for all parameters; on a small net the plain loop costs as much as the forward pass.

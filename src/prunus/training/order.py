@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 
 from prunus.errors import DataError
 from prunus.measurement.batches import Batch, DataSource
@@ -13,9 +14,10 @@ class Order:
 
     Args:
         data: walked through again and again.
-        batch_size: samples a batch; a last batch of one sample is passed over unless it is the only one.
+        batch_size: samples a batch; a batch of one sample among larger ones is passed over.
         seed: of the order; walk k is shuffled by a seed of its own.
         walk, taken: where to begin: so many whole walks, and so many batches of the next, are behind.
+        at_walk: called right before each walk begins.
 
     Example:
         >>> from itertools import islice
@@ -27,18 +29,26 @@ class Order:
         (1, 1)
     """
 
-    def __init__(self, data: DataSource, batch_size: int, seed: int, *, walk: int = 0, taken: int = 0) -> None:
+    def __init__(
+        self,
+        data: DataSource,
+        batch_size: int,
+        seed: int,
+        *,
+        walk: int = 0,
+        taken: int = 0,
+        at_walk: Callable[[], object] = lambda: None,
+    ) -> None:
         self._data, self._batch_size, self._seed = data, batch_size, seed
-        self.walk, self.taken = walk, taken
+        self.walk, self.taken, self._at_walk = walk, taken, at_walk
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches; raise DataError when the data have none."""
         behind = self.taken
         while True:
+            self._at_walk()
             empty = True
-            for batch in self._data.batches(self._batch_size, (self._seed * 1_000_003 + self.walk) % 2**63):
-                if not empty and len(batch[1]) == 1:  # one sample has no variance for a batch norm
-                    continue
+            for batch in _usable(self._data.batches(self._batch_size, (self._seed * 1_000_003 + self.walk) % 2**63)):
                 empty = False
                 if behind:
                     behind -= 1
@@ -48,3 +58,11 @@ class Order:
             if empty:
                 raise DataError("the training data yield no batch; at least 1 sample is needed. Check the train split.")
             self.walk, self.taken, behind = self.walk + 1, 0, 0
+
+
+def _usable(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Pass over batches of one sample, which has no variance for a batch norm, unless there are no others."""
+    batches = iter(batches)
+    head = list(islice(batches, 2))
+    singles = all(len(batch[1]) == 1 for batch in head)
+    return (batch for batch in chain(head, batches) if singles or len(batch[1]) > 1)

@@ -12,7 +12,8 @@ def reset_weights_(model: nn.Module, seed: int = 0) -> None:
     Modules with ``reset_parameters`` use it; parameters that no module of that kind owns are drawn from a normal
     distribution with the mean and deviation they have. The caller's random state is left as it was.
     """
-    with torch.random.fork_rng([]), torch.no_grad():
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
         done: set[int] = set()
         for module in model.modules():

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from prunus.errors import DataError
+from prunus.training.losses import IGNORED
 
 
 def check_batch(inputs: Any, targets: Any, where: str) -> None:
@@ -37,15 +38,21 @@ def check_batch(inputs: Any, targets: Any, where: str) -> None:
     for what, tensor in (*(("inputs", tensor) for tensor in tensors), ("targets", targets)):
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise DataError(f"{where} has NaN or infinite {what}; allowed: finite numbers. Clean or drop such samples.")
-    if not targets.is_floating_point() and int(targets.min()) < 0:
-        raise DataError(f"{where} has label {int(targets.min())}; allowed: 0 and above. Number the classes from 0.")
+    if not targets.is_floating_point() and bool((low := (targets < 0) & (targets != IGNORED)).any()):
+        raise DataError(
+            f"{where} has label {int(targets[low].min())}; allowed: 0 and above, or {IGNORED} for what counts in no "
+            "loss. Number the classes from 0."
+        )
 
 
 def check_range(targets: Tensor, classes: int, where: str) -> None:
-    """Raise DataError if an integer label is not below ``classes``."""
-    if not targets.is_floating_point() and int(targets.max()) >= classes:
+    """Raise DataError if an integer label is not one of 0..classes−1."""
+    if targets.is_floating_point():
+        return
+    wrong = targets[(targets < 0) | (targets >= classes)]
+    if len(wrong):
         raise DataError(
-            f"{where} has label {int(targets.max())}; allowed: 0..{classes - 1} for {classes} classes. "
+            f"{where} has label {int(wrong.max())}; allowed: 0..{classes - 1} for {classes} classes. "
             "Name all the classes, or renumber the labels."
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunus.errors import DataError
 from prunus.measurement.batches import Batch, DataSource, tensors_in
+from prunus.workloads.sources import DatasetSplit
 from prunus.workloads.splits import Splits, source_of, without_held_out
 
 LABELS = ("labels", "label")
@@ -22,8 +23,9 @@ def learning_data(given: Any, held_out: Any = None) -> tuple[DataSource, DataSou
     Without ``held_out`` a tenth of the samples is set aside, the same ones in every run.
 
     Args:
-        given: a DataLoader, a dataset, batches, or splits (of which train and selection are used). A batch is (inputs,
-            labels), a mapping with a key ``labels``, or inputs alone.
+        given: a DataLoader, a dataset, batches, or splits (of which train and selection are used). A batch, or a sample
+            of a dataset, is (inputs, labels), a mapping with a key ``labels``, or inputs alone. What can be read only
+            once is held in memory.
         held_out: of the same kind.
 
     Raises:
@@ -48,17 +50,31 @@ def _read(given: Any, name: str) -> tuple[bool, Any]:
         return True, source_of(given, name)
     if isinstance(given, Tensor):
         return False, source_of((given, nothing_known(given)), name)
-    if not isinstance(given, Iterable) or isinstance(given, str | Mapping):
+    if isinstance(given, Iterator):
+        given = list(given)
+    samples = _is_dataset(given)
+    if hasattr(given, "batches") or isinstance(given, str | Mapping) or not (samples or isinstance(given, Iterable)):
         return True, source_of(given, name)
-    first = next(iter(given), None) if not hasattr(given, "batches") else None
-    if first is None or _is_pair(first):
+    first = (given[0] if len(given) else None) if samples else next(iter(given), None)
+    if first is None or (isinstance(first, list | tuple) and (len(first) == 2 or (samples and len(first) > 2))):
         return True, source_of(given, name)
     labelled = isinstance(first, Mapping) and any(key in first for key in LABELS)
-    return labelled, _paired(given, name)
+    return labelled, _rows(given, name) if samples else _paired(given, name)
 
 
-def _is_pair(item: Any) -> bool:
-    return isinstance(item, list | tuple) and len(item) == 2
+def _is_dataset(given: Any) -> bool:
+    """Whether single samples are counted and read by number, as the datasets of torch and Hugging Face do it."""
+    from torch.utils.data import DataLoader
+
+    known = isinstance(given, DataLoader | Mapping | list | tuple | str)
+    return not known and hasattr(given, "__getitem__") and hasattr(given, "__len__")
+
+
+def _rows(given: Any, name: str) -> DatasetSplit:
+    from torch.utils.data import default_collate
+
+    index = torch.arange(len(given))
+    return DatasetSplit(given, index, name, collate=lambda items: as_pair(default_collate(items)))
 
 
 def _paired(given: Any, name: str) -> Any:

@@ -168,7 +168,10 @@ def _classes(given: Iterable[object] | None, sources: Mapping[str, Source]) -> t
         return names
     if len(held) < len(sources) or any(labels.is_floating_point() for labels in held.values()):
         return ()
-    return tuple(map(str, range(1 + max(int(labels.max()) for labels in held.values()))))
+    count = 1 + max(int(labels.max()) for labels in held.values())
+    for name, labels in held.items():
+        check_range(labels, count, f"split {name!r}")
+    return tuple(map(str, range(count)))
 
 
 def _labels(source: Source) -> Tensor:

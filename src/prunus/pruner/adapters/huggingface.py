@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from prunus.pruner.adapters.going_on import check_resumed
 from prunus.pruner.checkpoint import read_state, write_state
 from prunus.pruner.pruner import Pruner
 
@@ -15,6 +16,8 @@ STATE_FILE = "prunus_pruner.safetensors"
 
 def huggingface_callback(pruner: Pruner) -> Any:
     """Return a callback for ``Trainer(callbacks=[…])``; its checkpoints hold the masks, and resuming finds them.
+
+    They are looked for in the trainer's output folder; a training that goes on without them is refused.
 
     The loss for ``adaptive`` is the one that the network returns; where the trainer makes its own, as with label
     smoothing, call ``pruner.tell(loss)`` in ``compute_loss``.
@@ -36,7 +39,10 @@ def huggingface_callback(pruner: Pruner) -> Any:
             file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_FILE
             if state.global_step and file.is_file():
                 pruner.load_state_dict(read_state(file))
-            self.handle = kwargs["model"].register_forward_hook(self._note)
+            check_resumed(pruner, state.global_step, f"there is no {str(file)!r}")
+            self._let_go()
+            if pruner.follows_loss:
+                self.handle = kwargs["model"].register_forward_hook(self._note)
             optimizer = kwargs["optimizer"]
             pruner.train_begin(getattr(optimizer, "optimizer", optimizer), state.max_steps)
 
@@ -59,8 +65,13 @@ def huggingface_callback(pruner: Pruner) -> Any:
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """End."""
-            self.handle.remove()
+            self._let_go()
             pruner.train_end()
+
+        def _let_go(self) -> None:
+            if self.handle is not None:
+                self.handle.remove()
+                self.handle = None
 
         def _note(self, _module: Any, _inputs: Any, output: Any) -> None:
             # As the trainer finds it: by name, or first in a tuple.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
+from prunus.errors import OptionError
+from prunus.pruner.adapters.going_on import check_resumed
 from prunus.pruner.pruner import Pruner
 
 
@@ -25,8 +28,12 @@ def lightning_callback(pruner: Pruner) -> Any:
             self.stepped = False
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            """Begin."""
-            pruner.train_begin(trainer.optimizers[0], int(trainer.estimated_stepping_batches))
+            """Begin, or go on from the checkpoint that the trainer resumed."""
+            steps = trainer.estimated_stepping_batches
+            if not math.isfinite(steps):
+                raise OptionError("the trainer has no end, and a schedule needs one; give it max_steps or max_epochs.")
+            check_resumed(pruner, trainer.global_step, "the checkpoint holds no state of a pruner")
+            pruner.train_begin(trainer.optimizers[0], int(steps))
 
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             """Before a forward pass."""
@@ -50,6 +57,10 @@ def lightning_callback(pruner: Pruner) -> Any:
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             """End."""
             pruner.train_end()
+
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            """Let go of the network."""
+            pruner.detach()
 
         def state_dict(self) -> dict[str, Any]:
             """Return the masks for Lightning's checkpoint."""

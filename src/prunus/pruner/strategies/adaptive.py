@@ -48,6 +48,7 @@ class Adaptive(Strategy):
     """
 
     needs_loss = True
+    reads = ("criterion",)
     Settings = AdaptiveSettings
 
     def __init__(self, scene: Scene, settings: AdaptiveSettings) -> None:

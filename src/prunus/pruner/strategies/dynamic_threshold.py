@@ -44,6 +44,7 @@ class DynamicThreshold(Strategy):
     Source: own.
     """
 
+    reads = ()
     Settings = DynamicThresholdSettings
 
     def __init__(self, scene: Scene, settings: DynamicThresholdSettings) -> None:

@@ -10,7 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from prunus.errors import OptionError
-from prunus.masks import KernelPosition, Tile, contracted_dims, nm_masks, resolve_count, top_masks, window_masks
+from prunus.masks import (
+    KernelPosition,
+    Tile,
+    contracted_dims,
+    kept_weights,
+    nm_masks,
+    resolve_count,
+    top_masks,
+    window_masks,
+)
 from prunus.masks.window import Strip, Window
 from prunus.pruner.evidence import Gathered, below
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
@@ -25,12 +34,19 @@ class Gradual(Strategy):
     Source: Zhu & Gupta, "To prune, or not to prune", arXiv:1710.01878.
     """
 
+    reads = ("criterion", "pattern")
     Settings = NoSettings
 
     def __init__(self, scene: Scene, settings: NoSettings) -> None:
         super().__init__(scene, settings)
         self._gathered = Gathered(scene, scene.options.criterion or "magnitude")
         self._pattern = parse_pattern(scene.options.pattern)
+        if isinstance(self._pattern, tuple) and scene.options.kept < self._pattern[0] / self._pattern[1] - 1e-9:
+            least = self._pattern[0] / self._pattern[1]
+            raise OptionError(
+                f"kept is {scene.options.kept:g}, and pattern {scene.options.pattern!r} keeps {least:g}; give kept "
+                f"{least:g}, or a pattern that keeps less."
+            )
 
     def observe(self, moment: Moment) -> None:
         """Gather the gradients of the step, while they still decide something."""
@@ -41,7 +57,9 @@ class Gradual(Strategy):
         """Prune down to the schedule."""
         scores = self._gathered.scores()
         total = sum(score.numel() for score in scores.values())
-        count = resolve_count(total, moment.kept, None)
+        # A second training with the same pruner begins its schedule anew: what is gone stays gone.
+        have = self.scene.kept_count()
+        count = min(have, resolve_count(total, moment.kept, None))
         if self._pattern is None:
             return top_masks(scores, keep_count=count, within=self.scene.masks)
         scores = below(scores, self.scene.masks)
@@ -49,7 +67,8 @@ class Gradual(Strategy):
             n, m = self._pattern
             wide = {name: score for name, score in scores.items() if score.dim() > 1}
             stay = max(n, math.ceil(moment.kept * m - 1e-9))
-            return nm_masks(wide, n=stay, m=m, input_dims=_input_dims(self.scene, wide))
+            masks = nm_masks(wide, n=stay, m=m, input_dims=_input_dims(self.scene, wide))
+            return masks if kept_weights(masks) <= have else None
         return window_masks(scores, self._pattern, keep_count=count, input_dims=_input_dims(self.scene, scores))
 
     def evidence(self) -> list[Tensor]:
@@ -75,6 +94,7 @@ def parse_pattern(text: str | None) -> Window | tuple[int, int] | None:
         return None
     if text == "kernel":
         return KernelPosition()
+    text = str(text)
     if found := re.fullmatch(r"(\d+):(\d+)", text):
         n, m = int(found[1]), int(found[2])
         if 1 <= n <= m:

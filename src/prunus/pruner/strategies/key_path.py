@@ -36,11 +36,15 @@ class KeyPath(Strategy):
     """
 
     structural = True
+    reads = ("metric", "allocator")
     Settings = NoSettings
 
     def __init__(self, scene: Scene, settings: NoSettings) -> None:
         super().__init__(scene, settings)
         self._prepare()
+
+    def check(self) -> None:
+        """Refuse nothing: how small the rest can become is known when the branches are gone."""
 
     def _prepare(self) -> None:
         parts = self.scene.parts

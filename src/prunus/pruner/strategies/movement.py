@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunus.masks import resolve_count, top_masks
+from prunus.pruner.evidence import zeros_for
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
 
 
@@ -21,11 +22,12 @@ class Movement(Strategy):
     Source: Sanh et al., "Movement Pruning: Adaptive Sparsity by Fine-Tuning", arXiv:2005.07683.
     """
 
+    reads = ()
     Settings = NoSettings
 
     def __init__(self, scene: Scene, settings: NoSettings) -> None:
         super().__init__(scene, settings)
-        self._scores = {name: torch.zeros_like(w) for name, w in scene.weights.items()}
+        self._scores = {name: zeros_for(w) for name, w in scene.weights.items()}
         self._hidden: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -46,7 +48,8 @@ class Movement(Strategy):
     def update(self, moment: Moment) -> Masks | None:
         """Keep the best; put away what goes, bring back what returns."""
         total = sum(score.numel() for score in self._scores.values())
-        masks = top_masks(self._scores, keep_count=resolve_count(total, moment.kept, None))
+        count = min(self.scene.kept_count(), resolve_count(total, moment.kept, None))
+        masks = top_masks(self._scores, keep_count=count)
         for name, mask in masks.items():
             weight, hidden = self.scene.weights[name].detach(), self._hidden.get(name)
             if hidden is not None:
@@ -68,4 +71,4 @@ class Movement(Strategy):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over scores and hidden values."""
-        self._scores, self._hidden = dict(state["scores"]), dict(state["hidden"])
+        self._scores, self._hidden = self.scene.placed(state["scores"]), self.scene.placed(state["hidden"])

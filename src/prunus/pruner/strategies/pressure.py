@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.places import find_places
-from prunus.pruner.strategies.units import prune_units_, unit_scores
+from prunus.pruner.strategies.units import check_units, prune_units_, unit_scores
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
 
 
@@ -33,9 +33,10 @@ class Lanes:
 
     def norms(self, axis: str) -> Tensor:
         """Return ‖W_u‖₂ of every unit. Shapes: → (units,)."""
-        total = torch.zeros(self.sizes[axis])
+        device = next((where.device for _, _, where in self.rows[axis]), None)
+        total = torch.zeros(self.sizes[axis], device=device)
         for weight, dim, where in self.rows[axis]:
-            squares = weight.detach().movedim(dim, 0).flatten(1).square().sum(1).to(total)
+            squares = weight.detach().to(total).movedim(dim, 0).flatten(1).square().sum(1)
             total = total.index_add(0, where.clamp(min=0), squares * (where >= 0))
         return total.sqrt()
 
@@ -66,11 +67,16 @@ class GroupLasso(Strategy):
     """
 
     structural = True
+    reads = ("metric", "allocator")
     Settings = GroupLassoSettings
 
     def __init__(self, scene: Scene, settings: GroupLassoSettings) -> None:
         super().__init__(scene, settings)
         self._lanes = Lanes(scene)
+
+    def check(self) -> None:
+        """Refuse a budget that no choice of units can meet."""
+        check_units(self.scene)
 
     @torch.no_grad()
     def after_step(self, moment: Moment) -> None:
@@ -113,6 +119,7 @@ class GrowingRegularisation(Strategy):
     """
 
     structural = True
+    reads = ("metric", "allocator")
     schedule = "one_shot"
     Settings = GrowingSettings
 
@@ -120,6 +127,10 @@ class GrowingRegularisation(Strategy):
         super().__init__(scene, settings)
         self._lanes = Lanes(scene)
         self._chosen: dict[str, np.ndarray] = {}
+
+    def check(self) -> None:
+        """Refuse a budget that no choice of units can meet."""
+        check_units(self.scene)
 
     @torch.no_grad()
     def after_step(self, moment: Moment) -> None:

@@ -32,6 +32,7 @@ class _Regrow(Strategy):
     momentum. |g| is the gradient of the last step, at masked weights too.
     """
 
+    reads = ()
     Settings = RegrowSettings
 
     def __init__(self, scene: Scene, settings: RegrowSettings) -> None:
@@ -58,7 +59,7 @@ class _Regrow(Strategy):
         """Prune, then exchange."""
         sizes = {name: weight.detach().abs() for name, weight in self.scene.weights.items()}
         total = sum(size.numel() for size in sizes.values())
-        count = resolve_count(total, moment.kept, None)
+        count = min(self.scene.kept_count(), resolve_count(total, moment.kept, None))
         masks = top_masks(sizes, keep_count=count, within=self.scene.masks)
         share = self.settings.fraction / 2 * (1 + math.cos(math.pi * moment.t))
         if not moment.final:
@@ -86,7 +87,7 @@ class _Regrow(Strategy):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over the gradients of the last step."""
-        self._steepness = dict(state["steepness"])
+        self._steepness = self.scene.placed(state["steepness"])
 
 
 def _best(score: Tensor, count: int, within: Tensor) -> Tensor:

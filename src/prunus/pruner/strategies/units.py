@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunus.criteria import UNIT_CRITERIA, UnitEvidence
+from prunus.criteria import UNIT_CRITERIA, UnitEvidence, needs_of
+from prunus.errors import OptionError
+from prunus.pruner.evidence import zeros_for
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
 
 
@@ -24,14 +26,19 @@ class Units(Strategy):
     """
 
     structural = True
+    reads = ("criterion", "metric", "allocator")
     Settings = NoSettings
 
     def __init__(self, scene: Scene, settings: NoSettings) -> None:
         super().__init__(scene, settings)
         self._criterion = scene.options.criterion or "taylor"
-        UNIT_CRITERIA.get(self._criterion)
+        _check_shown(self._criterion)
         self._sums: dict[str, Tensor] = {}
         self._count = 0
+
+    def check(self) -> None:
+        """Refuse a budget that no choice of units can meet, and a criterion that this network has nothing for."""
+        check_units(self.scene, self._criterion)
 
     @torch.no_grad()
     def observe(self, moment: Moment) -> None:
@@ -42,10 +49,9 @@ class Units(Strategy):
         if not all(bool(torch.isfinite(g.sum())) for g in grads.values()):
             return
         for name, grad in grads.items():
-            if name in self._sums:
-                self._sums[name].add_(grad)
-            else:
-                self._sums[name] = grad.clone()
+            if name not in self._sums:
+                self._sums[name] = zeros_for(grad)
+            self._sums[name].add_(grad)
         self._count += 1
 
     def update(self, moment: Moment) -> Masks | None:
@@ -64,7 +70,7 @@ class Units(Strategy):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over the sums."""
-        self._sums, self._count = dict(state["sums"]), int(state["count"])
+        self._sums, self._count = self.scene.placed(state["sums"]), int(state["count"])
 
     def forget(self) -> None:
         """Begin anew."""
@@ -83,6 +89,24 @@ def unit_scores(
         UnitEvidence(scene.parts.coupling, weights, grad=grad, seed=scene.options.seed)
     )
     return {axis: found[axis].numpy() for axis in scene.parts.free}
+
+
+def check_units(scene: Scene, criterion: str = "magnitude") -> None:
+    """Raise BudgetError where not even the fewest units meet the final budget."""
+    parts = scene.parts
+    parts.fit(unit_scores(scene, criterion, {}), parts.limit(scene.options.kept), scene.options.allocator)
+
+
+def _check_shown(criterion: str) -> None:
+    """Refuse a criterion that reads more than weights and gradients."""
+    UNIT_CRITERIA.get(criterion)
+    missing = set(needs_of(criterion)) - {"grad"}
+    if missing:
+        able = [name for name in UNIT_CRITERIA if set(needs_of(name)) <= {"grad"}]
+        raise OptionError(
+            f"criterion {criterion!r} needs {', '.join(sorted(missing))}, which a running training does not show; "
+            f"allowed: {', '.join(able)}."
+        )
 
 
 def prune_units_(scene: Scene, scores: Mapping[str, np.ndarray], kept: float) -> None:

@@ -56,12 +56,12 @@ def text_key(sizes: TextSizes | None = None, seed: int = 0) -> str:
 
 
 def load_text(sizes: TextSizes | None = None, seed: int = 0) -> Splits:
-    """Return snippets of 256 bytes, each labelled with the package it comes from; no file is in two splits.
+    """Return snippets of 512 bytes, each labelled with the package it comes from; no file is in two splits.
 
     Every split holds as many snippets of each package, give or take one. Shuffled batches of the train split have a
     tenth of their bytes replaced, anew in each walk.
 
-    Shapes: inputs (N, 256) int64, bytes; targets (N) int64 into PACKAGES.
+    Shapes: inputs (N, 512) int64, bytes; targets (N) int64 into PACKAGES.
 
     Raises:
         DataError: the standard library is not there as text.

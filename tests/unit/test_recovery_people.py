@@ -1,0 +1,86 @@
+"""Recovery as people call it: by hand stopped, other number formats, one answer, a teacher that is no teacher."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from factories_recovery import case, cut_by, dense, half_plan, task
+from prunus.errors import DataError, ModelError, OptionError
+from prunus.recovering import recover_
+from prunus.recovery import RecoveryOptions, recovered_
+from prunus.recovery.soft import soft_loss
+from prunus.training import TrainingOptions
+from prunus.workloads.sources import Split
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt, RuntimeError])
+def test_whoever_stops_a_recovery_keeps_the_best_state(stopped: type[BaseException]) -> None:
+    it = case({"steps": 400, "method": "finetune", "lr": 5.0})  # a rate that does harm
+    before, calls = it.measure(), 0
+
+    def stop(*_: Any) -> None:
+        nonlocal calls
+        calls += it.model.training
+        if calls == 30:
+            raise stopped
+
+    handle = it.model.register_forward_pre_hook(stop)
+    with pytest.raises(stopped):
+        recovered_(it)
+    handle.remove()
+    assert it.measure() <= before
+
+
+def test_hints_serve_a_network_of_double_precision() -> None:
+    train, held = (Split(part.inputs.double(), part.targets) for part in task())
+    it = case({"steps": 8, "method": "distil", "hints": 1.0}, train=train, held_out=held,
+              model=cut_by(half_plan()).double(), dense=copy.deepcopy(dense()).double())  # fmt: skip
+    assert recovered_(it).steps == 8
+
+
+def test_one_answer_a_sample_is_compared_as_a_number() -> None:
+    options = RecoveryOptions.of({"steps": 1})
+    student, teacher = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.0]])
+    assert soft_loss(options, student, teacher) == 2.0
+    assert soft_loss(options, student[:, 0], teacher[:, 0]) == 2.0
+    assert soft_loss(options, student.repeat(1, 2), teacher.repeat(1, 2)) == 0.0  # equal scores: equal distributions
+
+
+def test_a_teacher_that_would_learn_too_or_reads_other_numbers_is_refused() -> None:
+    train, small = task()[0], cut_by(half_plan())
+    with pytest.raises(ModelError, match=r"shares '.*' with the dense one"):
+        recover_(small, small, train, {"steps": 2})
+    with pytest.raises(ModelError, match=r"is torch.float32 on cpu, the dense one torch.float64 on cpu"):
+        recover_(small, copy.deepcopy(dense()).double(), train, {"steps": 2}, plan=half_plan(),
+                 example_inputs=train.inputs[:2].double())  # fmt: skip
+
+
+def test_what_a_loss_refuses_is_told_in_one_sentence() -> None:
+    train = Split(task()[0].inputs, task()[0].targets + 90)
+    with pytest.raises(DataError, match=r"is out of bounds\. Check the labels"):
+        recover_(cut_by(half_plan()), dense(), train, {"steps": 2})
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"lr": "fast"}, "lr is 'fast'"),
+        ({"lr": None}, "lr is None"),
+        ({"weight_decay": "no"}, "weight_decay is 'no'"),
+        ({"optimizer": None}, "optimizer is None; allowed: a name out of sgd"),
+        ({"optimizer": ["sgd"]}, r"optimizer is \['sgd'\]"),
+        ({"schedule": 3}, "learning-rate schedule is 3"),
+        ({"method": ["distil"]}, "Unknown recovery method"),
+        ({"method": None}, "Unknown recovery method None"),
+    ],
+)
+def test_options_of_another_type_are_named(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        RecoveryOptions.of({"steps": 5, **changed})
+    if "method" not in changed:
+        with pytest.raises(OptionError, match=words):
+            TrainingOptions(**{"steps": 1, "lr": 0.1, **changed})
