@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import logged
 from logged import Work
-from oneshot import costs, ours, peer
+from oneshot import costs, ours, peer, picture
 from oneshot.networks import NOISE
 from oneshot.page import claims, page, spread
 
@@ -60,6 +60,7 @@ def main() -> None:
     rows, about = spread(found), logged.machine()
     told = {name: logged.without(row, HELD_BACK) for name, row in rows.items()}
     logged.write(given.docs, "oneshot", {"about": about, "claims": claims(rows), "rows": told}, page(rows, about))
+    picture.draw(rows, given.docs)
 
 
 if __name__ == "__main__":

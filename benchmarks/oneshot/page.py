@@ -30,8 +30,16 @@ def page(rows: Rows, about: Mapping[str, str]) -> str:
     """Return the text of the page."""
     lines = ["# One shot, without labels", "",
              f"Command: `make bench-oneshot` · torch {about['torch']} · {about['cpu']}.", "",
-             claims_table(claims(rows)), "", *_cells(rows), *_ladder(rows), *_samples(rows), *_costs(rows)]  # fmt: skip
+             claims_table(claims(rows)), *_picture(rows), "", *_cells(rows), *_ladder(rows),
+             *_samples(rows), *_costs(rows)]  # fmt: skip
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _picture(rows: Rows) -> list[str]:
+    if not cells(rows):
+        return []
+    told = "Points lost by network and kept share of the MACs, prunus beside Torch-Pruning's best; and rung by rung"
+    return ["", f"![{told}](oneshot.svg)"]
 
 
 def spread(rows: Rows) -> dict[str, Row]:
@@ -51,7 +59,7 @@ def claims(rows: Rows) -> list[tuple[str, str, bool]]:
     """Return (claim, measured, met) for what has been run."""
     found = []
     for net, kept in cells(rows):
-        ours = _of_seeds(rows, f"cells/{net}/{kept:g}", "ours")
+        ours = of_seeds(rows, f"cells/{net}/{kept:g}", "ours")
         lost, told = statistics.fmean(r["lost"] for r in ours.values()), f"{_shown(interval(ours))} points"
         allowed = _allowed(net, kept)
         if allowed is not None:
@@ -94,9 +102,9 @@ def cells(rows: Rows) -> list[tuple[str, float]]:
 def best_peer(rows: Rows, net: str, kept: float) -> tuple[str, dict[int, Row]] | None:
     """Return the configuration that loses least on average, of those that met the budget on every seed tried so far."""
     start = f"cells/{net}/{kept:g}"
-    ours = _of_seeds(rows, start, "ours")
+    ours = of_seeds(rows, start, "ours")
     tried = {
-        f"{criterion}, {scope}": _of_seeds(rows, start, f"torch-pruning-{criterion}-{scope}")
+        f"{criterion}, {scope}": of_seeds(rows, start, f"torch-pruning-{criterion}-{scope}")
         for criterion in CRITERIA
         for scope in SCOPES
     }
@@ -130,7 +138,8 @@ def _bootstrapped(ours: Row, theirs: Row | None) -> Interval:
     return found.estimate, found.low, found.high
 
 
-def _of_seeds(rows: Rows, start: str, end: str) -> dict[int, Row]:
+def of_seeds(rows: Rows, start: str, end: str) -> dict[int, Row]:
+    """Return seed → row, of the rows named start/SEED/end that gave a network."""
     found = {}
     for key, row in rows.items():
         if key.startswith(f"{start}/") and key.endswith(f"/{end}") and row.get("ok", True):
@@ -148,36 +157,49 @@ def _cells(rows: Rows) -> list[str]:
              "| network | MACs | seeds | dense | ours loses | Torch-Pruning's best | seeds | it loses | ours − it |",
              "|---|--:|--:|--:|--:|---|--:|--:|--:|"]  # fmt: skip
     for net, kept in cells(rows):
-        ours, best = _of_seeds(rows, f"cells/{net}/{kept:g}", "ours"), best_peer(rows, net, kept)
+        ours, best = of_seeds(rows, f"cells/{net}/{kept:g}", "ours"), best_peer(rows, net, kept)
         dense = statistics.fmean(r["dense"] for r in ours.values())
         peer = "– | – | – | –" if best is None else (
             f"{best[0]} | {len(best[1])} | {_shown(interval(best[1]))} | {_shown(interval(ours, best[1]))}"
         )  # fmt: skip
         lines.append(f"| {net} | {kept:.0%} | {len(ours)} | {dense:.2%} | {_shown(interval(ours))} | {peer} |")
-    refused = [f"{k.removeprefix('cells/')}: {r.get('reason', 'missed the budget')}" for k, r in rows.items()
-               if k.startswith("cells/") and not r.get("ok", True)]  # fmt: skip
-    if refused:
-        lines += ["", "Configurations of Torch-Pruning that gave no network within the budget:", ""]
-        lines += [f"- {text}" for text in refused]
+    if refused := _refused(rows):
+        lines += ["", "Configurations of Torch-Pruning that gave no network within the budget:", "", *refused]
     return [*lines, ""]
 
 
+def _refused(rows: Rows) -> list[str]:
+    seeds: dict[tuple[str, str, str, str], set[str]] = {}
+    for key, row in rows.items():
+        if key.startswith("cells/") and not row.get("ok", True):
+            net, kept, seed, way = key.removeprefix("cells/").rsplit("/", 3)
+            reason = row.get("reason", "missed the budget")
+            seeds.setdefault((net, way.removeprefix("torch-pruning-"), kept, reason), set()).add(seed)
+    return [f"- {net}, {way}, {float(kept):.0%} of the MACs, seeds {', '.join(sorted(found))}: {reason}"
+            for (net, way, kept, reason), found in seeds.items()]  # fmt: skip
+
+
+def ladder_nets(rows: Rows) -> list[str]:
+    """Return the networks with their kept shares whose ladder has been climbed, in the order of the log."""
+    keys = (key.removeprefix("ladder/").rsplit("/", 1)[0] for key in rows if key.startswith("ladder/"))
+    return list(dict.fromkeys(keys))
+
+
 def _ladder(rows: Rows) -> list[str]:
-    nets = list(
-        dict.fromkeys(key.rsplit("/", 1)[0].removeprefix("ladder/") for key in rows if key.startswith("ladder/"))
-    )
+    nets = ladder_nets(rows)
     if not nets:
         return []
     heads = [f"{name}, {float(kept):.0%}" for name, _, kept in (net.rpartition("/") for net in nets)]
     lines = ["## Where the gains come from", "", "Points lost on the test split.", "",
              "| rung | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(nets)]  # fmt: skip
     for number, rung in enumerate(RUNGS):
-        found = [_of_rung(rows, net, number) for net in nets]
+        found = [of_rung(rows, net, number) for net in nets]
         lines.append(f"| {rung} | " + " | ".join(_shown(interval(f)) if f else "–" for f in found) + " |")
     return [*lines, ""]
 
 
-def _of_rung(rows: Rows, net: str, number: int) -> dict[int, Row]:
+def of_rung(rows: Rows, net: str, number: int) -> dict[int, Row]:
+    """Return seed → row of one rung of the ladder."""
     start = f"ladder/{net}/{number}-"
     return {int(key.removeprefix(start)): row for key, row in rows.items() if key.startswith(start)}
 
@@ -192,7 +214,7 @@ def _samples(rows: Rows) -> list[str]:
         return []
     for (net, kept), columns in found.items():
         seeds = {seed for column in columns.values() for seed in column}
-        same = _of_seeds(rows, f"cells/{net}/{kept}", "ours")
+        same = of_seeds(rows, f"cells/{net}/{kept}", "ours")
         columns[str(SAMPLES)] = {seed: row for seed, row in same.items() if seed in seeds}
     counts = sorted({c for columns in found.values() for c in columns}, key=lambda c: int(c) if c.isdigit() else 10**9)
     about = "Points lost with so many unlabelled images; noise: 512 images of Gaussian noise."
