@@ -36,7 +36,6 @@ def draw(rows: Rows, folder: Path) -> None:
         axes.set_xlim(LEAST * 0.9, 110)
         axes.grid(True, axis="x", color=GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
     figure.supxlabel("points of accuracy lost, before any training on labels", fontsize=9)
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / NAME, metadata={"Date": None, "Creator": None})
@@ -55,6 +54,7 @@ def _beside(axes: Any, rows: Rows) -> None:
             axes.plot(theirs, place, "s", color=_THEIRS, ms=6, label="" if place else "Torch-Pruning's best of 12")
     axes.set_yticks(range(len(named)), [f"{net.removeprefix('glyphs/')}, {kept:.0%}" for net, kept in named])
     axes.set_ylabel("network, kept MACs")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
     axes.invert_yaxis()
 
 
@@ -67,6 +67,7 @@ def _steps(axes: Any, rows: Rows) -> None:
         axes.plot([x for _, x in lost], [y for y, _ in lost], marker=MARKERS[number], color=colours[number % 3], ms=5,
                   label=f"{name}, {float(kept):.0%}")  # fmt: skip
     axes.set_yticks(range(len(RUNGS)), [_in_two_lines(rung) for rung in RUNGS], color=INK)
+    axes.legend(frameon=False, loc="upper left")
     axes.invert_yaxis()
 
 
