@@ -12,6 +12,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from prunus.errors import DataError, ModelError, OptionError
+from prunus.measurement.batches import cuda_devices
 
 LossFunction = Callable[[Any, Any], Tensor]
 Progress = Callable[[int, int], None]
@@ -21,14 +22,13 @@ Progress = Callable[[int, int], None]
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Hold the model in eval mode with gradients on; the modes of all submodules and the random state are restored."""
     training = [module for module in model.modules() if module.training]
-    # A model may draw in eval mode, too: dropout that is always on.
-    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
     # cuDNN computes no backward of an RNN in eval mode.
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     switch = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()
     model.eval()
     try:
-        with switch, torch.enable_grad(), torch.random.fork_rng(devices):
+        # A model may draw in eval mode, too: dropout that is always on.
+        with switch, torch.enable_grad(), torch.random.fork_rng(cuda_devices(model)):
             yield
     finally:
         for module in training:

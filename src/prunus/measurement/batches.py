@@ -46,6 +46,11 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
+def cuda_devices(model: nn.Module) -> list[int]:
+    """Return the numbers of the GPUs that hold parameters: random states there are a model's concern, too."""
+    return sorted({parameter.device.index for parameter in model.parameters() if parameter.is_cuda})
+
+
 def move(inputs: Inputs, device: torch.device) -> Inputs:
     """Return the inputs, whatever their form, on ``device``."""
     if isinstance(inputs, Tensor):

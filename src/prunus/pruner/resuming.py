@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from prunus.errors import OptionError
 from prunus.graph.recorder import named_tensors
-from prunus.measurement.batches import Batch, DataSource, check_count
+from prunus.measurement.batches import Batch, DataSource, check_count, cuda_devices
 from prunus.pruner.checkpoint import read_state, write_state
 from prunus.pruner.pruner import Pruner
 from prunus.pruner.ranks import gather, rank, world_size
@@ -166,10 +166,9 @@ def identity_of(
 def random_states(model: nn.Module) -> dict[str, Any]:
     """Return the random states of torch, Python and NumPy in this process."""
     kind, keys, *rest = np.random.get_state(legacy=True)
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     return {
         "torch": torch.get_rng_state(),
-        "cuda": {str(index): torch.cuda.get_rng_state(index) for index in devices},
+        "cuda": {str(index): torch.cuda.get_rng_state(index) for index in cuda_devices(model)},
         "python": random.getstate(),
         "numpy": (kind, [int(key) for key in keys], *rest),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from prunus.errors import OptionError, nearest
 from prunus.recovery.rung import RUNGS
 from prunus.training import TrainingOptions
+from prunus.training.options import is_number
 
 AUTOPILOT = "autopilot"
 
@@ -42,13 +42,13 @@ class Distilling:
     mixed: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (_number(self.temperature) and self.temperature > 0):
+        if not (is_number(self.temperature) and self.temperature > 0):
             raise OptionError(f"temperature is {self.temperature!r}; allowed: a number above 0, such as 2.")
-        if not (_number(self.soft) and 0 <= self.soft <= 1):
+        if not (is_number(self.soft) and 0 <= self.soft <= 1):
             raise OptionError(f"soft is {self.soft!r}; allowed: a number from 0 (labels only) to 1 (teacher only).")
-        if not (_number(self.hints) and self.hints >= 0):
+        if not (is_number(self.hints) and self.hints >= 0):
             raise OptionError(f"hints is {self.hints!r}; allowed: a number of at least 0.")
-        if not (_number(self.mixed) and 0 <= self.mixed <= 1):
+        if not (is_number(self.mixed) and 0 <= self.mixed <= 1):
             raise OptionError(f"mixed is {self.mixed!r}; allowed: a number from 0 (none) to 1 (every sample).")
         if self.mixed and self.soft < 1:
             raise OptionError(f"mixed samples have no labels, and soft is {self.soft:g}; give soft 1, or mixed 0.")
@@ -79,9 +79,9 @@ class RecoveryOptions:
     def __post_init__(self) -> None:
         if self.training.steps < 1:
             raise OptionError("recover has 0 steps; allowed: 1 or more. Leave recover out for no recovery.")
-        if self.minutes is not None and not (_number(self.minutes) and self.minutes > 0):
+        if self.minutes is not None and not (is_number(self.minutes) and self.minutes > 0):
             raise OptionError(f"minutes is {self.minutes!r}; allowed: a number above 0, such as 10.")
-        if not (_number(self.dropout) and 0 <= self.dropout <= 1):
+        if not (is_number(self.dropout) and 0 <= self.dropout <= 1):
             raise OptionError(f"dropout is {self.dropout!r}; allowed: a factor from 0 (none) to 1 (as it was trained).")
         check_method(self.method)
 
@@ -131,7 +131,3 @@ def check_method(name: str) -> None:
     if not isinstance(name, str) or (name != AUTOPILOT and name not in RUNGS):
         known = (AUTOPILOT, *RUNGS.names())
         raise OptionError(f"Unknown recovery method {name!r}.{nearest(str(name), known)} Known: {', '.join(known)}.")
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -51,9 +51,9 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         check_count("steps", self.steps, least=0)
         check_count("batch_size", self.batch_size)
-        if not (_number(self.lr) and self.lr > 0):
+        if not (is_number(self.lr) and self.lr > 0):
             raise OptionError(f"lr is {self.lr!r}; allowed: a finite number above 0, such as 1e-3.")
-        if not (_number(self.weight_decay) and self.weight_decay >= 0):
+        if not (is_number(self.weight_decay) and self.weight_decay >= 0):
             raise OptionError(f"weight_decay is {self.weight_decay!r}; allowed: a finite number of at least 0.")
         OPTIMIZERS.get(self.optimizer)
         check_loss(self.loss)
@@ -64,7 +64,8 @@ class TrainingOptions:
         return {**asdict(self), "loss": name_of(self.loss)}
 
 
-def _number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a finite number, and no truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from prunus.measurement.batches import cuda_devices
+
 
 def reset_weights_(model: nn.Module, seed: int = 0) -> None:
     """Initialise every module anew, in place.
@@ -12,8 +14,7 @@ def reset_weights_(model: nn.Module, seed: int = 0) -> None:
     Modules with ``reset_parameters`` use it; parameters that no module of that kind owns are drawn from a normal
     distribution with the mean and deviation they have. The caller's random state is left as it was.
     """
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices), torch.no_grad():
+    with torch.random.fork_rng(cuda_devices(model)), torch.no_grad():
         torch.manual_seed(seed)
         done: set[int] = set()
         for module in model.modules():
