@@ -37,7 +37,7 @@ def jobs(seeds: int) -> Iterator[tuple[str, Work]]:
 def _recoveries(seed: int) -> Iterator[tuple[str, Work]]:
     for net in recovery.NETS:
         for kept in recovery.KEPT:
-            for way in recovery.WAYS:
+            for way in recovery.CHOICES:
                 yield (
                     f"recovery/{net}/{kept:g}/{way}/{seed}",
                     lambda n=net, k=kept, w=way: recovery.measure(n, k, w, seed),

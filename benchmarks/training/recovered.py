@@ -8,7 +8,7 @@ from typing import Any
 
 from oneshot.page import interval
 
-from .recovery import KEPT, NETS, SCRATCH, WAYS
+from .recovery import CHOICES, KEPT, NETS, SCRATCH, WAYS
 from .rival import CRITERIA, SCOPES
 
 Row = dict[str, Any]
@@ -17,11 +17,12 @@ Seeds = dict[int, Row]
 ALLOWED = 0.005
 HOW = (
     "Right-sized networks cut to a share of their MACs by prunus (`{method}`, `{repair}`, no labels), then trained for "
-    "a tenth of the dense network's steps: on labels, or from the dense network and labels. Torch-Pruning: {peers}, "
+    "a tenth of the dense network's steps: on labels, from the dense network and labels, or as the autopilot decides "
+    "on the calibration split. Torch-Pruning: {peers}, "
     "norm statistics re-estimated, trained on labels for as many steps at the same rate from the same samples; its "
     "state is kept and its best configuration chosen as ours is. Scratch: the cut network with new weights. Points "
     "lost on the test split, mean over seeds and 95 % interval (Student's t; of one seed, a bootstrap of its samples); "
-    "every choice is made on the selection split."
+    "every choice is made by the cross-entropy on the selection split, which tells more of a small split than its hits."
 )
 
 
@@ -31,19 +32,19 @@ def tables(rows: Rows) -> list[str]:
 
     peers = " and ".join(f"`{c}`" for c in CRITERIA) + ", within layers and over all"
     lines = ["", "## Recovery in a tenth of the steps", "", HOW.format(method=METHOD, repair=REPAIR, peers=peers), "",
-             "| network | MACs | seeds | as cut | fine-tuned | distilled | Torch-Pruning, best | as it was cut "
-             "| scratch, all steps | scratch, a tenth |",
-             "|---|---:|---:|---:|---:|---:|---|---:|---:|---:|"]  # fmt: skip
+             "| network | MACs | seeds | as cut | fine-tuned | distilled | autopilot | Torch-Pruning, best "
+             "| as it was cut | scratch, all steps | scratch, a tenth |",
+             "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|"]  # fmt: skip
     for net in NETS:
         for kept in KEPT:
-            ways = {way: _of(rows, f"recovery/{net}/{kept:g}/{way}/") for way in (*WAYS, *SCRATCH)}
+            ways = {way: _of(rows, f"recovery/{net}/{kept:g}/{way}/") for way in (*CHOICES, *SCRATCH)}
             if not ways["finetune"]:
                 continue
             peer = best_peer(rows, net, kept)
             theirs = (f"{_points(peer[1])} ({peer[0]})", _cut(peer[1])) if peer else ("–", "–")
-            shown = [_points(ways[way]) for way in (*WAYS, *SCRATCH)]
+            shown = [_points(ways[way]) for way in (*CHOICES, *SCRATCH)]
             cells = [net, f"{kept:.0%}", str(len(ways["finetune"])), _cut(ways["finetune"]),
-                     *shown[:2], *theirs, *shown[2:]]  # fmt: skip
+                     *shown[:3], *theirs, *shown[3:]]  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
     failed = sorted({f"{name.rsplit('/', 1)[0]}: {row['reason']}" for name, row in rows.items()
                      if name.startswith("peer/") and not row["ok"]})  # fmt: skip
@@ -87,7 +88,7 @@ def _cells(rows: Rows, net: str, kept: float) -> list[tuple[str, str, bool]]:
 
 def best_way(rows: Rows, net: str, kept: float) -> tuple[str, Seeds] | None:
     """Return the way that is best on the selection split, among those measured on the same seeds."""
-    return _best({way: _of(rows, f"recovery/{net}/{kept:g}/{way}/") for way in WAYS})
+    return _best({way: _of(rows, f"recovery/{net}/{kept:g}/{way}/") for way in CHOICES})
 
 
 def best_peer(rows: Rows, net: str, kept: float) -> tuple[str, Seeds] | None:
@@ -101,7 +102,7 @@ def _best(measured: Mapping[str, Seeds]) -> tuple[str, Seeds] | None:
     whole = {name: found for name, found in measured.items() if found and len(found) == most}
     if not whole:
         return None
-    name = max(whole, key=lambda n: statistics.fmean(r["selection"] for r in whole[n].values()))
+    name = min(whole, key=lambda n: statistics.fmean(r["selection_nll"] for r in whole[n].values()))
     return name, whole[name]
 
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from prunus.recovery import Case, RecoveryOptions, recovered_
+from prunus.recovery import AUTOPILOT, Case, RecoveryOptions, recovered_
 from prunus.training import TrainingOptions, finetune_
 
 from .starting import Parent, anew, cut_of, parent_of
@@ -16,6 +16,7 @@ NETS = ("speech/cnn", "glyphs/resnet", "text/transformer")
 """Right-sized networks of three tasks."""
 KEPT = (0.5, 0.25)
 WAYS = ("finetune", "distil")
+CHOICES = (*WAYS, AUTOPILOT)
 SCRATCH = ("scratch", "scratch-tenth")
 """The cut network with new weights: in all the steps of the dense one, and in the tenth that recoveries get."""
 
@@ -33,6 +34,7 @@ def measure(net: str, kept: float, way: str, seed: int) -> Row:
         options = parent.work.training if way == "scratch" else replace(parent.work.training, steps=options.steps)
         finetune_(model, parent.data.train, options, seed=seed)
     else:
+        options = parent.piloted() if way == AUTOPILOT else options
         recover_(model, parent, options, way, plan=cut.plan, coupling=cut.coupling)
     return {**parent.judged(model), "cut": raw["accuracy"], "macs": parent.macs(model), "steps": options.steps,
             "cpu_seconds": time.process_time() - started, "cut_cpu_seconds": cut.seconds}  # fmt: skip

@@ -38,9 +38,11 @@ class Parent:
 
     def short(self) -> TrainingOptions:
         """Return how a recovery trains: a tenth of the dense network's steps."""
-        wanted = self.work.recovery
-        steps = round(TENTH * self.work.training.steps)
-        return replace(wanted, steps=steps, lr=RATE * wanted.lr, schedule="one_cycle")
+        return replace(self.piloted(), lr=RATE * self.work.recovery.lr, schedule="one_cycle")
+
+    def piloted(self) -> TrainingOptions:
+        """Return the same steps at the workload's own rate, which the autopilot changes as it sees fit."""
+        return replace(self.work.recovery, steps=round(TENTH * self.work.training.steps))
 
     def judged(self, model: nn.Module) -> Row:
         """Return accuracy on the selection split, which chooses, and on the test split, which is told."""

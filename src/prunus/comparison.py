@@ -17,6 +17,7 @@ from torch import Tensor
 from prunus.contest import Contest, dense_row, entries, prepare
 from prunus.errors import BudgetError
 from prunus.methods import METHODS, Method
+from prunus.ordinary import in_ordinary_mode
 from prunus.progress import Progress, Silent
 from prunus.results import Environment, Results, Row, Skipped, named
 from prunus.version import VERSION
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _LONGEST_FIRST = ("multi-scale", "smaller-dense", "layer-wise", "key-path", "modular")
 
 
+@in_ordinary_mode
 def compare(recipe: Recipe, *, progress: Progress | None = None, out: Path | str | None = None) -> Results:
     """Prune one trained model by every method of a recipe and measure all of them alike.
 

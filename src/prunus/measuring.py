@@ -14,6 +14,7 @@ from prunus.graph.coupling import couple
 from prunus.measurement.latency import LatencyRatio, latency_ratio
 from prunus.measurement.price import cost_model
 from prunus.measurement.quality import Quality, evaluate
+from prunus.ordinary import in_ordinary_mode
 from prunus.plans import Cost
 
 
@@ -49,6 +50,7 @@ class Measurement:
         return "\n".join(lines)
 
 
+@in_ordinary_mode
 def measure(
     model: nn.Module,
     example_inputs: Any,

@@ -16,6 +16,7 @@ from prunus.graph.capture import unwrap
 from prunus.graph.coupling import couple, opted_in
 from prunus.graph.parts import capture_or_parts
 from prunus.meeting import meet
+from prunus.ordinary import in_ordinary_mode
 from prunus.plans import Cost, Plan
 from prunus.prepared import OBS, Request, prepare
 from prunus.recovering import check_request, recover_
@@ -93,6 +94,7 @@ class PruneResult:
         return count
 
 
+@in_ordinary_mode
 def prune(
     model: nn.Module,
     example_inputs: Any,
@@ -186,6 +188,7 @@ def prune(
     )  # fmt: skip
 
 
+@in_ordinary_mode
 def plan(
     model: nn.Module,
     example_inputs: Any,
@@ -209,6 +212,7 @@ def plan(
     return prepare(unwrap(model), example_inputs, request).solve()
 
 
+@in_ordinary_mode
 def apply(model: nn.Module, plan: Plan, example_inputs: Any) -> nn.Module:
     """Cut a model exactly as a plan says, and verify it; the argument is untouched.
 

@@ -13,6 +13,7 @@ from prunus.errors import CaptureError, OptionError
 from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.measurement.batches import DataSource
+from prunus.ordinary import in_ordinary_mode
 from prunus.plans import Plan
 from prunus.recovery import AUTOPILOT, Case, RecoveryOptions, RecoveryReport, recovered_
 from prunus.surgery.tensors import sliced_masks
@@ -23,6 +24,7 @@ _EXAMPLES = 2
 NO_LABELS = "the data have no labels: the dense network's answers take their place"
 
 
+@in_ordinary_mode
 def recover_(
     small: nn.Module,
     dense: nn.Module,

@@ -19,6 +19,7 @@ from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.measurement.energy import find_meter
 from prunus.measurement.price import CostModel, cost_model
+from prunus.ordinary import in_ordinary_mode
 from prunus.planning import check_weights, make_plan, unit_criterion, unit_decisions
 from prunus.plans import Plan
 from prunus.progress import Progress
@@ -111,6 +112,7 @@ class Scored:
         return solve_gauged(solve, limits, gauged, self.coupling, self.cost.price())
 
 
+@in_ordinary_mode
 def score(
     model: Any,
     example_inputs: Any,

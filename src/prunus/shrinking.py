@@ -14,6 +14,7 @@ from prunus.graph.capture import capture, preserved, split_inputs, unwrap
 from prunus.graph.coupling import couple
 from prunus.graph.opening import opened_leaves
 from prunus.graph.recorder import named_tensors
+from prunus.ordinary import in_ordinary_mode
 from prunus.pipeline import PruneResult
 from prunus.planning import check_weights, make_plan
 from prunus.plans import Decision
@@ -26,6 +27,7 @@ from prunus.surgery.verify import verify
 TOLERANCE = 1e-6
 
 
+@in_ordinary_mode
 def shrink(model: nn.Module, example_inputs: Any) -> PruneResult:
     """Remove the structure that zeros have made dead; the network computes the same and is smaller.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -49,4 +48,5 @@ def test_import_is_light() -> None:
         probes.append(json.loads(done.stdout))
     added = set(probes[0]["added"])
     assert not added & HEAVY, f"import prunus pulls in {sorted(added & HEAVY)}"
-    assert statistics.median(probe["seconds"] for probe in probes) <= SECONDS_BEYOND_TORCH
+    # The least of them: what else the machine does can only add to it.
+    assert min(probe["seconds"] for probe in probes) <= SECONDS_BEYOND_TORCH

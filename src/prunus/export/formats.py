@@ -15,6 +15,7 @@ from prunus.export.exported import save_program
 from prunus.export.exported_reading import SUFFIX, load_program
 from prunus.export.huggingface import save_pretrained
 from prunus.export.parts import Pruned
+from prunus.ordinary import in_ordinary_mode
 
 FORMATS = ("checkpoint", "pt2", "huggingface")
 
@@ -65,6 +66,7 @@ def save(
     return checkpoint.save(result, path, tensors=tensors, metadata=metadata)
 
 
+@in_ordinary_mode
 def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
     """Return the cut model that `save` wrote; needs no example inputs.
 

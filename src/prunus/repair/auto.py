@@ -16,6 +16,7 @@ from prunus.graph.coupling import Coupling
 from prunus.graph.ir import refs_in
 from prunus.graph.recorder import named_tensors
 from prunus.measurement.batches import device_of
+from prunus.ordinary import in_ordinary_mode
 from prunus.plans import Plan
 from prunus.progress import Progress, Silent
 from prunus.repair.blending import COPIES, with_blends
@@ -56,6 +57,7 @@ def check_repair(name: str | None) -> None:
         raise OptionError(f"repair {name!r} is unknown.{nearest(str(name), allowed)} Allowed: {', '.join(allowed)}.")
 
 
+@in_ordinary_mode
 def repair_(
     small: nn.Module,
     model: nn.Module,

@@ -11,6 +11,7 @@ from torch import nn
 from prunus.errors import VerifyError
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
+from prunus.ordinary import in_ordinary_mode
 from prunus.plans import Plan
 from prunus.surgery.bisect import explain, first_divergence, one_line, wrong_tensor
 from prunus.surgery.gradients import compare_gradients, gradient_error
@@ -65,6 +66,7 @@ class Check:
         )
 
 
+@in_ordinary_mode
 def verify(
     model: nn.Module,
     small: nn.Module,

@@ -1,0 +1,18 @@
+"""Public functions work alike wherever they are called, within `torch.no_grad` and `torch.inference_mode` too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def in_ordinary_mode(function: Function) -> Function:
+    """Run a function with gradients allowed; the tensors that it makes can be trained afterwards.
+
+    Under inference mode torch would make parameters that no optimizer accepts, under no_grad nothing can be refitted.
+    """
+    return torch.inference_mode(False)(function)
