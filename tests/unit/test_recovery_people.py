@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from factories_recovery import case, cut_by, dense, half_plan, task
 from prunus.errors import DataError, ModelError, OptionError
 from prunus.recovering import recover_
 from prunus.recovery import RecoveryOptions, recovered_
-from prunus.recovery.soft import soft_loss
+from prunus.recovery.soft import kind_of, soft_loss
 from prunus.training import TrainingOptions
 from prunus.workloads.sources import Split
 
@@ -48,6 +50,44 @@ def test_one_answer_a_sample_is_compared_as_a_number() -> None:
     assert soft_loss(options, student, teacher) == 2.0
     assert soft_loss(options, student[:, 0], teacher[:, 0]) == 2.0
     assert soft_loss(options, student.repeat(1, 2), teacher.repeat(1, 2)) == 0.0  # equal scores: equal distributions
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [
+        ("mse", "numbers"),
+        ("sparse_cross_entropy", "classes"),
+        (functional.l1_loss, "numbers"),
+        (nn.SmoothL1Loss(), "numbers"),
+        (nn.HuberLoss(), "numbers"),
+        (nn.BCELoss(), "numbers"),
+        (nn.NLLLoss(), "classes"),
+        (nn.BCEWithLogitsLoss(), "labels"),
+        (functional.binary_cross_entropy_with_logits, "labels"),
+        (functional.multilabel_soft_margin_loss, "labels"),
+    ],
+)
+def test_the_name_of_a_loss_tells_what_answers_are(loss: Any, kind: str) -> None:
+    assert kind_of(loss) == kind
+
+
+def test_a_loss_of_ones_own_is_one_of_classes_unless_its_name_says_otherwise() -> None:
+    def label1_loss(output: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(output, targets)
+
+    assert kind_of(label1_loss) == "classes"
+
+
+def test_labels_of_which_several_hold_are_compared_one_by_one() -> None:
+    options = RecoveryOptions(TrainingOptions(1, 0.1, loss=functional.binary_cross_entropy_with_logits), None, "distil")
+    teacher, student = torch.tensor([[2.0, -1.0]]), torch.tensor([[2.0, 3.0]])
+    heat = options.distilling.temperature
+    p, q = (torch.distributions.Bernoulli(logits=z / heat) for z in (teacher, student))
+    expected = heat**2 * torch.distributions.kl_divergence(p, q).mean()
+    torch.testing.assert_close(soft_loss(options, student, teacher), expected)
+    # A shift of all scores changes no softmax, and every one of these labels.
+    assert float(soft_loss(options, teacher + 1, teacher)) > 0.01
+    assert abs(float(soft_loss(options, teacher, teacher))) < 1e-7
 
 
 def test_a_teacher_that_would_learn_too_or_reads_other_numbers_is_refused() -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from typing import Literal, TypeAlias
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from prunus.recovery.options import RecoveryOptions
 from prunus.training import Loss
+from prunus.training.losses import name_of
+
+Kind: TypeAlias = Literal["classes", "labels", "numbers"]
 
 CLASSES_LAST = ("sparse_cross_entropy", "next_token")
 
@@ -14,22 +21,44 @@ CLASSES_LAST = ("sparse_cross_entropy", "next_token")
 def soft_loss(options: RecoveryOptions, student: Tensor, teacher: Tensor) -> Tensor:
     """Return how far the student's answers are from the teacher's, as the loss of the labels suggests.
 
-    Class scores: T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)), averaged over samples and positions; numbers (loss ``mse``,
-    or one answer a sample, whose softmax is always 1): mean (z_s − z_t)².
+    Scores of classes: T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)), averaged over samples and positions; of labels of which
+    several may hold (a binary loss on logits): T²·KL(σ(z_t/T) ‖ σ(z_s/T)), averaged over labels too; numbers and
+    probabilities (loss ``mse``, or one answer a sample, whose softmax is always 1): mean (z_s − z_t)².
     Source: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
 
     Shapes: student and teacher (B, C, …), or (…, C) for losses whose classes are the last axis.
     """
+    temperature, kind = options.distilling.temperature, kind_of(options.training.loss)
+    if kind == "labels":
+        return divergence_of_labels(student, teacher, temperature)
     axis = -1 if options.training.loss in CLASSES_LAST or student.ndim < 3 else 1
-    if not of_classes(options.training.loss) or student.ndim < 2 or student.shape[axis] == 1:
+    if kind == "numbers" or student.ndim < 2 or student.shape[axis] == 1:
         return functional.mse_loss(student, teacher)
-    return divergence(student.movedim(axis, -1), teacher.movedim(axis, -1), options.distilling.temperature)
+    return divergence(student.movedim(axis, -1), teacher.movedim(axis, -1), temperature)
 
 
-def of_classes(loss: Loss) -> bool:
-    """Whether a loss reads outputs as scores of classes; only ``mse`` and its like among torch's own do not."""
-    name = loss if isinstance(loss, str) else str(getattr(loss, "__name__", type(loss).__name__))
-    return not any(word in name.lower() for word in ("mse", "l1", "huber"))
+def kind_of(loss: Loss) -> Kind:
+    """Tell from the name of a loss what it reads outputs as.
+
+    Example:
+        >>> [kind_of(loss) for loss in ("cross_entropy", functional.smooth_l1_loss)]
+        ['classes', 'numbers']
+    """
+    # SmoothL1Loss and smooth_l1_loss are one name; the l1 of "label1" is none.
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name_of(loss)).lower()
+    if re.search(r"(bce|binary).*logits|multi_?label", name):
+        return "labels"
+    return "numbers" if re.search(r"mse|mae|huber|(^|_)l[12](_|$)|poisson|gaussian|bce|binary", name) else "classes"
+
+
+def divergence_of_labels(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return T²·KL(σ(teacher/T) ‖ σ(student/T)), the mean over all entries.
+
+    Its gradient is zero where the two are equal. Shapes: any, equal.
+    """
+    held = torch.sigmoid(teacher / temperature)
+    loss = functional.binary_cross_entropy_with_logits
+    return (loss(student / temperature, held) - loss(teacher / temperature, held)) * temperature**2
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
