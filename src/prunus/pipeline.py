@@ -21,7 +21,7 @@ from prunus.plans import Cost, Plan
 from prunus.prepared import OBS, Request, prepare
 from prunus.recovering import check_request, recover_
 from prunus.recovery import RecoveryReport
-from prunus.repair import RepairReport, as_often_as_needed, check_repair, repair_, unrepaired_parts
+from prunus.repair import RepairReport, as_often_as_needed, check_repair, repair_, repair_parts_
 from prunus.scored import Bounds, Budget
 from prunus.surgery.cut import cut, operate
 from prunus.surgery.record import Surgery
@@ -173,7 +173,8 @@ def prune(
     mended = None
     if data is not None and repair is not None:
         mended = (
-            unrepaired_parts(repair, captured.parts) if captured.parts
+            repair_parts_(small, model, captured, chosen, data, example_inputs, repair=repair, seed=seed,
+                          options=coupling.options) if captured.parts
             else repair_(small, model, coupling, chosen, data, repair=repair, seed=seed)
         )  # fmt: skip
     small = captured.restored(small, model)

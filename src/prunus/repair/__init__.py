@@ -30,9 +30,11 @@ layers read (one stop, fitted to all), and recurrent layers, each cell of which 
 | ``moments``, ``normals`` | these as moments or as rows, and the equations to solve |
 | ``refold``, ``scales``, ``statistics``, ``blocks`` | the new weights |
 | ``repairs``, ``auto``, ``report`` | the repairs by name, the choice between them, what came of it |
+| ``in_parts`` | the same for every part of a model that no one program describes |
 """
 
-from prunus.repair.auto import check_repair, repair_, unrepaired_parts
+from prunus.repair.auto import check_repair, repair_
+from prunus.repair.in_parts import repair_parts_
 from prunus.repair.lanes import as_often_as_needed
 from prunus.repair.moments import Moments, merged
 from prunus.repair.repairs import REPAIRS
@@ -51,6 +53,6 @@ __all__ = [
     "check_repair",
     "merged",
     "repair_",
-    "unrepaired_parts",
+    "repair_parts_",
     "walk",
 ]

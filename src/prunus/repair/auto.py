@@ -34,19 +34,6 @@ NONE = "none"
 _NOTHING = 1e-12
 
 
-def unrepaired_parts(repair: str, parts: Sequence[str]) -> RepairReport:
-    """Say that a model captured in parts is not repaired: no one program leads from its inputs to its outputs.
-
-    Raises: OptionError: a repair was named, and cannot be done.
-    """
-    if repair not in (AUTO, NONE):
-        raise OptionError(
-            f"repair {repair!r} runs data through the whole captured program, and the model was captured in parts "
-            f"({', '.join(parts)}); leave the repair out, or recover by training."
-        )
-    return RepairReport(NONE, repair, 0, notes=(f"not repaired: captured in parts ({', '.join(parts)})",))
-
-
 def check_repair(name: str | None) -> None:
     """Refuse a name that is no repair.
 

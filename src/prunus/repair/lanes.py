@@ -60,7 +60,7 @@ def lanes_of(data: Any, device: torch.device, *, names: Sequence[str] = (), most
     """
     given, seen = [], 0
     for number, batch in enumerate(batches_of(data)):
-        given.append(_checked(named(inputs_of(batch, number), names), number))
+        given.append(checked(named(inputs_of(batch, number), names), number))
         seen += _samples(given[-1])
         if seen >= most:
             break
@@ -93,7 +93,11 @@ def _tensors(inputs: Any) -> list[Tensor]:
     return [x for x in pytree.tree_leaves(split_inputs(inputs)) if isinstance(x, Tensor)]
 
 
-def _checked(inputs: Any, number: int) -> Any:
+def checked(inputs: Any, number: int) -> Any:
+    """Return the inputs of a batch as they are.
+
+    Raises: DataError: no samples, NaN or infinity other than in masks of 0 and −∞, or tensors without values.
+    """
     tensors = _tensors(inputs)
     if not tensors or any(t.dim() == 0 or not len(t) for t in tensors[:1]):
         raise DataError(f"calibration batch {number} holds no samples; give tensors with the samples on dim 0.")
