@@ -17,12 +17,12 @@ Seeds = dict[int, Row]
 ALLOWED = 0.005
 HOW = (
     "Right-sized networks cut to a share of their MACs by prunus (`{method}`, `{repair}`, no labels), then trained for "
-    "a tenth of the dense network's steps: on labels, from the dense network and labels, or as the autopilot decides "
-    "on the calibration split. Torch-Pruning: {peers}, "
+    "a tenth of the dense network's steps: on labels, from the dense network and labels, or as the autopilot decides. "
+    "Torch-Pruning: {peers}, "
     "norm statistics re-estimated, trained on labels for as many steps at the same rate from the same samples; its "
     "state is kept and its best configuration chosen as ours is. Scratch: the cut network with new weights. Points "
     "lost on the test split, mean over seeds and 95 % interval (Student's t; of one seed, a bootstrap of its samples); "
-    "every choice is made by the cross-entropy on the selection split, which tells more of a small split than its hits."
+    "which state is kept and which way is best is decided by the cross-entropy on the selection split."
 )
 
 

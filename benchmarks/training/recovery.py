@@ -24,7 +24,8 @@ SCRATCH = ("scratch", "scratch-tenth")
 def measure(net: str, kept: float, way: str, seed: int) -> Row:
     """Cut a trained network without labels, and train what is left in one way.
 
-    The calibration split decides which state of a recovery is kept, the selection split which way is better.
+    The selection split decides which state of a recovery is kept, and which way is better. The calibration split will
+    not do: the cut network was refitted to it, and looks better there than it is.
     """
     parent, cut = parent_of(net, seed), cut_of(net, kept, seed)
     model, options = cut.fresh(), parent.short()
@@ -44,5 +45,5 @@ def recover_(model: Any, parent: Parent, options: TrainingOptions, way: str, **k
     """Train a cut network back; whoever cut it, the same state-keeping and the same steps."""
     wanted = RecoveryOptions(options, None, way)
     data = parent.data
-    recovered_(Case(model, parent.model, data.train, data.calibration, wanted, example_inputs=parent.example,
+    recovered_(Case(model, parent.model, data.train, data.selection, wanted, example_inputs=parent.example,
                     seed=parent.seed, **known))  # fmt: skip

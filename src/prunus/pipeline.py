@@ -27,6 +27,7 @@ from prunus.surgery.cut import cut, operate
 from prunus.surgery.record import Surgery
 from prunus.surgery.tensors import sliced_masks
 from prunus.surgery.verify import Check, verify
+from prunus.workloads.learning import learning_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def prune(
         opt_in: what else may go: ``"experts"`` whole, with their rows of the router; ``"vocabulary"``, tokens. Tokens
             that stay are numbered anew: ``plan.keep[embedding][0]`` lists their old ids.
         recover: ``{"steps": 500}`` or ``{"minutes": 10}``: train the cut network on ``data``, of which a tenth decides
-            what pays; other options as in `prunus.recover_`.
+            what pays, and is kept from the repair too; other options as in `prunus.recover_`.
         repair: with ``data``, the weights that stay are refitted towards the dense network's outputs, without labels:
             statistics, bias, scales, refold, blockwise, matching, or ``auto``, the best of them on samples held out;
             see `prunus.repair_`. None leaves them as they are.
@@ -159,6 +160,8 @@ def prune(
     request = Request(budget, criterion, levels, data, ignore, seed, allocator, bounds, opt_in)
     wanted = check_request(recover, data)
     data = as_often_as_needed(data)  # an iterator is used up by it: what can be refused is refused before
+    # What decides on the recovery must not have been fitted to, or no training would seem to help.
+    fitted = data if wanted is None else learning_data(data)[0]
     ready = prepare(model, example_inputs, replace(request, data=data))
     captured, coupling = ready.captured, ready.coupling
 
@@ -173,9 +176,9 @@ def prune(
     mended = None
     if data is not None and repair is not None:
         mended = (
-            repair_parts_(small, model, captured, chosen, data, example_inputs, repair=repair, seed=seed,
+            repair_parts_(small, model, captured, chosen, fitted, example_inputs, repair=repair, seed=seed,
                           options=coupling.options) if captured.parts
-            else repair_(small, model, coupling, chosen, data, repair=repair, seed=seed)
+            else repair_(small, model, coupling, chosen, fitted, repair=repair, seed=seed)
         )  # fmt: skip
     small = captured.restored(small, model)
     told = None
