@@ -161,7 +161,7 @@ def prune(
     wanted = check_request(recover, data)
     data = as_often_as_needed(data)  # an iterator is used up by it: what can be refused is refused before
     # What decides on the recovery must not have been fitted to, or no training would seem to help.
-    fitted = data if wanted is None else learning_data(data)[0]
+    fitted = data if wanted is None or repair is None else learning_data(data)[0]
     ready = prepare(model, example_inputs, replace(request, data=data))
     captured, coupling = ready.captured, ready.coupling
 

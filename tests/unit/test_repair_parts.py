@@ -90,6 +90,24 @@ def test_every_part_is_repaired_on_all_its_calls(repair: str) -> None:
     assert len(result.model(pictures(3, 20))) == 3
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_model_that_takes_a_list_gets_a_list_and_pictures_are_counted(
+    wrapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Strict(Detector):
+        """Takes nothing but a list."""
+
+        def forward(self, pictures: list[torch.Tensor]) -> list[torch.Tensor]:
+            assert isinstance(pictures, list)
+            return super().forward(pictures)
+
+    monkeypatch.setattr("prunus.repair.in_parts.MOST", 12)
+    data = [((part[0],), None) if wrapped else (tuple(part[0]), None) for part in batches(8)]
+    result = prunus.prune(Strict().eval(), (pictures(2),), budget=HALF, data=data, repair="refold")
+    assert result.repair is not None
+    assert result.repair.samples == 2 * 12, "three batches of four, each of which calls the head twice"
+
+
 def test_masked_weights_of_a_part_stay_zero() -> None:
     model = dense()
     result = prunus.prune(model, (pictures(2),), budget=HALF, levels=("weight",), data=batches(8), repair="refold")

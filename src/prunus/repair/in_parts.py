@@ -10,13 +10,13 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from prunus.criteria.calibration import batches_of, called, moved
+from prunus.criteria.programs import named
 from prunus.errors import DataError, PrunusError, UsageError
-from prunus.graph.capture import capture, preserved, split_inputs, unwrap
+from prunus.graph.capture import capture, preserved, unwrap
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.parts import Captured
-from prunus.measurement.batches import device_of
+from prunus.measurement.batches import device_of, tensors_in
 from prunus.measurement.price import cost_model
-from prunus.ordinary import in_ordinary_mode
 from prunus.plans import Plan, fingerprint
 from prunus.repair.auto import NONE, repair_
 from prunus.repair.effort import AUTO
@@ -50,7 +50,6 @@ class _Alone(nn.Module):
         return self.get_submodule(self._path)(*args, **kwargs)
 
 
-@in_ordinary_mode
 def repair_parts_(
     small: nn.Module,
     model: nn.Module,
@@ -143,7 +142,7 @@ def _recorded(model: nn.Module, parts: Sequence[str], data: Any, example_inputs:
         def note(_: nn.Module, args: Any, kwargs: Any) -> None:
             nonlocal size
             call = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
-            tensors = _tensors(call)
+            tensors = list(tensors_in(call))
             if tensors and all(t.numel() for t in tensors):
                 calls[path].append(call)
                 size += sum(t.numel() * t.element_size() for t in tensors)
@@ -154,9 +153,9 @@ def _recorded(model: nn.Module, parts: Sequence[str], data: Any, example_inputs:
     try:
         with preserved(model), torch.no_grad():
             for number, batch in enumerate(batches_of(data)):
-                inputs = checked(moved(_as_example(inputs_of(batch, number), example_inputs), device), number)
+                inputs = _as_example(checked(moved(inputs_of(batch, number), device), number), example_inputs)
                 _run(model, inputs, number)
-                samples += len(next(iter(_tensors(split_inputs(inputs))), ()))
+                samples += _samples(inputs)
                 if samples >= MOST or size >= RECORDED:
                     break
     finally:
@@ -180,14 +179,20 @@ def _run(model: nn.Module, inputs: Any, number: int) -> None:
 
 
 def _as_example(inputs: Any, example_inputs: Any) -> Any:
-    """Return a sequence of samples as one argument where the model takes one that is a list."""
-    bare = isinstance(inputs, (list, tuple)) and all(isinstance(x, Tensor) for x in inputs)
-    one = isinstance(example_inputs, Sequence) and len(example_inputs) == 1 and isinstance(example_inputs[0], list)
-    return (list(inputs),) if bare and one else inputs
+    """Return what the model is called with: its one list, where it takes one; of a mapping what the example has."""
+    if isinstance(inputs, Mapping) and isinstance(example_inputs, Mapping):
+        return named(inputs, tuple(example_inputs))
+    takes_list = isinstance(example_inputs, (list, tuple)) and len(example_inputs) == 1
+    if not takes_list or not isinstance(example_inputs[0], list) or not isinstance(inputs, tuple):
+        return inputs
+    return (list(inputs[0] if len(inputs) == 1 and isinstance(inputs[0], tuple) else inputs),)
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+def _samples(inputs: Any) -> int:
+    """Count the samples of a call: the length of its list, or of its first tensor."""
+    if isinstance(inputs, tuple) and isinstance(inputs[0], list):
+        return len(inputs[0])
+    return len(next(tensors_in(inputs), ()))
 
 
 def _together(done: Mapping[str, RepairReport], notes: Sequence[str], asked: str) -> RepairReport:
