@@ -83,23 +83,26 @@ def repair_parts_(
             meets such, it leaves the network or the part as it is and says so.
     """
     model = unwrap(model)
-    try:
-        calls = _recorded(model, captured.parts, data, example_inputs)
-    except _UnfitError as error:
-        if repair != AUTO:
-            raise
-        return RepairReport(NONE, repair, 0, notes=(f"not repaired: {error}",))
-    done, notes, refused = dict[str, RepairReport](), list[str](), list[UsageError]()
+    cuts = dict[str, tuple[nn.Module, Coupling, Plan | None]]()
     for path, call in zip(captured.parts, captured.inputs, strict=True):
         part = _Alone(model, path)
         coupling = couple(capture(part, (call,), method="record"), **(options or {}))
         local = _plan_of(coupling, plan, path)
         if local is None or not local.is_empty:
-            try:
-                done[path] = _repaired_(small, part, coupling, local, calls[path], repair=repair, seed=seed)
-            except UsageError as error:
-                refused.append(error)
-                notes.append(f"{path}: not repaired: {error}")
+            cuts[path] = part, coupling, local
+    try:
+        calls = _recorded(model, tuple(cuts), data, example_inputs)
+    except _UnfitError as error:
+        if repair != AUTO:
+            raise
+        return RepairReport(NONE, repair, 0, notes=(f"not repaired: {error}",))
+    done, notes, refused = dict[str, RepairReport](), list[str](), list[UsageError]()
+    for path, cut in cuts.items():
+        try:
+            done[path] = _repaired_(small, *cut, calls[path], repair=repair, seed=seed)
+        except UsageError as error:
+            refused.append(error)
+            notes.append(f"{path}: not repaired: {error}")
     if refused and not done and repair != AUTO:
         raise refused[0]
     return _together(done, notes, repair)
@@ -161,7 +164,7 @@ def _recorded(model: nn.Module, parts: Sequence[str], data: Any, example_inputs:
     finally:
         for hook in hooks:
             hook.remove()
-    if not any(calls.values()):
+    if not samples:
         raise DataError("no calibration batches; give at least one batch of inputs. Was the iterator used up?")
     return calls
 
