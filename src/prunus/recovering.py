@@ -9,7 +9,7 @@ from typing import Any
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from prunus.errors import CaptureError, OptionError
+from prunus.errors import CaptureError
 from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.measurement.batches import DataSource
@@ -17,11 +17,9 @@ from prunus.ordinary import in_ordinary_mode
 from prunus.plans import Plan
 from prunus.recovery import AUTOPILOT, Case, RecoveryOptions, RecoveryReport, recovered_
 from prunus.surgery.tensors import sliced_masks
-from prunus.workloads.learning import learning_data
+from prunus.workloads.learning import NO_LABELS, learning_data
 
 _EXAMPLES = 2
-
-NO_LABELS = "the data have no labels: the dense network's answers take their place"
 
 
 @in_ordinary_mode
@@ -78,20 +76,6 @@ def recover_(
     return report if labelled else replace(report, notes=(*report.notes, NO_LABELS))
 
 
-def check_request(recover: Mapping[str, Any] | RecoveryOptions | None, data: Any) -> RecoveryOptions | None:
-    """Check what can be checked before anything is pruned.
-
-    Raises:
-        OptionError: an option that is not allowed, or no data.
-    """
-    if recover is None:
-        return None
-    options = RecoveryOptions.of(recover)
-    if data is None:
-        raise OptionError(f"recover ({options.method}) needs data=train_loader; give some, or leave recover out.")
-    return options
-
-
 def _example(train: DataSource) -> Any:
     inputs = next(iter(train.batches(_EXAMPLES)))[0]
     return pytree.tree_map_only(Tensor, lambda tensor: tensor[:_EXAMPLES], inputs)
@@ -106,4 +90,4 @@ def _coupling(dense: nn.Module, example: Any, plan: Plan | None) -> Coupling | N
         return None
 
 
-__all__ = ["AUTOPILOT", "check_request", "recover_"]
+__all__ = ["AUTOPILOT", "recover_"]

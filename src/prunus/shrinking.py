@@ -15,20 +15,18 @@ from prunus.graph.coupling import couple
 from prunus.graph.opening import opened_leaves
 from prunus.graph.recorder import named_tensors
 from prunus.ordinary import in_ordinary_mode
-from prunus.pipeline import PruneResult
+from prunus.outcome import Outcome, cut_proved
 from prunus.planning import check_weights, make_plan
 from prunus.plans import Decision
-from prunus.surgery.cut import operate
 from prunus.surgery.dead import live_units
 from prunus.surgery.leftovers import copied
 from prunus.surgery.precision import computing_in
-from prunus.surgery.verify import verify
 
 TOLERANCE = 1e-6
 
 
 @in_ordinary_mode
-def shrink(model: nn.Module, example_inputs: Any) -> PruneResult:
+def shrink(model: nn.Module, example_inputs: Any) -> Outcome:
     """Remove the structure that zeros have made dead; the network computes the same and is smaller.
 
     f_small(x) = f(x) for every x: a unit goes if, by where the weights are zero, no output can depend on it (all that
@@ -79,13 +77,15 @@ def shrink(model: nn.Module, example_inputs: Any) -> PruneResult:
             "it are zero (those of a norm behind it too), or all that read it; to remove more, use prunus.prune."
         )
     plan = make_plan(coupling, keep, decisions=decisions, settings={"method": "shrink"})
-    small, surgery = operate(plain, coupling, plan, example_inputs)
-    check = verify(plain, small, coupling, plan, example_inputs)
-    _check_same(model, small, example_inputs)
-    assert plan.before is not None
-    assert plan.after is not None
-    return PruneResult(
-        small, plan, plan.before, plan.after, check, coupling.coverage(), surgery, example_inputs=example_inputs
+    cut = cut_proved(plain, coupling, plan, example_inputs)
+    _check_same(model, cut.model, example_inputs)
+    return Outcome(
+        model=cut.model,
+        plan=plan,
+        check=cut.check,
+        coverage=coupling.coverage(),
+        surgery=cut.surgery,
+        example_inputs=example_inputs,
     )
 
 

@@ -9,10 +9,10 @@ import torch
 
 from factories_digits import digits, fresh_subject
 from factories_states import snapshot
+from prunus.analysis import Analysis
 from prunus.budget import fit_units
 from prunus.criteria import UNIT_CRITERIA, Calibration, collect_evidence, damage_curves, probes_for
 from prunus.errors import OptionError
-from prunus.methods import Subject
 from prunus.methods.neurons import unit_scores
 
 TRAINING = ("movement",)  # these need the steps of a training, not a pass over data
@@ -21,7 +21,7 @@ measured = pytest.mark.parametrize("name", [name for name in UNIT_CRITERIA.names
 
 
 @functools.cache
-def shared() -> Subject:
+def shared() -> Analysis:
     return fresh_subject()
 
 

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from factories_analysis import planned_by
 from factories_digits import fresh_subject, trained
 from factories_states import snapshot
+from prunus.analysis import Analysis
 from prunus.budget import Bound
 from prunus.errors import BudgetError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.measurement.price import cost_model
-from prunus.methods import METHODS, Method, Subject
-from prunus.methods.under import under
+from prunus.methods import METHODS, Method
 from prunus.plans import Plan
 from prunus.surgery.cut import operate
 from prunus.surgery.verify import verify
@@ -41,13 +42,13 @@ each_share = pytest.mark.parametrize("kept", KEPT)
 
 
 @functools.cache
-def shared() -> Subject:
+def shared() -> Analysis:
     return fresh_subject()
 
 
 @functools.cache
 def planned(name: str, kept: float) -> Plan:
-    return METHODS.get(name).plan(shared(), kept)
+    return planned_by(name, shared(), kept)
 
 
 def member(name: str, kept: float) -> Method:
@@ -73,7 +74,6 @@ def test_the_budget_is_met_from_just_below(name: str, kept: float) -> None:
     member(name, kept)
     plan, subject = planned(name, kept), shared()
     assert plan.before == subject.cost.price()
-    assert plan.after is not None
     spent = plan.after.params - masked_away(plan)
     allowed = kept * subject.cost.price().params
     assert spent <= allowed * (1 + PATTERNED.get(name, 0.0))
@@ -82,18 +82,16 @@ def test_the_budget_is_met_from_just_below(name: str, kept: float) -> None:
 
 @methods(m for m in NAMES if METHODS.get(m).level != "weight")
 def test_a_budget_of_macs_is_met_too(name: str) -> None:
-    subject = under(shared(), "macs")
-    plan, whole = METHODS.get(name).plan(subject, 0.5), subject.cost.price().macs_forward
-    assert plan.after is not None
+    subject = shared().in_metric("macs")
+    plan, whole = planned_by(name, subject, 0.5), subject.cost.price().macs_forward
     assert 0.85 * whole <= 2 * plan.after.macs_forward <= whole
     assert not plan.masks
 
 
 @methods(["importance", "window-strip", "integrated", "multi-scale", "modular"])
 def test_a_budget_of_bytes_counts_masked_weights_as_they_are_stored(name: str) -> None:
-    subject = under(shared(), "bytes")
-    plan, whole = METHODS.get(name).plan(subject, 0.3), subject.cost.price().param_bytes
-    assert plan.after is not None
+    subject = shared().in_metric("bytes")
+    plan, whole = planned_by(name, subject, 0.3), subject.cost.price().param_bytes
     stored = plan.after.param_bytes - 4 * masked_away(plan)
     for tensor, mask in plan.masks.items():
         left = mask
@@ -107,16 +105,16 @@ def test_a_budget_of_bytes_counts_masked_weights_as_they_are_stored(name: str) -
 def test_masks_save_neither_macs_nor_time(metric: str) -> None:
     subject = replace(shared(), metric=metric, cost=replace(shared().cost, fixed_fs=10**12))
     with pytest.raises(BudgetError, match="zeros change neither MACs nor time"):
-        METHODS.get("importance").plan(subject, 0.5)
+        planned_by("importance", subject, 0.5)
 
 
 def test_a_person_s_bounds_hold_for_methods() -> None:
     axis = next(a for a, x in shared().coupling.axes.items() if x.size >= 16)
     for bound, low, high in ((Bound(frozen=True), 1.0, 1.0), (Bound(floor=0.75), 0.75, 1.0), (Bound(forced=8), 0, 0)):
-        subject = under(shared(), "params", {axis: bound})
+        subject = shared().in_metric("params", {axis: bound})
         size = subject.coupling.axes[axis].size
         for name in ("sensitivity", "tree-knapsack", "layer-wise", "modular"):
-            plan = METHODS.get(name).plan(subject, 0.6)
+            plan = planned_by(name, subject, 0.6)
             kept = int(plan.axes[axis].sum()) if axis in plan.axes else size
             assert kept == 8 if bound.forced else low * size <= kept <= high * size, (name, bound, kept)
 
@@ -160,8 +158,6 @@ def test_less_budget_never_keeps_more(name: str) -> None:
     if METHODS.get(name).only_kept is not None:
         pytest.skip("defined at one share only")
     most, least = (planned(name, kept) for kept in KEPT)
-    assert most.after is not None
-    assert least.after is not None
     assert least.after.params - masked_away(least) < most.after.params - masked_away(most)
 
 
@@ -169,7 +165,7 @@ def test_less_budget_never_keeps_more(name: str) -> None:
 def test_the_same_seed_gives_the_same_plan_and_the_model_stays(name: str) -> None:
     model = trained()
     before = snapshot(model)
-    assert METHODS.get(name).plan(fresh_subject(), 0.5) == planned(name, 0.5)
+    assert planned_by(name, fresh_subject(), 0.5) == planned(name, 0.5)
     after = snapshot(model)
     # Methods draw numbers for training steps: only the state of the generator may differ.
     assert {k: v for k, v in after.items() if k != "random"} == {k: v for k, v in before.items() if k != "random"}
@@ -178,7 +174,7 @@ def test_the_same_seed_gives_the_same_plan_and_the_model_stays(name: str) -> Non
 @every
 def test_held_axes_are_not_touched(name: str) -> None:
     held = frozenset(list(shared().coupling.axes)[::3])
-    plan = METHODS.get(name).plan(fresh_subject(held=held), 0.7 if METHODS.get(name).only_kept is None else 0.5)
+    plan = planned_by(name, fresh_subject(held=held), 0.7 if METHODS.get(name).only_kept is None else 0.5)
     assert not held & plan.axes.keys()
     touched = {m.tensor for axis in held for m in shared().coupling.axes[axis].members}
     assert not touched & plan.masks.keys()

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import prunus
+from prunus import analyse
 from prunus.errors import OptionError
 from prunus.measurement.energy import Meter, energy_ratio, find_meter
-from prunus.meeting import _next
-from prunus.scored import score
+from prunus.pipeline.measured_budget import _next
 
 
 def zone(root: Path, name: str, kind: str, counter: int, most: int = 1_000_000) -> Path:
@@ -135,7 +135,7 @@ def test_without_a_meter_nothing_is_planned(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr("prunus.scored.find_meter", missing)
     for act in (
         lambda: prunus.prune(net(), torch.randn(4, 64), budget={"energy": 0.5}),
-        lambda: score(net(), torch.randn(4, 64)).plan({"energy": 0.5}),
+        lambda: analyse(net(), torch.randn(4, 64)).plan({"energy": 0.5}),
     ):
         with pytest.raises(OptionError, match="cannot be read on this machine"):
             act()

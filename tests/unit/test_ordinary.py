@@ -59,7 +59,7 @@ def test_pruning_is_the_same_where_gradients_are_off(mode: Mode, how: dict[str, 
 def test_each_step_by_itself_works_where_gradients_are_off(mode: Mode, tmp_path: Path) -> None:
     model, x, batches = task()
     with mode():
-        scored = prunus.score(model, x[:2], criterion="taylor", data=batches)
+        scored = prunus.analyse(model, x[:2], criterion="taylor", data=batches)
         plan = scored.plan({"params": 0.5})
         small = prunus.apply(model, plan, x[:2])
         prunus.recover_(small, model, batches, {"steps": 8}, plan=plan)

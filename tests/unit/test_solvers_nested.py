@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from factories_analysis import analysis_of
+from prunus.analysis import Analysis
 from prunus.criteria.programs import Programs
 from prunus.errors import OptionError
 from prunus.graph.run import run
-from prunus.methods import subject_of
 from prunus.methods.level_scan import LevelScan
 from prunus.methods.seen_inputs import Reader, readers_of
-from prunus.methods.subject import Subject
 from prunus.plans import Plan, fingerprint
 from prunus.solvers import Consumer, refit
 from prunus.solvers.nested import nested_refits
@@ -68,7 +68,7 @@ def test_a_scan_of_levels_is_that_of_each_alone_in_any_order() -> None:
     torch.manual_seed(0)
     model, x = Branches().eval(), torch.randn(96, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     split = Split(x, torch.zeros(96, dtype=torch.int64), "calibration")
-    subject = subject_of(model, (x[:2],), split, split)
+    subject = analysis_of(model, (x[:2],), split, split)
     axes = subject.free_axes()
     assert len(axes) == 2
     scan = LevelScan(subject)
@@ -83,7 +83,7 @@ def test_a_scan_of_levels_is_that_of_each_alone_in_any_order() -> None:
             assert error == pytest.approx(direct(subject, name, kept, readers), rel=1e-4)
 
 
-def direct(subject: Subject, name: str, kept: np.ndarray, readers: list[Reader]) -> float:
+def direct(subject: Analysis, name: str, kept: np.ndarray, readers: list[Reader]) -> float:
     """Run the whole program anew with the refitted readers."""
     graph, coupling = subject.coupling.graph, subject.coupling
     plan = Plan(fingerprint(graph), {name: kept}, {})

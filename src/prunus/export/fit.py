@@ -12,7 +12,7 @@ from torch import nn
 from prunus.errors import PlanError
 from prunus.export.header import Header
 from prunus.graph.recorder import Recorder, named_tensors
-from prunus.plans import Plan
+from prunus.plans import UNPRICED, Plan
 
 
 def check_fit(header: Header, stored: Mapping[str, torch.Tensor], fresh: nn.Module, plan: Plan) -> None:
@@ -58,7 +58,7 @@ def _check_count(told: str, fresh: nn.Module, plan: Plan) -> None:
     """Catch a model that is wider than the original only where the plan cuts: its tensors all could be cut alike."""
     parameters = [i for i in Recorder(fresh).tensors.values() if i.kind == "parameter"]
     count = sum(math.prod(i.shape) for i in parameters)
-    if plan.before is None or plan.before.params == count:
+    if plan.before == UNPRICED or plan.before.params == count:
         return
     shapes = {i.name: i.shape for i in parameters}
     name = next((n for n in shapes if n in plan.keep and _is_other_size(plan, n, shapes[n])), None)

@@ -9,6 +9,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from prunus.analysis import BATCH, Analysis
 from prunus.criteria.calibration import checked_loss, pairs
 from prunus.errors import DataError
 from prunus.graph.capture import capture, split_inputs
@@ -16,7 +17,6 @@ from prunus.graph.coupling import Coupling, couple
 from prunus.graph.ir import Graph, Node, refs_in
 from prunus.graph.run import Override, flat_inputs, run
 from prunus.methods.reduction import Reduction, tensors_of
-from prunus.methods.subject import BATCH, Subject
 from prunus.surgery.verify import masked_tensors, reference_overrides
 from prunus.tree import concat_joins, residual_joins
 
@@ -30,11 +30,11 @@ class Gates:
     whole branch instead of one on a channel.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self.joins = gated_joins(subject.coupling.graph)
-        graph = subject.coupling.graph
-        self._programs: dict[tuple[tuple[int, ...], ...], Coupling] = {_shapes(graph): subject.coupling}
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        self.joins = gated_joins(analysis.coupling.graph)
+        graph = analysis.coupling.graph
+        self._programs: dict[tuple[tuple[int, ...], ...], Coupling] = {_shapes(graph): analysis.coupling}
 
     def importance(self, reduction: Reduction) -> GateImportance:
         """Return, per (join, operand), I = E_samples[(∂ℓ/∂γ)²] at γ = 1, where γ scales the operand.
@@ -46,18 +46,18 @@ class Gates:
             DataError: no calibration batches, batches of another program, or a loss that is not finite.
         """
         if not reduction.dropped:
-            found: GateImportance = self.subject.remember("gate importance", lambda: self._measure(reduction))
+            found: GateImportance = self.analysis.remember("gate importance", lambda: self._measure(reduction))
             return found
         return self._measure(reduction)
 
     def _measure(self, reduction: Reduction) -> GateImportance:
         sums: dict[tuple[str, int], float] = dict.fromkeys(self.joins, 0.0)
         plan = reduction.as_plan()
-        tensors = tensors_of(self.subject)
-        masked = masked_tensors(tensors | dict(self.subject.coupling.graph.constants), self.subject.coupling, plan)
+        tensors = tensors_of(self.analysis)
+        masked = masked_tensors(tensors | dict(self.analysis.coupling.graph.constants), self.analysis.coupling, plan)
         device = next((t.device for t in tensors.values()), torch.device("cpu"))
         samples = 0
-        for inputs, targets in pairs(self.subject.calibration.batches(BATCH), device):
+        for inputs, targets in pairs(self.analysis.calibration.batches(BATCH), device):
             coupling = self._program(inputs)
             flat = flat_inputs(coupling.graph, *split_inputs(inputs))
             # The gates come last: a bypassed operand keeps a gate, whose slope is zero because it reads zeros.
@@ -81,7 +81,7 @@ class Gates:
         gated = {join: _gated(gates, batch, overrides.get(join)) for join, _ in self.joins}
         with torch.enable_grad():
             outputs = run(coupling.graph, tensors, inputs, override={**overrides, **gated})
-            loss = checked_loss(self.subject.loss(outputs, targets))
+            loss = checked_loss(self.analysis.loss(outputs, targets))
         grads = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
         # The mean over the batch divided every sample's slope by its size.
         return {
@@ -95,7 +95,7 @@ class Gates:
         leaves = pytree.tree_leaves(split_inputs(inputs))
         shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
         if shapes not in self._programs:
-            local = couple(capture(self.subject.model, inputs))
+            local = couple(capture(self.analysis.model, inputs))
             if gated_joins(local.graph) != self.joins:
                 raise DataError(
                     f"a calibration batch of shapes {list(shapes)} runs through another program than the captured one; "

@@ -9,6 +9,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from prunus.analysis import BATCH, Analysis
 from prunus.criteria.calibration import pairs
 from prunus.errors import DataError
 from prunus.graph.capture import capture, split_inputs
@@ -17,7 +18,6 @@ from prunus.graph.ir import Graph, Node, Ref
 from prunus.graph.run import flat_inputs, run
 from prunus.measurement.batches import DataSource
 from prunus.methods.reduction import tensors_of
-from prunus.methods.subject import BATCH, Subject
 from prunus.plans import Plan
 from prunus.surgery.verify import masked_tensors, reference_overrides
 
@@ -25,37 +25,37 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class Replay:
-    """The program of a subject, run on batches of any size without cutting anything.
+    """The program of a analysis, run on batches of any size without cutting anything.
 
     Removed units are zero, dropped operands bypassed, and averages see kept positions only: what the cut network
     computes, for the price of a forward pass.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self._tensors = tensors_of(subject) | dict(subject.coupling.graph.constants)
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        self._tensors = tensors_of(analysis) | dict(analysis.coupling.graph.constants)
         self._device = next((t.device for t in self._tensors.values()), torch.device("cpu"))
-        graph = subject.coupling.graph
-        self._programs: dict[Shapes, Coupling] = {tuple(graph.node(n).shape for n in graph.inputs): subject.coupling}
+        graph = analysis.coupling.graph
+        self._programs: dict[Shapes, Coupling] = {tuple(graph.node(n).shape for n in graph.inputs): analysis.coupling}
 
     def loss(self, data: DataSource, plan: Plan, samples: int | None = None) -> float:
         """Return the mean loss over a split of the network that a plan leaves, without recovery.
 
         Args:
             data: the split.
-            plan: made for the subject; units, branches and weights that it removes count as gone.
+            plan: made for the analysis; units, branches and weights that it removes count as gone.
             samples: look at no more batches once so many were seen; None looks at all.
 
         Raises:
             DataError: no batches, or batches of another program than the captured one.
         """
-        masked = masked_tensors(self._tensors, self.subject.coupling, plan)
+        masked = masked_tensors(self._tensors, self.analysis.coupling, plan)
         total = count = 0.0
         for coupling, inputs, targets in self._batches(data):
             with torch.no_grad():
                 outputs = run(coupling.graph, masked | dict(coupling.graph.constants), inputs,
                               override=reference_overrides(coupling, plan))  # fmt: skip
-                total += float(self.subject.loss(outputs, targets)) * len(inputs[0])
+                total += float(self.analysis.loss(outputs, targets)) * len(inputs[0])
             count += len(inputs[0])
             if samples is not None and count >= samples:
                 break
@@ -92,8 +92,8 @@ class Replay:
         leaves = pytree.tree_leaves(split_inputs(inputs))
         shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
         if shapes not in self._programs:
-            local = couple(capture(self.subject.model, inputs))
-            if _steps(local.graph) != _steps(self.subject.coupling.graph):
+            local = couple(capture(self.analysis.model, inputs))
+            if _steps(local.graph) != _steps(self.analysis.coupling.graph):
                 raise DataError(
                     f"a batch of shapes {list(shapes)} runs through another program than the captured one; allowed is "
                     "what runs the same ops. Capture with an example of the shapes of a batch."

@@ -78,7 +78,6 @@ def forecast(
     except UsageError as error:
         notes.append(str(error))
     sparse = sparse_ratio(model, coupling, edited, plan, example_inputs, threads=threads) if plan.masks else None
-    assert plan.after is not None
     return Forecast(eager, onnx, None if sparse is None else sparse * (eager or 1.0), plan.after.param_bytes,
                     _packed(coupling, plan), tuple(notes), batch, threads)  # fmt: skip
 
@@ -115,7 +114,6 @@ def _eager(
 
 def _packed(coupling: Coupling, plan: Plan) -> int:
     """Return the bytes of the cut parameters with every masked tensor as one bit a weight and the weights that stay."""
-    assert plan.after is not None
     saved = 0
     for name, mask in plan.masks.items():
         left = mask

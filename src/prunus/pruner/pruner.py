@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from prunus.errors import ModelError, OptionError, UsageError
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
+from prunus.outcome import Outcome
 from prunus.planning import make_plan
 from prunus.plans import Plan
 from prunus.pruner.clock import Clock
@@ -109,6 +110,8 @@ class Pruner:
         self._loss: float | None = None
         self.plans: list[Plan] = []
         """The cuts made so far, each in the indices of the network before it."""
+        self.outcomes: list[Outcome] = []
+        """The same cuts with surgery and proof; each can be saved, its ``analysis`` is that of the cut network."""
 
     @property
     def masks(self) -> Masks:
@@ -131,9 +134,7 @@ class Pruner:
         scene = self._scene
         if scene.structure is None:
             return scene.kept_count() / sum(w.numel() for w in scene.weights.values())
-        after = scene.structure.plan().after
-        assert after is not None
-        return scene.structure.limit(1.0).of(after) / scene.structure.total
+        return scene.structure.limit(1.0).of(scene.structure.plan().after) / scene.structure.total
 
     def train_begin(self, optimizer: Optimizer, total_steps: int) -> None:
         """Begin: ``total_steps`` optimizer steps are to come.
@@ -245,12 +246,24 @@ class Pruner:
         plan = self.plan()
         if plan.is_empty:
             raise UsageError("nothing is masked yet; train until the schedule has begun.")
-        transplant_(self.model, plan, scene.structure, self._optimizer, self._averages, prove=self._prove)
+        cut = transplant_(self.model, plan, scene.structure, self._optimizer, self._averages, prove=self._prove)
+        coverage = scene.structure.coupling.coverage()
         if self._optimizer is not None:
             self._mark()
         self._restored = False
         self.plans.append(plan)
         scene.structure = scene.structure.after_cut(self.model, scene.structure.example_inputs, self.options.ignore)
+        self.outcomes.append(
+            Outcome(
+                model=self.model,
+                plan=plan,
+                check=cut.check,
+                coverage=coverage,
+                surgery=cut.surgery,
+                example_inputs=scene.structure.example_inputs,
+                analysis=scene.structure.analysis,
+            )
+        )
         scene.weights = dict(self.model.named_parameters())
         self._strategy.forget()
         self._set({})

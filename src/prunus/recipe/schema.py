@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, Strict, model_validator
 
+from prunus.defaults import DEFAULTS
 from prunus.errors import OptionError
 from prunus.recipe.stage import Stage, check_stages
 
@@ -160,6 +161,14 @@ class Recovery(Training):
         distilling = Distilling(self.temperature, self.soft, self.hints, self.mixed)
         return RecoveryOptions(training, self.minutes, self.method, distilling, self.dropout or 0.0)
 
+    def for_stages(self) -> RecoveryOptions:
+        """Return the whole as the record from which the recoveries of stages are made."""
+        from prunus.recovery import Distilling, RecoveryOptions
+
+        training = replace(self.options(), steps=max(1, self.steps))
+        distilling = Distilling(self.temperature, self.soft, self.hints, self.mixed)
+        return RecoveryOptions(training, self.minutes, self.method, distilling, self.dropout or 0.0)
+
 
 class Latency(_Section):
     """How the latency ratio is measured: rounds of A/B/A/B, samples a batch, threads."""
@@ -182,6 +191,7 @@ class Compare(_Section):
         Field(default=("none",), strict=False, description="a list of repairs such as none, refold, auto, none twice")
     )
     seeds: Count = Field(default=1)
+    save: bool = Field(default=False, description="true or false: keep the network of every run as a checkpoint")
     latency: Latency = Field(default=Latency(), description="a section with the keys rounds, batch, threads")
 
 
@@ -195,20 +205,33 @@ class Prune(_Section):
     """What ``prunus plan`` and ``prunus prune`` do: one budget, and how units are scored and the budget divided."""
 
     budget: dict[Name, Amount] = Field(default={}, description="a section such as {params: 0.5} or {macs: 0.3}")
-    criterion: Name = Field(default="magnitude", description="the name of a criterion, such as magnitude or taylor")
-    allocator: Name = Field(default="uniform", description="the name of an allocator, such as uniform or global")
+    criterion: Name | None = Field(
+        default=DEFAULTS.criterion, description="the name of a criterion, such as magnitude or taylor, or null"
+    )
+    allocator: Name | None = Field(
+        default=DEFAULTS.allocator, description="the name of an allocator, such as uniform or global, or null"
+    )
+    levels: Annotated[tuple[Literal["unit", "weight"], ...], AfterValidator(_nothing_twice)] = Field(
+        default=("unit",), strict=False, description="a list of unit and weight, none twice"
+    )
     bounds: Annotated[dict[Name, dict[str, Any]], AfterValidator(_bounds)] = Field(
         default={}, description="a section from selectors to the keys floor, ceiling, round_to, frozen, forced"
     )
-    method: Name | None = Field(default=None, description="the name of a method, such as multi-scale, or null")
+    method: Name | None = Field(
+        default=DEFAULTS.method, description="the name of a method, such as multi-scale, or null"
+    )
     search: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        default=0, description="how many plans around the allocator's are tried by their true loss, 0 for none"
+        default=DEFAULTS.search,
+        description="how many plans around the allocator's are tried by their true loss, 0 for none",
     )
     judge: Annotated[Name, AfterValidator(_repair_name)] = Field(
-        default="none", description="the name of a repair after which the plans of a search are judged, or none"
+        default=DEFAULTS.judge, description="the name of a repair after which the plans of a search are judged, or none"
     )
     repair: Annotated[Name, AfterValidator(_repair_name)] = Field(
-        default="auto", description="the name of a repair, such as auto, refold or none"
+        default=DEFAULTS.repair, description="the name of a repair, such as auto, refold or none"
+    )
+    damage: bool = Field(
+        default=DEFAULTS.damage, description="true or false: measure what every decision of the plan costs"
     )
 
 
@@ -243,15 +266,18 @@ class Recipe(_Section):
     )
     prune: Prune = Field(
         default=Prune(),
-        description="a section with the keys budget, criterion, allocator, bounds, method, search, judge, repair",
+        description="a section with the keys budget, criterion, allocator, levels, bounds, method, search, …",
     )
     stages: Annotated[tuple[Stage, ...], AfterValidator(check_stages)] = Field(
         default=(), strict=False, description="a list of stages, each with a level, from blocks to weights"
     )
     compare: Compare = Field(
-        default=Compare(), description="a section with the keys methods, kept, repair, seeds, latency"
+        default=Compare(), description="a section with the keys methods, kept, repair, seeds, save, latency"
     )
     ignore: tuple[Name, ...] = Field(default=(), strict=False, description="a list of module names or patterns")
+    opt_in: Annotated[tuple[Literal["experts", "vocabulary"], ...], Field(strict=False)] = Field(
+        default=(), description="a list of experts and vocabulary: what else may go"
+    )
     seed: Seed = Field(default=0)
     workers: Count = Field(default=1)
     threads: Count | None = Field(default=None, description="a whole number, 1 or more, or null (torch's choice)")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prunus.errors import OptionError
 
 if TYPE_CHECKING:
-    from prunus.recipe.schema import Recovery
+    from prunus.recovery import RecoveryOptions
 
 Name = Annotated[str, Field(min_length=1, description="a text that is not empty")]
 
@@ -70,12 +71,28 @@ class StageRecovery(BaseModel):
             raise ValueError("steps and minutes stand side by side; a recovery has one budget, give just one of them")
         return self
 
-    def over(self, recover: Recovery) -> Recovery:
-        """Return the recipe's ``recover`` with what is said here in its place."""
-        own = {name: value for name, value in self.model_dump().items() if value is not None}
-        if "steps" in own:
-            own["minutes"] = None
-        return recover.model_copy(update=own)
+    def over(self, recover: Any) -> RecoveryOptions:
+        """Return the recovery of the whole with what is said here in its place.
+
+        Args:
+            recover: a mapping, `RecoveryOptions`, the options of plain fine-tuning, or None for the defaults.
+        """
+        from prunus.recovery import RecoveryOptions
+        from prunus.recovery.options import STEPS_WITHOUT_CLOCK
+        from prunus.training import TrainingOptions
+
+        if isinstance(recover, TrainingOptions):
+            base = RecoveryOptions(replace(recover, steps=max(1, recover.steps)), None, "finetune")
+        else:
+            base = RecoveryOptions() if recover is None else RecoveryOptions.of(recover)
+        steps, minutes = base.training.steps, base.minutes
+        if self.steps is not None:
+            steps, minutes = self.steps, None
+        elif self.minutes is not None:
+            steps, minutes = STEPS_WITHOUT_CLOCK, self.minutes
+        return replace(
+            base, training=replace(base.training, steps=steps), minutes=minutes, method=self.method or base.method
+        )
 
 
 class Stage(BaseModel):
@@ -113,6 +130,26 @@ class Stage(BaseModel):
     def way(self) -> str:
         """How the level chooses: the method or criterion, else what the level does by itself."""
         return self.method or self.criterion or WAYS[self.level]
+
+
+def stages_of(given: Any) -> tuple[Stage, ...]:
+    """Return stages from records or mappings, as `prunus.prune` takes them.
+
+    Raises:
+        OptionError: no list, an unknown key or value, or stages that do not fit together.
+    """
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise OptionError(
+            f"stages is {given!r}; allowed: a list of mappings such as {{'level': 'units', 'kept': 0.5}}."
+        )
+    try:
+        found = tuple(item if isinstance(item, Stage) else Stage.model_validate(item) for item in given)
+        return check_stages(found)
+    except (ValidationError, ValueError) as error:
+        problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        where = ".".join(map(str, problem["loc"]))
+        text = str(problem["msg"]).removeprefix("Value error, ")
+        raise OptionError(f"stages{f': {where}' if where else ''}: {text}.") from error
 
 
 def check_stages(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from prunus.plans import Plan
+from prunus.plans import UNPRICED, Plan
 from prunus.repair.blocks import LAST_STEPS, STEPS
 from prunus.repair.lanes import LARGEST
 from prunus.repair.matching import LEAST as LEAST_SHARE
@@ -53,7 +53,7 @@ def _work(way: Route, plan: Plan) -> tuple[float, float]:
     """Return the multiply-accumulates of one sample in the small and in the dense network."""
     first = way.programs.first.dense
     batch = max(1, first.node(first.inputs[0]).shape[0]) if first.inputs else 1
-    if plan.before is None or plan.after is None:
+    if plan.before == UNPRICED:
         return math.inf, math.inf
     return plan.after.macs_forward / batch, plan.before.macs_forward / batch
 

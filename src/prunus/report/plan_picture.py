@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunus.plans import Plan
+from prunus.plans import UNPRICED, Plan
 from prunus.report.formats import count
 from prunus.report.meters import Meter, asked, limit_share, meters
 from prunus.report.outline import Line, Pair, Part, lines, outline
@@ -82,7 +82,7 @@ def _header(sheet: Sheet, plan: Plan, root: Part, title: str) -> None:
     sheet.text(_NAMES, 22, shortened(title, 84), fontsize=14, weight="bold")
     sheet.text(_NAMES, 41, shortened(asked(plan.settings), 140), fontsize=9.5)
     zeros = " not zero" if plan.masks else ""
-    if plan.before is not None and plan.after is not None:
+    if plan.before != UNPRICED:
         shown = meters(plan, root)
         step = (_WIDE - 2 * _NAMES + 20) / max(3, len(shown))
         for i, (meter, pair) in enumerate(shown):

@@ -107,7 +107,6 @@ def _of(plan: Plan, tensor: str) -> dict[int, str]:
 
 
 def _check_constraints(plan: Plan, coupling: Coupling) -> None:
-    assert plan.after is not None
     whole = cost_model(coupling).price()
     # Masks make fewer weights count than the cut network has; what they leave was counted when they were made.
     known = ("macs",) if plan.masks else ("params", "macs", "bytes")

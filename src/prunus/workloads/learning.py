@@ -13,6 +13,7 @@ from prunus.measurement.batches import Batch, DataSource, tensors_in
 from prunus.workloads.sources import DatasetSplit
 from prunus.workloads.splits import Splits, source_of, without_held_out
 
+NO_LABELS = "the data have no labels: the dense network's answers take their place"
 LABELS = ("labels", "label")
 """Keys of a mapping that hold labels, as Hugging Face loaders yield them."""
 
@@ -43,6 +44,16 @@ def learning_data(given: Any, held_out: Any = None) -> tuple[DataSource, DataSou
             f"{'have' if also else 'have none'}; give labels with both or with neither."
         )
     return source, deciding, labelled
+
+
+def readable(given: Any) -> DataSource | None:
+    """Return labelled data as a source that can be divided into batches of any size; None where no labels are known.
+
+    Raises:
+        DataError: empty, not finite or of the wrong type.
+    """
+    labelled, source = _read(given, "data")
+    return source if labelled else None
 
 
 def _read(given: Any, name: str) -> tuple[bool, Any]:

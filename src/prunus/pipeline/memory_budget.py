@@ -1,4 +1,4 @@
-"""Budgets on what is no polynomial of the widths, memory and energy: met by moving a limit that is one."""
+"""Memory budgets, met by bisecting a MACs limit, and the limits behind a budget."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def limits_of(budget: Mapping[str, Any], before: Cost) -> tuple[tuple[Limit, ...
         limits = (*limits, Limit(STAND_IN, math.floor(energy_share(gauged[ENERGY]) * before.macs_forward)))
     if not gauged:
         _check_anything_to_do(limits, before)
-    return limits, gauged
+    return limits, {name: value for name, value in gauged.items() if name == MEMORY}
 
 
 def energy_share(value: Any) -> float:
@@ -67,8 +67,8 @@ def _check_anything_to_do(limits: tuple[Limit, ...], before: Cost) -> None:
         raise BudgetError(f"The model meets the budget as it is: {met}; nothing would go. Lower the budget.")
 
 
-def solve_gauged(
-    solve: Solve, limits: Sequence[Limit], gauged: Mapping[str, Any], coupling: Coupling, before: Cost
+def solve_within_memory(
+    solve: Solve, limits: Sequence[Limit], memory: Mapping[str, Any], coupling: Coupling, before: Cost
 ) -> Plan:
     """Return the least pruned plan within the limits whose memory is within its own.
 
@@ -77,7 +77,7 @@ def solve_gauged(
     Args:
         solve: limits → plan.
         limits: of metrics that allocators know.
-        gauged: ``{"memory": 0.5}``: parameters and the most activations alive at once, for the example inputs; a kept
+        memory: ``{"memory": 0.5}``: parameters and the most activations alive at once, for the example inputs; a kept
             fraction, bytes, or a text such as ``"20MB"``.
         coupling: the analysed model.
         before: price of the whole.
@@ -86,11 +86,11 @@ def solve_gauged(
         OptionError: an amount that is not allowed.
         BudgetError: out of reach, or met already.
     """
-    if MEMORY not in gauged:
+    if MEMORY not in memory:
         return solve(limits)
     model = memory_model(coupling)
     whole = model.price()
-    most = memory_limit(gauged[MEMORY], whole)
+    most = memory_limit(memory[MEMORY], whole)
     low, high = 0.0, 1.0
     found: Plan | None = None
     least = whole

@@ -24,12 +24,15 @@ _RECIPE, _SCORES, _WEIGHTS = "recipe.json", "scores.safetensors", "dense.safeten
 
 @dataclass(frozen=True, slots=True)
 class PlanFolder:
-    """What a plan folder holds; ``weights`` is None where the recipe itself leads to them."""
+    """What a plan folder holds; ``weights`` is None where the recipe itself leads to them, ``digest`` tells them
+    apart.
+    """
 
     plan: Plan
     recipe: Recipe
     scores: Mapping[str, np.ndarray]
     weights: Mapping[str, Tensor] | None
+    digest: str | None = None
 
 
 def write_plan_folder(
@@ -39,6 +42,7 @@ def write_plan_folder(
     *,
     scores: Mapping[str, np.ndarray],
     weights: Mapping[str, Tensor] | None,
+    digest: str | None = None,
 ) -> Path:
     """Write a plan folder at once or not at all; an older one is replaced."""
     from safetensors.numpy import save
@@ -49,7 +53,9 @@ def write_plan_folder(
         values = recipe.model_dump(mode="json")
         # The folder of the recipe, seen from the plan: both may move together.
         place = os.path.relpath(recipe.base_dir.resolve(), out.resolve())
-        (folder / _RECIPE).write_text(json.dumps({"base_dir": place, "recipe": values}, indent=1) + "\n", "utf-8")
+        (folder / _RECIPE).write_text(
+            json.dumps({"base_dir": place, "weights": digest, "recipe": values}, indent=1) + "\n", "utf-8"
+        )
         if scores:
             (folder / _SCORES).write_bytes(save({a: np.ascontiguousarray(s, np.float64) for a, s in scores.items()}))
         if weights is not None:
@@ -84,4 +90,4 @@ def read_plan_folder(folder: Path) -> PlanFolder:
         weights = load_tensors((folder / _WEIGHTS).read_bytes()) if (folder / _WEIGHTS).is_file() else None
     except (OSError, SafetensorError) as error:
         raise PlanError(f"{folder} holds a damaged file: {error}; plan again from the recipe.") from error
-    return PlanFolder(plan, recipe, scores, weights)
+    return PlanFolder(plan, recipe, scores, weights, text.get("weights"))

@@ -1,26 +1,26 @@
-"""Meet a budget that must be measured, milliseconds or energy: plan, cut, measure, and plan again where they part."""
+"""Budgets that must be measured, milliseconds and energy: plan, cut, measure, and plan again where they part."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
+from prunus.analysis import Analysis
 from prunus.budget import Limit
 from prunus.budget.limits import LATENCY
 from prunus.errors import BudgetError
-from prunus.gauges import ENERGY, STAND_IN
 from prunus.measurement.batches import device_of
 from prunus.measurement.energy import EnergyRatio, energy_ratio, find_meter
 from prunus.measurement.latency import LatencyRatio, latency_ratio
+from prunus.pipeline.memory_budget import ENERGY, STAND_IN
 from prunus.plans import Plan
-from prunus.prepared import Prepared
-from prunus.surgery.record import Surgery
+from prunus.surgery.cut import cut
 
 _TRIES, _ROUNDS, _NEAR = 6, 21, 0.03
-Made = tuple[Plan, nn.Module, Surgery]
-Make = Callable[[Sequence[Limit]], Made]
+Solve = Callable[[Sequence[Limit]], Plan]
 Measure = Callable[[nn.Module], LatencyRatio | EnergyRatio]
 
 
@@ -39,61 +39,69 @@ class Goal:
     measure: Measure
 
 
-def meet(make: Make, ready: Prepared, seed: int) -> Made:
+def meet(solve: Solve, analysis: Analysis, limits: Sequence[Limit], budget: Mapping[str, Any]) -> Plan:
     """Return the plan whose cut network comes nearest to the wanted shares of the original's time and energy.
 
     Times are those of one thread, interleaved with the original in this process; energy is what the machine's own
     counter says. ``settings["latency"]`` and ``settings["energy"]`` hold wanted, predicted and measured ratio and the
     interval of the latter. Budgets that need no measuring pass straight through.
+
+    Args:
+        solve: limits → plan.
+        analysis: of the network, its ops timed where the budget is in milliseconds.
+        limits: to start from.
+        budget: as it was asked for.
     """
-    for goal in _goals(ready, seed):
-        make = _meeting(make, goal, ready)
-    return make(ready.limits)
+    for goal in _goals(analysis, limits, budget):
+        solve = _meeting(solve, goal, analysis)
+    return solve(limits)
 
 
-def _goals(ready: Prepared, seed: int) -> list[Goal]:
-    model, inputs = ready.captured.model, ready.captured.inputs
+def _goals(analysis: Analysis, limits: Sequence[Limit], budget: Mapping[str, Any]) -> list[Goal]:
+    model, inputs, seed = analysis.model, analysis.example_inputs, analysis.seed
     found = []
-    for limit in ready.limits:
+
+    def time_of(small: nn.Module) -> LatencyRatio:
+        return latency_ratio(small, model, inputs, rounds=_ROUNDS, threads=1, seed=seed)
+
+    for limit in limits:
         if limit.metric == LATENCY:
-            found.append(Goal("latency", limit, lambda small: latency_ratio(small, model, inputs, rounds=_ROUNDS,
-                                                                            threads=1, seed=seed)))  # fmt: skip
-    if ENERGY in ready.request.budget:
+            found.append(Goal("latency", limit, time_of))
+    if ENERGY in budget:
         meter = find_meter(device_of(model))
-        steer = next(x for x in reversed(ready.limits) if x.metric == STAND_IN)
+        steer = next(x for x in reversed(limits) if x.metric == STAND_IN)
         found.append(Goal("energy", steer, lambda small: energy_ratio(small, model, inputs, meter, seed=seed)))
     return found
 
 
-def _meeting(make: Make, goal: Goal, ready: Prepared) -> Make:
-    return lambda limits: _met(make, goal, limits, ready)
+def _meeting(solve: Solve, goal: Goal, analysis: Analysis) -> Solve:
+    return lambda limits: _met(solve, goal, limits, analysis)
 
 
-def _met(make: Make, goal: Goal, limits: Sequence[Limit], ready: Prepared) -> Made:
+def _met(solve: Solve, goal: Goal, limits: Sequence[Limit], analysis: Analysis) -> Plan:
     """Move one limit and solve again, at most five times, until the measured ratio is within 3 % of the wanted one.
 
     It is moved by wanted ÷ measured at first, then between the two plans that lie on either side.
     """
     others = [x for x in limits if x != goal.steer]
-    whole = goal.steer.of(ready.cost.price())
+    whole = goal.steer.of(analysis.cost.price())
     wanted, asked = goal.steer.value / whole, float(goal.steer.value)
-    best: Made | None = None
+    best: Plan | None = None
     nearest = float("inf")
     seen: dict[float, float] = {}
     for _ in range(_TRIES):
         try:
-            plan, small, surgery = make([*others, replace(goal.steer, value=int(asked))])
+            plan = solve([*others, replace(goal.steer, value=int(asked))])
         except BudgetError:
             if best is None:
                 raise
             break
-        found = goal.measure(small)
-        assert plan.after is not None
+        found = goal.measure(cut(analysis.model, analysis.coupling, plan, analysis.example_inputs))
         predicted = goal.steer.of(plan.after) / whole
         told = {"wanted": wanted, "predicted": predicted, "measured": found.median, "interval": [found.low, found.high]}
         off = abs(found.median / wanted - 1)
         if off < nearest:
-            nearest, best = off, (replace(plan, settings={**plan.settings, goal.name: told}), small, surgery)
+            nearest, best = off, replace(plan, settings={**plan.settings, goal.name: told})
         # Another limit may hold it down; then there is nothing to move.
         if off <= _NEAR or predicted in seen or predicted < 0.9 * asked / whole:
             break

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from prunus.analysis import BATCH, Analysis
 from prunus.budget import allocate
 from prunus.budget.allocation import Allocation
 from prunus.budget.allocator import Allocator, UnitProblem
@@ -14,7 +15,6 @@ from prunus.budget.evolve import Search, refine
 from prunus.errors import OptionError
 from prunus.methods.after_repair import AfterRepair
 from prunus.methods.layer_wise import masked_loss
-from prunus.methods.subject import BATCH, Subject
 from prunus.progress import Progress, Silent
 from prunus.repair import check_repair
 
@@ -22,7 +22,7 @@ SAMPLES = 512
 """The loss of a candidate is measured on so many samples of the selection split."""
 
 
-class Searching:
+class LossSearch:
     """Divide a budget with an allocator, then switch levels between axes wherever the true loss falls.
 
     The true loss is that of the network with removed units at zero, norm statistics as they are, on the first 512
@@ -37,7 +37,7 @@ class Searching:
 
     def __init__(
         self,
-        subject: Subject,
+        analysis: Analysis,
         allocator: str | Allocator,
         evaluations: int,
         progress: Progress | None = None,
@@ -51,8 +51,8 @@ class Searching:
         """
         check_repair(repair)
         self.repair = {"auto": "refold"}.get(repair, repair)
-        self.subject, self.allocator, self.progress = subject, allocator, progress or Silent()
-        self.search = Search(evaluations=evaluations, seed=subject.seed)
+        self.analysis, self.allocator, self.progress = analysis, allocator, progress or Silent()
+        self.search = Search(evaluations=evaluations, seed=analysis.seed)
         name = allocator if isinstance(allocator, str) else getattr(allocator, "__name__", "custom")
         self.__name__ = f"{name}+search"
         self.found: Allocation | None = None
@@ -76,9 +76,9 @@ class Searching:
 
     def _measure(self) -> Callable[[Mapping[str, np.ndarray]], float]:
         if self.repair != "none":
-            return AfterRepair(self.subject, self.repair).error
+            return AfterRepair(self.analysis, self.repair).error
         batches, seen = [], 0
-        for inputs, targets in self.subject.selection.batches(BATCH):
+        for inputs, targets in self.analysis.selection.batches(BATCH):
             batches.append((inputs, targets))
             seen += BATCH
             if seen >= SAMPLES:
@@ -86,7 +86,7 @@ class Searching:
         if not batches:
             raise OptionError("A search needs samples in the selection split; it has none.")
 
-        return lambda keep: masked_loss(self.subject, keep, batches)
+        return lambda keep: masked_loss(self.analysis, keep, batches)
 
     def told(self) -> dict[str, float | int | str | None]:
         """Return what a plan remembers of the search: the rise of what was minimised, before and after it."""

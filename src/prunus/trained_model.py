@@ -11,47 +11,53 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from prunus.analysis import Analysis, analyse
 from prunus.budget.limits import LATENCY
-from prunus.errors import DataError
+from prunus.errors import DataError, OptionError
 from prunus.graph.recorder import named_tensors
-from prunus.measurement.batches import tensors_in
-from prunus.methods import Subject, subject_of
+from prunus.outcome import train_
+from prunus.pipeline.request import Request
 from prunus.planning import check_weights
 from prunus.progress import Progress
-from prunus.selectors import ignored_axes
 from prunus.sources import resolve_data, resolve_model
 from prunus.sources.noise import NOISE, noise_splits, with_noise
-from prunus.training import TrainingOptions, finetune_, loss_function
 from prunus.workloads import WORKLOADS, trained
 from prunus.workloads.splits import Splits
 
 if TYPE_CHECKING:
     from prunus.recipe import Recipe
+    from prunus.recovery import RecoveryOptions
+    from prunus.training import TrainingOptions
 
 _EXAMPLES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Parent:
+class TrainedModel:
     """The dense network of a recipe, trained, with its data and its analysis."""
 
     recipe: Recipe
     data: Splits
-    subject: Subject
+    analysis: Analysis
 
     @property
     def model(self) -> nn.Module:
         """The dense network."""
-        return self.subject.model
+        return self.analysis.user_model
 
     @property
     def samples(self) -> int:
         """How many samples the captured program, and so its MACs, are for."""
-        return int(next(tensors_in(self.subject.example_inputs)).shape[0])
+        return self.analysis.samples
 
-    def with_recipe(self, recipe: Recipe) -> Parent:
+    def with_recipe(self, recipe: Recipe) -> TrainedModel:
         """Return the same network under another recipe for it, one with another budget say."""
         return replace(self, recipe=recipe)
+
+    @property
+    def digest(self) -> str:
+        """A short hash of the network's weights."""
+        return weights_digest(self.model)
 
     @property
     def trained_here(self) -> bool:
@@ -59,7 +65,9 @@ class Parent:
         return self.recipe.train.steps > 0
 
 
-def parent_of(recipe: Recipe, seed: int, progress: Progress, weights: Mapping[str, Tensor] | None = None) -> Parent:
+def trained_model(
+    recipe: Recipe, seed: int, progress: Progress, weights: Mapping[str, Tensor] | None = None
+) -> TrainedModel:
     """Build, train and analyse the dense network of one seed; ``weights`` spares the training.
 
     Raises:
@@ -73,21 +81,54 @@ def parent_of(recipe: Recipe, seed: int, progress: Progress, weights: Mapping[st
     if weights is not None:
         model.load_state_dict(weights)
     elif given is not None:
-        train_(model, given, recipe.train.options(), seed, progress, f"train (seed {seed})")
+        train_(model, given.train, recipe.train.options(), seed, progress, f"train (seed {seed})")
     data = _with_noise(recipe, given, model, seed)
     # A budget in milliseconds is one for the batch that the recipe times.
     samples = recipe.compare.latency.batch if LATENCY in recipe.prune.budget else _EXAMPLES
-    subject = subject_of(
+    analysis = analyse(
         model,
         first_inputs(data, samples),
-        data.calibration,
-        data.selection,
-        loss=loss_function(recipe.recover.options().loss),
+        data=data,
+        loss=recipe.recover.options().loss,
+        ignore=recipe.ignore,
+        opt_in=recipe.opt_in,
         seed=seed,
         progress=progress,
     )
-    held = frozenset(ignored_axes(subject.coupling, recipe.ignore))
-    return Parent(recipe, data, replace(subject, held=held))
+    return TrainedModel(recipe, data, analysis)
+
+
+def request_of(recipe: Recipe) -> Request:
+    """Return what the section ``prune`` of a recipe and its ``stages`` ask for.
+
+    Raises:
+        OptionError: no budget, or an option that is not allowed.
+    """
+    wanted = recipe.prune
+    if not wanted.budget:
+        raise OptionError(
+            "The recipe has no budget; add a section 'prune: {budget: {params: 0.5}}', or give --budget params=0.5."
+        )
+    recover = recipe.recover.for_stages() if recipe.stages else recovery_of_recipe(recipe)
+    return Request(
+        wanted.budget,
+        method=wanted.method,
+        criterion=wanted.criterion,
+        allocator=wanted.allocator,
+        levels=wanted.levels,
+        bounds=wanted.bounds or None,
+        search=wanted.search,
+        judge=wanted.judge,
+        stages=recipe.stages,
+        damage=wanted.damage,
+        recover=recover,
+        threads=recipe.compare.latency.threads,
+    )
+
+
+def recovery_of_recipe(recipe: Recipe) -> RecoveryOptions | TrainingOptions:
+    """Return how a recipe recovers: a way that held-out data judge, or plain fine-tuning by steps."""
+    return recipe.recover.recovery() or recipe.recover.options()
 
 
 def _with_noise(recipe: Recipe, given: Splits | None, model: nn.Module, seed: int) -> Splits:
@@ -122,18 +163,6 @@ def _trained_once(recipe: Recipe, seed: int, progress: Progress) -> nn.Module:
     if told:
         progress.finish(task)
     return model
-
-
-def train_(
-    model: nn.Module, data: Splits, options: TrainingOptions, seed: int, progress: Progress, task: str,
-    masks: dict[str, Tensor] | None = None,
-) -> None:  # fmt: skip
-    """Train a model as options say, with a bar; no steps leave it as it is."""
-    if not options.steps:
-        return
-    progress.start(task, options.steps)
-    finetune_(model, data.train, options, seed=seed, masks=masks, progress=lambda done, steps: progress.advance(task))
-    progress.finish(task)
 
 
 def first_inputs(data: Splits, count: int) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from prunus.analysis import Analysis
 from prunus.methods.replay import Replay
-from prunus.methods.subject import Subject
 from prunus.plans import Decision, Plan, fingerprint
-from prunus.progress import Progress, Silent
+from prunus.progress import Progress
 
 SAMPLES = 1024
 """At most so many samples of the selection split are looked at."""
@@ -34,30 +34,30 @@ class Damage:
         return self.together / total if total > 0 else None
 
 
-def measure_damage(subject: Subject, plan: Plan, progress: Progress | None = None) -> Damage:
+def measure_damage(analysis: Analysis, plan: Plan, progress: Progress | None = None) -> Damage:
     """Run the captured program without each decision's units, branch or weights, and without all of them.
 
     Nothing is cut: removed units are zero and dropped operands bypassed, norm statistics stay as they are. One pass
     over at most 1,024 samples of the selection split for each decision, and two more.
 
     Args:
-        subject: the dense network with its data and its loss.
+        analysis: the dense network with its data and its loss.
         plan: made for it.
         progress: told of every pass.
 
     Units: those of the loss.
     """
-    progress = progress or Silent()
-    replay = Replay(subject)
+    progress = progress or analysis.progress
+    replay = Replay(analysis)
     parts = {d.node: part for d in plan.decisions if (part := _only(plan, d)) is not None}
     progress.start("damage", len(parts) + 2)
 
     def loss(part: Plan) -> float:
-        found = replay.loss(subject.selection, part, samples=SAMPLES)
+        found = replay.loss(analysis.selection, part, samples=SAMPLES)
         progress.advance("damage")
         return found
 
-    dense = loss(Plan(fingerprint(subject.coupling.graph), {}, {}))
+    dense = loss(Plan(fingerprint(analysis.coupling.graph), {}, {}))
     together = loss(plan) - dense
     singles = {node: loss(part) - dense for node, part in parts.items()}
     progress.finish("damage")

@@ -6,29 +6,27 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from prunus.analysis import Analysis
 from prunus.errors import BudgetError
 from prunus.export import packed_size
 from prunus.measurement.batches import Inputs
 from prunus.measurement.latency import LatencyRatio, latency_ratio
 from prunus.measurement.quality import Quality, evaluate, flip_rate
-from prunus.methods import Method, Subject
-from prunus.methods.subject import Learned, Lesson
-from prunus.parent import Parent, first_inputs, parent_of, train_
+from prunus.methods import Method
+from prunus.methods.method import Learned, Lesson
+from prunus.outcome import Outcome, realise, recovered, recovery_of
+from prunus.pipeline import plan_for
 from prunus.plans import Cost, Plan
-from prunus.progress import Progress, Silent
-from prunus.recovery import Case, recovered_
-from prunus.repair import repair_
+from prunus.progress import Progress
 from prunus.results import LayerChange, Row, Skipped, named
-from prunus.surgery.cut import operate
-from prunus.surgery.record import Surgery
 from prunus.surgery.tensors import sliced_masks
-from prunus.surgery.verify import Check, verify
-from prunus.training import reset_weights_
+from prunus.trained_model import TrainedModel, first_inputs, recovery_of_recipe, trained_model
 from prunus.tree.describe import structure_rows
 from prunus.workloads.splits import Splits
 
@@ -39,158 +37,148 @@ _TEST_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
-    """One seed of a comparison: the trained dense network and all that is measured against it."""
+class Trial:
+    """One seed of a comparison: the trained dense network and all that is measured against it.
 
-    parent: Parent
+    ``networks`` is the folder for the network of every run; None keeps none.
+    """
+
+    trained: TrainedModel
     seed: int
     quality: Quality
     timing: Inputs
+    networks: Path | None = None
 
     @property
     def recipe(self) -> Recipe:
         """What is compared."""
-        return self.parent.recipe
+        return self.trained.recipe
 
     @property
     def data(self) -> Splits:
         """The four splits."""
-        return self.parent.data
+        return self.trained.data
 
     @property
     def dense(self) -> nn.Module:
         """The dense network."""
-        return self.parent.model
+        return self.trained.model
 
     @property
-    def subject(self) -> Subject:
+    def analysis(self) -> Analysis:
         """What methods look at."""
-        return self.parent.subject
+        return self.trained.analysis
 
 
-def prepare(recipe: Recipe, seed: int, progress: Progress, weights: Mapping[str, Tensor] | None = None) -> Contest:
+def prepare(
+    recipe: Recipe,
+    seed: int,
+    progress: Progress,
+    weights: Mapping[str, Tensor] | None = None,
+    networks: Path | None = None,
+) -> Trial:
     """Build, train, analyse and score the dense network of one seed; ``weights`` spares the training."""
-    return contest_of(parent_of(recipe, seed, progress, weights), seed)
+    return replace(trial_of(trained_model(recipe, seed, progress, weights), seed), networks=networks)
 
 
-def contest_of(parent: Parent, seed: int) -> Contest:
+def trial_of(trained: TrainedModel, seed: int) -> Trial:
     """Score a dense network that is there."""
-    quality = evaluate(parent.model, parent.data.test.batches(_TEST_BATCH), parent.data.classes)
-    timing = first_inputs(parent.data, parent.recipe.compare.latency.batch)
-    return Contest(parent, seed, quality, timing)
+    quality = evaluate(trained.model, trained.data.test.batches(_TEST_BATCH), trained.data.classes)
+    timing = first_inputs(trained.data, trained.recipe.compare.latency.batch)
+    return Trial(trained, seed, quality, timing)
 
 
-def entries(run: Contest, method: Method, kept: float) -> list[Row | Skipped]:
+def entries(run: Trial, method: Method, kept: float) -> list[Row | Skipped]:
     """Enter a method with every repair of the recipe; it plans once."""
     return [enter(run, method, kept, repair) for repair in run.recipe.compare.repair]
 
 
-def enter(run: Contest, method: Method, kept: float, repair: str = "none") -> Row | Skipped:
+def enter(run: Trial, method: Method, kept: float, repair: str = "none") -> Row | Skipped:
     """Plan, cut, verify, repair, recover and measure one method at one kept share."""
     if method.only_kept is not None and kept not in method.only_kept:
         allowed = ", ".join(f"{k:.0%}" for k in method.only_kept)
         return Skipped(named(method.name, repair), kept, f"defined at {allowed} kept only")
     try:
-        learned, spent = run.subject.remember(f"plan of {method.name} at {kept}", lambda: _timed(run, method, kept))
+        learned, spent = run.analysis.remember(f"plan of {method.name} at {kept}", lambda: _timed(run, method, kept))
     except BudgetError as error:
         return Skipped(named(method.name, repair), kept, str(error))
     weights = learned.model if method.teach else None
     started = time.perf_counter() - spent
-    row = carry_through(run, learned.plan, method, kept, started, weights=weights, repair=repair).row
-    return replace(row, method=named(method.name, repair))
+    entry = carry_through(run, learned.plan, method, kept, started, weights=weights, repair=repair)
+    name = named(method.name, repair)
+    if run.networks is not None:
+        place = run.networks / f"{name}-{kept:g}-seed{run.seed}"
+        entry.outcome.save(place, metadata={"recipe": run.recipe.model_dump(mode="json")})
+    return replace(entry.row, method=name)
 
 
-def _timed(run: Contest, method: Method, kept: float) -> tuple[Learned, float]:
+def _timed(run: Trial, method: Method, kept: float) -> tuple[Learned, float]:
     started, options = time.perf_counter(), run.recipe.recover.options()
     if method.teach is None:
-        learned = Learned(method.plan(run.subject, kept), run.dense)
+        plan = plan_for(run.analysis, {"params": kept}, method=method.name)
+        learned = Learned(plan, run.analysis.model)
     elif not options.steps or run.recipe.recover.minutes is not None:
         raise BudgetError("prunes while it trains, with the steps of recover; give recover.steps, at least 1")
     else:
-        learned = method.teach(run.subject, kept, Lesson(run.data.train, options, run.seed))
+        learned = method.teach(run.analysis, run.analysis.limits(kept), Lesson(run.data.train, options, run.seed))
     return learned, time.perf_counter() - started
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one plan became: the cut and recovered network, how it was cut, and what was measured."""
+    """What one plan became, and what was measured."""
 
-    model: nn.Module
-    plan: Plan
-    surgery: Surgery
-    check: Check
+    outcome: Outcome
     row: Row
 
 
 def carry_through(
-    run: Contest, plan: Plan, method: Method, kept: float, started: float, progress: Progress | None = None,
+    run: Trial, plan: Plan, method: Method, kept: float, started: float, progress: Progress | None = None,
     *, weights: nn.Module | None = None, repair: str = "none",
 ) -> Entry:  # fmt: skip
-    """Cut as a plan says, verify, repair, recover and measure; ``started`` is when the planning began.
+    """Realise a plan and measure the network; ``started`` is when the planning began.
 
     ``weights`` is the dense network with what was learned while planning; without it the dense network is cut.
     """
-    subject, source = run.subject, weights or run.dense
-    small, surgery = operate(source, subject.coupling, plan, subject.example_inputs)
-    check = verify(source, small, subject.coupling, plan, subject.example_inputs, seed=run.seed)
-    mended = _repair(run, method, small, plan, repair, progress or Silent())
-    raw = evaluate(small, run.data.test.batches(_TEST_BATCH), run.data.classes)
-    masks = sliced_masks(plan)
-    if method.teach is not None and weights is not None:
+    taught = method.teach is not None and weights is not None
+    # What was trained while it was pruned is not refitted towards the dense network's answers.
+    own = None if repair == "none" or method.teach is not None else repair
+    found = realise(
+        run.analysis, plan, repair=own, weights=weights, fresh=run.recipe.train.options(), progress=progress
+    )
+    mended = [] if found.repair is None else [str(found.repair)]
+    raw = evaluate(found.model, run.data.test.batches(_TEST_BATCH), run.data.classes)
+    if taught:
         told = [f"pruned while training: the {run.recipe.recover.steps} steps of recover were spent there, none after"]
     else:
-        told = _recover(run, method, small, plan, progress or Silent())
+        wanted = recovery_of(recovery_of_recipe(run.recipe), has_data=True)
+        found = recovered(found, wanted, progress=progress)
+        told = [] if found.recovery is None else [f"recovery: {leg}" for leg in found.recovery.legs if leg.kept]
     spent = time.perf_counter() - started
-    quality = evaluate(small, run.data.test.batches(_TEST_BATCH), run.data.classes)
-    assert plan.after is not None
+    quality = evaluate(found.model, run.data.test.batches(_TEST_BATCH), run.data.classes)
+    proof = None if found.check is None else found.check.error
     row = _row(
-        run, small, quality, plan.after, masks,
-        method=method.name, level=method.level, kept_fraction=kept, seconds=spent, check_error=check.error,
+        run, found.model, quality, plan.after, sliced_masks(plan),
+        method=method.name, level=method.level, kept_fraction=kept, seconds=spent, check_error=proof,
         accuracy_before_recovery=raw.accuracy, notes=(*_notes(plan, method), *mended, *told),
-        structure=_structure(subject, plan), repair=repair,
+        structure=_structure(run.analysis, plan), repair=repair,
     )  # fmt: skip
-    return Entry(small, plan, surgery, check, row)
+    return Entry(found, row)
 
 
-def _repair(
-    run: Contest, method: Method, small: nn.Module, plan: Plan, repair: str, progress: Progress
-) -> list[str]:  # fmt: skip
-    """Refit what is left on the calibration split, unless its weights are new or were trained while pruned."""
-    if repair == "none" or method.fresh_weights or method.teach is not None:
-        return []
-    calibration, coupling = run.data.calibration.batches(_TEST_BATCH), run.subject.coupling
-    told = repair_(small, run.dense, coupling, plan, calibration, repair=repair, seed=run.seed, progress=progress)
-    return [str(told)]
-
-
-def _recover(run: Contest, method: Method, small: nn.Module, plan: Plan, progress: Progress) -> list[str]:
-    """Recover a cut network as the recipe says, and return what is worth telling about it."""
-    wanted, masks = run.recipe.recover.recovery(), sliced_masks(plan)
-    if method.fresh_weights:
-        reset_weights_(small, run.seed)
-        train_(small, run.data, run.recipe.train.options(), run.seed, progress, "from scratch")
-    if wanted is None:
-        train_(small, run.data, run.recipe.recover.options(), run.seed, progress, "recover", masks or None)
-        return []
-    subject = run.subject
-    case = Case(small, run.dense, run.data.train, run.data.selection, wanted, masks, plan, subject.coupling,
-                subject.example_inputs, run.seed)  # fmt: skip
-    return [f"recovery: {leg}" for leg in recovered_(case).legs if leg.kept]
-
-
-def dense_row(run: Contest) -> Row:
+def dense_row(run: Trial) -> Row:
     """Measure the dense network like everything else."""
-    cost = run.subject.cost.price()
+    cost = run.analysis.cost.price()
     return _row(
         run, run.dense, run.quality, cost, {},
         method="dense", level="dense", kept_fraction=1.0, seconds=0.0, check_error=None,
         accuracy_before_recovery=run.quality.accuracy, notes=(),
-        structure=_structure(run.subject, None),
+        structure=_structure(run.analysis, None),
     )  # fmt: skip
 
 
 def _row(
-    run: Contest, model: nn.Module, quality: Quality, cost: Cost, masks: dict[str, Tensor], *,
+    run: Trial, model: nn.Module, quality: Quality, cost: Cost, masks: dict[str, Tensor], *,
     notes: Sequence[str], structure: tuple[LayerChange, ...], **about: Any,
 ) -> Row:  # fmt: skip
     nonzero = sum(int(torch.count_nonzero(p)) for p in model.parameters())
@@ -206,8 +194,8 @@ def _row(
         worst_class=quality.worst_class,
         params=cost.params,
         nonzero=nonzero,
-        macs_forward=cost.macs_forward // run.parent.samples,
-        macs_backward=cost.macs_backward // run.parent.samples,
+        macs_forward=cost.macs_forward // run.trained.samples,
+        macs_backward=cost.macs_backward // run.trained.samples,
         size_bytes=packed_size(model, masks),
         latency_forward_ratio=forward.median,
         latency_forward_interval=(forward.low, forward.high),
@@ -224,7 +212,7 @@ def _row(
     )
 
 
-def _latency(run: Contest, model: nn.Module) -> tuple[LatencyRatio, LatencyRatio]:
+def _latency(run: Trial, model: nn.Module) -> tuple[LatencyRatio, LatencyRatio]:
     options = run.recipe.compare.latency
     baseline = copy.deepcopy(run.dense) if model is run.dense else run.dense
 
@@ -235,8 +223,8 @@ def _latency(run: Contest, model: nn.Module) -> tuple[LatencyRatio, LatencyRatio
     return timed(False), timed(True)
 
 
-def _structure(subject: Subject, plan: Plan | None) -> tuple[LayerChange, ...]:
-    return tuple(LayerChange(**asdict(row)) for row in structure_rows(subject.coupling, plan))
+def _structure(analysis: Analysis, plan: Plan | None) -> tuple[LayerChange, ...]:
+    return tuple(LayerChange(**asdict(row)) for row in structure_rows(analysis.coupling, plan))
 
 
 def _notes(plan: Plan, method: Method) -> list[str]:

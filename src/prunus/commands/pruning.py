@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunus.commands.planning import check_wanted
 from prunus.comparison import results_of, threads_of, write_results
-from prunus.contest import Entry, carry_through, contest_of, dense_row
-from prunus.export import save
-from prunus.jobs.planning import check_wanted, plan_recipe, staged_recipe
-from prunus.jobs.stage_wanted import learns
-from prunus.methods import METHODS, Method
-from prunus.parent import parent_of
+from prunus.methods import METHODS, Level, Method
+from prunus.outcome import Outcome
+from prunus.pipeline import planned
 from prunus.progress import Progress
 from prunus.results import Results
+from prunus.trained_model import trained_model
+from prunus.trial import carry_through, dense_row, trial_of
 
 if TYPE_CHECKING:
     from prunus.recipe import Recipe
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Pruned:
     """The recovered network with its plan, its proof and what was measured; MACs of the plan are for ``samples``."""
 
-    entry: Entry
+    outcome: Outcome
     results: Results
     samples: int
 
@@ -38,34 +38,34 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
     Raises:
         PrunusError: whatever model, data or budget refuse; nothing half-written stays.
     """
-    check_wanted(recipe)
+    request = check_wanted(recipe)
     with threads_of(recipe.threads):
-        run = contest_of(parent_of(recipe, recipe.seed, progress), recipe.seed)
+        run = trial_of(trained_model(recipe, recipe.seed, progress), recipe.seed)
         started = time.perf_counter()
-        staged = staged_recipe(run.parent, progress) if recipe.stages else None
-        plan = staged.plan if staged is not None else plan_recipe(run.parent, progress)[0]
-        assert plan.before is not None
-        assert plan.after is not None
-        kept = plan.after.params / plan.before.params
-        weights = staged.model if staged is not None else None
+        found = planned(run.analysis, request)
+        kept = found.plan.after.params / found.plan.before.params
         # A repair goes by the dense network's answers alone, and would undo what stages have learned from labels.
-        repair = "none" if learns(recipe) else recipe.prune.repair
-        entry = carry_through(run, plan, _way(recipe), kept, started, progress, weights=weights, repair=repair)
+        repair = "none" if found.weights is not None else recipe.prune.repair
+        entry = carry_through(
+            run, found.plan, _way(recipe, found.plan.settings.get("criterion")), kept, started, progress,
+            weights=found.weights, repair=repair,
+        )  # fmt: skip
         results = results_of(recipe, "One network pruned", [dense_row(run)], [entry.row])
     if out is not None:
-        save(entry, out, metadata={"recipe": recipe.model_dump(mode="json")})
+        entry.outcome.save(out, metadata={"recipe": recipe.model_dump(mode="json")})
         write_results(results, out, progress)
-    return Pruned(entry, results, run.parent.samples)
+    return Pruned(entry.outcome, results, run.trained.samples)
 
 
-def _way(recipe: Recipe) -> Method:
+def _way(recipe: Recipe, criterion: str | None) -> Method:
     """Return the method that the recipe names, or one that stands for its criterion and allocator."""
     wanted = recipe.prune
-    if wanted.method is not None:
+    if wanted.method is not None and not recipe.stages:
         return METHODS.get(wanted.method)
-    name = f"{wanted.criterion}, {wanted.allocator}"
+    units = METHODS.get("units")
     if recipe.stages:
         name = ", ".join(f"{stage.level} by {stage.way}" for stage in recipe.stages)
-        return Method(name, "hierarchical", METHODS.get("integrated").plan, name)
-    # Its plan is made before it is entered; a second one would score again.
-    return Method(name, "neuron", METHODS.get("filter-norm").plan, f"units by {wanted.criterion}, {wanted.allocator}")
+        return Method(name, "hierarchical", units.plan, name)
+    name = ", ".join(part for part in (criterion, wanted.allocator) if part)
+    kind: Level = "hierarchical" if len(wanted.levels) > 1 else "neuron" if wanted.levels == ("unit",) else "weight"
+    return Method(name, kind, units.plan, f"{' and '.join(wanted.levels)}s by {name}")

@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from prunus.analysis import Analysis
 from prunus.budget import Limit
-from prunus.criteria import CRITERIA, Evidence, collect_gradients
-from prunus.errors import OptionError
 from prunus.masks import top_masks
 from prunus.methods.depth import shallower
 from prunus.methods.gates import Gates
@@ -21,20 +20,17 @@ from prunus.methods.modular import exchanged, greedy
 from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import Reduction, droppable, whole
 from prunus.methods.redundancy import without_twins
-from prunus.methods.subject import Subject
-from prunus.methods.weights import maskable
+from prunus.methods.weights import maskable, weight_scores
 from prunus.plans import Decision
 
 if TYPE_CHECKING:
-    from prunus.jobs.stages import State
-    from prunus.recipe import Stage
-
-_BATCH = 32
+    from prunus.pipeline.stages import State
+    from prunus.recipe.stage import Stage
 
 
-def _modular(subject: Subject, limit: int) -> tuple[Reduction, dict[str, str]]:
-    start, branches = whole(subject), droppable(subject)
-    importance = Gates(subject).importance(start) if branches else {}
+def _modular(analysis: Analysis, limit: int) -> tuple[Reduction, dict[str, str]]:
+    start, branches = whole(analysis), droppable(analysis)
+    importance = Gates(analysis).importance(start) if branches else {}
     worth = {branch.id: sum(importance[edge] for edge in branch.edges) for branch in branches}
     found = exchanged(greedy(start, branches, worth, limit), branches, worth, limit)
     return found, {
@@ -42,7 +38,7 @@ def _modular(subject: Subject, limit: int) -> tuple[Reduction, dict[str, str]]:
     }
 
 
-_BLOCK_WAYS: Mapping[str, Callable[[Subject, int], tuple[Reduction, dict[str, str]]]] = {
+_BLOCK_WAYS: Mapping[str, Callable[[Analysis, int], tuple[Reduction, dict[str, str]]]] = {
     "depth": shallower,
     "modular": _modular,
     "redundancy": without_twins,
@@ -50,17 +46,17 @@ _BLOCK_WAYS: Mapping[str, Callable[[Subject, int], tuple[Reduction, dict[str, st
 
 
 def _blocks(state: State, stage: Stage, limit: Limit) -> State:
-    reduction, reasons = _BLOCK_WAYS[stage.way](state.subject, limit.value)
+    reduction, reasons = _BLOCK_WAYS[stage.way](state.analysis, limit.value)
     decisions = [Decision(b.id, "block", b.params, b.params, reasons[b.id]) for b in reduction.dropped]
     return replace(state, reduction=reduction, keep=reduction.keep, decisions=(*state.decisions, *decisions))
 
 
 def _units(state: State, stage: Stage, limit: Limit) -> State:
     """Score units on the network without what is gone, and remove the lowest on top of what went before."""
-    reduction, subject = state.reduction, state.subject
-    scores = unit_scores(replace(subject, model=_left(state), memo={}), stage.way)
+    reduction, analysis = state.reduction, state.analysis
+    scores = unit_scores(replace(analysis, model=_left(state), memo={}), stage.way)
     live = {axis: scores[axis] for axis in live_axes(reduction)}
-    keep = subject.fit(live, limit, cost=reduction.cost, base=state.keep, allocator=stage.allocator or "uniform")
+    keep = analysis.fit(live, limit, cost=reduction.cost, base=state.keep, allocator=stage.allocator or "uniform")
     reason = f"lowest {stage.way} of what earlier stages left"
     decisions = [d for d in state.decisions if d.level != "unit"]
     decisions += [
@@ -73,9 +69,9 @@ def _units(state: State, stage: Stage, limit: Limit) -> State:
 
 def _weights(state: State, stage: Stage, limit: Limit) -> State:
     """Mask the lowest weights of what is left; what an earlier stage masked stays masked."""
-    subject = state.subject
-    names = list(maskable(subject))
-    scores = dict(_weight_scores(_left(state), names, subject, stage.way))
+    analysis = state.analysis
+    names = list(maskable(analysis))
+    scores = dict(weight_scores(analysis, _left(state), names, stage.way))
     below = min((float(score.min()) for score in scores.values()), default=0.0) - 1.0
     for name, mask in state.masks.items():
         scores[name] = scores[name].masked_fill(~torch.from_numpy(mask).to(scores[name].device), below)
@@ -96,16 +92,6 @@ def _left(state: State) -> nn.Module:
             parameter = model.get_parameter(name)
             parameter.masked_fill_(~torch.from_numpy(mask).to(parameter.device), 0)
     return model.requires_grad_()
-
-
-def _weight_scores(model: nn.Module, names: list[str], subject: Subject, way: str) -> Mapping[str, Tensor]:
-    """Score weights; data are looked at only where the criterion needs gradients."""
-    criterion = CRITERIA.get(way)
-    try:
-        return criterion(Evidence({name: model.get_parameter(name).detach() for name in names}, seed=subject.seed))
-    except OptionError:
-        batches = subject.calibration.batches(_BATCH)
-        return criterion(collect_gradients(model, batches, subject.loss, names, seed=subject.seed))
 
 
 LEVELS: Mapping[str, Callable[[State, Stage, Limit], State]] = {"blocks": _blocks, "units": _units, "weights": _weights}

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from prunus.analysis import BATCH, Analysis
 from prunus.errors import BudgetError, PlanError
 from prunus.graph.recorder import named_tensors
 from prunus.methods.layer_wise import masked_loss
 from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import Reduction, droppable
-from prunus.methods.subject import BATCH, Subject
 from prunus.methods.true_loss import selection_loss
-from prunus.parent import Parent
-from prunus.progress import Progress, Silent
+from prunus.progress import Progress
 from prunus.timing import time_ops
 from prunus.tree import Tree, TreeNode, grow_tree
 
@@ -50,33 +49,32 @@ class LevelRow:
 
 
 def evaluate_levels(
-    parent: Parent, *, stages: str = "feature", count: int | None = None, progress: Progress | None = None
+    analysis: Analysis, *, stages: str = "feature", count: int | None = None, progress: Progress | None = None
 ) -> list[LevelRow]:
-    """Measure every node of a recipe's network, outside before inside.
+    """Measure every node of a network's tree, outside before inside.
 
-    The loss is that of the recipe on the selection split for branches, on the calibration split for units. The test
+    The loss is measured on the selection split for branches, on the calibration split for units. The test
     split is not looked at.
 
     Args:
-        parent: the dense network and its data.
+        analysis: the dense network and its data.
         stages: how stages are divided: ``feature``, ``depth`` or ``connections``.
         count: how many stages, for the latter two.
         progress: told of every node.
 
     Units: milliseconds; the loss in its own units.
     """
-    progress = progress or Silent()
-    subject = parent.subject
-    tree = grow_tree(subject.coupling, stages, count)
-    times = _times(subject, tree, progress)
-    redundant = _Redundancy(subject)
-    rises = _Rises(subject, tree)
+    progress = progress or analysis.progress
+    tree = grow_tree(analysis.coupling, stages, count)
+    times = _times(analysis, tree, progress)
+    redundant = _Redundancy(analysis)
+    rises = _Rises(analysis, tree)
     nodes = list(tree.below())
     progress.start("levels", len(nodes))
     rows = []
     for node in nodes:
         milliseconds = None if node.level == "unit" else times.get(node.id, 0.0) * 1e3
-        rows.append(_row(node, parent.samples, milliseconds, rises.of(node), redundant.of(tree, node)))
+        rows.append(_row(node, analysis.samples, milliseconds, rises.of(node), redundant.of(tree, node)))
         progress.advance("levels")
     progress.finish("levels")
     return rows
@@ -101,10 +99,10 @@ def _row(
     )
 
 
-def _times(subject: Subject, tree: Tree, progress: Progress) -> dict[str, float]:
+def _times(analysis: Analysis, tree: Tree, progress: Progress) -> dict[str, float]:
     """Add up the time of ops by node: an op belongs to the innermost node whose module its own module lies in."""
-    graph = subject.coupling.graph
-    found = time_ops(subject.model, subject.coupling, subject.example_inputs, [], threads=1, progress=progress)
+    graph = analysis.coupling.graph
+    found = time_ops(analysis.model, analysis.coupling, analysis.example_inputs, [], threads=1, progress=progress)
     homes = {node.module: node for node in tree.below() if node.module and node.level != "unit"}
     seconds: dict[str, float] = {}
     for name, spent in zip(found.nodes, found.seconds[0], strict=True):
@@ -122,22 +120,22 @@ def _times(subject: Subject, tree: Tree, progress: Progress) -> dict[str, float]
 class _Rises:
     """What the loss does without a node; every bypassed branch and halved set of axes is measured once."""
 
-    def __init__(self, subject: Subject, tree: Tree) -> None:
-        self.subject, self.tree = subject, tree
-        self.scores = unit_scores(subject, "magnitude")
-        self.batches = list(subject.calibration.batches(BATCH))
-        self.base = masked_loss(subject, {}, self.batches)
-        self.dense = selection_loss(subject, None)
-        self.branches = {branch.id: branch for branch in droppable(subject)}
+    def __init__(self, analysis: Analysis, tree: Tree) -> None:
+        self.analysis, self.tree = analysis, tree
+        self.scores = unit_scores(analysis, "magnitude")
+        self.batches = list(analysis.calibration.batches(BATCH))
+        self.base = masked_loss(analysis, {}, self.batches)
+        self.dense = selection_loss(analysis, None)
+        self.branches = {branch.id: branch for branch in droppable(analysis)}
         self.known: dict[frozenset[str], float] = {}
 
     def of(self, node: TreeNode) -> float | None:
         """Return the rise, or None where nothing of the node can go."""
         if node.branch in self.branches:
-            reduction = Reduction.of(self.subject, [self.branches[node.branch]])
+            reduction = Reduction.of(self.analysis, [self.branches[node.branch]])
             if reduction is not None:
                 try:
-                    return selection_loss(self.subject, reduction.as_plan()) - self.dense
+                    return selection_loss(self.analysis, reduction.as_plan()) - self.dense
                 except (BudgetError, PlanError):
                     return None
         parts = [node] if node.axis else self.tree.below(node.id)
@@ -146,7 +144,7 @@ class _Rises:
             return None
         if axes not in self.known:
             keep = {axis: _better_half(self.scores[axis]) for axis in axes}
-            self.known[axes] = masked_loss(self.subject, keep, self.batches) - self.base
+            self.known[axes] = masked_loss(self.analysis, keep, self.batches) - self.base
         return self.known[axes]
 
 
@@ -159,8 +157,8 @@ def _better_half(scores: np.ndarray) -> np.ndarray:
 class _Redundancy:
     """How few directions carry the weights of a layer."""
 
-    def __init__(self, subject: Subject) -> None:
-        self.tensors = named_tensors(subject.model)
+    def __init__(self, analysis: Analysis) -> None:
+        self.tensors = named_tensors(analysis.model)
         self.known: dict[str, float] = {}
 
     def of(self, tree: Tree, node: TreeNode) -> float | None:

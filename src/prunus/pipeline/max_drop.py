@@ -6,16 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
-from prunus.errors import BudgetError, OptionError
+from prunus.analysis import BATCH, Analysis
+from prunus.errors import BudgetError
 from prunus.measurement.quality import Interval, evaluate, paired_interval
-from prunus.methods.subject import BATCH
-from prunus.parent import Parent, train_
+from prunus.outcome import Recover, realise, recovery_of
 from prunus.plans import Plan
-from prunus.progress import Progress, Silent
-from prunus.surgery.cut import operate
-from prunus.surgery.tensors import sliced_masks
 from prunus.training import reestimate_statistics_
 
 MAX_DROP = "max_drop"
@@ -23,27 +19,16 @@ _LEAST, _FINEST = 0.02, 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Tried:
     """One plan and how far accuracy on the selection split fell after recovery, with its 95 % interval."""
 
     plan: Plan
     drop: Interval
 
 
-def allowed_drop(value: object) -> float:
-    """Return the number behind ``max_drop``.
-
-    Raises:
-        OptionError: not a share between 0 and 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise OptionError(f"budget max_drop is {value!r}; allowed: a share of accuracy from 0 to 1, such as 0.01.")
-    return float(value)
-
-
 def smallest_within(
-    parent: Parent, allowed: float, plan_for: Callable[[float], Plan], progress: Progress | None = None
-) -> Trial:
+    analysis: Analysis, allowed: float, plan_for: Callable[[float], Plan], recover: Recover = None
+) -> Tried:
     """Return the most pruned plan whose drop stays within ``allowed`` with 97.5 % confidence.
 
     The drop is accuracy(dense) − accuracy(pruned and recovered) on the same samples of the selection split; its paired
@@ -51,23 +36,23 @@ def smallest_within(
     is exact only as far as the drop grows when less is kept. The test split is not looked at.
 
     Args:
-        parent: the dense network and its data.
+        analysis: the dense network and its data.
         allowed: share of accuracy, 0.01 is one point.
         plan_for: kept share → plan; may raise BudgetError, which counts as out of reach.
-        progress: told of every trial.
+        recover: how every trial is trained; without it norm statistics are measured anew.
 
     Raises:
         BudgetError: even the least pruned network that was tried drops more; says by how much.
     """
-    progress = progress or Silent()
-    dense = evaluate(parent.model, parent.data.selection.batches(BATCH), parent.data.classes).correct
+    progress = analysis.progress
+    dense = evaluate(analysis.model, analysis.selection.batches(BATCH)).correct
     low, high = _LEAST, 1.0
-    best: Trial | None = None
-    worst: Trial | None = None
+    best: Tried | None = None
+    worst: Tried | None = None
     progress.start("max_drop", 6)
     while high - low > _FINEST:
         share = (low + high) / 2
-        found = _tried(parent, share, plan_for, dense)
+        found = _tried(analysis, share, plan_for, dense, recover)
         progress.advance("max_drop")
         if found is not None and found.drop.high <= allowed:
             best, high = found, share
@@ -83,14 +68,14 @@ def smallest_within(
     return best
 
 
-def check_drop(parent: Parent, plan: Plan, allowed: float) -> Trial:
+def check_drop(analysis: Analysis, plan: Plan, allowed: float, recover: Recover = None) -> Tried:
     """Measure one plan against the allowed drop.
 
     Raises:
         BudgetError: it drops more.
     """
-    dense = evaluate(parent.model, parent.data.selection.batches(BATCH), parent.data.classes).correct
-    found = _measured(parent, plan, dense)
+    dense = evaluate(analysis.model, analysis.selection.batches(BATCH)).correct
+    found = _measured(analysis, plan, dense, recover)
     if found.drop.high > allowed:
         raise BudgetError(
             f"The plan meets its other budgets but drops {_said(found.drop)} of accuracy on {len(dense)} selection "
@@ -99,7 +84,7 @@ def check_drop(parent: Parent, plan: Plan, allowed: float) -> Trial:
     return found
 
 
-def with_drop(trial: Trial, allowed: float) -> Plan:
+def with_drop(trial: Tried, allowed: float) -> Plan:
     """Return the plan with what was allowed and measured in its settings."""
     drop = trial.drop
     settings = {**trial.plan.settings, "measured_drop": [drop.estimate, drop.low, drop.high]}
@@ -111,26 +96,21 @@ def _said(drop: Interval) -> str:
     return f"{drop.estimate:.2%} (95 % interval {drop.low:.2%} to {drop.high:.2%})"
 
 
-def _tried(parent: Parent, share: float, plan_for: Callable[[float], Plan], dense: torch.Tensor) -> Trial | None:
+def _tried(
+    analysis: Analysis, share: float, plan_for: Callable[[float], Plan], dense: torch.Tensor, recover: Recover
+) -> Tried | None:
     try:
         plan = plan_for(share)
     except BudgetError:
         return None
-    return _measured(parent, plan, dense)
+    return _measured(analysis, plan, dense, recover)
 
 
-def _measured(parent: Parent, plan: Plan, dense: torch.Tensor) -> Trial:
-    small = _recovered(parent, plan)
-    quality = evaluate(small, parent.data.selection.batches(BATCH), parent.data.classes)
-    return Trial(plan, paired_interval(dense, quality.correct, seed=parent.subject.seed))
-
-
-def _recovered(parent: Parent, plan: Plan) -> nn.Module:
-    subject = parent.subject
-    small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
-    options = parent.recipe.recover.options()
-    if options.steps:
-        train_(small, parent.data, options, subject.seed, Silent(), "recover", sliced_masks(plan) or None)
-    else:
-        reestimate_statistics_(small, subject.calibration.batches(BATCH))
-    return small
+def _measured(analysis: Analysis, plan: Plan, dense: torch.Tensor, recover: Recover) -> Tried:
+    wanted = recovery_of(recover, has_data=analysis.has_data)
+    # A repair would take longer than all the rest of a trial.
+    small = realise(analysis, plan, repair=None, recover=wanted).model
+    if wanted is None:
+        reestimate_statistics_(small, analysis.calibration.batches(BATCH))
+    quality = evaluate(small, analysis.selection.batches(BATCH))
+    return Tried(plan, paired_interval(dense, quality.correct, seed=analysis.seed))

@@ -9,28 +9,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
+from prunus.analysis import Analysis
 from prunus.budget import Limit
-from prunus.errors import BudgetError
+from prunus.errors import BudgetError, OptionError
 from prunus.export import undo
-from prunus.jobs.stage_levels import LEVELS
-from prunus.jobs.stage_wanted import stage_budget
+from prunus.measurement.batches import DataSource
 from prunus.methods.reduction import Reduction, whole
-from prunus.methods.subject import Subject
-from prunus.methods.under import under
-from prunus.parent import Parent
+from prunus.pipeline.request import Request
+from prunus.pipeline.stage_checks import stage_budget
+from prunus.pipeline.stage_levels import LEVELS
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
-from prunus.progress import Progress, Silent
 from prunus.recovery import Case, RecoveryOptions, recovered_
 from prunus.schedules import kept_at
-from prunus.selectors import bounds_on
 from prunus.surgery.cut import operate
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, finetune_
-from prunus.tree import grow_tree
+from prunus.workloads.learning import learning_data
 
 if TYPE_CHECKING:
-    from prunus.recipe import Stage
+    from prunus.recipe.stage import Stage
 
 ROUNDS = 8
 """How often a schedule prunes, with training in between."""
@@ -41,14 +39,14 @@ class State:
     """What the stages so far have left, in the indices of the original network.
 
     Attributes:
-        subject: the network in its original shapes; what stays has the weights learned so far.
+        analysis: the network in its original shapes; what stays has the weights learned so far.
         reduction: the branches that went.
         keep: axis id → units that stay.
         masks: weight name → weights that stay.
         decisions: what went, and why.
     """
 
-    subject: Subject
+    analysis: Analysis
     reduction: Reduction
     keep: Mapping[str, np.ndarray]
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -56,36 +54,36 @@ class State:
 
     def plan(self) -> Plan:
         """Return the plan of all stages so far."""
-        return make_plan(self.subject.coupling, self.keep, self.reduction.drops, self.masks, self.decisions,
-                         cost=self.subject.cost)  # fmt: skip
+        return make_plan(self.analysis.coupling, self.keep, self.reduction.drops, self.masks, self.decisions,
+                         cost=self.analysis.cost)  # fmt: skip
 
     def spent(self) -> int:
         """Return what is left of the metric; weights at zero count as gone where they save something."""
         plan = self.plan()
-        assert plan.after is not None
-        gone = sum(int((~mask).sum()) for mask in self.masks.values()) if self.subject.metric == "params" else 0
-        return self.subject.spent(plan.after) - gone
+        gone = sum(int((~mask).sum()) for mask in self.masks.values()) if self.analysis.metric == "params" else 0
+        return self.analysis.spent(plan.after) - gone
 
     def with_weights(self, model: nn.Module) -> State:
         """Return the same state with other weights; what was measured on the old ones is forgotten."""
-        subject = replace(self.subject, model=model, memo={})
-        return replace(self, subject=subject, reduction=replace(self.reduction, subject=subject))
+        analysis = replace(self.analysis, model=model, memo={})
+        return replace(self, analysis=analysis, reduction=replace(self.reduction, analysis=analysis))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Staged:
     """What the stages came to: one plan in the original's indices, and the original with the weights learned meanwhile.
 
-    Cutting ``model`` by ``plan`` gives the pruned network. ``lines`` tell the stages one by one.
+    Cutting ``model`` by ``plan`` gives the pruned network; it is None where no stage learned anything. ``lines`` tell
+    the stages one by one.
     """
 
     plan: Plan
-    model: nn.Module
+    model: nn.Module | None
     lines: tuple[str, ...]
 
 
-def run_stages(parent: Parent, progress: Progress | None = None) -> Staged:
-    """Go through the stages of a recipe.
+def run_stages(analysis: Analysis, request: Request) -> Staged:
+    """Go through the stages of a request.
 
     A stage with ``kept`` leaves that share of what it finds; the others divide what is left to do in equal ratios, and
     the last one meets the budget. With a schedule, a stage prunes in rounds and trains between them. Recovery trains
@@ -95,20 +93,19 @@ def run_stages(parent: Parent, progress: Progress | None = None) -> Staged:
         OptionError: a budget that stages do not know.
         BudgetError: a stage cannot take its part, or the budget is met already.
     """
-    recipe, progress = parent.recipe, progress or Silent()
-    limit = stage_budget(recipe, parent)
-    bounds = bounds_on(grow_tree(parent.subject.coupling), recipe.prune.bounds) if recipe.prune.bounds else {}
-    subject = under(parent.subject, limit.metric, bounds)
-    start = whole(subject)
-    state, lines = State(subject, start, start.keep), []
-    progress.start("stages", len(recipe.stages))
-    for index, stage in enumerate(recipe.stages):
+    progress = analysis.progress
+    limit = stage_budget(analysis, request)
+    dense, analysis = analysis, analysis.in_metric(limit.metric, threads=request.threads)
+    start = whole(analysis)
+    state, lines = State(analysis, start, start.keep), []
+    progress.start("stages", len(request.stages))
+    for index, stage in enumerate(request.stages):
         before = state.spent()
-        goal = _goal(recipe.stages[index:], before, limit.value)
-        state = _gradual(state, stage, before, goal, parent) if stage.steps else _pruned(state, stage, goal)
+        goal = _goal(request.stages[index:], before, limit.value)
+        state = _gradual(state, stage, before, goal, request) if stage.steps else _pruned(state, stage, goal)
         lines.append(_line(index + 1, stage, before, state.spent(), limit.metric))
         if stage.recover is not None:
-            state = _recovered(state, parent, stage)
+            state = _recovered(state, dense.model, stage, request)
         progress.advance("stages")
     progress.finish("stages")
     plan = state.plan()
@@ -117,8 +114,8 @@ def run_stages(parent: Parent, progress: Progress | None = None) -> Staged:
             f"Budget {limit.metric} ≤ {limit.shown()} is not met: {limit.shown(state.spent())} are left after the last "
             "stage. Add a stage of units or weights."
         )
-    settings = {"stages": lines, "budget": dict(recipe.prune.budget)}
-    return Staged(replace(plan, settings={**plan.settings, **settings}), state.subject.model, tuple(lines))
+    learned = state.analysis.model if state.analysis.model is not dense.model else None
+    return Staged(replace(plan, settings={**plan.settings, "stages": lines}), learned, tuple(lines))
 
 
 def _goal(stages: tuple[Stage, ...], before: int, budget: int) -> int:
@@ -136,45 +133,71 @@ def _goal(stages: tuple[Stage, ...], before: int, budget: int) -> int:
 def _pruned(state: State, stage: Stage, goal: int) -> State:
     if state.spent() <= goal:
         return state
-    return LEVELS[stage.level](state, stage, Limit(state.subject.metric, goal))
+    return LEVELS[stage.level](state, stage, Limit(state.analysis.metric, goal))
 
 
-def _gradual(state: State, stage: Stage, before: int, goal: int, parent: Parent) -> State:
+def _gradual(state: State, stage: Stage, before: int, goal: int, request: Request) -> State:
     """Reach a goal along a schedule, in rounds with training between; the last third trains at the final level."""
     steps = stage.steps or 0
     rounds = min(ROUNDS, steps)
-    training = parent.recipe.recover.options()
+    training = _training(request)
     for number in range(1, rounds + 1):
         last = number == rounds
         level = goal if last else int(before * kept_at(str(stage.schedule), number / rounds, goal / before))
         state = _pruned(state, stage, max(goal, level))
         taken = steps * number // rounds - steps * (number - 1) // rounds
         options = replace(training, steps=taken, schedule="cosine" if last else "constant")
-        state = _trained(state, parent, options, number)
+        state = _trained(state, options, number)
     return state
 
 
-def _trained(state: State, parent: Parent, options: TrainingOptions, number: int) -> State:
+def _training(request: Request) -> TrainingOptions:
+    """Return how stages train: as the recovery of the request does, else as recoveries do by default."""
+    base = request.recover
+    if isinstance(base, TrainingOptions):
+        return base
+    return (RecoveryOptions() if base is None else RecoveryOptions.of(base)).training
+
+
+def _trained(state: State, options: TrainingOptions, number: int) -> State:
     plan, small = _cut(state)
-    masks, seed = sliced_masks(plan) or None, parent.subject.seed + number
-    finetune_(small, parent.data.train, options, masks=masks, seed=seed)
-    return state.with_weights(undo(small, plan, state.subject.model))
+    masks, seed = sliced_masks(plan) or None, state.analysis.seed + number
+    finetune_(small, _learning(state.analysis)[0], options, masks=masks, seed=seed)
+    return state.with_weights(undo(small, plan, state.analysis.model))
 
 
-def _recovered(state: State, parent: Parent, stage: Stage) -> State:
+def _recovered(state: State, dense: nn.Module, stage: Stage, request: Request) -> State:
     assert stage.recover is not None
-    wanted = stage.recover.over(parent.recipe.recover)
-    options = wanted.recovery() or RecoveryOptions(wanted.options(), None, wanted.method)
+    options = stage.recover.over(request.recover)
     plan, small = _cut(state)
-    subject = state.subject
-    recovered_(Case(small, parent.model, parent.data.train, parent.data.selection, options, sliced_masks(plan), plan,
-                    subject.coupling, subject.example_inputs, subject.seed))  # fmt: skip
-    return state.with_weights(undo(small, plan, subject.model))
+    analysis = state.analysis
+    train, deciding = _learning(analysis)
+    case = Case(
+        small,
+        dense,
+        train,
+        deciding,
+        options,
+        sliced_masks(plan),
+        plan,
+        analysis.coupling,
+        analysis.example_inputs,
+        analysis.seed,
+    )
+    recovered_(case)
+    return state.with_weights(undo(small, plan, analysis.model))
+
+
+def _learning(analysis: Analysis) -> tuple[DataSource, DataSource]:
+    """Return what stages learn from, and what decides."""
+    if analysis.given is None:
+        raise OptionError("stages that train need data; give data=train_loader, or leave recover and steps out.")
+    return learning_data(analysis.given.data, analysis.given.held_out)[:2]
 
 
 def _cut(state: State) -> tuple[Plan, nn.Module]:
-    plan, subject = state.plan(), state.subject
-    return plan, operate(subject.model, subject.coupling, plan, subject.example_inputs)[0]
+    plan, analysis = state.plan(), state.analysis
+    return plan, operate(analysis.model, analysis.coupling, plan, analysis.example_inputs)[0]
 
 
 def _line(number: int, stage: Stage, before: int, after: int, metric: str) -> str:
