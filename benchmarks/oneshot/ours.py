@@ -46,7 +46,7 @@ def shot(net: str, kept: float, seed: int, method: str, repair: str, samples: in
     plan = _WAYS.get(method, functools.partial(_by_method, method))(subject, kept)
     planned = time.process_time()
     small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
-    report = repair_(small, subject.model, subject.coupling, plan, subject.calibration, repair=repair, seed=seed)
+    report = repair_(subject.model, small, subject.coupling, plan, subject.calibration, repair=repair, seed=seed)
     assert plan.before is not None
     assert plan.after is not None
     return {**case.judged(small), "macs": plan.after.macs_forward / plan.before.macs_forward,

@@ -36,7 +36,7 @@ def measure(net: str, kept: float, way: str, seed: int) -> Row:
         finetune_(model, parent.data.train, options, seed=seed)
     else:
         options = parent.piloted() if way == AUTOPILOT else options
-        recover_(model, parent, options, way, plan=cut.plan, coupling=cut.coupling)
+        recover_(parent, model, options, way, plan=cut.plan, coupling=cut.coupling)
     return {**parent.judged(model), "cut": raw["accuracy"], "macs": parent.macs(model), "steps": options.steps,
             "cpu_seconds": time.process_time() - started, "cut_cpu_seconds": cut.seconds}  # fmt: skip
 

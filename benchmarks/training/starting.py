@@ -112,7 +112,7 @@ def cut_of(net: str, kept: float, seed: int) -> Cut:
     subject = analyse(parent.model, parent.example, data=calibration, held_out=calibration, seed=seed).in_metric("macs")
     plan = METHODS.get(METHOD).plan(subject, subject.limits(kept))
     small, _ = operate(parent.model, subject.coupling, plan, parent.example)
-    repair_(small, parent.model, subject.coupling, plan, calibration, repair=REPAIR, seed=seed)
+    repair_(parent.model, small, subject.coupling, plan, calibration, repair=REPAIR, seed=seed)
     return Cut(small, plan, subject.coupling, time.process_time() - started)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prunus.graph.coupling import couple
     from prunus.inspection import inspect_model as inspect
     from prunus.measuring import measure
-    from prunus.outcome import Outcome, realise
+    from prunus.outcome import Outcome, export, realise, recover, repair, verify
     from prunus.pipeline import apply, plan, prune
     from prunus.plans import Plan
     from prunus.pruner import Pruner, PrunerOptions
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from prunus.recovering import recover_
     from prunus.repair import repair_
     from prunus.shrinking import shrink
-    from prunus.surgery.verify import verify
     from prunus.tree import grow_tree
     from prunus.workloads.splits import splits_from_loaders as splits
 
@@ -41,6 +40,7 @@ _HOMES = {
     "cite": "prunus.citation",
     "compare": "prunus.comparison",
     "couple": "prunus.graph.coupling",
+    "export": "prunus.outcome",
     "grow_tree": "prunus.tree",
     "inspect": "prunus.inspection:inspect_model",
     "load": "prunus.export",
@@ -49,13 +49,15 @@ _HOMES = {
     "plan": "prunus.pipeline",
     "prune": "prunus.pipeline",
     "realise": "prunus.outcome",
+    "recover": "prunus.outcome",
     "recover_": "prunus.recovering",
+    "repair": "prunus.outcome",
     "repair_": "prunus.repair",
     "save": "prunus.export",
     "shrink": "prunus.shrinking",
     "splits": "prunus.workloads.splits:splits_from_loaders",
     "undo": "prunus.export",
-    "verify": "prunus.surgery.verify",
+    "verify": "prunus.outcome",
 }
 """Public name → module, and the name in it where that is another."""
 
@@ -73,6 +75,7 @@ __all__ = [
     "cite",
     "compare",
     "couple",
+    "export",
     "grow_tree",
     "inspect",
     "load",
@@ -81,7 +84,9 @@ __all__ = [
     "plan",
     "prune",
     "realise",
+    "recover",
     "recover_",
+    "repair",
     "repair_",
     "save",
     "shrink",

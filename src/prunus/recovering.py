@@ -24,8 +24,8 @@ _EXAMPLES = 2
 
 @in_ordinary_mode
 def recover_(
-    small: nn.Module,
     dense: nn.Module,
+    small: nn.Module,
     data: Any,
     recover: Mapping[str, Any] | RecoveryOptions,
     *,
@@ -41,8 +41,8 @@ def recover_(
     distillation and fine-tuning a short trial each, goes on with what pays most, and stops when the curve is flat.
 
     Args:
-        small: what is trained; its modes are put back.
         dense: the network it was cut from; the teacher, left as it is.
+        small: what is trained; its modes are put back.
         data: a DataLoader, a dataset, or batches: (inputs, labels), a mapping with ``labels``, or inputs alone. Without
             labels the dense network's answers take their place.
         recover: ``{"steps": 500}`` or ``{"minutes": 10}``, and whatever else is to differ: ``method`` (autopilot,

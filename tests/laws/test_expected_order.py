@@ -43,7 +43,7 @@ def left(method: str, kept: float = 0.5, repair: str | None = None) -> Quality:
     plan = planned_by(method, it, kept)
     small, _ = operate(it.model, it.coupling, plan, it.example_inputs)
     if repair is not None:
-        repair_(small, it.model, it.coupling, plan, it.calibration.batches(64), repair=repair)
+        repair_(it.model, small, it.coupling, plan, it.calibration.batches(64), repair=repair)
     return evaluate(small, it.selection.batches(256))
 
 

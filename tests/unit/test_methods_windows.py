@@ -105,7 +105,7 @@ def outputs_missed(subject: Analysis, name: str, kept: float) -> float:
     """Return the squared error of the network's outputs on the selection split once what stays is refitted."""
     plan, dense = planned_by(name, subject, kept), subject.model
     small, _ = operate(dense, subject.coupling, plan, subject.example_inputs)
-    repair_(small, dense, subject.coupling, plan, subject.calibration.batches(64), repair="refold")
+    repair_(dense, small, subject.coupling, plan, subject.calibration.batches(64), repair="refold")
     inputs = next(iter(subject.selection.batches(64)))[0]
     with torch.no_grad():
         return float((small(inputs) - dense(inputs)).square().mean())

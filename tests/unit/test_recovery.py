@@ -82,7 +82,7 @@ def test_a_dropped_block_is_answered_for_by_the_one_before() -> None:
 def test_without_labels_the_teacher_takes_their_place_and_it_is_said() -> None:
     plan = half_plan()
     small = cut_by(plan)
-    report = recover_(small, dense(), task()[0].inputs, {"steps": 20, "method": "finetune"}, plan=plan)
+    report = recover_(dense(), small, task()[0].inputs, {"steps": 20, "method": "finetune"}, plan=plan)
     assert "no labels" in report.notes[0]
     assert [leg.rung for leg in report.legs] == ["finetune", "distil"]
     assert report.after < 0.9 * report.before
@@ -231,7 +231,7 @@ def test_regression_is_distilled_by_squares() -> None:
     model, teacher = nn.Linear(FEATURES, 2), nn.Linear(FEATURES, 2)
     inputs = task()[0].inputs
     data = Split(inputs, teacher(inputs).detach())
-    report = recover_(model, teacher, data, {"steps": 60, "lr": 0.05, "method": "distil", "loss": "mse"})
+    report = recover_(teacher, model, data, {"steps": 60, "lr": 0.05, "method": "distil", "loss": "mse"})
     assert report.after < 0.1 * report.before
 
 
@@ -273,8 +273,8 @@ def test_a_language_model_is_distilled_position_by_position(loss: str, shift: in
     torch.manual_seed(0)
     teacher, small = (nn.Sequential(nn.Embedding(7, width), nn.Linear(width, 7)) for width in (32, 4))
     recovered = {"steps": 80, "lr": 0.05, "method": "finetune", "loss": loss}
-    recover_(teacher, copy.deepcopy(teacher), data, recovered)
-    report = recover_(small, teacher, data, {**recovered, "method": "distil", "temperature": 1.0})
+    recover_(copy.deepcopy(teacher), teacher, data, recovered)
+    report = recover_(teacher, small, data, {**recovered, "method": "distil", "temperature": 1.0})
     assert report.after < 0.6 * report.before
     agree = (small(tokens).argmax(-1) == teacher(tokens).argmax(-1)).float().mean()
     assert agree > 0.8

@@ -98,14 +98,14 @@ def test_a_teacher_that_would_learn_too_or_reads_other_numbers_is_refused() -> N
     with pytest.raises(ModelError, match=r"shares '.*' with the dense one"):
         recover_(small, small, train, {"steps": 2})
     with pytest.raises(ModelError, match=r"is torch.float32 on cpu, the dense one torch.float64 on cpu"):
-        recover_(small, copy.deepcopy(dense()).double(), train, {"steps": 2}, plan=half_plan(),
+        recover_(copy.deepcopy(dense()).double(), small, train, {"steps": 2}, plan=half_plan(),
                  example_inputs=train.inputs[:2].double())  # fmt: skip
 
 
 def test_what_a_loss_refuses_is_told_in_one_sentence() -> None:
     train = Split(task()[0].inputs, task()[0].targets + 90)
     with pytest.raises(DataError, match=r"is out of bounds\. Check the labels"):
-        recover_(cut_by(half_plan()), dense(), train, {"steps": 2})
+        recover_(dense(), cut_by(half_plan()), train, {"steps": 2})
 
 
 @pytest.mark.parametrize(

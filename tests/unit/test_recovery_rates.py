@@ -79,7 +79,7 @@ def test_dropout_rests_while_a_network_recovers(method: str) -> None:
 
     for given, expected in (({}, 0.0), ({"dropout": 0.5}, 0.25)):
         small = Noisy()
-        recover_(small, Noisy(), task()[0], {"steps": 3, "method": method, **given})
+        recover_(Noisy(), small, task()[0], {"steps": 3, "method": method, **given})
         assert small.seen == [expected] * 3
         assert small.drop.p == 0.5
 

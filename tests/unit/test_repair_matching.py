@@ -75,7 +75,7 @@ def test_matching_comes_closer_than_blocks(monkeypatch: pytest.MonkeyPatch) -> N
     left = {}
     for name in ("blockwise", "matching"):
         small = copy.deepcopy(result.model)
-        repair_(small, model, coupling, result.plan, [samples(96)], repair=name)
+        repair_(model, small, coupling, result.plan, [samples(96)], repair=name)
         left[name] = distance(model, small, fresh)
     assert left["matching"] < left["blockwise"]
 
@@ -86,7 +86,7 @@ def test_the_same_seed_gives_the_same_network() -> None:
     made = []
     for seed in (1, 1, 2):
         small = copy.deepcopy(result.model)
-        repair_(small, model, coupling, result.plan, [samples(96)], repair="matching", seed=seed)
+        repair_(model, small, coupling, result.plan, [samples(96)], repair="matching", seed=seed)
         made.append(small)
     assert same_state(made[0], made[1])
     assert not same_state(made[0], made[2])

@@ -84,7 +84,7 @@ def test_a_wide_layer_is_refitted_from_few_samples(monkeypatch: pytest.MonkeyPat
     made: list[FewRows] = []
     monkeypatch.setattr(FewRows, "sums", lambda self: made.append(self))
     small = copy.deepcopy(result.model)
-    report = repair_(small, model, coupling, result.plan, [data(64)], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [data(64)], repair="refold")
     assert not made
     assert {layer.name: layer.ridge for layer in report.layers}["2.weight"] is not None
     assert distance(model, small, data(64, 5)) < 0.5 * distance(model, result.model, data(64, 5))
@@ -95,7 +95,7 @@ def test_of_a_very_wide_layer_few_rows_are_taken(monkeypatch: pytest.MonkeyPatch
     model = wide(600)
     coupling, result = cut_half(model, data(2))
     small = copy.deepcopy(result.model)
-    report = repair_(small, model, coupling, result.plan, [data(700)], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [data(700)], repair="refold")
     kept = small[2].weight.shape[1]
     assert kept > 300
     assert {layer.name: layer.rows for layer in report.layers}["2.weight"] <= kept // 4 + 11

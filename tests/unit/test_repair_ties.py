@@ -73,7 +73,7 @@ def test_a_shared_layer_is_refitted_and_the_network_comes_closer(case: str) -> N
     coupling, result = cut_half(model, data(2, *shape))
     name = "shared.weight" if case == "conv" else "again.weight"
     small, fresh = copy.deepcopy(result.model), data(128, *shape)
-    report = repair_(small, model, coupling, result.plan, [data(256, *shape)], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [data(256, *shape)], repair="refold")
     layer = {found.name: found for found in report.layers}[name]
     assert layer.after < 0.95 * layer.before
     assert "not refitted" not in str(report)

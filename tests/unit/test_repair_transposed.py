@@ -56,7 +56,7 @@ def test_a_decoder_comes_closer() -> None:
     ).eval()  # fmt: skip
     coupling, result = cut_half(model, samples(2))
     small, fresh = copy.deepcopy(result.model), samples(64, 5)
-    report = repair_(small, model, coupling, result.plan, [samples(96)], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [samples(96)], repair="refold")
     assert {layer.name for layer in report.layers if layer.ridge is not None} >= {"2.weight", "4.weight"}
     assert "not refitted" not in str(report)
     assert distance(model, small, fresh) < 0.5 * distance(model, result.model, fresh)

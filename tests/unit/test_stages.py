@@ -122,7 +122,7 @@ def test_a_plan_alone_is_refused_where_stages_learn() -> None:
     for stage in ({"recover": {"steps": 2}}, {"schedule": "cubic", "steps": 2}):
         it = parent([{"level": "units", **stage}])
         check_wanted(it.recipe)
-        with pytest.raises(OptionError, match="Use prunus.prune"):
+        with pytest.raises(OptionError, match=r"Use prunus\.prune"):
             plan_recipe(it)
     it = parent([{"level": "blocks", "kept": 0.8}, {"level": "units"}])
     plan, _ = plan_recipe(it)

@@ -21,9 +21,9 @@ FILLS = ("original", "zero")
 
 
 def undo(
-    small: nn.Module | Mapping[str, torch.Tensor],
-    plan: Plan,
-    model: nn.Module,
+    small: nn.Module | Mapping[str, torch.Tensor] | Any,
+    plan: Plan | None = None,
+    model: nn.Module | None = None,
     *,
     fill: str = "original",
     example_inputs: Any = None,
@@ -33,7 +33,7 @@ def undo(
     W′[kept] = small;  W′[removed] = W[removed] or 0. Masked weights count as removed while they are zero.
 
     Args:
-        small: the cut model, trained since or not, or its state dict.
+        small: the cut model, trained since or not, or its state dict; or an outcome, which knows the other two.
         plan: by which it was cut.
         model: the original; untouched.
         fill: what removed positions hold: ``original`` values (undo of an untrained cut is then the original itself),
@@ -48,6 +48,11 @@ def undo(
         OptionError: unknown ``fill``.
         UsageError: ``zero`` for a plan that bypasses branches, without ``example_inputs``.
     """
+    if plan is None and model is None and callable(getattr(small, "undo", None)):
+        whole: nn.Module = small.undo(fill=fill)
+        return whole
+    if plan is None:
+        raise UsageError("undo got no plan; give an outcome, or small, plan and the original.")
     if fill not in FILLS:
         raise OptionError(f"fill is {fill!r}; allowed: {', '.join(FILLS)}.")
     if not isinstance(model, nn.Module):

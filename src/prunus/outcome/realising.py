@@ -98,8 +98,8 @@ def repaired(found: Outcome, repair: str, *, recovered: bool = False, progress: 
     data = analysis.given.fitted(recovered=recovered)
     if analysis.captured is not None and analysis.parts:
         report = repair_parts_(
-            found.model,
             analysis.user_model,
+            found.model,
             analysis.captured,
             plan,
             data,
@@ -110,7 +110,7 @@ def repaired(found: Outcome, repair: str, *, recovered: bool = False, progress: 
         )
     else:
         report = repair_(
-            found.model, analysis.model, analysis.coupling, plan, data, repair=repair, seed=analysis.seed,
+            analysis.model, found.model, analysis.coupling, plan, data, repair=repair, seed=analysis.seed,
             progress=progress,
         )  # fmt: skip
     return replace(found, repair=report)

@@ -60,7 +60,7 @@ def refold_(case: Case, options: TrainingOptions, watch: Watch) -> None:
     assert case.plan is not None
     assert case.coupling is not None
     batches = list(islice(case.train.batches(_REFOLD_BATCH), _REFOLD_SAMPLES // _REFOLD_BATCH))
-    repair_(case.model, case.dense, case.coupling, case.plan, batches, repair="refold", seed=case.seed)
+    repair_(case.dense, case.model, case.coupling, case.plan, batches, repair="refold", seed=case.seed)
 
 
 @rung("blocks", trained=True, unfit=_no_places, most=0.25)

@@ -46,8 +46,8 @@ def check_repair(name: str | None) -> None:
 
 @in_ordinary_mode
 def repair_(
-    small: nn.Module,
     model: nn.Module,
+    small: nn.Module,
     coupling: Coupling,
     plan: Plan,
     data: Any,
@@ -62,8 +62,8 @@ def repair_(
     those is taken back, and the report says so: the network is never left worse than it came.
 
     Args:
-        small: what `cut` made of ``model``; its parameters and norm statistics change.
         model: the dense network; untouched.
+        small: what `cut` made of ``model``; its parameters and norm statistics change.
         coupling: its analysis.
         plan: what went. Weights that its masks hold at zero stay zero.
         data: calibration batches: inputs, (inputs,) or (inputs, targets); targets are not looked at.
@@ -80,7 +80,7 @@ def repair_(
             as it is and says so; empty data and NaN it refuses too.
 
     Example:
-        ``report = prunus.repair_(small, model, coupling, plan, batches); print(report)``
+        ``report = prunus.repair_(model, small, coupling, plan, batches); print(report)``
     """
     check_repair(repair)
     if repair == NONE:

@@ -51,8 +51,8 @@ class _Alone(nn.Module):
 
 
 def repair_parts_(
-    small: nn.Module,
     model: nn.Module,
+    small: nn.Module,
     captured: Captured,
     plan: Plan,
     data: Any,
@@ -115,7 +115,7 @@ def _repaired_(
         raise UsageError("alone it has other axes than in the whole")
     if not calls:
         raise UsageError("the data never reach it")
-    return repair_(small, part, coupling, plan, [((call,),) for call in calls], **how)
+    return repair_(part, small, coupling, plan, [((call,),) for call in calls], **how)
 
 
 def _plan_of(coupling: Coupling, plan: Plan, path: str) -> Plan | None:
