@@ -38,7 +38,7 @@ def rung(net: str, kept: float, seed: int, name: str) -> Row:
 
 def shot(net: str, kept: float, seed: int, method: str, repair: str, samples: int | str) -> Row:
     """Plan, cut, repair and score; images are unlabelled, and nothing is chosen by the test split."""
-    from prunus.repair import repair_
+    from prunus.repairs import repair_
     from prunus.surgery.cut import operate
 
     case, subject = case_of(net, seed), _subject(net, seed, samples)

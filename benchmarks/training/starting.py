@@ -104,7 +104,7 @@ def cut_of(net: str, kept: float, seed: int) -> Cut:
 
     from prunus.analysis import analyse
     from prunus.methods import METHODS
-    from prunus.repair import repair_
+    from prunus.repairs import repair_
     from prunus.surgery.cut import operate
 
     parent, started = parent_of(net, seed), time.process_time()

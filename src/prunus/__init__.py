@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from prunus.citation import cite
     from prunus.comparison import compare
     from prunus.errors import PrunusError
-    from prunus.export import load, save, undo
+    from prunus.exporters import load, save, undo
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
     from prunus.inspection import inspect_model as inspect
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prunus.pruner import Pruner, PrunerOptions
     from prunus.recipe import Recipe, load_recipe
     from prunus.recovering import recover_
-    from prunus.repair import repair_
+    from prunus.repairs import repair_
     from prunus.shrinking import shrink
     from prunus.tree import grow_tree
     from prunus.workloads.splits import splits_from_loaders as splits
@@ -43,7 +43,7 @@ _HOMES = {
     "export": "prunus.outcome",
     "grow_tree": "prunus.tree",
     "inspect": "prunus.inspection:inspect_model",
-    "load": "prunus.export",
+    "load": "prunus.exporters",
     "load_recipe": "prunus.recipe",
     "measure": "prunus.measuring",
     "plan": "prunus.pipeline",
@@ -52,11 +52,11 @@ _HOMES = {
     "recover": "prunus.outcome",
     "recover_": "prunus.recovering",
     "repair": "prunus.outcome",
-    "repair_": "prunus.repair",
-    "save": "prunus.export",
+    "repair_": "prunus.repairs",
+    "save": "prunus.exporters",
     "shrink": "prunus.shrinking",
     "splits": "prunus.workloads.splits:splits_from_loaders",
-    "undo": "prunus.export",
+    "undo": "prunus.exporters",
     "verify": "prunus.outcome",
 }
 """Public name → module, and the name in it where that is another."""

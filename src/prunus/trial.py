@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prunus.analysis import Analysis
 from prunus.errors import BudgetError
-from prunus.export import packed_size
+from prunus.exporters import packed_size
 from prunus.measurement.batches import Inputs
 from prunus.measurement.latency import LatencyRatio, latency_ratio
 from prunus.measurement.quality import Quality, evaluate, flip_rate

@@ -11,11 +11,11 @@ import pytest
 
 import prunus
 
-SURFACE = set(
-    "analyse apply capture cite compare couple export grow_tree inspect load load_recipe measure plan prune realise "
-    "recover recover_ repair repair_ save shrink splits undo verify "
-    "Analysis Outcome Plan Pruner PrunerOptions PrunusError Recipe".split()
-)
+SURFACE = {
+    "Analysis", "Outcome", "Plan", "Pruner", "PrunerOptions", "PrunusError", "Recipe", "analyse", "apply", "capture",
+    "cite", "compare", "couple", "export", "grow_tree", "inspect", "load", "load_recipe", "measure", "plan", "prune",
+    "realise", "recover", "recover_", "repair", "repair_", "save", "shrink", "splits", "undo", "verify",
+}  # fmt: skip
 HEAVY = {"matplotlib", "sklearn", "typer", "jinja2", "scipy", "PIL", "transformers", "torchvision", "timm"}
 SECONDS_BEYOND_TORCH = 0.1
 

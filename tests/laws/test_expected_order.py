@@ -14,7 +14,7 @@ from factories_analysis import analysis_of, planned_by
 from prunus.analysis import Analysis
 from prunus.measurement.quality import Quality, evaluate
 from prunus.pipeline.damage import measure_damage
-from prunus.repair import repair_
+from prunus.repairs import repair_
 from prunus.surgery.cut import operate
 from prunus.training import TrainingOptions, finetune_
 from prunus.workloads.digits import load_digits_splits

@@ -17,13 +17,13 @@ from factories_repair import distance, samples
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.planning import make_plan
-from prunus.repair import Moments, Site, merged, walk
-from prunus.repair.auto import _Best, _write_
-from prunus.repair.normals import solved_on
-from prunus.repair.refold import refold
-from prunus.repair.repairs import REPAIRS, Mending
-from prunus.repair.scales import rescale
-from prunus.repair.walking import Walk, route
+from prunus.repairs import Moments, Site, merged, walk
+from prunus.repairs.auto import _Best, _write_
+from prunus.repairs.normals import solved_on
+from prunus.repairs.refold import refold
+from prunus.repairs.repairs import REPAIRS, Mending
+from prunus.repairs.scales import rescale
+from prunus.repairs.walking import Walk, route
 from prunus.surgery.cut import cut
 
 quick = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -126,8 +126,8 @@ LAYERS = [
 def test_moments_at_a_site_are_those_of_what_the_layer_computes(
     layer: nn.Module, shape: tuple[int, ...], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prunus.repair.walking.ROWS", most)
-    monkeypatch.setattr("prunus.repair.walking.ROWS_PER_INPUT", 0)
+    monkeypatch.setattr("prunus.repairs.walking.ROWS", most)
+    monkeypatch.setattr("prunus.repairs.walking.ROWS_PER_INPUT", 0)
     model = nn.Sequential(nn.Identity(), layer).eval()
     data = [torch.randn(4, *shape[1:], generator=torch.Generator().manual_seed(k)) for k in range(2)]
     seen: list[Site] = []

@@ -16,8 +16,8 @@ from factories_transformers import build, cut_axes, kept, transformers
 from prunus.budget import fit_units, parse_budget
 from prunus.criteria import UNIT_CRITERIA, UnitEvidence
 from prunus.errors import ModelError, OptionError, UsageError
-from prunus.export import as_pretrained, config_widths, save, update_config_
-from prunus.export.config_proof import outputs
+from prunus.exporters import as_pretrained, config_widths, save, update_config_
+from prunus.exporters.config_proof import outputs
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.measurement.price import cost_model

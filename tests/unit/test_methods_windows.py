@@ -15,7 +15,7 @@ from prunus.methods.seen_inputs import seen_inputs
 from prunus.methods.solved_windows import STRIPS, TILES, Windows
 from prunus.methods.weights import maskable, weights_to_keep
 from prunus.methods.windows_left import best_windows, completed, room_for_one
-from prunus.repair import Site, repair_
+from prunus.repairs import Site, repair_
 from prunus.surgery.cut import operate
 from prunus.workloads.splits import Split
 

@@ -14,7 +14,7 @@ import prunus
 from factories_pruned import same_state
 from factories_repair import cut_half, distance, net, nothing, samples
 from prunus.errors import DataError, ModelError, OptionError
-from prunus.repair import REPAIRS, repair_
+from prunus.repairs import REPAIRS, repair_
 
 X = samples(2, 9)
 FRESH = samples(64, 77)
@@ -22,8 +22,8 @@ FRESH = samples(64, 77)
 
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunus.repair.blocks.STEPS", 20)
-    monkeypatch.setattr("prunus.repair.blocks.LAST_STEPS", 40)
+    monkeypatch.setattr("prunus.repairs.blocks.STEPS", 20)
+    monkeypatch.setattr("prunus.repairs.blocks.LAST_STEPS", 40)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_training_mode_statistics_are_those_of_the_small_network(cut_net: tuple[
 
 def test_memory_limits_the_samples(cut_net: tuple[nn.Module, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, coupling, result = cut_net
-    monkeypatch.setattr("prunus.repair.room.ROOM", 1 << 20)
+    monkeypatch.setattr("prunus.repairs.room.ROOM", 1 << 20)
     report = repair_(model, copy.deepcopy(result.model), coupling, result.plan, [samples(96)], repair="bias")
     # The widest moment of a sample holds about 40 planes of 8 x 8 floats, in two networks.
     assert 20 < report.samples < 96

@@ -14,8 +14,8 @@ import prunus
 from factories_pruned import same_state
 from factories_repair import cut_half, distance, net, samples
 from prunus.errors import DataError, ModelError
-from prunus.repair import repair_
-from prunus.repair.normals import solved
+from prunus.repairs import repair_
+from prunus.repairs.normals import solved
 
 X = samples(2, 9)
 
@@ -152,14 +152,14 @@ def test_values_that_overflow_inside_the_model_are_named() -> None:
 def test_a_repair_that_raises_the_error_is_taken_back(
     cut_net: tuple[nn.Module, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prunus.repair.refold import Fit
+    from prunus.repairs.refold import Fit
 
     def spoil(*args: Any, **options: Any) -> Fit:
         matrix, bias = args[:2]
         return Fit(2 * matrix, bias + 1, 0.1, 1.0, 0.5)  # says that it helped
 
     model, coupling, result = cut_net
-    monkeypatch.setattr("prunus.repair.repairs.refold", spoil)
+    monkeypatch.setattr("prunus.repairs.repairs.refold", spoil)
     small = copy.deepcopy(result.model)
     report = repair_(model, small, coupling, result.plan, [samples(32)], repair="refold")
     assert report.chosen == "none"
@@ -208,7 +208,7 @@ def test_too_little_memory_for_a_repair_is_told_as_such(
     cut_net: tuple[nn.Module, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, coupling, result = cut_net
-    monkeypatch.setattr("prunus.repair.auto.samples_that_fit", lambda coupling: 1)
+    monkeypatch.setattr("prunus.repairs.auto.samples_that_fit", lambda coupling: 1)
     with pytest.raises(DataError, match=r"more than 8 GiB\. Give smaller ones"):
         repair_(model, copy.deepcopy(result.model), coupling, result.plan, [samples(32)], repair="refold")
 
@@ -239,7 +239,7 @@ class Attending(nn.Module):
 def test_a_mask_beside_more_samples_than_are_drawn_is_no_sample(
     monkeypatch: pytest.MonkeyPatch, infinite: bool, repair: str
 ) -> None:
-    monkeypatch.setattr("prunus.repair.effort.MATCHING_STEPS", 3)
+    monkeypatch.setattr("prunus.repairs.effort.MATCHING_STEPS", 3)
     torch.manual_seed(0)
     model, x = Attending().eval(), torch.randn(160, 5, 8)
     mask: Tensor = nn.Transformer.generate_square_subsequent_mask(5)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from factories_repair import cut_half, distance
-from prunus.repair import repair_
+from prunus.repairs import repair_
 
 
 class Words(nn.Module):

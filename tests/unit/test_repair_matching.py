@@ -12,10 +12,10 @@ from torch import Tensor, nn
 import prunus
 from factories_pruned import same_state
 from factories_repair import cut_half, distance, net, samples
-from prunus.repair import repair_
-from prunus.repair.blending import blended
-from prunus.repair.lanes import Lane, joined
-from prunus.repair.matching import TEMPERATURE, miss
+from prunus.repairs import repair_
+from prunus.repairs.blending import blended
+from prunus.repairs.lanes import Lane, joined
+from prunus.repairs.matching import TEMPERATURE, miss
 
 X = samples(2, 9)
 
@@ -69,7 +69,7 @@ def test_lanes_of_one_form_are_joined_and_others_stay() -> None:
 
 
 def test_matching_comes_closer_than_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunus.repair.effort.MATCHING_STEPS", 600)
+    monkeypatch.setattr("prunus.repairs.effort.MATCHING_STEPS", 600)
     model, fresh = net(), samples(64, 77)
     coupling, result = cut_half(model, X)
     left = {}

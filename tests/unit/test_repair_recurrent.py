@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from factories_repair import cut_half, distance, nothing
 from prunus.graph.ir import Node
-from prunus.repair import repair_
-from prunus.repair.cells import Recurrent
-from prunus.repair.finding import find_sites
-from prunus.repair.lanes import lanes_of
-from prunus.repair.lockstep import Lockstep
-from prunus.repair.programs import Programs
-from prunus.repair.recurrent import _Lane, _ran, mend_recurrent
-from prunus.repair.refold import refold
-from prunus.repair.repairs import REPAIRS, Mending
-from prunus.repair.unrolling import CellWeights, Sequences, sequences_of, unrolled
-from prunus.repair.walking import Stop, Walk, route
+from prunus.repairs import repair_
+from prunus.repairs.cells import Recurrent
+from prunus.repairs.finding import find_sites
+from prunus.repairs.lanes import lanes_of
+from prunus.repairs.lockstep import Lockstep
+from prunus.repairs.programs import Programs
+from prunus.repairs.recurrent import _Lane, _ran, mend_recurrent
+from prunus.repairs.refold import refold
+from prunus.repairs.repairs import REPAIRS, Mending
+from prunus.repairs.unrolling import CellWeights, Sequences, sequences_of, unrolled
+from prunus.repairs.walking import Stop, Walk, route
 
 PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import prunus
 from factories_repair import cut_half, distance
-from prunus.repair import Moments, Site, repair_, walk
-from prunus.repair.finding import find_sites
-from prunus.repair.refold import refold
-from prunus.repair.walking import Stop, Walk, route
+from prunus.repairs import Moments, Site, repair_, walk
+from prunus.repairs.finding import find_sites
+from prunus.repairs.refold import refold
+from prunus.repairs.walking import Stop, Walk, route
 
 
 class Shared(nn.Module):

@@ -16,7 +16,7 @@ import prunus
 from factories_analysis import planned_by
 from factories_digits import digits, fresh_subject, trained
 from prunus.errors import BudgetError
-from prunus.export import undo
+from prunus.exporters import undo
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.measurement.quality import evaluate

@@ -19,7 +19,7 @@ from prunus.measurement.price import cost_model
 from prunus.ordinary import in_ordinary_mode
 from prunus.planning import check_weights
 from prunus.progress import Progress, Silent
-from prunus.repair import as_often_as_needed
+from prunus.repairs import as_often_as_needed
 from prunus.selectors import bounds_on, ignored_axes
 from prunus.training import loss_function
 from prunus.tree import grow_tree

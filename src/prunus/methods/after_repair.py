@@ -15,11 +15,11 @@ from prunus.errors import DataError
 from prunus.graph.ir import refs_in
 from prunus.measurement.batches import device_of
 from prunus.plans import Plan, fingerprint
-from prunus.repair.blocks import Tuning
-from prunus.repair.lanes import Lane, Role, lanes_of
-from prunus.repair.repairs import REPAIRS, Mending
-from prunus.repair.room import samples_that_fit
-from prunus.repair.walking import Walk, route
+from prunus.repairs.blocks import Tuning
+from prunus.repairs.lanes import Lane, Role, lanes_of
+from prunus.repairs.repairs import REPAIRS, Mending
+from prunus.repairs.room import samples_that_fit
+from prunus.repairs.walking import Walk, route
 
 SAMPLES = 512
 """Calibration samples of a trial, where the data have so many; three eighths of them only judge."""

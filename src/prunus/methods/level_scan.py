@@ -20,7 +20,7 @@ from prunus.graph.run import run
 from prunus.methods.seen_inputs import Reader
 from prunus.methods.unlabelled import unlabelled
 from prunus.plans import Plan, fingerprint
-from prunus.repair.lockstep import Track
+from prunus.repairs.lockstep import Track
 from prunus.solvers import refit
 from prunus.solvers.nested import nested_refits
 from prunus.solvers.problem import DAMPING

@@ -16,7 +16,7 @@ from prunus.errors import OptionError
 from prunus.methods.after_repair import AfterRepair
 from prunus.methods.layer_wise import masked_loss
 from prunus.progress import Progress, Silent
-from prunus.repair import check_repair
+from prunus.repairs import check_repair
 
 SAMPLES = 512
 """The loss of a candidate is measured on so many samples of the selection split."""

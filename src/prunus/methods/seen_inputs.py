@@ -14,7 +14,7 @@ from prunus.graph.ir import refs_in
 from prunus.graph.recorder import named_tensors
 from prunus.graph.rules.flow import base_name
 from prunus.methods.unlabelled import unlabelled
-from prunus.repair import Moments, Site, walk
+from prunus.repairs import Moments, Site, walk
 from prunus.solvers import Consumer
 
 

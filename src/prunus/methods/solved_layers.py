@@ -17,7 +17,7 @@ from prunus.masks import contracted_dims, nm_masks
 from prunus.methods.seen_inputs import seen_inputs
 from prunus.methods.weights import maskable, masked_plan, weights_to_keep
 from prunus.plans import Plan
-from prunus.repair import Moments, Site, walk
+from prunus.repairs import Moments, Site, walk
 from prunus.solvers import NofM, Pruned, wanda_scores
 
 Solver = Callable[[Tensor, Tensor, int], Pruned]

@@ -10,8 +10,8 @@ import torch
 from prunus.analysis import Analysis
 from prunus.criteria.programs import names_of
 from prunus.measurement.batches import Batch, device_of
-from prunus.repair.lanes import MOST, Lane, lanes_of
-from prunus.repair.room import samples_that_fit
+from prunus.repairs.lanes import MOST, Lane, lanes_of
+from prunus.repairs.room import samples_that_fit
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,8 +13,8 @@ from torch import nn
 from prunus.analysis.data import Given, sources_of
 from prunus.defaults import DEFAULTS
 from prunus.errors import OptionError, UsageError
-from prunus.export import save
-from prunus.export.exported_reading import SUFFIX
+from prunus.exporters import save
+from prunus.exporters.exported_reading import SUFFIX
 from prunus.graph.coupling import Coupling
 from prunus.ordinary import in_ordinary_mode
 from prunus.outcome.cutting import cut_proved
@@ -22,7 +22,7 @@ from prunus.outcome.realising import recovered, repaired
 from prunus.outcome.record import Outcome
 from prunus.outcome.training import Recover, recovery_of
 from prunus.plans import Plan
-from prunus.repair import as_often_as_needed, check_repair
+from prunus.repairs import as_often_as_needed, check_repair
 from prunus.surgery.verify import Check
 from prunus.surgery.verify import verify as verify_cut
 

@@ -17,7 +17,7 @@ from prunus.outcome.training import Recover, recovery_of, train_
 from prunus.plans import Plan
 from prunus.progress import Progress, Silent
 from prunus.recovery import Case, RecoveryOptions, recovered_
-from prunus.repair import check_repair, repair_, repair_parts_
+from prunus.repairs import check_repair, repair_, repair_parts_
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, reset_weights_
 from prunus.workloads.learning import NO_LABELS, learning_data

@@ -13,10 +13,10 @@ from torch import nn
 from prunus.analysis import Analysis
 from prunus.criteria import UNIT_CRITERIA, needs_of
 from prunus.errors import UsageError
-from prunus.export import save, undo
+from prunus.exporters import save, undo
 from prunus.plans import Cost, Plan
 from prunus.recovery import RecoveryReport
-from prunus.repair import RepairReport
+from prunus.repairs import RepairReport
 from prunus.surgery.record import Surgery
 from prunus.surgery.verify import Check
 

@@ -17,7 +17,7 @@ from prunus.pipeline.request import Bounds, Budget, Request
 from prunus.pipeline.stage_checks import check_stages
 from prunus.plans import Plan
 from prunus.progress import Progress
-from prunus.repair import check_repair
+from prunus.repairs import check_repair
 
 
 @in_ordinary_mode

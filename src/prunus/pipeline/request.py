@@ -20,7 +20,7 @@ from prunus.methods.by_criterion import check_unit_criterion
 from prunus.outcome import Recover
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
 from prunus.plans import Cost
-from prunus.repair import check_repair
+from prunus.repairs import check_repair
 
 if TYPE_CHECKING:
     from prunus.recipe.stage import Stage

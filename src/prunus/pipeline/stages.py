@@ -12,7 +12,7 @@ from torch import nn
 from prunus.analysis import Analysis
 from prunus.budget import Limit
 from prunus.errors import BudgetError, OptionError
-from prunus.export import undo
+from prunus.exporters import undo
 from prunus.measurement.batches import DataSource
 from prunus.methods.reduction import Reduction, whole
 from prunus.pipeline.request import Request

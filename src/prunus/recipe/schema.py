@@ -64,7 +64,7 @@ def _recovery_method(name: str) -> str:
 
 
 def _repair_name(name: str) -> str:
-    from prunus.repair import check_repair
+    from prunus.repairs import check_repair
 
     try:
         check_repair(name)

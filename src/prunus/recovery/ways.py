@@ -11,7 +11,7 @@ from prunus.recovery.dropping import less_dropout
 from prunus.recovery.objectives import BlockByBlock, Distillation
 from prunus.recovery.places import find_places
 from prunus.recovery.rung import rung
-from prunus.repair import repair_
+from prunus.repairs import repair_
 from prunus.training import Objective, TrainingOptions, Watch, finetune_, reestimate_statistics_
 
 _STATISTICS_BATCHES = 100
