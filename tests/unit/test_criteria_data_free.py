@@ -170,9 +170,8 @@ def test_scores_below_zero_are_lifted(made):
 def test_a_loud_axis_is_spared_by_no_allocator(made):
     model, _, x = made
     parent = prunus_score(model, x[:2])
-    loud = replace(
-        parent, scores={a: s * (1000 if a == "c1:out" else 1) for a, s in unit_scores(parent, "magnitude").items()}
-    )
+    raised = {a: s * (1000 if a == "c1:out" else 1) for a, s in unit_scores(parent, "magnitude").items()}
+    loud = replace(parent, memo={"units:magnitude": raised})
     for allocator in ("isomorphic", "lagrangian", "knapsack", "viterbi", "global"):
         plain, other = (p.plan({"params": 0.5}, allocator=allocator) for p in (parent, loud))
         assert {a: m.tolist() for a, m in plain.axes.items()} == {a: m.tolist() for a, m in other.axes.items()}

@@ -96,8 +96,8 @@ def test_a_budget_of_energy_is_met_as_measured(monkeypatch: pytest.MonkeyPatch) 
         return spent
 
     meter = Meter("fake", joules)
-    monkeypatch.setattr("prunus.prepared.find_meter", lambda device: meter)
-    monkeypatch.setattr("prunus.meeting.find_meter", lambda device: meter)
+    monkeypatch.setattr("prunus.pipeline.planner.find_meter", lambda device: meter)
+    monkeypatch.setattr("prunus.pipeline.measured_budget.find_meter", lambda device: meter)
     # As if a call cost a tenth of the whole however small the network is.
     shares: list[float] = []
 
@@ -110,7 +110,7 @@ def test_a_budget_of_energy_is_met_as_measured(monkeypatch: pytest.MonkeyPatch) 
         shares.append(0.1 + 0.9 * macs[0] / macs[1])
         return Ratio(shares[-1])
 
-    monkeypatch.setattr("prunus.meeting.energy_ratio", measured)
+    monkeypatch.setattr("prunus.pipeline.measured_budget.energy_ratio", measured)
     result = prunus.prune(net(), torch.randn(4, 64), budget={"energy": 0.5})
     told = result.plan.settings["energy"]
     assert told["wanted"] == pytest.approx(0.5, abs=1e-3)
@@ -131,8 +131,7 @@ def test_without_a_meter_nothing_is_planned(monkeypatch: pytest.MonkeyPatch, tmp
     def missing(device: object = "cpu") -> Meter:
         return find_meter("cpu", tmp_path)
 
-    monkeypatch.setattr("prunus.prepared.find_meter", missing)
-    monkeypatch.setattr("prunus.scored.find_meter", missing)
+    monkeypatch.setattr("prunus.pipeline.planner.find_meter", missing)
     for act in (
         lambda: prunus.prune(net(), torch.randn(4, 64), budget={"energy": 0.5}),
         lambda: analyse(net(), torch.randn(4, 64)).plan({"energy": 0.5}),

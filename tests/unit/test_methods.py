@@ -72,10 +72,10 @@ def test_weights_to_keep_counts_what_cannot_be_masked() -> None:
     subject = gears()
     weights, total = maskable(subject), subject.cost.price().params
     biases = total - sum(w.numel() for w in weights.values())
-    assert weights_to_keep(subject, weights, 0.5) == int(0.5 * total) - biases
+    assert weights_to_keep(subject, weights, subject.limits(0.5)) == int(0.5 * total) - biases
     said = rf"params ≤ {int(0.1 * total)} is out of reach: {biases} of {total} cannot be masked"
     with pytest.raises(BudgetError, match=said):
-        weights_to_keep(subject, weights, 0.1)
+        weights_to_keep(subject, weights, subject.limits(0.1))
 
 
 def test_held_weights_are_not_masked() -> None:
@@ -147,7 +147,7 @@ def test_splits_multiply_to_the_kept_share() -> None:
 def test_each_scale_takes_its_part() -> None:
     subject = fresh_subject()
     total = subject.cost.price().params
-    plan = plan_split(subject, Division(0.75, 0.7, 0.3 / 0.525), 0.3)
+    plan = plan_split(subject, Division(0.75, 0.7, 0.3 / 0.525), subject.limit(0.3))
     assert {d.level for d in plan.decisions} == {"block", "unit", "weight"}
     assert 0.3 * total < plan.after.params <= 0.75 * 0.7 * total + 1
     assert plan.settings["split"] == "blocks 75% × units 70% × weights 57%"
@@ -155,7 +155,7 @@ def test_each_scale_takes_its_part() -> None:
 
 def test_a_division_that_does_not_fit_is_refused() -> None:
     with pytest.raises(BudgetError, match="cannot be masked"):
-        plan_split(gears(), Division(1.0, 1.0, 0.1), 0.05)
+        plan_split(gears(), Division(1.0, 1.0, 0.1), gears().limit(0.05))
 
 
 def test_unit_scores_leave_held_axes_out() -> None:
@@ -163,6 +163,6 @@ def test_unit_scores_leave_held_axes_out() -> None:
 
 
 def test_random_plans_follow_the_seed() -> None:
-    plans = [unit_plan(gears(seed=s), 0.5, "random") for s in (1, 1, 2)]
+    plans = [unit_plan(gears(seed=s), gears().limits(0.5), "random") for s in (1, 1, 2)]
     assert plans[0] == plans[1]
     assert plans[0] != plans[2]

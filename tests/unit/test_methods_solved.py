@@ -18,6 +18,7 @@ from prunus.methods.obs_units import unit_levels
 from prunus.methods.output_fisher import output_fisher
 from prunus.methods.seen_inputs import readers_of, seen_inputs
 from prunus.methods.solved_weights import solved_plan
+from prunus.methods.unlabelled import unlabelled
 from prunus.solvers import Pruned, refit
 from prunus.workloads.splits import Split
 
@@ -78,8 +79,9 @@ def test_the_damage_of_a_level_is_that_of_the_cut_and_refitted_network() -> None
         weight = model[2].weight.double()
         new = refit(weight, moment, torch.from_numpy(kept).expand(4, 12), damping=0.01)
         outputs = (hidden - hidden.mean(0)) @ new.T + hidden.mean(0) @ weight.T + model[2].bias
-        # In two batches of 64 and 32, each centred by itself, as the scan runs them.
-        parts = list(zip(outputs.split(64), dense.double().split(64), strict=True))
+        # In the lanes into which the samples are divided, each centred by itself, as the scan runs them.
+        sizes = [lane.count for lane in unlabelled(found).lanes]
+        parts = list(zip(outputs.split(sizes), dense.double().split(sizes), strict=True))
         wanted = sum((o - d).square().mean() for o, d in parts) / sum((d - d.mean(0)).square().mean() for _, d in parts)
     assert error == pytest.approx(float(wanted), rel=1e-3)
 
@@ -171,7 +173,7 @@ def test_a_layer_sees_the_pruned_layers_before_it() -> None:
         mask = torch.arange(weight.numel()).reshape(weight.shape) < count
         return Pruned(2 * weight * mask, mask)
 
-    plan = solved_plan(found, 0.5, solver, "test")
+    plan = solved_plan(found, found.limits(0.5), solver, "test")
     first = torch.from_numpy(plan.masks["0.weight"])
     with torch.no_grad():
         inputs = next(iter(found.calibration.batches(96)))[0]

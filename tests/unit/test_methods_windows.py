@@ -71,7 +71,7 @@ def test_whole_windows_stay_but_for_one_and_the_count_is_exact(name: str, window
     count = sum(int(m.sum()) for m in plan.masks.values()) + sum(
         w.numel() for n, w in weights.items() if n not in plan.masks
     )
-    assert count == weights_to_keep(subject, weights, kept)
+    assert count == weights_to_keep(subject, weights, subject.limits(kept))
     parts = {n: min(broken(torch.from_numpy(m), labels) for labels in numbers(subject, n, windows))
              for n, m in plan.masks.items()}  # fmt: skip
     assert sum(parts.values()) <= 1

@@ -50,6 +50,8 @@ def units(
 ) -> Plan:
     """Remove the units of least score, everything coupled to them included.
 
+    Source: own.
+
     Args:
         analysis: the network and its data.
         limits: all of them hold.
@@ -77,6 +79,8 @@ def weights(
 ) -> Plan:
     """Mask the weights of least score; the network keeps its shape.
 
+    Source: own.
+
     Raises:
         OptionError: an unknown criterion or allocator of weights.
         BudgetError: what cannot be masked exceeds the budget already.
@@ -103,23 +107,29 @@ def units_and_weights(
 ) -> Plan:
     """Remove units down to the geometric mean of the whole and the limit, then mask weights until the limit holds.
 
-    Weights are scored by the same criterion where it is one of weights too, else by their magnitude.
+    Weights are scored by the same criterion where it is one of weights too, else by their magnitude. Where zeros save
+    nothing of the metric, units take all.
+    Source: own.
 
     Raises:
         OptionError: an unknown name.
         BudgetError: masks cannot take their part.
     """
     limit, before = limits[0], analysis.cost.price()
-    shared = Limit(limit.metric, int((limit.value * limit.of(before)) ** 0.5))
+    shared = Limit(limit.metric, int((limit.value * limit.of(before)) ** 0.5)) if analysis.masks_save else limit
     for_units = allocator if not isinstance(allocator, str) or allocator in ALLOCATORS else None
     for_weights = allocator if isinstance(allocator, str) and allocator in WEIGHT_ALLOCATORS else None
     if allocator is not None and for_units is None and for_weights is None:
         ALLOCATORS.get(allocator)
     keep, decisions, settings = _unit_choice(analysis, (shared,), criterion or MAGNITUDE, for_units, search, judge)
     name = criterion if criterion is not None and criterion in CRITERIA else MAGNITUDE
-    left = maskable(analysis)
+    left = maskable(analysis) if analysis.masks_save else {}
     scores = weight_scores(analysis, analysis.model, list(left), name) if left else {}
-    masks = masks_left(whole(analysis), keep, scores, limit, lambda s, count: _masks(s, count, for_weights))
+    masks = (
+        {}
+        if not left
+        else masks_left(whole(analysis), keep, scores, limit, lambda s, count: _masks(s, count, for_weights))
+    )
     decisions += [Decision(n, "weight", int((~m).sum()), m.size, f"lowest {name}") for n, m in masks.items()]
     settings |= {"weight_criterion": name}
     return make_plan(analysis.coupling, keep, masks=masks, decisions=decisions, settings=settings, cost=analysis.cost)

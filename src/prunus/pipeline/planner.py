@@ -15,6 +15,7 @@ from prunus.errors import BudgetError
 from prunus.measurement.batches import device_of
 from prunus.measurement.energy import find_meter
 from prunus.methods.by_criterion import stored_scores
+from prunus.ordinary import in_ordinary_mode
 from prunus.outcome import recovery_of
 from prunus.pipeline.damage import measure_damage, with_damage
 from prunus.pipeline.max_drop import check_drop, smallest_within, with_drop
@@ -41,6 +42,7 @@ class Planned:
     weights: nn.Module | None = None
 
 
+@in_ordinary_mode
 def plan_for(analysis: Analysis, budget: Budget, **options: Any) -> Plan:
     """Return the plan of a request; see `Analysis.plan`.
 

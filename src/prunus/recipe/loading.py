@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from prunus.defaults import DEFAULTS
 from prunus.errors import OptionError, RecipeError, UsageError, nearest
 from prunus.recipe.marks import Path_, dotted, read_yaml
 from prunus.recipe.messages import Finding, findings, shown
@@ -63,6 +64,7 @@ def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
             section = section[part]
         if value is not None:
             section[path[-1]] = value
+    _replaced(values["prune"], changes)
     if changes.get(("recover", "steps")) is not None:
         # A recovery has one budget: steps of the command line take the place of the recipe's minutes.
         values["recover"]["minutes"] = changes.get(("recover", "minutes"))
@@ -73,6 +75,19 @@ def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
         return OptionError(text.replace(dotted(path), f"--{key}", 1))
 
     return _checked(values, refuse).located(recipe.base_dir)
+
+
+def _replaced(prune: dict[str, Any], changes: Mapping[tuple[str, ...], Any]) -> None:
+    """Let a method of the command line take the place of the recipe's criterion and allocator, and the other way."""
+    own = ("criterion", "allocator", "levels", "search", "judge")
+    named = {key for key in ("method", *own) if changes.get(("prune", key)) is not None}
+    if "method" in named:
+        from prunus.methods import METHODS
+
+        taken = METHODS.get(prune["method"]).options if prune["method"] in METHODS else own
+        prune.update({key: getattr(DEFAULTS, key) for key in own if key not in named and key not in taken})
+    elif named & {"criterion", "allocator", "levels"} and prune["method"] is not None:
+        prune["method"] = DEFAULTS.method
 
 
 _IN_DEMO = (
