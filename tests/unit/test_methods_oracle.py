@@ -77,9 +77,9 @@ def test_criteria_come_in_the_expected_order() -> None:
     """Chance loses most; nothing clearly beats the true loss where that was looked at. Greedy, it is no bound."""
     x, y = next(iter(digits().test.batches(300)))
     unseen = Split(x, y, "test")
-    chance = [
-        loss_of(unit_plan(replace(small(), seed=s, memo={}), small().limits(KEPT), "random"), unseen) for s in range(8)
-    ]
+    limits = small().limits(KEPT)
+    drawn = (unit_plan(replace(small(), seed=s, memo={}), limits, "random") for s in range(8))
+    chance = [loss_of(plan, unseen) for plan in drawn]
     oracles = loss_of(oracle_plan())
     for name in ("fisher", "taylor_sample", "taylor", "sensitivity", "magnitude", "fpgm", "redundancy"):
         plan = unit_plan(small(), limits, name)

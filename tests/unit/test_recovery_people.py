@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import prunus
-import prunus.pipeline as pipeline
 from factories_recovery import case, cut_by, dense, half_plan, task
 from prunus.errors import DataError, ModelError, OptionError
+from prunus.outcome import realising
 from prunus.recovering import recover_
 from prunus.recovery import RecoveryOptions, recovered_
 from prunus.recovery.soft import kind_of, soft_loss
 from prunus.training import TrainingOptions
-from prunus.workloads.learning import learning_data
 from prunus.workloads.sources import Split
 
 
@@ -131,19 +130,18 @@ def test_options_of_another_type_are_named(changed: dict[str, Any], words: str) 
 
 def test_what_decides_on_a_recovery_is_kept_from_the_repair(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-    real_repair, real_recover = pipeline.repair_, pipeline.recover_
+    real_repair, real_recover = realising.repair_, realising.recovered_
 
     def repairing(*args: Any, **options: Any) -> Any:
         seen["fitted"] = torch.cat([inputs for inputs, _ in args[4].batches()])
         return real_repair(*args, **options)
 
-    def recovering(*args: Any, **options: Any) -> Any:
-        _, deciding, _ = learning_data(args[2])
-        seen["deciding"] = torch.cat([inputs for inputs, _ in deciding.batches()])
-        return real_recover(*args, **options)
+    def recovering(case: Any) -> Any:
+        seen["deciding"] = torch.cat([inputs for inputs, _ in case.held_out.batches()])
+        return real_recover(case)
 
-    monkeypatch.setattr(pipeline, "repair_", repairing)
-    monkeypatch.setattr(pipeline, "recover_", recovering)
+    monkeypatch.setattr(realising, "repair_", repairing)
+    monkeypatch.setattr(realising, "recovered_", recovering)
     train, _ = task()
     data = list(train.batches(8))
     prunus.prune(dense(), train.inputs[:2], budget={"params": 0.7}, data=data, repair="refold", recover={"steps": 4})

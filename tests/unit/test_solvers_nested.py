@@ -14,6 +14,7 @@ from prunus.errors import OptionError
 from prunus.graph.run import run
 from prunus.methods.level_scan import LevelScan
 from prunus.methods.seen_inputs import Reader, readers_of
+from prunus.methods.unlabelled import unlabelled
 from prunus.plans import Plan, fingerprint
 from prunus.solvers import Consumer, refit
 from prunus.solvers.nested import nested_refits
@@ -98,7 +99,7 @@ def direct(subject: Analysis, name: str, kept: np.ndarray, readers: list[Reader]
             shifts[site.node] = torch.cat(lost).float().reshape((1, -1, 1, 1) if site.kind == "conv" else (-1,))
     miss = whole = 0.0
     with torch.no_grad():
-        for x, _ in subject.calibration.batches(64):
+        for x, _ in unlabelled(subject).batches():
             batch, flat = Programs(subject.model, coupling).of(x)
             found = run(
                 batch.graph, values, flat, override=reference_overrides(batch, plan),

@@ -99,7 +99,7 @@ def test_bounds_hold_in_every_stage() -> None:
 
     free, bound = narrowest({}), narrowest({"stem*": {"frozen": True}})
     stem = "stem.conv:out"
-    assert free[stem] < bound[stem] == parent(THREE).subject.coupling.axes[stem].size
+    assert free[stem] < bound[stem] == parent(THREE).analysis.coupling.axes[stem].size
 
 
 @pytest.mark.parametrize(

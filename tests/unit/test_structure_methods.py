@@ -268,7 +268,7 @@ def test_held_axes_hold_their_branches() -> None:
     held = analysis_of(it.model, it.example_inputs, it.calibration, it.selection, held=frozenset(it.coupling.axes))
     assert droppable(held) == ()
     with pytest.raises(BudgetError):
-        trimmed(whole(held), 0.5, {}, method="modular")
+        trimmed(whole(held), held.limit(0.5), {}, method="modular")
 
 
 def test_exchange_never_loses_worth_and_keeps_the_budget() -> None:

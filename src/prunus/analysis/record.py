@@ -21,6 +21,7 @@ from prunus.measurement.batches import DataSource, tensors_in
 from prunus.measurement.price import CostModel
 from prunus.plans import Cost, Plan
 from prunus.progress import Progress, Silent
+from prunus.surgery.cut import cut
 from prunus.timing import latency_model, widths_in_multiples
 
 LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -132,6 +133,11 @@ class Analysis:
         """How many samples the captured program, and so its MACs, are for."""
         first = next(tensors_in(self.user_inputs), None)
         return int(first.shape[0]) if first is not None and first.dim() else 1
+
+    def cut(self, plan: Plan) -> nn.Module:
+        """Return the network cut by a plan, called as the user's is; nothing is proved."""
+        small = cut(self.model, self.coupling, plan, self.example_inputs)
+        return small if self.captured is None else self.captured.restored(small, self.user_model)
 
     def limit(self, kept: float) -> Limit:
         """Return the budget of a kept share of the metric."""

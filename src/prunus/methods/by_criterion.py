@@ -89,7 +89,7 @@ def weights(
     _check_weight_names(name, allocator)
     left = maskable(analysis)
     count = weights_to_keep(analysis, left, limits)
-    scores = weight_scores(analysis, analysis.model, list(left), name) if left else {}
+    scores = weight_scores(analysis, analysis.user_model, list(left), name) if left else {}
     plan = masked_plan(analysis, _masks(scores, count, allocator), f"lowest {name}")
     return replace(plan, settings={"criterion": name})
 
@@ -124,7 +124,7 @@ def units_and_weights(
     keep, decisions, settings = _unit_choice(analysis, (shared,), criterion or MAGNITUDE, for_units, search, judge)
     name = criterion if criterion is not None and criterion in CRITERIA else MAGNITUDE
     left = maskable(analysis) if analysis.masks_save else {}
-    scores = weight_scores(analysis, analysis.model, list(left), name) if left else {}
+    scores = weight_scores(analysis, analysis.user_model, list(left), name) if left else {}
     masks = (
         {}
         if not left

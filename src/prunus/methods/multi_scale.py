@@ -24,7 +24,6 @@ from prunus.methods.true_loss import loss_of
 from prunus.methods.weights import maskable
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
-from prunus.surgery.cut import operate
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, finetune_, reestimate_statistics_
 
@@ -139,8 +138,7 @@ def _masks(reduction: Reduction, keep: Mapping[str, np.ndarray], limit: Limit) -
 
 
 def _selection_loss(analysis: Analysis, plan: Plan) -> float:
-    small, _ = operate(analysis.model, analysis.coupling, plan, analysis.example_inputs)
-    small = copy.deepcopy(small)
+    small = copy.deepcopy(analysis.cut(plan))
     reestimate_statistics_(small, analysis.calibration.batches(64))
     options = TrainingOptions(_STEPS, lr=1e-3)
     finetune_(small, analysis.calibration, options, masks=sliced_masks(plan) or None, seed=analysis.seed)

@@ -34,7 +34,7 @@ def unit_scores(analysis: Analysis, criterion: str) -> dict[str, np.ndarray]:
             kind = "batches of (inputs, targets)" if labels else "batches of inputs, with or without targets"
             raise OptionError(f"criterion {criterion!r} needs data={kind}; give some, or use magnitude.")
         batches = list(analysis.calibration.batches(_BATCH)) if wanted else []
-        calibration = Calibration(analysis.model, analysis.coupling, batches, analysis.loss, analysis.seed)
+        calibration = Calibration(analysis.user_model, analysis.coupling, batches, analysis.loss, analysis.seed)
         evidence = collect_evidence(criterion, calibration, analysis.remember)
         return {a: s.numpy() for a, s in UNIT_CRITERIA.get(criterion)(evidence).items()}
 

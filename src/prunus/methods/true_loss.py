@@ -9,7 +9,6 @@ from prunus.analysis import BATCH, Analysis
 from prunus.criteria.calibration import called, evaluating, pairs
 from prunus.measurement.batches import device_of
 from prunus.plans import Plan
-from prunus.surgery.cut import operate
 from prunus.training import reestimate_statistics_
 
 _STATISTICS_BATCH = 64
@@ -18,8 +17,8 @@ _STATISTICS_BATCH = 64
 def selection_loss(analysis: Analysis, plan: Plan | None) -> float:
     """Return the mean loss of the cut network on the selection split, norm statistics re-estimated; None is dense."""
     if plan is None:
-        return loss_of(analysis, analysis.model)
-    small, _ = operate(analysis.model, analysis.coupling, plan, analysis.example_inputs)
+        return loss_of(analysis, analysis.user_model)
+    small = analysis.cut(plan)
     reestimate_statistics_(small, analysis.calibration.batches(_STATISTICS_BATCH))
     return loss_of(analysis, small)
 

@@ -99,7 +99,7 @@ def gradient_evidence(analysis: Analysis) -> Evidence:
     def measure() -> Evidence:
         names = list(prunable_weights(analysis.model))
         batches = analysis.calibration.batches(_BATCH)
-        return collect_gradients(analysis.model, batches, analysis.loss, names, seed=analysis.seed)
+        return collect_gradients(analysis.user_model, batches, analysis.loss, names, seed=analysis.seed)
 
     found: Evidence = analysis.remember("gradients", measure)
     return found

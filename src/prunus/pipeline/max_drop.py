@@ -45,7 +45,7 @@ def smallest_within(
         BudgetError: even the least pruned network that was tried drops more; says by how much.
     """
     progress = analysis.progress
-    dense = evaluate(analysis.model, analysis.selection.batches(BATCH)).correct
+    dense = evaluate(analysis.user_model, analysis.selection.batches(BATCH)).correct
     low, high = _LEAST, 1.0
     best: Tried | None = None
     worst: Tried | None = None
@@ -74,7 +74,7 @@ def check_drop(analysis: Analysis, plan: Plan, allowed: float, recover: Recover 
     Raises:
         BudgetError: it drops more.
     """
-    dense = evaluate(analysis.model, analysis.selection.batches(BATCH)).correct
+    dense = evaluate(analysis.user_model, analysis.selection.batches(BATCH)).correct
     found = _measured(analysis, plan, dense, recover)
     if found.drop.high > allowed:
         raise BudgetError(

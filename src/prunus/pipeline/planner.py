@@ -11,7 +11,7 @@ from torch import nn
 from prunus.analysis import Analysis
 from prunus.budget import Limit
 from prunus.budget.limits import LATENCY
-from prunus.errors import BudgetError
+from prunus.errors import BudgetError, DataError, OptionError
 from prunus.measurement.batches import device_of
 from prunus.measurement.energy import find_meter
 from prunus.methods.by_criterion import stored_scores
@@ -77,8 +77,15 @@ def planned(analysis: Analysis, request: Request) -> Planned:
     if request.stages:
         staged = run_stages(bounded, request)
         return Planned(_finished(staged.plan, analysis, request, {}), staged.model)
-    plan = _within_drop(bounded, request, lambda counted: _counted(bounded, request, counted))
-    return Planned(plan)
+    try:
+        return Planned(_within_drop(bounded, request, lambda counted: _counted(bounded, request, counted)))
+    except DataError as error:
+        if not analysis.parts:
+            raise
+        raise OptionError(
+            f"method {request.planner.name!r} runs data through the captured program, and the model was captured in "
+            f"parts ({', '.join(analysis.parts)}): {str(error).rstrip('.')}. Use criterion magnitude or taylor."
+        ) from error
 
 
 def _within_drop(analysis: Analysis, request: Request, plan_of: Callable[[Mapping[str, Any]], Plan]) -> Plan:
