@@ -21,7 +21,7 @@ from prunus.parent import Parent
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
 from prunus.progress import Progress, Silent
-from prunus.recovery import Case, RecoveryOptions, recovered_
+from prunus.recovery import Case, recovered_
 from prunus.schedules import kept_at
 from prunus.selectors import bounds_on
 from prunus.surgery.cut import operate
@@ -164,7 +164,7 @@ def _trained(state: State, parent: Parent, options: TrainingOptions, number: int
 def _recovered(state: State, parent: Parent, stage: Stage) -> State:
     assert stage.recover is not None
     wanted = stage.recover.over(parent.recipe.recover)
-    options = wanted.recovery() or RecoveryOptions(wanted.options(), None, wanted.method)
+    options = wanted.recovery() or wanted
     plan, small = _cut(state)
     subject = state.subject
     recovered_(Case(small, parent.model, parent.data.train, parent.data.selection, options, sliced_masks(plan), plan,

@@ -43,7 +43,7 @@ def recovered_(case: Case) -> RecoveryReport:
     """
     case.check()
     MaskKeeper(case.model, case.masks).zero_weights_()
-    purse = Purse(case.options.training.steps, case.options.minutes)
+    purse = Purse(case.options.steps, case.options.minutes)
     best = Best(case)
     before = best.value
     pilot = _Pilot(case, purse, best, [])
@@ -83,7 +83,7 @@ class _Pilot:
         self._learn_the_pace(trained[-1])
         for rung in self._by_pay(trained):
             steps = int(self.purse.left * rung.most)
-            if steps < min(TRIAL_LEAST, self.case.options.training.steps):
+            if steps < min(TRIAL_LEAST, self.case.options.steps):
                 break
             self._train(rung, steps)
         for rung in free:

@@ -16,7 +16,7 @@ from prunus.graph.coupling import Coupling
 from prunus.measurement.batches import Batch, DataSource, call, device_of, logits_of, move, tensors_in
 from prunus.plans import Plan
 from prunus.recovery.mixing import can_be_mixed
-from prunus.recovery.options import RecoveryOptions
+from prunus.recovery.options import RecoveryOptions, check_steps
 from prunus.recovery.soft import soft_loss
 from prunus.training import loss_function
 
@@ -57,7 +57,7 @@ class Case:
     def measure(self) -> float:
         """Return the mean loss on held-out data in eval mode: of labels, else the distance to the dense network."""
         total = count = 0.0
-        loss: Callable[[Any, Tensor], Tensor] = loss_function(self.options.training.loss)
+        loss: Callable[[Any, Tensor], Tensor] = loss_function(self.options.loss)
         with torch.no_grad(), evaluating(self.model), evaluating(self.dense):
             for inputs, targets in self._looked_at():
                 outputs = call(self.model, inputs)
@@ -77,8 +77,9 @@ class Case:
         Raises:
             ModelError: outputs of different shapes, a teacher that lies elsewhere or would learn too.
             DataError: no samples, or targets that the loss refuses.
-            OptionError: inputs that cannot be mixed, where mixing is asked for.
+            OptionError: no steps, or inputs that cannot be mixed, where mixing is asked for.
         """
+        check_steps(self.options)
         if len(self.train) < LEAST_SAMPLES:
             raise DataError(
                 f"a recovery got {len(self.train)} sample to learn from, what is held out aside; at least "
@@ -86,10 +87,10 @@ class Case:
             )
         inputs, targets = first_batch(self.train, self.model)
         self._check_teacher(any(tensor.is_floating_point() for tensor in tensors_in(inputs)))
-        if self.options.distilling.mixed and not can_be_mixed(inputs):
+        if self.options.mixed and not can_be_mixed(inputs):
             raise OptionError(
-                f"mixed is {self.options.distilling.mixed:g}, and the inputs hold whole numbers; nothing lies between "
-                "two of them. Allowed: floating-point inputs; leave mixed out."
+                f"mixed is {self.options.mixed:g}, and the inputs hold whole numbers; nothing lies between two of "
+                "them. Allowed: floating-point inputs; leave mixed out."
             )
         with torch.no_grad(), evaluating(self.model), evaluating(self.dense):
             small, dense = call(self.model, inputs), call(self.dense, inputs)
@@ -100,7 +101,7 @@ class Case:
                 "have the same outputs. Give the network that the small one was cut from."
             )
         if self.labelled:
-            loss_function(self.options.training.loss)(small, targets)
+            loss_function(self.options.loss)(small, targets)
 
     def _check_teacher(self, of_floats: bool) -> None:
         theirs = {id(parameter) for parameter in self.dense.parameters()}

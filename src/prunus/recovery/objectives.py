@@ -33,13 +33,13 @@ class Distillation:
 
     def __init__(self, case: Case, places: Sequence[Place] = ()) -> None:
         self._case, self._places = case, tuple(places)
-        self._loss = loss_function(case.options.training.loss)
+        self._loss = loss_function(case.options.loss)
         self._projections = Projections(case, self._places)
 
     def __call__(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
         """Return the loss of one batch."""
-        soft = self._case.options.distilling.soft if self._case.labelled else 1.0
-        inputs = mixed_inputs(inputs, self._case.options.distilling.mixed)
+        soft = self._case.options.soft if self._case.labelled else 1.0
+        inputs = mixed_inputs(inputs, self._case.options.mixed)
         with torch.no_grad(), evaluating(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
             taught = logits_of(call(self._case.dense, inputs))
         with Taps(model, _last(self._places)) as ours:
@@ -52,7 +52,7 @@ class Distillation:
                 relative_error(self._projections(place.last, ours.values[place.last]), theirs.values[place.dense])
                 for place in self._places
             ]
-            loss = loss + self._case.options.distilling.hints * torch.stack(errors).mean()
+            loss = loss + self._case.options.hints * torch.stack(errors).mean()
         return loss
 
     def parameters(self) -> Iterable[nn.Parameter]:

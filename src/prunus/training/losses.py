@@ -14,7 +14,7 @@ from prunus.measurement.batches import logits_of
 from prunus.registry import Registry
 
 Losses: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-Loss: TypeAlias = "str | Callable[[Any, Tensor], Tensor]"
+Loss: TypeAlias = str | Callable[[Any, Tensor], Tensor]
 
 IGNORED = -100
 """The target of a position that counts in no loss, as in torch."""
