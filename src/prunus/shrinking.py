@@ -9,6 +9,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
+from prunus.as_found import seeded
 from prunus.errors import OutcomeError, VerifyError
 from prunus.graph.capture import capture, preserved, split_inputs, unwrap
 from prunus.graph.coupling import couple
@@ -136,8 +137,7 @@ def _outputs(model: nn.Module, example_inputs: Any) -> list[torch.Tensor]:
         plain = {k: wide(v) for k, v in module.__dict__.items() if isinstance(v, torch.Tensor)}
         module.__dict__.update(plain)
     args, kwargs = pytree.tree_map_only(torch.Tensor, wide, split_inputs(example_inputs))
-    with preserved(twin), computing_in(torch.float64), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with preserved(twin), computing_in(torch.float64), torch.no_grad(), seeded(0):
         return [x.double() for x in opened_leaves(twin(*args, **kwargs)) if isinstance(x, torch.Tensor)]
 
 

@@ -11,8 +11,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from prunus.as_found import in_eval_mode, random_state_kept
 from prunus.errors import DataError, ModelError, OptionError
-from prunus.measurement.batches import cuda_devices
 
 LossFunction = Callable[[Any, Any], Tensor]
 Progress = Callable[[int, int], None]
@@ -21,18 +21,12 @@ Progress = Callable[[int, int], None]
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Hold the model in eval mode with gradients on; the modes of all submodules and the random state are restored."""
-    training = [module for module in model.modules() if module.training]
     # cuDNN computes no backward of an RNN in eval mode.
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     switch = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()
-    model.eval()
-    try:
-        # A model may draw in eval mode, too: dropout that is always on.
-        with switch, torch.enable_grad(), torch.random.fork_rng(cuda_devices(model)):
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    # A model may draw in eval mode, too: dropout that is always on.
+    with in_eval_mode(model), switch, torch.enable_grad(), random_state_kept():
+        yield
 
 
 def batches_of(data: Any) -> Iterable[Any]:

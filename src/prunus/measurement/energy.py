@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.as_found import in_eval_mode
 from prunus.errors import OptionError
 from prunus.measurement.batches import Inputs, call, device_of, move
 
@@ -131,20 +132,14 @@ def energy_ratio(
     """
     pair = (candidate, baseline)
     placed = [move(inputs, device_of(model)) for model in pair]
-    modes = [(module, module.training) for model in pair for module in model.modules()]
     spent = np.empty((2, rounds))
-    try:
-        for model in pair:
-            model.eval()
+    with in_eval_mode(*pair):
         calls = [_calls(model, x) for model, x in zip(pair, placed, strict=True)]
         for turn in range(rounds):
             for which in (0, 1) if turn % 2 == 0 else (1, 0):
                 meter.joules()
                 _run(pair[which], placed[which], calls[which])
                 spent[which, turn] = meter.joules() / calls[which]
-    finally:
-        for module, mode in modes:
-            module.training = mode
     if not (spent > 0).all():
         raise OptionError(f"budget energy: {meter.name} stands still; give the budget as latency_ms or macs.")
     ratios = spent[0] / spent[1]

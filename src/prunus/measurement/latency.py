@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from prunus.as_found import collector_paused, gradients_put_aside, in_eval_mode, threads_set
 from prunus.errors import OptionError
 from prunus.measurement.batches import Inputs, call, check_count, device_of, move, tensors_in
 
@@ -76,7 +75,7 @@ def latency_ratio(
     pair = (candidate, baseline)
     placed = [move(inputs, device_of(model)) for model in pair]
     times = np.empty((2, rounds))
-    with _threads(threads) as used, _quiet(pair):
+    with threads_set(threads) as used, in_eval_mode(*pair), gradients_put_aside(*pair):
         for _ in range(warmup):
             for which in (0, 1):
                 clock(pair[which], placed[which])
@@ -110,51 +109,16 @@ def _backward_seconds(model: nn.Module, inputs: Inputs) -> float:
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
     _wait(device)
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with collector_paused():
         start = time.perf_counter()
         work()
         _wait(device)
         return time.perf_counter() - start
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _wait(device: torch.device) -> None:
     if device.type not in ("cpu", "meta"):
         torch.accelerator.synchronize(device)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[int]:
-    before = torch.get_num_threads()
-    try:
-        if count is not None:
-            torch.set_num_threads(count)
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _quiet(models: tuple[nn.Module, ...]) -> Iterator[None]:
-    """Put the models in eval mode with cleared gradients; put modes and gradients back."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    gradients: list[tuple[nn.Parameter, Tensor | None]] = [
-        (parameter, parameter.grad) for model in models for parameter in model.parameters()
-    ]
-    try:
-        for model in models:
-            model.eval()
-            model.zero_grad(set_to_none=True)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
 
 
 def _median_interval(ratios: NDArray[np.float64], seed: int) -> tuple[float, float, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunus.as_found import in_eval_mode
 from prunus.errors import DataError, OutcomeError
 from prunus.measurement.batches import Batch, call, check_count, device_of, logits_of, move
 from prunus.measurement.ranking import auc
@@ -153,18 +154,12 @@ def paired_interval(correct_a: Tensor, correct_b: Tensor, seed: int = 0, resampl
 
 def _answers(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     device = device_of(model)
-    modes = [(module, module.training) for module in model.modules()]
     logits, targets = [], []
-    try:
-        model.eval()
-        with torch.inference_mode():
-            for inputs, labels in batches:
-                rows, flat = _rows(logits_of(call(model, move(inputs, device))), labels)
-                logits.append(rows.cpu())
-                targets.append(flat.cpu())
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with in_eval_mode(model), torch.inference_mode():
+        for inputs, labels in batches:
+            rows, flat = _rows(logits_of(call(model, move(inputs, device))), labels)
+            logits.append(rows.cpu())
+            targets.append(flat.cpu())
     if not sum(map(len, targets)):
         raise DataError("evaluate got no samples; at least 1 is needed. Check the split and its filter.")
     answers, labels = torch.cat(logits), torch.cat(targets)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.as_found import in_eval_mode
 from prunus.errors import DataError, ModelError, OptionError
 from prunus.graph.coupling import Coupling
 from prunus.measurement.batches import Batch, DataSource, call, device_of, logits_of, move, tensors_in
@@ -58,7 +58,7 @@ class Case:
         """Return the mean loss on held-out data in eval mode: of labels, else the distance to the dense network."""
         total = count = 0.0
         loss: Callable[[Any, Tensor], Tensor] = loss_function(self.options.loss)
-        with torch.no_grad(), evaluating(self.model), evaluating(self.dense):
+        with torch.no_grad(), in_eval_mode(self.model), in_eval_mode(self.dense):
             for inputs, targets in self._looked_at():
                 outputs = call(self.model, inputs)
                 if self.labelled:
@@ -92,7 +92,7 @@ class Case:
                 f"mixed is {self.options.mixed:g}, and the inputs hold whole numbers; nothing lies between two of "
                 "them. Allowed: floating-point inputs; leave mixed out."
             )
-        with torch.no_grad(), evaluating(self.model), evaluating(self.dense):
+        with torch.no_grad(), in_eval_mode(self.model), in_eval_mode(self.dense):
             small, dense = call(self.model, inputs), call(self.dense, inputs)
         ours, theirs = logits_of(small).shape, logits_of(dense).shape
         if ours != theirs:
@@ -140,15 +140,3 @@ def first_batch(data: DataSource, model: nn.Module, size: int = 8) -> Batch:
         raise DataError("the training data yield no batch; at least 1 sample is needed. Check the train split.")
     device = device_of(model)
     return move(found[0], device), found[1].to(device)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode for a while; every module gets its mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prunus.as_found import in_eval_mode
 from prunus.measurement.batches import Inputs, call, logits_of
-from prunus.recovery.case import Case, evaluating
+from prunus.recovery.case import Case
 from prunus.recovery.mixing import mixed_inputs
 from prunus.recovery.places import Place
 from prunus.recovery.projections import Projections
@@ -40,7 +41,7 @@ class Distillation:
         """Return the loss of one batch."""
         soft = self._case.options.soft if self._case.labelled else 1.0
         inputs = mixed_inputs(inputs, self._case.options.mixed)
-        with torch.no_grad(), evaluating(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
+        with torch.no_grad(), in_eval_mode(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
             taught = logits_of(call(self._case.dense, inputs))
         with Taps(model, _last(self._places)) as ours:
             output = call(model, inputs)
@@ -72,7 +73,7 @@ class BlockByBlock:
 
     def __call__(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
         """Return the loss of one batch."""
-        with torch.no_grad(), evaluating(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
+        with torch.no_grad(), in_eval_mode(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
             call(self._case.dense, inputs)
         borders = [place.first for place in self._places]
         with Taps(model, _last(self._places), borders) as ours:

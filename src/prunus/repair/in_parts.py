@@ -9,6 +9,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from prunus.as_found import hooked
 from prunus.criteria.calibration import batches_of, called, moved
 from prunus.criteria.programs import named
 from prunus.errors import DataError, PrunusError, UsageError
@@ -152,18 +153,14 @@ def _recorded(model: nn.Module, parts: Sequence[str], data: Any, example_inputs:
 
         return note
 
-    hooks = [model.get_submodule(p).register_forward_pre_hook(noting(p), with_kwargs=True) for p in parts]
-    try:
-        with preserved(model), torch.no_grad():
-            for number, batch in enumerate(batches_of(data)):
-                inputs = _as_example(checked(moved(inputs_of(batch, number), device), number), example_inputs)
-                _run(model, inputs, number)
-                samples += _samples(inputs)
-                if samples >= MOST or size >= RECORDED:
-                    break
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = (model.get_submodule(p).register_forward_pre_hook(noting(p), with_kwargs=True) for p in parts)
+    with hooked(hooks), preserved(model), torch.no_grad():
+        for number, batch in enumerate(batches_of(data)):
+            inputs = _as_example(checked(moved(inputs_of(batch, number), device), number), example_inputs)
+            _run(model, inputs, number)
+            samples += _samples(inputs)
+            if samples >= MOST or size >= RECORDED:
+                break
     if not samples:
         raise DataError("no calibration batches; give at least one batch of inputs. Was the iterator used up?")
     return calls
