@@ -12,7 +12,7 @@ from prunus.recovery.flight import Course, fly
 from prunus.recovery.log import Leg, RecoveryReport
 from prunus.recovery.options import AUTOPILOT
 from prunus.recovery.rung import RUNGS, Rung
-from prunus.training.keeping import MaskKeeper
+from prunus.training.mask_holder import MaskHolder
 
 TRIAL = 0.06
 """The share of the steps that each way gets to show what it pays."""
@@ -42,7 +42,7 @@ def recovered_(case: Case) -> RecoveryReport:
         SelectorError, OptionError: a mask does not fit.
     """
     case.check()
-    MaskKeeper(case.model, case.masks).zero_weights_()
+    MaskHolder.of(case.model, case.masks).zero_weights_()
     purse = Purse(case.options.steps, case.options.minutes)
     best = Best(case)
     before = best.value
