@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prunus.as_found import in_eval_mode, random_state_kept
 from prunus.errors import DataError, ModelError, OptionError
+from prunus.measurement.batches import moved
 
 LossFunction = Callable[[Any, Any], Tensor]
 Progress = Callable[[int, int], None]
@@ -117,25 +118,6 @@ def _check_samples(inputs: Any, number: int) -> None:
             f"calibration batch {number} holds no samples; allowed: inputs, or a pair (inputs, targets), of tensors "
             "with the samples on dim 0."
         )
-
-
-def moved(value: Any, device: torch.device) -> Any:
-    """Move every tensor in a nest of mappings, tuples and lists to the device, off the graph that made it."""
-    if isinstance(value, Tensor):
-        # What inference mode made cannot take part in a backward pass; a copy of it can.
-        return (value.clone() if value.is_inference() else value.detach()).to(device)
-    if isinstance(value, Mapping):
-        return {key: moved(item, device) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return tuple(moved(item, device) for item in value)
-    return value
-
-
-def called(run: Callable[..., Any], inputs: Any) -> Any:
-    """Call with inputs that are a tensor, a tuple of positional or a mapping of named inputs."""
-    if isinstance(inputs, Mapping):
-        return run(**inputs)
-    return run(*inputs) if isinstance(inputs, tuple) else run(inputs)
 
 
 def loss_on(loss_fn: LossFunction, outputs: Any, targets: Any) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from prunus.errors import BudgetError, OptionError
-from prunus.measurement.quality import Interval, evaluate, paired_interval
+from prunus.measurement.interval import Interval
+from prunus.measurement.quality import evaluate, paired_interval
 from prunus.methods.subject import BATCH
 from prunus.parent import Parent, train_
 from prunus.plans import Plan

@@ -12,9 +12,9 @@ from torch.func import functional_call
 
 from prunus.budget import ALLOCATORS, UnitProblem, top_up
 from prunus.budget.limits import Limit
-from prunus.criteria.calibration import called, evaluating, pairs
+from prunus.criteria.calibration import evaluating, pairs
 from prunus.graph.recorder import named_tensors
-from prunus.measurement.batches import device_of
+from prunus.measurement.batches import call, device_of
 from prunus.measurement.price import CostModel
 from prunus.methods.neurons import unit_scores
 from prunus.methods.subject import BATCH, Subject, method
@@ -86,7 +86,7 @@ def masked_loss(subject: Subject, keep: Mapping[str, np.ndarray], batches: Seque
 
     with evaluating(subject.model), torch.no_grad():
         for inputs, targets in pairs(batches, device_of(subject.model)):
-            total += float(subject.loss(called(run, inputs), targets)) * len(targets)
+            total += float(subject.loss(call(run, inputs), targets)) * len(targets)
             count += len(targets)
     return total / count
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from prunus.criteria.calibration import called, evaluating, pairs
-from prunus.measurement.batches import device_of
+from prunus.criteria.calibration import evaluating, pairs
+from prunus.measurement.batches import call, device_of
 from prunus.methods.subject import BATCH, Subject
 from prunus.plans import Plan
 from prunus.surgery.cut import operate
@@ -29,6 +29,6 @@ def loss_of(subject: Subject, model: nn.Module) -> float:
     total = count = 0.0
     with evaluating(model), torch.no_grad():
         for inputs, targets in pairs(subject.selection.batches(BATCH), device_of(model)):
-            total += float(subject.loss(called(model, inputs), targets)) * len(targets)
+            total += float(subject.loss(call(model, inputs), targets)) * len(targets)
             count += len(targets)
     return total / count

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunus.as_found import in_eval_mode
 from prunus.errors import DataError, ModelError, OptionError
 from prunus.graph.coupling import Coupling
-from prunus.measurement.batches import Batch, DataSource, call, device_of, logits_of, move, tensors_in
+from prunus.measurement.batches import Batch, DataSource, call, device_of, logits_of, moved, tensors_in
 from prunus.plans import Plan
 from prunus.recovery.mixing import can_be_mixed
 from prunus.recovery.options import RecoveryOptions, check_steps
@@ -123,7 +123,7 @@ class Case:
     def _looked_at(self) -> Iterator[Batch]:
         device, seen = device_of(self.model), 0
         for inputs, targets in self.held_out.batches(HELD_OUT_BATCH):
-            yield move(inputs, device), targets.to(device)
+            yield moved(inputs, device), targets.to(device)
             seen += len(targets)
             if seen >= HELD_OUT_AT_MOST:
                 return
@@ -139,4 +139,4 @@ def first_batch(data: DataSource, model: nn.Module, size: int = 8) -> Batch:
     if found is None:
         raise DataError("the training data yield no batch; at least 1 sample is needed. Check the train split.")
     device = device_of(model)
-    return move(found[0], device), found[1].to(device)
+    return moved(found[0], device), found[1].to(device)

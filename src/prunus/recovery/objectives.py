@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from prunus.as_found import in_eval_mode
 from prunus.measurement.batches import Inputs, call, logits_of
@@ -17,6 +16,7 @@ from prunus.recovery.projections import Projections
 from prunus.recovery.soft import soft_loss
 from prunus.recovery.taps import Taps
 from prunus.training import loss_function
+from prunus.training.losses import relative_square_error
 
 
 class Distillation:
@@ -50,7 +50,9 @@ class Distillation:
             loss = loss + (1 - soft) * self._loss(output, targets)
         if self._places:
             errors = [
-                relative_error(self._projections(place.last, ours.values[place.last]), theirs.values[place.dense])
+                relative_square_error(
+                    self._projections(place.last, ours.values[place.last]), theirs.values[place.dense]
+                )
                 for place in self._places
             ]
             loss = loss + self._case.options.hints * torch.stack(errors).mean()
@@ -79,18 +81,14 @@ class BlockByBlock:
         with Taps(model, _last(self._places), borders) as ours:
             call(model, inputs)
         errors = [
-            relative_error(ours.values[place.last], place.goal(theirs.values[place.dense])) for place in self._places
+            relative_square_error(ours.values[place.last], place.goal(theirs.values[place.dense]))
+            for place in self._places
         ]
         return torch.stack(errors).mean()
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """Return nothing: there is only the model."""
         return ()
-
-
-def relative_error(value: Tensor, goal: Tensor) -> Tensor:
-    """Return ‖value − goal‖² / ‖goal‖²."""
-    return functional.mse_loss(value, goal) / goal.square().mean().clamp(min=torch.finfo(goal.dtype).tiny)
 
 
 def _dense(places: Sequence[Place]) -> set[str]:

@@ -10,13 +10,13 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from prunus.as_found import hooked
-from prunus.criteria.calibration import batches_of, called, moved
+from prunus.criteria.calibration import batches_of
 from prunus.criteria.programs import named
 from prunus.errors import DataError, PrunusError, UsageError
 from prunus.graph.capture import capture, preserved, unwrap
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.parts import Captured
-from prunus.measurement.batches import device_of, tensors_in
+from prunus.measurement.batches import call, device_of, moved, tensors_in
 from prunus.measurement.price import cost_model
 from prunus.plans import Plan, fingerprint
 from prunus.repair.auto import NONE, repair_
@@ -85,9 +85,9 @@ def repair_parts_(
     """
     model = unwrap(model)
     cuts = dict[str, tuple[nn.Module, Coupling, Plan | None]]()
-    for path, call in zip(captured.parts, captured.inputs, strict=True):
+    for path, example in zip(captured.parts, captured.inputs, strict=True):
         part = _Alone(model, path)
-        coupling = couple(capture(part, (call,), method="record"), **(options or {}))
+        coupling = couple(capture(part, (example,), method="record"), **(options or {}))
         local = _plan_of(coupling, plan, path)
         if local is None or not local.is_empty:
             cuts[path] = part, coupling, local
@@ -168,7 +168,7 @@ def _recorded(model: nn.Module, parts: Sequence[str], data: Any, example_inputs:
 
 def _run(model: nn.Module, inputs: Any, number: int) -> None:
     try:
-        called(model, inputs)
+        call(model, inputs)
     except PrunusError:
         raise
     except Exception as error:

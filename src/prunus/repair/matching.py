@@ -18,6 +18,7 @@ from prunus.repair.blocks import RATE, falling, rate_of
 from prunus.repair.lanes import LARGEST, Lane, joined
 from prunus.repair.lockstep import Lockstep
 from prunus.repair.walking import Route
+from prunus.training.losses import relative_square_error
 
 STEPS = 2500
 """Steps of Adam where the work allows it."""
@@ -40,7 +41,7 @@ def miss(answers: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     """
     parts = []
     for a, t in zip(answers, targets, strict=True):
-        parts.append((a - t).square().mean() / t.square().mean().clamp_min(1e-12))
+        parts.append(relative_square_error(a, t))
         if t.dim() in _CLASSED and t.shape[-1] > 1:
             soft = functional.kl_div(
                 (a / TEMPERATURE).flatten(0, -2).log_softmax(-1), (t / TEMPERATURE).flatten(0, -2).log_softmax(-1),

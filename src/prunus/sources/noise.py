@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunus.as_found import in_eval_mode
 from prunus.criteria import noise_batches
 from prunus.errors import DataError, ModelError, nearest
-from prunus.measurement.batches import Batch, DataSource, call, device_of, logits_of, move
+from prunus.measurement.batches import Batch, DataSource, call, device_of, logits_of, moved
 from prunus.sources.examples import example_inputs
 from prunus.workloads.sources import BatchList, Split
 from prunus.workloads.splits import Splits
@@ -106,7 +106,7 @@ def _answered(model: nn.Module, batches: list[Any], generator: torch.Generator |
         for batch in batches:
             single = isinstance(batch, tuple) and len(batch) == 1
             inputs = batch[0] if single else batch
-            found.append((inputs, _targets(logits_of(call(model, move(inputs, device_of(model)))).cpu(), generator)))
+            found.append((inputs, _targets(logits_of(call(model, moved(inputs, device_of(model)))).cpu(), generator)))
     return found
 
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from prunus.as_found import modes_kept
 from prunus.errors import OptionError, OutcomeError
-from prunus.measurement.batches import Batch, device_of, move
+from prunus.measurement.batches import Batch, device_of, moved
 from prunus.training.objective import Objective
 from prunus.training.options import OPTIMIZERS, SCHEDULES, TrainingOptions
 
@@ -76,7 +76,7 @@ class TrainingLoop:
             group["lr"] = options.lr * SCHEDULES.get(options.schedule)(step / options.steps)
         self.hooks.before_forward()
         device = device_of(self.model)
-        loss = self.objective(self.model, move(batch[0], device), batch[1].to(device))
+        loss = self.objective(self.model, moved(batch[0], device), batch[1].to(device))
         value = loss.item()
         if not math.isfinite(value):
             raise OutcomeError(

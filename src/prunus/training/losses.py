@@ -84,6 +84,11 @@ def loss_function(loss: Loss) -> Callable[[Any, Tensor], Tensor]:
     return checked
 
 
+def relative_square_error(value: Tensor, goal: Tensor) -> Tensor:
+    """Return ‖value − goal‖² / ‖goal‖²: how far one network's values are from another's."""
+    return (value - goal).square().mean() / goal.square().mean().clamp_min(1e-12)
+
+
 def check_loss(loss: Loss) -> None:
     """Raise OptionError unless ``loss`` is a known name or can be called."""
     if isinstance(loss, str):
