@@ -98,7 +98,7 @@ def build_digits_net(seed: int = 0) -> nn.Module:
         return DigitsNet()
 
 
-DIGITS = WORKLOADS.register("digits")(
+WORKLOADS.register("digits")(
     Workload(
         name="digits",
         build=build_digits_net,
