@@ -1,6 +1,6 @@
 """Scores, one file a criterion: higher = keep."""
 
-from prunus.criteria import gate_probes, moments, parameter_gradients, units  # noqa: F401  (probes)
+from prunus.criteria import gate_probes, moments, parameter_gradients  # noqa: F401  (probes)
 from prunus.criteria.activation import ActivationStatistics, activation_statistics
 from prunus.criteria.criterion import CRITERIA, Criterion
 from prunus.criteria.damage import comparable_scores, damage_curves
@@ -25,6 +25,7 @@ from prunus.criteria.unit_criterion import (
     needs_of,
     unit_rule,
 )
+from prunus.criteria.units import unit_magnitude  # noqa: F401  (enrols the unit criteria)
 from prunus.criteria.wanda import wanda
 
 __all__ = [
