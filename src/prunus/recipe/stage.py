@@ -135,5 +135,9 @@ def known_ways(level: str) -> list[str]:
     from prunus.criteria import UNIT_CRITERIA
     from prunus.pruner.evidence import shown_criteria
 
-    return {"blocks": ["depth", "modular", "redundancy"], "units": UNIT_CRITERIA.names(),
-            "weights": shown_criteria()}[level]  # fmt: skip
+    known = {
+        "blocks": ["depth", "modular", "redundancy"],
+        "units": UNIT_CRITERIA.names(),
+        "weights": shown_criteria(),
+    }
+    return known[level]

@@ -145,9 +145,10 @@ class Tuning:
                 if source.op == TENSOR:
                     read.setdefault(source.tensor, set()).add(node.name in inside)
         return [
-            name for name, where in read.items()
+            name
+            for name, where in read.items()
             if where == {True} and kinds[name].kind == "parameter" and kinds[name].dtype.is_floating_point
-        ]  # fmt: skip
+        ]
 
 
 def rate_of(value: Tensor) -> float:

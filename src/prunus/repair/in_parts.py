@@ -125,8 +125,8 @@ def _plan_of(coupling: Coupling, plan: Plan, path: str) -> Plan | None:
     axes = {a: mask for a, mask in plan.axes.items() if a in coupling.axes}
     masks = {name: mask for name, mask in plan.masks.items() if name.startswith(own)}
     cost = cost_model(coupling)
-    local = Plan(fingerprint(coupling.graph), axes, coupling.tensor_masks(axes), masks=masks, before=cost.price(),
-                 after=cost.price(axes))  # fmt: skip
+    before, after, kept = cost.price(), cost.price(axes), coupling.tensor_masks(axes)
+    local = Plan(fingerprint(coupling.graph), axes, kept, masks=masks, before=before, after=after)
     wanted = {name: dims for name, dims in plan.keep.items() if name.startswith(own)}
     return local if _lists(local.keep) == _lists(wanted) else None
 

@@ -43,10 +43,8 @@ def miss(answers: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     for a, t in zip(answers, targets, strict=True):
         parts.append(relative_square_error(a, t))
         if t.dim() in _CLASSED and t.shape[-1] > 1:
-            soft = functional.kl_div(
-                (a / TEMPERATURE).flatten(0, -2).log_softmax(-1), (t / TEMPERATURE).flatten(0, -2).log_softmax(-1),
-                reduction="batchmean", log_target=True,
-            )  # fmt: skip
+            ours, theirs = ((v / TEMPERATURE).flatten(0, -2).log_softmax(-1) for v in (a, t))
+            soft = functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
             parts.append(TEMPERATURE**2 * soft)
     return torch.stack(parts).sum()
 
