@@ -142,8 +142,10 @@ def test_nothing_beats_brute_force_and_osscar_comes_close() -> None:
     gaps = []
     for seed in range(5):
         consumers = readers(UNITS, seed)
-        choices = (torch.zeros(UNITS, dtype=torch.bool).index_fill(0, torch.tensor(c), True)
-                   for c in itertools.combinations(range(UNITS), 4))  # fmt: skip
+        choices = (
+            torch.zeros(UNITS, dtype=torch.bool).index_fill(0, torch.tensor(c), True)
+            for c in itertools.combinations(range(UNITS), 4)
+        )
         least = min(best_error(consumers, kept) for kept in choices)
         found = osscar(consumers, UNITS, 4).errors[-1]
         assert found >= least * (1 - 1e-9)

@@ -185,10 +185,13 @@ def test_no_solver_beats_brute_force(solver) -> None:
     for seed in range(3):
         w, h = layer(1, 10, seed)
         least = min(
-            error(w, refit(w, h, torch.zeros(1, 10, dtype=torch.bool).index_fill(1, torch.tensor(c), True),
-                           damping=DAMPING), h)
+            error(
+                w,
+                refit(w, h, torch.zeros(1, 10, dtype=torch.bool).index_fill(1, torch.tensor(c), True), damping=DAMPING),
+                h,
+            )
             for c in itertools.combinations(range(10), 4)
-        )  # fmt: skip
+        )
         found = solver(w, h, 4)
         assert int((found.weight != 0).sum()) == 4
         assert error(w, found.weight, h) >= least * (1 - 1e-9)
