@@ -15,7 +15,7 @@ from factories_pruned import Cut, cut_at_random
 from factories_transformers import build, cut_axes, kept, transformers
 from prunus.budget import fit_units, parse_budget
 from prunus.errors import ModelError, OptionError, UsageError
-from prunus.export import as_pretrained, config_widths, save
+from prunus.export import as_pretrained, config_widths, save, update_config_
 from prunus.export.config_proof import outputs
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
@@ -69,7 +69,11 @@ def test_untouched_forwards_give_the_same_bits_and_the_config_follows() -> None:
     before = outputs(cut.model, cut.inputs)
     fresh = as_pretrained(cut, cut.inputs)
     assert all(map(torch.equal, outputs(fresh, cut.inputs), before))
-    assert (fresh.config.hidden_size, fresh.config.intermediate_size) == (24, 20)
+    changes = update_config_(cut, cut.inputs)
+    assert changes == {"hidden_size": 24, "intermediate_size": 20}
+    assert cut.model.config.to_dict() == fresh.config.to_dict()
+    assert all(map(torch.equal, outputs(cut.model, cut.inputs), before))
+    assert update_config_(cut, cut.inputs) == {}
 
 
 def test_the_same_shapes_with_half_the_heads_or_half_their_width() -> None:
@@ -118,6 +122,8 @@ def test_what_a_config_cannot_express_is_refused_whole(
         save(cut, tmp_path / "small", format="huggingface", example_inputs=inputs)
     assert "\n" not in str(caught.value)
     assert "use prunus.save(result, folder) or a .pt2 file" in str(caught.value)
+    with pytest.raises(ModelError, match=told):
+        update_config_(cut, inputs)
     assert cut.model.config.to_dict() == before
     assert not list(tmp_path.iterdir())
 

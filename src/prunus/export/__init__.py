@@ -2,7 +2,7 @@
 
 from prunus.export.config_widths import config_widths
 from prunus.export.formats import load, save
-from prunus.export.huggingface import as_pretrained, save_pretrained
+from prunus.export.huggingface import as_pretrained, save_pretrained, update_config_
 from prunus.export.pack import packed_size
 from prunus.export.provenance import origins
 from prunus.export.undo import undo
@@ -16,4 +16,5 @@ __all__ = [
     "save",
     "save_pretrained",
     "undo",
+    "update_config_",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from prunus.errors import ModelError, UsageError
-from prunus.export.config_build import Builder, quiet, shapes_of, spelled
+from prunus.export.config_build import Builder, Changes, quiet, shapes_of, spelled
 from prunus.export.config_proof import TOLERANCE, Fold, disagreement, folds, outputs
 from prunus.export.config_search import find_configs
 from prunus.export.parts import Pruned, parts, write_plan
@@ -79,6 +79,30 @@ def save_pretrained(result: Pruned, folder: Path | str, example_inputs: Any = No
     return Path(folder)
 
 
+def update_config_(result: Pruned, example_inputs: Any = None) -> dict[str, int]:
+    """Set the numbers of the cut model's own config to what the network now is; all of them or none.
+
+    Returns:
+        Config field → new number.
+
+    Raises:
+        ModelError: as `as_pretrained`, or a forward reads a number that it needs as it was; nothing is changed then.
+    """
+    model = parts(result)[0]
+    fresh = as_pretrained(result, example_inputs)
+    inputs = _inputs(result, model, example_inputs)
+    before = outputs(model, inputs)
+    old, new = (Builder.of(m).numbers(least=1) for m in (model, fresh))
+    changes = {p: v for p, v in new.items() if old.get(p) != v}
+    _assign_(model.config, changes)
+    if not _same(outputs(model, inputs), before):
+        _assign_(model.config, {p: old[p] for p in changes})
+        raise ModelError(
+            f"A forward of {type(fresh).__name__} reads a number of its config; it stays as it was. {ELSE}"
+        )
+    return {spelled(p): v for p, v in changes.items()}
+
+
 def _inputs(result: Any, model: nn.Module, given: Any) -> Any:
     """Return one call: what was given, what the result remembers, or the class's own dummy inputs."""
     found = getattr(result, "example_inputs", None) if given is None else given
@@ -124,3 +148,15 @@ def _check(model: nn.Module, fresh: nn.Module, loaded: nn.Module, inputs: Any) -
 def _same(got: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
     eps = max((torch.finfo(t.dtype).eps for t in expected if t.is_floating_point()), default=0.0)
     return relative_error(got, expected) <= 100 * eps
+
+
+def _assign_(config: Any, changes: Changes) -> None:
+    for path, value in changes.items():
+        *above, last = path
+        place = config
+        for step in above:
+            place = place[step] if isinstance(step, int) else getattr(place, step)
+        if isinstance(last, int):
+            place[last] = value
+        else:
+            setattr(place, last, value)
