@@ -67,11 +67,18 @@ def recover_(
     train, deciding, labelled = learning_data(data, held_out)
     example = _example(train) if example_inputs is None else example_inputs
     case = Case(
-        unwrap(small), unwrap(dense), train, deciding, options,
+        unwrap(small),
+        unwrap(dense),
+        train,
+        deciding,
+        options,
         masks=masks if masks is not None else sliced_masks(plan) if plan is not None else {},
-        plan=plan, coupling=_coupling(unwrap(dense), example, plan), example_inputs=example, seed=seed,
+        plan=plan,
+        coupling=_coupling(unwrap(dense), example, plan),
+        example_inputs=example,
+        seed=seed,
         labelled=labelled,
-    )  # fmt: skip
+    )
     report = recovered_(case)
     return report if labelled else replace(report, notes=(*report.notes, NO_LABELS))
 

@@ -77,3 +77,13 @@ class Registry(Generic[T]):
         for point in entry_points(group=f"prunus.{self.role}"):
             if point.name not in self._members:
                 self._members[point.name] = point.load()
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a text: a long list of names without a quote and a comma for each.
+
+    Example:
+        >>> words("add sub mul")
+        ('add', 'sub', 'mul')
+    """
+    return tuple(text.split())

@@ -109,7 +109,7 @@ def request_of(recipe: Recipe) -> Request:
         raise OptionError(
             "The recipe has no budget; add a section 'prune: {budget: {params: 0.5}}', or give --budget params=0.5."
         )
-    recover = recipe.recover.for_stages() if recipe.stages else recovery_of_recipe(recipe)
+    recover = recipe.recover if recipe.stages else recovery_of_recipe(recipe)
     return Request(
         wanted.budget,
         method=wanted.method,

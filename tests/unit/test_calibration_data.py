@@ -32,8 +32,11 @@ class Tokens(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.table, self.up, self.down, self.out = (
-            nn.Embedding(40, 16), nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 40),
-        )  # fmt: skip
+            nn.Embedding(40, 16),
+            nn.Linear(16, 32),
+            nn.Linear(32, 16),
+            nn.Linear(16, 40),
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.table(ids)

@@ -136,11 +136,6 @@ def test_widths_leave_out_what_the_class_computes_anew() -> None:
     assert rotary
     assert not rotary & widths.axes
     assert {str(w).partition(":")[0] for w in widths.widths} >= {"hidden_size=32", "intermediate_size=40"}
-    keep = kept(coupling, {"layers.0.mlp": 10, "layers.1.mlp": 31})
-    scores = {a: s.numpy() for a, s in UNIT_CRITERIA.get("random")(UnitEvidence(coupling, {}, seed=0)).items()}
-    same = widths.equalised(keep, scores)
-    assert {int(m.sum()) for a, m in same.items() if ".mlp." in a} == {10}
-    assert all(not (m & ~keep[a]).any() for a, m in same.items())
 
 
 def test_errors_name_what_is_missing() -> None:

@@ -18,7 +18,7 @@ from factories_recovery import CLASSES, EXAMPLE, FEATURES, analysed, case, cut_b
 from prunus.errors import DataError, ModelError, OptionError, OutcomeError, UsageError
 from prunus.planning import make_plan
 from prunus.recovering import recover_
-from prunus.recovery import RUNGS, Case, Distilling, RecoveryOptions, recovered_
+from prunus.recovery import RUNGS, Case, RecoveryOptions, recovered_
 from prunus.recovery.best import Best
 from prunus.recovery.budget import Purse
 from prunus.recovery.flight import Course, fly
@@ -240,13 +240,13 @@ def test_a_loss_may_be_a_callable() -> None:
         return nn.functional.multi_margin_loss(output, targets)
 
     it = case({"steps": 20, "method": "finetune"})
-    it = replace(it, options=replace(it.options, training=replace(it.options.training, loss=margin)))
+    it = replace(it, options=replace(it.options, loss=margin))
     assert recovered_(it).after < it.measure() + 1e-6
-    assert it.options.training.described()["loss"] == "margin"
+    assert it.options.described()["loss"] == "margin"
 
 
 def test_soft_is_what_the_labels_leave() -> None:
-    assert Distilling(soft=1.0).soft == 1.0
+    assert RecoveryOptions.of({"steps": 1, "soft": 1.0}).soft == 1.0
     labels = case({"steps": 8, "method": "distil", "soft": 0.0})
     plain = case({"steps": 8, "method": "finetune"})
     recovered_(labels)

@@ -81,9 +81,9 @@ def test_a_loss_of_ones_own_is_one_of_classes_unless_its_name_says_otherwise() -
 
 
 def test_labels_of_which_several_hold_are_compared_one_by_one() -> None:
-    options = RecoveryOptions(TrainingOptions(1, 0.1, loss=functional.binary_cross_entropy_with_logits), None, "distil")
+    options = RecoveryOptions(1, 0.1, loss=functional.binary_cross_entropy_with_logits, method="distil")
     teacher, student = torch.tensor([[2.0, -1.0]]), torch.tensor([[2.0, 3.0]])
-    heat = options.distilling.temperature
+    heat = options.temperature
     p, q = (torch.distributions.Bernoulli(logits=z / heat) for z in (teacher, student))
     expected = heat**2 * torch.distributions.kl_divergence(p, q).mean()
     torch.testing.assert_close(soft_loss(options, student, teacher), expected)

@@ -189,6 +189,6 @@ def test_a_stage_recovers_as_the_recipe_does_unless_it_says_otherwise() -> None:
     assert own is not None
     said = own.over(recipe.recover).recovery()
     assert said is not None
-    assert (said.training.steps, said.minutes, said.method, said.training.lr) == (7, None, "distil", 0.01)
+    assert (said.steps, said.minutes, said.method, said.lr) == (7, None, "distil", 0.01)
     assert recipe.recover.recovery().minutes == 2.0  # type: ignore[union-attr]
     assert Recipe(version=1, model="digits", data="digits").recover.recovery() is None

@@ -25,7 +25,7 @@ from prunus.criteria.unit_criterion import (
     needs_of,
     unit_rule,
 )
-from prunus.criteria.units import unit_scores
+from prunus.criteria.units import unit_magnitude  # noqa: F401  (enrols the unit criteria)
 from prunus.criteria.wanda import wanda
 
 __all__ = [
@@ -61,6 +61,5 @@ __all__ = [
     "snip",
     "taylor_weight",
     "unit_rule",
-    "unit_scores",
     "wanda",
 ]

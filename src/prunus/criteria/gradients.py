@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.criteria.calibration import LossFunction, Progress, called, evaluating, first_line, loss_on, pairs
+from prunus.criteria.calibration import LossFunction, Progress, evaluating, first_line, loss_on, pairs
 from prunus.criteria.evidence import Evidence, precise
 from prunus.errors import DataError, ModelError, OptionError, SelectorError, nearest
+from prunus.measurement.batches import call
 
 _Grads = dict[str, Tensor]
 _Moments = dict[str, _Grads]
@@ -100,7 +101,7 @@ def _batch_moments(
 
 def _answer(model: nn.Module, inputs: Any) -> Any:
     try:
-        return called(model, inputs)
+        return call(model, inputs)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -117,7 +118,7 @@ def _sample_moments(
         def run(*args: Any, **kwargs: Any) -> Any:
             return torch.func.functional_call(model, chosen, args, kwargs)
 
-        return loss_fn(called(run, _as_batch(sample)), _as_batch(target))
+        return loss_fn(call(run, _as_batch(sample)), _as_batch(target))
 
     chosen = {name: weight.detach() for name, weight in weights.items()}
     vectorised = torch.func.vmap(torch.func.grad(sample_loss), in_dims=(None, 0, 0))

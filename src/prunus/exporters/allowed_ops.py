@@ -11,11 +11,16 @@ from torch._ops import OpOverload
 from prunus.errors import ModelError
 from prunus.graph.recorder import schema_of
 from prunus.graph.run import resolve
+from prunus.registry import words
 
 _NAME = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*\.[A-Za-z_]\w*", re.ASCII)
 # Inspection, files, and talk between processes: nothing that a network computes with.
-_REFUSED_NAMESPACES = frozenset({"prim", "profiler", "debugprims", "inductor", "_inductor_test", "rpc", "c10d",
-                                 "c10d_functional", "_c10d_functional", "_dtensor", "fsdp", "symm_mem"})  # fmt: skip
+_REFUSED_NAMESPACES = frozenset(
+    words(
+        "prim profiler debugprims inductor _inductor_test rpc c10d c10d_functional "
+        "_c10d_functional _dtensor fsdp symm_mem"
+    )
+)
 _REFUSED_OPS = frozenset({"aten.from_file", "aten.from_file_out"})
 
 

@@ -61,8 +61,10 @@ def folds(cut: nn.Module, fresh: nn.Module) -> Iterator[dict[str, float]]:
         for key, value in own.items():
             if type(value) is float and type(new.get(key)) is float and new[key] and new[key] != value:
                 ratios[path] = value / new[key]
-    children = {p: [n for n, c in theirs[p].named_children() if isinstance(getattr(c, "weight", None), nn.Parameter)]
-                for p in ratios}  # fmt: skip
+    children = {
+        p: [n for n, c in theirs[p].named_children() if isinstance(getattr(c, "weight", None), nn.Parameter)]
+        for p in ratios
+    }
     for name in dict.fromkeys(n for names in children.values() for n in names):
         yield {
             f"{path}.{name}.{leaf}": ratio

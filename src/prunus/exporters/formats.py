@@ -55,8 +55,11 @@ def save(
     chosen = format or ("pt2" if str(path).endswith(SUFFIX) else "checkpoint")
     if chosen not in FORMATS:
         raise OptionError(f"format is {format!r}; allowed: {', '.join(FORMATS)}.")
-    refused = [n for n, v, where in (("tensors", tensors, ("checkpoint",)), ("metadata", metadata, FORMATS[:2]))
-               if v is not None and chosen not in where]  # fmt: skip
+    refused = [
+        n
+        for n, v, where in (("tensors", tensors, ("checkpoint",)), ("metadata", metadata, FORMATS[:2]))
+        if v is not None and chosen not in where
+    ]
     if refused:
         raise OptionError(f"The format {chosen!r} takes no {refused[0]}; leave it out or save a checkpoint folder.")
     if chosen == "pt2":

@@ -110,8 +110,10 @@ def _decode_graph(data: Any, constants: Mapping[str, torch.Tensor]) -> Graph:
     calls = tuple(_decode_call(i, c, objects) for i, c in enumerate(data["calls"]))
     nodes = tuple(_decode_node(n, objects, len(calls)) for n in data["nodes"])
     names = {n.name for n in nodes}
-    tensors = {n: TensorInfo(n, _kind(k), decode_shape(s), decode_dtype(d), bool(t))
-               for n, (k, d, s, t) in data["tensors"].items()}  # fmt: skip
+    tensors = {
+        n: TensorInfo(n, _kind(k), decode_shape(s), decode_dtype(d), bool(t))
+        for n, (k, d, s, t) in data["tensors"].items()
+    }
     if len(names) != len(nodes):
         raise ValueError("two nodes of one name")
     for node in nodes:

@@ -81,8 +81,11 @@ def _program(header: Header, folder: Path, stored: Tensors, fresh: nn.Module | N
     named = stored | {alias: stored[name] for alias, name in header.aliases.items()}
     found = _rewriting(folder, {})
     graph = found.splice.graph
-    values = {n: named[constant_attribute(n) if i.kind == "constant" else n] for n, i in graph.tensors.items()
-              if i.kind != "constant" or n in graph.constants}  # fmt: skip
+    values = {
+        n: named[constant_attribute(n) if i.kind == "constant" else n]
+        for n, i in graph.tensors.items()
+        if i.kind != "constant" or n in graph.constants
+    }
     for name, value in values.items():
         if tuple(value.shape) != graph.tensors[name].shape:
             raise ValueError(f"{name} has shape {tuple(value.shape)}, the program {graph.tensors[name].shape}")

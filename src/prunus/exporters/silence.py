@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.as_found import seeded
 from prunus.errors import PlanError
 from prunus.graph.capture import capture, preserved, split_inputs
 from prunus.graph.ir import TENSOR, Graph, Ref, refs_in
@@ -89,8 +90,7 @@ def _is_zero(graph: Graph, operand: Ref, own: Mapping[str, torch.Tensor], exampl
             value = result[operand.index] if isinstance(result, (tuple, list)) else result
             found.append(not bool(value.any()))
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         for scale in (0.0, 1.0):  # the example may happen to leave a branch at zero
             inputs = [_moved(t.detach(), scale) for t in flat_inputs(graph, args, kwargs)]
             run(graph, tensors, inputs, observe=look)

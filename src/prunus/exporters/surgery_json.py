@@ -118,8 +118,11 @@ def _encode_growth(
         return None
     objects = Objects()
     programs = [growth.graph, *(o.graph for o in growth.others)]
-    held = {n.name: growth.held(graph, root, natives)
-            for root, natives in roots.items() for n in members(graph, root, natives)}  # fmt: skip
+    held = {
+        n.name: growth.held(graph, root, natives)
+        for root, natives in roots.items()
+        for n in members(graph, root, natives)
+    }
     literals: dict[str, dict[str, list[Any]]] = {}
     for node in graph.nodes:
         if node.op in (INPUT, TENSOR) or (whole is not None and node.call not in whole):
@@ -127,8 +130,10 @@ def _encode_growth(
         for key, first in programs[0].node(node.name).args.items():
             # A forward that cannot follow a variation is stored as if nothing in it changed.
             fixed = held.get(node.name, {})
-            values = [first, *(first if k in fixed else g.node(node.name).args[key]
-                               for k, g in enumerate(programs[1:]))]  # fmt: skip
+            values = [
+                first,
+                *(first if k in fixed else g.node(node.name).args[key] for k, g in enumerate(programs[1:])),
+            ]
             if any(v != first for v in values):
                 literals.setdefault(node.name, {})[key] = [encode_value(v, objects) for v in values]
     refs = {leaf for root in roots for leaf in graph.calls[root].in_leaves if isinstance(leaf, Ref)}

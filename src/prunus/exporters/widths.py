@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from prunus.budget.allocator import UnitProblem
 from prunus.errors import BudgetError
 from prunus.exporters.config_build import Path, spelled
@@ -80,18 +78,3 @@ class ConfigWidths:
                 levels = more
                 waiting.append(i)
         return counts(levels)
-
-    def equalised(self, keep: Mapping[str, np.ndarray], scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return masks with one level for all axes of a width: the lowest that any of them asks for.
-
-        Axes that no width holds stay whole. Higher scores stay; ties keep the lower index.
-        """
-        out = {}
-        for width in self.widths:
-            shares = [np.count_nonzero(keep[a]) / n for a, n in width.axes.items() if a in keep]
-            level = max(1, math.floor(min(shares, default=1.0) * width.steps + 1e-9))
-            for a, n in width.axes.items():
-                value = np.where(keep.get(a, np.ones(n, bool)), np.asarray(scores[a], float), -np.inf)
-                out[a] = np.zeros(n, bool)
-                out[a][np.argsort(-value, kind="stable")[: n * level // width.steps]] = True
-        return out

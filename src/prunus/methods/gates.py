@@ -12,9 +12,10 @@ from torch import Tensor
 from prunus.analysis import BATCH, Analysis
 from prunus.criteria.calibration import checked_loss, pairs
 from prunus.errors import DataError
-from prunus.graph.capture import capture, split_inputs
-from prunus.graph.coupling import Coupling, couple
+from prunus.graph.capture import split_inputs
+from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph, Node, refs_in
+from prunus.graph.programs import ProgramsByShape
 from prunus.graph.run import Override, flat_inputs, run
 from prunus.methods.reduction import Reduction, tensors_of
 from prunus.surgery.verify import masked_tensors, reference_overrides
@@ -33,8 +34,8 @@ class Gates:
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
         self.joins = gated_joins(analysis.coupling.graph)
-        graph = analysis.coupling.graph
-        self._programs: dict[tuple[tuple[int, ...], ...], Coupling] = {_shapes(graph): analysis.coupling}
+        joins = {"joins": lambda local: gated_joins(local.graph)}
+        self._programs = ProgramsByShape(analysis.model, analysis.coupling, joins, made=lambda local: local)
 
     def importance(self, reduction: Reduction) -> GateImportance:
         """Return, per (join, operand), I = E_samples[(∂ℓ/∂γ)²] at γ = 1, where γ scales the operand.
@@ -58,7 +59,7 @@ class Gates:
         device = next((t.device for t in tensors.values()), torch.device("cpu"))
         samples = 0
         for inputs, targets in pairs(self.analysis.calibration.batches(BATCH), device):
-            coupling = self._program(inputs)
+            coupling = self._programs.of(inputs)
             flat = flat_inputs(coupling.graph, *split_inputs(inputs))
             # The gates come last: a bypassed operand keeps a gate, whose slope is zero because it reads zeros.
             overrides = reference_overrides(coupling, plan)
@@ -90,20 +91,6 @@ class Gates:
             if grad is not None
         }
 
-    def _program(self, inputs: Any) -> Coupling:
-        """Return the program for inputs of these shapes: literals such as view sizes belong to one batch shape."""
-        leaves = pytree.tree_leaves(split_inputs(inputs))
-        shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
-        if shapes not in self._programs:
-            local = couple(capture(self.analysis.model, inputs))
-            if gated_joins(local.graph) != self.joins:
-                raise DataError(
-                    f"a calibration batch of shapes {list(shapes)} runs through another program than the captured one; "
-                    "allowed is what gives the same joins. Capture with an example of the shapes of a batch."
-                )
-            self._programs[shapes] = local
-        return self._programs[shapes]
-
 
 def gated_joins(graph: Graph) -> tuple[tuple[str, int], ...]:
     """Return (join, operand) of every addition and concatenation of activations."""
@@ -134,10 +121,6 @@ def _scaled(gates: dict[tuple[str, int], Tensor], key: tuple[str, int], value: T
     gates[key] = torch.ones(shape, dtype=value.dtype, device=value.device, requires_grad=True)
     # A copy, so that a later in-place op cannot spoil what the backward needs.
     return value.clone() * gates[key]
-
-
-def _shapes(graph: Graph) -> tuple[tuple[int, ...], ...]:
-    return tuple(graph.node(name).shape for name in graph.inputs)
 
 
 def _finite(importance: Mapping[tuple[str, int], float]) -> GateImportance:

@@ -13,9 +13,9 @@ from torch.func import functional_call
 from prunus.analysis import BATCH, Analysis
 from prunus.budget import ALLOCATORS, Limits, UnitProblem, top_up
 from prunus.budget.limits import Limit
-from prunus.criteria.calibration import called, evaluating, pairs
+from prunus.criteria.calibration import evaluating, pairs
 from prunus.graph.recorder import named_tensors
-from prunus.measurement.batches import device_of
+from prunus.measurement.batches import call, device_of
 from prunus.measurement.price import CostModel
 from prunus.methods.method import method
 from prunus.methods.neurons import unit_scores
@@ -89,7 +89,7 @@ def masked_loss(
 
     with evaluating(analysis.model), torch.no_grad():
         for inputs, targets in pairs(batches, device_of(analysis.model)):
-            total += float(analysis.loss(called(run, inputs), targets)) * len(targets)
+            total += float(analysis.loss(call(run, inputs), targets)) * len(targets)
             count += len(targets)
     return total / count
 

@@ -146,7 +146,7 @@ def recovered(
     analysis, plan, shown = _analysis(found), found.plan, progress or Silent()
     train, deciding, labelled = _learning(analysis)
     masks = sliced_masks(plan)
-    if isinstance(options, TrainingOptions):
+    if not isinstance(options, RecoveryOptions):
         train_(found.model, train, options, analysis.seed, shown, "recover", masks or None)
         return found
     in_parts = bool(analysis.parts)

@@ -11,6 +11,7 @@ from prunus.errors import OptionError
 from prunus.measurement.batches import DataSource
 from prunus.progress import Progress
 from prunus.recovery import RecoveryOptions
+from prunus.recovery.options import check_steps
 from prunus.training import TrainingOptions, finetune_
 
 Recover = Mapping[str, Any] | RecoveryOptions | TrainingOptions | None
@@ -23,10 +24,13 @@ def recovery_of(recover: Recover, *, has_data: bool) -> RecoveryOptions | Traini
     Raises:
         OptionError: an option that is not allowed, or no data to train on.
     """
-    if isinstance(recover, TrainingOptions):
-        options: RecoveryOptions | TrainingOptions | None = recover if recover.steps else None
+    options: RecoveryOptions | TrainingOptions | None
+    if isinstance(recover, TrainingOptions) and not isinstance(recover, RecoveryOptions):
+        options = recover if recover.steps else None
     else:
         options = None if recover is None else RecoveryOptions.of(recover)
+    if isinstance(options, RecoveryOptions):
+        check_steps(options)
     if options is not None and not has_data:
         way = options.method if isinstance(options, RecoveryOptions) else "finetune"
         raise OptionError(f"recover ({way}) needs data=train_loader; give some, or leave recover out.")

@@ -9,7 +9,8 @@ import torch
 
 from prunus.analysis import BATCH, Analysis
 from prunus.errors import BudgetError
-from prunus.measurement.quality import Interval, evaluate, paired_interval
+from prunus.measurement.interval import Interval
+from prunus.measurement.quality import evaluate, paired_interval
 from prunus.outcome import Recover, realise, recovery_of
 from prunus.plans import Plan
 from prunus.training import reestimate_statistics_

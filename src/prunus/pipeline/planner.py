@@ -69,7 +69,8 @@ def planned(analysis: Analysis, request: Request) -> Planned:
         OptionError: a budget that the method does not know, or an option that the data do not serve.
         BudgetError: out of reach, or met already.
     """
-    recovery_of(request.recover, has_data=analysis.has_data)
+    if not request.stages:
+        recovery_of(request.recover, has_data=analysis.has_data)
     if ENERGY in request.budget:
         find_meter(device_of(analysis.model))
     bounds = bounds_on(grow_tree(analysis.coupling), request.bounds) if request.bounds else {}

@@ -20,7 +20,8 @@ from prunus.pipeline.stage_checks import stage_budget
 from prunus.pipeline.stage_levels import LEVELS
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
-from prunus.recovery import Case, RecoveryOptions, recovered_
+from prunus.recovery import Case, recovered_
+from prunus.recovery.options import whole_recovery
 from prunus.schedules import kept_at
 from prunus.surgery.cut import operate
 from prunus.surgery.tensors import sliced_masks
@@ -153,10 +154,7 @@ def _gradual(state: State, stage: Stage, before: int, goal: int, request: Reques
 
 def _training(request: Request) -> TrainingOptions:
     """Return how stages train: as the recovery of the request does, else as recoveries do by default."""
-    base = request.recover
-    if isinstance(base, TrainingOptions):
-        return base
-    return (RecoveryOptions() if base is None else RecoveryOptions.of(base)).training
+    return whole_recovery(request.recover).options()
 
 
 def _trained(state: State, options: TrainingOptions, number: int) -> State:

@@ -19,7 +19,6 @@ from prunus.planning import make_plan
 from prunus.plans import Plan
 from prunus.pruner.clock import Clock
 from prunus.pruner.cutting import transplant_
-from prunus.pruner.holding import Holder
 from prunus.pruner.options import PrunerOptions, options_of
 from prunus.pruner.ranks import agree_, average_
 from prunus.pruner.scalars import Log
@@ -27,6 +26,7 @@ from prunus.pruner.storing import decisions_of, restore_scene, scene_state
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, strategy_of
 from prunus.pruner.structure import Structure, structure_of
 from prunus.pruner.targets import weights_of
+from prunus.training.mask_holder import MaskHolder
 
 _MARK = "_prunus_attached"
 
@@ -103,7 +103,7 @@ class Pruner:
             structure=structure if kind.structural else None,
         )
         self._strategy = strategy_of(self._scene)
-        self._holder = Holder()
+        self._holder = MaskHolder()
         self._clock: Clock | None = None
         self._restored = False
         self._optimizer: Optimizer | None = None

@@ -15,6 +15,7 @@ from prunus.recipe.marks import Path_, dotted, read_yaml
 from prunus.recipe.messages import Finding, findings, shown
 from prunus.recipe.no_data import NO_DATA, without_data
 from prunus.recipe.schema import Recipe
+from prunus.registry import words
 
 _LARGEST_FILE = 1_000_000
 
@@ -90,11 +91,10 @@ def _replaced(prune: dict[str, Any], changes: Mapping[tuple[str, ...], Any]) -> 
         prune["method"] = DEFAULTS.method
 
 
-_IN_DEMO = (
-    "absolute-threshold", "relative-threshold", "importance", "window-tile", "window-kernel", "two-four", "alps",
-    "sensitivity", "contribution", "filter-norm", "obs-units", "key-path", "modular", "layer-wise", "multi-scale",
-    "random", "smaller-dense",
-)  # fmt: skip
+_IN_DEMO = words(
+    "absolute-threshold relative-threshold importance window-tile window-kernel two-four alps sensitivity "
+    "contribution filter-norm obs-units key-path modular layer-wise multi-scale random smaller-dense"
+)
 """Methods of every level that are done within the minute that a person gives a demo."""
 
 

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, Strict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict
 
 from prunus.defaults import DEFAULTS
 from prunus.errors import OptionError
-from prunus.recipe.stage import Stage, check_stages
-
-if TYPE_CHECKING:
-    from prunus.recovery import RecoveryOptions
-    from prunus.training.options import TrainingOptions
+from prunus.option_record import accepted_by
+from prunus.recipe.stage import Name, Stage, check_stages
+from prunus.recovery import RecoveryOptions
+from prunus.training.options import Count, TrainingOptions
 
 # Each description completes the sentence "allowed: …" of an error message.
-Steps = Annotated[int, Field(ge=0, le=10_000_000, description="a whole number of steps, 0 or more")]
-Rate = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False, description="a number above 0")]
-Decay = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, description="a number from 0 to 1")]
-Count = Annotated[int, Field(ge=1, le=1_000_000, description="a whole number, 1 or more")]
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="a whole number from 0 to 2147483647")]
 Kept = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False, description="a fraction between 0 and 1, both excluded")]
-Name = Annotated[str, Field(min_length=1, description="a text that is not empty")]
 
 
 Listed = TypeVar("Listed")
@@ -40,37 +33,11 @@ def _nothing_twice(values: Listed) -> Listed:
     return values
 
 
-def _member_of(registry: str) -> Callable[[str], str]:
-    def check(name: str) -> str:
-        from prunus import training
-
-        try:
-            getattr(training, registry).get(name)
-        except OptionError as error:
-            raise ValueError(str(error).rstrip(".")) from error
-        return name
-
-    return check
-
-
-def _recovery_method(name: str) -> str:
-    from prunus.recovery.options import check_method
-
-    try:
-        check_method(name)
-    except OptionError as error:
-        raise ValueError(str(error).rstrip(".")) from error
-    return name
-
-
-def _repair_name(name: str) -> str:
+@accepted_by
+def _repair_name(name: str) -> None:
     from prunus.repairs import check_repair
 
-    try:
-        check_repair(name)
-    except OptionError as error:
-        raise ValueError(str(error).rstrip(".")) from error
-    return name
+    check_repair(name)
 
 
 def _bounds(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -84,90 +51,18 @@ def _bounds(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return given
 
 
+_TRAIN = TrainingOptions(steps=0, lr=1e-3)
+_RECOVER = RecoveryOptions(steps=60, lr=5e-4, method="finetune")
+"""What a recipe that says nothing gets: the network as it comes, and after pruning a short fine-tuning."""
+
+
+def _over(default: TrainingOptions) -> BeforeValidator:
+    """Return a validator that fills the keys which a section leaves out."""
+    return BeforeValidator(lambda given: {**asdict(default), **given} if isinstance(given, dict) else given)
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class Training(_Section):
-    """How long and how fast to train; ``steps: 0`` takes the network as it comes."""
-
-    steps: Steps = Field(default=0)
-    lr: Rate = Field(default=1e-3)
-    batch_size: Count = Field(default=64)
-    optimizer: Annotated[Name, AfterValidator(_member_of("OPTIMIZERS"))] = Field(
-        default="adamw", description="the name of an optimizer, such as adamw or sgd"
-    )
-    weight_decay: Decay = Field(default=5e-4)
-    loss: Annotated[Name, AfterValidator(_member_of("LOSSES"))] = Field(
-        default="cross_entropy", description="the name of a loss, such as cross_entropy or mse"
-    )
-    schedule: Annotated[Name, AfterValidator(_member_of("SCHEDULES"))] = Field(
-        default="cosine", description="the name of a schedule, such as cosine or one_cycle"
-    )
-
-    def options(self) -> TrainingOptions:
-        """Return the same values as the record that training takes."""
-        from prunus.training.options import TrainingOptions
-
-        return TrainingOptions(**self.model_dump())
-
-
-class Recovery(Training):
-    """What every method gets after pruning, with the same budget and seed; by default a short fine-tuning."""
-
-    steps: Steps = Field(default=60)
-    lr: Rate = Field(default=5e-4)
-    minutes: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] | None = Field(
-        default=None, description="a number of minutes above 0, in place of steps, or null"
-    )
-    method: Annotated[Name, AfterValidator(_recovery_method)] = Field(
-        default="finetune", description="autopilot, or one way: statistics, refold, blocks, distil, finetune"
-    )
-    temperature: Rate = Field(default=2.0)
-    soft: Decay = Field(default=0.9)
-    hints: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = Field(
-        default=0.0, description="a number, 0 or more"
-    )
-    mixed: Decay = Field(default=0.0, description="a number from 0 (none) to 1 (every sample); above 0 it needs soft 1")
-    dropout: Decay | None = Field(
-        default=None, description="a factor from 0 (none) to 1 (as the network was trained), or null"
-    )
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Recovery:
-        if self.mixed and self.soft < 1:
-            raise ValueError(f"mixed is {self.mixed:g}, and mixed samples have no labels; give soft 1 with it")
-        return self
-
-    def options(self) -> TrainingOptions:
-        """Return the training in it as the record that training takes."""
-        from prunus.training.options import TrainingOptions
-
-        return TrainingOptions(**self.model_dump(include=set(Training.model_fields)))
-
-    def recovery(self) -> RecoveryOptions | None:
-        """Return the whole as the record that recovery takes; None for no recovery, or plain fine-tuning by steps.
-
-        Plain fine-tuning leaves the network's dropout as it is; whoever names a factor gets it, and held-out data
-        decide.
-        """
-        from prunus.recovery import Distilling, RecoveryOptions
-        from prunus.recovery.options import STEPS_WITHOUT_CLOCK
-
-        plain = self.method == "finetune" and self.dropout is None
-        if self.minutes is None and (plain or not self.steps):
-            return None
-        training = self.options() if self.minutes is None else replace(self.options(), steps=STEPS_WITHOUT_CLOCK)
-        distilling = Distilling(self.temperature, self.soft, self.hints, self.mixed)
-        return RecoveryOptions(training, self.minutes, self.method, distilling, self.dropout or 0.0)
-
-    def for_stages(self) -> RecoveryOptions:
-        """Return the whole as the record from which the recoveries of stages are made."""
-        from prunus.recovery import Distilling, RecoveryOptions
-
-        training = replace(self.options(), steps=max(1, self.steps))
-        distilling = Distilling(self.temperature, self.soft, self.hints, self.mixed)
-        return RecoveryOptions(training, self.minutes, self.method, distilling, self.dropout or 0.0)
 
 
 class Latency(_Section):
@@ -258,11 +153,11 @@ class Recipe(_Section):
     calibration: Literal["data", "noise"] = Field(
         default="data", description="data, or noise for scores and repair without a single sample"
     )
-    train: Training = Field(
-        default=Training(), description="a section with the keys steps, lr, batch_size, optimizer, …"
+    train: Annotated[TrainingOptions, _over(_TRAIN)] = Field(
+        default=_TRAIN, description="a section with the keys steps, lr, batch_size, optimizer, …"
     )
-    recover: Recovery = Field(
-        default=Recovery(), description="a section with the keys steps, minutes, method, lr, batch_size, optimizer, …"
+    recover: Annotated[RecoveryOptions, _over(_RECOVER)] = Field(
+        default=_RECOVER, description="a section with the keys steps, minutes, method, lr, batch_size, optimizer, …"
     )
     prune: Prune = Field(
         default=Prune(),

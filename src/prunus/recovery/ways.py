@@ -81,7 +81,7 @@ def distil_(case: Case, options: TrainingOptions, watch: Watch) -> None:
     Source: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531; Romero et al.,
     "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550 (hints).
     """
-    places = find_places(case) if case.options.distilling.hints else ()
+    places = find_places(case) if case.options.hints else ()
     objective = Distillation(case, places)
     _train_(case, options, watch, objective)
 
@@ -97,7 +97,7 @@ def finetune_on_labels_(case: Case, options: TrainingOptions, watch: Watch) -> N
 
 
 def _train_(case: Case, options: TrainingOptions, watch: Watch, objective: Objective | None) -> None:
-    with less_dropout(case.model, case.options.dropout):
+    with less_dropout(case.model, case.options.dropout or 0.0):
         finetune_(
             case.model, case.train, options, masks=case.masks, seed=case.seed, objective=objective, progress=watch
         )

@@ -101,9 +101,15 @@ def repair_(
     best = _best(way, chosen, effort, progress or Silent())
     _write_(small, best, way)
     return RepairReport(
-        best.name, repair, samples, best.before, best.after, best.tried, tuple(best.layers),
+        best.name,
+        repair,
+        samples,
+        best.before,
+        best.after,
+        best.tried,
+        tuple(best.layers),
         (*notes, *best.notes, *_cramped(samples, most), *_left_alone(way)),
-    )  # fmt: skip
+    )
 
 
 def _check_enough(samples: int, lanes: int, most: int) -> None:
@@ -192,9 +198,10 @@ def _left_alone(way: Route) -> tuple[str, ...]:
     graph = way.programs.first.small
     sites = {name for place in way.sites.values() for name in tensors_of(place)}
     left = [
-        name for name, info in graph.tensors.items()
+        name
+        for name, info in graph.tensors.items()
         if info.kind == "parameter" and len(info.shape) > 1 and name not in sites
-    ]  # fmt: skip
+    ]
     if not left:
         return ()
     shown = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")

@@ -16,6 +16,7 @@ from prunus.repairs.lockstep import Lockstep, Track
 from prunus.repairs.repairs import Mending
 from prunus.repairs.sites import Site
 from prunus.repairs.walking import Route, Walk, Walked
+from prunus.training.losses import relative_square_error
 
 STEPS = 200
 """Steps of Adam for a block."""
@@ -120,10 +121,7 @@ class Tuning:
 
     def _loss(self, block: Block, case: _Case, tensors: Mapping[str, Tensor]) -> Tensor:
         found = _answers(self._replayed(block, case, tensors), block)
-        misses = [
-            (a - t).square().mean() / t.square().mean().clamp_min(1e-12)
-            for a, t in zip(found, case.targets, strict=True)
-        ]
+        misses = [relative_square_error(a, t) for a, t in zip(found, case.targets, strict=True)]
         return torch.stack(misses).sum()
 
     def _replayed(self, block: Block, case: _Case, tensors: Mapping[str, Tensor]) -> Track:
@@ -147,9 +145,10 @@ class Tuning:
                 if source.op == TENSOR:
                     read.setdefault(source.tensor, set()).add(node.name in inside)
         return [
-            name for name, where in read.items()
+            name
+            for name, where in read.items()
             if where == {True} and kinds[name].kind == "parameter" and kinds[name].dtype.is_floating_point
-        ]  # fmt: skip
+        ]
 
 
 def rate_of(value: Tensor) -> float:

@@ -119,8 +119,8 @@ def _parts(like: Site, kind: str, names: list[str], state: int) -> tuple[Part, .
 
     def part(label: str, start: int, stop: int, of_input: int, of_state: int) -> Part:
         name = " + ".join([names[0]] * bool(of_input) + [names[1]] * bool(of_state)) + label
-        site = Site(like.node, "linear", name, f"{name} (bias)" * bool(like.bias), 1,
-                    (stop - start, of_input + of_state), like.reads)  # fmt: skip
+        bias, shape = f"{name} (bias)" * bool(like.bias), (stop - start, of_input + of_state)
+        site = Site(like.node, "linear", name, bias, 1, shape, like.reads)
         return Part(site, start, stop, of_input, of_state)
 
     if kind != "gru":

@@ -9,13 +9,14 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from prunus.criteria.calibration import batches_of, called, moved
+from prunus.as_found import hooked
+from prunus.criteria.calibration import batches_of
 from prunus.criteria.programs import named
 from prunus.errors import DataError, PrunusError, UsageError
 from prunus.graph.capture import capture, preserved, unwrap
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.parts import Captured
-from prunus.measurement.batches import device_of, tensors_in
+from prunus.measurement.batches import call, device_of, moved, tensors_in
 from prunus.measurement.price import cost_model
 from prunus.plans import Plan, fingerprint
 from prunus.repairs.auto import NONE, repair_
@@ -84,9 +85,9 @@ def repair_parts_(
     """
     model = unwrap(model)
     cuts = dict[str, tuple[nn.Module, Coupling, Plan | None]]()
-    for path, call in zip(captured.parts, captured.inputs, strict=True):
+    for path, example in zip(captured.parts, captured.inputs, strict=True):
         part = _Alone(model, path)
-        coupling = couple(capture(part, (call,), method="record"), **(options or {}))
+        coupling = couple(capture(part, (example,), method="record"), **(options or {}))
         local = _plan_of(coupling, plan, path)
         if local is None or not local.is_empty:
             cuts[path] = part, coupling, local
@@ -124,8 +125,8 @@ def _plan_of(coupling: Coupling, plan: Plan, path: str) -> Plan | None:
     axes = {a: mask for a, mask in plan.axes.items() if a in coupling.axes}
     masks = {name: mask for name, mask in plan.masks.items() if name.startswith(own)}
     cost = cost_model(coupling)
-    local = Plan(fingerprint(coupling.graph), axes, coupling.tensor_masks(axes), masks=masks, before=cost.price(),
-                 after=cost.price(axes))  # fmt: skip
+    before, after, kept = cost.price(), cost.price(axes), coupling.tensor_masks(axes)
+    local = Plan(fingerprint(coupling.graph), axes, kept, masks=masks, before=before, after=after)
     wanted = {name: dims for name, dims in plan.keep.items() if name.startswith(own)}
     return local if _lists(local.keep) == _lists(wanted) else None
 
@@ -152,18 +153,14 @@ def _recorded(model: nn.Module, parts: Sequence[str], data: Any, example_inputs:
 
         return note
 
-    hooks = [model.get_submodule(p).register_forward_pre_hook(noting(p), with_kwargs=True) for p in parts]
-    try:
-        with preserved(model), torch.no_grad():
-            for number, batch in enumerate(batches_of(data)):
-                inputs = _as_example(checked(moved(inputs_of(batch, number), device), number), example_inputs)
-                _run(model, inputs, number)
-                samples += _samples(inputs)
-                if samples >= MOST or size >= RECORDED:
-                    break
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = (model.get_submodule(p).register_forward_pre_hook(noting(p), with_kwargs=True) for p in parts)
+    with hooked(hooks), preserved(model), torch.no_grad():
+        for number, batch in enumerate(batches_of(data)):
+            inputs = _as_example(checked(moved(inputs_of(batch, number), device), number), example_inputs)
+            _run(model, inputs, number)
+            samples += _samples(inputs)
+            if samples >= MOST or size >= RECORDED:
+                break
     if not samples:
         raise DataError("no calibration batches; give at least one batch of inputs. Was the iterator used up?")
     return calls
@@ -171,7 +168,7 @@ def _recorded(model: nn.Module, parts: Sequence[str], data: Any, example_inputs:
 
 def _run(model: nn.Module, inputs: Any, number: int) -> None:
     try:
-        called(model, inputs)
+        call(model, inputs)
     except PrunusError:
         raise
     except Exception as error:

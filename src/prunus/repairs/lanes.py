@@ -10,10 +10,11 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from prunus.criteria.calibration import batches_of, moved
+from prunus.criteria.calibration import batches_of
 from prunus.criteria.programs import named
 from prunus.errors import DataError
 from prunus.graph.capture import split_inputs
+from prunus.measurement.batches import moved
 
 Role = Literal["fit", "check", "held"]
 

@@ -18,6 +18,7 @@ from prunus.repairs.blocks import RATE, falling, rate_of
 from prunus.repairs.lanes import LARGEST, Lane, joined
 from prunus.repairs.lockstep import Lockstep
 from prunus.repairs.walking import Route
+from prunus.training.losses import relative_square_error
 
 STEPS = 2500
 """Steps of Adam where the work allows it."""
@@ -40,12 +41,10 @@ def miss(answers: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     """
     parts = []
     for a, t in zip(answers, targets, strict=True):
-        parts.append((a - t).square().mean() / t.square().mean().clamp_min(1e-12))
+        parts.append(relative_square_error(a, t))
         if t.dim() in _CLASSED and t.shape[-1] > 1:
-            soft = functional.kl_div(
-                (a / TEMPERATURE).flatten(0, -2).log_softmax(-1), (t / TEMPERATURE).flatten(0, -2).log_softmax(-1),
-                reduction="batchmean", log_target=True,
-            )  # fmt: skip
+            ours, theirs = ((v / TEMPERATURE).flatten(0, -2).log_softmax(-1) for v in (a, t))
+            soft = functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
             parts.append(TEMPERATURE**2 * soft)
     return torch.stack(parts).sum()
 

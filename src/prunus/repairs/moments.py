@@ -140,10 +140,13 @@ class Sums(Moments):
         count = self.count + other.count
         own = self.count / count
         return Sums(
-            count, other.mean.lerp(self.mean, own), other.second.lerp(self.second, own),
-            other.target.lerp(self.target, own), other.cross.lerp(self.cross, own),
+            count,
+            other.mean.lerp(self.mean, own),
+            other.second.lerp(self.second, own),
+            other.target.lerp(self.target, own),
+            other.cross.lerp(self.cross, own),
             other.target_second.lerp(self.target_second, own),
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, slots=True)

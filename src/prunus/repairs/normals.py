@@ -76,22 +76,24 @@ class Dual:
         return self._spread(solved(self.kernel + added * eye, self.rest.mT))
 
     def _on(self, mask: Tensor, added: Tensor) -> Tensor:
-        diagonal = torch.cat([
-            _columns(self.rows, self.mean, start).square().mean(1)
-            for start in range(0, self.rows.shape[2], COLUMNS)
-        ], 1)  # fmt: skip
+        starts = range(0, self.rows.shape[2], COLUMNS)
+        diagonal = torch.cat([_columns(self.rows, self.mean, start).square().mean(1) for start in starts], 1)
         return conjugate_gradients(
-            lambda way: self._spread(self._seen(way)) + added * way, diagonal.unsqueeze(1) + added,
-            self._spread(self.rest.mT), mask,
-        )  # fmt: skip
+            lambda way: self._spread(self._seen(way)) + added * way,
+            diagonal.unsqueeze(1) + added,
+            self._spread(self.rest.mT),
+            mask,
+        )
 
     def _seen(self, matrix: Tensor) -> Tensor:
         """Return matrix · Xᵀ. Shapes: (G, O, D) → (G, O, n)."""
         return sum(
-            (matrix[:, :, start : start + COLUMNS] @ _columns(self.rows, self.mean, start).mT
-             for start in range(0, self.rows.shape[2], COLUMNS)),
+            (
+                matrix[:, :, start : start + COLUMNS] @ _columns(self.rows, self.mean, start).mT
+                for start in range(0, self.rows.shape[2], COLUMNS)
+            ),
             matrix.new_zeros(*matrix.shape[:2], self.rows.shape[1]),
-        )  # fmt: skip
+        )
 
     def _spread(self, shares: Tensor) -> Tensor:
         """Return shares · X/n. Shapes: (G, O, n) → (G, O, D)."""
@@ -151,7 +153,7 @@ def conjugate_gradients(
         mask: (G, O, D) bool.
         most: steps.
         tolerance: of the residual, relative.
-    """  # fmt: skip
+    """
     kept = mask.to(rest.dtype)
     inverse = 1 / diagonal
     delta = torch.zeros_like(rest)

@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from prunus.criteria.programs import Shapes, check_dtypes, recaptured
-from prunus.errors import DataError
-from prunus.graph.capture import split_inputs
-from prunus.graph.coupling import Coupling, couple
+from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph, Ref
+from prunus.graph.programs import ProgramsByShape, axis_sizes, ops_of
 from prunus.graph.run import flat_inputs
 from prunus.plans import Plan
 from prunus.surgery.literals import rewrite
@@ -60,36 +57,18 @@ class Programs:
     """Makes the pair for each shape of the inputs, once."""
 
     def __init__(self, model: nn.Module, coupling: Coupling, plan: Plan) -> None:
-        self._model, self._plan = model, plan
-        self.first = _pair(coupling, plan)
-        graph = coupling.graph
-        self._pairs: dict[Shapes, Pair] = {tuple(graph.node(n).shape for n in graph.inputs): self.first}
+        self._pairs = ProgramsByShape(
+            model, coupling, {"ops": ops_of, "axes": axis_sizes}, made=lambda local: _pair(local, plan)
+        )
+        self.first = self._pairs.first
 
     def of(self, inputs: Any) -> Pair:
-        """Return the pair for inputs of these shapes: literals such as view sizes belong to one batch shape.
+        """Return the pair for inputs of these shapes.
 
         Raises:
             DataError: the model does not run on these inputs, or runs another program than the captured one.
         """
-        leaves = [leaf for leaf in pytree.tree_leaves(split_inputs(inputs)) if isinstance(leaf, Tensor)]
-        check_dtypes(self.first.dense, leaves)
-        shapes = tuple(tuple(leaf.shape) for leaf in leaves)
-        if shapes not in self._pairs:
-            graph = recaptured(self._model, inputs, shapes)
-            first = self.first.coupling
-            if [(n.name, n.op) for n in graph.nodes] != [(n.name, n.op) for n in first.graph.nodes]:
-                raise DataError(
-                    f"a calibration batch of shapes {list(shapes)} runs through another program than the captured one; "
-                    "allowed is what runs the same ops. Give batches of the shapes of the example inputs."
-                )
-            local = couple(graph, **first.options)
-            if {n: a.size for n, a in local.axes.items()} != {n: a.size for n, a in first.axes.items()}:
-                raise DataError(
-                    f"a calibration batch of shapes {list(shapes)} has other axes than the captured example; give "
-                    "batches of the shapes of the example inputs."
-                )
-            self._pairs[shapes] = _pair(local, self._plan)
-        return self._pairs[shapes]
+        return self._pairs.of(inputs)
 
 
 def _pair(coupling: Coupling, plan: Plan) -> Pair:

@@ -52,19 +52,20 @@ def mend_recurrent(
         most: site → rows of a lane at most.
         generator: draws the rows.
     """
-    lanes = [
-        _Lane(step, sequences_of(step.dense, step.pair.dense.node(place.node)),
-              sequences_of(step.small, step.pair.small.node(place.node)))
-        for step in steps
-    ]  # fmt: skip
+    lanes = []
+    for step in steps:
+        dense, small = step.pair.dense.node(place.node), step.pair.small.node(place.node)
+        lanes.append(_Lane(step, sequences_of(step.dense, dense), sequences_of(step.small, small)))
     for layer in range(len(place.cells) // place.directions):
         outputs: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in lanes]
         for direction in range(place.directions):
             number = layer * place.directions + direction
             ran = [(_ran(place, number, lane, dense=True), _ran(place, number, lane)) for lane in lanes]
             for part in place.cells[number].parts:
-                rows = [_rows(part, place.cells[number], lane, *own, most(part.site), generator)
-                        for lane, own in zip(lanes, ran, strict=True)]  # fmt: skip
+                rows = [
+                    _rows(part, place.cells[number], lane, *own, most(part.site), generator)
+                    for lane, own in zip(lanes, ran, strict=True)
+                ]
                 _settle(part, place.cells[number], tensors, solve, rows)
             for lane, (wide, narrow), own in zip(lanes, outputs, ran, strict=True):
                 wide.append(own[0].after)

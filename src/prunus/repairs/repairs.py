@@ -168,9 +168,4 @@ class Mending:
         return found
 
 
-def repairer(repair: Repair, route: Route) -> Mending:
-    """Return what a walk calls at every stop."""
-    return Mending(repair, route)
-
-
-__all__ = ["REPAIRS", "Mending", "Repair", "Repairer", "repairer"]
+__all__ = ["REPAIRS", "Mending", "Repair", "Repairer"]

@@ -58,6 +58,11 @@ class RepairReport:
     def describe(self) -> dict[str, object]:
         """Return the JSON form without the layers."""
         return {
-            "chosen": self.chosen, "asked": self.asked, "samples": self.samples, "before": self.before,
-            "after": self.after, "tried": dict(self.tried), "notes": list(self.notes),
-        }  # fmt: skip
+            "chosen": self.chosen,
+            "asked": self.asked,
+            "samples": self.samples,
+            "before": self.before,
+            "after": self.after,
+            "tried": dict(self.tried),
+            "notes": list(self.notes),
+        }

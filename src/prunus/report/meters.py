@@ -32,8 +32,10 @@ METERS = (
 def asked(settings: Mapping[str, Any]) -> str:
     """Say in one line what a plan was asked for: budget, method, criterion, allocator."""
     budget = settings.get("budget") or {}
-    words = [f"{metric} ≤ {value:.4g}" if isinstance(value, float) else f"{metric} ≤ {value}"
-             for metric, value in budget.items()]  # fmt: skip
+    words = [
+        f"{metric} ≤ {value:.4g}" if isinstance(value, float) else f"{metric} ≤ {value}"
+        for metric, value in budget.items()
+    ]
     words += [f"{key} {settings[key]}" for key in ("method", "criterion", "allocator") if settings.get(key)]
     return "  ·  ".join(words)
 

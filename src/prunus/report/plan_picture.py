@@ -62,8 +62,12 @@ def _alt(title: str, root: Part) -> str:
 
 def _tips(shown: list[Line]) -> list[tuple[str, str]]:
     found = [(f"row-{i}", _tip(line.part)) for i, line in enumerate(shown)]
-    cells = [(f"cell-{i}-{j}", _tip(cell)) for i, line in enumerate(shown) if len(line.cells) > 1
-             for j, cell in enumerate(line.cells)]  # fmt: skip
+    cells = [
+        (f"cell-{i}-{j}", _tip(cell))
+        for i, line in enumerate(shown)
+        if len(line.cells) > 1
+        for j, cell in enumerate(line.cells)
+    ]
     return found + cells
 
 

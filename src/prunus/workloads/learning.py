@@ -93,10 +93,12 @@ def _paired(given: Any, name: str) -> Any:
 
     if isinstance(given, DataLoader) and given.batch_size and not isinstance(given.dataset, IterableDataset):
         collate: Callable[[Any], Any] = given.collate_fn
-        return source_of(
-            DataLoader(given.dataset, given.batch_size, collate_fn=lambda items: as_pair(collate(items)),
-                       num_workers=given.num_workers), name,
-        )  # fmt: skip
+
+        def paired(items: Any) -> Any:
+            return as_pair(collate(items))
+
+        loader = DataLoader(given.dataset, given.batch_size, collate_fn=paired, num_workers=given.num_workers)
+        return source_of(loader, name)
     return source_of([as_pair(item) for item in given], name)
 
 
