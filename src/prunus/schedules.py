@@ -19,7 +19,7 @@ DECAY = 0.9
 STEPS = 4
 LEVELS = ("block", "unit", "weight")
 
-KEPT_SCHEDULES: Registry[Schedule] = Registry("pruning schedule")
+KEPT_SCHEDULES: Registry[Schedule] = Registry("pruning schedule", "prunus.schedules", kind=Callable)
 
 
 def kept_at(name: str, t: float, kept: float, *, begin: float = 0.0, end: float = RAMP) -> float:

@@ -81,7 +81,7 @@ class UnitRule:
         return self.score(evidence)
 
 
-UNIT_CRITERIA: Registry[UnitCriterion] = Registry("unit_criterion")
+UNIT_CRITERIA: Registry[UnitCriterion] = Registry("unit_criterion", "prunus.criteria", kind=Callable)
 
 Score = Callable[[UnitEvidence], dict[str, Tensor]]
 

@@ -164,7 +164,7 @@ class Method:
     documents: tuple[str, ...] = ()
 
 
-METHODS: Registry[Method] = Registry("method")
+METHODS: Registry[Method] = Registry("method", kind=Method)
 
 
 def method(

@@ -51,7 +51,7 @@ class Repair:
 
 _STATISTICS, _REFOLD = "prunus.repair.statistics:repair_norm", "prunus.repair.refold:refold"
 
-REPAIRS: Registry[Repair] = Registry("repair")
+REPAIRS: Registry[Repair] = Registry("repair", kind=Repair)
 
 
 def _bias(
