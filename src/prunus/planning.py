@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from prunus.criteria import UNIT_CRITERIA, Calibration, collect_evidence, probes_for
+from prunus.criteria import Calibration, CriterionLike, collect_evidence, criterion_name, criterion_of, probes_for
 from prunus.criteria.calibration import LossFunction
 from prunus.errors import ModelError, OptionError
 from prunus.graph.coupling import Coupling
@@ -55,12 +55,12 @@ def make_plan(
 def unit_criterion(
     model: nn.Module,
     coupling: Coupling,
-    criterion: str,
+    criterion: CriterionLike,
     data: Iterable[Any] | None,
     seed: int,
     loss: LossFunction | None = None,
 ) -> dict[str, np.ndarray]:
-    """Score every unit of every removable axis by a criterion's name; the loss defaults to cross-entropy.
+    """Score every unit of every removable axis by a criterion; the loss defaults to cross-entropy.
 
     Raises:
         OptionError: an unknown criterion, or one that needs data where there are none.
@@ -69,10 +69,10 @@ def unit_criterion(
     if wanted and data is None:
         labels = any(probe.labels for probe in wanted)
         kind = "batches of (inputs, targets)" if labels else "batches of inputs, with or without targets"
-        raise OptionError(f"criterion {criterion!r} needs data={kind}; give some, or use magnitude.")
+        raise OptionError(f"criterion {criterion_name(criterion)!r} needs data={kind}; give some, or use magnitude.")
     batches = [] if data is None else data
     evidence = collect_evidence(criterion, Calibration(model, coupling, batches, loss or cross_entropy, seed))
-    return {a: s.numpy() for a, s in UNIT_CRITERIA.get(criterion)(evidence).items()}
+    return {a: s.numpy() for a, s in criterion_of(criterion)(evidence).items()}
 
 
 def cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
@@ -80,10 +80,10 @@ def cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
     return nn.functional.cross_entropy(logits_of(outputs), targets)
 
 
-def unit_decisions(keep: Mapping[str, np.ndarray], criterion: str) -> list[Decision]:
+def unit_decisions(keep: Mapping[str, np.ndarray], criterion: CriterionLike) -> list[Decision]:
     """Describe kept masks for people."""
     return [
-        Decision(a, "unit", int((~m).sum()), len(m), f"lowest {criterion} of the axis")
+        Decision(a, "unit", int((~m).sum()), len(m), f"lowest {criterion_name(criterion)} of the axis")
         for a, m in keep.items()
         if not m.all()
     ]

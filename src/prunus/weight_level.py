@@ -10,9 +10,10 @@ from torch import nn
 
 from prunus.budget import Limit
 from prunus.budget.weights import WEIGHT_ALLOCATORS, fit_weights
+from prunus.criteria import CriterionLike, Evidence, weight_criterion_of
 from prunus.errors import BudgetError
 from prunus.graph.coupling import Coupling
-from prunus.masks import absolute_masks, prunable_weights
+from prunus.masks import prunable_weights, top_masks
 from prunus.planning import make_plan
 from prunus.plans import Cost
 from prunus.selectors import matching_modules, tensors_below
@@ -31,8 +32,9 @@ def weight_masks(
     limits: Sequence[Limit],
     ignore: Sequence[str],
     allocator: str | None,
+    criterion: CriterionLike = "magnitude",
 ) -> dict[str, np.ndarray]:
-    """Mask the smallest weights of what the unit level left, until the non-zero parameters meet the limit."""
+    """Mask the weights of least score in what the unit level left, until the non-zero parameters meet the limit."""
     temporary = make_plan(coupling, keep)
     assert temporary.after is not None
     weights = {n: w for n, w in prunable_weights(model).items() if n in coupling.tensors}
@@ -49,11 +51,12 @@ def weight_masks(
         )
     small = slice_tensors({n: w.detach() for n, w in weights.items()}, coupling, temporary)
     count = min(count, sum(w.numel() for w in small.values()))
+    scores = weight_criterion_of(criterion)(Evidence(small))
     if allocator is not None and allocator in WEIGHT_ALLOCATORS:
-        found = fit_weights({n: w.abs().double().cpu().numpy() for n, w in small.items()}, count, allocator)
+        found = fit_weights({n: s.double().cpu().numpy() for n, s in scores.items()}, count, allocator)
         chosen = {n: torch.from_numpy(mask) for n, mask in found.items()}
     else:
-        chosen = absolute_masks(small, keep_count=count)
+        chosen = top_masks(scores, keep_count=count)
     masks = {}
     for name, mask in chosen.items():
         whole = np.ones(tuple(weights[name].shape), bool)

@@ -10,8 +10,10 @@ import numpy as np
 from prunus.criteria import (
     UNIT_CRITERIA,
     Calibration,
+    CriterionLike,
     collect_evidence,
     comparable_scores,
+    criterion_of,
     damage_curves,
     probes_for,
 )
@@ -22,20 +24,23 @@ from prunus.plans import Plan
 _BATCH = 32
 
 
-def unit_scores(subject: Subject, criterion: str) -> dict[str, np.ndarray]:
-    """Score every removable unit by a criterion's name; what a pass over the data gave is measured once a subject."""
+def unit_scores(subject: Subject, criterion: CriterionLike) -> dict[str, np.ndarray]:
+    """Score every removable unit by a criterion; what a pass over the data gave is measured once a subject."""
 
     def measure() -> dict[str, np.ndarray]:
         batches = list(subject.calibration.batches(_BATCH)) if probes_for(criterion) else []
         calibration = Calibration(subject.model, subject.coupling, batches, subject.loss, subject.seed)
         evidence = collect_evidence(criterion, calibration, subject.remember)
-        return {a: s.numpy() for a, s in UNIT_CRITERIA.get(criterion)(evidence).items()}
+        return {a: s.numpy() for a, s in criterion_of(criterion)(evidence).items()}
 
-    scores: dict[str, np.ndarray] = subject.remember(f"units:{criterion}", measure)
+    # A function has no name of its own to be remembered by: another may take the same one.
+    scores: dict[str, np.ndarray] = (
+        measure() if callable(criterion) else subject.remember(f"units:{criterion}", measure)
+    )
     return {a: scores[a] for a in subject.free_axes()}
 
 
-def unit_plan(subject: Subject, kept: float, criterion: str, allocator: str = "uniform") -> Plan:
+def unit_plan(subject: Subject, kept: float, criterion: CriterionLike, allocator: str = "uniform") -> Plan:
     """Remove the lowest units until the kept share is met."""
     scores = unit_scores(subject, criterion)
     damage = damage_curves(subject.coupling, scores, criterion)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from prunus.criteria import CRITERIA, Evidence
+from prunus.criteria import CriterionLike, Evidence, weight_criterion_of
 from prunus.masks import relative_masks, top_masks
 from prunus.methods.subject import Subject, method
 from prunus.methods.weights import gradient_evidence, maskable, masked_plan, weights_to_keep
 from prunus.plans import Plan
 
 
-def ranked_plan(subject: Subject, kept: float, criterion: str, reason: str, *, gradients: bool = False) -> Plan:
+def ranked_plan(
+    subject: Subject, kept: float, criterion: CriterionLike, reason: str, *, gradients: bool = False
+) -> Plan:
     """Keep the weights of highest score by a weight criterion, in one ranking; every tensor keeps its best.
 
     Args:
         subject: the network and its data.
         kept: share of the subject's metric that stays.
-        criterion: a name in `prunus.criteria.CRITERIA`.
+        criterion: a name in `prunus.criteria.CRITERIA`, or a function (name, weight) → scores.
         reason: for the plan's decisions.
         gradients: whether it reads E[g] on calibration data.
 
@@ -27,7 +29,7 @@ def ranked_plan(subject: Subject, kept: float, criterion: str, reason: str, *, g
     if gradients:
         measured = gradient_evidence(subject).grad or {}
         grad = {name: measured[name] for name in weights}
-    scores = CRITERIA.get(criterion)(Evidence(weights=weights, grad=grad, seed=subject.seed))
+    scores = weight_criterion_of(criterion)(Evidence(weights=weights, grad=grad, seed=subject.seed))
     return masked_plan(subject, top_masks(scores, keep_count=count), reason)
 
 
