@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from prunus.errors import OptionError, nearest
@@ -55,6 +56,21 @@ class Registry(Generic[T]):
             return member
 
         return enrol
+
+    @contextmanager
+    def lent(self, name: str, member: T) -> Iterator[None]:
+        """Enrol a member for the time of a block, to try one that no package has enrolled yet.
+
+        Raises:
+            OptionError: the name is taken.
+        """
+        if name in self:
+            raise OptionError(f"{self.role} {name!r} is registered already; choose another name.")
+        self.register(name)(member)
+        try:
+            yield
+        finally:
+            del self._members[name]
 
     def get(self, name: str) -> T:
         """Return the member called ``name``.
