@@ -61,29 +61,29 @@ def wavering(subject: Subject, plan: Plan) -> Plan:
 
 
 METHOD_CASES: list[Broken] = [
-    ("test_its_record_is_sound", replace(GOOD, level="layer"), "its level is unknown; got 'layer', allowed: weight, neu"),  # type: ignore[arg-type]
-    ("test_its_record_is_sound", replace(GOOD, description=""), "its description is not one line; got '', allowed: one l"),
+    ("test_its_record_is_sound", replace(GOOD, level="layer"), "its level is unknown; got 'layer', allowed: weight, n"),
+    ("test_its_record_is_sound", replace(GOOD, description=""), "its description is not one line; got '', allowed: on"),
     ("test_the_budget_holds", at(lambda kept: kept + 0.02), r"the budget of 50% of the parameters is broken; got \d"),
     ("test_the_budget_holds", but(lambda s, p: None), "makes no plan .*; got NoneType, allowed: a Plan"),
-    ("test_the_budget_holds", but(lambda s, p: 1 // 0), "makes no plan that keeps 50% of the parameters; got ZeroDivis"),
-    ("test_the_budget_holds", but(lambda s, p: replace(p, after=None)), "its plan has no price; got after=None, allowed"),
+    ("test_the_budget_holds", but(lambda s, p: 1 // 0), "makes no plan that keeps 50% of the parameters; got ZeroDivi"),
+    ("test_the_budget_holds", but(lambda s, p: replace(p, after=None)), "its plan has no price; got after=None, allow"),
     ("test_the_budget_is_used", at(lambda kept: 0.8 * kept), r"the budget of 50% of the parameters is not used; got"),
     ("test_a_budget_of_macs_holds_and_is_used", replace(GOOD, plan=lambda s, kept: GOOD.plan(
         replace(s, metric="params"), kept)), r"the budget of half the MACs is missed; got [\d,]+, allowed"),
     ("test_a_budget_of_macs_holds_and_is_used", but(lambda s, p: replace(p, masks={
         "head.weight": np.zeros((10, 320), bool)})), r"it masks weights, .*; got \['head.weight'\], allowed: no masks"),
     ("test_less_budget_keeps_less", at(lambda kept: 0.5), r"30% of the parameters keeps no fewer than 50%; got"),
-    ("test_the_cut_is_proved", but(lambda s, p: replace(p, fingerprint="0" * 64)), "cannot be applied; got PlanError: "),
-    ("test_the_cut_is_proved", but(lambda s, p: replace(p, after=p.before)), "the price in its plan at 50% .* is not th"),
-    ("test_its_plan_belongs_to_the_network", but(lambda s, p: replace(p, before=p.after)), "before is not the price of t"),
-    ("test_its_plan_belongs_to_the_network", but(lambda s, p: make_plan(s.coupling, {})), "nothing goes at 50%; got an e"),
+    ("test_the_cut_is_proved", but(lambda s, p: replace(p, fingerprint="0" * 64)), "cannot be applied; got PlanError:"),
+    ("test_the_cut_is_proved", but(lambda s, p: replace(p, after=p.before)), "the price in its plan at 50% .* is not"),
+    ("test_its_plan_belongs_to_the_network", but(lambda s, p: replace(p, before=p.after)), "before is not the price o"),
+    ("test_its_plan_belongs_to_the_network", but(lambda s, p: make_plan(s.coupling, {})), "nothing goes at 50%; got a"),
     ("test_plans_tell_why", but(lambda s, p: replace(p, decisions=())), "its plan at 50% has no decisions; got none"),
-    ("test_plans_tell_why", but(lambda s, p: replace(p, decisions=(Decision("a", "unit", 0, 3, "x"),))), "says nothing"),
+    ("test_plans_tell_why", but(lambda s, p: replace(p, decisions=(Decision("a", "unit", 0, 3, "x"),))), "says nothin"),
     ("test_the_same_again", but(wavering), "the same seed gives another plan; got a difference, allowed: equal plans"),
-    ("test_the_model_stays", but(trained), "it changes the model; got values of 'stem.conv.weight', allowed: no change"),
-    ("test_held_axes_stay", replace(GOOD, plan=lambda s, kept: unheld(s, kept, GOOD)), r"an axis that is held; got \['"),
-    ("test_held_axes_stay", replace(MASKS, plan=lambda s, kept: unheld(s, kept, MASKS)), "masks weights on an axis that"),
-    ("test_a_budget_out_of_reach_is_refused", at(lambda kept: max(kept, 0.2)), "0.0001 % is not refused; got Plan and no"),
+    ("test_the_model_stays", but(trained), "it changes the model; got values of 'stem.conv.weight', allowed: no chang"),
+    ("test_held_axes_stay", replace(GOOD, plan=lambda s, kept: unheld(s, kept, GOOD)), r"an axis that is held; got \["),
+    ("test_held_axes_stay", replace(MASKS, plan=lambda s, kept: unheld(s, kept, MASKS)), "masks weights on an axis th"),
+    ("test_a_budget_out_of_reach_is_refused", at(lambda kept: max(kept, 0.2)), "0.0001 % is not refused; got Plan and"),
 ]  # fmt: skip
 
 
@@ -137,13 +137,13 @@ def growing(flow: Flow, node: Node) -> list[Any]:
 
 OP = "prunustests.turned"
 RULE_CASES: list[Broken] = [
-    ("test_the_op_is_in_the_program", ("prunustests.other", Turning, same), "does not run this op; got linear, prunust"),
+    ("test_the_op_is_in_the_program", ("prunustests.other", Turning, same), "does not run this op; got linear, prunus"),
     ("test_it_is_found", (OP, Turning, None), "no rule is found for the op; got none, allowed: one"),
     ("test_it_meets_no_conflict", (OP, Turning, shorter), "does not fit the op; got conflict in prunustests.turned"),
     ("test_it_meets_no_conflict", (OP, Turning, lambda f, n: 1 // 0), "cannot be analysed; got ZeroDivisionError"),
     ("test_units_can_go", (OP, Turning, frozen), "no axis that reaches the op is removable; got frozen: .*turned"),
     ("test_every_axis_alone_is_cut_exactly", (OP, Turning, same), "computes something else with half of axis 'a:out'"),
-    ("test_all_axes_together_are_cut_exactly", (OP, Turning, same), "computes something else with random units of 1 ax"),
+    ("test_all_axes_together_are_cut_exactly", (OP, Turning, same), "computes something else with random units of 1 a"),
     ("test_the_model_stays", (OP, Watched, growing), "analysing changes the model; got values of 'a.weight', allowed"),
 ]  # fmt: skip
 
@@ -158,12 +158,12 @@ def refitted(change: Callable[[Tensor], Tensor], masked: bool = True) -> Any:
 
 REPAIR_CASES: list[Broken] = [
     ("test_its_record_is_sound", replace(REPAIRS.get("refold"), name="broken", description="a\nb"), "is not one line"),
-    ("test_it_is_not_taken_back", refitted(torch.zeros_like), "taken back, .* got repair: none, .*taken back, for it di"),
-    ("test_it_is_not_taken_back", refitted(lambda w: w / 0), "it is taken back, for it does not help on held-out samples"),
-    ("test_it_is_not_taken_back", refitted(lambda w: w[:, :1]), "it fails on a cut convolutional network; got RuntimeErr"),
-    ("test_new_samples_come_closer", refitted(torch.zeros_like), "on new samples the outputs do not come closer .*; got"),
+    ("test_it_is_not_taken_back", refitted(torch.zeros_like), "taken back, .* got repair: none, .*taken back, for it"),
+    ("test_it_is_not_taken_back", refitted(lambda w: w / 0), "got DataError: layer 'batch_norm_0' reads or answers"),
+    ("test_it_is_not_taken_back", refitted(lambda w: w[:, :1]), "it fails on a cut convolutional network; got Runtime"),
+    ("test_new_samples_come_closer", refitted(torch.zeros_like), "on new samples the outputs do not come closer .*; g"),
     ("test_masked_weights_stay_zero", refitted(lambda w: w, masked=False), r"come back; got \d+ of \d+, allowed: none"),
-    ("test_the_same_again", refitted(lambda w: w + 1e-4 * torch.rand_like(w)), "the same seed gives other weights; got a"),
+    ("test_the_same_again", refitted(lambda w: w + 1e-4 * torch.rand_like(w)), "the same seed gives other weights; go"),
 ]  # fmt: skip
 
 KEPT = EXPORTERS.get("checkpoint")
@@ -225,19 +225,19 @@ def zeroed(path: Path, model: nn.Module | None) -> nn.Module:
 
 
 EXPORTER_CASES: list[Broken] = [
-    ("test_its_record_is_sound", writing(description=" "), "its description is not one line; got ' ', allowed: one line"),
-    ("test_something_is_written_where_it_was_asked_for", writing(write=elsewhere), "returns another path; got PosixPath"),
-    ("test_something_is_written_where_it_was_asked_for", writing(write=nothing), "nothing is written; got no file, or an"),
-    ("test_something_is_written_where_it_was_asked_for", writing(write=untidy), r"beside the path; got \['small.log'\]"),
-    ("test_something_is_written_where_it_was_asked_for", writing(write=lambda r, p: p.no), "got AttributeError: 'Posix"),
+    ("test_its_record_is_sound", writing(description=" "), "its description is not one line; got ' ', allowed: one li"),
+    ("test_something_is_written_where_it_was_asked_for", writing(write=elsewhere), "returns another path; got PosixPa"),
+    ("test_something_is_written_where_it_was_asked_for", writing(write=nothing), "nothing is written; got no file, or"),
+    ("test_something_is_written_where_it_was_asked_for", writing(write=untidy), r"beside the path; got \['small.log'"),
+    ("test_something_is_written_where_it_was_asked_for", writing(write=lambda r, p: p.no), "got AttributeError: 'Posi"),
     ("test_an_older_one_is_replaced", writing(write=adding), "an older file is not replaced by .*; got other content"),
-    ("test_the_values_of_the_model_are_written", writing(write=planned), "give the same file; got no difference, allowed"),
-    ("test_what_is_read_back_computes_the_same", writing(read=zeroed), "computes something else; got a relative differen"),
-    ("test_what_is_read_back_computes_the_same", writing(read=lambda p, m: 1 // 0), "cannot be read back; got ZeroDivis"),
-    ("test_what_is_read_back_computes_the_same", writing(read=lambda p, m: {}), "load gives no module; got dict, allowed"),
+    ("test_the_values_of_the_model_are_written", writing(write=planned), "give the same file; got no difference, allo"),
+    ("test_what_is_read_back_computes_the_same", writing(read=zeroed), "computes something else; got a relative diffe"),
+    ("test_what_is_read_back_computes_the_same", writing(read=lambda p, m: 1 // 0), "cannot be read back; got ZeroDiv"),
+    ("test_what_is_read_back_computes_the_same", writing(read=lambda p, m: {}), "load gives no module; got dict, allo"),
     ("test_the_result_stays", writing(write=halved), "it changes the model; got values of 'stem.conv.weight', allowed"),
     ("test_the_result_stays", writing(write=renamed), "it changes the plan; got another plan, allowed: no change"),
-    ("test_a_bare_model_is_refused", writing(write=careless), "a bare model is not refused; got PosixPath and no error"),
+    ("test_a_bare_model_is_refused", writing(write=careless), "a bare model is not refused; got PosixPath and no erro"),
 ]  # fmt: skip
 
 

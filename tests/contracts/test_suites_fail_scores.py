@@ -51,24 +51,24 @@ def drawing(evidence: UnitEvidence) -> Scores:
 
 
 CRITERIA_CASES: list[Broken] = [
-    ("test_it_declares_what_it_reads", UnitRule(norms, needs=("colour",)), r"needs names .* got \['colour'\], allowed: "),
-    ("test_it_declares_what_it_reads", UnitRule(norms, scale="los"), "scale is unknown; got 'los', allowed: loss, en"),  # type: ignore[arg-type]
+    ("test_it_declares_what_it_reads", UnitRule(norms, needs=("colour",)), r"needs names .* got \['colour'\], allowed"),
+    ("test_it_declares_what_it_reads", UnitRule(norms, scale="los"), "scale is unknown; got 'los', allowed: loss, en"),
     ("test_every_unit_has_a_score", UnitRule(lambda e: {}), r"name other axes than there are; got \[\]"),
-    ("test_every_unit_has_a_score", UnitRule(lambda e: None), "got NoneType, allowed: a dict with"),  # type: ignore[arg-type,return-value]
-    ("test_every_unit_has_a_score", changed(lambda s: s[1:]), r"axis '.*' have another form; got \(\d+,\) torch.float64"),
+    ("test_every_unit_has_a_score", UnitRule(lambda e: None), "got NoneType, allowed: a dict with"),
+    ("test_every_unit_has_a_score", changed(lambda s: s[1:]), r"axis '.*' have another form; got \(\d+,\) torch.float"),
     ("test_every_unit_has_a_score", changed(lambda s: s.long()), r"got \(\d+,\) torch.int64, allowed: a float tensor"),
     ("test_every_unit_has_a_score", changed(lambda s: s / 0 * 0), r"NaN or infinite; got \d+ of \d+, allowed: finite"),
     ("test_every_unit_has_a_score", changed(lambda s: 1 // 0), "does not score this evidence; got ZeroDivisionError: "),
-    ("test_every_unit_has_a_score", lambda group: [1.0], r"got OptionError: criterion function '<lambda>' returned sco"),
+    ("test_every_unit_has_a_score", lambda group: [1.0], r"got OptionError: criterion function '<lambda>' returned sc"),
     ("test_scores_tell_units_apart", changed(torch.ones_like), "all units of every axis score the same; got no differ"),
     ("test_model_and_evidence_stay", UnitRule(greedy), "it changes the model; got values of 'stem.conv.weight', allow"),
-    ("test_model_and_evidence_stay", UnitRule(greedy_with_statistics, ("contribution",)), r"it changes a statistic; got"),
+    ("test_model_and_evidence_stay", UnitRule(greedy_with_statistics, ("contribution",)), r"it changes a statistic; g"),
     ("test_model_and_evidence_stay", UnitRule(drawing), "draws from torch's global generator; got another random stat"),
     ("test_the_same_again", changed(lambda s: s + torch.rand(len(s))), "gives other scores; got a difference on axis"),
     ("test_the_same_again", changed(lambda s: s + next(counter)), "gives other scores; got a difference on axis 'stem"),
-    ("test_the_order_of_samples_changes_nothing", "taylor_batch", "in another order give other scores; got a relative d"),
+    ("test_the_order_of_samples_changes_nothing", "taylor_batch", "in another order give other scores; got a relative"),
     ("test_the_order_of_units_changes_nothing", "random", "the units of axis '.*' in another order have other scores"),
-    ("test_the_order_of_units_changes_nothing", changed(lambda s: torch.arange(len(s)) + 1.0), "have other scores; got"),
+    ("test_the_order_of_units_changes_nothing", changed(lambda s: torch.arange(len(s)) + 1.0), "have other scores; go"),
 ]  # fmt: skip
 
 
@@ -114,7 +114,7 @@ WEIGHT_CASES: list[Broken] = [
     ("test_every_weight_has_a_score", Enrolled(lambda e: 1), "name other weights; got int, allowed: a dict with"),
     ("test_every_weight_has_a_score", Enrolled(lambda e: {n: w[0] for n, w in e.weights.items()}), "have another form"),
     ("test_every_weight_has_a_score", Enrolled(lambda e: {n: w / 0 for n, w in e.weights.items()}), "NaN or infinite"),
-    ("test_every_weight_has_a_score", weighed(lambda w: w.mean()), "OptionError: criterion function 'Member' returned s"),
+    ("test_every_weight_has_a_score", weighed(lambda w: w.mean()), "OptionError: criterion function 'Member' returned"),
     ("test_scores_tell_weights_apart", weighed(torch.ones_like), "all weights of every tensor score the same"),
     ("test_the_evidence_stays", Enrolled(spoiling), "it changes weights; got other values, allowed: no change"),
     ("test_the_evidence_stays", Enrolled(drawing_weights), "it draws from torch's global generator"),
@@ -122,19 +122,19 @@ WEIGHT_CASES: list[Broken] = [
     ("test_the_order_of_rows_changes_nothing", "random", "rows of a weight in another order have other scores; got a"),
     ("test_missing_statistics_are_named", Enrolled(needing), "without naming one; got TypeError: 'NoneType' object is"),
     ("test_missing_statistics_are_named", Enrolled(telling_much), r"got a message of several lines 'I need\\ngrad'"),
-    ("test_half_precision_is_taken", Enrolled(lambda e: {n: w * w for n, w in e.weights.items()}), "float16 weights of"),
+    ("test_half_precision_is_taken", Enrolled(lambda e: {n: w * w for n, w in e.weights.items()}), "float16 weights o"),
     ("test_half_precision_is_taken", Enrolled(lambda e: {n: w**8 for n, w in e.weights.items()}), "vanish or saturate"),
 ]  # fmt: skip
 
 SCHEDULES: list[Broken] = [
-    ("test_it_begins_whole", lambda s, k: k, "at progress 0 with the final fraction 0.01 is another; got 0.01, allowed: 1"),
-    ("test_it_ends_at_the_final_fraction", lambda s, k: 1 - (1 - k) * s / 2, "at progress 1 with .* is another; got 0.5"),
-    ("test_it_stays_between_final_and_whole", lambda s, k: 1 - (1 - k) * 4 * s * s * (1.25 - s), "leaves its range; got"),
+    ("test_it_begins_whole", lambda s, k: k, "at progress 0 with the final fraction 0.01 is another; got 0.01, allowe"),
+    ("test_it_ends_at_the_final_fraction", lambda s, k: 1 - (1 - k) * s / 2, "at progress 1 with .* is another; got 0"),
+    ("test_it_stays_between_final_and_whole", lambda s, k: 1 - (1 - k) * 4 * s * s * (1.25 - s), "leaves its range; g"),
     ("test_it_never_rises", lambda s, k: k + (1 - k) * (0.5 + 0.5 * math.cos(9.42477796 * s)), "rises at progress 0.3"),
     ("test_a_smaller_final_fraction_never_keeps_more", lambda s, k: k + (1 - k) * (1 - s) ** (1 if k < 0.2 else 3),
      "at progress 0.01. the final fraction 0.1 keeps more than 0.37; got"),
-    ("test_it_has_no_memory", lambda s, k: 1 - (1 - k) * s + 1e-13 * (next(counter) % 7), "when asked in another order"),
-    ("test_it_begins_whole", lambda s, k: None, "at progress 0.0 it returns no number; got None, allowed: a finite float"),
+    ("test_it_has_no_memory", lambda s, k: 1 - (1 - k) * s + 1e-13 * (next(counter) % 7), "when asked in another orde"),
+    ("test_it_begins_whole", lambda s, k: None, "at progress 0.0 it returns no number; got None, allowed: a finite fl"),
     ("test_it_begins_whole", lambda s, k: s / 0, "got ZeroDivisionError: float division by zero, allowed: no error"),
 ]  # fmt: skip
 
@@ -164,11 +164,11 @@ def starving(problem: UnitProblem, counts: dict[str, int]) -> dict[str, int]:
 
 
 ALLOCATOR_CASES: list[Broken] = [
-    ("test_every_axis_has_a_whole_number", divided(lambda p, n: {a: float(x) for a, x in n.items()}), "keeps no whole n"),
-    ("test_every_axis_has_a_whole_number", divided(lambda p, n: dict(list(n.items())[1:])), r"names other axes .* got \["),
+    ("test_every_axis_has_a_whole_number", divided(lambda p, n: {a: float(x) for a, x in n.items()}), "keeps no whole"),
+    ("test_every_axis_has_a_whole_number", divided(lambda p, n: dict(list(n.items())[1:])), r"names other axes .* got"),
     ("test_every_axis_has_a_whole_number", divided(lambda p, n: None), r"got NoneType, allowed: \['0:out', '2:out'\]"),
-    ("test_every_axis_has_a_whole_number", divided(lambda p, n: n or {"x": 1}), r"answers something; got \{'x': 1\}, al"),
-    ("test_counts_lie_between_least_and_most", divided(lambda p, n: dict.fromkeys(n, 0)), "out of its range .* got 0, "),
+    ("test_every_axis_has_a_whole_number", divided(lambda p, n: n or {"x": 1}), r"answers something; got \{'x': 1\},"),
+    ("test_counts_lie_between_least_and_most", divided(lambda p, n: dict.fromkeys(n, 0)), "out of its range .* got 0,"),
     ("test_counts_lie_between_least_and_most", divided(lambda p, n: {a: len(s) + 1 for a, s in p.scores.items()}),
      "keeps a number out of its range .*; got 17, allowed: 1 to 16"),
     ("test_every_limit_holds", divided(lambda p, n: p.most), r"the budget is broken \(params ≤ \d+\); got params 355"),
@@ -178,7 +178,7 @@ ALLOCATOR_CASES: list[Broken] = [
     ("test_bounds_hold", divided(starving), r"the budget is broken under Bound\(.*floor=9.*\); got \d+, allowed: 220"),
     ("test_bounds_hold", divided(lambda p, n: 1 // 0 if p.bounds else n), r"it fails under Bound.*ZeroDivisionError"),
     ("test_the_same_again", divided(shuffled), r"the same problem has another answer \(params ≤ \d+\); got"),
-    ("test_the_problem_stays", divided(sorting), "it changes the problem; got other scores or floors, allowed: no chan"),
+    ("test_the_problem_stays", divided(sorting), "it changes the problem; got other scores or floors, allowed: no cha"),
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
+from prunus.graph.ir import INPUT, TENSOR, Ref, refs_in
 from prunus.graph.rules import RULES, Rule, load_rules
 from prunus.graph.rules.flow import base_name
 from prunus.measurement.price import cost_model
@@ -50,7 +51,7 @@ class RuleSuite(Suite):
 
     def test_the_op_is_in_the_program(self) -> None:
         """The example network runs the op, under the name that the rule has."""
-        ops = sorted({base_name(node.op) for node in self._coupling().graph.nodes})
+        ops = sorted({base_name(n.op) for n in self._coupling().graph.nodes if n.op not in (INPUT, TENSOR)})
         self.expect(
             self.case.op in ops,
             "the example network does not run this op",
@@ -132,8 +133,10 @@ class RuleSuite(Suite):
         return self.once("coupling", make)
 
     def _reaches(self, coupling: Coupling, name: str) -> bool:
-        at = {node.name for node in coupling.graph.nodes if base_name(node.op) == self.case.op}
-        dims = [expr for ref, found in coupling.values.items() if ref.node in at for expr in found]
+        nodes = [node for node in coupling.graph.nodes if base_name(node.op) == self.case.op]
+        at = {ref for node in nodes for ref in refs_in(node.args)}
+        at |= {Ref(node.name, index) for node in nodes for index in range(len(node.outputs))}
+        dims = [expr for ref in at for expr in coupling.values.get(ref, ())]
         keep = {name: np.zeros(coupling.axes[name].size, bool)}
         return any(coupling.kept(expr, keep) < coupling.size(expr) for expr in dims)
 
