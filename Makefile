@@ -25,9 +25,10 @@ $(STAMPS)/demo: $(STAMPS)/torch pyproject.toml
 	$(INSTALL) '.[report,train]'
 	@touch $@
 
-$(STAMPS)/dev: $(STAMPS)/torch pyproject.toml
+$(STAMPS)/dev: $(STAMPS)/torch pyproject.toml examples/plugin/pyproject.toml
 	$(INSTALL) '.[report,train,test,dev,text,onnx]'
 	$(PIP) --no-deps torchvision==0.28.0 timm==1.0.31
+	$(PIP) --no-deps --no-build-isolation -e examples/plugin
 	@touch $@ $(STAMPS)/demo
 
 demo: $(STAMPS)/demo

@@ -1,4 +1,5 @@
-"""Shared by all tests: the factories in this folder are importable, torch keeps to one thread, the cache is fresh.
+"""Shared by all tests: the factories in this folder are importable, torch keeps to one thread, the cache is fresh,
+members of installed packages are left out.
 
 Every test, and every file while its tests are collected, starts from the same random state, whatever ran before it and
 in whichever worker; PRUNUS_TEST_SEED gives another one.
@@ -15,6 +16,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# What is installed beside prunus must not change which members the tests run over.
+os.environ["PRUNUS_PLUGINS"] = "off"
 SEED = int(os.environ.get("PRUNUS_TEST_SEED", "0"))
 
 

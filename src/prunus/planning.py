@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from prunus.criteria import CriterionLike, criterion_name
 from prunus.errors import ModelError
 from prunus.graph.coupling import Coupling
 from prunus.graph.recorder import named_tensors
@@ -55,10 +56,10 @@ def cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
     return nn.functional.cross_entropy(logits_of(outputs), targets)
 
 
-def unit_decisions(keep: Mapping[str, np.ndarray], criterion: str) -> list[Decision]:
+def unit_decisions(keep: Mapping[str, np.ndarray], criterion: CriterionLike) -> list[Decision]:
     """Describe kept masks for people."""
     return [
-        Decision(a, "unit", int((~m).sum()), len(m), f"lowest {criterion} of the axis")
+        Decision(a, "unit", int((~m).sum()), len(m), f"lowest {criterion_name(criterion)} of the axis")
         for a, m in keep.items()
         if not m.all()
     ]

@@ -1,23 +1,26 @@
-"""What every enrolled unit criterion promises: scores for all, the same again, in any order of the data."""
+"""What every enrolled unit criterion promises: the shipped suite, no score below zero, a damage that divides."""
 
 from __future__ import annotations
 
 import functools
 
 import pytest
-import torch
 
-from factories_digits import digits, fresh_subject
-from factories_states import snapshot
+from factories_digits import fresh_subject
+from factories_suites import suites
 from prunus.analysis import Analysis
 from prunus.budget import fit_units
-from prunus.criteria import UNIT_CRITERIA, Calibration, collect_evidence, damage_curves, probes_for
+from prunus.criteria import UNIT_CRITERIA, damage_curves, probes_for
 from prunus.errors import OptionError
 from prunus.methods.neurons import unit_scores
+from prunus.testing import criterion_suite
 
 TRAINING = ("movement",)  # these need the steps of a training, not a pass over data
-MIXES_SAMPLES = ("taylor_batch",)  # says so: which samples share a batch matters
-measured = pytest.mark.parametrize("name", [name for name in UNIT_CRITERIA.names() if name not in TRAINING])
+OPTIONS = {"random": {"draws": True}, "taylor_batch": {"mixes_samples": True}}  # which samples share a batch matters
+MEASURED = [name for name in UNIT_CRITERIA.names() if name not in TRAINING]
+measured = pytest.mark.parametrize("name", MEASURED)
+
+globals().update(suites(MEASURED, criterion_suite, OPTIONS, analysis=fresh_subject))
 
 
 @functools.cache
@@ -25,36 +28,9 @@ def shared() -> Analysis:
     return fresh_subject()
 
 
-def scores_of(name: str, order: torch.Tensor, size: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    subject = shared()
-    inputs, targets = next(iter(digits().calibration.batches(64)))
-    batches = list(zip(inputs[order].split(size), targets[order].split(size), strict=True))
-    calibration = Calibration(subject.model, subject.coupling, batches, subject.loss, seed)
-    return UNIT_CRITERIA.get(name)(collect_evidence(name, calibration))
-
-
 @measured
-def test_every_unit_has_a_finite_score_and_the_model_stays(name: str) -> None:
-    subject = shared()
-    before = snapshot(subject.model)
-    scores = unit_scores(subject, name)
-    assert {a: s.shape for a, s in scores.items()} == {a: (x.size,) for a, x in subject.coupling.axes.items()}
-    assert all((s >= 0).all() for s in scores.values())
-    assert any(s.std() > 0 for s in scores.values())
-    assert snapshot(subject.model) == before
-
-
-@measured
-def test_order_of_samples_and_seed_of_the_process_change_nothing(name: str) -> None:
-    torch.manual_seed(1)
-    first = scores_of(name, torch.arange(64), 32)
-    torch.manual_seed(2)
-    again = scores_of(name, torch.arange(64), 32)
-    other = scores_of(name, torch.randperm(64, generator=torch.Generator().manual_seed(5)), 32)
-    for axis, score in first.items():
-        assert torch.equal(score, again[axis])
-        if name not in MIXES_SAMPLES:
-            torch.testing.assert_close(other[axis], score, rtol=1e-3, atol=1e-6 * float(score.max()))
+def test_no_score_is_below_zero(name: str) -> None:
+    assert all((s >= 0).all() for s in unit_scores(shared(), name).values())
 
 
 @measured

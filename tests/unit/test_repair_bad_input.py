@@ -218,6 +218,11 @@ def test_moments_that_overflow_end_in_an_error_and_not_in_a_loop() -> None:
         solved(torch.full((1, 2, 2), torch.inf).double(), torch.ones(1, 1, 2).double())
 
 
+def test_a_covariance_that_rounding_left_below_zero_ends_in_an_answer() -> None:
+    gram = -1e-9 * torch.eye(2, dtype=torch.float64)[None]
+    assert bool(torch.isfinite(solved(gram, torch.ones(1, 1, 2).double())).all())
+
+
 class Attending(nn.Module):
     """Attention under a mask that all samples share."""
 

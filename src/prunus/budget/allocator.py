@@ -155,4 +155,4 @@ class Allocator(Protocol):
         ...
 
 
-ALLOCATORS: Registry[Allocator] = Registry("allocator")
+ALLOCATORS: Registry[Allocator] = Registry("allocator", kind=Callable)

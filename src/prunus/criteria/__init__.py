@@ -5,8 +5,10 @@ from prunus.criteria.activation import ActivationStatistics, activation_statisti
 from prunus.criteria.criterion import CRITERIA, Criterion
 from prunus.criteria.damage import comparable_scores, damage_curves
 from prunus.criteria.evidence import Evidence
+from prunus.criteria.functions import criterion_name, criterion_of, weight_criterion_of
 from prunus.criteria.gradient import gradient
 from prunus.criteria.gradients import collect_gradients
+from prunus.criteria.groups import Group, groups_of
 from prunus.criteria.importance import importance, importance_weighted
 from prunus.criteria.lamp import lamp
 from prunus.criteria.magnitude import magnitude
@@ -19,6 +21,7 @@ from prunus.criteria.snip import snip
 from prunus.criteria.taylor import taylor_weight
 from prunus.criteria.unit_criterion import (
     UNIT_CRITERIA,
+    CriterionLike,
     UnitCriterion,
     UnitEvidence,
     UnitRule,
@@ -35,7 +38,9 @@ __all__ = [
     "ActivationStatistics",
     "Calibration",
     "Criterion",
+    "CriterionLike",
     "Evidence",
+    "Group",
     "MovementSums",
     "Probe",
     "UnitCriterion",
@@ -45,8 +50,11 @@ __all__ = [
     "collect_evidence",
     "collect_gradients",
     "comparable_scores",
+    "criterion_name",
+    "criterion_of",
     "damage_curves",
     "gradient",
+    "groups_of",
     "importance",
     "importance_weighted",
     "lamp",
@@ -62,4 +70,5 @@ __all__ = [
     "taylor_weight",
     "unit_rule",
     "wanda",
+    "weight_criterion_of",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -18,4 +19,4 @@ class Criterion(Protocol):
         ...
 
 
-CRITERIA: Registry[Criterion] = Registry("criterion")
+CRITERIA: Registry[Criterion] = Registry("criterion", "prunus.weight_criteria", kind=Callable)

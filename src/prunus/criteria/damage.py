@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from prunus.criteria.places import find_places
-from prunus.criteria.unit_criterion import UNIT_CRITERIA
+from prunus.criteria.unit_criterion import UNIT_CRITERIA, CriterionLike
 from prunus.graph.coupling import Coupling
 
 _TINY = 1e-300
@@ -15,9 +15,9 @@ _LEAST_KEPT = 1e-6
 """An axis of which less than this share is kept is as bad as gone."""
 
 
-def scale_of(criterion: str) -> str:
+def scale_of(criterion: CriterionLike) -> str:
     """Return what the scores of a criterion add up to: loss, energy or norm; energy where nothing is known of it."""
-    return str(getattr(UNIT_CRITERIA.find(criterion), "scale", "energy"))
+    return str(getattr(criterion if callable(criterion) else UNIT_CRITERIA.find(criterion), "scale", "energy"))
 
 
 def comparable_scores(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -30,7 +30,9 @@ def comparable_scores(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
     return {axis: s / max(float(s.mean()), _TINY) if len(s) else s for axis, s in _lifted(scores).items()}
 
 
-def damage_curves(coupling: Coupling, scores: Mapping[str, np.ndarray], criterion: str) -> dict[str, np.ndarray]:
+def damage_curves(
+    coupling: Coupling, scores: Mapping[str, np.ndarray], criterion: CriterionLike
+) -> dict[str, np.ndarray]:
     """Return the predicted damage of keeping 0, 1, … all units of each axis, the best first; comparable between axes.
 
     Sums of scores follow the width of an axis, the number of layers on it and the scale of their weights: traded
@@ -51,7 +53,7 @@ def damage_curves(coupling: Coupling, scores: Mapping[str, np.ndarray], criterio
     Args:
         coupling: the axes.
         scores: axis id → one score a unit, in the order of the units.
-        criterion: what scored them.
+        criterion: what scored them: a name, a rule or a plain function.
 
     Shapes: (units,) → (units + 1,)
     """

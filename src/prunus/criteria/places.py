@@ -127,7 +127,8 @@ def unit_rows(coupling: Coupling, axis: Axis, member: Member, weight: Tensor) ->
 
     Shapes: weight as in the model → (axis.size, elements a unit), float64 on the CPU.
     """
-    lines = weight.detach().movedim(member.dim, 0).flatten(1).to(device="cpu", dtype=torch.float64)
+    lines = weight.detach().movedim(member.dim, 0).reshape(weight.shape[member.dim], -1)
+    lines = lines.to(device="cpu", dtype=torch.float64)
     for where in coupling.positions(member.expr, axis):
         # Every unit stands at equally many places of an occurrence; sorted by unit they become its row.
         places = np.argsort(where, kind="stable")[int((where < 0).sum()) :]

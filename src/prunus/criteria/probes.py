@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunus.criteria.calibration import LossFunction
-from prunus.criteria.unit_criterion import UnitEvidence, needs_of
+from prunus.criteria.unit_criterion import CriterionLike, UnitEvidence, needs_of
 from prunus.errors import OptionError
 from prunus.graph.coupling import Coupling
 from prunus.graph.recorder import named_tensors
@@ -74,7 +74,7 @@ def probe(
     return enrol
 
 
-def probes_for(criterion: str) -> tuple[Probe, ...]:
+def probes_for(criterion: CriterionLike) -> tuple[Probe, ...]:
     """Return the probes that a unit criterion needs, each once; none if the weights are enough.
 
     Raises:
@@ -93,12 +93,14 @@ def probes_for(criterion: str) -> tuple[Probe, ...]:
 
 
 def collect_evidence(
-    criterion: str, calibration: Calibration, remember: Callable[[str, Callable[[], Any]], Any] | None = None
+    criterion: CriterionLike,
+    calibration: Calibration,
+    remember: Callable[[str, Callable[[], Any]], Any] | None = None,
 ) -> UnitEvidence:
     """Measure what a unit criterion needs, and nothing else.
 
     Args:
-        criterion: its name.
+        criterion: its name, a rule, or a plain function, which needs nothing but weights.
         calibration: model, coupling, data and loss.
         remember: (name, make) → what was measured under this name before, or measured now.
 

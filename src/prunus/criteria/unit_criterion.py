@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from prunus.graph.coupling import Coupling
 from prunus.registry import Registry
 
 Scale = Literal["loss", "energy", "norm"]
+CriterionLike: TypeAlias = str | Callable[..., Any]
+"""What is accepted wherever a criterion is named: its name, a `UnitRule`, or a plain function; see `criterion_of`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class UnitRule:
         return self.score(evidence)
 
 
-UNIT_CRITERIA: Registry[UnitCriterion] = Registry("unit_criterion")
+UNIT_CRITERIA: Registry[UnitCriterion] = Registry("unit_criterion", "prunus.criteria", kind=Callable)
 
 Score = Callable[[UnitEvidence], dict[str, Tensor]]
 
@@ -96,13 +98,13 @@ def unit_rule(*names: str, needs: tuple[str, ...] = (), scale: Scale = "energy")
     return enrol
 
 
-def needs_of(criterion: str) -> tuple[str, ...]:
-    """Return the statistics that a criterion reads; a plain function of an outside package reads none.
+def needs_of(criterion: CriterionLike) -> tuple[str, ...]:
+    """Return the statistics that a criterion, named or given itself, reads; a plain function reads none.
 
     Raises:
         OptionError: an unknown criterion.
     """
-    return tuple(getattr(UNIT_CRITERIA.get(criterion), "needs", ()))
+    return tuple(getattr(criterion if callable(criterion) else UNIT_CRITERIA.get(criterion), "needs", ()))
 
 
 def collected(evidence: UnitEvidence, name: str, criterion: str) -> dict[str, Tensor]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from prunus.criteria import CRITERIA, Evidence
+from prunus.criteria import CriterionLike, Evidence, weight_criterion_of
 from prunus.masks.ranking import top_masks
 
 
 def importance_masks(
     evidence: Evidence,
     *,
-    variant: str = "importance",
+    variant: CriterionLike = "importance",
     kept: float | None = None,
     keep_count: int | None = None,
     floor: bool = True,
@@ -25,7 +25,7 @@ def importance_masks(
 
     Args:
         evidence: weights and gradient statistics, see `prunus.criteria.collect_gradients`.
-        variant: a name in `prunus.criteria.CRITERIA`.
+        variant: a name in `prunus.criteria.CRITERIA`, or a function (name, weight) → scores.
         kept: share of all weights to keep.
         keep_count: exact number of weights to keep; give this or ``kept``.
         floor: keep the best weight of every tensor; the count stays exact.
@@ -38,4 +38,4 @@ def importance_masks(
         DataError: no tensors, or a score is not finite.
         BudgetError: ``floor`` asks for more weights than the budget has.
     """
-    return top_masks(CRITERIA.get(variant)(evidence), kept=kept, keep_count=keep_count, floor=floor)
+    return top_masks(weight_criterion_of(variant)(evidence), kept=kept, keep_count=keep_count, floor=floor)

@@ -14,7 +14,16 @@ from prunus.analysis import Analysis
 from prunus.budget import ALLOCATORS, Limit, Limits
 from prunus.budget.allocator import Allocator
 from prunus.budget.weights import WEIGHT_ALLOCATORS, fit_weights
-from prunus.criteria import CRITERIA, UNIT_CRITERIA, comparable_scores, damage_curves, probes_for
+from prunus.criteria import (
+    CRITERIA,
+    UNIT_CRITERIA,
+    CriterionLike,
+    comparable_scores,
+    criterion_name,
+    damage_curves,
+    probes_for,
+    weight_criterion_of,
+)
 from prunus.defaults import DEFAULTS
 from prunus.errors import BudgetError, OptionError, nearest
 from prunus.masks import top_masks
@@ -43,7 +52,7 @@ def units(
     analysis: Analysis,
     limits: Limits,
     *,
-    criterion: str | None = DEFAULTS.criterion,
+    criterion: CriterionLike | None = DEFAULTS.criterion,
     allocator: str | Allocator | None = DEFAULTS.allocator,
     search: int = DEFAULTS.search,
     judge: str = DEFAULTS.judge,
@@ -74,7 +83,7 @@ def weights(
     analysis: Analysis,
     limits: Limits,
     *,
-    criterion: str | None = DEFAULTS.criterion,
+    criterion: CriterionLike | None = DEFAULTS.criterion,
     allocator: str | None = DEFAULTS.allocator,
 ) -> Plan:
     """Mask the weights of least score; the network keeps its shape.
@@ -90,8 +99,9 @@ def weights(
     left = maskable(analysis)
     count = weights_to_keep(analysis, left, limits)
     scores = weight_scores(analysis, analysis.user_model, list(left), name) if left else {}
-    plan = masked_plan(analysis, _masks(scores, count, allocator), f"lowest {name}")
-    return replace(plan, settings={"criterion": name})
+    told = criterion_name(name)
+    plan = masked_plan(analysis, _masks(scores, count, allocator), f"lowest {told}")
+    return replace(plan, settings={"criterion": told})
 
 
 @method("units-weights", "hierarchical", "units by a criterion, then weights among what is left, one budget",
@@ -100,7 +110,7 @@ def units_and_weights(
     analysis: Analysis,
     limits: Limits,
     *,
-    criterion: str | None = DEFAULTS.criterion,
+    criterion: CriterionLike | None = DEFAULTS.criterion,
     allocator: str | None = DEFAULTS.allocator,
     search: int = DEFAULTS.search,
     judge: str = DEFAULTS.judge,
@@ -122,7 +132,7 @@ def units_and_weights(
     if allocator is not None and for_units is None and for_weights is None:
         ALLOCATORS.get(allocator)
     keep, decisions, settings = _unit_choice(analysis, (shared,), criterion or MAGNITUDE, for_units, search, judge)
-    name = criterion if criterion is not None and criterion in CRITERIA else MAGNITUDE
+    name = criterion if isinstance(criterion, str) and criterion in CRITERIA else MAGNITUDE
     left = maskable(analysis) if analysis.masks_save else {}
     scores = weight_scores(analysis, analysis.user_model, list(left), name) if left else {}
     masks = (
@@ -141,14 +151,16 @@ def check_unit_criterion(criterion: Any) -> None:
     Raises:
         OptionError: an unknown name.
     """
-    if criterion is None or criterion == OBS or (isinstance(criterion, str) and criterion in UNIT_CRITERIA):
+    if criterion is None or callable(criterion) or criterion == OBS:
+        return
+    if isinstance(criterion, str) and criterion in UNIT_CRITERIA:
         return
     names = (OBS, *UNIT_CRITERIA.names())
     close = nearest(str(criterion), names)
     raise OptionError(f"criterion {criterion!r} is unknown.{close} Allowed: {', '.join(names)}.")
 
 
-def chosen_criterion(analysis: Analysis, criterion: str | None) -> str:
+def chosen_criterion(analysis: Analysis, criterion: CriterionLike | None) -> CriterionLike:
     """Return how units are scored: as asked; else by measured levels where data and minutes allow, else by magnitude.
 
     Raises:
@@ -160,8 +172,8 @@ def chosen_criterion(analysis: Analysis, criterion: str | None) -> str:
         return OBS if measured and not draws(analysis.coupling.graph) else MAGNITUDE
     if analysis.parts and (criterion == OBS or any(probe.program for probe in probes_for(criterion))):
         raise OptionError(
-            f"criterion {criterion!r} runs data through the captured program, and the model was captured in parts "
-            f"({', '.join(analysis.parts)}); use magnitude or taylor."
+            f"criterion {criterion_name(criterion)!r} runs data through the captured program, and the model was captured "
+            f"in parts ({', '.join(analysis.parts)}); use magnitude or taylor."
         )
     if not analysis.has_data and criterion == OBS:
         raise OptionError(f"criterion {OBS!r} needs data=batches of inputs, with or without targets; give some.")
@@ -180,7 +192,7 @@ def stored_scores(analysis: Analysis, criterion: Any) -> dict[str, np.ndarray]:
     return unit_scores(analysis, criterion) if known else {}
 
 
-def restore_scores(analysis: Analysis, criterion: str | None, stored: Mapping[str, np.ndarray]) -> None:
+def restore_scores(analysis: Analysis, criterion: CriterionLike | None, stored: Mapping[str, np.ndarray]) -> None:
     """Give an analysis what `stored_scores` returned, so that it is not measured again."""
     damage = {name.removeprefix(_DAMAGE): value for name, value in stored.items() if name.startswith(_DAMAGE)}
     scores = {name: value for name, value in stored.items() if not name.startswith(_DAMAGE)}
@@ -193,7 +205,7 @@ def restore_scores(analysis: Analysis, criterion: str | None, stored: Mapping[st
 def _unit_choice(
     analysis: Analysis,
     limits: Sequence[Limit],
-    criterion: str | None,
+    criterion: CriterionLike | None,
     allocator: str | Allocator | None,
     search: int,
     judge: str,
@@ -213,7 +225,7 @@ def _unit_choice(
         found = unit_scores(analysis, name)
         scores, damage = comparable_scores(found), damage_curves(analysis.coupling, found, name)
         chosen = allocator or "uniform"
-    settings: dict[str, Any] = {"criterion": name}
+    settings: dict[str, Any] = {"criterion": criterion_name(name)}
     tried = LossSearch(analysis, chosen, search, analysis.progress, repair=judge) if search else None
     keep = analysis.fit(scores, limits, allocator=tried or chosen, damage=damage)
     if tried is not None:
@@ -228,8 +240,8 @@ def _masks(scores: Mapping[str, Tensor], count: int, allocator: str | None) -> M
     return {name: torch.from_numpy(mask) for name, mask in found.items()}
 
 
-def _check_weight_names(criterion: str, allocator: Any) -> None:
-    CRITERIA.get(criterion)
+def _check_weight_names(criterion: CriterionLike, allocator: Any) -> None:
+    weight_criterion_of(criterion)
     if allocator is not None:
         WEIGHT_ALLOCATORS.get(allocator)
 

@@ -73,7 +73,7 @@ class Method:
     joint: bool = False
 
 
-METHODS: Registry[Method] = Registry("method")
+METHODS: Registry[Method] = Registry("method", kind=Method)
 
 
 def method(name: str, level: Level, description: str, **attributes: Any) -> Callable[[Planning], Planning]:

@@ -11,8 +11,11 @@ from prunus.budget import Limits
 from prunus.criteria import (
     UNIT_CRITERIA,
     Calibration,
+    CriterionLike,
     collect_evidence,
     comparable_scores,
+    criterion_name,
+    criterion_of,
     damage_curves,
     probes_for,
 )
@@ -24,25 +27,29 @@ from prunus.plans import Plan
 _BATCH = 32
 
 
-def unit_scores(analysis: Analysis, criterion: str) -> dict[str, np.ndarray]:
-    """Score every removable unit by a criterion's name; a pass over the data is made once an analysis."""
+def unit_scores(analysis: Analysis, criterion: CriterionLike) -> dict[str, np.ndarray]:
+    """Score every removable unit by a criterion; a pass over the data is made once an analysis."""
 
     def measure() -> dict[str, np.ndarray]:
         wanted = probes_for(criterion)
         if wanted and not analysis.has_data:
             labels = any(probe.labels for probe in wanted)
             kind = "batches of (inputs, targets)" if labels else "batches of inputs, with or without targets"
-            raise OptionError(f"criterion {criterion!r} needs data={kind}; give some, or use magnitude.")
+            name = criterion_name(criterion)
+            raise OptionError(f"criterion {name!r} needs data={kind}; give some, or use magnitude.")
         batches = list(analysis.calibration.batches(_BATCH)) if wanted else []
         calibration = Calibration(analysis.user_model, analysis.coupling, batches, analysis.loss, analysis.seed)
         evidence = collect_evidence(criterion, calibration, analysis.remember)
-        return {a: s.numpy() for a, s in UNIT_CRITERIA.get(criterion)(evidence).items()}
+        return {a: s.numpy() for a, s in criterion_of(criterion)(evidence).items()}
 
-    scores: dict[str, np.ndarray] = analysis.remember(f"units:{criterion}", measure)
+    # A function has no name of its own to be remembered by: another may take the same one.
+    scores: dict[str, np.ndarray] = (
+        measure() if callable(criterion) else analysis.remember(f"units:{criterion}", measure)
+    )
     return {a: scores[a] for a in analysis.free_axes()}
 
 
-def unit_plan(analysis: Analysis, limits: Limits, criterion: str, allocator: str = "uniform") -> Plan:
+def unit_plan(analysis: Analysis, limits: Limits, criterion: CriterionLike, allocator: str = "uniform") -> Plan:
     """Remove the lowest units until the limits hold."""
     scores = unit_scores(analysis, criterion)
     damage = damage_curves(analysis.coupling, scores, criterion)

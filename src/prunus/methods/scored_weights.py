@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from prunus.analysis import Analysis
 from prunus.budget import Limits
-from prunus.criteria import CRITERIA, Evidence
+from prunus.criteria import CriterionLike, Evidence, weight_criterion_of
 from prunus.masks import relative_masks, top_masks
 from prunus.methods.method import method
 from prunus.methods.weights import gradient_evidence, maskable, masked_plan, weights_to_keep
 from prunus.plans import Plan
 
 
-def ranked_plan(analysis: Analysis, limits: Limits, criterion: str, reason: str, *, gradients: bool = False) -> Plan:
+def ranked_plan(
+    analysis: Analysis, limits: Limits, criterion: CriterionLike, reason: str, *, gradients: bool = False
+) -> Plan:
     """Keep the weights of highest score by a weight criterion, in one ranking; every tensor keeps its best.
 
     Args:
         analysis: the network and its data.
         limits: what may stay of the analysis's metric.
-        criterion: a name in `prunus.criteria.CRITERIA`.
+        criterion: a name in `prunus.criteria.CRITERIA`, or a function (name, weight) → scores.
         reason: for the plan's decisions.
         gradients: whether it reads E[g] on calibration data.
 
@@ -29,7 +31,7 @@ def ranked_plan(analysis: Analysis, limits: Limits, criterion: str, reason: str,
     if gradients:
         measured = gradient_evidence(analysis).grad or {}
         grad = {name: measured[name] for name in weights}
-    scores = CRITERIA.get(criterion)(Evidence(weights=weights, grad=grad, seed=analysis.seed))
+    scores = weight_criterion_of(criterion)(Evidence(weights=weights, grad=grad, seed=analysis.seed))
     return masked_plan(analysis, top_masks(scores, keep_count=count), reason)
 
 

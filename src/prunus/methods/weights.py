@@ -10,7 +10,7 @@ from torch import nn
 
 from prunus.analysis import Analysis
 from prunus.budget import Limit, Limits
-from prunus.criteria import CRITERIA, Evidence, collect_gradients
+from prunus.criteria import CRITERIA, CriterionLike, Evidence, collect_gradients, weight_criterion_of
 from prunus.errors import BudgetError, OptionError
 from prunus.masks import (
     KernelPosition,
@@ -106,20 +106,20 @@ def gradient_evidence(analysis: Analysis) -> Evidence:
 
 
 def weight_scores(
-    analysis: Analysis, model: nn.Module, names: Sequence[str], criterion: str
+    analysis: Analysis, model: nn.Module, names: Sequence[str], criterion: CriterionLike
 ) -> Mapping[str, torch.Tensor]:
-    """Score weights by the name of a weight criterion; data are looked at only where it needs gradients.
+    """Score weights by a weight criterion; data are looked at only where it needs gradients.
 
     Args:
         analysis: whose data and loss.
         model: whose weights; that of the analysis, or a masked copy of it.
         names: of the weights.
-        criterion: a name in `prunus.criteria.CRITERIA`.
+        criterion: a name in `prunus.criteria.CRITERIA`, or a function (name, weight) → scores.
 
     Raises:
         OptionError: an unknown criterion, one that needs what neither weights nor gradients say, or no data.
     """
-    rule = CRITERIA.get(criterion)
+    rule = weight_criterion_of(criterion)
     try:
         return rule(Evidence({name: model.get_parameter(name).detach() for name in names}, seed=analysis.seed))
     except OptionError:

@@ -9,6 +9,7 @@ from torch import nn
 
 from prunus.analysis import Analysis, LossFunction, analyse
 from prunus.budget.allocator import Allocator
+from prunus.criteria import CriterionLike
 from prunus.defaults import DEFAULTS
 from prunus.ordinary import in_ordinary_mode
 from prunus.outcome import Outcome, Recover, realise, recovery_of
@@ -26,7 +27,7 @@ def prune(
     example_inputs: Any,
     *,
     budget: Budget,
-    criterion: str | None = DEFAULTS.criterion,
+    criterion: CriterionLike | None = DEFAULTS.criterion,
     levels: Sequence[str] = DEFAULTS.levels,
     data: Any = None,
     ignore: Sequence[str] = (),
@@ -63,6 +64,8 @@ def prune(
             fisher, contribution, mean_activation, apoz, wanda and redundancy inputs, taylor, taylor_sample,
             taylor_batch, worst_class, sensitivity and snip labels too. ``obs-units`` needs inputs: units leave in the
             order in which the layers behind make up for them best, and what each level does to the outputs is measured.
+            A function (group) → scores takes the place of a name, see `docs/plugins.md`; for levels of weights it is
+            (name, weight) → scores.
             None means ``obs-units`` where there are data and that takes no longer than minutes, else magnitude.
         levels: ``("unit",)`` removes units, ``("weight",)`` masks weights, both share the budget.
         data: batches (inputs, targets), a DataLoader, a dataset, or the four splits of a task (`prunus.splits`). The

@@ -11,7 +11,7 @@ import numpy as np
 from prunus.budget import ALLOCATORS, METRICS, Bound, parse_budget
 from prunus.budget.allocator import Allocator
 from prunus.budget.weights import WEIGHT_ALLOCATORS
-from prunus.criteria import CRITERIA
+from prunus.criteria import CriterionLike, criterion_name, weight_criterion_of
 from prunus.defaults import DEFAULTS
 from prunus.errors import OptionError, nearest
 from prunus.measurement.batches import check_count
@@ -49,7 +49,7 @@ class Request:
 
     budget: Budget
     method: str | None = DEFAULTS.method
-    criterion: str | None = DEFAULTS.criterion
+    criterion: CriterionLike | None = DEFAULTS.criterion
     allocator: str | Allocator | None = DEFAULTS.allocator
     levels: Sequence[str] = DEFAULTS.levels
     bounds: Bounds | None = None
@@ -117,7 +117,7 @@ class Request:
         chosen = self.planner.name
         if chosen == "weights":
             if self.criterion is not None:
-                CRITERIA.get(self.criterion)
+                weight_criterion_of(self.criterion)
             if isinstance(self.allocator, str):
                 WEIGHT_ALLOCATORS.get(self.allocator)
             return
@@ -167,7 +167,7 @@ class Request:
         if self.method is not None:
             found["method"] = self.method
         if self.planner.options:
-            found["criterion"] = self.criterion
+            found["criterion"] = None if self.criterion is None else criterion_name(self.criterion)
             found["levels"] = list(self.levels)
         if self.allocator is not None:
             own = getattr(self.allocator, "__name__", type(self.allocator).__name__)

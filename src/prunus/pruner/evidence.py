@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.criteria import CRITERIA, Evidence
+from prunus.criteria import CRITERIA, CriterionLike, Evidence, weight_criterion_of
 from prunus.errors import OptionError
 from prunus.masks import relative_scores
 from prunus.pruner.strategy import Scene
@@ -35,11 +35,11 @@ class Gathered:
         OptionError: an unknown criterion, or one that reads what a running training does not show.
     """
 
-    def __init__(self, scene: Scene, criterion: str) -> None:
+    def __init__(self, scene: Scene, criterion: CriterionLike) -> None:
         if criterion != "relative":
             _check_shown(criterion)
         self._scene, self.criterion = scene, criterion
-        self._fields = _FIELDS.get(criterion, _ALL)
+        self._fields = () if callable(criterion) else _FIELDS.get(criterion, _ALL)
         self._sums: dict[str, dict[str, Tensor]] = {}
         self._count = 0
 
@@ -80,7 +80,7 @@ class Gathered:
         else:
             means = {field: self._mean(field) for field in self._fields}
             evidence = Evidence(weights, seed=self._scene.options.seed, **means)
-            scores = CRITERIA.get(self.criterion)(evidence)
+            scores = weight_criterion_of(self.criterion)(evidence)
         self.clear()
         return scores
 
@@ -108,10 +108,10 @@ def zeros_for(weight: Tensor) -> Tensor:
     return torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32), requires_grad=False)
 
 
-def _check_shown(criterion: str) -> None:
+def _check_shown(criterion: CriterionLike) -> None:
     """Try a criterion on one weight with all that is gathered here: better now than after hours of training."""
-    CRITERIA.get(criterion)
-    if not _is_shown(criterion):
+    weight_criterion_of(criterion)
+    if isinstance(criterion, str) and not _is_shown(criterion):
         raise OptionError(
             f"criterion {criterion!r} reads more than weights and gradients, which is all that a running training "
             f"shows; allowed: {', '.join([*shown_criteria(), 'relative'])}."

@@ -10,6 +10,7 @@ from typing import Any
 
 from prunus.budget import ALLOCATORS
 from prunus.budget.limits import LATENCY, METRICS
+from prunus.criteria import CriterionLike, criterion_name
 from prunus.errors import OptionError, nearest
 from prunus.measurement.batches import check_count
 from prunus.schedules import KEPT_SCHEDULES, RAMP, check_fraction
@@ -31,7 +32,8 @@ class PrunerOptions:
         every: steps between two changes of the masks; None makes about twenty changes.
         begin_step: the first step that may prune.
         end_step: the step from which on the final level holds; None is two thirds of the training.
-        criterion: how weights or units are scored; None takes the method's own.
+        criterion: how weights or units are scored: a name, or a plain function, (name, weight) → scores for weights,
+            (group) → scores for units; None takes the method's own.
         pattern: windows that go together: "2:4", "tile:4x4", "strip:8", "kernel"; None for single weights.
         metric: params, macs or bytes; for units and branches.
         allocator: who gets how much, for units.
@@ -51,7 +53,7 @@ class PrunerOptions:
     every: int | None = None
     begin_step: int = 0
     end_step: int | None = None
-    criterion: str | None = None
+    criterion: CriterionLike | None = None
     pattern: str | None = None
     metric: str = "params"
     allocator: str = "uniform"
@@ -94,7 +96,8 @@ class PrunerOptions:
 
     def describe(self) -> dict[str, Any]:
         """Return the options in JSON's own types; two that are equal describe themselves alike."""
-        found: dict[str, Any] = json.loads(json.dumps(asdict(self), sort_keys=True))
+        named = None if self.criterion is None else criterion_name(self.criterion)
+        found: dict[str, Any] = json.loads(json.dumps({**asdict(self), "criterion": named}, sort_keys=True))
         return found
 
 

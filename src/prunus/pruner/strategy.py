@@ -149,7 +149,7 @@ class Strategy(ABC):
         """Drop what was gathered: the shapes of the weights have changed."""
 
 
-STRATEGIES: Registry[type[Strategy]] = Registry("pruning strategy")
+STRATEGIES: Registry[type[Strategy]] = Registry("pruning strategy", "prunus.strategies")
 
 
 def strategy_of(scene: Scene) -> Strategy:

@@ -36,7 +36,7 @@ class Rung:
     most: float = 1.0
 
 
-RUNGS: Registry[Rung] = Registry("recovery")
+RUNGS: Registry[Rung] = Registry("recovery", "prunus.recoveries")
 
 
 def rung(name: str, *, trained: bool, unfit: Unfit = lambda case: "", most: float = 1.0) -> Callable[[Run], Run]:

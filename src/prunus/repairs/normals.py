@@ -116,7 +116,8 @@ def solved(gram: Tensor, rest: Tensor) -> Tensor:
         raise DataError("second moments of a layer's inputs overflow; nothing can be fitted to that. Scale the data.")
     eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     extra = 0.0
-    level = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    # Rounding may leave the covariance of constant inputs below zero: without a level above it this would never end.
+    level = gram.diagonal(dim1=1, dim2=2).abs().mean(1).clamp_min(1e-12)[:, None, None]
     while True:
         factor, info = torch.linalg.cholesky_ex(gram + extra * level * eye)
         if not bool(info.any()):

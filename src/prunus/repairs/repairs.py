@@ -51,7 +51,7 @@ class Repair:
 
 _STATISTICS, _REFOLD = "prunus.repairs.statistics:repair_norm", "prunus.repairs.refold:refold"
 
-REPAIRS: Registry[Repair] = Registry("repair")
+REPAIRS: Registry[Repair] = Registry("repair", kind=Repair)
 
 
 def _bias(

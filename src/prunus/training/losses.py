@@ -19,7 +19,7 @@ Loss: TypeAlias = str | Callable[[Any, Tensor], Tensor]
 IGNORED = -100
 """The target of a position that counts in no loss, as in torch."""
 
-LOSSES: Registry[Losses] = Registry("loss")
+LOSSES: Registry[Losses] = Registry("loss", "prunus.losses")
 
 LOSSES.register("cross_entropy")(functional.cross_entropy)
 

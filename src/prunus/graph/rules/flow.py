@@ -122,7 +122,7 @@ class Flow:
 
 
 Rule = Callable[[Flow, Node], "Sequence[Sequence[Expr] | None]"]
-RULES: Registry[Rule] = Registry("rule")
+RULES: Registry[Rule] = Registry("rule", kind=Callable)
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:

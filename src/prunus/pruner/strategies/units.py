@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunus.criteria import UNIT_CRITERIA, UnitEvidence, needs_of
+from prunus.criteria import UNIT_CRITERIA, CriterionLike, UnitEvidence, criterion_of, needs_of
 from prunus.errors import OptionError
 from prunus.pruner.evidence import zeros_for
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
@@ -43,7 +43,7 @@ class Units(Strategy):
     @torch.no_grad()
     def observe(self, moment: Moment) -> None:
         """Add the gradients of one step, where the criterion reads them."""
-        if self._criterion in ("magnitude", "random") or not moment.updates_left:
+        if callable(self._criterion) or self._criterion in ("magnitude", "random") or not moment.updates_left:
             return
         grads = {n: p.grad for n, p in self.scene.model.named_parameters() if p.grad is not None}
         if not all(bool(torch.isfinite(g.sum())) for g in grads.values()):
@@ -78,28 +78,26 @@ class Units(Strategy):
 
 
 def unit_scores(
-    scene: Scene, criterion: str, sums: Mapping[str, Tensor] | None = None, count: int = 0
+    scene: Scene, criterion: CriterionLike, sums: Mapping[str, Tensor] | None = None, count: int = 0
 ) -> dict[str, np.ndarray]:
     """Score the units of every axis that may be cut, by weights and mean gradients."""
     weights = {name: p.detach() for name, p in scene.model.named_parameters()}
     grad = None
     if sums is not None:
         grad = {n: sums[n] / max(1, count) if n in sums else torch.zeros_like(w) for n, w in weights.items()}
-    found = UNIT_CRITERIA.get(criterion)(
-        UnitEvidence(scene.parts.coupling, weights, grad=grad, seed=scene.options.seed)
-    )
+    found = criterion_of(criterion)(UnitEvidence(scene.parts.coupling, weights, grad=grad, seed=scene.options.seed))
     return {axis: found[axis].numpy() for axis in scene.parts.free}
 
 
-def check_units(scene: Scene, criterion: str = "magnitude") -> None:
+def check_units(scene: Scene, criterion: CriterionLike = "magnitude") -> None:
     """Raise BudgetError where not even the fewest units meet the final budget."""
     parts = scene.parts
     parts.fit(unit_scores(scene, criterion, {}), parts.limit(scene.options.kept), scene.options.allocator)
 
 
-def _check_shown(criterion: str) -> None:
+def _check_shown(criterion: CriterionLike) -> None:
     """Refuse a criterion that reads more than weights and gradients."""
-    UNIT_CRITERIA.get(criterion)
+    criterion_of(criterion)
     missing = set(needs_of(criterion)) - {"grad"}
     if missing:
         able = [name for name in UNIT_CRITERIA if set(needs_of(name)) <= {"grad"}]

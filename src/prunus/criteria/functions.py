@@ -1,0 +1,153 @@
+"""A plain function as a criterion: (group) → scores of units, (name, weight) → scores of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunus.criteria.criterion import CRITERIA, Criterion
+from prunus.criteria.evidence import Evidence
+from prunus.criteria.groups import Group, groups_of
+from prunus.criteria.unit_criterion import UNIT_CRITERIA, CriterionLike, UnitCriterion, UnitEvidence, UnitRule
+from prunus.errors import OptionError
+from prunus.registry import Registry
+
+GroupFunction: TypeAlias = Callable[[Group], Any]
+"""(group) → ``group.size`` scores: a tensor, an array or a list; higher = keep."""
+WeightFunction: TypeAlias = Callable[[str, Tensor], Any]
+"""(name of the weight, weight) → scores of its shape; higher = keep."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroups:
+    """A unit criterion made of a function that scores one group; it reads weights alone.
+
+    Attributes:
+        function: (group) → scores.
+    """
+
+    function: GroupFunction
+
+    def __call__(self, evidence: UnitEvidence, /) -> dict[str, Tensor]:
+        """Score every unit of every removable axis.
+
+        Shapes: → (units,), float64.
+        Raises: OptionError: what the function returns is not one finite number a unit.
+        """
+        name, found = criterion_name(self.function), {}
+        for group in groups_of(evidence.coupling, evidence.weights):
+            where = f"group {group.id!r} of {group.size} units"
+            try:
+                returned = self.function(group)
+            except Exception as error:
+                error.add_note(f"raised by criterion function {name!r} for {where}")
+                raise
+            found[group.id] = _numbers(returned, (group.size,), name, where)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredWeights:
+    """A weight criterion made of a function that scores one weight.
+
+    Attributes:
+        function: (name, weight) → scores of the weight's shape.
+    """
+
+    function: WeightFunction
+
+    def __call__(self, evidence: Evidence, /) -> dict[str, Tensor]:
+        """Score every weight of the evidence.
+
+        Raises: OptionError: what the function returns is not one finite number a weight.
+        """
+        called, found = criterion_name(self.function), {}
+        for name, weight in evidence.weights.items():
+            where = f"weight {name!r} of shape {tuple(weight.shape)}"
+            try:
+                returned = self.function(name, weight.detach().clone())
+            except Exception as error:
+                error.add_note(f"raised by criterion function {called!r} for {where}")
+                raise
+            found[name] = _numbers(returned, tuple(weight.shape), called, where).to(weight.device)
+        return found
+
+
+def criterion_of(criterion: CriterionLike) -> UnitCriterion:
+    """Return the unit criterion of a name, a `UnitRule`, or a plain function (group) → scores.
+
+    Raises:
+        OptionError: an unknown name, a function with the name of an enrolled criterion, or something else.
+
+    Example:
+        >>> criterion_of(lambda group: [1.0] * group.size)  # doctest: +ELLIPSIS
+        ScoredGroups(function=...)
+    """
+    if isinstance(criterion, str | UnitRule):
+        return criterion if isinstance(criterion, UnitRule) else UNIT_CRITERIA.get(criterion)
+    _check_function(criterion, UNIT_CRITERIA, "(group)")
+    return ScoredGroups(criterion)
+
+
+def weight_criterion_of(criterion: CriterionLike) -> Criterion:
+    """Return the weight criterion of a name, or of a plain function (name, weight) → scores.
+
+    Raises:
+        OptionError: an unknown name, a function with the name of an enrolled criterion, or something else.
+    """
+    if isinstance(criterion, str):
+        return CRITERIA.get(criterion)
+    _check_function(criterion, CRITERIA, "(name, weight)")
+    return ScoredWeights(criterion)
+
+
+def criterion_name(criterion: CriterionLike) -> str:
+    """Return the name under which plans remember a criterion: as enrolled, or the function's ``__name__``."""
+    if isinstance(criterion, str):
+        return criterion
+    function = criterion.score if isinstance(criterion, UnitRule) else criterion
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _check_function(criterion: Any, registry: Registry[Any], form: str) -> None:
+    """Refuse what is no function, and a function whose name is that of an enrolled criterion.
+
+    Raises:
+        OptionError: such a one.
+    """
+    if not callable(criterion) or isinstance(criterion, type):
+        raise OptionError(
+            f"{registry.role} is {criterion!r}; allowed: a name out of {', '.join(registry.names())}, or a function "
+            f"{form} → scores."
+        )
+    name = criterion_name(criterion)
+    if name in registry:
+        raise OptionError(
+            f"criterion function {name!r} has the name of an enrolled {registry.role}; give the name as text, or "
+            "rename the function."
+        )
+
+
+def _numbers(returned: Any, shape: tuple[int, ...], name: str, where: str) -> Tensor:
+    """Return what a function returned as float64 on the CPU, checked."""
+    begin = f"criterion function {name!r} returned"
+    allowed = f"allowed: finite numbers of shape {shape}, higher = keep."
+    if not isinstance(returned, Tensor | np.ndarray | Sequence) or isinstance(returned, str):
+        raise OptionError(f"{begin} a {type(returned).__name__} for {where}; {allowed}")
+    try:
+        values = torch.as_tensor(returned).detach().to("cpu")
+        scores = values.to(torch.float64) if not values.is_complex() else None
+    except (TypeError, ValueError, RuntimeError):
+        scores = None
+    if scores is None:
+        raise OptionError(f"{begin} a {type(returned).__name__} that holds no real numbers for {where}; {allowed}")
+    if tuple(scores.shape) != shape:
+        raise OptionError(f"{begin} scores of shape {tuple(scores.shape)} for {where}; {allowed}")
+    if not bool(torch.isfinite(scores).all()):
+        raise OptionError(f"{begin} NaN or infinite scores for {where}; {allowed}")
+    return scores

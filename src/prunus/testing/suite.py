@@ -1,0 +1,112 @@
+"""What all suites share: named checks as test methods, and failures that say what, got, allowed and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+from prunus.errors import OptionError, PrunusError
+
+T = TypeVar("T")
+
+
+class ContractError(AssertionError):
+    """A member breaks a promise of its role; the message says which, what was got, what is allowed, what to do."""
+
+
+class Suite:
+    """The promises of one role, checked for one member: every method ``test_…`` is one promise.
+
+    A factory such as `prunus.testing.criterion_suite` makes a subclass for a member. pytest collects the subclass under
+    any name that it has in a test file, and `failures` runs it without pytest.
+    """
+
+    __test__ = False
+    role: ClassVar[str] = "member"
+    title: ClassVar[str] = ""
+    case: Any = None
+    memo: ClassVar[dict[Any, Any]] = {}
+
+    @classmethod
+    def checks(cls) -> list[str]:
+        """Return the names of the checks, in the order in which they are written."""
+        found = dict.fromkeys(name for kind in reversed(cls.__mro__) for name in vars(kind) if name.startswith("test_"))
+        return [name for name in found if callable(getattr(cls, name))]
+
+    @classmethod
+    def failures(cls) -> dict[str, str]:
+        """Run every check and return name of the check → message of its failure; empty if the member is sound."""
+        found = {}
+        for name in cls.checks():
+            try:
+                getattr(cls(), name)()
+            except ContractError as error:
+                found[name] = str(error)
+        return found
+
+    def fail(self, what: str, got: Any, allowed: str, do: str) -> None:
+        """Raise `ContractError` in one line."""
+        __tracebackhide__ = True
+        raise ContractError(f"{self.role} {self.title!r}: {what}; got {got}, allowed: {allowed}. {do}")
+
+    def expect(self, holds: Any, what: str, got: Any, allowed: str, do: str) -> None:
+        """Raise `ContractError` unless a promise holds."""
+        __tracebackhide__ = True
+        if not bool(holds):
+            self.fail(what, got, allowed, do)
+
+    def attempt(self, what: str, function: Callable[[], T], do: str = "Let it work on this network.") -> T:
+        """Return what a function returns; whatever it raises is a broken promise."""
+        __tracebackhide__ = True
+        try:
+            return function()
+        except ContractError:
+            raise
+        except Exception as error:  # a member may fail in any way
+            said = " ".join(str(error).split())[:500]
+            raise ContractError(
+                f"{self.role} {self.title!r}: {what}; got {type(error).__name__}: {said}, allowed: no error. {do}"
+            ) from error
+
+    def refused(self, what: str, function: Callable[[], Any], kind: type[PrunusError], do: str) -> None:
+        """Raise `ContractError` unless a function raises an error of a kind, in one line."""
+        __tracebackhide__ = True
+        try:
+            returned = function()
+        except kind as error:
+            self.expect(
+                "\n" not in str(error).strip(), what, f"a message of several lines {str(error)!r}", "one line", do
+            )
+            return
+        except Exception as error:  # the promise is a certain kind
+            got = f"{type(error).__name__}: {error}"
+        else:
+            got = f"{type(returned).__name__} and no error"
+        self.fail(what, got, f"{kind.__name__} with one line", do)
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what was made under a key before by any check of this member, or make it now."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        found: T = self.memo[key]
+        return found
+
+
+def suite_for(base: type[Suite], title: str, case: Any, leave_out: tuple[str, ...] = ()) -> Any:
+    """Return a class with the checks of a suite for one member, which pytest collects.
+
+    Args:
+        base: the suite.
+        title: the member's name.
+        case: what the checks read.
+        leave_out: names of checks that do not apply to this member.
+
+    Raises:
+        OptionError: ``leave_out`` names no check.
+    """
+    for name in leave_out:
+        if name not in base.checks():
+            raise OptionError(f"the suite has no check {name!r}; allowed: {', '.join(base.checks())}.")
+    held = staticmethod(case) if callable(case) else case  # a function of a class would be a method
+    attributes: dict[str, Any] = {"__test__": True, "__doc__": base.__doc__, "title": title, "case": held, "memo": {}}
+    return type(base.__name__, (base,), attributes | dict.fromkeys(leave_out))
