@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from prunus.criteria.calibration import LossFunction, Progress, called, evaluating, first_line, loss_on, pairs
 from prunus.criteria.evidence import Evidence, precise
 from prunus.errors import DataError, ModelError, OptionError, SelectorError, nearest
+from prunus.memory_format import sound_gradients
 
 _Grads = dict[str, Tensor]
 _Moments = dict[str, _Grads]
@@ -61,7 +62,7 @@ def collect_gradients(
     device = next(iter(weights.values())).device
     sums: _Moments = {}
     count = 0
-    with evaluating(model):
+    with evaluating(model), sound_gradients(model):
         for index, (inputs, targets) in enumerate(pairs(batches, device, progress)):
             moments, samples = estimate(model, weights, loss_fn, inputs, targets)
             _check_finite(moments["grad_sq"], index)

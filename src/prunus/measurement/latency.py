@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prunus.errors import OptionError
 from prunus.measurement.batches import Inputs, call, check_count, device_of, move, tensors_in
+from prunus.memory_format import sound_gradients
 
 RESAMPLES = 2000
 
@@ -67,6 +68,9 @@ def latency_ratio(
 
     Raises:
         OptionError: rounds or threads < 1, warmup < 0, or ``backward`` on a model without trainable parameters.
+
+    Warns:
+        MemoryFormatWarning: a layer works in the default memory format, because its own would corrupt memory.
     """
     check_count("rounds", rounds)
     check_count("warmup", warmup, least=0)
@@ -76,7 +80,8 @@ def latency_ratio(
     pair = (candidate, baseline)
     placed = [move(inputs, device_of(model)) for model in pair]
     times = np.empty((2, rounds))
-    with _threads(threads) as used, _quiet(pair):
+    # What cannot be timed as it lies is timed in the memory format in which it can be trained.
+    with _threads(threads) as used, _quiet(pair), sound_gradients(*pair) if backward else nullcontext():
         for _ in range(warmup):
             for which in (0, 1):
                 clock(pair[which], placed[which])

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from prunus.errors import OptionError, OutcomeError
 from prunus.graph.capture import unwrap
 from prunus.measurement.batches import Batch, DataSource, device_of, move
+from prunus.memory_format import sound_gradients
 from prunus.progress import Progress, Silent
 from prunus.pruner.pruner import Pruner
 from prunus.pruner.resuming import Checkpoints, Run, found_state, identity_of, random_states, set_random_states
@@ -103,14 +104,15 @@ def _step(run: Run, model: nn.Module, options: TrainingOptions, batch: Batch, st
     if run.pruner is not None:
         run.pruner.step_begin()
     device = device_of(model)
-    loss = run.objective(model, move(batch[0], device), batch[1].to(device))
-    value = loss.item()
-    if not math.isfinite(value):
-        raise OutcomeError(
-            f"the loss is {value} at step {step + 1} of {options.steps}; it must stay finite. "
-            f"Lower lr (now {options.lr:g}) or check the weights and inputs for NaN."
-        )
-    torch.autograd.backward(loss)
+    with sound_gradients(model):  # around the backward pass too, which runs checkpointed parts forward again
+        loss = run.objective(model, move(batch[0], device), batch[1].to(device))
+        value = loss.item()
+        if not math.isfinite(value):
+            raise OutcomeError(
+                f"the loss is {value} at step {step + 1} of {options.steps}; it must stay finite. "
+                f"Lower lr (now {options.lr:g}) or check the weights and inputs for NaN."
+            )
+        torch.autograd.backward(loss)
     if run.pruner is not None:
         run.pruner.before_optimizer_step(value)
     run.optimizer.step()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunus.errors import OptionError, OutcomeError
 from prunus.measurement.batches import Batch, DataSource, device_of, move
+from prunus.memory_format import sound_gradients
 from prunus.training.keeping import MaskKeeper
 from prunus.training.objective import Labels, Objective
 from prunus.training.options import OPTIMIZERS, SCHEDULES, TrainingOptions
@@ -65,6 +66,9 @@ def finetune_(
         DataError: no batches, or targets that do not fit the loss.
         OutcomeError: the loss is NaN or infinite; the model then holds the weights of the last step before it.
 
+    Warns:
+        MemoryFormatWarning: a layer works in the default memory format, because its own would corrupt memory.
+
     Example:
         >>> from prunus.workloads.splits import Split
         >>> data = Split(torch.eye(4), torch.arange(4), "train")
@@ -81,7 +85,8 @@ def finetune_(
         keeper.zero_weights_()
         try:
             model.train()
-            losses = run.train(seed, progress) if options.steps else []
+            with sound_gradients(model):
+                losses = run.train(seed, progress) if options.steps else []
         finally:
             model.zero_grad(set_to_none=True)
             for module, mode in modes:
