@@ -1,5 +1,7 @@
 """Shared by all tests: the factories in this folder are importable, torch keeps to one thread, the cache is fresh.
 
+A test that hangs or kills its worker ends the run: `watching`, and the timeouts in ``pyproject.toml``.
+
 Every test, and every file while its tests are collected, starts from the same random state, whatever ran before it and
 in whichever worker; PRUNUS_TEST_SEED gives another one.
 """
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+pytest_plugins = ["watching"]
 torch.set_num_threads(1)
 SEED = int(os.environ.get("PRUNUS_TEST_SEED", "0"))
 
