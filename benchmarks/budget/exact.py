@@ -24,9 +24,9 @@ def _net(name: str) -> tuple[nn.Module, torch.Tensor]:
 
         workload = WORKLOADS.get(name)
         return workload.build(0).eval(), workload.example_inputs()[0]
-    from zoo.vision_ops import define_vision_ops
+    from prunus.sources.vision_ops import import_torchvision
 
-    define_vision_ops()
+    import_torchvision()
     import torchvision
 
     return torchvision.models.get_model(name, weights=None).eval(), torch.randn(1, 3, 64, 64)

@@ -19,9 +19,9 @@ def _net(name: str) -> tuple[nn.Module, torch.Tensor]:
 
         assert name in WORKLOADS
         return trained(name), next(iter(load_glyphs().calibration.batches(64)))[0]
-    from zoo.vision_ops import define_vision_ops
+    from prunus.sources.vision_ops import import_torchvision
 
-    define_vision_ops()
+    import_torchvision()
     import torchvision
 
     return torchvision.models.get_model(name, weights=None).eval(), torch.randn(1, 3, 224, 224)

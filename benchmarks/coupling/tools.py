@@ -14,9 +14,9 @@ def build(name: str) -> tuple[Any, Any]:
     """Return a torchvision classifier with random weights, and one image."""
     import torch
 
-    from zoo.vision_ops import define_vision_ops
+    from prunus.sources.vision_ops import import_torchvision
 
-    define_vision_ops()
+    import_torchvision()
     import torchvision
 
     extra: dict[str, Any] = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}

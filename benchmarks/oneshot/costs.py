@@ -33,10 +33,10 @@ def whole_network(name: str, side: int, samples: int) -> Row:
 
 
 def _whole(name: str, side: int, samples: int) -> Row:
+    from prunus.sources.vision_ops import import_torchvision
     from zoo.memory import peak_bytes
-    from zoo.vision_ops import define_vision_ops
 
-    define_vision_ops()
+    import_torchvision()
     import torchvision
 
     from prunus.analysis import analyse

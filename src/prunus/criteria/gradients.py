@@ -12,6 +12,7 @@ from prunus.criteria.calibration import LossFunction, Progress, evaluating, firs
 from prunus.criteria.evidence import Evidence, precise
 from prunus.errors import DataError, ModelError, OptionError, SelectorError, nearest
 from prunus.measurement.batches import call
+from prunus.memory_format import sound_gradients
 
 _Grads = dict[str, Tensor]
 _Moments = dict[str, _Grads]
@@ -62,7 +63,7 @@ def collect_gradients(
     device = next(iter(weights.values())).device
     sums: _Moments = {}
     count = 0
-    with evaluating(model):
+    with evaluating(model), sound_gradients(model):
         for index, (inputs, targets) in enumerate(pairs(batches, device, progress)):
             moments, samples = estimate(model, weights, loss_fn, inputs, targets)
             _check_finite(moments["grad_sq"], index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from prunus.errors import OptionError
 from prunus.measurement.batches import Inputs, call, check_count, device_of, moved, tensors_in
 from prunus.measurement.bootstrap import median_interval
 from prunus.measurement.interval import MedianRatio
+from prunus.memory_format import sound_gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,9 @@ def latency_ratio(
 
     Raises:
         OptionError: rounds or threads < 1, warmup < 0, or ``backward`` on a model without trainable parameters.
+
+    Warns:
+        MemoryFormatWarning: a layer works in the default memory format, because its own would corrupt memory.
     """
     check_count("rounds", rounds)
     check_count("warmup", warmup, least=0)
@@ -71,7 +76,9 @@ def latency_ratio(
     pair = (candidate, baseline)
     placed = [moved(inputs, device_of(model)) for model in pair]
     times = np.empty((2, rounds))
-    with threads_set(threads) as used, in_eval_mode(*pair), gradients_put_aside(*pair):
+    # What cannot be timed as it lies is timed in the memory format in which it can be trained.
+    sound = sound_gradients(*pair) if backward else nullcontext()
+    with threads_set(threads) as used, in_eval_mode(*pair), gradients_put_aside(*pair), sound:
         for _ in range(warmup):
             for which in (0, 1):
                 clock(pair[which], placed[which])

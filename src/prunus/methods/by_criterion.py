@@ -172,8 +172,8 @@ def chosen_criterion(analysis: Analysis, criterion: CriterionLike | None) -> Cri
         return OBS if measured and not draws(analysis.coupling.graph) else MAGNITUDE
     if analysis.parts and (criterion == OBS or any(probe.program for probe in probes_for(criterion))):
         raise OptionError(
-            f"criterion {criterion_name(criterion)!r} runs data through the captured program, and the model was captured "
-            f"in parts ({', '.join(analysis.parts)}); use magnitude or taylor."
+            f"criterion {criterion_name(criterion)!r} runs data through the captured program, and the model was "
+            f"captured in parts ({', '.join(analysis.parts)}); use magnitude or taylor."
         )
     if not analysis.has_data and criterion == OBS:
         raise OptionError(f"criterion {OBS!r} needs data=batches of inputs, with or without targets; give some.")

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from prunus.errors import ModelError, OptionError, UsageError
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
+from prunus.memory_format import hold_default_format_, release_format_
 from prunus.outcome import Outcome
 from prunus.planning import make_plan
 from prunus.plans import Plan
@@ -161,7 +162,7 @@ class Pruner:
             self._go_on(clock, self._clock)
         self._strategy.check()
         self._clock, self._optimizer, self._restored = clock, optimizer, False
-        self._mark()
+        self._attach()
         self._set(self._scene.masks)
 
     def step_begin(self) -> None:
@@ -202,6 +203,7 @@ class Pruner:
     def detach(self) -> None:
         """Let go of network and optimizer without ending the schedule: what a loop calls that failed."""
         self.model.__dict__.pop(_MARK, None)
+        release_format_(self.model)
         self._optimizer = None
 
     def attached(self, optimizer: Optimizer, total_steps: int) -> AbstractContextManager[Pruner]:
@@ -249,7 +251,7 @@ class Pruner:
         cut = transplant_(self.model, plan, scene.structure, self._optimizer, self._averages, prove=self._prove)
         coverage = scene.structure.coupling.coverage()
         if self._optimizer is not None:
-            self._mark()
+            self._attach()
         self._restored = False
         self.plans.append(plan)
         scene.structure = scene.structure.after_cut(self.model, scene.structure.example_inputs, self.options.ignore)
@@ -310,7 +312,9 @@ class Pruner:
                 "steps: its schedule would bend. Give as many total_steps, or begin anew."
             )
 
-    def _mark(self) -> None:
+    def _attach(self) -> None:
+        # Pruning makes the widths that are unsafe with the channels last; the loop may have chosen that format.
+        hold_default_format_(self.model)
         # A copy of the network carries the attribute too, but not the identity.
         object.__setattr__(self.model, _MARK, id(self.model))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prunus.graph.ir import INPUT, TENSOR, Graph, Ref, refs_in
+from prunus.memory_format import sound_gradients
 from prunus.repairs.lockstep import Lockstep, Track
 from prunus.repairs.repairs import Mending
 from prunus.repairs.sites import Site
@@ -110,7 +111,8 @@ class Tuning:
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * falling(number, steps)
             case = fit[int(torch.randint(len(fit), (1,), generator=generator))]
-            loss = self._loss(block, case, overlay)
+            with sound_gradients(overlay):
+                loss = self._loss(block, case, overlay)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prunus.graph.ir import refs_in
+from prunus.memory_format import sound_gradients
 from prunus.progress import Progress, Silent
 from prunus.repairs.blending import blended
 from prunus.repairs.blocks import RATE, falling, rate_of
@@ -139,7 +140,7 @@ def _loss(route: Route, lane: Lane, tensors: Mapping[str, Tensor]) -> Tensor:
     with torch.no_grad():
         for node in step.pair.dense.nodes:
             step.dense.step(node)
-    with torch.enable_grad():
+    with torch.enable_grad(), sound_gradients(tensors):
         for node in step.pair.small.nodes:
             step.small.step(node)
     answers, targets = [], []

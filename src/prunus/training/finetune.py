@@ -51,6 +51,9 @@ def finetune_(
         DataError: no batches, or targets that do not fit the loss.
         OutcomeError: the loss is NaN or infinite; the model then holds the weights of the last step before it.
 
+    Warns:
+        MemoryFormatWarning: a layer works in the default memory format, because its own would corrupt memory.
+
     Example:
         >>> import torch
         >>> from prunus.workloads.splits import Split

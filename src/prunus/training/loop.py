@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from prunus.as_found import modes_kept
 from prunus.errors import OptionError, OutcomeError
 from prunus.measurement.batches import Batch, device_of, moved
+from prunus.memory_format import sound_gradients
 from prunus.training.objective import Objective
 from prunus.training.options import OPTIMIZERS, SCHEDULES, TrainingOptions
 
@@ -76,14 +77,15 @@ class TrainingLoop:
             group["lr"] = options.lr * SCHEDULES.get(options.schedule)(step / options.steps)
         self.hooks.before_forward()
         device = device_of(self.model)
-        loss = self.objective(self.model, moved(batch[0], device), batch[1].to(device))
-        value = loss.item()
-        if not math.isfinite(value):
-            raise OutcomeError(
-                f"the loss is {value} at step {step + 1} of {options.steps}; it must stay finite. "
-                f"Lower lr (now {options.lr:g}) or check the weights and inputs for NaN."
-            )
-        torch.autograd.backward(loss)
+        with sound_gradients(self.model):  # around the backward pass too, which runs checkpointed parts forward again
+            loss = self.objective(self.model, moved(batch[0], device), batch[1].to(device))
+            value = loss.item()
+            if not math.isfinite(value):
+                raise OutcomeError(
+                    f"the loss is {value} at step {step + 1} of {options.steps}; it must stay finite. "
+                    f"Lower lr (now {options.lr:g}) or check the weights and inputs for NaN."
+                )
+            torch.autograd.backward(loss)
         self.hooks.before_update(value)
         self.optimizer.step()
         self.hooks.after_update()
