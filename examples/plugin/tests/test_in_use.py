@@ -17,6 +17,7 @@ from prunus.budget import ALLOCATORS
 from prunus.criteria import CRITERIA, UNIT_CRITERIA, Evidence
 from prunus.errors import OptionError
 from prunus.methods import METHODS
+from prunus.methods.neurons import unit_scores
 from prunus.repairs import REPAIRS
 from prunus.schedules import KEPT_SCHEDULES, kept_at
 from prunus_example.gated import Gated, gated
@@ -55,11 +56,11 @@ def test_prune_takes_them(tmp_path: Path) -> None:
 
 def test_path_norms_do_not_hang_on_the_scale() -> None:
     model, x = network(), torch.randn(2, 3, 6, 6)
-    before = prunus.score(model, x, criterion="path-norm").scores
+    before = unit_scores(prunus.analyse(model, x), "path-norm")
     with torch.no_grad():
         model[3].weight.mul_(4)
         model[5].weight.div_(4)
-    after = prunus.score(model, x, criterion="path-norm").scores
+    after = unit_scores(prunus.analyse(model, x), "path-norm")
     np.testing.assert_allclose(after["3:out"], before["3:out"], rtol=1e-6)
 
 

@@ -147,7 +147,7 @@ class RepairSuite(Suite):
                 torch.manual_seed(number)
                 report: Any = self.attempt(
                     "it fails on a cut convolutional network",
-                    lambda: repair_(after, it.model, it.coupling, plan, batches, repair=self.title),
+                    lambda: repair_(it.model, after, it.coupling, plan, batches, repair=self.title),
                 )
             return Repaired(it, plan, before, after, report)
 
