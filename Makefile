@@ -1,4 +1,4 @@
-# make setup | check | test | laws | zoo | demo | bench-NAME | docs | clean
+# make setup | check | test | laws | laws-avx2 | zoo | demo | bench-NAME | docs | nightly | nightly-NAME | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,11 +7,22 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # The build backend comes from constraints.txt too, so nothing is installed unpinned.
 INSTALL := $(PIP) --no-build-isolation -e
 
-.PHONY: setup check test laws zoo demo docs clean
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
+# What takes long, or is run in more than one way; each part can be run alone, as make nightly-NAME.
+NIGHTLY := $(addprefix nightly-,section fuzz avx2 heap docs extras zoo)
+# Nothing of this is meant to end soon; a part that hangs still ends.
+PATIENT := -o timeout=3000 -o faulthandler_timeout=3300
+# Of what is drawn at random; another day, another seed. Again as it was: make nightly-fuzz SEED=…
+SEED := $(shell date +%Y%m%d)
+
+.PHONY: setup check test laws laws-avx2 zoo demo docs nightly $(NIGHTLY) clean
 .DEFAULT_GOAL := setup
 
 # Tests run in two processes; one thread each keeps them from fighting over two cores.
-test laws zoo docs: export OMP_NUM_THREADS := 1
+test laws laws-avx2 zoo docs $(NIGHTLY): export OMP_NUM_THREADS := 1
+# As on a processor without AVX-512.
+laws-avx2 nightly-avx2 nightly-heap: export ONEDNN_MAX_CPU_ISA := AVX2
+laws-avx2 nightly-avx2 nightly-heap: export ATEN_CPU_CAPABILITY := avx2
 
 setup: $(STAMPS)/dev
 
@@ -41,10 +52,44 @@ check: $(STAMPS)/dev
 	$(BIN)/lint-imports
 
 test: $(STAMPS)/dev
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(PYTEST) -m "not nightly"
 
 laws: $(STAMPS)/dev
-	$(BIN)/pytest -n 2 --dist loadgroup tests/laws
+	$(PYTEST) tests/laws
+
+laws-avx2: $(STAMPS)/dev
+	$(PYTEST) tests/laws
+
+# A part that fails stops no other.
+nightly: $(STAMPS)/dev
+	$(MAKE) --keep-going $(NIGHTLY)
+
+# Real architectures of each library, and whatever else make test leaves out.
+nightly-section: $(STAMPS)/dev
+	$(PYTEST) -m nightly $(PATIENT)
+
+# The laws with ten times the examples, and others every day.
+nightly-fuzz: $(STAMPS)/dev
+	PRUNUS_TEST_EXAMPLES=10 PRUNUS_TEST_SEED=$(SEED) $(PYTEST) tests/laws --hypothesis-seed=$(SEED) $(PATIENT)
+
+nightly-avx2: $(STAMPS)/dev
+	$(PYTEST) -m "not nightly" $(PATIENT)
+
+# Training under an allocator that looks for what was written past an end.
+nightly-heap: $(STAMPS)/dev
+	LD_PRELOAD=libc_malloc_debug.so.0 GLIBC_TUNABLES=glibc.malloc.check=3 $(PYTEST) $(PATIENT) \
+		tests/unit/test_memory_format.py tests/unit/test_finetune.py tests/unit/test_workload_glyphs_training.py \
+		tests/unit/test_pruner_trainings.py tests/unit/test_recovery.py
+
+nightly-docs: docs
+
+# Each extra alone, in an environment of its own.
+nightly-extras:
+	$(PYTHON) .ci/extras.py
+
+# All architectures, an hour on two quiet cores; what docs/zoo.md says is not touched.
+nightly-zoo: $(STAMPS)/dev
+	PYTHONPATH=benchmarks $(BIN)/python -m zoo --again --log runs/zoo-nightly.jsonl
 
 # Takes an hour on two quiet cores; a run that was stopped goes on where it was. Start over: rm runs/zoo.jsonl
 zoo: $(STAMPS)/dev

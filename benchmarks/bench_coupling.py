@@ -67,9 +67,9 @@ def main() -> None:
     given = parser.parse_args()
     import torch
 
-    from zoo.vision_ops import define_vision_ops
+    from prunus.sources.vision_ops import import_torchvision
 
-    define_vision_ops()
+    import_torchvision()
     import torchvision
 
     names = given.models or torchvision.models.list_models(module=torchvision.models)

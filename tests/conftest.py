@@ -1,8 +1,11 @@
 """Shared by all tests: the factories in this folder are importable, torch keeps to one thread, the cache is fresh,
 members of installed packages are left out.
 
+A test that hangs or kills its worker ends the run: `watching`, and the timeouts in ``pyproject.toml``.
+
 Every test, and every file while its tests are collected, starts from the same random state, whatever ran before it and
-in whichever worker; PRUNUS_TEST_SEED gives another one.
+in whichever worker; PRUNUS_TEST_SEED gives another one. PRUNUS_TEST_EXAMPLES is how many times as many examples the
+laws draw; more than once, and they are drawn anew in every run.
 """
 
 from __future__ import annotations
@@ -14,11 +17,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
+pytest_plugins = ["watching"]
 torch.set_num_threads(1)
 # What is installed beside prunus must not change which members the tests run over.
 os.environ["PRUNUS_PLUGINS"] = "off"
 SEED = int(os.environ.get("PRUNUS_TEST_SEED", "0"))
+EXAMPLES = int(os.environ.get("PRUNUS_TEST_EXAMPLES", "1"))
 
 
 def _seed() -> None:
@@ -30,6 +36,17 @@ def _seed() -> None:
 def pytest_collectstart() -> None:
     """Seed what a test file draws while it is read, its parameters for one."""
     _seed()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let a law draw more examples."""
+    law = getattr(item, "obj", None)
+    own: settings | None = getattr(law, "_hypothesis_internal_use_settings", None)
+    if EXAMPLES > 1 and own is not None:
+        law = getattr(law, "__func__", law)
+        law._hypothesis_internal_use_settings = settings(
+            own, max_examples=own.max_examples * EXAMPLES, derandomize=False, deadline=None
+        )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -53,4 +70,4 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 @pytest.fixture(autouse=True)
 def short_matching(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let repairs that train the whole network take few steps."""
-    monkeypatch.setattr("prunus.repair.effort.MATCHING_STEPS", 60)
+    monkeypatch.setattr("prunus.repairs.effort.MATCHING_STEPS", 60)

@@ -7,7 +7,8 @@ import warnings
 
 import torch
 
-from prunus.methods import Subject, subject_of
+from factories_analysis import analysis_of
+from prunus.analysis import Analysis
 from prunus.training import TrainingOptions, finetune_
 from prunus.workloads.digits import load_digits_splits
 from prunus.workloads.digits_net import DigitsNet
@@ -38,7 +39,7 @@ def trained() -> DigitsNet:
     return model.eval()
 
 
-def fresh_subject(*, seed: int = 0, held: frozenset[str] = frozenset()) -> Subject:
+def fresh_subject(*, seed: int = 0, held: frozenset[str] = frozenset()) -> Analysis:
     """Analyse the trained network anew, with nothing remembered."""
     example = torch.zeros(2, 1, 8, 8)
-    return subject_of(trained(), example, digits().calibration, digits().selection, seed=seed, held=held)
+    return analysis_of(trained(), example, digits().calibration, digits().selection, seed=seed, held=held)

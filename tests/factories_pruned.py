@@ -1,4 +1,4 @@
-"""Cut networks with everything `prunus.export` wants, without criteria or budgets."""
+"""Cut networks with everything `prunus.save` wants, without criteria or budgets."""
 
 from __future__ import annotations
 

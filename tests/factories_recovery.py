@@ -88,8 +88,14 @@ def case(recover: dict[str, Any], *, masked: bool = False, **changes: Any) -> Ca
     """Return the recovery of the network cut in half."""
     plan = half_plan(masked=masked)
     found = {
-        "model": cut_by(plan), "dense": dense(), "train": task()[0], "held_out": task()[1], "masks": sliced_masks(plan),
-        "options": RecoveryOptions.of({"lr": 5e-3, **recover}), "plan": plan, "coupling": analysed(),
+        "model": cut_by(plan),
+        "dense": dense(),
+        "train": task()[0],
+        "held_out": task()[1],
+        "masks": sliced_masks(plan),
+        "options": RecoveryOptions.of({"lr": 5e-3, **recover}),
+        "plan": plan,
+        "coupling": analysed(),
         "example_inputs": EXAMPLE,
-    }  # fmt: skip
+    }
     return Case(**(found | changes))

@@ -52,7 +52,7 @@ def samples(count: int, seed: int = 0) -> Tensor:
     return smooth + 0.05 * torch.randn(count, 3, 8, 8, generator=generator)
 
 
-def cut_half(model: nn.Module, inputs: Any, **options: Any) -> tuple[Coupling, prunus.pipeline.PruneResult]:  # type: ignore[name-defined]
+def cut_half(model: nn.Module, inputs: Any, **options: Any) -> tuple[Coupling, prunus.pipeline.Outcome]:  # type: ignore[name-defined]
     """Return the analysis and the result of pruning by magnitude, without repair."""
     result = prunus.prune(model, inputs, budget=options.pop("budget", {"params": 0.6}), **options)
     return prunus.couple(prunus.capture(model, inputs)), result

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,28 +14,16 @@ from factories_pruned import Cut
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.planning import make_plan
+from prunus.sources.vision_ops import import_torchvision
 from prunus.surgery.cut import operate
 
 SIZES = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
 WORDS = {"vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
-@functools.cache
-def vision_ops() -> Any:
-    """Return the zoo's module that lets torchvision load; its definitions last as long as it does."""
-    file = Path(__file__).parents[1] / "benchmarks" / "zoo" / "vision_ops.py"
-    spec = importlib.util.spec_from_file_location("vision_ops", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.define_vision_ops()
-    return module
-
-
 def transformers() -> Any:
     """Return the library, or skip where it cannot be imported."""
-    vision_ops()
+    import_torchvision()
     return pytest.importorskip("transformers", reason="transformers is an optional extra")
 
 

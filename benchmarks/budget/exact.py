@@ -24,9 +24,9 @@ def _net(name: str) -> tuple[nn.Module, torch.Tensor]:
 
         workload = WORKLOADS.get(name)
         return workload.build(0).eval(), workload.example_inputs()[0]
-    from zoo.vision_ops import define_vision_ops
+    from prunus.sources.vision_ops import import_torchvision
 
-    define_vision_ops()
+    import_torchvision()
     import torchvision
 
     return torchvision.models.get_model(name, weights=None).eval(), torch.randn(1, 3, 64, 64)
@@ -34,15 +34,15 @@ def _net(name: str) -> tuple[nn.Module, torch.Tensor]:
 
 def price_and_count(name: str) -> Row:
     """Allocate one network by every allocator and metric; count params and MACs of the cut network anew."""
+    from prunus import analyse
     from prunus.budget import ALLOCATORS
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
     from prunus.measurement.price import cost_model
-    from prunus.scored import score
     from prunus.surgery.cut import operate
 
     model, x = _net(name)
-    parent = score(model, x)
+    parent = analyse(model, x)
     plans = equal = over = 0
     for allocator in ALLOCATORS.names():
         for metric, share in (("params", 0.5), ("macs", 0.4), ("bytes", 0.3)):
@@ -77,17 +77,19 @@ def search_seconds(evaluations: int) -> Row:
     """Refine an allocation of a small network by its true loss."""
     from prunus.budget import allocate, parse_budget, unit_problem
     from prunus.budget.evolve import Search, refine
-    from prunus.jobs import parent_of, scored_parent
     from prunus.methods.layer_wise import masked_loss
+    from prunus.methods.neurons import unit_scores
     from prunus.progress import Silent
+    from prunus.trained_model import trained_model
 
-    parent = parent_of(recipe_for("glyphs/resnet", {"prune": {"budget": {"params": 0.5}}}), 0, Silent())
-    scored = scored_parent(parent)
-    problem = unit_problem(scored.cost, scored.scores, parse_budget({"params": 0.5}, scored.cost.price()))
+    parent = trained_model(recipe_for("glyphs/resnet", {"prune": {"budget": {"params": 0.5}}}), 0, Silent())
+    analysis = parent.analysis
+    limits = parse_budget({"params": 0.5}, analysis.cost.price())
+    problem = unit_problem(analysis.cost, unit_scores(analysis, "magnitude"), limits)
     batches = list(parent.data.selection.batches(256))[:2]
 
     def loss(counts: Any) -> float:
-        return masked_loss(parent.subject, problem.masks(counts), batches)
+        return masked_loss(analysis, problem.masks(counts), batches)
 
     begin = allocate(problem, "knapsack", loss=loss)
     start, cpu = time.perf_counter(), time.process_time()

@@ -19,9 +19,9 @@ def _net(name: str) -> tuple[nn.Module, torch.Tensor]:
 
         assert name in WORKLOADS
         return trained(name), next(iter(load_glyphs().calibration.batches(64)))[0]
-    from zoo.vision_ops import define_vision_ops
+    from prunus.sources.vision_ops import import_torchvision
 
-    define_vision_ops()
+    import_torchvision()
     import torchvision
 
     return torchvision.models.get_model(name, weights=None).eval(), torch.randn(1, 3, 224, 224)
@@ -70,32 +70,34 @@ def against_macs(name: str, share: float, seed: int) -> Row:
 
     The MACs budget is bisected to the same predicted time; both plans come from equal scores and one allocator.
     """
-    from prunus.jobs import parent_of, scored_parent
+    from prunus.budget import parse_budget
     from prunus.measurement.latency import latency_ratio
     from prunus.measurement.quality import evaluate, paired_interval
-    from prunus.parent import train_
+    from prunus.methods import METHODS
+    from prunus.outcome import train_
     from prunus.progress import Silent
     from prunus.surgery.cut import operate
+    from prunus.trained_model import trained_model
 
     recipe = recipe_for(name, {"seed": seed, "prune": {"budget": {"latency_ms": share}}})
-    parent = parent_of(recipe, seed, Silent())
-    subject = parent.subject
-    scored = scored_parent(parent).timed(subject.model, subject.example_inputs)
-    by_time = scored.plan({"latency_ms": share}, allocator="lagrangian")
-    assert by_time.after is not None
+    parent = trained_model(recipe, seed, Silent())
+    subject = scored = parent.analysis.timed()
+    (timed,) = parse_budget({"latency_ms": share}, subject.cost.price())
+    by_time = METHODS.get("units").plan(
+        subject.in_metric("latency_ms"), (timed,), criterion="magnitude", allocator="lagrangian"
+    )
     low, high = 0.02, 0.99
     for _ in range(12):
         middle = (low + high) / 2
-        plan = scored.plan({"macs": middle}, allocator="lagrangian")
-        assert plan.after is not None
+        plan = scored.plan({"macs": middle}, criterion="magnitude", allocator="lagrangian")
         low, high = (middle, high) if plan.after.latency_fs <= by_time.after.latency_fs else (low, middle)
-    by_macs = scored.plan({"macs": low}, allocator="lagrangian")
+    by_macs = scored.plan({"macs": low}, criterion="magnitude", allocator="lagrangian")
     found: Row = {}
     correct = []
     for label, plan in (("latency", by_time), ("macs", by_macs)):
         small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
         time = latency_ratio(small, subject.model, subject.example_inputs, rounds=21, threads=1)
-        train_(small, parent.data, parent.recipe.recover.options(), seed, Silent(), "recover")
+        train_(small, parent.data.train, parent.recipe.recover.options(), seed, Silent(), "recover")
         quality = evaluate(small, parent.data.test.batches(256), parent.data.classes)
         correct.append(quality.correct)
         found[label] = {"accuracy": quality.accuracy, "measured": [time.median, time.low, time.high]}

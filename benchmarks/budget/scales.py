@@ -40,32 +40,32 @@ def recipe_for(workload: str, more: Mapping[str, Any]) -> Any:
 @functools.lru_cache(maxsize=2)
 def contest(workload: str, metric: str, seed: int) -> Any:
     """Train, or take from the cache, one seed's network once for all methods."""
-    from prunus.contest import contest_of
-    from prunus.parent import parent_of
     from prunus.progress import Silent
+    from prunus.trained_model import trained_model
+    from prunus.trial import trial_of
 
     recipe = recipe_for(workload, {"seed": seed, "prune": {"budget": {metric: 0.5}},
                                    "compare": {"latency": {"rounds": _ROUNDS, "batch": 64}}})  # fmt: skip
-    return contest_of(parent_of(recipe, seed, Silent()), seed)
+    return trial_of(trained_model(recipe, seed, Silent()), seed)
 
 
 def measure(workload: str, metric: str, method: str, kept: float, seed: int) -> Row:
     """Plan, cut, verify, recover and score one method; the test answers are kept for paired intervals."""
-    from prunus.contest import carry_through
+
     from prunus.errors import BudgetError
     from prunus.measurement.quality import evaluate
     from prunus.methods import METHODS
-    from prunus.methods.under import under
+    from prunus.trial import carry_through
 
     run = contest(workload, metric, seed)
-    subject, way = under(run.subject, metric), METHODS.get(method)
+    subject, way = run.analysis.in_metric(metric), METHODS.get(method)
     started = time.perf_counter()
     try:
-        plan = way.plan(subject, kept) if metric != "latency_ms" else as_fast(subject, way, kept)
+        plan = way.plan(subject, subject.limits(kept)) if metric != "latency_ms" else as_fast(subject, way, kept)
     except BudgetError as error:
         return {"ok": False, "reason": str(error)}
     entry = carry_through(run, plan, way, kept, started)
-    answers = evaluate(entry.model, run.data.test.batches(256), run.data.classes).correct
+    answers = evaluate(entry.outcome.model, run.data.test.batches(256), run.data.classes).correct
     row = entry.row
     return {"ok": True, "accuracy": row.accuracy, "before": row.accuracy_before_recovery, "bytes": row.size_bytes,
             "params": row.params, "macs": row.macs_forward, "time": row.latency_forward_ratio, "seconds": row.seconds,
@@ -82,7 +82,7 @@ def as_fast(subject: Any, way: Any, share: float) -> Any:
     best, nearest, asked = None, float("inf"), share
     for _ in range(_TRIES):
         try:
-            plan = way.plan(subject, min(asked, 0.98))
+            plan = way.plan(subject, subject.limits(min(asked, 0.98)))
         except BudgetError:
             if best is None:
                 raise

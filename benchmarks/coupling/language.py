@@ -18,9 +18,9 @@ def plan_language_model(_: str) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from zoo.vision_ops import define_vision_ops
+    from prunus.sources.vision_ops import import_torchvision
 
-    define_vision_ops()
+    import_torchvision()
     import transformers
 
     from prunus.budget import Limit, fit_units

@@ -14,9 +14,9 @@ def build(name: str) -> tuple[Any, Any]:
     """Return a torchvision classifier with random weights, and one image."""
     import torch
 
-    from zoo.vision_ops import define_vision_ops
+    from prunus.sources.vision_ops import import_torchvision
 
-    define_vision_ops()
+    import_torchvision()
     import torchvision
 
     extra: dict[str, Any] = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
@@ -32,10 +32,13 @@ def ours(name: str) -> Result:
     import numpy as np
     import torch
 
+    from prunus.criteria import UnitEvidence
+    from prunus.criteria.units import unit_magnitude
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
+    from prunus.graph.recorder import named_tensors
     from prunus.measurement.price import cost_model
-    from prunus.planning import make_plan, unit_criterion
+    from prunus.planning import make_plan
     from prunus.surgery.cut import operate
 
     baseline = Baseline.now()
@@ -45,7 +48,8 @@ def ours(name: str) -> Result:
     captured = time.perf_counter()
     coupling = couple(graph)
     coupled = time.perf_counter()
-    scores = unit_criterion(model, coupling, "magnitude", None, 0)
+    found = unit_magnitude(UnitEvidence(coupling, named_tensors(model)))
+    scores = {axis: score.numpy() for axis, score in found.items()}
     keep = {}
     for axis, score in scores.items():
         keep[axis] = np.zeros(len(score), bool)

@@ -33,14 +33,14 @@ def whole_network(name: str, side: int, samples: int) -> Row:
 
 
 def _whole(name: str, side: int, samples: int) -> Row:
+    from prunus.sources.vision_ops import import_torchvision
     from zoo.memory import peak_bytes
-    from zoo.vision_ops import define_vision_ops
 
-    define_vision_ops()
+    import_torchvision()
     import torchvision
 
-    from prunus.methods import METHODS, subject_of
-    from prunus.methods.under import under
+    from prunus.analysis import analyse
+    from prunus.methods import METHODS
     from prunus.workloads.splits import Split
 
     torch.set_num_threads(2)
@@ -49,10 +49,8 @@ def _whole(name: str, side: int, samples: int) -> Row:
     images = torch.randn(samples, 3, side, side)
     split = Split(images, torch.zeros(samples, dtype=torch.int64), "calibration")
     started, cpu = time.perf_counter(), time.process_time()
-    subject = under(subject_of(model, (images[:2],), split, split), "macs")
-    plan = METHODS.get("obs-units").plan(subject, 0.5)
-    assert plan.after is not None
-    assert plan.before is not None
+    subject = analyse(model, (images[:2],), data=split, held_out=split).in_metric("macs")
+    plan = METHODS.get("obs-units").plan(subject, subject.limits(0.5))
     return {"network": name, "side": side, "samples": samples, "seconds": time.perf_counter() - started,
             "cpu_seconds": time.process_time() - cpu, "peak_gib": peak_bytes() / GIB,
             "macs": plan.after.macs_forward / plan.before.macs_forward}  # fmt: skip

@@ -38,7 +38,7 @@ def rung(net: str, kept: float, seed: int, name: str) -> Row:
 
 def shot(net: str, kept: float, seed: int, method: str, repair: str, samples: int | str) -> Row:
     """Plan, cut, repair and score; images are unlabelled, and nothing is chosen by the test split."""
-    from prunus.repair import repair_
+    from prunus.repairs import repair_
     from prunus.surgery.cut import operate
 
     case, subject = case_of(net, seed), _subject(net, seed, samples)
@@ -46,7 +46,7 @@ def shot(net: str, kept: float, seed: int, method: str, repair: str, samples: in
     plan = _WAYS.get(method, functools.partial(_by_method, method))(subject, kept)
     planned = time.process_time()
     small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
-    report = repair_(small, subject.model, subject.coupling, plan, subject.calibration, repair=repair, seed=seed)
+    report = repair_(subject.model, small, subject.coupling, plan, subject.calibration, repair=repair, seed=seed)
     assert plan.before is not None
     assert plan.after is not None
     return {**case.judged(small), "macs": plan.after.macs_forward / plan.before.macs_forward,
@@ -58,20 +58,20 @@ def shot(net: str, kept: float, seed: int, method: str, repair: str, samples: in
 @functools.lru_cache(maxsize=1)
 def _subject(net: str, seed: int, samples: int | str) -> Any:
     """Return the network with images whose labels are all zero: whatever looked at them would show."""
-    from prunus.methods import subject_of
-    from prunus.methods.under import under
+
+    from prunus.analysis import analyse
     from prunus.workloads.splits import Split
 
     case: Case = case_of(net, seed)
     images = case.images(samples)
     blind = Split(images, torch.zeros(len(images), dtype=torch.int64), "calibration")
-    return under(subject_of(case.model, case.example, blind, blind, seed=seed), "macs")
+    return analyse(case.model, case.example, data=blind, held_out=blind, seed=seed).in_metric("macs")
 
 
 def _by_method(name: str, subject: Any, kept: float) -> Any:
     from prunus.methods import METHODS
 
-    return METHODS.get(name).plan(subject, kept)
+    return METHODS.get(name).plan(subject, subject.limits(kept))
 
 
 def _l2(subject: Any, kept: float) -> Any:
@@ -89,12 +89,12 @@ def _order(subject: Any, kept: float) -> Any:
 
 def _searched(subject: Any, kept: float) -> Any:
     """Exchange levels between axes wherever the outputs come closer after a refold, from the measured levels on."""
-    from prunus.jobs.searching import Searching
+    from prunus.methods.loss_search import LossSearch
     from prunus.methods.obs_units import ByLevels, unit_levels
     from prunus.planning import make_plan
 
     levels = unit_levels(subject)
-    search = Searching(subject, ByLevels(levels.damage), CANDIDATES, repair="refold")
+    search = LossSearch(subject, ByLevels(levels.damage), CANDIDATES, repair="refold")
     keep = subject.fit(levels.scores, subject.limit(kept), allocator=search, damage=levels.damage)
     return make_plan(subject.coupling, keep, cost=subject.cost)
 

@@ -17,9 +17,9 @@ EVERY = 3
 
 def resnet50() -> nn.Module:
     """Return an untrained ResNet-50 of 1,000 classes."""
-    from zoo.vision_ops import define_vision_ops
+    from prunus.sources.vision_ops import import_torchvision
 
-    define_vision_ops()
+    import_torchvision()
     import torchvision
 
     torch.manual_seed(0)

@@ -32,7 +32,7 @@ def measure(net: str, kept: float, criterion: str, scope: str, seed: int) -> Row
     # A net with the dense one's norm statistics would spend its first steps on them alone.
     reestimate_statistics_(model, parent.data.calibration.batches(64), max_batches=100)
     cut = parent.judged(model)["accuracy"]
-    recover_(model, parent, parent.short(), "finetune")
+    recover_(parent, model, parent.short(), "finetune")
     return {**parent.judged(model), "ok": True, "cut": cut, "macs": macs, "steps": parent.short().steps,
             "cpu_seconds": time.process_time() - started}  # fmt: skip
 

@@ -101,17 +101,18 @@ class Cut:
 @functools.lru_cache(maxsize=1)
 def cut_of(net: str, kept: float, seed: int) -> Cut:
     """Prune with the calibration split alone, and refit what is left without labels."""
-    from prunus.methods import METHODS, subject_of
-    from prunus.methods.under import under
-    from prunus.repair import repair_
+
+    from prunus.analysis import analyse
+    from prunus.methods import METHODS
+    from prunus.repairs import repair_
     from prunus.surgery.cut import operate
 
     parent, started = parent_of(net, seed), time.process_time()
     calibration = parent.data.calibration
-    subject = under(subject_of(parent.model, parent.example, calibration, calibration, seed=seed), "macs")
-    plan = METHODS.get(METHOD).plan(subject, kept)
+    subject = analyse(parent.model, parent.example, data=calibration, held_out=calibration, seed=seed).in_metric("macs")
+    plan = METHODS.get(METHOD).plan(subject, subject.limits(kept))
     small, _ = operate(parent.model, subject.coupling, plan, parent.example)
-    repair_(small, parent.model, subject.coupling, plan, calibration, repair=REPAIR, seed=seed)
+    repair_(parent.model, small, subject.coupling, plan, calibration, repair=REPAIR, seed=seed)
     return Cut(small, plan, subject.coupling, time.process_time() - started)
 
 

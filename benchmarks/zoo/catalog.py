@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .vision_ops import compute_nms, define_vision_ops
+from prunus.sources.vision_ops import compute_nms, import_torchvision
 
 HERE = Path(__file__).parent
 ZOOS = ("torchvision", "timm", "transformers", "torchvision-tasks")
@@ -50,7 +50,7 @@ def counts() -> dict[str, int]:
 
 
 def _torchvision() -> list[Entry]:
-    define_vision_ops()
+    import_torchvision()
     models = importlib.import_module("torchvision.models")
     found = []
     for name in models.list_models(module=models):
@@ -76,7 +76,7 @@ TASKS = ("segmentation", "detection", "video", "optical_flow")
 
 def _tasks() -> list[Entry]:
     """Segmentation, detection (whole, and the backbone alone), video and optical flow, on small inputs."""
-    define_vision_ops()
+    import_torchvision()
     models = importlib.import_module("torchvision.models")
     found = []
     for task in TASKS:
@@ -131,7 +131,7 @@ def _detection_backbone(name: str) -> tuple[nn.Module, Any]:
 
 
 def _timm() -> list[Entry]:
-    define_vision_ops()
+    import_torchvision()
     importlib.import_module("timm")
     listed = json.loads((HERE / "timm.json").read_text(encoding="utf-8"))
     return [
@@ -147,7 +147,7 @@ def _timm_model(name: str, weight: int) -> tuple[nn.Module, Any]:
 
 
 def _transformers() -> list[Entry]:
-    define_vision_ops()
+    import_torchvision()
     importlib.import_module("transformers")
     listed = json.loads((HERE / "transformers.json").read_text(encoding="utf-8"))
     return [

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.export.checkpoint import save
-from prunus.export.restore import load
+from prunus.exporters.checkpoint import save
+from prunus.exporters.restore import load
 from prunus.graph.capture import preserved, split_inputs
 from prunus.graph.opening import opened_leaves
 from prunus.plans import Plan

@@ -47,7 +47,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
+class _Analysis:
     """A model on the table."""
 
     entry: Entry
@@ -99,7 +99,7 @@ def _failure(error: Exception) -> Record:
     return {"error": f"{type(error).__name__}: {text.splitlines()[0][:300]}", "trace": traceback.format_exc(limit=-8)}
 
 
-def _prepared(entry: Entry, base: Record) -> _Subject:
+def _prepared(entry: Entry, base: Record) -> _Analysis:
     baseline = Baseline.now()
     model, inputs = entry.build()
     base["stage"] = "capture"
@@ -116,11 +116,11 @@ def _prepared(entry: Entry, base: Record) -> _Subject:
     base |= described(coupling)
     if not coupling.axes:
         raise ValueError("no removable axis")
-    return _Subject(entry, model, inputs, captured, coupling, baseline, work)
+    return _Analysis(entry, model, inputs, captured, coupling, baseline, work)
 
 
 def _try_kind(
-    subject: _Subject, kind: str, options: Options, prover: Prover | None, records: dict[str, Record]
+    subject: _Analysis, kind: str, options: Options, prover: Prover | None, records: dict[str, Record]
 ) -> None:
     """Cut one plan in every mode; a mode that fails does not keep the others from being tried."""
     planning = time.process_time()
@@ -154,7 +154,7 @@ def _prove(prover: Prover, plan: Plan, cuts: list[_Cut]) -> None:
             found |= {"ok": False, **_failure(error)}
 
 
-def _cut(subject: _Subject, plan: Plan, mode: str, planning: float) -> _Cut:
+def _cut(subject: _Analysis, plan: Plan, mode: str, planning: float) -> _Cut:
     start, cpu = time.perf_counter(), time.process_time()
     small, surgery = operate(subject.captured.model, subject.coupling, plan, subject.captured.inputs, mode=mode)
     cut_seconds, cut_cpu = _since(start), time.process_time() - cpu
@@ -175,7 +175,7 @@ def _cut(subject: _Subject, plan: Plan, mode: str, planning: float) -> _Cut:
     return _Cut(small, surgery, found)
 
 
-def _store(subject: _Subject, plan: Plan, done: _Cut) -> None:
+def _store(subject: _Analysis, plan: Plan, done: _Cut) -> None:
     """Save, load and compare; last, for in parts the cut model becomes the user's own class again."""
     found = done.found
     try:

@@ -6,60 +6,92 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prunus.analysis import Analysis, analyse
     from prunus.citation import cite
     from prunus.comparison import compare
-    from prunus.export import load, save
+    from prunus.errors import PrunusError
+    from prunus.exporters import load, save, undo
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
+    from prunus.inspection import inspect_model as inspect
     from prunus.measuring import measure
+    from prunus.outcome import Outcome, export, realise, recover, repair, verify
     from prunus.pipeline import apply, plan, prune
+    from prunus.plans import Plan
     from prunus.pruner import Pruner, PrunerOptions
+    from prunus.recipe import Recipe, load_recipe
     from prunus.recovering import recover_
-    from prunus.repair import repair_
-    from prunus.scored import score
+    from prunus.repairs import repair_
     from prunus.shrinking import shrink
-    from prunus.surgery.verify import verify
     from prunus.tree import grow_tree
+    from prunus.workloads.splits import splits_from_loaders as splits
 
 _HOMES = {
-    "prune": "prunus.pipeline",
-    "capture": "prunus.graph.capture",
-    "couple": "prunus.graph.coupling",
-    "plan": "prunus.pipeline",
-    "apply": "prunus.pipeline",
-    "verify": "prunus.surgery.verify",
-    "measure": "prunus.measuring",
-    "compare": "prunus.comparison",
-    "save": "prunus.export",
-    "load": "prunus.export",
-    "shrink": "prunus.shrinking",
-    "repair_": "prunus.repair",
-    "recover_": "prunus.recovering",
+    "Analysis": "prunus.analysis",
+    "Outcome": "prunus.outcome",
+    "Plan": "prunus.plans",
     "Pruner": "prunus.pruner",
     "PrunerOptions": "prunus.pruner",
-    "score": "prunus.scored",
-    "grow_tree": "prunus.tree",
+    "PrunusError": "prunus.errors",
+    "Recipe": "prunus.recipe",
+    "analyse": "prunus.analysis",
+    "apply": "prunus.pipeline",
+    "capture": "prunus.graph.capture",
     "cite": "prunus.citation",
+    "compare": "prunus.comparison",
+    "couple": "prunus.graph.coupling",
+    "export": "prunus.outcome",
+    "grow_tree": "prunus.tree",
+    "inspect": "prunus.inspection:inspect_model",
+    "load": "prunus.exporters",
+    "load_recipe": "prunus.recipe",
+    "measure": "prunus.measuring",
+    "plan": "prunus.pipeline",
+    "prune": "prunus.pipeline",
+    "realise": "prunus.outcome",
+    "recover": "prunus.outcome",
+    "recover_": "prunus.recovering",
+    "repair": "prunus.outcome",
+    "repair_": "prunus.repairs",
+    "save": "prunus.exporters",
+    "shrink": "prunus.shrinking",
+    "splits": "prunus.workloads.splits:splits_from_loaders",
+    "undo": "prunus.exporters",
+    "verify": "prunus.outcome",
 }
+"""Public name → module, and the name in it where that is another."""
 
 __all__ = [
+    "Analysis",
+    "Outcome",
+    "Plan",
     "Pruner",
     "PrunerOptions",
+    "PrunusError",
+    "Recipe",
+    "analyse",
     "apply",
     "capture",
     "cite",
     "compare",
     "couple",
+    "export",
     "grow_tree",
+    "inspect",
     "load",
+    "load_recipe",
     "measure",
     "plan",
     "prune",
+    "realise",
+    "recover",
     "recover_",
+    "repair",
     "repair_",
     "save",
-    "score",
     "shrink",
+    "splits",
+    "undo",
     "verify",
 ]
 
@@ -68,7 +100,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that ``import prunus`` stays light."""
     if name not in _HOMES:
         raise AttributeError(f"module 'prunus' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    home, _, own = _HOMES[name].partition(":")
+    return getattr(import_module(home), own or name)
 
 
 def __dir__() -> list[str]:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from prunus.contest import Contest, dense_row, entries, prepare
-from prunus.errors import BudgetError
+from prunus.errors import BudgetError, OptionError
 from prunus.methods import METHODS, Method
 from prunus.ordinary import in_ordinary_mode
 from prunus.progress import Progress, Silent
 from prunus.results import Environment, Results, Row, Skipped, named
+from prunus.trial import Trial, dense_row, entries, prepare
 from prunus.version import VERSION
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _LONGEST_FIRST = ("multi-scale", "smaller-dense", "layer-wise", "key-path", "mod
 
 
 @in_ordinary_mode
-def compare(recipe: Recipe, *, progress: Progress | None = None, out: Path | str | None = None) -> Results:
+def compare(recipe: Recipe | Path | str, *, progress: Progress | None = None, out: Path | str | None = None) -> Results:
     """Prune one trained model by every method of a recipe and measure all of them alike.
 
     Each method plans on calibration and selection data, is cut, verified, recovered with the same steps and seed, and
@@ -37,7 +37,8 @@ def compare(recipe: Recipe, *, progress: Progress | None = None, out: Path | str
     ``workers`` above 1 in the recipe, methods run side by side in processes of their own.
 
     Args:
-        recipe: what to compare; see `prunus.recipe`.
+        recipe: what to compare, or the path of a recipe file. ``compare: {save: true}`` keeps the network of every run
+            as a checkpoint below ``networks`` in ``out``.
         progress: told what is going on.
         out: a folder for ``results.json`` and ``report.html``; nothing is written where it is None.
 
@@ -46,15 +47,20 @@ def compare(recipe: Recipe, *, progress: Progress | None = None, out: Path | str
         PrunusError: whatever the model, the data or the methods refuse; nothing half-written stays.
     """
     shown = progress or Silent()
+    if isinstance(recipe, str | Path):
+        from prunus.recipe import load_recipe
+
+        recipe = load_recipe(Path(recipe))
     methods = _methods(recipe)
+    networks = _networks(recipe, out)
     dense_runs: list[Row] = []
     rows: list[Row] = []
     skipped: dict[tuple[str, float], Skipped] = {}
     with threads_of(recipe.threads):
         for offset in range(recipe.compare.seeds):
-            contest = prepare(recipe, recipe.seed + offset, shown)
-            dense_runs.append(dense_row(contest))
-            for found in _rows(contest, methods, shown):
+            trial = prepare(recipe, recipe.seed + offset, shown, networks=networks)
+            dense_runs.append(dense_row(trial))
+            for found in _rows(trial, methods, shown):
                 if isinstance(found, Skipped):
                     skipped[found.method, found.kept_fraction] = found
                 else:
@@ -88,34 +94,47 @@ def results_of(
     )
 
 
+def _networks(recipe: Recipe, out: Path | str | None) -> Path | None:
+    if not recipe.compare.save:
+        return None
+    if out is None:
+        raise OptionError("compare.save keeps networks in the folder of the results; give out.")
+    return Path(out) / "networks"
+
+
 def _methods(recipe: Recipe) -> list[Method]:
-    chosen = METHODS.names() if recipe.compare.methods == "all" else recipe.compare.methods
+    chosen = named_methods() if recipe.compare.methods == "all" else recipe.compare.methods
     return [METHODS.get(name) for name in chosen]
 
 
-def _rows(contest: Contest, methods: list[Method], progress: Progress) -> Iterator[Row | Skipped]:
-    recipe = contest.recipe
-    task = f"compare (seed {contest.seed})"
+def _rows(trial: Trial, methods: list[Method], progress: Progress) -> Iterator[Row | Skipped]:
+    recipe = trial.recipe
+    task = f"compare (seed {trial.seed})"
     progress.start(task, len(methods) * len(recipe.compare.kept))
     if recipe.workers == 1:
         for method in methods:
             for kept in recipe.compare.kept:
-                yield from entries(contest, method, kept)
+                yield from entries(trial, method, kept)
                 progress.advance(task)
     else:
-        for found in _in_processes(contest, methods):
+        for found in _in_processes(trial, methods):
             yield from found
             progress.advance(task, len(found))
     progress.finish(task)
 
 
-def _in_processes(contest: Contest, methods: list[Method]) -> Iterator[list[Row | Skipped]]:
+def named_methods() -> list[str]:
+    """Return the names behind ``all``: every method that says by itself what it does."""
+    return [name for name in METHODS.names() if not METHODS.get(name).options]
+
+
+def _in_processes(trial: Trial, methods: list[Method]) -> Iterator[list[Row | Skipped]]:
     """One job a method, the longest first; every process loads the same trained weights."""
     names = sorted((m.name for m in methods), key=lambda n: (n not in _LONGEST_FIRST, n))
-    weights = {k: v.detach().clone() for k, v in contest.dense.state_dict().items()}
-    start = (contest.recipe, contest.recipe.base_dir, contest.seed, weights)
+    weights = {k: v.detach().clone() for k, v in trial.dense.state_dict().items()}
+    start = (trial.recipe, trial.recipe.base_dir, trial.seed, weights, trial.networks)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(contest.recipe.workers, context, initializer=_begin, initargs=start) as pool:
+    with ProcessPoolExecutor(trial.recipe.workers, context, initializer=_begin, initargs=start) as pool:
         jobs = [pool.submit(_job, name) for name in names]
         try:
             for job in as_completed(jobs):
@@ -124,19 +143,19 @@ def _in_processes(contest: Contest, methods: list[Method]) -> Iterator[list[Row 
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-_CONTEST: list[Contest] = []  # of this worker process; filled once by its initializer
+_TRIAL: list[Trial] = []  # of this worker process; filled once by its initializer
 
 
-def _begin(recipe: Recipe, base_dir: Path, seed: int, weights: dict[str, Tensor]) -> None:
+def _begin(recipe: Recipe, base_dir: Path, seed: int, weights: dict[str, Tensor], networks: Path | None) -> None:
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    _CONTEST.append(prepare(recipe.located(base_dir), seed, Silent(), weights))
+    _TRIAL.append(prepare(recipe.located(base_dir), seed, Silent(), weights, networks))
 
 
 def _job(name: str) -> list[Row | Skipped]:
-    contest = _CONTEST[0]
-    method, kept = METHODS.get(name), contest.recipe.compare.kept
-    return [found for share in kept for found in entries(contest, method, share)]
+    trial = _TRIAL[0]
+    method, kept = METHODS.get(name), trial.recipe.compare.kept
+    return [found for share in kept for found in entries(trial, method, share)]
 
 
 def _in_order(rows: list[Row], names: list[str]) -> list[Row]:

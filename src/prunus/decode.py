@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import math
 import types
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from prunus.errors import DataError, nearest
 
 Record = TypeVar("Record")
 
-_WORDS: dict[Any, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+_WORDS: dict[Any, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list",
+    dict: "an object",
+}
 
 
 def parse_json(text: str, where: str) -> Any:
@@ -57,70 +67,69 @@ def decode_record(kind: type[Record], value: Any, where: str) -> Record:
     Args:
         kind: a dataclass whose annotations are JSON-like types, other dataclasses, tuples, literals or optionals.
         value: the parsed JSON.
-        where: the path of keys so far; it starts every error message.
+        where: what the JSON is; the path of keys follows it at the beginning of every error message.
 
     Raises:
         DataError: an unknown or absent key, or a value of another type.
     """
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: got {_shown(value)}, expected an object with named fields.")
-    hints = get_type_hints(kind)
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    for key in value:
-        if key not in known:
-            raise DataError(f"{where}: unknown key {key!r}.{nearest(key, known)} Allowed: {', '.join(known)}.")
-    for name, field in known.items():
-        if name not in value and field.default is MISSING and field.default_factory is MISSING:
-            raise DataError(f"{where}: the key {name!r} is missing; add it.")
     try:
-        return kind(**{key: _decode(hints[key], item, f"{where}.{key}") for key, item in value.items()})
+        record: Record = _adapter(kind).validate_json(json.dumps([value]), strict=True)[0]  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise _refused(kind, error.errors(include_url=False)[0], where) from None
     except DataError as error:
-        message = str(error)
-        # A record's own range check knows only its class; here the place in the file is known too.
-        raise DataError(message if message.startswith(where) else f"{where}: {message}") from None
+        # A record's own range check knows only its class; here the file is known too.
+        raise DataError(f"{where}: {error}") from None
+    return record
 
 
-def _decode(hint: Any, value: Any, where: str) -> Any:
+@functools.cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    # A plain dataclass takes the rules of what it stands in, here a tuple of one.
+    return TypeAdapter(tuple[kind], config=ConfigDict(extra="forbid", allow_inf_nan=False))  # type: ignore[valid-type]
+
+
+def _refused(kind: Any, details: ErrorDetails, where: str) -> DataError:
+    path = details["loc"][1:]
+    if details["type"] in ("missing", "unexpected_keyword_argument") and isinstance(path[-1], str):
+        owner, key = _hint_at(kind, path[:-1]), path[-1]
+        place = where + _written(path[:-1])
+        if details["type"] == "missing":
+            return DataError(f"{place}: the key {key!r} is missing; add it.")
+        known = [field.name for field in fields(owner)]
+        return DataError(f"{place}: unknown key {key!r}.{nearest(key, known)} Allowed: {', '.join(known)}.")
+    if details["type"] == "missing":  # of a tuple of fixed length
+        path = path[:-1]
+    expected = "expected a finite number" if details["type"] == "finite_number" else _expected(_hint_at(kind, path))
+    return DataError(f"{where}{_written(path)}: got {_shown(details['input'])}, {expected}.")
+
+
+def _written(path: tuple[int | str, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+
+
+def _hint_at(kind: Any, path: tuple[int | str, ...]) -> Any:
+    """Return the annotation of what stands at a path of keys, the ``None`` of an optional aside."""
+    hint = kind
+    for part in path:
+        if isinstance(part, str):
+            hint = get_type_hints(hint)[part]
+        else:
+            parts = get_args(hint)
+            hint = parts[0] if parts[-1] is Ellipsis else parts[part]
+        if get_origin(hint) in (Union, types.UnionType):
+            hint = next(option for option in get_args(hint) if option is not types.NoneType)
+    return hint
+
+
+def _expected(hint: Any) -> str:
     origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        return _decode(next(part for part in get_args(hint) if part is not type(None)), value, where)
     if origin is Literal:
-        if value not in get_args(hint):
-            allowed = ", ".join(map(repr, get_args(hint)))
-            raise DataError(f"{where}: got {_shown(value)}, allowed: {allowed}.")
-        return value
-    if origin is tuple:
-        return _decode_tuple(get_args(hint), value, where)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise DataError(f"{where}: got {_shown(value)}, expected an object.")
-        return value
+        return f"allowed: {', '.join(map(repr, get_args(hint)))}"
+    if origin is tuple and Ellipsis not in get_args(hint):
+        return f"expected exactly {len(get_args(hint))} values"
     if is_dataclass(hint):
-        return decode_record(hint, value, where)  # type: ignore[arg-type]
-    return _decode_scalar(hint, value, where)
-
-
-def _decode_tuple(parts: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise DataError(f"{where}: got {_shown(value)}, expected a list.")
-    if len(parts) == 2 and parts[1] is Ellipsis:
-        return tuple(_decode(parts[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    if len(value) != len(parts):
-        raise DataError(f"{where}: got {len(value)} values, expected exactly {len(parts)}.")
-    return tuple(_decode(part, item, f"{where}[{i}]") for i, (part, item) in enumerate(zip(parts, value, strict=True)))
-
-
-def _decode_scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is float and type(value) is int:
-        value = float(value) if abs(value) < 2**1023 else math.inf
-    # `type(...) is` and not isinstance: true must not pass for the number 1.
-    if type(value) is not hint:
-        raise DataError(f"{where}: got {_shown(value)}, expected {_WORDS.get(hint, hint)}.")
-    if hint is float and not math.isfinite(value):
-        raise DataError(f"{where}: got {_shown(value)}, expected a finite number.")
-    return value
+        return "expected an object with named fields"
+    return f"expected {_WORDS.get(origin or hint, str(hint))}"
 
 
 def _shown(value: Any) -> str:

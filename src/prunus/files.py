@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,24 +44,6 @@ def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
             temporary.unlink(missing_ok=True)
         _sync_folder(final.parent)
     return Path(path)
-
-
-def replace_dir_atomic(build: Callable[[Path], None], final: Path | str) -> Path:
-    """Let ``build`` fill a temporary folder, then put it in the place of ``final``.
-
-    Args:
-        build: called once with an empty folder to fill.
-        final: the folder that the result becomes; an older folder of that name is replaced.
-
-    Returns:
-        The path of the finished folder.
-
-    Raises:
-        OptionError: the folder cannot be written.
-    """
-    with atomic_dir(final) as folder:
-        build(folder)
-    return Path(final)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from prunus.criteria import Calibration, CriterionLike, collect_evidence, criterion_name, criterion_of, probes_for
-from prunus.criteria.calibration import LossFunction
-from prunus.errors import ModelError, OptionError
+from prunus.criteria import CriterionLike, criterion_name
+from prunus.errors import ModelError
 from prunus.graph.coupling import Coupling
 from prunus.graph.recorder import named_tensors
 from prunus.measurement.batches import logits_of
@@ -50,29 +49,6 @@ def make_plan(
         after=reduced.price(touched),
         settings=dict(settings or {}),
     )
-
-
-def unit_criterion(
-    model: nn.Module,
-    coupling: Coupling,
-    criterion: CriterionLike,
-    data: Iterable[Any] | None,
-    seed: int,
-    loss: LossFunction | None = None,
-) -> dict[str, np.ndarray]:
-    """Score every unit of every removable axis by a criterion; the loss defaults to cross-entropy.
-
-    Raises:
-        OptionError: an unknown criterion, or one that needs data where there are none.
-    """
-    wanted = probes_for(criterion)
-    if wanted and data is None:
-        labels = any(probe.labels for probe in wanted)
-        kind = "batches of (inputs, targets)" if labels else "batches of inputs, with or without targets"
-        raise OptionError(f"criterion {criterion_name(criterion)!r} needs data={kind}; give some, or use magnitude.")
-    batches = [] if data is None else data
-    evidence = collect_evidence(criterion, Calibration(model, coupling, batches, loss or cross_entropy, seed))
-    return {a: s.numpy() for a, s in criterion_of(criterion)(evidence).items()}
 
 
 def cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,10 @@ class Cost:
     latency_fs: int = 0
 
 
+UNPRICED = Cost(0, 0, 0, 0)
+"""Of a plan that is made to run the masked network and is never shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drop:
     """A branch that is bypassed: operand ``operand`` of the addition ``join`` no longer counts."""
@@ -82,8 +86,8 @@ class Plan:
     drops: tuple[Drop, ...] = ()
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
-    before: Cost | None = None
-    after: Cost | None = None
+    before: Cost = UNPRICED
+    after: Cost = UNPRICED
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -91,6 +95,20 @@ class Plan:
         """Whether applying the plan would change nothing."""
         whole = all(m.all() for m in self.axes.values()) and all(m.all() for m in self.masks.values())
         return whole and not self.drops
+
+    @property
+    def masked(self) -> int:
+        """How many weights of the cut network the masks hold at zero."""
+        return sum(int((~mask).sum()) for mask in self.cut_masks().values())
+
+    def cut_masks(self) -> dict[str, np.ndarray]:
+        """Return the masks in the shapes of the cut network."""
+        found = {}
+        for name, mask in self.masks.items():
+            for dim, index in self.keep.get(name, {}).items():
+                mask = mask.take(index, axis=dim)
+            found[name] = mask
+        return found
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
@@ -109,8 +127,8 @@ class Plan:
             "drops": [asdict(d) for d in self.drops],
             "masks": {k: {"shape": list(m.shape), "kept": int(m.sum())} for k, m in self.masks.items()},
             "decisions": [asdict(d) for d in self.decisions],
-            "before": asdict(self.before) if self.before else None,
-            "after": asdict(self.after) if self.after else None,
+            "before": asdict(self.before),
+            "after": asdict(self.after),
             "settings": dict(self.settings),
         }
 
@@ -159,8 +177,8 @@ class Plan:
                 drops=tuple(Drop("", 0, d) if isinstance(d, str) else Drop(**d) for d in text["drops"]),
                 masks=masks,
                 decisions=tuple(Decision(**d) for d in text["decisions"]),
-                before=Cost(**text["before"]) if text["before"] else None,
-                after=Cost(**text["after"]) if text["after"] else None,
+                before=Cost(**text["before"]),
+                after=Cost(**text["after"]),
                 settings=text["settings"],
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -229,4 +247,4 @@ def _same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
-__all__ = ["Cost", "Decision", "Drop", "Plan", "fingerprint", "from_ranges", "to_ranges"]
+__all__ = ["UNPRICED", "Cost", "Decision", "Drop", "Plan", "fingerprint", "from_ranges", "to_ranges"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from prunus.errors import CaptureError, OptionError
+from prunus.errors import CaptureError
 from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.measurement.batches import DataSource
@@ -17,17 +17,15 @@ from prunus.ordinary import in_ordinary_mode
 from prunus.plans import Plan
 from prunus.recovery import AUTOPILOT, Case, RecoveryOptions, RecoveryReport, recovered_
 from prunus.surgery.tensors import sliced_masks
-from prunus.workloads.learning import learning_data
+from prunus.workloads.learning import NO_LABELS, learning_data
 
 _EXAMPLES = 2
-
-NO_LABELS = "the data have no labels: the dense network's answers take their place"
 
 
 @in_ordinary_mode
 def recover_(
-    small: nn.Module,
     dense: nn.Module,
+    small: nn.Module,
     data: Any,
     recover: Mapping[str, Any] | RecoveryOptions,
     *,
@@ -43,8 +41,8 @@ def recover_(
     distillation and fine-tuning a short trial each, goes on with what pays most, and stops when the curve is flat.
 
     Args:
-        small: what is trained; its modes are put back.
         dense: the network it was cut from; the teacher, left as it is.
+        small: what is trained; its modes are put back.
         data: a DataLoader, a dataset, or batches: (inputs, labels), a mapping with ``labels``, or inputs alone. Without
             labels the dense network's answers take their place.
         recover: ``{"steps": 500}`` or ``{"minutes": 10}``, and whatever else is to differ: ``method`` (autopilot,
@@ -69,27 +67,20 @@ def recover_(
     train, deciding, labelled = learning_data(data, held_out)
     example = _example(train) if example_inputs is None else example_inputs
     case = Case(
-        unwrap(small), unwrap(dense), train, deciding, options,
+        unwrap(small),
+        unwrap(dense),
+        train,
+        deciding,
+        options,
         masks=masks if masks is not None else sliced_masks(plan) if plan is not None else {},
-        plan=plan, coupling=_coupling(unwrap(dense), example, plan), example_inputs=example, seed=seed,
+        plan=plan,
+        coupling=_coupling(unwrap(dense), example, plan),
+        example_inputs=example,
+        seed=seed,
         labelled=labelled,
-    )  # fmt: skip
+    )
     report = recovered_(case)
     return report if labelled else replace(report, notes=(*report.notes, NO_LABELS))
-
-
-def check_request(recover: Mapping[str, Any] | RecoveryOptions | None, data: Any) -> RecoveryOptions | None:
-    """Check what can be checked before anything is pruned.
-
-    Raises:
-        OptionError: an option that is not allowed, or no data.
-    """
-    if recover is None:
-        return None
-    options = RecoveryOptions.of(recover)
-    if data is None:
-        raise OptionError(f"recover ({options.method}) needs data=train_loader; give some, or leave recover out.")
-    return options
 
 
 def _example(train: DataSource) -> Any:
@@ -106,4 +97,4 @@ def _coupling(dense: nn.Module, example: Any, plan: Plan | None) -> Coupling | N
         return None
 
 
-__all__ = ["AUTOPILOT", "check_request", "recover_"]
+__all__ = ["AUTOPILOT", "recover_"]

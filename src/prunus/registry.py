@@ -157,3 +157,13 @@ class Registry(Generic[T]):
             self._load(name)
         except OptionError as error:
             warn(str(error))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a text: a long list of names without a quote and a comma for each.
+
+    Example:
+        >>> words("add sub mul")
+        ('add', 'sub', 'mul')
+    """
+    return tuple(text.split())

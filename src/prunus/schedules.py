@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TypeAlias
 
 from prunus.errors import OptionError
@@ -17,7 +16,6 @@ RAMP = 2 / 3
 """The part of a training in which pruning happens; the last third runs at the final level."""
 DECAY = 0.9
 STEPS = 4
-LEVELS = ("block", "unit", "weight")
 
 KEPT_SCHEDULES: Registry[Schedule] = Registry("pruning schedule", "prunus.schedules", kind=Callable)
 
@@ -49,41 +47,6 @@ def kept_at(name: str, t: float, kept: float, *, begin: float = 0.0, end: float 
         return 1.0
     # Rounding inside a formula must not leave the range, nor come back up.
     return min(1.0, max(kept, schedule((t - begin) / (end - begin), kept)))
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """The level that is pruned at a moment, and the kept fraction of the whole network that it has to reach."""
-
-    level: str
-    kept: float
-
-
-def stage_at(
-    t: float, kept: float, *, levels: Sequence[str] = LEVELS, name: str = "cubic", begin: float = 0.0, end: float = RAMP
-) -> Stage:
-    """Return what a staged pruning does at training progress ``t``: one level after another, in equal ratios.
-
-    Level i of n has the i-th part of the time between ``begin`` and ``end`` and takes the network from
-    kept^((i−1)/n) to kept^(i/n); inside its part it follows the named schedule. The fraction falls throughout.
-
-    Raises:
-        OptionError: as `kept_at`, or no levels.
-
-    Example:
-        >>> stage_at(0.0, 0.5).level, stage_at(0.3, 0.5).level, stage_at(1.0, 0.5)
-        ('block', 'unit', Stage(level='weight', kept=0.5))
-    """
-    if not levels:
-        raise OptionError("levels is empty; name at least one, such as ('unit',).")
-    n, ramp = len(levels), (end - begin) / len(levels)
-    passed = 0.0 if ramp <= 0 else (t - begin) / ramp
-    i = n - 1 if t >= end else min(n - 1, max(0, math.floor(passed)))
-    last = end if i == n - 1 else begin + (i + 1) * ramp
-    before = kept ** (i / n)
-    target = kept if i == n - 1 else kept ** ((i + 1) / n)
-    inside = kept_at(name, t, target / before if i else target, begin=begin + i * ramp, end=last)
-    return Stage(levels[i], target if t >= last else max(target, before * inside))
 
 
 def check_fraction(name: str, value: float, *, least: float | None = None) -> None:
@@ -154,4 +117,4 @@ def steps(s: float, kept: float) -> float:
     return kept if s >= 1.0 else 1.0 - (1.0 - kept) * math.floor(s * STEPS + 1e-9) / STEPS
 
 
-__all__ = ["KEPT_SCHEDULES", "LEVELS", "RAMP", "Schedule", "Stage", "check_fraction", "kept_at", "stage_at"]
+__all__ = ["KEPT_SCHEDULES", "RAMP", "Schedule", "check_fraction", "kept_at"]

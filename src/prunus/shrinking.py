@@ -9,26 +9,26 @@ import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
+from prunus.as_found import seeded
 from prunus.errors import OutcomeError, VerifyError
 from prunus.graph.capture import capture, preserved, split_inputs, unwrap
 from prunus.graph.coupling import couple
 from prunus.graph.opening import opened_leaves
 from prunus.graph.recorder import named_tensors
 from prunus.ordinary import in_ordinary_mode
-from prunus.pipeline import PruneResult
+from prunus.outcome import Outcome, cut_proved
 from prunus.planning import check_weights, make_plan
 from prunus.plans import Decision
-from prunus.surgery.cut import operate
 from prunus.surgery.dead import live_units
 from prunus.surgery.leftovers import copied
 from prunus.surgery.precision import computing_in
-from prunus.surgery.verify import verify
+from prunus.surgery.trial import relative_error
 
 TOLERANCE = 1e-6
 
 
 @in_ordinary_mode
-def shrink(model: nn.Module, example_inputs: Any) -> PruneResult:
+def shrink(model: nn.Module, example_inputs: Any) -> Outcome:
     """Remove the structure that zeros have made dead; the network computes the same and is smaller.
 
     f_small(x) = f(x) for every x: a unit goes if, by where the weights are zero, no output can depend on it (all that
@@ -79,13 +79,15 @@ def shrink(model: nn.Module, example_inputs: Any) -> PruneResult:
             "it are zero (those of a norm behind it too), or all that read it; to remove more, use prunus.prune."
         )
     plan = make_plan(coupling, keep, decisions=decisions, settings={"method": "shrink"})
-    small, surgery = operate(plain, coupling, plan, example_inputs)
-    check = verify(plain, small, coupling, plan, example_inputs)
-    _check_same(model, small, example_inputs)
-    assert plan.before is not None
-    assert plan.after is not None
-    return PruneResult(
-        small, plan, plan.before, plan.after, check, coupling.coverage(), surgery, example_inputs=example_inputs
+    cut = cut_proved(plain, coupling, plan, example_inputs)
+    _check_same(model, cut.model, example_inputs)
+    return Outcome(
+        model=cut.model,
+        plan=plan,
+        check=cut.check,
+        coverage=coupling.coverage(),
+        surgery=cut.surgery,
+        example_inputs=example_inputs,
     )
 
 
@@ -116,7 +118,7 @@ def _without_masks(model: nn.Module) -> nn.Module:
 
 def _check_same(model: nn.Module, small: nn.Module, example_inputs: Any) -> None:
     expected, got = _outputs(model, example_inputs), _outputs(small, example_inputs)
-    error = max((_relative(a, b) for a, b in zip(got, expected, strict=True)), default=0.0)
+    error = relative_error(got, expected)
     if not error <= TOLERANCE:
         raise VerifyError(
             f"The shrunk {type(model).__name__} differs from the model on the example inputs: relative error "
@@ -136,15 +138,5 @@ def _outputs(model: nn.Module, example_inputs: Any) -> list[torch.Tensor]:
         plain = {k: wide(v) for k, v in module.__dict__.items() if isinstance(v, torch.Tensor)}
         module.__dict__.update(plain)
     args, kwargs = pytree.tree_map_only(torch.Tensor, wide, split_inputs(example_inputs))
-    with preserved(twin), computing_in(torch.float64), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with preserved(twin), computing_in(torch.float64), torch.no_grad(), seeded(0):
         return [x.double() for x in opened_leaves(twin(*args, **kwargs)) if isinstance(x, torch.Tensor)]
-
-
-def _relative(got: torch.Tensor, expected: torch.Tensor) -> float:
-    if got.shape != expected.shape:
-        return float("inf")
-    if got.numel() == 0:
-        return 0.0
-    scale = expected.abs().max().clamp_min(1e-12)
-    return float((got - expected).abs().max() / scale)

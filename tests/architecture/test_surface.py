@@ -12,11 +12,12 @@ import pytest
 import prunus
 
 SURFACE = {
-    "prune", "capture", "couple", "plan", "apply", "verify", "measure", "compare", "save", "load", "shrink",
-    "repair_", "recover_", "Pruner", "PrunerOptions", "score", "grow_tree", "cite",
+    "Analysis", "Outcome", "Plan", "Pruner", "PrunerOptions", "PrunusError", "Recipe", "analyse", "apply", "capture",
+    "cite", "compare", "couple", "export", "grow_tree", "inspect", "load", "load_recipe", "measure", "plan", "prune",
+    "realise", "recover", "recover_", "repair", "repair_", "save", "shrink", "splits", "undo", "verify",
 }  # fmt: skip
 HEAVY = {"matplotlib", "sklearn", "typer", "jinja2", "scipy", "PIL", "transformers", "torchvision", "timm"}
-SECONDS_BEYOND_TORCH = 0.3
+SECONDS_BEYOND_TORCH = 0.1
 
 _PROBE = """
 import json, sys, time

@@ -10,7 +10,9 @@ import pytest
 
 from prunus.cli.main import main
 
-RECIPE = "version: 1\nmodel: digits\ndata: digits\ntrain: {steps: 0}\nprune: {budget: {params: 0.5}}\n"
+RECIPE = (
+    "version: 1\nmodel: digits\ndata: digits\ntrain: {steps: 0}\nprune: {budget: {params: 0.5}, criterion: magnitude}\n"
+)
 
 
 def run(*words: str) -> int:

@@ -33,8 +33,10 @@ def test_steps_on_the_command_line_are_the_autopilots(tmp_path: Path) -> None:
 def test_words_become_changes_of_the_recipe() -> None:
     assert recovery_of(None) == {}
     assert recovery_of(["steps=9", "method=distil", "temperature=2"]) == {
-        ("recover", "steps"): 9, ("recover", "method"): "distil", ("recover", "temperature"): 2.0,
-    }  # fmt: skip
+        ("recover", "steps"): 9,
+        ("recover", "method"): "distil",
+        ("recover", "temperature"): 2.0,
+    }
     refused = (
         (["steps"], "allowed: KEY=VALUE"),
         (["steps=1", "steps=2"], "stands twice"),

@@ -8,10 +8,10 @@ import pytest
 
 from factories_digits import fresh_subject
 from factories_suites import suites
+from prunus.analysis import Analysis
 from prunus.budget import fit_units
 from prunus.criteria import UNIT_CRITERIA, damage_curves, probes_for
 from prunus.errors import OptionError
-from prunus.methods import Subject
 from prunus.methods.neurons import unit_scores
 from prunus.testing import criterion_suite
 
@@ -24,7 +24,7 @@ globals().update(suites(MEASURED, criterion_suite, OPTIONS, analysis=fresh_subje
 
 
 @functools.cache
-def shared() -> Subject:
+def shared() -> Analysis:
     return fresh_subject()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from factories_suites import suites
 from prunus.budget import ALLOCATORS
 from prunus.criteria import CRITERIA
-from prunus.export import EXPORTERS
-from prunus.repair import REPAIRS
+from prunus.exporters import EXPORTERS
+from prunus.repairs import REPAIRS
 from prunus.schedules import KEPT_SCHEDULES
 from prunus.testing import (
     allocator_suite,

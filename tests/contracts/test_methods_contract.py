@@ -10,15 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from factories_analysis import planned_by
 from factories_digits import fresh_subject
 from factories_suites import suites
+from prunus.analysis import Analysis
 from prunus.budget import Bound
 from prunus.errors import BudgetError
-from prunus.methods import METHODS, Subject
-from prunus.methods.under import under
+from prunus.methods import METHODS
 from prunus.plans import Plan
 from prunus.testing import method_suite
-from prunus.testing.methods import masked_weights
 
 KEPT = (0.5, 0.3)
 # The pattern, not the budget, says how much stays: norms and biases come on top.
@@ -48,16 +48,15 @@ each_share = pytest.mark.parametrize("kept", KEPT)
 
 
 @functools.cache
-def shared() -> Subject:
+def shared() -> Analysis:
     return fresh_subject()
 
 
 @methods(["importance", "window-strip", "integrated", "multi-scale", "modular"])
 def test_a_budget_of_bytes_counts_masked_weights_as_they_are_stored(name: str) -> None:
-    subject = under(shared(), "bytes")
-    plan, whole = METHODS.get(name).plan(subject, 0.3), subject.cost.price().param_bytes
-    assert plan.after is not None
-    stored = plan.after.param_bytes - 4 * masked_weights(plan)
+    subject = shared().in_metric("bytes")
+    plan, whole = planned_by(name, subject, 0.3), subject.cost.price().param_bytes
+    stored = plan.after.param_bytes - 4 * plan.masked
     for tensor, mask in plan.masks.items():
         left = mask
         for dim, index in plan.keep.get(tensor, {}).items():
@@ -70,16 +69,16 @@ def test_a_budget_of_bytes_counts_masked_weights_as_they_are_stored(name: str) -
 def test_masks_save_neither_macs_nor_time(metric: str) -> None:
     subject = replace(shared(), metric=metric, cost=replace(shared().cost, fixed_fs=10**12))
     with pytest.raises(BudgetError, match="zeros change neither MACs nor time"):
-        METHODS.get("importance").plan(subject, 0.5)
+        planned_by("importance", subject, 0.5)
 
 
 def test_a_person_s_bounds_hold_for_methods() -> None:
     axis = next(a for a, x in shared().coupling.axes.items() if x.size >= 16)
     for bound, low, high in ((Bound(frozen=True), 1.0, 1.0), (Bound(floor=0.75), 0.75, 1.0), (Bound(forced=8), 0, 0)):
-        subject = under(shared(), "params", {axis: bound})
+        subject = shared().in_metric("params", {axis: bound})
         size = subject.coupling.axes[axis].size
         for name in ("sensitivity", "tree-knapsack", "layer-wise", "modular"):
-            plan = METHODS.get(name).plan(subject, 0.6)
+            plan = planned_by(name, subject, 0.6)
             kept = int(plan.axes[axis].sum()) if axis in plan.axes else size
             assert kept == 8 if bound.forced else low * size <= kept <= high * size, (name, bound, kept)
 
@@ -89,7 +88,7 @@ def test_a_person_s_bounds_hold_for_methods() -> None:
 def test_weight_methods_keep_exactly_what_they_may(name: str, kept: float) -> None:
     plan, total = planned(name, kept), shared().cost.price().params
     window = {"window-tile": 16, "window-kernel": 64}.get(name, 1)
-    assert 0 <= int(kept * total) - (total - masked_weights(plan)) < window
+    assert 0 <= int(kept * total) - (total - plan.masked) < window
     assert not plan.axes
     assert plan.after == plan.before
 

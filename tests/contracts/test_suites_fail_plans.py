@@ -17,16 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from factories_suites import Broken, check_broken, check_covered
+from prunus.analysis import Analysis
+from prunus.budget import Limits
 from prunus.errors import OptionError
-from prunus.export import EXPORTERS, Exporter
-from prunus.export.parts import parts
+from prunus.exporters import EXPORTERS, Exporter
+from prunus.exporters.parts import parts
 from prunus.graph.ir import Node
 from prunus.graph.rules import Flow
-from prunus.methods import METHODS, Method, Subject
+from prunus.methods import METHODS, Method
 from prunus.planning import make_plan
-from prunus.plans import Decision, Plan
-from prunus.repair import REPAIRS
-from prunus.repair.refold import Fit, refold
+from prunus.plans import UNPRICED, Decision, Plan
+from prunus.repairs import REPAIRS
+from prunus.repairs.refold import Fit, refold
 from prunus.testing import exporter_suite, method_suite, repair_suite, rule_suite
 from prunus.testing.exporters import ExporterSuite
 from prunus.testing.methods import MethodSuite
@@ -39,27 +41,29 @@ counter = itertools.count()
 GOOD, MASKS = METHODS.get("filter-norm"), METHODS.get("importance")
 
 
-def but(change: Callable[[Subject, Plan], Any], good: Method = GOOD, **more: Any) -> Method:
+def but(change: Callable[[Analysis, Plan], Any], good: Method = GOOD, **more: Any) -> Method:
     """Return a method that spoils the plans of a good one."""
-    return replace(good, plan=lambda subject, kept: change(subject, good.plan(subject, kept)), **more)
+    return replace(good, plan=lambda subject, limits: change(subject, good.plan(subject, limits)), **more)
 
 
 def at(share: Callable[[float], float]) -> Method:
     """Return a good method that is asked for another share than was given."""
-    return replace(GOOD, plan=lambda subject, kept: GOOD.plan(subject, share(kept)))
+    return replace(
+        GOOD, plan=lambda subject, limits: GOOD.plan(subject, subject.limits(share(subject.kept(limits[0]))))
+    )
 
 
-def trained(subject: Subject, plan: Plan) -> Plan:
+def trained(subject: Analysis, plan: Plan) -> Plan:
     with torch.no_grad():
         next(subject.model.parameters()).add_(1)
     return plan
 
 
-def unheld(subject: Subject, kept: float, good: Method) -> Plan:
-    return good.plan(replace(subject, held=frozenset()), kept)
+def unheld(subject: Analysis, limits: Limits, good: Method) -> Plan:
+    return good.plan(replace(subject, held=frozenset()), limits)
 
 
-def wavering(subject: Subject, plan: Plan) -> Plan:
+def wavering(subject: Analysis, plan: Plan) -> Plan:
     axis = next(iter(plan.axes))
     keep = {**plan.axes, axis: np.roll(plan.axes[axis], next(counter))}
     return make_plan(subject.coupling, keep, decisions=plan.decisions, cost=subject.cost)
@@ -71,10 +75,10 @@ METHOD_CASES: list[Broken] = [
     ("test_the_budget_holds", at(lambda kept: kept + 0.02), r"the budget of 50% of the parameters is broken; got \d"),
     ("test_the_budget_holds", but(lambda s, p: None), "makes no plan .*; got NoneType, allowed: a Plan"),
     ("test_the_budget_holds", but(lambda s, p: 1 // 0), "makes no plan that keeps 50% of the parameters; got ZeroDivi"),
-    ("test_the_budget_holds", but(lambda s, p: replace(p, after=None)), "its plan has no price; got after=None, allow"),
+    ("test_the_budget_holds", but(lambda s, p: replace(p, after=UNPRICED)), "its plan has no price; got no counts"),
     ("test_the_budget_is_used", at(lambda kept: 0.8 * kept), r"the budget of 50% of the parameters is not used; got"),
-    ("test_a_budget_of_macs_holds_and_is_used", replace(GOOD, plan=lambda s, kept: GOOD.plan(
-        replace(s, metric="params"), kept)), r"the budget of half the MACs is missed; got [\d,]+, allowed"),
+    ("test_a_budget_of_macs_holds_and_is_used", replace(GOOD, plan=lambda s, to: GOOD.plan(
+        s, replace(s, metric="params").limits(s.kept(to[0])))), r"the budget of half the MACs is missed; got [\d,]+,"),
     ("test_a_budget_of_macs_holds_and_is_used", but(lambda s, p: replace(p, masks={
         "head.weight": np.zeros((10, 320), bool)})), r"it masks weights, .*; got \['head.weight'\], allowed: no masks"),
     ("test_less_budget_keeps_less", at(lambda kept: 0.5), r"30% of the parameters keeps no fewer than 50%; got"),
@@ -86,8 +90,8 @@ METHOD_CASES: list[Broken] = [
     ("test_plans_tell_why", but(lambda s, p: replace(p, decisions=(Decision("a", "unit", 0, 3, "x"),))), "says nothin"),
     ("test_the_same_again", but(wavering), "the same seed gives another plan; got a difference, allowed: equal plans"),
     ("test_the_model_stays", but(trained), "it changes the model; got values of 'stem.conv.weight', allowed: no chang"),
-    ("test_held_axes_stay", replace(GOOD, plan=lambda s, kept: unheld(s, kept, GOOD)), r"an axis that is held; got \["),
-    ("test_held_axes_stay", replace(MASKS, plan=lambda s, kept: unheld(s, kept, MASKS)), "masks weights on an axis th"),
+    ("test_held_axes_stay", replace(GOOD, plan=lambda s, to: unheld(s, to, GOOD)), r"an axis that is held; got \["),
+    ("test_held_axes_stay", replace(MASKS, plan=lambda s, to: unheld(s, to, MASKS)), "masks weights on an axis th"),
     ("test_a_budget_out_of_reach_is_refused", at(lambda kept: max(kept, 0.2)), "0.0001 % is not refused; got Plan and"),
 ]  # fmt: skip
 

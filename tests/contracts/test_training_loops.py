@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from factories_training import blocks, fit, samples
-from factories_transformers import vision_ops
 from prunus.errors import DataError, OptionError, UsageError
 from prunus.pruner import Pruner
 from prunus.pruner.adapters import accelerated, huggingface_callback, lightning_callback
+from prunus.sources.vision_ops import import_torchvision
 
 STEPS, BATCH, LR = 12, 32, 0.05
 RECIPES: list[dict[str, Any]] = [
@@ -35,7 +35,7 @@ def pruner_of(model: nn.Module, recipe: dict[str, Any]) -> Pruner:
 
 @pytest.fixture(autouse=True, scope="module")
 def _vision_ops() -> None:
-    vision_ops()
+    import_torchvision()  # torchmetrics does, and with it Lightning
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):

@@ -13,7 +13,7 @@ from prunus.methods import METHODS
 from prunus.pruner import STRATEGIES
 from prunus.recovery import RUNGS
 from prunus.registry import Registry
-from prunus.repair import REPAIRS
+from prunus.repairs import REPAIRS
 from prunus.schedules import KEPT_SCHEDULES
 from prunus.training import LOSSES
 

@@ -37,9 +37,13 @@ class Bottleneck(nn.Module):
 
 def resnet() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, bias=False), Bottleneck(8, 4, 16), Bottleneck(16, 6, 16), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(16, 5),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3, bias=False),
+        Bottleneck(8, 4, 16),
+        Bottleneck(16, 6, 16),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 5),
+    )
 
 
 class Encoder(nn.Module):

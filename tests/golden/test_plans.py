@@ -11,10 +11,11 @@ import torch
 from test_axes import BLOCKS
 from torch import nn
 
+from prunus import analyse
 from prunus.budget import ALLOCATORS
+from prunus.methods.neurons import unit_scores
 from prunus.report.plan_table import plan_lines
 from prunus.review import with_savings
-from prunus.scored import score
 
 FOLDER = Path(__file__).parent / "plans"
 BUDGETS = ({"params": 0.5}, {"macs": 0.3}, {"bytes": 0.6, "macs": 0.5})
@@ -31,11 +32,13 @@ def waved(model: nn.Module) -> nn.Module:
 
 def listing(name: str) -> str:
     build, inputs = BLOCKS[name]
-    parent = score(waved(build()), inputs)
+    parent = analyse(waved(build()), inputs)
     lines = []
     for budget in BUDGETS:
         for allocator in ALLOCATORS.names():
-            plan = with_savings(parent.plan(budget, allocator=allocator), parent.coupling, parent.scores)
+            plan = with_savings(
+                parent.plan(budget, allocator=allocator), parent.coupling, unit_scores(parent, "magnitude")
+            )
             lines += [f"== {', '.join(f'{m} {v}' for m, v in budget.items())} by {allocator}"]
             lines += plan_lines(plan, batch=2)
             lines += [f"  {axis}: {text['keep']}" for axis, text in plan.describe()["axes"].items()]

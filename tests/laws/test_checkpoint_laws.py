@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from factories_networks import NetSpec
 from factories_pruned import cut_at_random, same_bits, same_state
-from prunus.export import load, origins, packed_size, save, undo
-from prunus.export.pack import pack_tensors, unpack_tensors
+from prunus.exporters import load, origins, packed_size, save, undo
+from prunus.exporters.pack import pack_tensors, unpack_tensors
 from prunus.graph.recorder import named_tensors
 from prunus.graph.run import run
 from prunus.plans import Plan

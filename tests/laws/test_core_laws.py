@@ -169,8 +169,11 @@ def test_nothing_that_is_given_changes(seed: int, training: bool) -> None:
 @given(seed=SEEDS, levels=st.sampled_from((("unit",), ("unit", "weight"))))
 def test_applying_the_plan_of_prune_gives_its_model_bit_for_bit(seed: int, levels: tuple[str, ...]) -> None:
     model, inputs, _ = prunable(seed)
-    result = prunus.prune(model, inputs, budget={"params": 0.6}, levels=levels, seed=seed)
-    again = prunus.apply(model, result.plan, inputs)
+    try:
+        result = prunus.prune(model, inputs, budget={"params": 0.6}, levels=levels, seed=seed)
+    except BudgetError:
+        assume(False)  # a network of which no plan leaves so little
+    again = prunus.apply(model, result.plan, inputs).model
     assert same_state(again, result.model)
     with torch.no_grad():
         assert torch.equal(again(inputs), result.model(inputs))

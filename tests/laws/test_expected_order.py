@@ -1,6 +1,6 @@
 """The order in which methods are known to end, on a small network trained here; another order is the sign of a bug.
 
-Scored on the selection split by the mean loss: nothing is chosen by the test split.
+Analysis on the selection split by the mean loss: nothing is chosen by the test split.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import functools
 import pytest
 import torch
 
-from prunus.jobs import measure_damage
+from factories_analysis import analysis_of, planned_by
+from prunus.analysis import Analysis
 from prunus.measurement.quality import Quality, evaluate
-from prunus.methods import METHODS, Subject, subject_of
-from prunus.repair import repair_
+from prunus.pipeline.damage import measure_damage
+from prunus.repairs import repair_
 from prunus.surgery.cut import operate
 from prunus.training import TrainingOptions, finetune_
 from prunus.workloads.digits import load_digits_splits
@@ -25,24 +26,24 @@ CALIBRATION = 192
 
 
 @functools.cache
-def subject() -> Subject:
+def subject() -> Analysis:
     """Return a network that is right on more than nine of ten digits, with unlabelled use of 192 of them."""
     splits = load_digits_splits()
     torch.manual_seed(0)
     model = DigitsNet()
     finetune_(model, splits.train, TrainingOptions(steps=STEPS, lr=1e-2), seed=0)
     calibration = Split(*next(iter(splits.calibration.batches(CALIBRATION))))
-    return subject_of(model.eval(), torch.zeros(2, 1, 8, 8), calibration, splits.selection)
+    return analysis_of(model.eval(), torch.zeros(2, 1, 8, 8), calibration, splits.selection)
 
 
 @functools.cache
 def left(method: str, kept: float = 0.5, repair: str | None = None) -> Quality:
     """Return what a cut network is worth without any training."""
     it = subject()
-    plan = METHODS.get(method).plan(it, kept)
+    plan = planned_by(method, it, kept)
     small, _ = operate(it.model, it.coupling, plan, it.example_inputs)
     if repair is not None:
-        repair_(small, it.model, it.coupling, plan, it.calibration.batches(64), repair=repair)
+        repair_(it.model, small, it.coupling, plan, it.calibration.batches(64), repair=repair)
     return evaluate(small, it.selection.batches(256))
 
 
@@ -87,6 +88,6 @@ def test_more_removed_is_more_lost_and_the_worst_class_loses_most(name: str) -> 
 
 def test_single_damages_say_less_of_the_whole_the_more_is_removed() -> None:
     it = subject()
-    ratios = [measure_damage(it, METHODS.get("fisher").plan(it, kept)).ratio for kept in (0.9, 0.5)]
+    ratios = [measure_damage(it, planned_by("fisher", it, kept)).ratio for kept in (0.9, 0.5)]
     assert all(ratio is not None for ratio in ratios)
     assert ratios[0] < ratios[1]

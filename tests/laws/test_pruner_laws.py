@@ -75,7 +75,6 @@ def test_structural_methods_meet_the_budget_and_the_cut_costs_what_the_plan_says
     fit(model, pruner, OPTIMIZERS["sgd with momentum"](model.parameters()), 30)
     assert 0.35 < pruner.kept <= 0.5
     plan = pruner.cut_()
-    assert plan.after is not None
     assert sum(p.numel() for p in model.parameters()) == plan.after.params
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunus.errors import OptionError
-from prunus.schedules import KEPT_SCHEDULES, LEVELS, RAMP, kept_at, stage_at
+from prunus.schedules import KEPT_SCHEDULES, RAMP, kept_at
 
 names = st.sampled_from(KEPT_SCHEDULES.names())
 fractions = st.floats(0.001, 1.0)
@@ -31,15 +31,6 @@ def test_the_last_third_is_at_the_final_level(name: str, kept: float, t: float) 
 def test_never_rises(name: str, kept: float, one: float, other: float) -> None:
     early, late = sorted((one, other))
     assert kept <= kept_at(name, late, kept) <= kept_at(name, early, kept) <= 1.0
-
-
-@given(names, fractions, times, times)
-def test_stages_go_down_level_by_level_and_end_exactly(name: str, kept: float, one: float, other: float) -> None:
-    early, late = (stage_at(t, kept, name=name) for t in sorted((one, other)))
-    assert late.kept <= early.kept
-    assert LEVELS.index(early.level) <= LEVELS.index(late.level)
-    assert stage_at(0.0, kept, name=name).kept == 1.0
-    assert stage_at(RAMP, kept, name=name).kept == kept
 
 
 def test_shapes_differ_where_they_should() -> None:

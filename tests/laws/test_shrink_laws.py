@@ -15,7 +15,7 @@ from prunus.errors import OutcomeError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.graph.recorder import named_tensors
-from prunus.pipeline import PruneResult
+from prunus.outcome import Outcome
 from prunus.planning import make_plan
 from prunus.surgery.dead import live_units
 from prunus.surgery.reference import masked_tensors
@@ -41,7 +41,7 @@ def scatter_zeros_(model: nn.Module, seed: int, share: float) -> None:
                 parameter.movedim(dim, 0)[gone] = 0
 
 
-def shrunk(model: nn.Module, inputs: torch.Tensor) -> PruneResult | None:
+def shrunk(model: nn.Module, inputs: torch.Tensor) -> Outcome | None:
     """Return what `shrink` does, None where it finds nothing dead; its proofs are its own."""
     try:
         return prunus.shrink(model, inputs)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factories_layers import DAMPING, error, layer
-from prunus.solvers import Consumer, alps, exact_obs, osscar, refit, remove_units, sparsegpt, wanda
+from prunus.solvers import Consumer, alps, exact_obs, exchange_units, refit, remove_units, sparsegpt, wanda
 
 few = settings(max_examples=12, deadline=None)
 shapes = st.tuples(st.integers(2, 7), st.integers(6, 18), st.integers(0, 10_000))
@@ -49,8 +49,9 @@ def test_permuting_units_permutes_their_removal(shape: tuple[int, int, int]) -> 
     plain = remove_units([Consumer(w, h, unit)], units)
     moved = remove_units([Consumer(w, h, order[unit])], units)
     torch.testing.assert_close(moved.rises, plain.rises, rtol=1e-7, atol=1e-9)
-    kept = osscar([Consumer(w, h, unit)], units, units // 2).kept
-    assert torch.equal(osscar([Consumer(w, h, order[unit])], units, units // 2).kept[order], kept)
+    half = units // 2
+    kept = exchange_units([Consumer(w, h, unit)], plain.kept(half)).kept
+    assert torch.equal(exchange_units([Consumer(w, h, order[unit])], moved.kept(half)).kept[order], kept)
 
 
 @few

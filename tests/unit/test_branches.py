@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from factories_analysis import analysis_of
+from prunus.analysis import Analysis
 from prunus.errors import PlanError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.measurement.price import cost_model
 from prunus.methods.reduction import Reduction, whole
-from prunus.methods.subject import Subject, subject_of
 from prunus.surgery.cut import cut
 from prunus.surgery.literals import rewrite
 from prunus.surgery.verify import compare_models
@@ -124,7 +125,7 @@ NETS = {
 
 
 @functools.cache
-def subject(name: str) -> Subject:
+def subject(name: str) -> Analysis:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     build, shape = NETS[name]
@@ -136,14 +137,14 @@ def subject(name: str) -> Subject:
                 module.bias.fill_(0.5)
                 module.running_var.uniform_(0.5, 2.0)
     data = Split(torch.randn(8, *shape), torch.randint(3, (8,)))
-    return subject_of(model, torch.randn(4, *shape), data, data)
+    return analysis_of(model, torch.randn(4, *shape), data, data)
 
 
 def coupling_of(model: nn.Module, *shape: int) -> Coupling:
     return couple(capture(model.eval(), torch.randn(shape)))
 
 
-def check_cut(it: Subject, reduction: Reduction) -> nn.Module:
+def check_cut(it: Analysis, reduction: Reduction) -> nn.Module:
     plan = reduction.as_plan()
     small = cut(it.model, it.coupling, plan, it.example_inputs, mode="graph")
     check = compare_models(it.model, small, it.coupling, plan, it.example_inputs)

@@ -32,8 +32,11 @@ class Tokens(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.table, self.up, self.down, self.out = (
-            nn.Embedding(40, 16), nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 40),
-        )  # fmt: skip
+            nn.Embedding(40, 16),
+            nn.Linear(16, 32),
+            nn.Linear(32, 16),
+            nn.Linear(16, 40),
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.table(ids)
@@ -115,7 +118,7 @@ def test_data_that_cannot_be_used_are_refused_in_one_line(criterion: str | None,
     "targets", [torch.full((8,), 9), torch.zeros(7, dtype=torch.int64), torch.zeros(8)], ids=["class", "count", "float"]
 )
 def test_targets_that_the_loss_does_not_take_are_told_with_their_form(criterion: str, targets: Tensor) -> None:
-    with pytest.raises(DataError, match=r"the loss does not take .* targets \(\d,\) torch\."):
+    with pytest.raises(DataError, match=r"loss 'cross_entropy' refuses .* targets torch\.\w+ \(\d,\)"):
         prunus.plan(mlp(), _X[:2], budget={"params": 0.6}, criterion=criterion, data=[(_X, targets)])
 
 

@@ -113,7 +113,7 @@ def test_parts_compute_what_they_computed() -> None:
 def test_plan_apply_save_and_load(tmp_path: Path) -> None:
     model, x = detector("tolist"), torch.randn(2, 3, 16, 16)
     plan = prunus.plan(model, x, budget=HALF)
-    assert type(prunus.apply(model, plan, x)) is Detector
+    assert type(prunus.apply(model, plan, x).model) is Detector
     result = prunus.prune(model, x, budget=HALF)
     prunus.save(result, tmp_path / "small")
     again = prunus.load(tmp_path / "small", detector("tolist"))

@@ -14,8 +14,8 @@ import prunus.graph.recorder
 from factories_networks import NetSpec
 from factories_pruned import Cut, cut_at_random, same_bits, same_state
 from prunus.errors import ModelError, OptionError, UsageError
-from prunus.export import load, packed_size, save, undo
-from prunus.export.header import read_header
+from prunus.exporters import load, packed_size, save, undo
+from prunus.exporters.header import read_header
 from prunus.graph.capture import capture
 from prunus.plans import Drop
 

@@ -15,7 +15,7 @@ import torch
 from factories_networks import NetSpec
 from factories_pruned import cut_at_random
 from prunus.errors import ModelError, PlanError, UsageError
-from prunus.export import load, save
+from prunus.exporters import load, save
 
 ATTENTION = NetSpec("sequence", (0, 1), width=8)
 

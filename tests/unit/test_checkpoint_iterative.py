@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from factories_cuts import random_share
 from factories_pruned import Cut, cut_at_random, same_state
 from prunus.errors import PlanError
-from prunus.export import load, origins, save, undo
+from prunus.exporters import load, origins, save, undo
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.measurement.price import cost_model

@@ -12,7 +12,7 @@ from torch import nn
 from factories_networks import NetSpec
 from factories_pruned import Cut, cut_at_random, same_state
 from prunus.errors import OptionError, PlanError, UsageError
-from prunus.export import undo
+from prunus.exporters import undo
 from prunus.graph.capture import capture
 from prunus.plans import Drop
 

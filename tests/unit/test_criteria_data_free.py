@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunus
+from prunus import analyse as prunus_score
 from prunus.criteria import (
     UNIT_CRITERIA,
     Calibration,
@@ -21,7 +22,7 @@ from prunus.criteria import (
 from prunus.errors import OptionError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.scored import score as prunus_score
+from prunus.methods.neurons import unit_scores
 
 
 class Net(nn.Module):
@@ -169,7 +170,8 @@ def test_scores_below_zero_are_lifted(made):
 def test_a_loud_axis_is_spared_by_no_allocator(made):
     model, _, x = made
     parent = prunus_score(model, x[:2])
-    loud = replace(parent, scores={a: s * (1000 if a == "c1:out" else 1) for a, s in parent.scores.items()})
+    raised = {a: s * (1000 if a == "c1:out" else 1) for a, s in unit_scores(parent, "magnitude").items()}
+    loud = replace(parent, memo={"units:magnitude": raised})
     for allocator in ("isomorphic", "lagrangian", "knapsack", "viterbi", "global"):
         plain, other = (p.plan({"params": 0.5}, allocator=allocator) for p in (parent, loud))
         assert {a: m.tolist() for a, m in plain.axes.items()} == {a: m.tolist() for a, m in other.axes.items()}

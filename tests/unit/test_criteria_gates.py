@@ -203,8 +203,11 @@ class Tokens(nn.Module):
     def __init__(self, flat: bool):
         super().__init__()
         self.table, self.up, self.down, self.out = (
-            nn.Embedding(9, 6), nn.Linear(6, 10), nn.Linear(10, 6), nn.Linear(6, 9),
-        )  # fmt: skip
+            nn.Embedding(9, 6),
+            nn.Linear(6, 10),
+            nn.Linear(10, 6),
+            nn.Linear(6, 9),
+        )
         self.flat = flat
 
     def forward(self, ids):

@@ -6,15 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunus.criteria import (
-    CRITERIA,
     UNIT_CRITERIA,
     Calibration,
-    Evidence,
     UnitEvidence,
     activation_statistics,
     collect_evidence,
     collect_gradients,
-    unit_scores,
 )
 from prunus.criteria.places import find_places
 from prunus.errors import DataError, OptionError
@@ -97,13 +94,6 @@ def test_taylor_squares_the_sum():
     scores = UNIT_CRITERIA.get("taylor")(UnitEvidence(coupling, evidence.weights, grad=evidence.grad))
     expected = (evidence.weights["c3.weight"] * evidence.grad["c3.weight"]).double().flatten(1).sum(1).square()
     torch.testing.assert_close(scores["c3:out"], expected)
-
-
-def test_any_weight_criterion_sums_to_units():
-    model, coupling = _build()
-    scores = CRITERIA.get("magnitude")(Evidence({"c3.weight": model.c3.weight, "c3.bias": model.c3.bias}))
-    expected = model.c3.weight.abs().flatten(1).sum(1) + model.c3.bias.abs()
-    torch.testing.assert_close(unit_scores(coupling, "c3:out", scores), expected.double().detach())
 
 
 def test_statistics_equal_hooks_sample_by_sample():

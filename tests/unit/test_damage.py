@@ -8,14 +8,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from factories_analysis import analysis_of, planned_by
 from factories_digits import fresh_subject
+from prunus.analysis import Analysis
 from prunus.budget import parse_budget, unit_problem
 from prunus.errors import OptionError
-from prunus.jobs import measure_damage, with_damage
-from prunus.jobs.searching import Searching
-from prunus.methods import METHODS, Subject, subject_of
 from prunus.methods.layer_wise import masked_loss
+from prunus.methods.loss_search import LossSearch
 from prunus.methods.neurons import unit_scores
+from prunus.pipeline.damage import measure_damage, with_damage
 from prunus.planning import make_plan
 from prunus.plans import Decision
 from prunus.report.plan_table import damage_lines, plan_lines
@@ -39,9 +40,9 @@ class Two(nn.Module):
         return self.left(self.a(x)) + self.right(self.b(x))
 
 
-def two() -> Subject:
+def two() -> Analysis:
     data = Split(torch.tensor([[1.0, 1.0], [-1.0, 1.0]]), torch.tensor([6.0, 2.0])[:, None])
-    return subject_of(Two(), torch.zeros(2, 2), data, data, loss=F.mse_loss)
+    return analysis_of(Two(), torch.zeros(2, 2), data, data, loss=F.mse_loss)
 
 
 def test_damages_of_two_towers_are_those_computed_by_hand() -> None:
@@ -64,7 +65,7 @@ def test_damages_of_two_towers_are_those_computed_by_hand() -> None:
 
 def test_every_level_has_its_damage() -> None:
     it = fresh_subject()
-    plan = METHODS.get("integrated").plan(it, 0.3)
+    plan = planned_by("integrated", it, 0.3)
     found = measure_damage(it, plan)
     assert set(found.singles) == {d.node for d in plan.decisions}
     assert {d.level for d in plan.decisions} >= {"unit", "weight"}
@@ -83,7 +84,7 @@ def test_a_search_ends_no_worse_than_its_allocator_and_within_the_budget() -> No
     scores = unit_scores(it, "magnitude")
     limits = parse_budget({"params": 0.4}, it.cost.price())
     problem = unit_problem(it.cost, scores, limits)
-    search = Searching(it, "uniform", 12)
+    search = LossSearch(it, "uniform", 12)
     counts = search(problem)
     batches = list(it.selection.batches(256))
     dense = masked_loss(it, {}, batches)
@@ -95,4 +96,4 @@ def test_a_search_ends_no_worse_than_its_allocator_and_within_the_budget() -> No
     assert search(problem) == counts
     assert search.__name__ == "uniform+search"
     with pytest.raises(OptionError, match="evaluations is 2"):
-        Searching(it, "uniform", 2)
+        LossSearch(it, "uniform", 2)

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from factories_networks import NetSpec
 from factories_pruned import Cut, cut_at_random
 from prunus.errors import ModelError
-from prunus.export import load, save
-from prunus.export.header import FileMark
+from prunus.exporters import load, save
+from prunus.exporters.header import FileMark
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.surgery.dynamic import growth

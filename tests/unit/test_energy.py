@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import prunus
+from prunus import analyse
 from prunus.errors import OptionError
 from prunus.measurement.energy import Meter, energy_ratio, find_meter
-from prunus.meeting import _next
-from prunus.scored import score
+from prunus.pipeline.measured_budget import _next
 
 
 def zone(root: Path, name: str, kind: str, counter: int, most: int = 1_000_000) -> Path:
@@ -96,8 +96,8 @@ def test_a_budget_of_energy_is_met_as_measured(monkeypatch: pytest.MonkeyPatch) 
         return spent
 
     meter = Meter("fake", joules)
-    monkeypatch.setattr("prunus.prepared.find_meter", lambda device: meter)
-    monkeypatch.setattr("prunus.meeting.find_meter", lambda device: meter)
+    monkeypatch.setattr("prunus.pipeline.planner.find_meter", lambda device: meter)
+    monkeypatch.setattr("prunus.pipeline.measured_budget.find_meter", lambda device: meter)
     # As if a call cost a tenth of the whole however small the network is.
     shares: list[float] = []
 
@@ -110,7 +110,7 @@ def test_a_budget_of_energy_is_met_as_measured(monkeypatch: pytest.MonkeyPatch) 
         shares.append(0.1 + 0.9 * macs[0] / macs[1])
         return Ratio(shares[-1])
 
-    monkeypatch.setattr("prunus.meeting.energy_ratio", measured)
+    monkeypatch.setattr("prunus.pipeline.measured_budget.energy_ratio", measured)
     result = prunus.prune(net(), torch.randn(4, 64), budget={"energy": 0.5})
     told = result.plan.settings["energy"]
     assert told["wanted"] == pytest.approx(0.5, abs=1e-3)
@@ -131,11 +131,10 @@ def test_without_a_meter_nothing_is_planned(monkeypatch: pytest.MonkeyPatch, tmp
     def missing(device: object = "cpu") -> Meter:
         return find_meter("cpu", tmp_path)
 
-    monkeypatch.setattr("prunus.prepared.find_meter", missing)
-    monkeypatch.setattr("prunus.scored.find_meter", missing)
+    monkeypatch.setattr("prunus.pipeline.planner.find_meter", missing)
     for act in (
         lambda: prunus.prune(net(), torch.randn(4, 64), budget={"energy": 0.5}),
-        lambda: score(net(), torch.randn(4, 64)).plan({"energy": 0.5}),
+        lambda: analyse(net(), torch.randn(4, 64)).plan({"energy": 0.5}),
     ):
         with pytest.raises(OptionError, match="cannot be read on this machine"):
             act()

@@ -190,4 +190,4 @@ def test_prune_and_apply_with_experts() -> None:
     assert result.check.ok
     assert 2 <= result.model.up.shape[0] < EXPERTS
     assert result.plan.settings["opt_in"] == ["experts"]
-    assert torch.equal(prunus.apply(model, result.plan, TOKENS)(TOKENS), result.model(TOKENS))
+    assert torch.equal(prunus.apply(model, result.plan, TOKENS).model(TOKENS), result.model(TOKENS))

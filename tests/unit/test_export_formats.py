@@ -11,7 +11,7 @@ from torch import nn
 
 import prunus
 from prunus.errors import OptionError
-from prunus.export import EXPORTERS, Exporter
+from prunus.exporters import EXPORTERS, Exporter
 
 X = torch.randn(2, 6)
 

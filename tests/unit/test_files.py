@@ -8,7 +8,7 @@ import pytest
 
 from prunus import files
 from prunus.errors import OptionError
-from prunus.files import atomic_dir, replace_dir_atomic, write_bytes_atomic, write_text_atomic
+from prunus.files import atomic_dir, write_bytes_atomic, write_text_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -64,8 +64,9 @@ def test_a_link_is_followed_not_replaced(tmp_path: Path) -> None:
 
 def test_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
     final = tmp_path / "small"
-    replace_dir_atomic(lambda folder: (folder / "first").write_text("1") and None, final)
-    replace_dir_atomic(lambda folder: (folder / "second").write_text("2") and None, final)
+    for name in ("first", "second"):
+        with atomic_dir(final) as folder:
+            (folder / name).write_text("1")
     assert names(final) == ["second"]
     assert names(tmp_path) == ["small"]
 

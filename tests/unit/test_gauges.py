@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import prunus
+from prunus import analyse
 from prunus.errors import BudgetError, OptionError
 from prunus.measurement.memory import memory_model
-from prunus.scored import score
 
 
 @pytest.fixture
@@ -24,13 +24,11 @@ INPUTS = torch.randn(2, 3, 16, 16)
 
 
 def test_memory_is_held_and_used(net: nn.Sequential) -> None:
-    parent = score(net, INPUTS)
+    parent = analyse(net, INPUTS)
     model = memory_model(parent.coupling)
     plan = parent.plan({"memory": 0.5})
     assert 0.4 * model.price() < model.price(plan.axes) <= 0.5 * model.price()
     both = parent.plan({"memory": 0.5, "params": 0.1})
-    assert both.after is not None
-    assert both.before is not None
     assert both.after.params <= 0.1 * both.before.params
     assert model.price(both.axes) <= 0.5 * model.price()
 
@@ -42,7 +40,7 @@ def test_prune_knows_memory_in_bytes(net: nn.Sequential) -> None:
 
 
 def test_out_of_reach_and_met_already(net: nn.Sequential) -> None:
-    parent = score(net, INPUTS)
+    parent = analyse(net, INPUTS)
     with pytest.raises(BudgetError, match="memory ≤ 1,000 bytes cannot be met: the least"):
         parent.plan({"memory": 1000})
     with pytest.raises(BudgetError, match="as it is"):

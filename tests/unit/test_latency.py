@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prunus.errors import OptionError
 from prunus.measurement import latency
+from prunus.measurement.bootstrap import median_interval
 from prunus.measurement.latency import latency_ratio
 
 
@@ -61,9 +62,9 @@ def test_ratio_and_interval_of_known_times(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_interval_is_decided_by_the_seed() -> None:
     ratios = torch.rand(20, generator=torch.Generator().manual_seed(0)).double().numpy()
-    first = latency._median_interval(ratios, seed=3)
-    assert first == latency._median_interval(ratios, seed=3)
-    assert first[1] < first[0] < first[2]
+    first = median_interval(ratios, seed=3)
+    assert first == median_interval(ratios, seed=3)
+    assert first.low < first.estimate < first.high
 
 
 @pytest.mark.parametrize("backward", [False, True])

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from prunus.jobs import LevelRow, evaluate_levels, parent_of
-from prunus.parent import Parent
+from prunus.pipeline.levels import LevelRow, evaluate_levels
 from prunus.progress import Silent
 from prunus.recipe import Recipe
+from prunus.trained_model import TrainedModel, trained_model
 
 
 @pytest.fixture(scope="module")
-def parent() -> Parent:
+def parent() -> TrainedModel:
     text = {"version": 1, "model": "digits", "data": "digits", "train": {"steps": 40}}
-    return parent_of(Recipe.model_validate(text), 0, Silent())
+    return trained_model(Recipe.model_validate(text), 0, Silent())
 
 
 @pytest.fixture(scope="module")
-def rows(parent: Parent) -> dict[str, LevelRow]:
-    return {row.id: row for row in evaluate_levels(parent)}
+def rows(parent: TrainedModel) -> dict[str, LevelRow]:
+    return {row.id: row for row in evaluate_levels(parent.analysis)}
 
 
-def test_children_add_up(rows: dict[str, LevelRow], parent: Parent) -> None:
+def test_children_add_up(rows: dict[str, LevelRow], parent: TrainedModel) -> None:
     whole = rows["(network)"]
     stages = [row for row in rows.values() if row.level == "stage"]
     assert whole.params == sum(row.params for row in stages) == sum(p.numel() for p in parent.model.parameters())
@@ -46,6 +46,6 @@ def test_redundancy_is_a_share_and_units_have_none(rows: dict[str, LevelRow]) ->
     assert any(row.redundancy for row in rows.values())
 
 
-def test_stages_are_divided_as_asked(parent: Parent) -> None:
-    found = evaluate_levels(parent, stages="depth", count=2)
+def test_stages_are_divided_as_asked(parent: TrainedModel) -> None:
+    found = evaluate_levels(parent.analysis, stages="depth", count=2)
     assert [row.id for row in found if row.level == "stage"] == ["stage1", "stage2"]

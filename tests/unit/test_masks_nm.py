@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from prunus.errors import DataError, OptionError
-from prunus.masks import contracted_dims, density, nm_masks, ragged_tails
+from prunus.masks import contracted_dims, nm_masks
 
 
 def test_two_of_four_keeps_the_best_two_of_each_group():
@@ -43,15 +43,8 @@ def test_a_transposed_convolution_is_the_plain_one_transposed(along):
     assert torch.equal(turned.transpose(0, 1), plain)
 
 
-def test_ragged_tails_reports_only_widths_that_do_not_divide():
-    weights = {"even": torch.zeros(2, 8), "odd": torch.zeros(2, 3, 3, 3), "thin": torch.zeros(2, 3)}
-    assert ragged_tails(weights) == {"odd": 3, "thin": 3}
-    assert ragged_tails(weights, m=9) == {"even": 8, "odd": 3, "thin": 3}
-    assert ragged_tails(weights, m=9, along="flat") == {"even": 8, "thin": 3}
-
-
 def test_all_of_m_keeps_everything():
-    assert density(nm_masks({"w": torch.rand(3, 7)}, n=4, m=4)) == 1.0
+    assert nm_masks({"w": torch.rand(3, 7)}, n=4, m=4)["w"].all()
 
 
 def test_bad_input_is_refused():

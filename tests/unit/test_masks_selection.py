@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunus.masks import solve_tau, top_masks
+from prunus.masks import top_masks
 from prunus.masks.selection import Cut, find_cut, kept_by
 
 
@@ -72,5 +72,4 @@ def test_thresholds_of_many_scores_are_values_that_occur() -> None:
     scores = drawn(1, "few values")
     flat = torch.cat([score.double().reshape(-1) for score in scores.values()]).sort(descending=True).values
     for count in (0, 7, 40_000, len(flat) - 1):
-        assert solve_tau(scores, count) == float(flat[count])
-    assert solve_tau(scores, len(flat)) == -math.inf
+        assert find_cut([(score.double(), None) for score in scores.values()], count + 1).least == float(flat[count])

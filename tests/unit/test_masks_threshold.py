@@ -11,12 +11,9 @@ from prunus.masks import (
     absolute_masks,
     gradient_masks,
     importance_masks,
-    kept_weights,
-    masks_above,
     relative_masks,
     relative_scores,
     resolve_count,
-    solve_tau,
     top_masks,
 )
 
@@ -86,14 +83,6 @@ def test_ties_at_the_threshold_are_kept_by_index_never_in_excess():
     masks = absolute_masks({"a": torch.ones(2, 2), "b": torch.ones(2, 2)}, keep_count=5)
     assert masks["a"].all()
     assert masks["b"].tolist() == [[True, False], [False, False]]
-
-
-def test_solve_tau_is_the_first_removed_score():
-    scores = {"s": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
-    assert solve_tau(scores, 3) == 1.0
-    assert solve_tau(scores, 0) == 4.0
-    assert solve_tau(scores, 4) == -math.inf
-    assert kept_weights(masks_above(scores, solve_tau(scores, 2), floor=False)) == 2
 
 
 def test_budget_below_the_floors_says_so():

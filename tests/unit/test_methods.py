@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from factories_analysis import analysis_of, planned_by
 from factories_digits import fresh_subject
+from prunus.analysis import Analysis
 from prunus.errors import BudgetError, OptionError
-from prunus.methods import METHODS, Subject, subject_of
+from prunus.methods import METHODS
 from prunus.methods.layer_wise import FRACTIONS, Scan, layer_wise_keep, masked_loss, sensitivity_scan
 from prunus.methods.multi_scale import Split as Division
 from prunus.methods.multi_scale import plan_split, splits
@@ -33,14 +35,14 @@ class Gears(nn.Module):
         return self.head(torch.cat([self.first(x).relu(), 1e-3 * self.second(x).relu()], -1))
 
 
-def gears(**changes: object) -> Subject:
+def gears(**changes: object) -> Analysis:
     torch.manual_seed(0)
     model = Gears()
     inputs = torch.randn(40, 6)
     with torch.no_grad():
         model.head.weight *= 8
         data = Split(inputs, model(inputs).argmax(-1))
-    return subject_of(model, inputs[:2], data, data, **changes)  # type: ignore[arg-type]
+    return analysis_of(model, inputs[:2], data, data, **changes)  # type: ignore[arg-type]
 
 
 def test_methods_are_enrolled_with_their_level() -> None:
@@ -70,10 +72,10 @@ def test_weights_to_keep_counts_what_cannot_be_masked() -> None:
     subject = gears()
     weights, total = maskable(subject), subject.cost.price().params
     biases = total - sum(w.numel() for w in weights.values())
-    assert weights_to_keep(subject, weights, 0.5) == int(0.5 * total) - biases
+    assert weights_to_keep(subject, weights, subject.limits(0.5)) == int(0.5 * total) - biases
     said = rf"params ≤ {int(0.1 * total)} is out of reach: {biases} of {total} cannot be masked"
     with pytest.raises(BudgetError, match=said):
-        weights_to_keep(subject, weights, 0.1)
+        weights_to_keep(subject, weights, subject.limits(0.1))
 
 
 def test_held_weights_are_not_masked() -> None:
@@ -116,9 +118,9 @@ def test_what_is_measured_of_axes_serves_those_that_hold_other_axes(name: str) -
     first, second = list(subject.coupling.axes)[:2]
     for held in ({first}, {second}, set()):
         found = replace(subject, held=frozenset(held))
-        plan = METHODS.get(name).plan(found, 0.5)
+        plan = planned_by(name, found, 0.5)
         assert held.isdisjoint(plan.axes)
-        assert plan.axes.keys() == METHODS.get(name).plan(replace(found, memo={}), 0.5).axes.keys()
+        assert plan.axes.keys() == planned_by(name, replace(found, memo={}), 0.5).axes.keys()
 
 
 def test_damage_between_measurements_is_interpolated() -> None:
@@ -145,16 +147,15 @@ def test_splits_multiply_to_the_kept_share() -> None:
 def test_each_scale_takes_its_part() -> None:
     subject = fresh_subject()
     total = subject.cost.price().params
-    plan = plan_split(subject, Division(0.75, 0.7, 0.3 / 0.525), 0.3)
+    plan = plan_split(subject, Division(0.75, 0.7, 0.3 / 0.525), subject.limit(0.3))
     assert {d.level for d in plan.decisions} == {"block", "unit", "weight"}
-    assert plan.after is not None
     assert 0.3 * total < plan.after.params <= 0.75 * 0.7 * total + 1
     assert plan.settings["split"] == "blocks 75% × units 70% × weights 57%"
 
 
 def test_a_division_that_does_not_fit_is_refused() -> None:
     with pytest.raises(BudgetError, match="cannot be masked"):
-        plan_split(gears(), Division(1.0, 1.0, 0.1), 0.05)
+        plan_split(gears(), Division(1.0, 1.0, 0.1), gears().limit(0.05))
 
 
 def test_unit_scores_leave_held_axes_out() -> None:
@@ -162,6 +163,6 @@ def test_unit_scores_leave_held_axes_out() -> None:
 
 
 def test_random_plans_follow_the_seed() -> None:
-    plans = [unit_plan(gears(seed=s), 0.5, "random") for s in (1, 1, 2)]
+    plans = [unit_plan(gears(seed=s), gears().limits(0.5), "random") for s in (1, 1, 2)]
     assert plans[0] == plans[1]
     assert plans[0] != plans[2]

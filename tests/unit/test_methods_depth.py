@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from factories_analysis import analysis_of, planned_by
 from factories_tree import Hybrid
+from prunus.analysis import Analysis
 from prunus.budget import fit_units
 from prunus.errors import BudgetError, DataError
-from prunus.methods import METHODS, Subject, subject_of
 from prunus.methods.depth import shallower
 from prunus.methods.masked_copy import live_axes, masked_copy
 from prunus.methods.neurons import unit_scores
@@ -39,20 +40,20 @@ class Blocks(nn.Module):
         return self.head(x)
 
 
-def subject(model: nn.Module, shape: tuple[int, ...] = (4,), **changes: object) -> Subject:
+def subject(model: nn.Module, shape: tuple[int, ...] = (4,), **changes: object) -> Analysis:
     model.eval()
     inputs = torch.randn(30, *shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         data = Split(inputs, model(inputs).argmax(-1))
-    return subject_of(model, inputs[:3], data, data, **changes)  # type: ignore[arg-type]
+    return analysis_of(model, inputs[:3], data, data, **changes)  # type: ignore[arg-type]
 
 
-def blocks(*factors: float) -> Subject:
+def blocks(*factors: float) -> Analysis:
     torch.manual_seed(0)
     return subject(Blocks(*factors))
 
 
-def cut_loss(it: Subject, plan: Plan) -> float:
+def cut_loss(it: Analysis, plan: Plan) -> float:
     small, _ = operate(it.model, it.coupling, plan, it.example_inputs)
     inputs, targets = next(iter(it.selection.batches(30)))
     with torch.no_grad():
@@ -96,15 +97,14 @@ def test_losses_are_measured_anew_after_every_removal() -> None:
 def test_a_network_without_branches_is_trimmed() -> None:
     torch.manual_seed(0)
     it = subject(nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3)))
-    plan = METHODS.get("depth").plan(it, 0.5)
+    plan = planned_by("depth", it, 0.5)
     assert plan.drops == ()
-    assert plan.after is not None
     assert plan.after.params <= it.limit(0.5).value
 
 
 def test_a_budget_out_of_reach_is_refused_with_numbers() -> None:
     with pytest.raises(BudgetError, match=r"least reachable is \d+"):
-        METHODS.get("depth").plan(blocks(1.0, 1.0), 0.01)
+        planned_by("depth", blocks(1.0, 1.0), 0.01)
 
 
 def test_batches_of_another_program_are_refused() -> None:

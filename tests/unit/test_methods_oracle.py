@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from factories_analysis import analysis_of, planned_by
 from factories_digits import digits, fresh_subject
+from prunus.analysis import Analysis
 from prunus.budget import Bound
 from prunus.errors import BudgetError, OptionError
-from prunus.methods import METHODS, Subject, subject_of
 from prunus.methods.neurons import unit_plan
 from prunus.methods.replay import Replay
 from prunus.plans import Plan, fingerprint
@@ -26,18 +27,18 @@ KEPT = 0.5
 
 
 @functools.cache
-def small() -> Subject:
+def small() -> Analysis:
     """Two hidden layers of sixteen units that know the digits well."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
     finetune_(model, digits().train, TrainingOptions(300, 1e-2), seed=0)
     calibration = Split(*next(iter(digits().train.batches(512))), "calibration")
-    return subject_of(model.eval(), torch.zeros(2, 1, 8, 8), calibration, digits().selection)
+    return analysis_of(model.eval(), torch.zeros(2, 1, 8, 8), calibration, digits().selection)
 
 
 @functools.cache
 def oracle_plan() -> Plan:
-    return METHODS.get("oracle").plan(small(), KEPT)
+    return planned_by("oracle", small(), KEPT)
 
 
 def loss_of(plan: Plan, data: Split | None = None) -> float:
@@ -64,7 +65,6 @@ def test_the_first_removal_is_the_cheapest_of_all() -> None:
 
 def test_it_meets_the_budget_and_is_proved() -> None:
     subject, plan = small(), oracle_plan()
-    assert plan.after is not None
     allowed = KEPT * subject.cost.price().params
     assert 0.9 * allowed <= plan.after.params <= allowed
     model, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
@@ -77,10 +77,12 @@ def test_criteria_come_in_the_expected_order() -> None:
     """Chance loses most; nothing clearly beats the true loss where that was looked at. Greedy, it is no bound."""
     x, y = next(iter(digits().test.batches(300)))
     unseen = Split(x, y, "test")
-    chance = [loss_of(unit_plan(replace(small(), seed=s, memo={}), KEPT, "random"), unseen) for s in range(8)]
+    limits = small().limits(KEPT)
+    drawn = (unit_plan(replace(small(), seed=s, memo={}), limits, "random") for s in range(8))
+    chance = [loss_of(plan, unseen) for plan in drawn]
     oracles = loss_of(oracle_plan())
     for name in ("fisher", "taylor_sample", "taylor", "sensitivity", "magnitude", "fpgm", "redundancy"):
-        plan = unit_plan(small(), KEPT, name)
+        plan = unit_plan(small(), limits, name)
         assert loss_of(plan, unseen) < np.median(chance), name
         assert loss_of(plan) > 0.9 * oracles, name
     assert loss_of(oracle_plan(), unseen) < min(chance)
@@ -88,13 +90,13 @@ def test_criteria_come_in_the_expected_order() -> None:
 
 def test_large_networks_and_steps_of_several_units_are_refused() -> None:
     with pytest.raises(BudgetError, match="allowed are 256"):
-        METHODS.get("oracle").plan(fresh_subject(), KEPT)
+        planned_by("oracle", fresh_subject(), KEPT)
     axis = next(iter(small().coupling.axes))
     with pytest.raises(OptionError, match="one unit at a time"):
-        METHODS.get("oracle").plan(replace(small(), bounds={axis: Bound(round_to=8)}), KEPT)
+        planned_by("oracle", replace(small(), bounds={axis: Bound(round_to=8)}), KEPT)
 
 
 def test_a_floor_is_kept() -> None:
     axis = list(small().coupling.axes)[-1]
-    plan = METHODS.get("oracle").plan(replace(small(), bounds={axis: Bound(floor=15)}), KEPT)
+    plan = planned_by("oracle", replace(small(), bounds={axis: Bound(floor=15)}), KEPT)
     assert plan.axes.get(axis, np.ones(16, bool)).sum() >= 15

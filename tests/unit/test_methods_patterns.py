@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factories_analysis import planned_by
 from factories_digits import fresh_subject
 from prunus.errors import BudgetError, OptionError
 from prunus.masks.window import Strip
-from prunus.methods import METHODS
 from prunus.methods.weights import maskable
 
 
@@ -50,7 +50,7 @@ def test_strips_refuse_what_is_no_strip(bad: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(("name", "along"), [("window-strip", "input"), ("window-strip-column", "unit")])
 def test_at_most_one_strip_of_the_network_is_broken(name: str, along: str) -> None:
-    plan = METHODS.get(name).plan(fresh_subject(), 0.4)
+    plan = planned_by(name, fresh_subject(), 0.4)
     broken = 0
     for mask in plan.masks.values():
         labels = Strip(8, along).labels(mask.shape).flatten()  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ def test_at_most_one_strip_of_the_network_is_broken(name: str, along: str) -> No
 @pytest.mark.parametrize(("kept", "most"), [(0.5, 4), (0.3, 3), (0.7, 6)])
 def test_no_eight_neighbours_hold_more_than_the_budget_needs(kept: float, most: int) -> None:
     subject = fresh_subject()
-    plan = METHODS.get("n-of-eight").plan(subject, kept)
+    plan = planned_by("n-of-eight", subject, kept)
     fullest = 0
     for name, mask in plan.masks.items():
         inputs = np.moveaxis(mask, 1, -1)
@@ -79,4 +79,4 @@ def test_no_eight_neighbours_hold_more_than_the_budget_needs(kept: float, most: 
 @pytest.mark.parametrize("name", ["window-strip", "window-strip-column", "n-of-eight"])
 def test_a_budget_below_what_cannot_be_masked_is_refused(name: str) -> None:
     with pytest.raises(BudgetError, match=r"\d"):
-        METHODS.get(name).plan(fresh_subject(), 0.003)
+        planned_by(name, fresh_subject(), 0.003)

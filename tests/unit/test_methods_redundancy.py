@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from factories_analysis import analysis_of, planned_by
+from prunus.analysis import Analysis
 from prunus.errors import BudgetError, DataError
-from prunus.methods import METHODS, Subject, subject_of
 from prunus.methods.redundancy import without_twins
 from prunus.methods.similarity import Alignment, distinctness, unit_gram
 from prunus.workloads import Split
@@ -32,11 +33,11 @@ class Twins(nn.Module):
         return self.head(x + self.a(x).tanh() + self.b(x) + self.c(x))
 
 
-def subject(model: nn.Module, samples: int = 40, **changes: object) -> Subject:
+def subject(model: nn.Module, samples: int = 40, **changes: object) -> Analysis:
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(samples, 4, generator=generator)
     data = Split(inputs, torch.randint(3, (samples,), generator=generator))
-    return subject_of(model.eval(), inputs[:3], data, data, **changes)  # type: ignore[arg-type]
+    return analysis_of(model.eval(), inputs[:3], data, data, **changes)  # type: ignore[arg-type]
 
 
 def mlp() -> nn.Sequential:
@@ -78,7 +79,7 @@ def test_units_that_are_copies_go_first() -> None:
         model[0].weight[4] = model[0].weight[1] * 0.5
         model[2].weight[:, 4] = model[2].weight[:, 1] * 0.5
     it = subject(model)
-    plan = METHODS.get("redundancy").plan(it, 45 / 51)
+    plan = planned_by("redundancy", it, 45 / 51)
     (keep,) = plan.axes.values()
     assert np.flatnonzero(~keep).tolist() == [4]
     assert "cosine 1.00" in plan.decisions[0].reason
@@ -119,9 +120,8 @@ def test_of_twin_branches_the_weaker_goes() -> None:
     reduction, reasons = without_twins(it, total - 72)
     assert [b.id for b in reduction.dropped] == ["c"]
     assert reasons["c"].startswith("does what b does")
-    plan = METHODS.get("redundancy").plan(it, 0.4)
+    plan = planned_by("redundancy", it, 0.4)
     assert [drop.label for drop in plan.drops] == ["c"]
-    assert plan.after is not None
     assert plan.after.params <= it.limit(0.4).value
 
 
@@ -137,4 +137,4 @@ def test_no_branch_goes_that_is_like_none_or_more_than_has_to() -> None:
 
 def test_a_budget_out_of_reach_is_refused_with_numbers() -> None:
     with pytest.raises(BudgetError, match=r"least reachable is \d+"):
-        METHODS.get("redundancy").plan(subject(mlp()), 0.01)
+        planned_by("redundancy", subject(mlp()), 0.01)

@@ -11,28 +11,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from factories_analysis import analysis_of, planned_by
 from factories_digits import fresh_subject
+from prunus.analysis import Analysis
 from prunus.budget import Limit, fit_units
 from prunus.errors import BudgetError
 from prunus.masks import top_masks
-from prunus.methods import METHODS, Subject, fine_tuning, subject_of
+from prunus.methods import fine_tuning
 from prunus.methods.fine_tuning import DECAY, ROUNDS, kept_after
 from prunus.methods.masks_left import masks_left
 from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import whole
 from prunus.methods.weights import maskable
-from prunus.planning import cross_entropy
 from prunus.workloads import Split
 
 
-def mlp(*, frozen: bool = False) -> Subject:
+def mlp(*, frozen: bool = False) -> Analysis:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
     inputs = torch.randn(48, 5)
     with torch.no_grad():
         data = Split(inputs, model(inputs).argmax(-1))
     model.requires_grad_(not frozen)
-    return subject_of(model, inputs[:2], data, data)
+    return analysis_of(model, inputs[:2], data, data)
 
 
 @given(st.floats(0.01, 1.0), st.integers(1, 9))
@@ -57,7 +58,7 @@ def test_the_network_is_trained_between_rounds_and_scored_anew(monkeypatch: pyte
         return report
 
     monkeypatch.setattr(fine_tuning, "finetune_", watched)
-    plan = METHODS.get("fine-tuning-pruning").plan(it, 0.3)
+    plan = planned_by("fine-tuning-pruning", it, 0.3)
     units, norms = zip(*seen, strict=True)
     assert len(seen) == ROUNDS - 1
     assert list(units) == sorted(units, reverse=True)
@@ -70,8 +71,7 @@ def test_the_network_is_trained_between_rounds_and_scored_anew(monkeypatch: pyte
 def test_a_frozen_network_is_pruned_without_training() -> None:
     it = mlp(frozen=True)
     before = {n: t.clone() for n, t in it.model.state_dict().items()}
-    plan = METHODS.get("fine-tuning-pruning").plan(it, 0.5)
-    assert plan.after is not None
+    plan = planned_by("fine-tuning-pruning", it, 0.5)
     assert plan.after.params <= it.limit(0.5).value
     assert all(torch.equal(before[n], t) for n, t in it.model.state_dict().items())
     assert not any(p.requires_grad for p in it.model.parameters())
@@ -83,15 +83,14 @@ def test_out_of_reach_is_said_before_anything_is_trained(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(fine_tuning, "finetune_", never)
     with pytest.raises(BudgetError, match=r"least reachable is \d+"):
-        METHODS.get("fine-tuning-pruning").plan(mlp(), 0.02)
+        planned_by("fine-tuning-pruning", mlp(), 0.02)
 
 
 def test_the_pipeline_gives_each_level_its_part() -> None:
     it = fresh_subject()
-    plan = METHODS.get("integrated").plan(it, 0.25)
+    plan = planned_by("integrated", it, 0.25)
     total = it.cost.price().params
     assert {d.level for d in plan.decisions} == {"block", "unit", "weight"}
-    assert plan.after is not None
     # Blocks keep the cube root or a little more, units half of the rest of the way.
     blocks = total - sum(d.removed for d in plan.decisions if d.level == "block")
     assert 0.95 * total * 0.25 ** (1 / 3) < blocks < total
@@ -127,12 +126,11 @@ def test_masks_that_cannot_meet_the_budget_are_refused() -> None:
 
 def test_a_budget_below_every_stage_is_refused() -> None:
     with pytest.raises(BudgetError, match=r"\d+"):
-        METHODS.get("integrated").plan(mlp(), 0.02)
+        planned_by("integrated", mlp(), 0.02)
 
 
 def test_unit_wise_lets_layers_differ() -> None:
     it = fresh_subject()
-    plan = METHODS.get("unit-wise").plan(it, 0.4)
+    plan = planned_by("unit-wise", it, 0.4)
     shares = [float(m.mean()) for m in plan.axes.values()]
     assert max(shares) - min(shares) > 0.2
-    assert cross_entropy is it.loss

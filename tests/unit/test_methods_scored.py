@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from factories_analysis import planned_by
 from factories_digits import fresh_subject
+from prunus.analysis import Analysis
 from prunus.citation import cite
 from prunus.criteria import CRITERIA, UNIT_CRITERIA, Evidence
 from prunus.criteria.relative import relative_scores
-from prunus.methods import METHODS, Subject
+from prunus.methods import METHODS
 from prunus.methods.neurons import unit_scores
 from prunus.methods.weights import gradient_evidence, maskable
 
@@ -60,14 +62,14 @@ def test_every_criterion_has_its_method() -> None:
 @pytest.mark.parametrize("criterion", [c for c, name in UNITS.items() if c not in ("random", "movement", "l2")])
 def test_units_that_stay_score_higher_and_the_paper_is_that_of_the_criterion(criterion: str) -> None:
     subject, name = fresh_subject(), UNITS[criterion]
-    plan, scores = METHODS.get(name).plan(subject, 0.5), unit_scores(subject, criterion)
+    plan, scores = planned_by(name, subject, 0.5), unit_scores(subject, criterion)
     assert plan.axes
     for axis, mask in plan.axes.items():
         assert scores[axis][mask].min() >= scores[axis][~mask].max()
     assert cite({"method": name}).references == cite({"criterion": criterion}).references
 
 
-def scores_of(subject: Subject, name: str) -> dict[str, torch.Tensor]:
+def scores_of(subject: Analysis, name: str) -> dict[str, torch.Tensor]:
     weights = maskable(subject)
     if name == "relative-std-threshold":
         return relative_scores(weights, "std")
@@ -79,7 +81,7 @@ def scores_of(subject: Subject, name: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["lamp", "snip", "random-weights", "relative-std-threshold"])
 def test_weights_that_stay_score_higher_in_the_whole_network(name: str) -> None:
     subject = fresh_subject()
-    plan, scores = METHODS.get(name).plan(subject, 0.4), scores_of(subject, name)
+    plan, scores = planned_by(name, subject, 0.4), scores_of(subject, name)
     masks = {n: torch.from_numpy(plan.masks[n]) if n in plan.masks else torch.ones_like(s, dtype=torch.bool)
              for n, s in scores.items()}  # fmt: skip
     # Every tensor keeps its best weight, whatever the others have.
@@ -90,5 +92,5 @@ def test_weights_that_stay_score_higher_in_the_whole_network(name: str) -> None:
 
 
 def test_random_weights_follow_the_seed() -> None:
-    one, two = (METHODS.get("random-weights").plan(fresh_subject(seed=seed), 0.5).masks for seed in (0, 1))
+    one, two = (planned_by("random-weights", fresh_subject(seed=seed), 0.5).masks for seed in (0, 1))
     assert any(not np.array_equal(one[name], two[name]) for name in one)

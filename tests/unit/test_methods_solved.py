@@ -9,24 +9,26 @@ import pytest
 import torch
 from torch import nn
 
+from factories_analysis import analysis_of, planned_by
+from prunus.analysis import Analysis
 from prunus.errors import BudgetError
-from prunus.methods import METHODS, Subject, subject_of
 from prunus.methods.level_scan import LevelScan
 from prunus.methods.neurons import unit_scores
 from prunus.methods.obs_units import unit_levels
 from prunus.methods.output_fisher import output_fisher
 from prunus.methods.seen_inputs import readers_of, seen_inputs
 from prunus.methods.solved_weights import solved_plan
+from prunus.methods.unlabelled import unlabelled
 from prunus.solvers import Pruned, refit
 from prunus.workloads.splits import Split
 
 
-def subject(model: nn.Module, *shape: int, samples: int = 96, classes: int = 4) -> Subject:
+def subject(model: nn.Module, *shape: int, samples: int = 96, classes: int = 4) -> Analysis:
     generator = torch.Generator().manual_seed(0)
     # Inputs that depend on each other: what goes can be made up for.
     inputs = torch.randn(samples, *shape, generator=generator).cumsum(-1)
     split = Split(inputs, torch.randint(classes, (samples,), generator=generator))
-    return subject_of(model.eval(), inputs[:2], split, split)
+    return analysis_of(model.eval(), inputs[:2], split, split)
 
 
 def mlp() -> nn.Sequential:
@@ -60,7 +62,7 @@ def test_readers_are_the_layers_that_lose_inputs() -> None:
     assert torch.equal(head.moment, seen_inputs(found)[_node(found, "head.weight")].moments.covariance()[0])
 
 
-def _node(found: Subject, tensor: str) -> str:
+def _node(found: Analysis, tensor: str) -> str:
     return next(node for node, seen in seen_inputs(found).items() if seen.site.tensor == tensor)
 
 
@@ -77,8 +79,9 @@ def test_the_damage_of_a_level_is_that_of_the_cut_and_refitted_network() -> None
         weight = model[2].weight.double()
         new = refit(weight, moment, torch.from_numpy(kept).expand(4, 12), damping=0.01)
         outputs = (hidden - hidden.mean(0)) @ new.T + hidden.mean(0) @ weight.T + model[2].bias
-        # In two batches of 64 and 32, each centred by itself, as the scan runs them.
-        parts = list(zip(outputs.split(64), dense.double().split(64), strict=True))
+        # In the lanes into which the samples are divided, each centred by itself, as the scan runs them.
+        sizes = [lane.count for lane in unlabelled(found).lanes]
+        parts = list(zip(outputs.split(sizes), dense.double().split(sizes), strict=True))
         wanted = sum((o - d).square().mean() for o, d in parts) / sum((d - d.mean(0)).square().mean() for _, d in parts)
     assert error == pytest.approx(float(wanted), rel=1e-3)
 
@@ -153,7 +156,7 @@ def test_osscar_only_exchanges_units() -> None:
     found = subject(nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4)), 6)
     moved = 0
     for kept in (0.2, 0.3, 0.4, 0.5, 0.6):
-        plain, exchanged = (METHODS.get(name).plan(found, kept) for name in ("obs-units", "osscar"))
+        plain, exchanged = (planned_by(name, found, kept) for name in ("obs-units", "osscar"))
         assert plain.after == exchanged.after
         assert {a: m.sum() for a, m in plain.axes.items()} == {a: m.sum() for a, m in exchanged.axes.items()}
         moved += any(not np.array_equal(m, exchanged.axes[a]) for a, m in plain.axes.items())
@@ -170,7 +173,7 @@ def test_a_layer_sees_the_pruned_layers_before_it() -> None:
         mask = torch.arange(weight.numel()).reshape(weight.shape) < count
         return Pruned(2 * weight * mask, mask)
 
-    plan = solved_plan(found, 0.5, solver, "test")
+    plan = solved_plan(found, found.limits(0.5), solver, "test")
     first = torch.from_numpy(plan.masks["0.weight"])
     with torch.no_grad():
         inputs = next(iter(found.calibration.batches(96)))[0]
@@ -183,7 +186,7 @@ def test_two_of_four_runs_along_the_channels_of_a_kernel_position() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6, 4))
     for name in ("sparsegpt-two-four", "wanda-two-four"):
-        mask = METHODS.get(name).plan(subject(model, 8, 3, 3), 0.5).masks["0.weight"]
+        mask = planned_by(name, subject(model, 8, 3, 3), 0.5).masks["0.weight"]
         assert (np.moveaxis(mask, 1, -1).reshape(-1, 4).sum(-1) == 2).all()
 
 
@@ -198,11 +201,11 @@ def test_what_no_layer_problem_covers_goes_by_magnitude() -> None:
             return self.head(self.up(x).flatten(1))
 
     model = Turned()
-    mask = torch.from_numpy(METHODS.get("alps").plan(subject(model, 4, 2, 2), 0.5).masks["up.weight"])
+    mask = torch.from_numpy(planned_by("alps", subject(model, 4, 2, 2), 0.5).masks["up.weight"])
     size = model.up.weight.detach().abs()
     assert size[mask].min() >= size[~mask].max()
 
 
 def test_a_budget_below_what_cannot_be_masked_is_refused() -> None:
     with pytest.raises(BudgetError):
-        METHODS.get("wanda").plan(subject(mlp(), 6), 0.05)
+        planned_by("wanda", subject(mlp(), 6), 0.05)

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from factories_digits import digits, fresh_subject
-from prunus.contest import Contest, contest_of, enter
 from prunus.methods import METHODS
-from prunus.methods.subject import Lesson
-from prunus.parent import Parent
+from prunus.methods.method import Lesson
 from prunus.recipe import load_recipe
 from prunus.results import Row, Skipped
 from prunus.surgery.cut import operate
 from prunus.surgery.verify import verify
+from prunus.trained_model import TrainedModel
 from prunus.training import TrainingOptions
+from prunus.trial import Trial, enter, trial_of
 
 TAUGHT = [name for name in METHODS if METHODS.get(name).teach is not None]
 STEPS = 6
@@ -43,7 +43,7 @@ def test_the_lesson_is_all_the_training_and_its_weights_are_what_is_cut(name: st
     before = {k: v.clone() for k, v in subject.model.state_dict().items()}
     teach = METHODS.get(name).teach
     assert teach is not None
-    learned = teach(subject, 0.5, Lesson(data, TrainingOptions(STEPS, 1e-2, 32), seed=1))
+    learned = teach(subject, subject.limits(0.5), Lesson(data, TrainingOptions(STEPS, 1e-2, 32), seed=1))
     assert data.taken == STEPS
     assert all(torch.equal(value, before[key]) for key, value in subject.model.state_dict().items())
     small, _ = operate(learned.model, subject.coupling, learned.plan, subject.example_inputs)
@@ -54,18 +54,18 @@ def test_the_lesson_is_all_the_training_and_its_weights_are_what_is_cut(name: st
         assert not bool(learned.model.get_parameter(tensor)[~torch.from_numpy(mask)].any())
 
 
-def contest(folder: Path, recover: str) -> Contest:
+def contest(folder: Path, recover: str) -> Trial:
     path = folder / "recipe.yaml"
     path.write_text(
         "version: 1\nmodel: digits\ndata: digits\nthreads: 1\n"
         f"recover: {recover}\ncompare: {{latency: {{rounds: 1, batch: 8}}}}\n"
     )
     recipe = load_recipe(path)
-    return contest_of(Parent(recipe, digits(), fresh_subject()), 0)
+    return trial_of(TrainedModel(recipe, digits(), fresh_subject()), 0)
 
 
 def test_a_row_says_where_the_steps_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunus.contest.train_", lambda *_: pytest.fail("recovered on top of the lesson"))
+    monkeypatch.setattr("prunus.trial.recovered", lambda *_, **__: pytest.fail("recovered on top of the lesson"))
     row = enter(contest(tmp_path, "{steps: 5}"), METHODS.get("incremental"), 0.5)
     assert isinstance(row, Row)
     assert row.kept_actual == pytest.approx(0.5, abs=0.01)

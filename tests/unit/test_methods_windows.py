@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from factories_analysis import analysis_of, planned_by
+from prunus.analysis import Analysis
 from prunus.errors import BudgetError
 from prunus.graph.recorder import named_tensors
 from prunus.masks.window import Strip, Tile
-from prunus.methods import METHODS, Subject, subject_of
 from prunus.methods.seen_inputs import seen_inputs
 from prunus.methods.solved_windows import STRIPS, TILES, Windows
 from prunus.methods.weights import maskable, weights_to_keep
 from prunus.methods.windows_left import best_windows, completed, room_for_one
-from prunus.repair import Site, repair_
+from prunus.repairs import Site, repair_
 from prunus.surgery.cut import operate
 from prunus.workloads.splits import Split
 
@@ -35,11 +36,11 @@ class Layered(nn.Module):
         return self.head(self.rnn(x.permute(0, 2, 1, 3).flatten(2))[0][:, -1])
 
 
-def layered() -> Subject:
+def layered() -> Analysis:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(64, 4, 4, 4, generator=generator).cumsum(-1)
     split = Split(inputs, torch.randint(4, (64,), generator=generator))
-    return subject_of(Layered().eval(), inputs[:2], split, split)
+    return analysis_of(Layered().eval(), inputs[:2], split, split)
 
 
 def broken(mask: torch.Tensor, labels: torch.Tensor) -> int:
@@ -48,7 +49,7 @@ def broken(mask: torch.Tensor, labels: torch.Tensor) -> int:
     return int(((share > 0) & (share < 1)).sum())
 
 
-def numbers(subject: Subject, name: str, windows: Windows) -> list[torch.Tensor]:
+def numbers(subject: Analysis, name: str, windows: Windows) -> list[torch.Tensor]:
     """Return the windows of a weight as its layer problem has them, and as they are where none is solved."""
     elsewhere = windows.elsewhere.labels(tuple(named_tensors(subject.model)[name].shape))
     site = next((seen.site for seen in seen_inputs(subject).values() if seen.site.tensor == name), None)
@@ -66,11 +67,11 @@ def numbers(subject: Subject, name: str, windows: Windows) -> list[torch.Tensor]
 @pytest.mark.parametrize("kept", [0.6, 0.4])
 def test_whole_windows_stay_but_for_one_and_the_count_is_exact(name: str, windows: Windows, kept: float) -> None:
     subject = layered()
-    plan, weights = METHODS.get(name).plan(subject, kept), maskable(subject)
+    plan, weights = planned_by(name, subject, kept), maskable(subject)
     count = sum(int(m.sum()) for m in plan.masks.values()) + sum(
         w.numel() for n, w in weights.items() if n not in plan.masks
     )
-    assert count == weights_to_keep(subject, weights, kept)
+    assert count == weights_to_keep(subject, weights, subject.limits(kept))
     parts = {n: min(broken(torch.from_numpy(m), labels) for labels in numbers(subject, n, windows))
              for n, m in plan.masks.items()}  # fmt: skip
     assert sum(parts.values()) <= 1
@@ -78,7 +79,7 @@ def test_whole_windows_stay_but_for_one_and_the_count_is_exact(name: str, window
     assert all(m.any() for m in plan.masks.values())
 
 
-def site_of(subject: Subject, name: str) -> Site:
+def site_of(subject: Analysis, name: str) -> Site:
     return next(seen.site for seen in seen_inputs(subject).values() if seen.site.tensor == name)
 
 
@@ -100,11 +101,11 @@ def test_groups_have_windows_of_their_own() -> None:
     assert torch.equal(found[1], found[0] + int(found[0].max()) + 1)
 
 
-def outputs_missed(subject: Subject, name: str, kept: float) -> float:
+def outputs_missed(subject: Analysis, name: str, kept: float) -> float:
     """Return the squared error of the network's outputs on the selection split once what stays is refitted."""
-    plan, dense = METHODS.get(name).plan(subject, kept), subject.model
+    plan, dense = planned_by(name, subject, kept), subject.model
     small, _ = operate(dense, subject.coupling, plan, subject.example_inputs)
-    repair_(small, dense, subject.coupling, plan, subject.calibration.batches(64), repair="refold")
+    repair_(dense, small, subject.coupling, plan, subject.calibration.batches(64), repair="refold")
     inputs = next(iter(subject.selection.batches(64)))[0]
     with torch.no_grad():
         return float((small(inputs) - dense(inputs)).square().mean())
@@ -119,7 +120,7 @@ def test_solved_windows_can_be_made_up_for() -> None:
 
 def test_a_budget_below_one_window_a_weight_is_refused() -> None:
     with pytest.raises(BudgetError, match="one window of 16 in each of"):
-        METHODS.get("alps-tile").plan(layered(), 0.05)
+        planned_by("alps-tile", layered(), 0.05)
 
 
 def test_the_largest_give_small_layers_their_window() -> None:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from prunus.commands import prune_recipe
+from prunus.commands.planning import plan_recipe
 from prunus.errors import DataError, OptionError, RecipeError
-from prunus.jobs import prune_recipe
-from prunus.jobs.planning import plan_recipe
-from prunus.parent import parent_of
 from prunus.progress import Silent
 from prunus.recipe import load_recipe, override
 from prunus.sources.noise import SAMPLES, noise_splits, with_noise
+from prunus.trained_model import trained_model
 from prunus.workloads.splits import Split, Splits
 
 MODEL = """
@@ -95,11 +95,11 @@ def test_a_person_without_data_prunes_and_repairs(tmp_path: Path) -> None:
     recipe = load_recipe(file)
     assert (recipe.recover.steps, recipe.train.steps) == (0, 0)
     done = prune_recipe(recipe, tmp_path / "small", Silent())
-    assert done.entry.row.params <= 0.6 * done.entry.plan.before.params
-    assert done.entry.check.error < 1e-5
+    assert done.results.runs[0].params <= 0.6 * done.outcome.plan.before.params
+    assert done.outcome.check.error < 1e-5
     # Its accuracy is how often it answers as the dense network does.
     bare = prune_recipe(override(recipe, {("prune", "repair"): "none"}), None, Silent())
-    assert 1 / 5 < bare.entry.row.accuracy < done.entry.row.accuracy
+    assert 1 / 5 < bare.results.runs[0].accuracy < done.results.runs[0].accuracy
     assert (tmp_path / "small" / "report.html").exists()
 
 
@@ -109,8 +109,8 @@ def test_calibration_by_noise_never_scores_on_the_data(tmp_path: Path) -> None:
         "prune: {budget: {params: 0.6}, criterion: contribution}\n"
     )
     recipe = load_recipe(recipe_file(tmp_path, text + "calibration: noise\n"))
-    parent = parent_of(recipe, 0, Silent())
-    plain = parent_of(override(recipe, {("calibration",): "data"}), 0, Silent())
+    parent = trained_model(recipe, 0, Silent())
+    plain = trained_model(override(recipe, {("calibration",): "data"}), 0, Silent())
     assert torch.equal(*(next(p.data.test.batches(50))[0] for p in (parent, plain)))
     assert not torch.isin(*(next(p.data.calibration.batches(64))[0] for p in (parent, plain))).any()
     plans = [plan_recipe(p)[0] for p in (parent, plain)]

@@ -59,11 +59,11 @@ def test_pruning_is_the_same_where_gradients_are_off(mode: Mode, how: dict[str, 
 def test_each_step_by_itself_works_where_gradients_are_off(mode: Mode, tmp_path: Path) -> None:
     model, x, batches = task()
     with mode():
-        scored = prunus.score(model, x[:2], criterion="taylor", data=batches)
-        plan = scored.plan({"params": 0.5})
-        small = prunus.apply(model, plan, x[:2])
-        prunus.recover_(small, model, batches, {"steps": 8}, plan=plan)
-        prunus.repair_(small, model, scored.coupling, plan, batches, repair="matching")
+        scored = prunus.analyse(model, x[:2], data=batches)
+        plan = scored.plan({"params": 0.5}, criterion="taylor")
+        small = prunus.apply(model, plan, x[:2]).model
+        prunus.recover_(model, small, batches, {"steps": 8}, plan=plan)
+        prunus.repair_(model, small, scored.coupling, plan, batches, repair="matching")
         cut = prunus.prune(model, x[:2], budget={"params": 0.5})
         prunus.save(cut, tmp_path / "cut")
         again = prunus.load(tmp_path / "cut", model)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from factories_analysis import analysis_of, planned_by
 from prunus.budget.owl import SPREAD, outlier_share, owl_counts
 from prunus.errors import BudgetError, OptionError
-from prunus.methods import METHODS, subject_of
 from prunus.methods.solved_layers import owl_shares
 from prunus.methods.weights import maskable
 from prunus.workloads.splits import Split
@@ -72,12 +72,12 @@ def test_the_size_of_inputs_makes_outliers_and_the_layer_keeps_more() -> None:
     inputs = torch.randn(128, 40, generator=generator)
     inputs[:, :2] *= 100
     split = Split(inputs, torch.randint(4, (128,), generator=generator))
-    subject = subject_of(model, inputs[:2], split, split)
+    subject = analysis_of(model, inputs[:2], split, split)
     weights = maskable(subject)
     counts = owl_shares(subject, weights, sum(w.numel() for w in weights.values()) // 2)
     # The weights alone are alike; two inputs of the first layer are a hundred times the others.
     assert counts["0.weight"] / 1600 == pytest.approx(0.5 + SPREAD, abs=0.01)
     assert counts["2.weight"] < counts["0.weight"]
-    masks = METHODS.get("wanda-owl").plan(subject, 0.5).masks
+    masks = planned_by("wanda-owl", subject, 0.5).masks
     assert masks["0.weight"].mean() > masks["2.weight"].mean()
     assert masks["0.weight"][:, :2].all()

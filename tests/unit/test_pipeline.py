@@ -253,7 +253,7 @@ def test_wrappers_are_looked_through(name: str) -> None:
     result = prunus.prune(wrapped, INPUTS, budget=HALF)
     assert type(result.model) is nn.Sequential
     assert result.plan == prunus.plan(mlp(), INPUTS, budget=HALF)
-    assert torch.equal(prunus.apply(wrapped, result.plan, INPUTS)(INPUTS), result.model(INPUTS))
+    assert torch.equal(prunus.apply(wrapped, result.plan, INPUTS).model(INPUTS), result.model(INPUTS))
 
 
 @pytest.mark.parametrize("given", ["tensor", "tuple", "list", "dict"])
@@ -274,8 +274,16 @@ def test_a_plan_is_settled_before_it_is_applied(tmp_path: Path) -> None:
     again = Plan.load(tmp_path / "plan")
     assert again == plan
     settings = json.loads((tmp_path / "plan" / "plan.json").read_text())["settings"]
-    assert settings == {"budget": HALF, "criterion": "random", "levels": ["unit"], "ignore": [], "seed": 3}
-    assert prunus.apply(mlp(), again, INPUTS)[0].weight.shape[0] < 16
+    assert settings == {
+        "budget": HALF,
+        "criterion": "random",
+        "levels": ["unit"],
+        "ignore": [],
+        "held": [],
+        "seed": 3,
+        "samples": 4,
+    }
+    assert prunus.apply(mlp(), again, INPUTS).model[0].weight.shape[0] < 16
 
 
 def test_the_result_prints_as_a_table() -> None:

@@ -51,8 +51,8 @@ def test_a_request_that_cannot_be_met_is_refused_before_anything_is_cut() -> Non
 
 def test_a_model_without_a_plan_is_recovered_as_far_as_its_shapes_allow() -> None:
     small = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 4))
-    report = recover_(small, dense(), loader(), {"steps": 40, "lr": 1e-2})
+    report = recover_(dense(), small, loader(), {"steps": 40, "lr": 1e-2})
     assert report.after < 0.8 * report.before
     assert {leg.rung: leg.reason for leg in report.legs}["refold"] == "it is not known how the network was cut"
     with pytest.raises(ModelError, match="must have the same outputs"):
-        recover_(torch.nn.Linear(8, 3), dense(), loader(), {"steps": 4})
+        recover_(dense(), torch.nn.Linear(8, 3), loader(), {"steps": 4})

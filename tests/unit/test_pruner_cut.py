@@ -133,7 +133,7 @@ def test_nothing_changes_where_the_proof_fails(monkeypatch: pytest.MonkeyPatch) 
     def refuse(*_: Any, **__: Any) -> None:
         raise VerifyError("differs")
 
-    monkeypatch.setattr("prunus.pruner.cutting.verify", refuse)
+    monkeypatch.setattr("prunus.outcome.cutting.verify", refuse)
     with pytest.raises(VerifyError):
         pruner.cut_()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

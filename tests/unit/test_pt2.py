@@ -15,7 +15,7 @@ import prunus
 from factories_networks import NetSpec
 from factories_pruned import Cut, cut_at_random
 from prunus.errors import ModelError, OptionError, UsageError
-from prunus.export import load, save
+from prunus.exporters import load, save
 
 ATTENTION = NetSpec("sequence", (0, 1), width=8)
 IMAGE = NetSpec("image", (0, 2, 4), width=6, tied=True)

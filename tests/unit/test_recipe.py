@@ -169,7 +169,7 @@ def test_mixing_and_dropout_reach_the_recovery(tmp_path: Path) -> None:
 
     assert asked("method: finetune") is None
     distil = asked("method: distil, mixed: 0.5, soft: 1.0, dropout: 0.25")
-    assert (distil.distilling.mixed, distil.dropout) == (0.5, 0.25)
+    assert (distil.mixed, distil.dropout) == (0.5, 0.25)
     assert asked("method: distil").dropout == 0.0
     assert asked("method: finetune, dropout: 1.0").dropout == 1.0
     with pytest.raises(RecipeError, match=r"recipe.yaml:\d+: recover: mixed is 0.5, and mixed samples have no labels"):

@@ -18,7 +18,7 @@ from factories_recovery import CLASSES, EXAMPLE, FEATURES, analysed, case, cut_b
 from prunus.errors import DataError, ModelError, OptionError, OutcomeError, UsageError
 from prunus.planning import make_plan
 from prunus.recovering import recover_
-from prunus.recovery import RUNGS, Case, Distilling, RecoveryOptions, recovered_
+from prunus.recovery import RUNGS, Case, RecoveryOptions, recovered_
 from prunus.recovery.best import Best
 from prunus.recovery.budget import Purse
 from prunus.recovery.flight import Course, fly
@@ -82,7 +82,7 @@ def test_a_dropped_block_is_answered_for_by_the_one_before() -> None:
 def test_without_labels_the_teacher_takes_their_place_and_it_is_said() -> None:
     plan = half_plan()
     small = cut_by(plan)
-    report = recover_(small, dense(), task()[0].inputs, {"steps": 20, "method": "finetune"}, plan=plan)
+    report = recover_(dense(), small, task()[0].inputs, {"steps": 20, "method": "finetune"}, plan=plan)
     assert "no labels" in report.notes[0]
     assert [leg.rung for leg in report.legs] == ["finetune", "distil"]
     assert report.after < 0.9 * report.before
@@ -231,7 +231,7 @@ def test_regression_is_distilled_by_squares() -> None:
     model, teacher = nn.Linear(FEATURES, 2), nn.Linear(FEATURES, 2)
     inputs = task()[0].inputs
     data = Split(inputs, teacher(inputs).detach())
-    report = recover_(model, teacher, data, {"steps": 60, "lr": 0.05, "method": "distil", "loss": "mse"})
+    report = recover_(teacher, model, data, {"steps": 60, "lr": 0.05, "method": "distil", "loss": "mse"})
     assert report.after < 0.1 * report.before
 
 
@@ -240,13 +240,13 @@ def test_a_loss_may_be_a_callable() -> None:
         return nn.functional.multi_margin_loss(output, targets)
 
     it = case({"steps": 20, "method": "finetune"})
-    it = replace(it, options=replace(it.options, training=replace(it.options.training, loss=margin)))
+    it = replace(it, options=replace(it.options, loss=margin))
     assert recovered_(it).after < it.measure() + 1e-6
-    assert it.options.training.described()["loss"] == "margin"
+    assert it.options.described()["loss"] == "margin"
 
 
 def test_soft_is_what_the_labels_leave() -> None:
-    assert Distilling(soft=1.0).soft == 1.0
+    assert RecoveryOptions.of({"steps": 1, "soft": 1.0}).soft == 1.0
     labels = case({"steps": 8, "method": "distil", "soft": 0.0})
     plain = case({"steps": 8, "method": "finetune"})
     recovered_(labels)
@@ -273,8 +273,8 @@ def test_a_language_model_is_distilled_position_by_position(loss: str, shift: in
     torch.manual_seed(0)
     teacher, small = (nn.Sequential(nn.Embedding(7, width), nn.Linear(width, 7)) for width in (32, 4))
     recovered = {"steps": 80, "lr": 0.05, "method": "finetune", "loss": loss}
-    recover_(teacher, copy.deepcopy(teacher), data, recovered)
-    report = recover_(small, teacher, data, {**recovered, "method": "distil", "temperature": 1.0})
+    recover_(copy.deepcopy(teacher), teacher, data, recovered)
+    report = recover_(teacher, small, data, {**recovered, "method": "distil", "temperature": 1.0})
     assert report.after < 0.6 * report.before
     agree = (small(tokens).argmax(-1) == teacher(tokens).argmax(-1)).float().mean()
     assert agree > 0.8

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import prunus
-import prunus.pipeline as pipeline
 from factories_recovery import case, cut_by, dense, half_plan, task
 from prunus.errors import DataError, ModelError, OptionError
+from prunus.outcome import realising
 from prunus.recovering import recover_
 from prunus.recovery import RecoveryOptions, recovered_
 from prunus.recovery.soft import kind_of, soft_loss
 from prunus.training import TrainingOptions
-from prunus.workloads.learning import learning_data
 from prunus.workloads.sources import Split
 
 
@@ -82,9 +81,9 @@ def test_a_loss_of_ones_own_is_one_of_classes_unless_its_name_says_otherwise() -
 
 
 def test_labels_of_which_several_hold_are_compared_one_by_one() -> None:
-    options = RecoveryOptions(TrainingOptions(1, 0.1, loss=functional.binary_cross_entropy_with_logits), None, "distil")
+    options = RecoveryOptions(1, 0.1, loss=functional.binary_cross_entropy_with_logits, method="distil")
     teacher, student = torch.tensor([[2.0, -1.0]]), torch.tensor([[2.0, 3.0]])
-    heat = options.distilling.temperature
+    heat = options.temperature
     p, q = (torch.distributions.Bernoulli(logits=z / heat) for z in (teacher, student))
     expected = heat**2 * torch.distributions.kl_divergence(p, q).mean()
     torch.testing.assert_close(soft_loss(options, student, teacher), expected)
@@ -98,14 +97,14 @@ def test_a_teacher_that_would_learn_too_or_reads_other_numbers_is_refused() -> N
     with pytest.raises(ModelError, match=r"shares '.*' with the dense one"):
         recover_(small, small, train, {"steps": 2})
     with pytest.raises(ModelError, match=r"is torch.float32 on cpu, the dense one torch.float64 on cpu"):
-        recover_(small, copy.deepcopy(dense()).double(), train, {"steps": 2}, plan=half_plan(),
+        recover_(copy.deepcopy(dense()).double(), small, train, {"steps": 2}, plan=half_plan(),
                  example_inputs=train.inputs[:2].double())  # fmt: skip
 
 
 def test_what_a_loss_refuses_is_told_in_one_sentence() -> None:
     train = Split(task()[0].inputs, task()[0].targets + 90)
     with pytest.raises(DataError, match=r"is out of bounds\. Check the labels"):
-        recover_(cut_by(half_plan()), dense(), train, {"steps": 2})
+        recover_(dense(), cut_by(half_plan()), train, {"steps": 2})
 
 
 @pytest.mark.parametrize(
@@ -131,19 +130,18 @@ def test_options_of_another_type_are_named(changed: dict[str, Any], words: str) 
 
 def test_what_decides_on_a_recovery_is_kept_from_the_repair(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-    real_repair, real_recover = pipeline.repair_, pipeline.recover_
+    real_repair, real_recover = realising.repair_, realising.recovered_
 
     def repairing(*args: Any, **options: Any) -> Any:
         seen["fitted"] = torch.cat([inputs for inputs, _ in args[4].batches()])
         return real_repair(*args, **options)
 
-    def recovering(*args: Any, **options: Any) -> Any:
-        _, deciding, _ = learning_data(args[2])
-        seen["deciding"] = torch.cat([inputs for inputs, _ in deciding.batches()])
-        return real_recover(*args, **options)
+    def recovering(case: Any) -> Any:
+        seen["deciding"] = torch.cat([inputs for inputs, _ in case.held_out.batches()])
+        return real_recover(case)
 
-    monkeypatch.setattr(pipeline, "repair_", repairing)
-    monkeypatch.setattr(pipeline, "recover_", recovering)
+    monkeypatch.setattr(realising, "repair_", repairing)
+    monkeypatch.setattr(realising, "recovered_", recovering)
     train, _ = task()
     data = list(train.batches(8))
     prunus.prune(dense(), train.inputs[:2], budget={"params": 0.7}, data=data, repair="refold", recover={"steps": 4})

@@ -58,9 +58,9 @@ def test_inputs_of_whole_numbers_are_not_mixed() -> None:
 
 def test_one_way_alone_begins_with_the_raised_rate_and_a_rising_start() -> None:
     alone, pilot = RecoveryOptions.of({"steps": 5, "method": "distil"}), RecoveryOptions.of({"steps": 5})
-    assert (alone.training.lr, alone.training.schedule) == (2.5e-3, "one_cycle")
-    assert (pilot.training.lr, pilot.training.schedule) == (1e-3, "cosine")
-    given = RecoveryOptions.of({"steps": 5, "method": "distil", "lr": 1e-4}).training
+    assert (alone.lr, alone.schedule) == (2.5e-3, "one_cycle")
+    assert (pilot.lr, pilot.schedule) == (1e-3, "cosine")
+    given = RecoveryOptions.of({"steps": 5, "method": "distil", "lr": 1e-4})
     assert (given.lr, given.schedule) == (1e-4, "cosine")
 
 
@@ -79,7 +79,7 @@ def test_dropout_rests_while_a_network_recovers(method: str) -> None:
 
     for given, expected in (({}, 0.0), ({"dropout": 0.5}, 0.25)):
         small = Noisy()
-        recover_(small, Noisy(), task()[0], {"steps": 3, "method": method, **given})
+        recover_(Noisy(), small, task()[0], {"steps": 3, "method": method, **given})
         assert small.seen == [expected] * 3
         assert small.drop.p == 0.5
 

@@ -14,7 +14,7 @@ import prunus
 from factories_pruned import same_state
 from factories_repair import cut_half, distance, net, nothing, samples
 from prunus.errors import DataError, ModelError, OptionError
-from prunus.repair import REPAIRS, repair_
+from prunus.repairs import REPAIRS, repair_
 
 X = samples(2, 9)
 FRESH = samples(64, 77)
@@ -22,8 +22,8 @@ FRESH = samples(64, 77)
 
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunus.repair.blocks.STEPS", 20)
-    monkeypatch.setattr("prunus.repair.blocks.LAST_STEPS", 40)
+    monkeypatch.setattr("prunus.repairs.blocks.STEPS", 20)
+    monkeypatch.setattr("prunus.repairs.blocks.LAST_STEPS", 40)
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,8 @@ def test_a_repair_brings_fresh_outputs_closer(cut_net: tuple[nn.Module, Any, Any
     model, coupling, result = cut_net
     small = copy.deepcopy(result.model)
     before = distance(model, small, FRESH)
-    report = repair_(small, model, coupling, result.plan, [samples(96)], repair=name)
+    report = repair_(model, small, coupling, result.plan, [samples(96)], repair=name)
     assert report.samples == 96
-    assert report.after is not None
-    assert report.before is not None
     assert report.after < report.before
     assert distance(model, small, FRESH) < before
     assert report.chosen == name or name == "auto"
@@ -50,7 +48,7 @@ def test_a_repair_brings_fresh_outputs_closer(cut_net: tuple[nn.Module, Any, Any
 
 def test_auto_takes_the_best_of_what_it_tried(cut_net: tuple[nn.Module, Any, Any]) -> None:
     model, coupling, result = cut_net
-    report = repair_(copy.deepcopy(result.model), model, coupling, result.plan, [samples(96)])
+    report = repair_(model, copy.deepcopy(result.model), coupling, result.plan, [samples(96)])
     assert set(report.tried) == set(REPAIRS.names()) - {"blockwise"}  # the first half of matching
     assert report.tried[report.chosen] == report.after == min(report.tried.values())
     layers = {layer.name for layer in report.layers}
@@ -63,7 +61,7 @@ def test_refold_beats_bias_beats_nothing(cut_net: tuple[nn.Module, Any, Any]) ->
     left = []
     for name in ("refold", "bias"):
         small = copy.deepcopy(result.model)
-        repair_(small, model, coupling, result.plan, [samples(128)], repair=name)
+        repair_(model, small, coupling, result.plan, [samples(128)], repair=name)
         left.append(distance(model, small, FRESH))
     assert left[0] < left[1] < distance(model, result.model, FRESH)
 
@@ -71,11 +69,11 @@ def test_refold_beats_bias_beats_nothing(cut_net: tuple[nn.Module, Any, Any]) ->
 def test_the_dense_network_and_the_modes_are_left_alone(cut_net: tuple[nn.Module, Any, Any]) -> None:
     model, coupling, result = cut_net
     before, small = copy.deepcopy(model), copy.deepcopy(result.model).train()
-    report = repair_(small, model, coupling, result.plan, [samples(64)], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [samples(64)], repair="refold")
     assert same_state(before, model)
     assert small.training
     again = copy.deepcopy(result.model)  # dropout and batch norm in training mode change nothing
-    assert repair_(again, model, coupling, result.plan, [samples(64)], repair="refold") == report
+    assert repair_(model, again, coupling, result.plan, [samples(64)], repair="refold") == report
     assert same_state(small, again)
 
 
@@ -83,7 +81,7 @@ def test_a_plan_that_removes_nothing_changes_nothing() -> None:
     model = net()
     coupling, plan = nothing(model, X)
     small = copy.deepcopy(model)
-    report = repair_(small, model, coupling, plan, [samples(64)])
+    report = repair_(model, small, coupling, plan, [samples(64)])
     assert report.chosen == "none"
     assert report.before == 0
     assert same_state(model, small)
@@ -93,7 +91,7 @@ def test_training_mode_statistics_are_those_of_the_small_network(cut_net: tuple[
     model, coupling, result = cut_net
     small = copy.deepcopy(result.model)
     data = samples(512)
-    repair_(small, model, coupling, result.plan, [data], repair="statistics")
+    repair_(model, small, coupling, result.plan, [data], repair="statistics")
     with torch.no_grad():
         seen = small.stem(data)
     torch.testing.assert_close(small.norm.running_mean, seen.mean((0, 2, 3)), rtol=0.1, atol=0.02)
@@ -102,8 +100,8 @@ def test_training_mode_statistics_are_those_of_the_small_network(cut_net: tuple[
 
 def test_memory_limits_the_samples(cut_net: tuple[nn.Module, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, coupling, result = cut_net
-    monkeypatch.setattr("prunus.repair.room.ROOM", 1 << 20)
-    report = repair_(copy.deepcopy(result.model), model, coupling, result.plan, [samples(96)], repair="bias")
+    monkeypatch.setattr("prunus.repairs.room.ROOM", 1 << 20)
+    report = repair_(model, copy.deepcopy(result.model), coupling, result.plan, [samples(96)], repair="bias")
     # The widest moment of a sample holds about 40 planes of 8 x 8 floats, in two networks.
     assert 20 < report.samples < 96
     assert "would take more" in str(report)
@@ -115,7 +113,7 @@ def test_masked_weights_stay_zero_and_the_rest_moves() -> None:
     for name in ("refold", "blockwise", "matching"):
         small = copy.deepcopy(result.model)
         zero = {n: p == 0 for n, p in small.named_parameters() if p.dim() > 1}
-        report = repair_(small, model, coupling, result.plan, [samples(96)], repair=name)
+        report = repair_(model, small, coupling, result.plan, [samples(96)], repair=name)
         assert report.chosen == name
         assert sum(int(z.sum()) for z in zero.values()) > 100
         moved = dict(small.named_parameters())
@@ -161,8 +159,8 @@ def test_every_form_of_batches_gives_the_same_repair(cut_net: tuple[nn.Module, A
     model, coupling, result = cut_net
     wanted, small = copy.deepcopy(result.model), copy.deepcopy(result.model)
     data = samples(40)
-    repair_(wanted, model, coupling, result.plan, [data], repair="refold")
-    repair_(small, model, coupling, result.plan, shaped(data), repair="refold")
+    repair_(model, wanted, coupling, result.plan, [data], repair="refold")
+    repair_(model, small, coupling, result.plan, shaped(data), repair="refold")
     assert same_state(wanted, small)
 
 
@@ -188,14 +186,14 @@ def test_bad_data_is_refused_and_nothing_is_changed(cut_net: tuple[nn.Module, An
     model, coupling, result = cut_net
     small = copy.deepcopy(result.model)
     with pytest.raises(DataError, match=part):
-        repair_(small, model, coupling, result.plan, data, repair="refold")
+        repair_(model, small, coupling, result.plan, data, repair="refold")
     assert same_state(small, result.model)
 
 
 def test_auto_tells_why_it_did_nothing(cut_net: tuple[nn.Module, Any, Any]) -> None:
     model, coupling, result = cut_net
     small = copy.deepcopy(result.model)
-    report = repair_(small, model, coupling, result.plan, [samples(1)])
+    report = repair_(model, small, coupling, result.plan, [samples(1)])
     assert report.chosen == "none"
     assert "at least 4" in str(report)
     assert same_state(small, result.model)
@@ -204,9 +202,9 @@ def test_auto_tells_why_it_did_nothing(cut_net: tuple[nn.Module, Any, Any]) -> N
 def test_what_does_not_help_is_taken_back(cut_net: tuple[nn.Module, Any, Any]) -> None:
     model, coupling, result = cut_net
     small = copy.deepcopy(result.model)
-    repair_(small, model, coupling, result.plan, [samples(512)], repair="refold")
+    repair_(model, small, coupling, result.plan, [samples(512)], repair="refold")
     before = copy.deepcopy(small)
-    report = repair_(small, model, coupling, result.plan, [samples(5)], repair="statistics")
+    report = repair_(model, small, coupling, result.plan, [samples(5)], repair="statistics")
     assert report.chosen == "none"
     assert "taken back" in str(report)
     assert same_state(small, before)
@@ -230,9 +228,9 @@ def test_a_model_that_draws_numbers_is_left_alone() -> None:
 
     model, x = Noisy().eval(), torch.randn(32, 4)
     coupling, result = cut_half(model, x[:2])
-    assert repair_(result.model, model, coupling, result.plan, [x]).chosen == "none"
+    assert repair_(model, result.model, coupling, result.plan, [x]).chosen == "none"
     with pytest.raises(ModelError, match="draws random numbers"):
-        repair_(result.model, model, coupling, result.plan, [x], repair="refold")
+        repair_(model, result.model, coupling, result.plan, [x], repair="refold")
 
 
 def test_dead_and_repeated_inputs_and_few_samples_do_not_break_a_layer() -> None:
@@ -246,7 +244,7 @@ def test_dead_and_repeated_inputs_and_few_samples_do_not_break_a_layer() -> None
     coupling, result = cut_half(model, torch.randn(2, 6), budget={"params": 0.7})
     small = copy.deepcopy(result.model)
     data = torch.randn(12, 6)  # fewer rows than inputs of the head
-    report = repair_(small, model, coupling, result.plan, [data], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [data], repair="refold")
     assert all(bool(p.isfinite().all()) for p in small.parameters())
     if report.chosen == "refold":
         assert distance(model, small, torch.randn(64, 6)) < 1.0
@@ -269,7 +267,7 @@ def test_tied_weights_are_left_alone_and_named() -> None:
     ids = torch.randint(0, 11, (32, 5))
     coupling, result = cut_half(model, ids[:2])
     tied = result.model.words.weight.clone()
-    report = repair_(result.model, model, coupling, result.plan, [ids], repair="refold")
+    report = repair_(model, result.model, coupling, result.plan, [ids], repair="refold")
     assert report.chosen == "refold"
     assert "words.weight" in str(report)
     assert torch.equal(result.model.words.weight, tied)

@@ -14,8 +14,8 @@ import prunus
 from factories_pruned import same_state
 from factories_repair import cut_half, distance, net, samples
 from prunus.errors import DataError, ModelError
-from prunus.repair import repair_
-from prunus.repair.normals import solved
+from prunus.repairs import repair_
+from prunus.repairs.normals import solved
 
 X = samples(2, 9)
 
@@ -54,7 +54,7 @@ def test_bad_data_is_refused_in_one_line(cut_net: tuple[nn.Module, Any, Any], ca
     make, part = BAD[case]
     small = copy.deepcopy(result.model)
     with pytest.raises(DataError, match=part) as raised:
-        repair_(small, model, coupling, result.plan, make(), repair="refold")
+        repair_(model, small, coupling, result.plan, make(), repair="refold")
     assert "\n" not in str(raised.value).strip()
     assert same_state(small, result.model)
 
@@ -74,7 +74,7 @@ def test_a_generator_is_used_up_once() -> None:
 def test_an_iterator_that_ends_early_gives_what_it_has(cut_net: tuple[nn.Module, Any, Any]) -> None:
     model, coupling, result = cut_net
     small = copy.deepcopy(result.model)
-    report = repair_(small, model, coupling, result.plan, iter([samples(20)]), repair="refold")
+    report = repair_(model, small, coupling, result.plan, iter([samples(20)]), repair="refold")
     assert report.samples == 20
     assert distance(model, small, samples(64, 77)) < distance(model, result.model, samples(64, 77))
 
@@ -87,7 +87,7 @@ def test_an_error_of_the_loader_comes_through_and_changes_nothing(cut_net: tuple
     model, coupling, result = cut_net
     small = copy.deepcopy(result.model)
     with pytest.raises(OSError, match="the disk is gone"):
-        repair_(small, model, coupling, result.plan, broken())
+        repair_(model, small, coupling, result.plan, broken())
     assert same_state(small, result.model)
 
 
@@ -110,8 +110,8 @@ def test_dropout_left_on_is_refused_or_told() -> None:
     coupling, result = cut_half(model, x[:2])
     before = copy.deepcopy(result.model)
     with pytest.raises(ModelError, match="draws random numbers"):
-        repair_(result.model, model, coupling, result.plan, [x], repair="refold")
-    report = repair_(result.model, model, coupling, result.plan, [x])
+        repair_(model, result.model, coupling, result.plan, [x], repair="refold")
+    report = repair_(model, result.model, coupling, result.plan, [x])
     assert report.chosen == "none"
     assert "draws random numbers" in str(report)
     assert same_state(before, result.model)
@@ -122,9 +122,9 @@ def test_a_network_in_training_mode_is_repaired_as_in_evaluation() -> None:
     model, x = Dropping(always=False).eval(), torch.randn(64, 6)
     coupling, result = cut_half(model, x[:2])
     small, again = copy.deepcopy(result.model), copy.deepcopy(result.model)
-    report = repair_(small, model, coupling, result.plan, [x], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [x], repair="refold")
     model.train()
-    assert repair_(again, model, coupling, result.plan, [x], repair="refold") == report
+    assert repair_(model, again, coupling, result.plan, [x], repair="refold") == report
     assert model.training
     assert same_state(small, again)
 
@@ -145,23 +145,23 @@ def test_values_that_overflow_inside_the_model_are_named() -> None:
     before = copy.deepcopy(result.model)
     for repair in ("refold", "scales", "bias"):
         with pytest.raises(DataError, match="reads or answers NaN or infinity"):
-            repair_(result.model, model, coupling, result.plan, [x], repair=repair)
+            repair_(model, result.model, coupling, result.plan, [x], repair=repair)
     assert same_state(before, result.model)
 
 
 def test_a_repair_that_raises_the_error_is_taken_back(
     cut_net: tuple[nn.Module, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prunus.repair.refold import Fit
+    from prunus.repairs.refold import Fit
 
     def spoil(*args: Any, **options: Any) -> Fit:
         matrix, bias = args[:2]
         return Fit(2 * matrix, bias + 1, 0.1, 1.0, 0.5)  # says that it helped
 
     model, coupling, result = cut_net
-    monkeypatch.setattr("prunus.repair.repairs.refold", spoil)
+    monkeypatch.setattr("prunus.repairs.repairs.refold", spoil)
     small = copy.deepcopy(result.model)
-    report = repair_(small, model, coupling, result.plan, [samples(32)], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [samples(32)], repair="refold")
     assert report.chosen == "none"
     assert report.after == report.before
     assert report.tried["refold"] > report.before
@@ -187,7 +187,7 @@ def test_outputs_that_are_whole_numbers_cannot_be_compared_and_that_is_said() ->
     torch.manual_seed(0)
     model, x = Answering(masked=False).eval(), torch.randn(32, 6)
     coupling, result = cut_half(model, x[:2])
-    report = repair_(result.model, model, coupling, result.plan, [x])
+    report = repair_(model, result.model, coupling, result.plan, [x])
     assert report.chosen == "none"
     assert "no output is of floating-point numbers" in str(report)
 
@@ -208,9 +208,9 @@ def test_too_little_memory_for_a_repair_is_told_as_such(
     cut_net: tuple[nn.Module, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, coupling, result = cut_net
-    monkeypatch.setattr("prunus.repair.auto.samples_that_fit", lambda coupling: 1)
+    monkeypatch.setattr("prunus.repairs.auto.samples_that_fit", lambda coupling: 1)
     with pytest.raises(DataError, match=r"more than 8 GiB\. Give smaller ones"):
-        repair_(copy.deepcopy(result.model), model, coupling, result.plan, [samples(32)], repair="refold")
+        repair_(model, copy.deepcopy(result.model), coupling, result.plan, [samples(32)], repair="refold")
 
 
 def test_moments_that_overflow_end_in_an_error_and_not_in_a_loop() -> None:
@@ -244,7 +244,7 @@ class Attending(nn.Module):
 def test_a_mask_beside_more_samples_than_are_drawn_is_no_sample(
     monkeypatch: pytest.MonkeyPatch, infinite: bool, repair: str
 ) -> None:
-    monkeypatch.setattr("prunus.repair.effort.MATCHING_STEPS", 3)
+    monkeypatch.setattr("prunus.repairs.effort.MATCHING_STEPS", 3)
     torch.manual_seed(0)
     model, x = Attending().eval(), torch.randn(160, 5, 8)
     mask: Tensor = nn.Transformer.generate_square_subsequent_mask(5)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from factories_repair import cut_half, distance
-from prunus.repair import repair_
+from prunus.repairs import repair_
 
 
 class Words(nn.Module):
@@ -36,7 +36,7 @@ def test_the_entries_that_stay_are_exact_and_the_reader_is_fitted() -> None:
     small = copy.deepcopy(result.model)
     kept = torch.from_numpy(result.plan.keep["words.weight"][1])
     assert 0 < len(kept) < 16
-    report = repair_(small, model, coupling, result.plan, [tokens(64)], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [tokens(64)], repair="refold")
     assert torch.equal(small.words(tokens(8)), model.words(tokens(8))[..., kept])
     layers = {layer.name: layer for layer in report.layers}
     assert set(layers) == {"hidden.weight", "out.weight"}

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from factories_repair import cut_half, distance, nothing
 from prunus.graph.ir import Node
-from prunus.repair import repair_
-from prunus.repair.cells import Recurrent
-from prunus.repair.finding import find_sites
-from prunus.repair.lanes import lanes_of
-from prunus.repair.lockstep import Lockstep
-from prunus.repair.programs import Programs
-from prunus.repair.recurrent import _Lane, _ran, mend_recurrent
-from prunus.repair.refold import refold
-from prunus.repair.repairs import REPAIRS, Mending
-from prunus.repair.unrolling import CellWeights, Sequences, sequences_of, unrolled
-from prunus.repair.walking import Stop, Walk, route
+from prunus.repairs import repair_
+from prunus.repairs.cells import Recurrent
+from prunus.repairs.finding import find_sites
+from prunus.repairs.lanes import lanes_of
+from prunus.repairs.lockstep import Lockstep
+from prunus.repairs.programs import Programs
+from prunus.repairs.recurrent import _Lane, _ran, mend_recurrent
+from prunus.repairs.refold import refold
+from prunus.repairs.repairs import REPAIRS, Mending
+from prunus.repairs.unrolling import CellWeights, Sequences, sequences_of, unrolled
+from prunus.repairs.walking import Stop, Walk, route
 
 PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -117,7 +117,7 @@ def test_a_recurrent_network_comes_closer(kind: type[nn.RNNBase], options: dict[
     model = reader(kind, options)
     coupling, result = cut_half(model, sequences(2))
     small, fresh = copy.deepcopy(result.model), sequences(64, 9)
-    report = repair_(small, model, coupling, result.plan, [sequences(192, 2)], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [sequences(192, 2)], repair="refold")
     fitted = [layer for layer in report.layers if layer.name.startswith("cells.")]
     assert any(layer.ridge is not None for layer in fitted)
     assert sum(layer.after for layer in fitted) < 0.9 * sum(layer.before for layer in fitted)
@@ -167,7 +167,7 @@ def test_masked_weights_of_a_cell_stay_zero() -> None:
     coupling, result = cut_half(model, sequences(2), budget={"params": 0.4}, levels=("unit", "weight"))
     small = copy.deepcopy(result.model)
     zero = {name: value == 0 for name, value in small.named_parameters() if value.dim() > 1}
-    report = repair_(small, model, coupling, result.plan, [sequences(96)], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [sequences(96)], repair="refold")
     assert report.chosen == "refold"
     assert int(zero["cells.weight_hh_l0"].sum()) > 20
     moved = dict(small.named_parameters())

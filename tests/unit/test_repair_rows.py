@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from factories_repair import cut_half, distance
-from prunus.repair import Moments, repair_, walk
-from prunus.repair.moments import FewRows, Sums, moments_of
-from prunus.repair.refold import refold
+from prunus.repairs import Moments, repair_, walk
+from prunus.repairs.moments import FewRows, Sums, moments_of
+from prunus.repairs.refold import refold
 
 
 def rows(seed: int, count: int, width: int = 90, outputs: int = 4, groups: int = 2) -> tuple[Tensor, Tensor]:
@@ -27,8 +27,8 @@ def rows(seed: int, count: int, width: int = 90, outputs: int = 4, groups: int =
 @pytest.mark.parametrize("shifts", [True, False])
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_dual_form_gives_the_same_weight(shifts: bool, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunus.repair.normals.COLUMNS", 64)  # the rows do not fit in one piece
-    monkeypatch.setattr("prunus.repair.moments.COLUMNS", 64)
+    monkeypatch.setattr("prunus.repairs.normals.COLUMNS", 64)  # the rows do not fit in one piece
+    monkeypatch.setattr("prunus.repairs.moments.COLUMNS", 64)
     width = 90
     fit, check = rows(1, 30), rows(2, 10)
     few = [moments_of([part]) for part in (fit, check)]
@@ -84,18 +84,18 @@ def test_a_wide_layer_is_refitted_from_few_samples(monkeypatch: pytest.MonkeyPat
     made: list[FewRows] = []
     monkeypatch.setattr(FewRows, "sums", lambda self: made.append(self))
     small = copy.deepcopy(result.model)
-    report = repair_(small, model, coupling, result.plan, [data(64)], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [data(64)], repair="refold")
     assert not made
     assert {layer.name: layer.ridge for layer in report.layers}["2.weight"] is not None
     assert distance(model, small, data(64, 5)) < 0.5 * distance(model, result.model, data(64, 5))
 
 
 def test_of_a_very_wide_layer_few_rows_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunus.repair.walking.WIDEST", 300)
+    monkeypatch.setattr("prunus.repairs.walking.WIDEST", 300)
     model = wide(600)
     coupling, result = cut_half(model, data(2))
     small = copy.deepcopy(result.model)
-    report = repair_(small, model, coupling, result.plan, [data(700)], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [data(700)], repair="refold")
     kept = small[2].weight.shape[1]
     assert kept > 300
     assert {layer.name: layer.rows for layer in report.layers}["2.weight"] <= kept // 4 + 11

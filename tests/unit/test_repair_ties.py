@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import prunus
 from factories_repair import cut_half, distance
-from prunus.repair import Moments, Site, repair_, walk
-from prunus.repair.finding import find_sites
-from prunus.repair.refold import refold
-from prunus.repair.walking import Stop, Walk, route
+from prunus.repairs import Moments, Site, repair_, walk
+from prunus.repairs.finding import find_sites
+from prunus.repairs.refold import refold
+from prunus.repairs.walking import Stop, Walk, route
 
 
 class Shared(nn.Module):
@@ -73,7 +73,7 @@ def test_a_shared_layer_is_refitted_and_the_network_comes_closer(case: str) -> N
     coupling, result = cut_half(model, data(2, *shape))
     name = "shared.weight" if case == "conv" else "again.weight"
     small, fresh = copy.deepcopy(result.model), data(128, *shape)
-    report = repair_(small, model, coupling, result.plan, [data(256, *shape)], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [data(256, *shape)], repair="refold")
     layer = {found.name: found for found in report.layers}[name]
     assert layer.after < 0.95 * layer.before
     assert "not refitted" not in str(report)

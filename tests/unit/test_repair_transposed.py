@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from factories_repair import cut_half, distance, samples
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.repair import repair_
-from prunus.repair.walking import Stop, Walk, route
+from prunus.repairs import repair_
+from prunus.repairs.walking import Stop, Walk, route
 
 LAYERS = [
     (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), (4, 5, 6)),
@@ -28,8 +28,8 @@ LAYERS = [
 def test_rows_times_matrix_is_what_the_layer_answers(
     layer: nn.Module, shape: tuple[int, ...], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prunus.repair.walking.ROWS", most)
-    monkeypatch.setattr("prunus.repair.walking.ROWS_PER_INPUT", 0)
+    monkeypatch.setattr("prunus.repairs.walking.ROWS", most)
+    monkeypatch.setattr("prunus.repairs.walking.ROWS_PER_INPUT", 0)
     model = nn.Sequential(nn.Identity(), layer).eval()
     data = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
     errors: list[float] = []
@@ -56,7 +56,7 @@ def test_a_decoder_comes_closer() -> None:
     ).eval()  # fmt: skip
     coupling, result = cut_half(model, samples(2))
     small, fresh = copy.deepcopy(result.model), samples(64, 5)
-    report = repair_(small, model, coupling, result.plan, [samples(96)], repair="refold")
+    report = repair_(model, small, coupling, result.plan, [samples(96)], repair="refold")
     assert {layer.name for layer in report.layers if layer.ridge is not None} >= {"2.weight", "4.weight"}
     assert "not refitted" not in str(report)
     assert distance(model, small, fresh) < 0.5 * distance(model, result.model, fresh)

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from prunus import analyse
+from prunus.analysis import Analysis
+from prunus.methods.neurons import unit_scores
 from prunus.plans import Drop, Plan
 from prunus.report.outline import MOST_CELLS, Part, lines, outline
 from prunus.review import with_savings
-from prunus.scored import Scored, score
 
 
 class Block(nn.Module):
@@ -28,13 +30,13 @@ def network(blocks: int) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), *(Block(8) for _ in range(blocks)), nn.Linear(8, 3))
 
 
-def scored(blocks: int = 2) -> Scored:
+def scored(blocks: int = 2) -> Analysis:
     torch.manual_seed(0)
-    return score(network(blocks), torch.randn(4, 6))
+    return analyse(network(blocks), torch.randn(4, 6))
 
 
-def planned(parent: Scored, share: float = 0.5) -> Plan:
-    return with_savings(parent.plan({"params": share}), parent.coupling, parent.scores)
+def planned(parent: Analysis, share: float = 0.5) -> Plan:
+    return with_savings(parent.plan({"params": share}), parent.coupling, unit_scores(parent, "magnitude"))
 
 
 def part(root: Part, ending: str) -> Part:
@@ -45,8 +47,6 @@ def test_root_has_the_price_of_the_plan() -> None:
     parent = scored()
     plan = planned(parent)
     root = outline(parent.coupling, plan, samples=4)
-    assert plan.before is not None
-    assert plan.after is not None
     assert root.params == (plan.before.params, plan.after.params)
     assert root.macs == (plan.before.macs_forward // 4, plan.after.macs_forward // 4)
     assert root.stored == plan.after.params
@@ -105,7 +105,7 @@ def test_long_networks_are_laid_out_in_few_lines_and_lose_no_layer(most: int) ->
 def test_a_chain_without_blocks_goes_on_over_several_lines() -> None:
     torch.manual_seed(0)
     chain = nn.Sequential(*(m for _ in range(70) for m in (nn.Linear(6, 6), nn.ReLU())))
-    parent = score(chain, torch.randn(2, 6))
+    parent = analyse(chain, torch.randn(2, 6))
     (stage,) = outline(parent.coupling, planned(parent)).children
     shown = lines(outline(parent.coupling, planned(parent)))
     assert [(line.part.id, line.start, len(line.cells)) for line in shown] == [

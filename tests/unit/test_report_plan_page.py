@@ -10,23 +10,25 @@ import pytest
 import torch
 from torch import nn
 
+from prunus import analyse
+from prunus.analysis import Analysis
+from prunus.methods.neurons import unit_scores
 from prunus.pay import Forecast
 from prunus.plans import Plan
 from prunus.report.plan_page import PlanAbout, render_plan_page
 from prunus.review import with_savings
-from prunus.scored import Scored, score
 
 
 @pytest.fixture(scope="module")
-def parent() -> Scored:
+def parent() -> Analysis:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
-    return score(net, torch.randn(4, 8))
+    return analyse(net, torch.randn(4, 8))
 
 
 @pytest.fixture(scope="module")
-def plan(parent: Scored) -> Plan:
-    return with_savings(parent.plan({"params": 0.5}), parent.coupling, parent.scores)
+def plan(parent: Analysis) -> Plan:
+    return with_savings(parent.plan({"params": 0.5}), parent.coupling, unit_scores(parent, "magnitude"))
 
 
 class Cells(HTMLParser):
@@ -59,7 +61,7 @@ def table(page: str) -> Cells:
     return cells
 
 
-def test_every_decision_has_a_row_with_numbers_to_sort_by(parent: Scored, plan: Plan) -> None:
+def test_every_decision_has_a_row_with_numbers_to_sort_by(parent: Analysis, plan: Plan) -> None:
     found = table(render_plan_page(parent.coupling, plan, PlanAbout("a plan", samples=4)))
     heads, *rows = found.rows
     assert heads[0] == "node"
@@ -72,7 +74,7 @@ def test_every_decision_has_a_row_with_numbers_to_sort_by(parent: Scored, plan: 
     assert rows[0][-1] == first.reason
 
 
-def test_page_holds_everything_and_asks_for_nothing(parent: Scored, plan: Plan) -> None:
+def test_page_holds_everything_and_asks_for_nothing(parent: Analysis, plan: Plan) -> None:
     page = render_plan_page(parent.coupling, plan, PlanAbout('<b>"odd"</b>', edits=("0:out: 9 units went, now 3",)))
     assert "://" not in page
     assert not re.search(r"@import|\bsrc=|url\((?!#)|fetch\(", page)
@@ -87,7 +89,7 @@ def test_page_holds_everything_and_asks_for_nothing(parent: Scored, plan: Plan) 
     )
 
 
-def test_forecast_is_shown_with_its_warnings_only_where_there_is_one(parent: Scored, plan: Plan) -> None:
+def test_forecast_is_shown_with_its_warnings_only_where_there_is_one(parent: Analysis, plan: Plan) -> None:
     slow = Forecast(0.99, None, None, 4000, 2000, ("no onnx here",), 4, 1)
     told = render_plan_page(parent.coupling, plan, PlanAbout("a plan", forecast=slow))
     assert "It will not pay on eager PyTorch" in told

@@ -15,12 +15,14 @@ import pytest
 import torch
 from torch import nn
 
+from prunus import analyse
+from prunus.analysis import Analysis
+from prunus.methods.neurons import unit_scores
 from prunus.plans import Drop, Plan
 from prunus.report.pictures import standalone, write_picture
 from prunus.report.plan_picture import plan_picture
 from prunus.report.sweep_picture import Swept, best_losses, sweep_picture
 from prunus.review import with_savings
-from prunus.scored import Scored, score
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 DENSE = Swept(1.0, 1000, 5000, 4000, 0.1)
@@ -40,14 +42,14 @@ class Residual(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def parent() -> Scored:
+def parent() -> Analysis:
     torch.manual_seed(0)
-    return score(Residual(), torch.randn(2, 1, 6, 6))
+    return analyse(Residual(), torch.randn(2, 1, 6, 6))
 
 
 @pytest.fixture(scope="module")
-def plan(parent: Scored) -> Plan:
-    return with_savings(parent.plan({"params": 0.5}), parent.coupling, parent.scores)
+def plan(parent: Analysis) -> Plan:
+    return with_savings(parent.plan({"params": 0.5}), parent.coupling, unit_scores(parent, "magnitude"))
 
 
 def texts(svg: str, tag: str = "text") -> list[str]:
@@ -58,7 +60,7 @@ def swept(*pairs: tuple[float, float]) -> list[Swept]:
     return [Swept(kept, int(1000 * kept), int(4500 * kept), int(4000 * kept), loss) for kept, loss in pairs]
 
 
-def test_picture_names_every_layer_with_its_widths_and_prices(parent: Scored, plan: Plan) -> None:
+def test_picture_names_every_layer_with_its_widths_and_prices(parent: Analysis, plan: Plan) -> None:
     svg = plan_picture(parent.coupling, plan, "plan for it", samples=2)
     words, kept = texts(svg), int(plan.axes["a:out"].sum())
     assert {"plan for it", "stage1", "budget 0.5", "stays", "goes"} <= set(words)
@@ -70,7 +72,7 @@ def test_picture_names_every_layer_with_its_widths_and_prices(parent: Scored, pl
     assert "1,168 → " in tip
 
 
-def test_dropped_branch_is_hatched_and_explained(parent: Scored, plan: Plan) -> None:
+def test_dropped_branch_is_hatched_and_explained(parent: Analysis, plan: Plan) -> None:
     join = next(n.name for n in parent.coupling.graph.nodes if n.op.startswith("aten.add"))
     svg = plan_picture(parent.coupling, replace(plan, axes={}, drops=(Drop(join, 1, "b"),)), "dropped")
     assert texts(svg).count("dropped") == 3  # the title and both layers of the branch
@@ -78,7 +80,7 @@ def test_dropped_branch_is_hatched_and_explained(parent: Scored, plan: Plan) -> 
     assert "<pattern" in svg
 
 
-def test_bars_keep_the_exact_share(parent: Scored, plan: Plan) -> None:
+def test_bars_keep_the_exact_share(parent: Analysis, plan: Plan) -> None:
     svg = plan_picture(parent.coupling, plan, "shares")
     kept = int(plan.axes["a:out"].sum())
     widths = [
@@ -92,7 +94,7 @@ def test_bars_keep_the_exact_share(parent: Scored, plan: Plan) -> None:
 
 
 @pytest.mark.parametrize("title", ["plain", '<b>$a^2$ & "co"'])
-def test_pictures_are_documents_of_their_own_and_the_same_every_time(parent: Scored, plan: Plan, title: str) -> None:
+def test_pictures_are_documents_of_their_own_and_the_same_every_time(parent: Analysis, plan: Plan, title: str) -> None:
     for make in (
         lambda: standalone(plan_picture(parent.coupling, plan, title)),
         lambda: standalone(sweep_picture(swept((0.5, 0.4), (0.2, 1.4)), DENSE, "params", title)),

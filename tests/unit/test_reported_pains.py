@@ -13,14 +13,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunus
+from factories_analysis import planned_by
 from factories_digits import digits, fresh_subject, trained
 from prunus.errors import BudgetError
-from prunus.export import undo
+from prunus.exporters import undo
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.measurement.quality import evaluate
-from prunus.methods import METHODS
-from prunus.pipeline import PruneResult
+from prunus.outcome import Outcome
 from prunus.surgery.cut import operate
 from prunus.training import TrainingOptions, finetune_
 
@@ -29,7 +29,7 @@ IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
 
 
-def halved(model: nn.Module, inputs: torch.Tensor, **options: object) -> PruneResult:
+def halved(model: nn.Module, inputs: torch.Tensor, **options: object) -> Outcome:
     result = prunus.prune(model, inputs, **({"budget": {"params": 0.5}} | options))  # type: ignore[arg-type]
     assert result.check.error < 1e-8
     assert result.check.change > 1e-6
@@ -128,9 +128,7 @@ def test_5_nothing_is_pickled(tmp_path: Path) -> None:
 
 def test_6_a_short_training_repairs_what_a_cut_broke() -> None:
     subject = fresh_subject()
-    small, _ = operate(
-        trained(), subject.coupling, METHODS.get("filter-norm").plan(subject, 0.3), subject.example_inputs
-    )
+    small, _ = operate(trained(), subject.coupling, planned_by("filter-norm", subject, 0.3), subject.example_inputs)
     before = evaluate(small, digits().test.batches(256)).accuracy
     finetune_(small, digits().train, TrainingOptions(steps=12, lr=5e-3), seed=0)
     assert evaluate(small.eval(), digits().test.batches(256)).accuracy > before + 0.2
@@ -160,7 +158,7 @@ def test_8_the_optimizer_of_the_original_knows_nothing_of_the_cut_model() -> Non
 
 def test_9_whole_branches_go() -> None:
     subject = fresh_subject()
-    plan = METHODS.get("key-path").plan(subject, 0.3)
+    plan = planned_by("key-path", subject, 0.3)
     small, surgery = operate(trained(), subject.coupling, plan, subject.example_inputs)
     assert plan.drops
     assert surgery.removed

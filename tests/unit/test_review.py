@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from prunus import analyse
+from prunus.analysis import Analysis
 from prunus.errors import BudgetError, OptionError, PlanError
+from prunus.methods.neurons import unit_scores
 from prunus.plans import Plan
 from prunus.report.plan_table import diff_lines, plan_lines
 from prunus.review import diff_plans, settle, with_savings
-from prunus.scored import Scored, score
 from prunus.surgery.cut import operate
 from prunus.surgery.verify import verify
 from prunus.tree import find_branches
@@ -33,9 +35,9 @@ class Residual(nn.Module):
 
 
 @pytest.fixture
-def scored() -> Scored:
+def scored() -> Analysis:
     torch.manual_seed(0)
-    return score(Residual(), torch.randn(2, 1, 6, 6))
+    return analyse(Residual(), torch.randn(2, 1, 6, 6))
 
 
 def edited(plan: Plan, **axes: Any) -> Plan:
@@ -49,30 +51,28 @@ def edited(plan: Plan, **axes: Any) -> Plan:
     return Plan.from_description(text, {})
 
 
-def test_one_parent_gives_several_sizes_each_within_its_budget(scored: Scored) -> None:
+def test_one_parent_gives_several_sizes_each_within_its_budget(scored: Analysis) -> None:
     whole = scored.cost.price()
     for share in (0.8, 0.5, 0.2):
         plan = scored.plan({"params": share, "macs": share})
-        assert plan.after is not None
         assert plan.after.params <= share * whole.params
         assert plan.after.macs_forward <= share * whole.macs_forward
 
 
-def test_savings_are_what_comes_back_when_one_decision_is_taken_back(scored: Scored) -> None:
-    plan = with_savings(scored.plan({"params": 0.5}), scored.coupling, scored.scores)
+def test_savings_are_what_comes_back_when_one_decision_is_taken_back(scored: Analysis) -> None:
+    plan = with_savings(scored.plan({"params": 0.5}), scored.coupling, unit_scores(scored, "magnitude"))
     assert {d.node for d in plan.decisions} == {"stem:out", "a:out"}
     for decision in plan.decisions:
         rest = {a: m for a, m in plan.axes.items() if a != decision.node}
         without = scored.cost.price(rest)
-        assert plan.after is not None
         assert decision.saves_params == without.params - plan.after.params > 0
         assert decision.saves_macs == without.macs_forward - plan.after.macs_forward > 0
         gone = ~plan.axes[decision.node]
-        total = scored.scores[decision.node]
+        total = unit_scores(scored, "magnitude")[decision.node]
         assert decision.score_share == pytest.approx(total[gone].sum() / total.sum())
 
 
-def test_a_plan_differs_from_itself_in_nothing_and_from_another_by_unit(scored: Scored) -> None:
+def test_a_plan_differs_from_itself_in_nothing_and_from_another_by_unit(scored: Analysis) -> None:
     first, second = scored.plan({"params": 0.7}), scored.plan({"params": 0.4})
     assert diff_plans(first, first).is_empty
     found = diff_plans(first, second)
@@ -85,13 +85,13 @@ def test_a_plan_differs_from_itself_in_nothing_and_from_another_by_unit(scored: 
     assert list(diff_lines(diff_plans(first, first))) == ["The plans cut alike."]
 
 
-def test_plans_of_different_models_are_not_compared(scored: Scored) -> None:
-    other = score(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.randn(1, 4)).plan({"params": 0.5})
+def test_plans_of_different_models_are_not_compared(scored: Analysis) -> None:
+    other = analyse(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.randn(1, 4)).plan({"params": 0.5})
     with pytest.raises(PlanError, match="different models"):
         diff_plans(scored.plan({"params": 0.5}), other)
 
 
-def test_an_edit_takes_effect_everywhere(scored: Scored) -> None:
+def test_an_edit_takes_effect_everywhere(scored: Analysis) -> None:
     plan = with_savings(scored.plan({"params": 0.5}), scored.coupling)
     settled = settle(edited(plan, a="0-1"), scored.coupling)
     assert settled.edits == (f"a:out: {16 - plan.axes['a:out'].sum()} units went, now 14",)
@@ -104,7 +104,7 @@ def test_an_edit_takes_effect_everywhere(scored: Scored) -> None:
     assert told["stem:out"].reason == "lowest magnitude of the axis"
 
 
-def test_other_units_of_the_same_number_are_noticed(scored: Scored) -> None:
+def test_other_units_of_the_same_number_are_noticed(scored: Analysis) -> None:
     plan = scored.plan({"params": 0.5})
     count = int(plan.axes["a:out"].sum())
     settled = settle(edited(plan, a=f"{16 - count}-15"), scored.coupling)
@@ -113,7 +113,7 @@ def test_other_units_of_the_same_number_are_noticed(scored: Scored) -> None:
     assert settle(plan, scored.coupling).edits == ()
 
 
-def test_an_edit_that_breaks_a_constraint_is_named(scored: Scored) -> None:
+def test_an_edit_that_breaks_a_constraint_is_named(scored: Analysis) -> None:
     plan = scored.plan({"params": 0.5})
     with pytest.raises(PlanError, match=r"breaks its budget: params are [\d,]+, allowed"):
         settle(edited(plan, a=None), scored.coupling)
@@ -130,7 +130,7 @@ def test_an_edit_that_breaks_a_constraint_is_named(scored: Scored) -> None:
 def test_held_axes_stay_whole_and_may_not_be_edited_away() -> None:
     torch.manual_seed(0)
     model = Residual()
-    parent = score(model, torch.randn(2, 1, 6, 6), ignore=["stem"])
+    parent = analyse(model, torch.randn(2, 1, 6, 6), ignore=["stem"])
     plan = parent.plan({"params": 0.5})
     assert set(plan.axes) == {"a:out"}
     text = plan.describe()
@@ -139,7 +139,7 @@ def test_held_axes_stay_whole_and_may_not_be_edited_away() -> None:
         settle(Plan.from_description(text, {}), parent.coupling)
 
 
-def test_a_budget_that_is_met_or_unknown_is_refused(scored: Scored) -> None:
+def test_a_budget_that_is_met_or_unknown_is_refused(scored: Analysis) -> None:
     with pytest.raises(BudgetError, match="as it is"):
         scored.plan({"params": 10**9})
     with pytest.raises(OptionError, match="Did you mean 'params'"):
@@ -148,10 +148,9 @@ def test_a_budget_that_is_met_or_unknown_is_refused(scored: Scored) -> None:
         scored.plan({"params": 0.5}, allocator="unifrm")
 
 
-def test_the_table_names_every_decision(scored: Scored) -> None:
-    plan = with_savings(scored.plan({"params": 0.5}), scored.coupling, scored.scores)
+def test_the_table_names_every_decision(scored: Analysis) -> None:
+    plan = with_savings(scored.plan({"params": 0.5}), scored.coupling, unit_scores(scored, "magnitude"))
     text = "\n".join(plan_lines(plan, batch=2))
-    assert plan.before is not None
     assert f"{plan.before.macs_forward // 2:,}" in text
     for decision in plan.decisions:
         assert decision.node in text
@@ -159,7 +158,7 @@ def test_the_table_names_every_decision(scored: Scored) -> None:
     assert "1 more" in "\n".join(plan_lines(plan, most=1))
 
 
-def test_a_branch_may_be_forced_out_by_its_name(scored: Scored) -> None:
+def test_a_branch_may_be_forced_out_by_its_name(scored: Analysis) -> None:
     (name,) = [branch.id for branch in find_branches(scored.coupling)]
     text = scored.plan({"params": 0.6}).describe()
     text["drops"] = [name]

@@ -123,5 +123,10 @@ def test_a_residual_joins_its_branches() -> None:
 
     coupling = prove(Head(Residual(), 12), IMAGES, axes={"stem:out": 12, "body.a:out": 8})
     assert {m.tensor for m in coupling.axis("stem:out").members} == {
-        "stem.weight", "stem.bias", "body.a.weight", "body.b.weight", "body.b.bias", "fc.weight",
-    }  # fmt: skip
+        "stem.weight",
+        "stem.bias",
+        "body.a.weight",
+        "body.b.weight",
+        "body.b.bias",
+        "fc.weight",
+    }

@@ -91,9 +91,15 @@ def test_torch_multihead_attention() -> None:
             return self.fc(self.attention(y, y, y, need_weights=False)[0])
 
     coupling = prove(
-        Net(), TOKENS, axes={"stem:out": 12, "attention:in_proj_weight.0[1]": 3, "attention:in_proj_weight.0[2]": 4,
-                             "attention.out_proj:out": 12},
-    )  # fmt: skip
+        Net(),
+        TOKENS,
+        axes={
+            "stem:out": 12,
+            "attention:in_proj_weight.0[1]": 3,
+            "attention:in_proj_weight.0[2]": 4,
+            "attention.out_proj:out": 12,
+        },
+    )
     assert coupling.coverage() > 0.9
 
 

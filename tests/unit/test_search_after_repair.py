@@ -12,32 +12,33 @@ import pytest
 import torch
 from torch import nn
 
+from factories_analysis import analysis_of
+from prunus.analysis import Analysis
 from prunus.budget import unit_problem
 from prunus.errors import DataError, OptionError, UsageError
-from prunus.jobs.searching import Searching
-from prunus.methods import Subject, subject_of
 from prunus.methods.after_repair import AfterRepair
+from prunus.methods.loss_search import LossSearch
 from prunus.methods.neurons import unit_scores
 from prunus.recipe import load_recipe
 from prunus.workloads.splits import Split
 
 
-def subject(outputs: int = 4, samples: int = 96, *, labels: int = 0) -> Subject:
+def subject(outputs: int = 4, samples: int = 96, *, labels: int = 0) -> Analysis:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, outputs)).eval()
     generator = torch.Generator().manual_seed(0)
     # Inputs that depend on each other: what goes can be made up for.
     inputs = torch.randn(samples, 6, generator=generator).cumsum(-1)
     split = Split(inputs, torch.full((samples,), labels), "calibration")
-    return subject_of(model, inputs[:2], split, split)
+    return analysis_of(model, inputs[:2], split, split)
 
 
-def half(it: Subject) -> dict[str, np.ndarray]:
+def half(it: Analysis) -> dict[str, np.ndarray]:
     return {a: np.arange(axis.size) < axis.size // 2 for a, axis in it.coupling.axes.items()}
 
 
 @torch.no_grad()
-def kl(it: Subject, keep: Mapping[str, np.ndarray], rows: slice) -> float:
+def kl(it: Analysis, keep: Mapping[str, np.ndarray], rows: slice) -> float:
     """The divergence without any repair, by zeros in the dense network."""
     inputs = torch.cat([batch for batch, _ in it.calibration.batches(96)])[rows]
     first, _, second, _, last = it.model
@@ -100,13 +101,13 @@ def test_what_cannot_be_judged_is_refused() -> None:
     with pytest.raises(OptionError, match="magic"):
         AfterRepair(subject(), "magic")
     with pytest.raises(OptionError, match="magic"):
-        Searching(subject(), "uniform", 10, repair="magic")
+        LossSearch(subject(), "uniform", 10, repair="magic")
 
 
 def test_searching_with_a_repair_ends_no_worse_and_says_so() -> None:
     it = subject()
     problem = unit_problem(it.cost, unit_scores(it, "magnitude"), (it.limit(0.5),))
-    search = Searching(it, "uniform", 8, repair="auto")
+    search = LossSearch(it, "uniform", 8, repair="auto")
     counts = search(problem)
     told = search.told()
     assert told["repair"] == "refold"

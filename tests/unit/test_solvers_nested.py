@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from factories_analysis import analysis_of
+from prunus.analysis import Analysis
 from prunus.criteria.programs import Programs
 from prunus.errors import OptionError
 from prunus.graph.run import run
-from prunus.methods import subject_of
 from prunus.methods.level_scan import LevelScan
 from prunus.methods.seen_inputs import Reader, readers_of
-from prunus.methods.subject import Subject
+from prunus.methods.unlabelled import unlabelled
 from prunus.plans import Plan, fingerprint
 from prunus.solvers import Consumer, refit
 from prunus.solvers.nested import nested_refits
@@ -68,7 +69,7 @@ def test_a_scan_of_levels_is_that_of_each_alone_in_any_order() -> None:
     torch.manual_seed(0)
     model, x = Branches().eval(), torch.randn(96, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     split = Split(x, torch.zeros(96, dtype=torch.int64), "calibration")
-    subject = subject_of(model, (x[:2],), split, split)
+    subject = analysis_of(model, (x[:2],), split, split)
     axes = subject.free_axes()
     assert len(axes) == 2
     scan = LevelScan(subject)
@@ -83,7 +84,7 @@ def test_a_scan_of_levels_is_that_of_each_alone_in_any_order() -> None:
             assert error == pytest.approx(direct(subject, name, kept, readers), rel=1e-4)
 
 
-def direct(subject: Subject, name: str, kept: np.ndarray, readers: list[Reader]) -> float:
+def direct(subject: Analysis, name: str, kept: np.ndarray, readers: list[Reader]) -> float:
     """Run the whole program anew with the refitted readers."""
     graph, coupling = subject.coupling.graph, subject.coupling
     plan = Plan(fingerprint(graph), {name: kept}, {})
@@ -98,7 +99,7 @@ def direct(subject: Subject, name: str, kept: np.ndarray, readers: list[Reader])
             shifts[site.node] = torch.cat(lost).float().reshape((1, -1, 1, 1) if site.kind == "conv" else (-1,))
     miss = whole = 0.0
     with torch.no_grad():
-        for x, _ in subject.calibration.batches(64):
+        for x, _ in unlabelled(subject).batches():
             batch, flat = Programs(subject.model, coupling).of(x)
             found = run(
                 batch.graph, values, flat, override=reference_overrides(batch, plan),

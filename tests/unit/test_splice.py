@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from factories_cuts import random_share
-from prunus.export.checkpoint import save
-from prunus.export.pack import read_tensors
-from prunus.export.restore import load
+from prunus.exporters.checkpoint import save
+from prunus.exporters.pack import read_tensors
+from prunus.exporters.restore import load
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.graph.grouped import NAME as GROUPED

@@ -10,25 +10,30 @@ import pytest
 import torch
 
 from factories_digits import digits, fresh_subject
+from prunus.commands.planning import check_wanted, plan_recipe
 from prunus.errors import BudgetError, OptionError, RecipeError
-from prunus.jobs.planning import check_wanted, plan_recipe
-from prunus.jobs.stages import run_stages
-from prunus.parent import Parent
+from prunus.pipeline.stages import Staged
+from prunus.pipeline.stages import run_stages as run_request
 from prunus.recipe import Recipe, load_recipe
 from prunus.surgery.cut import operate
 from prunus.surgery.tensors import sliced_masks
 from prunus.surgery.verify import verify
+from prunus.trained_model import TrainedModel, request_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "stages.txt"
 HEAD = "version: 1\nmodel: digits\ndata: digits\nprune: {budget: {params: 0.3}}\n"
 
 
-def parent(stages: list[dict[str, Any]], budget: dict[str, Any] | None = None, **more: Any) -> Parent:
+def parent(stages: list[dict[str, Any]], budget: dict[str, Any] | None = None, **more: Any) -> TrainedModel:
     recipe = Recipe(
         version=1, model="digits", data="digits", prune={"budget": budget or {"params": 0.3}}, stages=stages,
         recover={"steps": 4, "lr": 2e-3, "batch_size": 32}, **more,
     )  # fmt: skip
-    return Parent(recipe, digits(), fresh_subject())
+    return TrainedModel(recipe, digits(), fresh_subject())
+
+
+def run_stages(it: TrainedModel) -> Staged:
+    return run_request(it.analysis, request_of(it.recipe))
 
 
 THREE = [
@@ -42,9 +47,7 @@ def test_three_levels_meet_one_budget_exactly_in_one_plan() -> None:
     it = parent(THREE)
     before = {name: value.clone() for name, value in it.model.state_dict().items()}
     staged = run_stages(it)
-    plan, subject = staged.plan, it.subject
-    assert plan.before is not None
-    assert plan.after is not None
+    plan, subject = staged.plan, it.analysis
     masked = sum(int((~mask).sum()) for mask in plan.masks.values())
     assert plan.after.params - masked == int(0.3 * plan.before.params)
     assert {d.level for d in plan.decisions} == {"block", "unit", "weight"}
@@ -63,8 +66,6 @@ def test_three_levels_meet_one_budget_exactly_in_one_plan() -> None:
 def test_macs_are_shared_by_blocks_and_units() -> None:
     it = parent([{"level": "blocks"}, {"level": "units", "allocator": "global"}], {"macs": 0.5})
     plan = run_stages(it).plan
-    assert plan.before is not None
-    assert plan.after is not None
     assert 0.45 <= plan.after.macs_forward / plan.before.macs_forward <= 0.5
     assert not plan.masks
 
@@ -83,8 +84,6 @@ def test_a_second_stage_of_a_level_takes_more_of_the_same() -> None:
 def test_units_in_rounds_never_come_back() -> None:
     it = parent([{"level": "units", "schedule": "linear", "steps": 3}], {"params": 0.5})
     plan = run_stages(it).plan
-    assert plan.before is not None
-    assert plan.after is not None
     assert 0.47 <= plan.after.params / plan.before.params <= 0.5
     assert "linear over 3 steps" in plan.settings["stages"][0]
 
@@ -94,13 +93,13 @@ def test_bounds_hold_in_every_stage() -> None:
         it = parent([{"level": "blocks", "kept": 0.8}, {"level": "units", "allocator": "global"}])
         prune = it.recipe.prune.model_copy(update={"bounds": bounds})
         plan = run_stages(it.with_recipe(it.recipe.model_copy(update={"prune": prune}))).plan
-        sizes = {axis: a.size for axis, a in it.subject.coupling.axes.items()}
+        sizes = {axis: a.size for axis, a in it.analysis.coupling.axes.items()}
         gone = {d.node: d.removed for d in plan.decisions if d.level == "unit"}
         return {axis: size - gone.get(axis, 0) for axis, size in sizes.items()}
 
     free, bound = narrowest({}), narrowest({"stem*": {"frozen": True}})
     stem = "stem.conv:out"
-    assert free[stem] < bound[stem] == parent(THREE).subject.coupling.axes[stem].size
+    assert free[stem] < bound[stem] == parent(THREE).analysis.coupling.axes[stem].size
 
 
 @pytest.mark.parametrize(
@@ -123,12 +122,11 @@ def test_a_plan_alone_is_refused_where_stages_learn() -> None:
     for stage in ({"recover": {"steps": 2}}, {"schedule": "cubic", "steps": 2}):
         it = parent([{"level": "units", **stage}])
         check_wanted(it.recipe)
-        with pytest.raises(OptionError, match="Use 'prunus prune'"):
+        with pytest.raises(OptionError, match=r"Use prunus\.prune"):
             plan_recipe(it)
     it = parent([{"level": "blocks", "kept": 0.8}, {"level": "units"}])
     plan, _ = plan_recipe(it)
-    small, _ = operate(it.model, it.subject.coupling, plan, it.subject.example_inputs)
-    assert plan.after is not None
+    small, _ = operate(it.model, it.analysis.coupling, plan, it.analysis.example_inputs)
     assert sum(p.numel() for p in small.parameters()) == plan.after.params
 
 
@@ -191,6 +189,6 @@ def test_a_stage_recovers_as_the_recipe_does_unless_it_says_otherwise() -> None:
     assert own is not None
     said = own.over(recipe.recover).recovery()
     assert said is not None
-    assert (said.training.steps, said.minutes, said.method, said.training.lr) == (7, None, "distil", 0.01)
+    assert (said.steps, said.minutes, said.method, said.lr) == (7, None, "distil", 0.01)
     assert recipe.recover.recovery().minutes == 2.0  # type: ignore[union-attr]
     assert Recipe(version=1, model="digits", data="digits").recover.recovery() is None

@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from factories_analysis import analysis_of, planned_by
+from prunus.analysis import Analysis
 from prunus.errors import BudgetError, DataError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.graph.ir import INPUT, Graph, Node, Ref, TensorMeta, refs_in
 from prunus.measurement.price import cost_model
-from prunus.methods import METHODS
 from prunus.methods.gates import Gates
 from prunus.methods.key_path import key_path
 from prunus.methods.modular import exchanged, greedy
 from prunus.methods.reduction import SLACK, Reduction, droppable, trimmed, whole
-from prunus.methods.subject import Subject, subject_of
 from prunus.plans import Plan
 from prunus.surgery.cut import cut
 from prunus.surgery.verify import verify
@@ -34,12 +34,12 @@ STRUCTURE = ("key-path", "modular")
 
 
 @functools.cache
-def digits() -> Subject:
+def digits() -> Analysis:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = DigitsNet().eval()
     data = Split(torch.randn(24, 1, 8, 8), torch.randint(10, (24,)))
-    return subject_of(model, torch.zeros(2, 1, 8, 8), data, data)
+    return analysis_of(model, torch.zeros(2, 1, 8, 8), data, data)
 
 
 class Blocks(nn.Module):
@@ -59,14 +59,14 @@ class Blocks(nn.Module):
         return self.head(x)
 
 
-def subject(model: nn.Module, *, samples: int = 12, shape: tuple[int, ...] = (4,)) -> Subject:
+def subject(model: nn.Module, *, samples: int = 12, shape: tuple[int, ...] = (4,)) -> Analysis:
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(samples, *shape, generator=generator)
     data = Split(inputs, torch.randint(3, (samples,), generator=generator))
-    return subject_of(model.eval(), inputs[:3], data, data)
+    return analysis_of(model.eval(), inputs[:3], data, data)
 
 
-def blocks(*factors: float, width: int = 8) -> Subject:
+def blocks(*factors: float, width: int = 8) -> Analysis:
     torch.manual_seed(0)
     return subject(Blocks(*factors, width=width))
 
@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
         Gates(it).importance(whole(it))
 
 
-def accepted(it: Subject, plan: Plan, kept: float) -> None:
+def accepted(it: Analysis, plan: Plan, kept: float) -> None:
     assert plan.before == it.cost.price()
     assert plan.after.params <= kept * plan.before.params
     small = cut(it.model, it.coupling, plan, it.example_inputs, mode="graph")
@@ -175,7 +175,7 @@ def accepted(it: Subject, plan: Plan, kept: float) -> None:
 @pytest.mark.parametrize("kept", [0.5, 0.3, 0.1])
 def test_budgets_are_met_from_just_below_and_plans_can_be_cut(name: str, kept: float) -> None:
     it = digits()
-    plan = METHODS.get(name).plan(it, kept)
+    plan = planned_by(name, it, kept)
     accepted(it, plan, kept)
     assert plan.after.params >= (1 - SLACK) * kept * plan.before.params
     assert plan.drops
@@ -190,7 +190,7 @@ def test_budgets_are_met_from_just_below_and_plans_can_be_cut(name: str, kept: f
 @pytest.mark.parametrize("name", STRUCTURE)
 def test_less_budget_never_keeps_more(name: str) -> None:
     it = digits()
-    sizes = [METHODS.get(name).plan(it, kept).after.params for kept in (0.8, 0.6, 0.4, 0.2)]
+    sizes = [planned_by(name, it, kept).after.params for kept in (0.8, 0.6, 0.4, 0.2)]
     assert sizes == sorted(sizes, reverse=True)
 
 
@@ -199,7 +199,7 @@ def test_the_branch_that_does_nothing_goes_first(name: str) -> None:
     it = blocks(1.0, 1e-4, 1.0, width=16)
     block = 16 * 17
     total = it.cost.price().params
-    plan = METHODS.get(name).plan(it, (total - block + 1) / total)
+    plan = planned_by(name, it, (total - block + 1) / total)
     assert [drop.label for drop in plan.drops] == ["blocks.1"]
     assert plan.after.params == total - block
     assert not plan.axes
@@ -208,7 +208,7 @@ def test_the_branch_that_does_nothing_goes_first(name: str) -> None:
 @pytest.mark.parametrize("name", STRUCTURE)
 def test_a_branch_is_not_dropped_for_a_few_parameters(name: str) -> None:
     it = blocks(1.0, 1.0, width=16)
-    plan = METHODS.get(name).plan(it, 0.95)
+    plan = planned_by(name, it, 0.95)
     assert not plan.drops
     assert {d.level for d in plan.decisions} == {"unit"}
     assert all("filter norm" in d.reason for d in plan.decisions)
@@ -218,7 +218,7 @@ def test_a_branch_is_not_dropped_for_a_few_parameters(name: str) -> None:
 @pytest.mark.parametrize("name", STRUCTURE)
 def test_a_chain_is_trimmed(name: str) -> None:
     it = subject(nn.Sequential(nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 3)))
-    plan = METHODS.get(name).plan(it, 0.5)
+    plan = planned_by(name, it, 0.5)
     accepted(it, plan, 0.5)
     assert not plan.drops
     assert [d.level for d in plan.decisions] == ["unit"]
@@ -227,7 +227,7 @@ def test_a_chain_is_trimmed(name: str) -> None:
 @pytest.mark.parametrize("name", STRUCTURE)
 def test_a_budget_out_of_reach_says_so(name: str) -> None:
     with pytest.raises(BudgetError, match="least reachable"):
-        METHODS.get(name).plan(blocks(1.0, 1.0), 0.001)
+        planned_by(name, blocks(1.0, 1.0), 0.001)
 
 
 @pytest.mark.parametrize("name", STRUCTURE)
@@ -246,7 +246,7 @@ def test_segments_of_concatenations_go_too(name: str) -> None:
     with torch.no_grad():
         it.model.branches[1][2].weight.mul_(1e-3)
         it.model.branches[1][2].bias.zero_()
-    plan = METHODS.get(name).plan(it, 0.67)
+    plan = planned_by(name, it, 0.67)
     assert [d.node for d in plan.decisions if d.level == "structure"] == ["branches.1"]
     assert not plan.axes["branches.1.2:out"].any()
     accepted(it, plan, 0.67)
@@ -265,10 +265,10 @@ def test_batches_of_another_size_are_captured_anew() -> None:
 def test_held_axes_hold_their_branches() -> None:
     it = blocks(1.0, 1.0)
     assert len(droppable(it)) == 2
-    held = subject_of(it.model, it.example_inputs, it.calibration, it.selection, held=frozenset(it.coupling.axes))
+    held = analysis_of(it.model, it.example_inputs, it.calibration, it.selection, held=frozenset(it.coupling.axes))
     assert droppable(held) == ()
     with pytest.raises(BudgetError):
-        trimmed(whole(held), 0.5, {}, method="modular")
+        trimmed(whole(held), held.limit(0.5), {}, method="modular")
 
 
 def test_exchange_never_loses_worth_and_keeps_the_budget() -> None:

@@ -212,10 +212,16 @@ def what_fails(what: str) -> str:
 @pytest.mark.parametrize(
     ("what", "error"),
     [
-        ("plan", PlanError), ("mode", CaptureError), ("budget", PrunusError), ("verify", VerifyError),
-        ("search", BadError), ("program", BadError), ("copy", BadError), ("mend", BadError),
+        ("plan", PlanError),
+        ("mode", CaptureError),
+        ("budget", PrunusError),
+        ("verify", VerifyError),
+        ("search", BadError),
+        ("program", BadError),
+        ("copy", BadError),
+        ("mend", BadError),
     ],
-)  # fmt: skip
+)
 def test_after_an_error_the_model_is_as_it_was(
     what: str, error: type[Exception], training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

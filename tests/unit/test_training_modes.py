@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from prunus.export import load, save
+from prunus.exporters import load, save
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.planning import make_plan

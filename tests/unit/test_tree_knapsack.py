@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from factories_analysis import analysis_of, planned_by
+from prunus.analysis import Analysis
 from prunus.budget import fit_units
-from prunus.methods import METHODS, Subject, subject_of
 from prunus.methods.neurons import unit_scores
 from prunus.surgery.cut import cut
 from prunus.surgery.verify import verify
@@ -31,23 +32,22 @@ class Blocks(nn.Module):
         return self.head(x)
 
 
-def subject(scales: tuple[float, ...], held: frozenset[str] = frozenset()) -> Subject:
+def subject(scales: tuple[float, ...], held: frozenset[str] = frozenset()) -> Analysis:
     torch.manual_seed(0)
     model = Blocks(scales).eval()
     inputs = torch.randn(64, 6)
     with torch.no_grad():
         model.head.weight *= 8
         data = Split(inputs, model(inputs).argmax(-1))
-    return subject_of(model, inputs[:2], data, data, held=held)
+    return analysis_of(model, inputs[:2], data, data, held=held)
 
 
 def test_the_block_that_does_nothing_goes() -> None:
     for dead in range(3):
         scales = tuple(1e-4 if i == dead else 3.0 for i in range(3))
         it = subject(scales)
-        plan = METHODS.get("tree-knapsack").plan(it, 0.7)
+        plan = planned_by("tree-knapsack", it, 0.7)
         assert [drop.label for drop in plan.drops] == [f"blocks.{dead}"]
-        assert plan.after is not None
         assert plan.after.params <= 0.7 * it.cost.price().params
         small = cut(it.model, it.coupling, plan, it.example_inputs)
         assert verify(it.model, small, it.coupling, plan, it.example_inputs).ok
@@ -58,14 +58,14 @@ def test_the_block_that_does_nothing_goes() -> None:
 def test_blocks_that_are_held_stay() -> None:
     free = subject((3.0, 1e-4, 3.0))
     held = frozenset(axis for axis in free.coupling.axes if axis.startswith(("blocks.1", "stem")))
-    plan = METHODS.get("tree-knapsack").plan(subject((3.0, 1e-4, 3.0), held), 0.7)
+    plan = planned_by("tree-knapsack", subject((3.0, 1e-4, 3.0), held), 0.7)
     assert "blocks.1" not in [drop.label for drop in plan.drops]
     assert not held & plan.axes.keys()
 
 
 def test_without_blocks_it_is_the_knapsack_of_the_units() -> None:
     it = subject(())
-    plan = METHODS.get("tree-knapsack").plan(it, 0.5)
+    plan = planned_by("tree-knapsack", it, 0.5)
     keep = fit_units(it.cost, unit_scores(it, "sensitivity"), it.limit(0.5), allocator="knapsack")
     assert plan.drops == ()
     assert plan.axes.keys() == {axis for axis, mask in keep.items() if not mask.all()} != set()

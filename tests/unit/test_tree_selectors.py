@@ -22,13 +22,15 @@ INPUTS = torch.randn(2, 3, 8, 8)
         ("low.1", ["stage1/low.1"]),
         ("low.?", ["stage1/low.0", "stage1/low.1"]),
         ("high.0.conv1", ["stage2/high.0/main/conv1"]),
-        ("high.1.conv1:out", ["stage2/high.1/conv1/channels", "stage2/high.1/norm1/channels",
-                              "stage2/high.1/conv2/inputs"]),
+        (
+            "high.1.conv1:out",
+            ["stage2/high.1/conv1/channels", "stage2/high.1/norm1/channels", "stage2/high.1/conv2/inputs"],
+        ),
         ("Basic", ["stage1/low.0", "stage1/low.1", "stage2/high.0", "stage2/high.1"]),
         ("head_width", ["stage3/attend.0/qkv/head_width", "stage3/attend.1/qkv/head_width"]),
         ("re:^stage1/.*conv1$", ["stage1/low.0/conv1", "stage1/low.1/conv1"]),
     ],
-)  # fmt: skip
+)
 def test_what_a_selector_means(pattern: str, expected: list[str]) -> None:
     assert [node.id for node in select_nodes(tree(), [pattern])] == expected
 

@@ -94,10 +94,17 @@ class Remembers(nn.Module):
         return self.down(F.relu(self.up(x)) * self.times)
 
 
-@pytest.mark.parametrize(("attribute", "value", "expected"), [
-    ("times", 3, "the model's own code first departs from it at node 'mul_0' (aten.mul.Tensor) in the top level at"),
-    ("width", 3, "the code of up fails: Remembers could not be captured"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("attribute", "value", "expected"),
+    [
+        (
+            "times",
+            3,
+            "the model's own code first departs from it at node 'mul_0' (aten.mul.Tensor) in the top level at",
+        ),
+        ("width", 3, "the code of up fails: Remembers could not be captured"),
+    ],
+)
 def test_a_stale_attribute_is_the_models_own_fault(attribute: str, value: int, expected: str) -> None:
     it = Proof(Remembers().eval(), torch.randn(3, 4))
     assert it.verify().ok

@@ -108,7 +108,7 @@ def test_prune_save_load_and_apply(tmp_path: Path) -> None:
     again = prunus.load(tmp_path / "small", Tagger(tied=True).eval())
     new = torch.arange(len(kept)).reshape(1, -1)
     assert torch.equal(again(new, torch.zeros_like(new)), result.model(new, torch.zeros_like(new)))
-    small = prunus.apply(model, result.plan, inputs)
+    small = prunus.apply(model, result.plan, inputs).model
     assert torch.equal(small(new, torch.zeros_like(new)), result.model(new, torch.zeros_like(new)))
     with pytest.raises(OptionError, match=r"'vocab'.*vocabulary"):
         prunus.prune(model, inputs, budget={"params": 0.6}, opt_in=("vocab",))

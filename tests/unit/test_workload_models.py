@@ -52,7 +52,6 @@ def test_every_network_is_cut_to_half_its_macs_and_verified(name: str) -> None:
     assert found.check.ok
     assert found.check.error < 1e-9
     assert found.check.change > 1e-3
-    assert found.plan.after is not None
     assert found.plan.after.macs_forward <= 0.5 * found.plan.before.macs_forward
     assert found.model(*inputs).shape == model(*inputs).shape
 

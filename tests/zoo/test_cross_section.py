@@ -11,6 +11,7 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
+pytestmark = pytest.mark.nightly
 
 # Each stands for what the others do not have: grouped shuffles, dense joins, windows, fused and grouped attention,
 # rotary pairs, tied embeddings, cross-attention, cache outputs, experts, state spaces, recurrent mixers.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 if importlib.util.find_spec("torchvision") is None:
     pytest.skip("torchvision is not installed", allow_module_level=True)
@@ -76,26 +75,3 @@ def test_the_files_keep_what_was_not_run_again(tmp_path: Path) -> None:
     assert "| net | yes | – | 50% / 50% | 40% / 40% |" in page
     assert "- hybrid: torchvision none: capture: CaptureError: no" in page
     assert "**not met**" in page
-
-
-def test_suppression_is_the_plain_definition() -> None:
-    from zoo.vision_ops import non_maximum_suppression
-
-    generator = torch.Generator().manual_seed(0)
-    low = torch.rand(60, 2, generator=generator)
-    boxes = torch.cat([low, low + torch.rand(60, 2, generator=generator) * 0.4], 1)
-    scores = torch.rand(60, generator=generator)
-    expected: list[int] = []
-    for i in scores.argsort(descending=True).tolist():
-        if all(_overlap(boxes[i], boxes[j]) <= 0.3 for j in expected):
-            expected.append(i)
-    assert 1 < len(expected) < 60
-    assert non_maximum_suppression(boxes, scores, 0.3).tolist() == expected
-
-
-def _overlap(a: torch.Tensor, b: torch.Tensor) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = float(max(width, torch.tensor(0.0)) * max(height, torch.tensor(0.0)))
-    areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in (a, b)]
-    return shared / (sum(areas) - shared)

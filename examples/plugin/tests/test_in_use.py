@@ -17,7 +17,7 @@ from prunus.budget import ALLOCATORS
 from prunus.criteria import CRITERIA, UNIT_CRITERIA, Evidence
 from prunus.errors import OptionError
 from prunus.methods import METHODS
-from prunus.repair import REPAIRS
+from prunus.repairs import REPAIRS
 from prunus.schedules import KEPT_SCHEDULES, kept_at
 from prunus_example.gated import Gated, gated
 
@@ -79,6 +79,6 @@ def test_the_op_learns() -> None:
 
 
 def test_nothing_is_imported_before_it_is_asked_for() -> None:
-    code = "import sys, prunus.pipeline, prunus.export; print('prunus_example' in sys.modules)"
+    code = "import sys, prunus.pipeline, prunus.exporters; print('prunus_example' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

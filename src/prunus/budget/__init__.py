@@ -4,7 +4,7 @@ from prunus.budget.allocation import Allocation, Point, allocate
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
 from prunus.budget.bounds import Bound
 from prunus.budget.fit import fit_units
-from prunus.budget.limits import METRICS, Limit, parse_budget
+from prunus.budget.limits import METRICS, Limit, Limits, parse_budget
 from prunus.budget.problem import unit_problem
 from prunus.budget.topup import top_up
 
@@ -14,6 +14,7 @@ __all__ = [
     "Allocation",
     "Bound",
     "Limit",
+    "Limits",
     "Point",
     "UnitProblem",
     "allocate",

@@ -117,8 +117,6 @@ def tables(problem: UnitProblem, grid: Grid, fields: np.ndarray) -> dict[tuple[i
 
 def best_weights(problem: UnitProblem, amounts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Move the weights of the limits towards those that were overspent: w_j ← w_j · (spent_j / limit_j)², normed."""
-    spent = np.array([
-        amounts[FIELDS.index(METRICS[limit.metric])] / max(1, limit.value) for limit in problem.limits
-    ])  # fmt: skip
+    spent = np.array([amounts[FIELDS.index(METRICS[limit.metric])] / max(1, limit.value) for limit in problem.limits])
     moved = weights * np.maximum(spent, 1e-9) ** 2
     return np.asarray(np.maximum(moved / moved.sum(), 1e-6))

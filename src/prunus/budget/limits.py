@@ -14,6 +14,7 @@ from prunus.plans import Cost
 
 METRICS = {"params": "params", "macs": "macs_forward", "bytes": "param_bytes", "latency_ms": "latency_fs"}
 LATENCY = "latency_ms"
+Limits = tuple["Limit", ...]
 FS_PER_MS = 10**12
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 

@@ -78,8 +78,8 @@ def source_text(docstring: str | None) -> str:
         >>> source_text("Do it.\\n\\n    Source: Li et al.,\\n    arXiv:1608.08710.\\n\\n    Args:")
         'Li et al., arXiv:1608.08710.'
     """
-    found = re.search(r"^[ \t]*Source: (.+?)(?=\n[ \t]*\n|\n[ \t]*[A-Z][a-z]+:\s*$|\n[ \t]*[A-Z][a-z]+: |\Z)",
-                      docstring or "", flags=re.MULTILINE | re.DOTALL)  # fmt: skip
+    end = r"\n[ \t]*\n|\n[ \t]*[A-Z][a-z]+:\s*$|\n[ \t]*[A-Z][a-z]+: |\Z"
+    found = re.search(rf"^[ \t]*Source: (.+?)(?={end})", docstring or "", flags=re.MULTILINE | re.DOTALL)
     return " ".join(found[1].split()) if found else ""
 
 

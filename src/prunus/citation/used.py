@@ -21,7 +21,7 @@ ROLES: Mapping[str, tuple[str, str]] = {
     "weight criterion": ("prunus.criteria", "CRITERIA"),
     "allocator": ("prunus.budget", "ALLOCATORS"),
     "weight allocator": ("prunus.budget.weights", "WEIGHT_ALLOCATORS"),
-    "repair": ("prunus.repair", "REPAIRS"),
+    "repair": ("prunus.repairs", "REPAIRS"),
     "schedule": ("prunus.schedules", "KEPT_SCHEDULES"),
     "strategy": ("prunus.pruner", "STRATEGIES"),
     "recovery": ("prunus.recovery.rung", "RUNGS"),

@@ -19,14 +19,14 @@ def apply(
 ) -> None:
     """Cut the network exactly as the plan says, verify it, and write a checkpoint."""
     check_out(out)
-    from prunus.jobs import apply_folder, read_plan_folder
+    from prunus.commands import apply_folder, read_plan_folder
     from prunus.report.plan_table import price_lines
 
     with shown_progress() as progress:
         applied = apply_folder(read_plan_folder(plan), out, progress)
     for line in applied.edits:
         sys.stdout.write(f"edited: {line}\n")
-    for line in price_lines(applied.plan, batch=applied.parent.samples):
+    for line in price_lines(applied.outcome.plan, batch=applied.trained.samples):
         sys.stdout.write(line + "\n")
-    sys.stdout.write(f"{applied.check}\n")
+    sys.stdout.write(f"{applied.outcome.check}\n")
     sys.stderr.write(f"checkpoint: {out} (python: prunus.load({str(out)!r}, fresh_model))\n")

@@ -14,7 +14,7 @@ from prunus.cli.console import shown_progress
 from prunus.errors import OptionError
 
 if TYPE_CHECKING:
-    from prunus.jobs import LevelRow
+    from prunus.pipeline.levels import LevelRow
 
 _LEVELS = ("stage", "block", "layer", "unit")
 
@@ -30,13 +30,13 @@ def levels(
     """Show cost, time, sensitivity and redundancy of every stage, block, layer and unit of a trained network."""
     if level not in _LEVELS:
         raise OptionError(f"--level: got {level!r}; allowed: {', '.join(_LEVELS)}.")
-    from prunus.jobs import evaluate_levels, parent_of
     from prunus.recipe import load_recipe
+    from prunus.trained_model import trained_model
 
     wanted = load_recipe(recipe)
     with shown_progress() as progress:
-        parent = parent_of(wanted, wanted.seed, progress)
-        rows = evaluate_levels(parent, stages=stages, count=count, progress=progress)
+        trained = trained_model(wanted, wanted.seed, progress)
+        rows = trained.analysis.levels(stages=stages, count=count, progress=progress)
     if json:
         sys.stdout.write(json_module.dumps([asdict(row) for row in rows], indent=1) + "\n")
         return

@@ -15,11 +15,11 @@ from prunus.cli.work import check_out
 from prunus.errors import OptionError
 
 if TYPE_CHECKING:
-    from prunus.parent import Parent
     from prunus.pay import Forecast
     from prunus.plans import Plan
     from prunus.progress import Progress
     from prunus.recipe import Recipe
+    from prunus.trained_model import TrainedModel
 
 _SHOWN = 40
 
@@ -40,12 +40,24 @@ def plan(
         int | None,
         typer.Option(help="Try so many plans around the allocator's by their true loss; 200 is a good many."),
     ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="A repair after which the plans of a search are judged, or none.")
+    ] = None,
+    level: Annotated[
+        list[str] | None, typer.Option("--level", help="unit or weight, or both: what may go; once each.")
+    ] = None,
+    opt_in: Annotated[
+        list[str] | None, typer.Option("--opt-in", help="experts or vocabulary: what else may go; once each.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option("--ignore", help="A module, glob or class to leave as it is; once each.")
+    ] = None,
     calibration: Annotated[
         str | None, typer.Option(help="data, or noise: score and repair without a single sample.")
     ] = None,
     damage: Annotated[
-        bool, typer.Option(help="Measure what every decision costs alone, and all of them together.")
-    ] = True,
+        bool | None, typer.Option(help="Measure what every decision costs alone, and all of them together.")
+    ] = None,
     sweep: Annotated[
         str | None, typer.Option(help="Kept fractions with commas: one plan each, scored once, and what each costs.")
     ] = None,
@@ -57,17 +69,11 @@ def plan(
 ) -> None:
     """Plan what would go, price it exactly and say why; a person may edit the folder's plan.json before apply."""
     check_out(out)
-    from prunus.jobs import (
-        check_wanted,
-        measure_damage,
-        parent_of,
-        plan_recipe,
-        read_plan_folder,
-        scored_parent,
-        with_damage,
-        write_plan_folder,
-    )
+    from prunus.commands import plan_recipe, read_plan_folder, write_plan_folder
+    from prunus.commands.planning import check_wanted
+    from prunus.pipeline.stage_checks import check_to_apply
     from prunus.recipe import load_recipe, override
+    from prunus.trained_model import trained_model
 
     known = read_plan_folder(source) if source.is_dir() else None
     recipe = load_recipe(source) if known is None else known.recipe
@@ -77,6 +83,11 @@ def plan(
         ("prune", "allocator"): allocator,
         ("prune", "method"): method,
         ("prune", "search"): search,
+        ("prune", "damage"): damage,
+        ("prune", "judge"): judge,
+        ("prune", "levels"): level,
+        ("opt_in",): opt_in,
+        ("ignore",): ignore,
         ("calibration",): calibration,
     }
     recipe = override(recipe, changes)
@@ -91,44 +102,44 @@ def plan(
     if sweep is not None and recipe.stages:
         raise OptionError("--sweep plans by one criterion, and the recipe has stages; leave one of the two out.")
     asked = recipe if sweep is None else override(recipe, {("prune", "budget"): {"params": 0.5}})
-    check_wanted(asked, to_apply=True)
+    check_to_apply(check_wanted(asked))
     with shown_progress() as progress:
-        parent = parent_of(recipe, recipe.seed, progress, known.weights if known else None)
-        weights = parent.model.state_dict() if parent.trained_here else None
+        trained = trained_model(recipe, recipe.seed, progress, known.weights if known else None)
+        weights = trained.model.state_dict() if trained.trained_here else None
         if sweep is not None:
             from prunus.cli.sweep import sweep_plans
+            from prunus.methods.by_criterion import restore_scores
 
-            scored = scored_parent(parent, scored_before)
-            sweep_plans(parent, scored, numbers("--sweep", sweep), out, weights, as_json=json, picture=picture)
+            if scored_before:
+                restore_scores(trained.analysis, recipe.prune.criterion, scored_before)
+            sweep_plans(trained, numbers("--sweep", sweep), out, weights, as_json=json, picture=picture)
             return
-        made, scores = plan_recipe(parent, progress, scored_before)
-        if damage:
-            made = with_damage(made, measure_damage(parent.subject, made, progress))
-        write_plan_folder(out, made, recipe, scores=scores, weights=weights)
+        made, scores = plan_recipe(trained, scored_before)
+        write_plan_folder(out, made, recipe, scores=scores, weights=weights, digest=trained.digest)
         if picture:
-            _draw(parent, made, out)
-        found = _forecast(parent, made, progress) if pay and not json else None
-    _show(made, recipe, out, everything=everything, as_json=json, batch=parent.samples)
+            _draw(trained, made, out)
+        found = _forecast(trained, made, progress) if pay and not json else None
+    _show(made, recipe, out, everything=everything, as_json=json, batch=trained.samples)
     if found is not None:
         _show_forecast(found)
 
 
-def _draw(parent: Parent, made: Plan, out: Path) -> None:
+def _draw(trained: TrainedModel, made: Plan, out: Path) -> None:
     from prunus.report.pictures import write_picture
     from prunus.report.plan_picture import plan_picture
 
-    title = f"plan for {parent.recipe.model} on {parent.recipe.data}"
-    coupling, samples = parent.subject.coupling, parent.samples
+    title = f"plan for {trained.recipe.model} on {trained.recipe.data}"
+    coupling, samples = trained.analysis.coupling, trained.samples
     missing = write_picture(out / "plan.svg", lambda: plan_picture(coupling, made, title, samples=samples))
     sys.stderr.write(f"{missing}\n" if missing else f"picture: {out / 'plan.svg'}\n")
 
 
-def _forecast(parent: Parent, made: Plan, progress: Progress) -> Forecast:
+def _forecast(trained: TrainedModel, made: Plan, progress: Progress) -> Forecast:
     from prunus.pay import forecast
 
-    subject = parent.subject
-    return forecast(subject.model, subject.coupling, subject.example_inputs, made, batch=parent.samples,
-                    threads=parent.recipe.compare.latency.threads, progress=progress)  # fmt: skip
+    analysis = trained.analysis
+    return forecast(analysis.model, analysis.coupling, analysis.example_inputs, made, batch=trained.samples,
+                    threads=trained.recipe.compare.latency.threads, progress=progress)  # fmt: skip
 
 
 def _show_forecast(found: Forecast) -> None:

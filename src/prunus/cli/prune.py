@@ -28,6 +28,18 @@ def prune(
         list[str] | None,
         typer.Option("--recover", "-r", help="Such as minutes=10, steps=500, method=distil; autopilot by default."),
     ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="A repair after which the plans of a search are judged, or none.")
+    ] = None,
+    level: Annotated[
+        list[str] | None, typer.Option("--level", help="unit or weight, or both: what may go; once each.")
+    ] = None,
+    opt_in: Annotated[
+        list[str] | None, typer.Option("--opt-in", help="experts or vocabulary: what else may go; once each.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option("--ignore", help="A module, glob or class to leave as it is; once each.")
+    ] = None,
     calibration: Annotated[
         str | None, typer.Option(help="data, or noise: score and repair without a single sample.")
     ] = None,
@@ -37,7 +49,7 @@ def prune(
 ) -> None:
     """Prune the recipe's network, recover it, and write checkpoint, results and report."""
     check_out(out)
-    from prunus.jobs import prune_recipe
+    from prunus.commands import prune_recipe
     from prunus.recipe import load_recipe, override
 
     changes: dict[tuple[str, ...], Any] = {
@@ -47,6 +59,10 @@ def prune(
         ("prune", "method"): method,
         ("prune", "search"): search,
         ("prune", "repair"): repair,
+        ("prune", "judge"): judge,
+        ("prune", "levels"): level,
+        ("opt_in",): opt_in,
+        ("ignore",): ignore,
         ("calibration",): calibration,
         ("seed",): seed,
         **recovery_of(recover),
@@ -59,11 +75,11 @@ def prune(
         from prunus.report.plan_table import price_lines
         from prunus.report.table import print_table
 
-        for line in price_lines(pruned.entry.plan, batch=pruned.samples):
+        for line in price_lines(pruned.outcome.plan, batch=pruned.samples):
             sys.stdout.write(line + "\n")
         sys.stdout.write("\n")
         print_table(pruned.results)
-        sys.stdout.write(f"{pruned.entry.check}\n")
+        sys.stdout.write(f"{pruned.outcome.check}\n")
     sys.stderr.write(
         f"checkpoint: {out} (python: prunus.load({str(out)!r}, fresh_model)); report: {out / 'report.html'}\n"
     )

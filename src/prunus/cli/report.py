@@ -35,19 +35,18 @@ def report(
 
 
 def _plan_page(folder: Path, pay: bool) -> str:
-    from prunus.jobs import read_plan_folder
-    from prunus.jobs.reviewing import review_folder
+    from prunus.commands import read_plan_folder, review_folder
     from prunus.pay import forecast
     from prunus.report.plan_page import PlanAbout, render_plan_page
 
     given = read_plan_folder(folder)
     with shown_progress() as progress:
-        parent, settled = review_folder(given, progress)
-        subject, recipe, found = parent.subject, parent.recipe, None
+        trained, settled = review_folder(given, progress)
+        analysis, recipe, found = trained.analysis, trained.recipe, None
         if pay:
-            found = forecast(subject.model, subject.coupling, subject.example_inputs, settled.plan,
-                             batch=parent.samples, threads=recipe.compare.latency.threads,
+            found = forecast(analysis.model, analysis.coupling, analysis.example_inputs, settled.plan,
+                             batch=trained.samples, threads=recipe.compare.latency.threads,
                              progress=progress)  # fmt: skip
     title = f"plan for {recipe.model} on {recipe.data}"
-    about = PlanAbout(title, parent.samples, settled.edits, found)
-    return render_plan_page(subject.coupling, settled.plan, about)
+    about = PlanAbout(title, trained.samples, settled.edits, found)
+    return render_plan_page(analysis.coupling, settled.plan, about)

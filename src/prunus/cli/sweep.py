@@ -1,4 +1,4 @@
-"""``prunus plan --sweep``: one scored parent, a plan for each share, and what each of them costs."""
+"""``prunus plan --sweep``: one analysis, a plan for each share, and what each of them costs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from prunus.errors import OptionError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prunus.jobs import Parent
-    from prunus.scored import Scored
+    from prunus.trained_model import TrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +30,7 @@ class Point:
 
 
 def sweep_plans(
-    parent: Parent,
-    scored: Scored,
+    trained: TrainedModel,
     shares: Sequence[float],
     out: Path,
     weights: Mapping[str, Tensor] | None,
@@ -41,7 +39,7 @@ def sweep_plans(
     picture: bool = True,
 ) -> None:
     """Plan for every share of the recipe's first metric, write each folder, draw and print the front."""
-    from prunus.jobs import plan_again, write_plan_folder
+    from prunus.commands import plan_again, write_plan_folder
     from prunus.methods.true_loss import selection_loss
     from prunus.recipe import override
     from prunus.report.plan_table import aligned
@@ -49,26 +47,26 @@ def sweep_plans(
     for share in shares:
         if not 0 < share < 1:
             raise OptionError(f"--sweep: got {share:g}; allowed: kept fractions between 0 and 1, both excluded.")
-    metric = next(iter(parent.recipe.prune.budget), "params")
+    metric = next(iter(trained.recipe.prune.budget), "params")
     points = []
     for share in sorted(shares, reverse=True):
-        recipe = override(parent.recipe, {("prune", "budget"): {metric: share}})
-        plan = plan_again(parent.with_recipe(recipe), scored)
-        assert plan.after is not None
-        folder = write_plan_folder(out / f"{metric}-{share:g}", plan, recipe, scores=scored.scores, weights=weights)
-        loss = selection_loss(parent.subject, plan)
+        recipe = override(trained.recipe, {("prune", "budget"): {metric: share}})
+        plan, scores = plan_again(trained, recipe)
+        place = out / f"{metric}-{share:g}"
+        folder = write_plan_folder(place, plan, recipe, scores=scores, weights=weights, digest=trained.digest)
+        loss = selection_loss(trained.analysis, plan)
         points.append(
             Point(
                 share,
                 plan.after.params,
-                plan.after.macs_forward // parent.samples,
+                plan.after.macs_forward // trained.samples,
                 plan.after.param_bytes,
                 loss,
                 str(folder),
             )
         )
     if picture:
-        _draw(parent, points, metric, out)
+        _draw(trained, points, metric, out)
     if as_json:
         sys.stdout.write(json.dumps([asdict(p) for p in points], indent=1) + "\n")
         return
@@ -79,17 +77,17 @@ def sweep_plans(
         sys.stdout.write(line + "\n")
 
 
-def _draw(parent: Parent, points: Sequence[Point], metric: str, out: Path) -> None:
+def _draw(trained: TrainedModel, points: Sequence[Point], metric: str, out: Path) -> None:
     from prunus.methods.true_loss import selection_loss
     from prunus.report.pictures import write_picture
     from prunus.report.sweep_picture import Swept, sweep_picture
 
     def make() -> str:
-        whole = parent.subject.cost.price()
-        macs = whole.macs_forward // parent.samples
-        dense = Swept(1.0, whole.params, macs, whole.param_bytes, selection_loss(parent.subject, None))
+        whole = trained.analysis.cost.price()
+        macs = whole.macs_forward // trained.samples
+        dense = Swept(1.0, whole.params, macs, whole.param_bytes, selection_loss(trained.analysis, None))
         swept = [Swept(p.kept, p.params, p.macs_forward, p.param_bytes, p.loss) for p in points]
-        return sweep_picture(swept, dense, metric, f"sweep for {parent.recipe.model} on {parent.recipe.data}")
+        return sweep_picture(swept, dense, metric, f"sweep for {trained.recipe.model} on {trained.recipe.data}")
 
     missing = write_picture(out / "sweep.svg", make)
     sys.stderr.write(f"{missing}\n" if missing else f"picture: {out / 'sweep.svg'}\n")

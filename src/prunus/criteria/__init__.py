@@ -28,7 +28,7 @@ from prunus.criteria.unit_criterion import (
     needs_of,
     unit_rule,
 )
-from prunus.criteria.units import unit_scores
+from prunus.criteria.units import unit_magnitude  # noqa: F401  (enrols the unit criteria)
 from prunus.criteria.wanda import wanda
 
 __all__ = [
@@ -69,7 +69,6 @@ __all__ = [
     "snip",
     "taylor_weight",
     "unit_rule",
-    "unit_scores",
     "wanda",
     "weight_criterion_of",
 ]

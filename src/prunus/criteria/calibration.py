@@ -11,8 +11,9 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from prunus.as_found import in_eval_mode, random_state_kept
 from prunus.errors import DataError, ModelError, OptionError
-from prunus.measurement.batches import cuda_devices
+from prunus.measurement.batches import moved
 
 LossFunction = Callable[[Any, Any], Tensor]
 Progress = Callable[[int, int], None]
@@ -21,18 +22,12 @@ Progress = Callable[[int, int], None]
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Hold the model in eval mode with gradients on; the modes of all submodules and the random state are restored."""
-    training = [module for module in model.modules() if module.training]
     # cuDNN computes no backward of an RNN in eval mode.
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     switch = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()
-    model.eval()
-    try:
-        # A model may draw in eval mode, too: dropout that is always on.
-        with switch, torch.enable_grad(), torch.random.fork_rng(cuda_devices(model)):
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    # A model may draw in eval mode, too: dropout that is always on.
+    with in_eval_mode(model), switch, torch.enable_grad(), random_state_kept():
+        yield
 
 
 def batches_of(data: Any) -> Iterable[Any]:
@@ -123,25 +118,6 @@ def _check_samples(inputs: Any, number: int) -> None:
             f"calibration batch {number} holds no samples; allowed: inputs, or a pair (inputs, targets), of tensors "
             "with the samples on dim 0."
         )
-
-
-def moved(value: Any, device: torch.device) -> Any:
-    """Move every tensor in a nest of mappings, tuples and lists to the device, off the graph that made it."""
-    if isinstance(value, Tensor):
-        # What inference mode made cannot take part in a backward pass; a copy of it can.
-        return (value.clone() if value.is_inference() else value.detach()).to(device)
-    if isinstance(value, Mapping):
-        return {key: moved(item, device) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return tuple(moved(item, device) for item in value)
-    return value
-
-
-def called(run: Callable[..., Any], inputs: Any) -> Any:
-    """Call with inputs that are a tensor, a tuple of positional or a mapping of named inputs."""
-    if isinstance(inputs, Mapping):
-        return run(**inputs)
-    return run(*inputs) if isinstance(inputs, tuple) else run(inputs)
 
 
 def loss_on(loss_fn: LossFunction, outputs: Any, targets: Any) -> Tensor:

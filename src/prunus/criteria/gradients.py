@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.criteria.calibration import LossFunction, Progress, called, evaluating, first_line, loss_on, pairs
+from prunus.criteria.calibration import LossFunction, Progress, evaluating, first_line, loss_on, pairs
 from prunus.criteria.evidence import Evidence, precise
 from prunus.errors import DataError, ModelError, OptionError, SelectorError, nearest
+from prunus.measurement.batches import call
+from prunus.memory_format import sound_gradients
 
 _Grads = dict[str, Tensor]
 _Moments = dict[str, _Grads]
@@ -61,7 +63,7 @@ def collect_gradients(
     device = next(iter(weights.values())).device
     sums: _Moments = {}
     count = 0
-    with evaluating(model):
+    with evaluating(model), sound_gradients(model):
         for index, (inputs, targets) in enumerate(pairs(batches, device, progress)):
             moments, samples = estimate(model, weights, loss_fn, inputs, targets)
             _check_finite(moments["grad_sq"], index)
@@ -100,7 +102,7 @@ def _batch_moments(
 
 def _answer(model: nn.Module, inputs: Any) -> Any:
     try:
-        return called(model, inputs)
+        return call(model, inputs)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -117,7 +119,7 @@ def _sample_moments(
         def run(*args: Any, **kwargs: Any) -> Any:
             return torch.func.functional_call(model, chosen, args, kwargs)
 
-        return loss_fn(called(run, _as_batch(sample)), _as_batch(target))
+        return loss_fn(call(run, _as_batch(sample)), _as_batch(target))
 
     chosen = {name: weight.detach() for name, weight in weights.items()}
     vectorised = torch.func.vmap(torch.func.grad(sample_loss), in_dims=(None, 0, 0))

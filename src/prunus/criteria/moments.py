@@ -81,7 +81,9 @@ def _walk(calibration: Calibration, visit: Visit) -> None:
             for ref in {end.ref for ends in here.values() for end in ends}:
                 wanted.setdefault(ref.node, set()).add(ref)
 
-            def observe(node: Node, result: Any, coupling: Coupling = coupling, here: Any = here, wanted: Any = wanted) -> None:  # noqa: E501  # fmt: skip
+            def observe(
+                node: Node, result: Any, coupling: Coupling = coupling, here: Any = here, wanted: Any = wanted
+            ) -> None:
                 for ref in sorted(wanted.get(node.name, ()), key=lambda r: r.index):
                     value = result[ref.index] if isinstance(result, (tuple, list)) else result
                     visit(coupling, here, ref, value)

@@ -48,8 +48,10 @@ def written(
 
 def channel_norms(coupling: Coupling) -> dict[str, tuple[Member, ...]]:
     """Return, per axis, the scales γ of the batch, instance and group norms that it runs through."""
-    return {axis: tuple(m for node in nodes for m in _affine(coupling, axis, node, "weight"))
-            for axis, nodes in _norms_on(coupling).items()}  # fmt: skip
+    return {
+        axis: tuple(m for node in nodes for m in _affine(coupling, axis, node, "weight"))
+        for axis, nodes in _norms_on(coupling).items()
+    }
 
 
 def gate_parameters(coupling: Coupling) -> dict[str, tuple[Member, ...]]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
 from prunus.errors import OptionError, SelectorError, nearest
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
@@ -113,30 +112,6 @@ class Coupling:
     def positions(self, expr: Expr, axis: Axis) -> Iterator[np.ndarray]:
         """Yield, for each occurrence of an axis in a dim, an array dim position → unit (or -1 outside it)."""
         yield from _positions(expr, axis.atom, self.sizes)
-
-    def unit_sums(self, axis_id: str, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Sum per-element values over everything a unit owns.
-
-        u ↦ Σ over member tensors and their elements that lie on unit u; an element on two occurrences counts in both.
-
-        Args:
-            axis_id: which axis.
-            values: tensor name → per-element values, same shape as the tensor; missing tensors count zero.
-
-        Shapes: → (axis.size,), float64.
-        """
-        axis = self.axis(axis_id)
-        total = torch.zeros(axis.size, dtype=torch.float64)
-        for member in axis.members:
-            value = values.get(member.tensor)
-            if value is None:
-                continue
-            line = value.detach().to(torch.float64)
-            line = line.movedim(member.dim, 0).reshape(line.shape[member.dim], -1).sum(1).cpu()
-            for where in self.positions(member.expr, axis):
-                inside = torch.from_numpy(where >= 0)
-                total.index_add_(0, torch.from_numpy(where[where >= 0]), line[inside])
-        return total
 
     def tensor_masks(self, keep: Keep) -> dict[str, dict[int, np.ndarray]]:
         """Return tensor → dim → kept indices, for the dims that lose something."""

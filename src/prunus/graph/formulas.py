@@ -114,8 +114,15 @@ def linear(x: Any, weight: Any, bias: Any = None) -> torch.Tensor | None:
 def convolution(rank: int) -> Formula:
     """(B, G·I, *N) ∗ (O, I, *K) → (B, O, *⌊(N + 2p − d(K − 1) − 1)/s⌋ + 1), in as many spatial dims as ``rank``."""
 
-    def convolved(x: Any, weight: Any, bias: Any = None, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
-                  groups: int = 1) -> torch.Tensor | None:  # fmt: skip
+    def convolved(
+        x: Any,
+        weight: Any,
+        bias: Any = None,
+        stride: Any = (1,),
+        padding: Any = (0,),
+        dilation: Any = (1,),
+        groups: int = 1,
+    ) -> torch.Tensor | None:
         if not (_plain_fake(x) and _plain(weight) and x.dim() == weight.dim() == rank + 2 and _alike(x, weight)):
             return None
         if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups or not _is_bias(bias, weight):
@@ -162,8 +169,17 @@ def joined(tensors: Any, dim: int = 0) -> torch.Tensor | None:
     return _empty(first, shape) if len(rest) == 1 and math.prod(shape) else None
 
 
-def gru(x: Any, state: Any, weights: Any, biased: bool, layers: int, dropout: float, train: bool, both_ways: bool,
-        batch_first: bool) -> Any:  # fmt: skip
+def gru(
+    x: Any,
+    state: Any,
+    weights: Any,
+    biased: bool,
+    layers: int,
+    dropout: float,
+    train: bool,
+    both_ways: bool,
+    batch_first: bool,
+) -> Any:
     """(B, T, I) → (B, T, D·H) and (L·D, B, H); torch itself would walk through all T steps to find this out."""
     ways = 2 if both_ways else 1
     if not (is_unknown(x) and x.dim() == 3 and x.dtype.is_floating_point and x.numel() and _plain(state)):

@@ -12,11 +12,14 @@ from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, TensorInfo, is_muta
 from prunus.graph.memory import storage_roots
 from prunus.graph.recipes import ingredients
 from prunus.graph.run import call_arguments, resolve
+from prunus.registry import words
 
 _GENERATORS = ("arange", "linspace", "logspace", "eye", "range", "tril_indices", "triu_indices", "hann_window")
 _LARGEST = 1 << 24  # elements
-_RANDOM = ("rand", "randn", "randint", "randperm", "bernoulli", "dropout", "normal_", "uniform_", "bernoulli_",
-           "rand_like", "randn_like", "multinomial", "native_dropout", "exponential_")  # fmt: skip
+_RANDOM = words(
+    "rand randn randint randperm bernoulli dropout normal_ uniform_ bernoulli_ rand_like randn_like multinomial "
+    "native_dropout exponential_"
+)
 
 
 def fold_constants(graph: Graph) -> Graph:

@@ -2,10 +2,10 @@
 
 from prunus.criteria.relative import relative_scores
 from prunus.masks.importance import importance_masks
-from prunus.masks.nm import nm_masks, ragged_tails
-from prunus.masks.ranking import masks_above, resolve_count, solve_tau, top_masks
+from prunus.masks.nm import nm_masks
+from prunus.masks.ranking import masks_above, resolve_count, top_masks
 from prunus.masks.threshold import absolute_masks, gradient_masks, relative_masks
-from prunus.masks.weights import apply_masks_, contracted_dims, density, kept_weights, prunable_weights
+from prunus.masks.weights import contracted_dims, kept_weights, prunable_weights
 from prunus.masks.window import KernelPosition, Tile, Window, window_masks
 
 __all__ = [
@@ -13,20 +13,16 @@ __all__ = [
     "Tile",
     "Window",
     "absolute_masks",
-    "apply_masks_",
     "contracted_dims",
-    "density",
     "gradient_masks",
     "importance_masks",
     "kept_weights",
     "masks_above",
     "nm_masks",
     "prunable_weights",
-    "ragged_tails",
     "relative_masks",
     "relative_scores",
     "resolve_count",
-    "solve_tau",
     "top_masks",
     "window_masks",
 ]

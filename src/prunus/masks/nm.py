@@ -54,27 +54,6 @@ def nm_masks(
     return {name: _mask(score, n, m, along, (input_dims or {}).get(name, 1)) for name, score in scores.items()}
 
 
-def ragged_tails(
-    weights: Mapping[str, Tensor], *, m: int = 4, along: Along = "input", input_dims: Mapping[str, int] | None = None
-) -> dict[str, int]:
-    """Name the tensors whose width is no multiple of M, with the length of their last group.
-
-    Sparse kernels refuse these layers as they are; in the others every group is full.
-
-    Raises:
-        OptionError, DataError: as `nm_masks`.
-
-    Example:
-        >>> ragged_tails({"a": torch.zeros(2, 8), "b": torch.zeros(2, 9)})
-        {'b': 1}
-    """
-    _check(weights, 1, m, along)
-    tails = {
-        name: _rows(weight, along, (input_dims or {}).get(name, 1)).shape[-1] % m for name, weight in weights.items()
-    }
-    return {name: tail for name, tail in tails.items() if tail}
-
-
 def _check(scores: Mapping[str, Tensor], n: int, m: int, along: str) -> None:
     if not 1 <= n <= m:
         raise OptionError(f"the pattern is {n}:{m}; allowed is 1 ≤ N ≤ M.")

@@ -111,24 +111,6 @@ def masks_above(scores: Mapping[str, Tensor], tau: float, *, floor: bool = True)
     return masks
 
 
-def solve_tau(scores: Mapping[str, Tensor], keep_count: int) -> float:
-    """Return the smallest score τ that leaves at most ``keep_count`` weights with s > τ.
-
-    τ is the (n+1)-th largest score, so it is a value that occurs; minus infinity where everything is kept.
-
-    Raises:
-        OptionError: ``keep_count`` is out of range.
-        DataError: no tensors, or a score is not finite.
-    """
-    check_finite(scores)
-    values = comparable(scores)
-    total = sum(score.numel() for score in values.values())
-    count = resolve_count(total, None, keep_count)
-    if count == total:
-        return -math.inf
-    return find_cut([(score, None) for score in values.values()], count + 1).least
-
-
 def _top(scores: Mapping[str, Tensor], live: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     if count == 0:
         return {name: torch.zeros(s.shape, dtype=torch.bool, device=s.device) for name, s in scores.items()}

@@ -1,16 +1,15 @@
-"""Find the weights that weight-level pruning may touch, and put masks on them."""
+"""Find the weights that weight-level pruning may touch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
-from prunus.errors import ModelError, PlanError, SelectorError, nearest
+from prunus.errors import ModelError
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -71,49 +70,6 @@ def contracted_dims(model: nn.Module) -> dict[str, int]:
     }
 
 
-def apply_masks_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Zero, in place, every weight whose mask is False; shapes and all other tensors stay.
-
-    Every mask is checked before the first weight is written.
-
-    Args:
-        model: the module to change.
-        masks: parameter name → boolean tensor, True = keep.
-
-    Shapes: each mask has the shape of its parameter.
-
-    Raises:
-        SelectorError: a name is no parameter of the model.
-        PlanError: a mask is not boolean or has another shape than its parameter.
-    """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, mask in masks.items():
-        if name not in parameters:
-            raise SelectorError(f"mask {name!r} names no parameter of the model.{nearest(name, parameters)}")
-        if mask.dtype is not torch.bool:
-            raise PlanError(f"mask {name!r} is {mask.dtype}; allowed is torch.bool, True = keep. Compare with `> 0`.")
-        if mask.shape != parameters[name].shape:
-            raise PlanError(
-                f"mask {name!r} has shape {tuple(mask.shape)}; the parameter has {tuple(parameters[name].shape)}. "
-                "Make the mask from this model."
-            )
-    with torch.no_grad():
-        for name, mask in masks.items():
-            # Multiplying by zero would keep a NaN alive.
-            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
-
-
 def kept_weights(masks: Mapping[str, Tensor]) -> int:
     """Count the weights that the masks keep."""
     return sum(int(mask.sum()) for mask in masks.values())
-
-
-def density(masks: Mapping[str, Tensor]) -> float:
-    """Return kept weights / all masked weights, in [0, 1]; no masks at all are density 1.
-
-    Example:
-        >>> density({"w": torch.tensor([[True, False]])})
-        0.5
-    """
-    total = sum(mask.numel() for mask in masks.values())
-    return kept_weights(masks) / total if total else 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
@@ -51,20 +51,23 @@ def cuda_devices(model: nn.Module) -> list[int]:
     return sorted({parameter.device.index for parameter in model.parameters() if parameter.is_cuda})
 
 
-def move(inputs: Inputs, device: torch.device) -> Inputs:
-    """Return the inputs, whatever their form, on ``device``."""
-    if isinstance(inputs, Tensor):
-        return inputs.to(device)
+def moved(value: Any, device: torch.device) -> Any:
+    """Return a nest of mappings, tuples and lists with every tensor on ``device``, off the graph that made it."""
+    if isinstance(value, Tensor):
+        # What inference mode made cannot take part in a backward pass; a copy of it can.
+        return (value.clone() if value.is_inference() else value.detach()).to(device)
+    if isinstance(value, Mapping):
+        return {key: moved(item, device) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(moved(item, device) for item in value)
+    return value
+
+
+def call(model: Callable[..., Any], inputs: Any) -> Any:
+    """Call the model: a tuple as positional, a mapping as keyword arguments, anything else as the one argument."""
     if isinstance(inputs, Mapping):
-        return {name: tensor.to(device) for name, tensor in inputs.items()}
-    return tuple(tensor.to(device) for tensor in inputs)
-
-
-def call(model: nn.Module, inputs: Inputs) -> Any:
-    """Call the model: a tensor as its one argument, a tuple as positional, a mapping as keyword arguments."""
-    if isinstance(inputs, Tensor):
-        return model(inputs)
-    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.as_found import in_eval_mode
 from prunus.errors import OptionError
-from prunus.measurement.batches import Inputs, call, device_of, move
+from prunus.measurement.batches import Inputs, call, device_of, moved
+from prunus.measurement.bootstrap import median_interval
+from prunus.measurement.interval import MedianRatio
 
 POWERCAP = Path("/sys/class/powercap")
 _LEAST_SECONDS = 0.1
@@ -35,12 +38,9 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
-class EnergyRatio:
+class EnergyRatio(MedianRatio):
     """Energy of a candidate over that of a baseline: median of the rounds with its 95 % bootstrap interval."""
 
-    median: float
-    low: float
-    high: float
     candidate_mj: float
     baseline_mj: float
     meter: str
@@ -130,28 +130,20 @@ def energy_ratio(
         OptionError: the counter does not move.
     """
     pair = (candidate, baseline)
-    placed = [move(inputs, device_of(model)) for model in pair]
-    modes = [(module, module.training) for model in pair for module in model.modules()]
+    placed = [moved(inputs, device_of(model)) for model in pair]
     spent = np.empty((2, rounds))
-    try:
-        for model in pair:
-            model.eval()
+    with in_eval_mode(*pair):
         calls = [_calls(model, x) for model, x in zip(pair, placed, strict=True)]
         for turn in range(rounds):
             for which in (0, 1) if turn % 2 == 0 else (1, 0):
                 meter.joules()
                 _run(pair[which], placed[which], calls[which])
                 spent[which, turn] = meter.joules() / calls[which]
-    finally:
-        for module, mode in modes:
-            module.training = mode
     if not (spent > 0).all():
         raise OptionError(f"budget energy: {meter.name} stands still; give the budget as latency_ms or macs.")
-    ratios = spent[0] / spent[1]
-    draws = np.random.default_rng(seed).integers(0, rounds, size=(2000, rounds))
-    low, high = np.quantile(np.median(ratios[draws], axis=1), (0.025, 0.975))
+    ratio = median_interval(spent[0] / spent[1], seed)
     mj = np.median(spent, axis=1) * 1e3
-    return EnergyRatio(float(np.median(ratios)), float(low), float(high), float(mj[0]), float(mj[1]), meter.name)
+    return EnergyRatio(ratio.estimate, ratio.low, ratio.high, float(mj[0]), float(mj[1]), meter.name)
 
 
 def _calls(model: nn.Module, inputs: Inputs) -> int:

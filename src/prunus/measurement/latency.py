@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from prunus.as_found import collector_paused, gradients_put_aside, in_eval_mode, threads_set
 from prunus.errors import OptionError
-from prunus.measurement.batches import Inputs, call, check_count, device_of, move, tensors_in
-
-RESAMPLES = 2000
+from prunus.measurement.batches import Inputs, call, check_count, device_of, moved, tensors_in
+from prunus.measurement.bootstrap import median_interval
+from prunus.measurement.interval import MedianRatio
+from prunus.memory_format import sound_gradients
 
 
 @dataclass(frozen=True, slots=True)
-class LatencyRatio:
+class LatencyRatio(MedianRatio):
     """Time of a candidate over time of its baseline: below 1 is faster; milliseconds are medians of single calls."""
 
-    median: float
-    low: float
-    high: float
     candidate_ms: float
     baseline_ms: float
     rounds: int
@@ -67,6 +64,9 @@ def latency_ratio(
 
     Raises:
         OptionError: rounds or threads < 1, warmup < 0, or ``backward`` on a model without trainable parameters.
+
+    Warns:
+        MemoryFormatWarning: a layer works in the default memory format, because its own would corrupt memory.
     """
     check_count("rounds", rounds)
     check_count("warmup", warmup, least=0)
@@ -74,19 +74,21 @@ def latency_ratio(
         check_count("threads", threads)
     clock = _backward_seconds if backward else _forward_seconds
     pair = (candidate, baseline)
-    placed = [move(inputs, device_of(model)) for model in pair]
+    placed = [moved(inputs, device_of(model)) for model in pair]
     times = np.empty((2, rounds))
-    with _threads(threads) as used, _quiet(pair):
+    # What cannot be timed as it lies is timed in the memory format in which it can be trained.
+    sound = sound_gradients(*pair) if backward else nullcontext()
+    with threads_set(threads) as used, in_eval_mode(*pair), gradients_put_aside(*pair), sound:
         for _ in range(warmup):
             for which in (0, 1):
                 clock(pair[which], placed[which])
         for turn in range(rounds):
             for which in (0, 1) if turn % 2 == 0 else (1, 0):
                 times[which, turn] = clock(pair[which], placed[which])
-    median, low, high = _median_interval(times[0] / times[1], seed)
+    ratio = median_interval(times[0] / times[1], seed)
     candidate_ms, baseline_ms = (float(np.median(row)) * 1e3 for row in times)
     batch = next((len(tensor) for tensor in tensors_in(inputs) if tensor.ndim), 1)
-    return LatencyRatio(median, low, high, candidate_ms, baseline_ms, rounds, used, batch, backward)
+    return LatencyRatio(ratio.estimate, ratio.low, ratio.high, candidate_ms, baseline_ms, rounds, used, batch, backward)
 
 
 def _forward_seconds(model: nn.Module, inputs: Inputs) -> float:
@@ -110,54 +112,13 @@ def _backward_seconds(model: nn.Module, inputs: Inputs) -> float:
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
     _wait(device)
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with collector_paused():
         start = time.perf_counter()
         work()
         _wait(device)
         return time.perf_counter() - start
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _wait(device: torch.device) -> None:
     if device.type not in ("cpu", "meta"):
         torch.accelerator.synchronize(device)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[int]:
-    before = torch.get_num_threads()
-    try:
-        if count is not None:
-            torch.set_num_threads(count)
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _quiet(models: tuple[nn.Module, ...]) -> Iterator[None]:
-    """Put the models in eval mode with cleared gradients; put modes and gradients back."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    gradients: list[tuple[nn.Parameter, Tensor | None]] = [
-        (parameter, parameter.grad) for model in models for parameter in model.parameters()
-    ]
-    try:
-        for model in models:
-            model.eval()
-            model.zero_grad(set_to_none=True)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
-
-
-def _median_interval(ratios: NDArray[np.float64], seed: int) -> tuple[float, float, float]:
-    draws = np.random.default_rng(seed).integers(0, len(ratios), size=(RESAMPLES, len(ratios)))
-    low, high = np.quantile(np.median(ratios[draws], axis=1), (0.025, 0.975))
-    return float(np.median(ratios)), float(low), float(high)

@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunus.as_found import in_eval_mode
 from prunus.errors import DataError, OutcomeError
-from prunus.measurement.batches import Batch, call, check_count, device_of, logits_of, move
+from prunus.measurement.batches import Batch, call, check_count, device_of, logits_of, moved
+from prunus.measurement.bootstrap import RESAMPLES, percentile_interval
+from prunus.measurement.interval import Interval
 from prunus.measurement.ranking import auc
 
 ECE_BINS = 15
@@ -45,15 +48,6 @@ class Quality:
     def bits(self) -> float:
         """The likelihood in bits a target: nll / ln 2."""
         return self.nll / math.log(2)
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate with the ends of its 95 % interval."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], classes: Sequence[str] | None = None) -> Quality:
@@ -123,11 +117,10 @@ def flip_rate(a: Tensor, b: Tensor) -> float:
     return (a != b).double().mean().item()
 
 
-def paired_interval(correct_a: Tensor, correct_b: Tensor, seed: int = 0, resamples: int = 2000) -> Interval:
+def paired_interval(correct_a: Tensor, correct_b: Tensor, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Return accuracy(a) − accuracy(b) on the same samples, with its 95 % percentile bootstrap interval.
 
     A sample's difference is −1, 0 or +1, so drawing N samples with replacement is one multinomial draw of three counts.
-    Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13.
 
     Args:
         correct_a: Whether model a is right on each sample; ``Quality.correct``.
@@ -147,24 +140,17 @@ def paired_interval(correct_a: Tensor, correct_b: Tensor, seed: int = 0, resampl
     n = difference.numel()
     counts = np.array([int((difference == value).sum()) for value in (-1, 0, 1)])
     draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
-    low, high = np.quantile((draws[:, 2] - draws[:, 0]) / n, (0.025, 0.975))
-    return Interval(float(counts[2] - counts[0]) / n, float(low), float(high))
+    return percentile_interval((counts[2] - counts[0]) / n, (draws[:, 2] - draws[:, 0]) / n)
 
 
 def _answers(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     device = device_of(model)
-    modes = [(module, module.training) for module in model.modules()]
     logits, targets = [], []
-    try:
-        model.eval()
-        with torch.inference_mode():
-            for inputs, labels in batches:
-                rows, flat = _rows(logits_of(call(model, move(inputs, device))), labels)
-                logits.append(rows.cpu())
-                targets.append(flat.cpu())
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with in_eval_mode(model), torch.inference_mode():
+        for inputs, labels in batches:
+            rows, flat = _rows(logits_of(call(model, moved(inputs, device))), labels)
+            logits.append(rows.cpu())
+            targets.append(flat.cpu())
     if not sum(map(len, targets)):
         raise DataError("evaluate got no samples; at least 1 is needed. Check the split and its filter.")
     answers, labels = torch.cat(logits), torch.cat(targets)

@@ -1,4 +1,4 @@
-"""One file a family of pruning methods: (subject, kept share) → `Plan`; importing this package enrols them all."""
+"""One file a family of pruning methods: (analysis, limits) → `Plan`; importing this package enrols them all."""
 
 from prunus.methods import weights  # noqa: I001  (the order of enrolment is the order of the tables)
 from prunus.methods import patterns, scored_weights, solved_weights, solved_windows
@@ -7,15 +7,15 @@ from prunus.methods import key_path, modular
 from prunus.methods import depth, redundancy
 from prunus.methods import layer_wise, multi_scale, tree_knapsack
 from prunus.methods import fine_tuning, integrated, while_training
-from prunus.methods import baselines, oracle
-from prunus.methods.subject import METHODS, Level, Method, Subject, subject_of
+from prunus.methods import baselines, oracle, by_criterion
+from prunus.methods.method import METHODS, Level, Method
 
 __all__ = [
     "METHODS",
     "Level",
     "Method",
-    "Subject",
     "baselines",
+    "by_criterion",
     "depth",
     "fine_tuning",
     "integrated",
@@ -31,7 +31,6 @@ __all__ = [
     "scored_weights",
     "solved_weights",
     "solved_windows",
-    "subject_of",
     "tree_knapsack",
     "unit_wise",
     "weights",

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunus.analysis import Analysis
 from prunus.criteria.programs import names_of
 from prunus.errors import DataError
 from prunus.graph.ir import refs_in
 from prunus.measurement.batches import device_of
-from prunus.methods.subject import Subject
 from prunus.plans import Plan, fingerprint
-from prunus.repair.blocks import Tuning
-from prunus.repair.lanes import Lane, Role, lanes_of
-from prunus.repair.repairs import REPAIRS, Mending
-from prunus.repair.room import samples_that_fit
-from prunus.repair.walking import Walk, route
+from prunus.repairs.blocks import Tuning
+from prunus.repairs.lanes import Lane, Role, lanes_of
+from prunus.repairs.repairs import REPAIRS, Mending
+from prunus.repairs.room import samples_that_fit
+from prunus.repairs.walking import Walk, route
 
 SAMPLES = 512
 """Calibration samples of a trial, where the data have so many; three eighths of them only judge."""
@@ -36,7 +36,7 @@ class AfterRepair:
     network's on the others. Targets are not looked at.
 
     Args:
-        subject: the network and its data.
+        analysis: the network and its data.
         repair: what is done to each candidate; those that train do so in a few steps, and on the calibration samples
             alone, for the order of candidates, not their level, is what counts.
 
@@ -45,12 +45,12 @@ class AfterRepair:
         DataError: fewer than 2 samples.
     """
 
-    def __init__(self, subject: Subject, repair: str = "refold") -> None:
-        self.subject, self.repair = subject, REPAIRS.get(repair)
-        coupling = subject.coupling
+    def __init__(self, analysis: Analysis, repair: str = "refold") -> None:
+        self.analysis, self.repair = analysis, REPAIRS.get(repair)
+        coupling = analysis.coupling
         most = min(SAMPLES, samples_that_fit(coupling))
-        names = names_of(subject.model, coupling.graph)
-        lanes = lanes_of(subject.calibration, device_of(subject.model), names=names, most=most)
+        names = names_of(analysis.model, coupling.graph)
+        lanes = lanes_of(analysis.calibration, device_of(analysis.model), names=names, most=most)
         if len(lanes) < 2:
             raise DataError(
                 f"a search with a repair got {sum(lane.count for lane in lanes)} calibration samples in one part; some "
@@ -64,11 +64,11 @@ class AfterRepair:
         Args:
             keep: axis id → units that stay (bool); axes that are not named stay whole.
         """
-        subject, repair = self.subject, self.repair
+        analysis, repair = self.analysis, self.repair
         if all(np.asarray(mask, bool).all() for mask in keep.values()):
             return 0.0
-        plan = Plan(fingerprint(subject.coupling.graph), {a: np.asarray(m, bool) for a, m in keep.items()}, {})
-        way = route(subject.model, subject.coupling, plan, self._lanes, seed=subject.seed)
+        plan = Plan(fingerprint(analysis.coupling.graph), {a: np.asarray(m, bool) for a, m in keep.items()}, {})
+        way = route(analysis.model, analysis.coupling, plan, self._lanes, seed=analysis.seed)
         mending = Mending(repair, way)
         if repair.tunes:
             return _divergence(Tuning(way, mending, steps=STEPS, last_steps=LAST_STEPS).walked())

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from prunus.analysis import Analysis
+from prunus.budget import Limits
+from prunus.methods.method import method
 from prunus.methods.neurons import unit_plan
-from prunus.methods.subject import Subject, method
+from prunus.outcome import FRESH
 from prunus.plans import Plan
 
 
-@method("random", "baseline", "remove units at random")
-def random(subject: Subject, kept: float) -> Plan:
+@method("random", "baseline", "remove units at random", joint=True)
+def random(analysis: Analysis, limits: Limits) -> Plan:
     """Remove units drawn from the seed.
 
     Source: own; a strong baseline: Mittal et al., "Recovering from Random Pruning: On the Plasticity of Deep
     Convolutional Neural Networks", arXiv:1801.10447.
     """
-    return unit_plan(subject, kept, "random")
+    return unit_plan(analysis, limits, "random")
 
 
 @method("smaller-dense", "baseline", "a uniformly narrower network of equal cost, new weights, trained from scratch",
-        fresh_weights=True)  # fmt: skip
-def smaller_dense(subject: Subject, kept: float) -> Plan:
+        fresh_weights=True, joint=True)  # fmt: skip
+def smaller_dense(analysis: Analysis, limits: Limits) -> Plan:
     """Give the shape of a uniformly narrower network; the comparison trains it from new weights.
 
     Source: Liu et al., "Rethinking the Value of Network Pruning", arXiv:1810.05270.
     """
-    return unit_plan(subject, kept, "magnitude")
+    plan = unit_plan(analysis, limits, "magnitude")
+    return replace(plan, settings={**plan.settings, FRESH: True})

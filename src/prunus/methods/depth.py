@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from prunus.analysis import Analysis
+from prunus.budget import Limits
+from prunus.methods.method import method
 from prunus.methods.reduction import SLACK, Reduction, droppable, trimmed, whole
 from prunus.methods.replay import Replay
-from prunus.methods.subject import Subject, method
 from prunus.plans import Plan
 
 
 @method("depth", "structure", "drop residual branches one at a time, each time the one the true loss misses least")
-def plan_depth(subject: Subject, kept: float) -> Plan:
+def plan_depth(analysis: Analysis, limits: Limits) -> Plan:
     """Make the network shallower by the true loss, then trim what is still above the budget.
 
     Source: own; blocks scored by the loss without them: Kim et al., "Shortened LLaMA: A Simple Depth Pruning for Large
     Language Models", arXiv:2402.02834.
 
     Args:
-        subject: the network.
-        kept: share of the metric that may stay.
+        analysis: the network.
+        limits: what may stay of the analysis's metric.
 
     Raises:
         BudgetError: out of reach even with one unit an axis.
     """
-    reduction, reasons = shallower(subject, subject.limit(kept).value)
-    return trimmed(reduction, kept, reasons, method="depth")
+    reduction, reasons = shallower(analysis, limits[0].value)
+    return trimmed(reduction, limits[0], reasons, method="depth")
 
 
-def shallower(subject: Subject, limit: int) -> tuple[Reduction, dict[str, str]]:
+def shallower(analysis: Analysis, limit: int) -> tuple[Reduction, dict[str, str]]:
     """Drop residual branches until ``limit`` of the metric is left, or the next one is more than has to go.
 
     Every round runs the network without each branch that is left, on the selection split, and drops
@@ -35,23 +37,23 @@ def shallower(subject: Subject, limit: int) -> tuple[Reduction, dict[str, str]]:
     units is the lesser loss.
 
     Args:
-        subject: the network.
+        analysis: the network.
         limit: how much of the metric may stay.
 
     Returns:
         What is left, and branch id → why it went.
     """
-    branches = [branch for branch in droppable(subject) if branch.kind == "residual"]
-    reduction, replay, reasons = whole(subject), Replay(subject), dict[str, str]()
-    subject.progress.start("depth", len(branches))
+    branches = [branch for branch in droppable(analysis) if branch.kind == "residual"]
+    reduction, replay, reasons = whole(analysis), Replay(analysis), dict[str, str]()
+    analysis.progress.start("depth", len(branches))
     while reduction.spent > limit:
         tried = {branch: smaller for branch in reduction.left(branches) if (smaller := reduction.without(branch))}
-        losses = {branch: replay.loss(subject.selection, smaller.as_plan()) for branch, smaller in tried.items()}
+        losses = {branch: replay.loss(analysis.selection, smaller.as_plan()) for branch, smaller in tried.items()}
         best = min(losses, key=lambda branch: (losses[branch], branch.id), default=None)
         if best is None or tried[best].spent < (1 - SLACK) * limit:
             break
         reduction = tried[best]
         reasons[best.id] = f"least loss of {len(losses)} branches: {losses[best]:.4g} without it"
-        subject.progress.advance("depth")
-    subject.progress.finish("depth")
+        analysis.progress.advance("depth")
+    analysis.progress.finish("depth")
     return reduction, reasons

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor, nn
 
+from prunus.analysis import Analysis
+from prunus.budget import Limits
 from prunus.criteria import activation_statistics
 from prunus.methods.masked_copy import masked_copy, parameter_masks, zero_
+from prunus.methods.method import method
 from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import whole
-from prunus.methods.subject import Subject, method
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
 from prunus.training import TrainingOptions, finetune_
@@ -44,52 +46,53 @@ def kept_after(kept: float, rounds: int = ROUNDS) -> tuple[float, ...]:
 
 
 @method("fine-tuning-pruning", "hierarchical", "prune, fine-tune, score again, in rounds whose rate decays by 0.9")
-def fine_tuning_pruning(subject: Subject, kept: float) -> Plan:
+def fine_tuning_pruning(analysis: Analysis, limits: Limits) -> Plan:
     """Remove units in rounds, the network trained between them.
 
     A copy of the network loses its least sensitive units at the rate of the round (`kept_after`), is trained for a few
     steps on calibration data, which moves the function of what went into what stays, and is scored anew. What goes
     is counted on the original: the plan names its units, and its weights are what is kept. The training here only
     decides what goes; recovery comes after the cut, as for every method. Training minimises the cross-entropy of the
-    logits, whatever the subject's loss; scores use the subject's own.
+    logits, whatever the loss of the analysis; scores use that loss.
 
     Source: own; rounds of pruning and training: Han et al., "Learning both Weights and Connections for Efficient Neural
     Networks", arXiv:1506.02626.
 
     Args:
-        subject: the network; neither its weights nor its statistics change.
-        kept: share of the metric that may stay.
+        analysis: the network; neither its weights nor its statistics change.
+        limits: what may stay of the analysis's metric.
 
     Raises:
         BudgetError: out of reach even with one unit an axis.
         DataError: the targets are no class labels.
         OutcomeError: the loss does not stay finite while training.
     """
-    scores: Mapping[str, np.ndarray] = unit_scores(subject, "sensitivity")
-    reduction, keep = whole(subject), dict[str, np.ndarray]()
-    subject.fit(scores, subject.limit(kept))  # Out of reach is said before anything is trained.
+    scores: Mapping[str, np.ndarray] = unit_scores(analysis, "sensitivity")
+    reduction, keep = whole(analysis), dict[str, np.ndarray]()
+    analysis.fit(scores, limits[0])  # Out of reach is said before anything is trained.
     model, masks = masked_copy(reduction, keep)
-    subject.progress.start("fine-tuning pruning", ROUNDS)
-    for number, share in enumerate(kept_after(kept)):
+    analysis.progress.start("fine-tuning pruning", ROUNDS)
+    for number, share in enumerate(kept_after(analysis.kept(limits[0]))):
         if number:
-            _train_(model, masks, subject, number)
-            found = activation_statistics(model, subject.coupling, subject.calibration.batches(_BATCH), subject.loss)
+            _train_(model, masks, analysis, number)
+            found = activation_statistics(model, analysis.coupling, analysis.calibration.batches(_BATCH), analysis.loss)
             scores = {axis: (found.sensitivity or {})[axis].numpy() for axis in scores}
-        keep = subject.fit(scores, subject.limit(share), base=keep)
+        limit = limits[0] if number == ROUNDS - 1 else analysis.limit(share)
+        keep = analysis.fit(scores, limit, base=keep)
         masks = parameter_masks(reduction, reduction.as_plan(keep))
         zero_(model, masks)
-        subject.progress.advance("fine-tuning pruning")
-    subject.progress.finish("fine-tuning pruning")
+        analysis.progress.advance("fine-tuning pruning")
+    analysis.progress.finish("fine-tuning pruning")
     reason = f"least sensitive in {ROUNDS} rounds of pruning and training"
     decisions = [
         Decision(axis, "unit", int((~mask).sum()), len(mask), reason) for axis, mask in keep.items() if not mask.all()
     ]
-    settings = {"method": "fine-tuning-pruning", "kept": kept}
-    return make_plan(subject.coupling, keep, decisions=decisions, settings=settings, cost=subject.cost)
+    settings = {"method": "fine-tuning-pruning"}
+    return make_plan(analysis.coupling, keep, decisions=decisions, settings=settings, cost=analysis.cost)
 
 
-def _train_(model: nn.Module, masks: Mapping[str, Tensor], subject: Subject, number: int) -> None:
+def _train_(model: nn.Module, masks: Mapping[str, Tensor], analysis: Analysis, number: int) -> None:
     """Train for a few steps; a network of which nothing may be trained is only pruned."""
     if any(parameter.requires_grad for parameter in model.parameters()):
         options = TrainingOptions(STEPS, LEARNING_RATE)
-        finetune_(model, subject.calibration, options, masks=masks, seed=subject.seed + number)
+        finetune_(model, analysis.calibration, options, masks=masks, seed=analysis.seed + number)

@@ -9,14 +9,15 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from prunus.analysis import BATCH, Analysis
 from prunus.criteria.calibration import checked_loss, pairs
 from prunus.errors import DataError
-from prunus.graph.capture import capture, split_inputs
-from prunus.graph.coupling import Coupling, couple
+from prunus.graph.capture import split_inputs
+from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph, Node, refs_in
+from prunus.graph.programs import ProgramsByShape
 from prunus.graph.run import Override, flat_inputs, run
 from prunus.methods.reduction import Reduction, tensors_of
-from prunus.methods.subject import BATCH, Subject
 from prunus.surgery.verify import masked_tensors, reference_overrides
 from prunus.tree import concat_joins, residual_joins
 
@@ -30,11 +31,11 @@ class Gates:
     whole branch instead of one on a channel.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self.joins = gated_joins(subject.coupling.graph)
-        graph = subject.coupling.graph
-        self._programs: dict[tuple[tuple[int, ...], ...], Coupling] = {_shapes(graph): subject.coupling}
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        self.joins = gated_joins(analysis.coupling.graph)
+        joins = {"joins": lambda local: gated_joins(local.graph)}
+        self._programs = ProgramsByShape(analysis.model, analysis.coupling, joins, made=lambda local: local)
 
     def importance(self, reduction: Reduction) -> GateImportance:
         """Return, per (join, operand), I = E_samples[(∂ℓ/∂γ)²] at γ = 1, where γ scales the operand.
@@ -46,19 +47,19 @@ class Gates:
             DataError: no calibration batches, batches of another program, or a loss that is not finite.
         """
         if not reduction.dropped:
-            found: GateImportance = self.subject.remember("gate importance", lambda: self._measure(reduction))
+            found: GateImportance = self.analysis.remember("gate importance", lambda: self._measure(reduction))
             return found
         return self._measure(reduction)
 
     def _measure(self, reduction: Reduction) -> GateImportance:
         sums: dict[tuple[str, int], float] = dict.fromkeys(self.joins, 0.0)
         plan = reduction.as_plan()
-        tensors = tensors_of(self.subject)
-        masked = masked_tensors(tensors | dict(self.subject.coupling.graph.constants), self.subject.coupling, plan)
+        tensors = tensors_of(self.analysis)
+        masked = masked_tensors(tensors | dict(self.analysis.coupling.graph.constants), self.analysis.coupling, plan)
         device = next((t.device for t in tensors.values()), torch.device("cpu"))
         samples = 0
-        for inputs, targets in pairs(self.subject.calibration.batches(BATCH), device):
-            coupling = self._program(inputs)
+        for inputs, targets in pairs(self.analysis.calibration.batches(BATCH), device):
+            coupling = self._programs.of(inputs)
             flat = flat_inputs(coupling.graph, *split_inputs(inputs))
             # The gates come last: a bypassed operand keeps a gate, whose slope is zero because it reads zeros.
             overrides = reference_overrides(coupling, plan)
@@ -81,7 +82,7 @@ class Gates:
         gated = {join: _gated(gates, batch, overrides.get(join)) for join, _ in self.joins}
         with torch.enable_grad():
             outputs = run(coupling.graph, tensors, inputs, override={**overrides, **gated})
-            loss = checked_loss(self.subject.loss(outputs, targets))
+            loss = checked_loss(self.analysis.loss(outputs, targets))
         grads = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
         # The mean over the batch divided every sample's slope by its size.
         return {
@@ -89,20 +90,6 @@ class Gates:
             for key, grad in zip(gates, grads, strict=True)
             if grad is not None
         }
-
-    def _program(self, inputs: Any) -> Coupling:
-        """Return the program for inputs of these shapes: literals such as view sizes belong to one batch shape."""
-        leaves = pytree.tree_leaves(split_inputs(inputs))
-        shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
-        if shapes not in self._programs:
-            local = couple(capture(self.subject.model, inputs))
-            if gated_joins(local.graph) != self.joins:
-                raise DataError(
-                    f"a calibration batch of shapes {list(shapes)} runs through another program than the captured one; "
-                    "allowed is what gives the same joins. Capture with an example of the shapes of a batch."
-                )
-            self._programs[shapes] = local
-        return self._programs[shapes]
 
 
 def gated_joins(graph: Graph) -> tuple[tuple[str, int], ...]:
@@ -134,10 +121,6 @@ def _scaled(gates: dict[tuple[str, int], Tensor], key: tuple[str, int], value: T
     gates[key] = torch.ones(shape, dtype=value.dtype, device=value.device, requires_grad=True)
     # A copy, so that a later in-place op cannot spoil what the backward needs.
     return value.clone() * gates[key]
-
-
-def _shapes(graph: Graph) -> tuple[tuple[int, ...], ...]:
-    return tuple(graph.node(name).shape for name in graph.inputs)
 
 
 def _finite(importance: Mapping[tuple[str, int], float]) -> GateImportance:

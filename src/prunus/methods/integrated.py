@@ -8,14 +8,15 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor, nn
 
-from prunus.budget import Limit
+from prunus.analysis import Analysis
+from prunus.budget import Limit, Limits
 from prunus.criteria import CRITERIA, activation_statistics, collect_gradients
 from prunus.masks import top_masks
 from prunus.methods.depth import shallower
 from prunus.methods.masked_copy import live_axes, masked_copy
 from prunus.methods.masks_left import masks_left
+from prunus.methods.method import method
 from prunus.methods.reduction import Reduction
-from prunus.methods.subject import Subject, method
 from prunus.methods.weights import maskable
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
@@ -26,7 +27,7 @@ _BATCH = 32
 @method(
     "integrated", "hierarchical", "blocks by loss, neurons by sensitivity, weights by importance, one after another"
 )
-def integrated(subject: Subject, kept: float) -> Plan:
+def integrated(analysis: Analysis, limits: Limits) -> Plan:
     """Prune with three methods in a row, the budget divided between them in equal ratios.
 
     Of three stages still to come, one may keep the cube root of the kept share; of two, the square root of what is
@@ -37,18 +38,18 @@ def integrated(subject: Subject, kept: float) -> Plan:
     Source: own.
 
     Args:
-        subject: the network.
-        kept: share of the metric that may stay; zeros save no MACs and no time, there the weights stay.
+        analysis: the network.
+        limits: what may stay of the analysis's metric; zeros save no MACs and no time, there the weights stay.
 
     Raises:
         BudgetError: units or weights cannot take their part.
     """
-    limit = subject.limit(kept)
-    stages = 3 if subject.masks_save else 2
-    reduction, reasons = shallower(subject, subject.limit(kept ** (1 / stages)).value)
-    shared = int(math.sqrt(reduction.spent * limit.value)) if subject.masks_save else limit.value
+    limit, kept = limits[0], analysis.kept(limits[0])
+    stages = 3 if analysis.masks_save else 2
+    reduction, reasons = shallower(analysis, analysis.limit(kept ** (1 / stages)).value)
+    shared = int(math.sqrt(reduction.spent * limit.value)) if analysis.masks_save else limit.value
     keep = _units(reduction, Limit(limit.metric, shared))
-    masks = _weights(reduction, keep, limit) if subject.masks_save else {}
+    masks = _weights(reduction, keep, limit) if analysis.masks_save else {}
     decisions = [Decision(b.id, "block", b.params, b.params, reasons[b.id]) for b in reduction.dropped]
     decisions += [
         Decision(axis, "unit", int((~mask).sum()), len(mask), "least sensitive of what the blocks left")
@@ -59,27 +60,27 @@ def integrated(subject: Subject, kept: float) -> Plan:
         Decision(name, "weight", int((~mask).sum()), mask.size, "lowest E[g²]·w² of what blocks and units left")
         for name, mask in masks.items()
     ]
-    return make_plan(subject.coupling, keep, reduction.drops, masks=masks, decisions=decisions,
-                     settings={"method": "integrated", "kept": kept}, cost=subject.cost)  # fmt: skip
+    return make_plan(analysis.coupling, keep, reduction.drops, masks=masks, decisions=decisions,
+                     settings={"method": "integrated"}, cost=analysis.cost)  # fmt: skip
 
 
 def _units(reduction: Reduction, limit: Limit) -> dict[str, np.ndarray]:
-    subject = reduction.subject
+    analysis = reduction.analysis
     model, _ = masked_copy(reduction, {})
-    found = activation_statistics(model, subject.coupling, subject.calibration.batches(_BATCH), subject.loss)
+    found = activation_statistics(model, analysis.coupling, analysis.calibration.batches(_BATCH), analysis.loss)
     scores = {axis: (found.sensitivity or {})[axis].numpy() for axis in live_axes(reduction)}
-    return subject.fit(scores, limit, cost=reduction.cost, base=reduction.keep)
+    return analysis.fit(scores, limit, cost=reduction.cost, base=reduction.keep)
 
 
 def _weights(reduction: Reduction, keep: Mapping[str, np.ndarray], limit: Limit) -> dict[str, np.ndarray]:
-    subject = reduction.subject
+    analysis = reduction.analysis
     model, _ = masked_copy(reduction, keep)
-    scores = _importance(model.requires_grad_(), subject) if maskable(subject) else {}
+    scores = _importance(model.requires_grad_(), analysis) if maskable(analysis) else {}
     return masks_left(reduction, keep, scores, limit, lambda left, count: top_masks(left, keep_count=count))
 
 
-def _importance(model: nn.Module, subject: Subject) -> Mapping[str, Tensor]:
+def _importance(model: nn.Module, analysis: Analysis) -> Mapping[str, Tensor]:
     evidence = collect_gradients(
-        model, subject.calibration.batches(_BATCH), subject.loss, list(maskable(subject)), seed=subject.seed
+        model, analysis.calibration.batches(_BATCH), analysis.loss, list(maskable(analysis)), seed=analysis.seed
     )
     return CRITERIA.get("importance_weighted")(evidence)

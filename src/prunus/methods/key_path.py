@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from prunus.analysis import Analysis
+from prunus.budget import Limits
 from prunus.methods.gates import GateImportance, Gates
+from prunus.methods.method import method
 from prunus.methods.reduction import SLACK, Reduction, droppable, savings, trimmed, whole
-from prunus.methods.subject import Subject, method
 from prunus.plans import Plan
 from prunus.tree import Branch
 from prunus.tree.paths import key_path
@@ -17,7 +19,7 @@ _ROUNDS = 8
 
 
 @method("key-path", "structure", "keep the most important path from input to output, drop the branches beside it")
-def plan_key_path(subject: Subject, kept: float) -> Plan:
+def plan_key_path(analysis: Analysis, limits: Limits) -> Plan:
     """Drop the branches beside the key path, least important per parameter first, until the budget is met.
 
     After every round the importances and the path are found anew on the reduced network; the path may move. When
@@ -28,26 +30,26 @@ def plan_key_path(subject: Subject, kept: float) -> Plan:
     arXiv:1906.10771.
 
     Args:
-        subject: the network.
-        kept: share of the metric that may stay.
+        analysis: the network.
+        limits: what may stay of the analysis's metric.
 
     Raises:
         BudgetError: out of reach even with one unit an axis.
     """
-    limit, branches, gates = subject.limit(kept).value, droppable(subject), Gates(subject)
-    reduction = whole(subject)
+    limit, branches, gates = limits[0].value, droppable(analysis), Gates(analysis)
+    reduction = whole(analysis)
     share = (reduction.spent - limit) / _ROUNDS
     reasons: dict[str, str] = {}
-    subject.progress.start("key path", len(branches))
+    analysis.progress.start("key path", len(branches))
     while reduction.spent > limit and (candidates := reduction.left(branches)):
         following, why = _round(reduction, candidates, gates.importance(reduction), limit, share)
         if not why:
             break
         reasons |= why
-        subject.progress.advance("key path", len(why))
+        analysis.progress.advance("key path", len(why))
         reduction = following
-    subject.progress.finish("key path")
-    return trimmed(reduction, kept, reasons, method="key-path")
+    analysis.progress.finish("key path")
+    return trimmed(reduction, limits[0], reasons, method="key-path")
 
 
 def _round(
@@ -55,11 +57,11 @@ def _round(
 ) -> tuple[Reduction, dict[str, str]]:
     """Drop at least one branch, and on until ``share`` is gone; nothing if none fits."""
     gone = dict.fromkeys((edge for branch in reduction.dropped for edge in branch.edges), -math.inf)
-    way = frozenset(key_path(reduction.subject.coupling.graph, {**importance, **gone}))
+    way = frozenset(key_path(reduction.analysis.coupling.graph, {**importance, **gone}))
     beside = [b for b in candidates if way.isdisjoint(b.edges)]
     on_it = [b for b in candidates if not way.isdisjoint(b.edges)]
     worth = {b.id: sum(importance[edge] for edge in b.edges) for b in candidates}
-    saves = savings(reduction.subject, candidates)
+    saves = savings(reduction.analysis, candidates)
     for pool, place in ((beside, "beside the key path"), (on_it, "on the key path; nothing beside it could go")):
         pool.sort(key=lambda b: (worth[b.id] / max(1, saves[b.id]), b.id))
         smaller, taken, too_large = _drop(reduction, pool, worth, limit, share)

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch.func import functional_call
 
-from prunus.budget import ALLOCATORS, UnitProblem, top_up
+from prunus.analysis import BATCH, Analysis
+from prunus.budget import ALLOCATORS, Limits, UnitProblem, top_up
 from prunus.budget.limits import Limit
-from prunus.criteria.calibration import called, evaluating, pairs
+from prunus.criteria.calibration import evaluating, pairs
 from prunus.graph.recorder import named_tensors
-from prunus.measurement.batches import device_of
+from prunus.measurement.batches import call, device_of
 from prunus.measurement.price import CostModel
+from prunus.methods.method import method
 from prunus.methods.neurons import unit_scores
-from prunus.methods.subject import BATCH, Subject, method
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
 
@@ -39,17 +40,17 @@ class Scan:
         return np.asarray(np.interp(fraction, x, y))
 
 
-def sensitivity_scan(subject: Subject) -> Scan:
+def sensitivity_scan(analysis: Analysis) -> Scan:
     """Measure, for each axis that may be cut alone, the loss on calibration data with its weakest units masked.
 
-    An axis is measured once a subject; another choice of axes to hold measures what is new.
+    An axis is measured once an analysis; another choice of axes to hold measures what is new.
     """
-    damage: dict[str, tuple[np.ndarray, np.ndarray]] = subject.remember("sensitivity scan", dict)
-    scores = unit_scores(subject, "magnitude")
+    damage: dict[str, tuple[np.ndarray, np.ndarray]] = analysis.remember("sensitivity scan", dict)
+    scores = unit_scores(analysis, "magnitude")
     missing = [axis for axis in scores if axis not in damage]
-    batches = list(subject.calibration.batches(BATCH)) if missing else []
-    base = masked_loss(subject, {}, batches) if missing else 0.0
-    subject.progress.start("sensitivity scan", len(missing))
+    batches = list(analysis.calibration.batches(BATCH)) if missing else []
+    base = masked_loss(analysis, {}, batches) if missing else 0.0
+    analysis.progress.start("sensitivity scan", len(missing))
     for axis in missing:
         score = scores[axis]
         order = np.argsort(-score, kind="stable")
@@ -57,23 +58,25 @@ def sensitivity_scan(subject: Subject) -> Scan:
         for fraction in FRACTIONS:
             keep = np.zeros(len(score), bool)
             keep[order[: max(1, round(fraction * len(score)))]] = True
-            found.append(max(0.0, masked_loss(subject, {axis: keep}, batches) - base))
+            found.append(max(0.0, masked_loss(analysis, {axis: keep}, batches) - base))
         rising = np.maximum.accumulate(np.array([*found, 0.0])[::-1])[::-1]
         damage[axis] = (np.array([*FRACTIONS, 1.0]), rising)
-        subject.progress.advance("sensitivity scan")
-    subject.progress.finish("sensitivity scan")
+        analysis.progress.advance("sensitivity scan")
+    analysis.progress.finish("sensitivity scan")
     return Scan({axis: damage[axis] for axis in scores})
 
 
-def masked_loss(subject: Subject, keep: Mapping[str, np.ndarray], batches: Sequence[tuple[Any, torch.Tensor]]) -> float:
+def masked_loss(
+    analysis: Analysis, keep: Mapping[str, np.ndarray], batches: Sequence[tuple[Any, torch.Tensor]]
+) -> float:
     """Return the mean loss with the removed units' parameters at zero; shapes stay."""
     changed: dict[str, torch.Tensor] = {}
-    named = named_tensors(subject.model)
-    touched = {m.tensor for a in keep for m in subject.coupling.axis(a).members if m.tensor in named}
+    named = named_tensors(analysis.model)
+    touched = {m.tensor for a in keep for m in analysis.coupling.axis(a).members if m.tensor in named}
     for name in touched:
         value = named[name].detach()
-        for dim, expr in enumerate(subject.coupling.tensors[name]):
-            mask = subject.coupling.mask(expr, keep)
+        for dim, expr in enumerate(analysis.coupling.tensors[name]):
+            mask = analysis.coupling.mask(expr, keep)
             if not mask.all():
                 shape = [1] * value.dim()
                 shape[dim] = len(mask)
@@ -82,11 +85,11 @@ def masked_loss(subject: Subject, keep: Mapping[str, np.ndarray], batches: Seque
     total = count = 0.0
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        return functional_call(subject.model, changed, args, kwargs)
+        return functional_call(analysis.model, changed, args, kwargs)
 
-    with evaluating(subject.model), torch.no_grad():
-        for inputs, targets in pairs(batches, device_of(subject.model)):
-            total += float(subject.loss(called(run, inputs), targets)) * len(targets)
+    with evaluating(analysis.model), torch.no_grad():
+        for inputs, targets in pairs(batches, device_of(analysis.model)):
+            total += float(analysis.loss(call(run, inputs), targets)) * len(targets)
             count += len(targets)
     return total / count
 
@@ -122,37 +125,37 @@ class _ByDamage:
 
 
 def layer_wise_keep(
-    subject: Subject,
+    analysis: Analysis,
     limits: tuple[Limit, ...],
     base: Mapping[str, np.ndarray] | None = None,
     cost: CostModel | None = None,
 ) -> dict[str, np.ndarray]:
     """Choose the units that stay, each axis with its own fraction; then spend what coupling left of the budget."""
-    scan = sensitivity_scan(subject)
-    scores = unit_scores(subject, "magnitude")
-    weights = {a: sum(_numel(subject, m.tensor) for m in subject.coupling.axis(a).members) for a in scores}
-    return subject.fit(scores, limits, cost=cost, allocator=_ByDamage(scan, weights), base=base)
+    scan = sensitivity_scan(analysis)
+    scores = unit_scores(analysis, "magnitude")
+    weights = {a: sum(_numel(analysis, m.tensor) for m in analysis.coupling.axis(a).members) for a in scores}
+    return analysis.fit(scores, limits, cost=cost, allocator=_ByDamage(scan, weights), base=base)
 
 
-def _numel(subject: Subject, tensor: str) -> int:
-    info = subject.coupling.graph.tensors[tensor]
+def _numel(analysis: Analysis, tensor: str) -> int:
+    info = analysis.coupling.graph.tensors[tensor]
     return int(np.prod(info.shape)) if info.kind == "parameter" else 0
 
 
-@method("layer-wise", "hierarchical", "each layer its own fraction, by the loss when it alone is cut")
-def layer_wise(subject: Subject, kept: float) -> Plan:
+@method("layer-wise", "hierarchical", "each layer its own fraction, by the loss when it alone is cut", joint=True)
+def layer_wise(analysis: Analysis, limits: Limits) -> Plan:
     """Give each layer its own fraction by a sensitivity scan and a Lagrangian over the exact price.
 
     Source: Li et al., "Pruning Filters for Efficient ConvNets", arXiv:1608.08710 (the scan); Shoham and Gersho,
     "Efficient bit allocation for an arbitrary set of quantizers", IEEE TASSP 36, 1988 (the division).
     """
-    keep = layer_wise_keep(subject, (subject.limit(kept),))
+    keep = layer_wise_keep(analysis, limits)
     decisions = [
         Decision(a, "unit", int((~m).sum()), len(m), "its share by the loss when it alone is cut")
         for a, m in keep.items()
         if not m.all()
     ]
-    return make_plan(subject.coupling, keep, decisions=decisions, cost=subject.cost)
+    return make_plan(analysis.coupling, keep, decisions=decisions, cost=analysis.cost)
 
 
 __all__ = ["Scan", "layer_wise", "layer_wise_keep", "masked_loss", "sensitivity_scan"]

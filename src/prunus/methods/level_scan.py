@@ -11,15 +11,16 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from prunus.analysis import Analysis
 from prunus.criteria.calibration import evaluating, inputs_of
 from prunus.criteria.programs import Programs
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import TENSOR, Graph, refs_in
 from prunus.graph.run import run
 from prunus.methods.seen_inputs import Reader
-from prunus.methods.subject import Subject
+from prunus.methods.unlabelled import unlabelled
 from prunus.plans import Plan, fingerprint
-from prunus.repair.lockstep import Track
+from prunus.repairs.lockstep import Track
 from prunus.solvers import refit
 from prunus.solvers.nested import nested_refits
 from prunus.solvers.problem import DAMPING
@@ -47,15 +48,15 @@ class _Batch:
 class LevelScan:
     """Runs the captured network with one axis cut and the layers that read it refitted, everything else dense."""
 
-    def __init__(self, subject: Subject) -> None:
-        self._programs = Programs(subject.model, subject.coupling)
-        self._graph = subject.coupling.graph
+    def __init__(self, analysis: Analysis) -> None:
+        self._programs = Programs(analysis.model, analysis.coupling)
+        self._graph = analysis.coupling.graph
         self._batches: list[_Batch] = []
         self._ways: dict[int, tuple[int, Track | None]] = {}
         samples = values = 0
-        wanted = _samples(subject)
+        wanted = _samples(analysis)
         with evaluating(self._programs.model), torch.no_grad():
-            for inputs, _ in inputs_of(subject.calibration.batches(min(_BATCH, wanted)), self._programs.device):
+            for inputs, _ in inputs_of(unlabelled(analysis).batches(min(_BATCH, wanted)), self._programs.device):
                 coupling, flat = self._programs.of(inputs)
                 found = _floats(run(coupling.graph, self._programs.tensors, flat))
                 self._batches.append(_Batch(coupling, flat, found))
@@ -174,12 +175,12 @@ def _lost(reader: Reader, weights: Sequence[Tensor]) -> Tensor:
     return torch.stack([(c.weight - w) @ mean for c, w, mean in zip(reader.consumers, weights, means, strict=True)])
 
 
-def _samples(subject: Subject) -> int:
-    graph = subject.coupling.graph
+def _samples(analysis: Analysis) -> int:
+    graph = analysis.coupling.graph
     batch = max(1, graph.node(graph.inputs[0]).shape[0]) if graph.inputs and graph.node(graph.inputs[0]).shape else 1
     # Of all axes, also of those that are held: what is measured of one must not hang on the others.
-    runs = max(1, len(subject.coupling.axes) * len(SHARES))
-    sample = max(1, subject.cost.price().macs_forward // batch)
+    runs = max(1, len(analysis.coupling.axes) * len(SHARES))
+    sample = max(1, analysis.cost.price().macs_forward // batch)
     return min(SAMPLES, max(LEAST_SAMPLES, int(WORK / (runs * sample))))
 
 
@@ -187,4 +188,12 @@ def _floats(outputs: Any) -> list[Tensor]:
     return [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor) and x.is_floating_point()]
 
 
-__all__ = ["LevelScan", "level_curve"]
+def affordable_levels(analysis: Analysis) -> bool:
+    """Whether measuring all levels takes no longer than the minutes that a scan is given."""
+    coupling, graph = analysis.coupling, analysis.coupling.graph
+    batch = max(1, graph.node(graph.inputs[0]).shape[0]) if graph.inputs and graph.node(graph.inputs[0]).shape else 1
+    sample = analysis.cost.price().macs_forward / batch
+    return len(coupling.axes) * len(SHARES) * LEAST_SAMPLES * sample <= WORK
+
+
+__all__ = ["LevelScan", "affordable_levels", "level_curve"]

@@ -31,9 +31,9 @@ def masked_copy(reduction: Reduction, keep: Mapping[str, np.ndarray]) -> tuple[n
     Returns:
         The copy, and parameter name → mask (True = keep) of the parameters that lost something.
     """
-    subject = reduction.subject
-    values = tensors_of(subject) | dict(subject.coupling.graph.constants)
-    model = copy_with(unwrap(subject.model), subject.coupling.graph, values)
+    analysis = reduction.analysis
+    values = tensors_of(analysis) | dict(analysis.coupling.graph.constants)
+    model = copy_with(unwrap(analysis.model), analysis.coupling.graph, values)
     masks = parameter_masks(reduction, reduction.as_plan(keep))
     zero_(model, masks)
     return model, masks
@@ -41,14 +41,14 @@ def masked_copy(reduction: Reduction, keep: Mapping[str, np.ndarray]) -> tuple[n
 
 def parameter_masks(reduction: Reduction, plan: Plan) -> dict[str, Tensor]:
     """Return which weights of each parameter stay; parameters that stay whole are left out."""
-    subject = reduction.subject
+    analysis = reduction.analysis
     gone = {name for branch in reduction.dropped for name in branch.tensors}
     ones = {
         name: torch.full_like(value, name not in gone, dtype=torch.bool)
-        for name, value in unwrap(subject.model).named_parameters()
-        if name in subject.coupling.tensors
+        for name, value in unwrap(analysis.model).named_parameters()
+        if name in analysis.coupling.tensors
     }
-    return {name: mask for name, mask in masked_tensors(ones, subject.coupling, plan).items() if not mask.all()}
+    return {name: mask for name, mask in masked_tensors(ones, analysis.coupling, plan).items() if not mask.all()}
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def zero_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 def live_axes(reduction: Reduction) -> list[str]:
     """Return the axes that may be cut and still lie on some parameter, without those emptied already."""
-    coupling, subject = reduction.subject.coupling, reduction.subject
+    coupling, analysis = reduction.analysis.coupling, reduction.analysis
     present = {node.tensor for node in reduction.graph.nodes if node.op == TENSOR}
     atoms = {
         atom
@@ -70,4 +70,4 @@ def live_axes(reduction: Reduction) -> list[str]:
         for atom in atoms_of(expr)
     }
     live = {coupling.axis_of[atom] for atom in atoms if atom in coupling.axis_of} - reduction.keep.keys()
-    return [axis for axis in subject.free_axes() if axis in live]
+    return [axis for axis in analysis.free_axes() if axis in live]

@@ -33,12 +33,11 @@ def masks_left(
     Raises:
         BudgetError: what cannot be masked, with one weight of every tensor, exceeds the limit.
     """
-    coupling, bare = reduction.subject.coupling, reduction.as_plan(keep)
-    assert bare.after is not None
+    coupling, bare = reduction.analysis.coupling, reduction.as_plan(keep)
     if limit.holds(bare.after):
         return {}
     live = {node.tensor for node in reduction.graph.nodes if node.tensor}
-    names = [name for name in maskable(reduction.subject) if name in live]
+    names = [name for name in maskable(reduction.analysis) if name in live]
     left = slice_tensors({name: scores[name] for name in names}, coupling, bare)
     count = weights_that_stay(limit, bare.after, left)
     masks = {}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from prunus.analysis import Analysis
+from prunus.budget import Limits
 from prunus.methods.gates import Gates
+from prunus.methods.method import method
 from prunus.methods.reduction import SLACK, Reduction, droppable, savings, trimmed, whole
-from prunus.methods.subject import Subject, method
 from prunus.plans import Plan
 from prunus.tree import Branch
 
 
 @method("modular", "structure", "score blocks and branches, keep the top share, reconnect the rest")
-def plan_modular(subject: Subject, kept: float) -> Plan:
+def plan_modular(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the modules worth most for what they spend, as many as the budget allows.
 
     Modules are the branches of the network; score = gate importance on the whole network / what they spend of the
@@ -26,24 +28,24 @@ def plan_modular(subject: Subject, kept: float) -> Plan:
     arXiv:1906.10771.
 
     Args:
-        subject: the network.
-        kept: share of the metric that may stay.
+        analysis: the network.
+        limits: what may stay of the analysis's metric.
 
     Raises:
         BudgetError: out of reach even with one unit an axis.
     """
-    limit, branches = subject.limit(kept).value, droppable(subject)
-    reduction = whole(subject)
+    limit, branches = limits[0].value, droppable(analysis)
+    reduction = whole(analysis)
     reasons: dict[str, str] = {}
     if branches:
-        importance = Gates(subject).importance(reduction)
+        importance = Gates(analysis).importance(reduction)
         worth = {b.id: sum(importance[edge] for edge in b.edges) for b in branches}
         reduction = exchanged(greedy(reduction, branches, worth, limit), branches, worth, limit)
         reasons = {
             b.id: f"low share of the score: gate importance {worth[b.id]:.3g} for {b.params:,} parameters"
             for b in reduction.dropped
         }
-    return trimmed(reduction, kept, reasons, method="modular")
+    return trimmed(reduction, limits[0], reasons, method="modular")
 
 
 def greedy(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[str, float], limit: int) -> Reduction:
@@ -56,7 +58,7 @@ def greedy(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[str,
         limit: how much of the metric may stay.
     """
     ceiling = math.inf
-    saves = savings(reduction.subject, branches)
+    saves = savings(reduction.analysis, branches)
     for branch in sorted(branches, key=lambda b: (worth[b.id] / max(1, saves[b.id]), b.id)):
         # Worth more than a branch that would have met the budget alone: trimming units is the lesser loss.
         if reduction.spent <= limit or worth[branch.id] > ceiling:
@@ -74,7 +76,7 @@ def exchanged(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[s
 
     What is spent stays at most ``limit``, or what they were where that is more, and never clearly below ``limit``.
     """
-    saves = savings(reduction.subject, branches)
+    saves = savings(reduction.analysis, branches)
     most, least = max(limit, reduction.spent), (1 - SLACK) * limit
     for branch in sorted(reduction.dropped, key=lambda b: (-worth[b.id], b.id)):
         rest = [b for b in reduction.dropped if b is not branch]
@@ -85,7 +87,7 @@ def exchanged(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[s
             # The sum of single savings is exact unless branches share a reader; it spares most of the rewrites.
             if saves[branch.id] > room + sum(saves[b.id] for b in swap):
                 continue
-            candidate = Reduction.of(reduction.subject, [*rest, *swap])
+            candidate = Reduction.of(reduction.analysis, [*rest, *swap])
             if candidate is not None and least <= candidate.spent <= most:
                 reduction = candidate
                 break

@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunus.budget import Limit
+from prunus.analysis import Analysis
+from prunus.budget import Limit, Limits
 from prunus.criteria import damage_curves
 from prunus.errors import BudgetError
 from prunus.masks import absolute_masks
 from prunus.methods.gates import Gates
 from prunus.methods.masked_copy import live_axes
 from prunus.methods.masks_left import masks_left
+from prunus.methods.method import method
 from prunus.methods.modular import exchanged, greedy
 from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import Reduction, droppable, whole
-from prunus.methods.subject import Subject, method
 from prunus.methods.true_loss import loss_of
 from prunus.methods.weights import maskable
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
-from prunus.surgery.cut import operate
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, finetune_, reestimate_statistics_
 
@@ -65,7 +65,7 @@ def splits(kept: float, masks_save: bool = True) -> list[Split]:
 
 
 @method("multi-scale", "hierarchical", "blocks, then units, then weights, one budget divided by the loss")
-def multi_scale(subject: Subject, kept: float) -> Plan:
+def multi_scale(analysis: Analysis, limits: Limits) -> Plan:
     """Prune from the whole to the part and choose the division of the budget on the selection split.
 
     Each candidate is cut, gets its norm statistics re-estimated and a few training steps on calibration data, and is
@@ -73,69 +73,73 @@ def multi_scale(subject: Subject, kept: float) -> Plan:
 
     Source: own.
     """
-    candidates = splits(kept, subject.masks_save)
+    candidates = splits(analysis.kept(limits[0]), analysis.masks_save)
     best: tuple[float, Plan] | None = None
-    subject.progress.start("multi-scale", len(candidates))
+    analysis.progress.start("multi-scale", len(candidates))
     for split in candidates:
         try:
-            plan = plan_split(subject, split, kept)
+            plan = plan_split(analysis, split, limits[0])
         except BudgetError:
             plan = None
         if plan is not None:
-            loss = _selection_loss(subject, plan)
+            loss = _selection_loss(analysis, plan)
             if best is None or loss < best[0]:
                 best = (loss, plan)
-        subject.progress.advance("multi-scale")
-    subject.progress.finish("multi-scale")
+        analysis.progress.advance("multi-scale")
+    analysis.progress.finish("multi-scale")
     if best is None:
-        raise BudgetError(f"kept {kept}: no division of the budget over blocks, units and weights fits this network.")
+        raise BudgetError(
+            f"Budget {limits[0].metric} ≤ {limits[0].shown()}: no division of the budget over blocks, units and "
+            "weights fits this network. Keep more."
+        )
     return best[1]
 
 
-def plan_split(subject: Subject, split: Split, kept: float) -> Plan:
-    """Plan one division: drop blocks, then units, then mask weights until exactly the kept share is left.
+def plan_split(analysis: Analysis, split: Split, limit: Limit) -> Plan:
+    """Plan one division: drop blocks, then units, then mask weights until exactly the limit is met.
 
     How many units each axis keeps is a knapsack over the damage that their sensitivities, E[Σ(∂L/∂a)²], predict.
     """
-    reduction = _drop_blocks(subject, split.blocks)
+    reduction = _drop_blocks(analysis, split.blocks)
     keep = dict(reduction.keep)
     decisions = [Decision(b.id, "block", b.params, b.params, "least gate importance for what it spends")
                  for b in reduction.dropped]  # fmt: skip
-    limit = subject.limit(split.blocks * split.units if subject.masks_save else kept)
-    if reduction.spent > limit.value:
+    shared = analysis.limit(split.blocks * split.units) if split.weights < 1 else limit
+    if reduction.spent > shared.value:
         live = set(live_axes(reduction))
-        scores = {axis: s for axis, s in unit_scores(subject, "sensitivity").items() if axis in live}
-        damage = damage_curves(subject.coupling, scores, "sensitivity")
-        keep = subject.fit(scores, limit, cost=reduction.cost, base=reduction.keep, allocator="knapsack", damage=damage)
+        scores = {axis: s for axis, s in unit_scores(analysis, "sensitivity").items() if axis in live}
+        damage = damage_curves(analysis.coupling, scores, "sensitivity")
+        keep = analysis.fit(
+            scores, shared, cost=reduction.cost, base=reduction.keep, allocator="knapsack", damage=damage
+        )
         decisions += [Decision(a, "unit", int((~m).sum()), len(m), "its width by the knapsack over sensitivities")
                       for a, m in keep.items() if m.any() and not m.all()]  # fmt: skip
-    masks = _masks(reduction, keep, subject.limit(kept)) if subject.masks_save else {}
+    masks = _masks(reduction, keep, limit) if analysis.masks_save else {}
     decisions += [Decision(n, "weight", int((~m).sum()), m.size, "|w| below the threshold") for n, m in masks.items()]
-    return make_plan(subject.coupling, keep, reduction.drops, masks=masks, decisions=decisions,
-                     settings={"method": "multi-scale", "split": str(split)}, cost=subject.cost)  # fmt: skip
+    return make_plan(analysis.coupling, keep, reduction.drops, masks=masks, decisions=decisions,
+                     settings={"method": "multi-scale", "split": str(split)}, cost=analysis.cost)  # fmt: skip
 
 
-def _drop_blocks(subject: Subject, share: float) -> Reduction:
+def _drop_blocks(analysis: Analysis, share: float) -> Reduction:
     """Drop branches, least gate importance for what they spend first, down to a share of the metric."""
-    start, branches = whole(subject), droppable(subject)
+    start, branches = whole(analysis), droppable(analysis)
     if share >= 1 or not branches:
         return start
-    importance = Gates(subject).importance(start)
+    importance = Gates(analysis).importance(start)
     worth = {b.id: sum(importance[edge] for edge in b.edges) for b in branches}
-    limit = subject.limit(share).value
+    limit = analysis.limit(share).value
     return exchanged(greedy(start, branches, worth, limit), branches, worth, limit)
 
 
 def _masks(reduction: Reduction, keep: Mapping[str, np.ndarray], limit: Limit) -> dict[str, np.ndarray]:
     """Mask the smallest of the weights that are left."""
-    values = maskable(reduction.subject)
+    values = maskable(reduction.analysis)
     return masks_left(reduction, keep, values, limit, lambda left, count: absolute_masks(left, keep_count=count))
 
 
-def _selection_loss(subject: Subject, plan: Plan) -> float:
-    small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
-    small = copy.deepcopy(small)
-    reestimate_statistics_(small, subject.calibration.batches(64))
+def _selection_loss(analysis: Analysis, plan: Plan) -> float:
+    small = copy.deepcopy(analysis.cut(plan))
+    reestimate_statistics_(small, analysis.calibration.batches(64))
     options = TrainingOptions(_STEPS, lr=1e-3)
-    finetune_(small, subject.calibration, options, masks=sliced_masks(plan) or None, seed=subject.seed)
-    return loss_of(subject, small)
+    finetune_(small, analysis.calibration, options, masks=sliced_masks(plan) or None, seed=analysis.seed)
+    return loss_of(analysis, small)

@@ -2,65 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from prunus.analysis import Analysis
+from prunus.budget import Limits
 from prunus.criteria import (
     UNIT_CRITERIA,
     Calibration,
     CriterionLike,
     collect_evidence,
     comparable_scores,
+    criterion_name,
     criterion_of,
     damage_curves,
     probes_for,
 )
-from prunus.methods.subject import METHODS, Method, Subject
+from prunus.errors import OptionError
+from prunus.methods.method import METHODS, Method, Planning
 from prunus.planning import make_plan, unit_decisions
 from prunus.plans import Plan
 
 _BATCH = 32
 
 
-def unit_scores(subject: Subject, criterion: CriterionLike) -> dict[str, np.ndarray]:
-    """Score every removable unit by a criterion; what a pass over the data gave is measured once a subject."""
+def unit_scores(analysis: Analysis, criterion: CriterionLike) -> dict[str, np.ndarray]:
+    """Score every removable unit by a criterion; a pass over the data is made once an analysis."""
 
     def measure() -> dict[str, np.ndarray]:
-        batches = list(subject.calibration.batches(_BATCH)) if probes_for(criterion) else []
-        calibration = Calibration(subject.model, subject.coupling, batches, subject.loss, subject.seed)
-        evidence = collect_evidence(criterion, calibration, subject.remember)
+        wanted = probes_for(criterion)
+        if wanted and not analysis.has_data:
+            labels = any(probe.labels for probe in wanted)
+            kind = "batches of (inputs, targets)" if labels else "batches of inputs, with or without targets"
+            name = criterion_name(criterion)
+            raise OptionError(f"criterion {name!r} needs data={kind}; give some, or use magnitude.")
+        batches = list(analysis.calibration.batches(_BATCH)) if wanted else []
+        calibration = Calibration(analysis.user_model, analysis.coupling, batches, analysis.loss, analysis.seed)
+        evidence = collect_evidence(criterion, calibration, analysis.remember)
         return {a: s.numpy() for a, s in criterion_of(criterion)(evidence).items()}
 
     # A function has no name of its own to be remembered by: another may take the same one.
     scores: dict[str, np.ndarray] = (
-        measure() if callable(criterion) else subject.remember(f"units:{criterion}", measure)
+        measure() if callable(criterion) else analysis.remember(f"units:{criterion}", measure)
     )
-    return {a: scores[a] for a in subject.free_axes()}
+    return {a: scores[a] for a in analysis.free_axes()}
 
 
-def unit_plan(subject: Subject, kept: float, criterion: CriterionLike, allocator: str = "uniform") -> Plan:
-    """Remove the lowest units until the kept share is met."""
-    scores = unit_scores(subject, criterion)
-    damage = damage_curves(subject.coupling, scores, criterion)
-    keep = subject.fit(comparable_scores(scores), subject.limit(kept), allocator=allocator, damage=damage)
-    return make_plan(subject.coupling, keep, decisions=unit_decisions(keep, criterion), cost=subject.cost)
+def unit_plan(analysis: Analysis, limits: Limits, criterion: CriterionLike, allocator: str = "uniform") -> Plan:
+    """Remove the lowest units until the limits hold."""
+    scores = unit_scores(analysis, criterion)
+    damage = damage_curves(analysis.coupling, scores, criterion)
+    keep = analysis.fit(comparable_scores(scores), limits, allocator=allocator, damage=damage)
+    return make_plan(analysis.coupling, keep, decisions=unit_decisions(keep, criterion), cost=analysis.cost)
 
 
-def _by(criterion: str) -> Callable[[Subject, float], Plan]:
-    def plan(subject: Subject, kept: float) -> Plan:
-        return unit_plan(subject, kept, criterion)
+def _by(criterion: str) -> Planning:
+    def plan(analysis: Analysis, limits: Limits) -> Plan:
+        return unit_plan(analysis, limits, criterion)
 
     return plan
 
 
-def _unit_method(name: str, criterion: str, description: str) -> Callable[[Subject, float], Plan]:
+def _unit_method(name: str, criterion: str, description: str) -> Planning:
     """Enrol a method that removes the units of lowest score, with the same share of every axis."""
     rule = UNIT_CRITERIA.get(criterion)
     score: Any = getattr(rule, "score", rule)
     documents = (f"{score.__module__}:{score.__qualname__}",)
-    METHODS.register(name)(Method(name, "neuron", _by(criterion), description, documents=documents))
+    METHODS.register(name)(Method(name, "neuron", _by(criterion), description, documents=documents, joint=True))
     return METHODS.get(name).plan
 
 

@@ -8,16 +8,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from prunus.budget import ALLOCATORS, UnitProblem
+from prunus.analysis import Analysis
+from prunus.budget import ALLOCATORS, Limits, UnitProblem
 from prunus.methods.level_scan import LevelScan, level_curve
+from prunus.methods.method import method
 from prunus.methods.neurons import unit_scores
 from prunus.methods.output_fisher import output_fisher
 from prunus.methods.seen_inputs import Reader, readers_of, seen_inputs
-from prunus.methods.subject import Subject, method
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
 from prunus.solvers import exchange_units, remove_units
 
+LEVELS_MEMO = "unit levels"
+"""The name under which an analysis remembers them."""
 STEPS = 512
 """An axis of more units than this lets several go from the same scores, so that it takes no more steps."""
 LEAST_OF_EVEN = 0.25
@@ -40,21 +43,21 @@ class Levels:
     readers: Mapping[str, list[Reader]]
 
 
-def unit_levels(subject: Subject, *, fisher: bool = False) -> Levels:
-    """Remove the units of every axis one by one, on its readers in the dense network; measured once a subject.
+def unit_levels(analysis: Analysis, *, fisher: bool = False) -> Levels:
+    """Remove the units of every axis one by one, on its readers in the dense network; measured once an analysis.
 
     The order is that of group OBS on Σ_readers tr(S(W−Ŵ)C(W−Ŵ)ᵀ), C the covariance of the inputs (second moment where
     nothing takes up a constant). The damage of a level is measured: the network is run with this axis cut and its
     readers refitted. An axis that no layer reads (the width of queries and keys) is ordered by its Fisher information.
 
     Args:
-        subject: the network and its data.
+        analysis: the network and its data.
         fisher: S is the Fisher information of each layer's outputs; else the identity over the output's variance.
     """
-    known: dict[str, _Level] = subject.remember(f"unit levels {fisher}", dict)
-    axes = subject.free_axes()
+    known: dict[str, Level] = analysis.remember(LEVELS_MEMO if not fisher else f"{LEVELS_MEMO}, fisher", dict)
+    axes = analysis.free_axes()
     if missing := [name for name in axes if name not in known]:
-        known.update(_measured(subject, missing, fisher))
+        known.update(_measured(analysis, missing, fisher))
     return Levels(
         {name: known[name].scores for name in axes},
         {name: known[name].damage for name in axes},
@@ -63,7 +66,7 @@ def unit_levels(subject: Subject, *, fisher: bool = False) -> Levels:
 
 
 @dataclass(frozen=True, slots=True)
-class _Level:
+class Level:
     """What `Levels` has of one axis."""
 
     scores: np.ndarray
@@ -71,30 +74,30 @@ class _Level:
     readers: list[Reader]
 
 
-def _measured(subject: Subject, axes: Sequence[str], fisher: bool) -> dict[str, _Level]:
-    found: dict[str, _Level] = {}
+def _measured(analysis: Analysis, axes: Sequence[str], fisher: bool) -> dict[str, Level]:
+    found: dict[str, Level] = {}
     counts = None
     if fisher:
-        sites = {node: seen.site for node, seen in seen_inputs(subject).items()}
-        counts = output_fisher(subject, {node: 1 if s.kind == "conv" else -1 for node, s in sites.items()})
-    scan = LevelScan(subject)
-    subject.progress.start("levels", len(axes))
+        sites = {node: seen.site for node, seen in seen_inputs(analysis).items()}
+        counts = output_fisher(analysis, {node: 1 if s.kind == "conv" else -1 for node, s in sites.items()})
+    scan = LevelScan(analysis)
+    analysis.progress.start("levels", len(axes))
     for name in axes:
-        axis = subject.coupling.axes[name]
-        readers = readers_of(subject, axis, counts)
+        axis = analysis.coupling.axes[name]
+        readers = readers_of(analysis, axis, counts)
         consumers = [c for reader in readers for c in reader.consumers]
         if consumers:
             removal = remove_units(consumers, axis.size, at_once=-(-axis.size // STEPS))
             order, shape = removal.order.numpy(), removal.damage().numpy()
         else:
-            own = unit_scores(subject, "fisher")[name]
+            own = unit_scores(analysis, "fisher")[name]
             order = np.argsort(own, kind="stable")
             shape = np.append(np.cumsum(own[order])[::-1], 0.0)
         scores = np.empty(axis.size)
         scores[order] = np.arange(axis.size)
-        found[name] = _Level(scores, level_curve(scan, name, order, shape, readers), readers)
-        subject.progress.advance("levels")
-    subject.progress.finish("levels")
+        found[name] = Level(scores, level_curve(scan, name, order, shape, readers), readers)
+        analysis.progress.advance("levels")
+    analysis.progress.finish("levels")
     return found
 
 
@@ -110,8 +113,8 @@ class ByLevels:
         return ALLOCATORS.get(self.__name__)(replace(problem, damage=curves, least_of_even=LEAST_OF_EVEN))
 
 
-def _keep(subject: Subject, kept: float, levels: Levels) -> dict[str, np.ndarray]:
-    return subject.fit(levels.scores, subject.limit(kept), allocator=ByLevels(levels.damage))
+def _keep(analysis: Analysis, limits: Limits, levels: Levels) -> dict[str, np.ndarray]:
+    return analysis.fit(levels.scores, limits, allocator=ByLevels(levels.damage))
 
 
 def level_decisions(keep: Mapping[str, np.ndarray], levels: Levels, reason: str = _REASON) -> list[Decision]:
@@ -123,44 +126,51 @@ def level_decisions(keep: Mapping[str, np.ndarray], levels: Levels, reason: str 
     ]
 
 
-def _plan(subject: Subject, keep: Mapping[str, np.ndarray], levels: Levels, reason: str) -> Plan:
-    return make_plan(subject.coupling, keep, decisions=level_decisions(keep, levels, reason), cost=subject.cost)
+def _plan(analysis: Analysis, keep: Mapping[str, np.ndarray], levels: Levels, reason: str) -> Plan:
+    return make_plan(analysis.coupling, keep, decisions=level_decisions(keep, levels, reason), cost=analysis.cost)
 
 
-@method("obs-units", "neuron", "remove the units that the layers which read them make up for best (group OBS)")
-def obs_units(subject: Subject, kept: float) -> Plan:
+@method(
+    "obs-units", "neuron", "remove the units that the layers which read them make up for best (group OBS)", joint=True
+)
+def obs_units(analysis: Analysis, limits: Limits) -> Plan:
     """Remove units by group OBS over all readers of an axis; widths by the knapsack over the measured levels.
 
     Source: Kurtić et al., "ZipLM", arXiv:2302.04089.
     """
-    levels = unit_levels(subject)
-    return _plan(subject, _keep(subject, kept, levels), levels, _REASON)
+    levels = unit_levels(analysis)
+    return _plan(analysis, _keep(analysis, limits, levels), levels, _REASON)
 
 
-@method("obs-units-fisher", "neuron", "as obs-units, each output weighted by what it means for the answer")
-def obs_units_fisher(subject: Subject, kept: float) -> Plan:
+@method("obs-units-fisher", "neuron", "as obs-units, each output weighted by what it means for the answer", joint=True)
+def obs_units_fisher(analysis: Analysis, limits: Limits) -> Plan:
     """Remove units by group OBS with the Fisher information of the outputs as S.
 
     Source: Kurtić et al., "ZipLM", arXiv:2302.04089; the weights of the outputs: Martens and Grosse, "Optimizing Neural
     Networks with Kronecker-factored Approximate Curvature", arXiv:1503.05671.
     """
-    levels = unit_levels(subject, fisher=True)
-    return _plan(subject, _keep(subject, kept, levels), levels, f"{_REASON}, where it counts")
+    levels = unit_levels(analysis, fisher=True)
+    return _plan(analysis, _keep(analysis, limits, levels), levels, f"{_REASON}, where it counts")
 
 
-@method("osscar", "neuron", "as obs-units, then units of an axis are exchanged one for one as long as that helps")
-def osscar_units(subject: Subject, kept: float) -> Plan:
+@method(
+    "osscar",
+    "neuron",
+    "as obs-units, then units of an axis are exchanged one for one as long as that helps",
+    joint=True,
+)
+def osscar_units(analysis: Analysis, limits: Limits) -> Plan:
     """Remove units by group OBS, then exchange them within each axis; the layers' error never rises by it.
 
     Source: Meng et al., "OSSCAR", arXiv:2403.12983.
     """
-    levels = unit_levels(subject)
-    keep = _keep(subject, kept, levels)
+    levels = unit_levels(analysis)
+    keep = _keep(analysis, limits, levels)
     for axis, mask in keep.items():
         consumers = [c for reader in levels.readers.get(axis, ()) for c in reader.consumers]
         if consumers and 0 < mask.sum() < len(mask):
             keep[axis] = exchange_units(consumers, torch.from_numpy(mask)).kept.numpy()
-    return _plan(subject, keep, levels, f"{_REASON}, after exchanges")
+    return _plan(analysis, keep, levels, f"{_REASON}, after exchanges")
 
 
 __all__ = ["ByLevels", "Levels", "level_decisions", "unit_levels"]

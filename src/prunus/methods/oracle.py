@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from prunus.analysis import Analysis
+from prunus.budget import Limits
 from prunus.budget.problem import unit_problem
 from prunus.errors import BudgetError, OptionError
+from prunus.methods.method import METHODS, Method
 from prunus.methods.replay import Replay
-from prunus.methods.subject import METHODS, Method, Subject
 from prunus.planning import make_plan, unit_decisions
 from prunus.plans import Plan, fingerprint
 
@@ -17,7 +19,7 @@ MOST_UNITS = 256
 """Trying n units n times takes n² runs of the selection split: minutes at this number."""
 
 
-def oracle(subject: Subject, kept: float) -> Plan:
+def oracle(analysis: Analysis, limits: Limits) -> Plan:
     """Remove the unit whose loss is cheapest for what it saves, until the kept share is met.
 
     Each round runs the network without each unit that is left, on the selection split, and removes
@@ -29,48 +31,49 @@ def oracle(subject: Subject, kept: float) -> Plan:
     Resource Efficient Inference", arXiv:1611.06440.
 
     Args:
-        subject: the network, of at most `MOST_UNITS` units.
-        kept: share of the metric that may stay.
+        analysis: the network, of at most `MOST_UNITS` units.
+        limits: what may stay of the analysis's metric.
 
     Raises:
         BudgetError: more units than that, or out of reach even with one unit an axis.
         OptionError: a bound that one unit at a time cannot keep.
     """
-    free = subject.free_axes()
-    units = sum(subject.coupling.axes[axis].size for axis in free)
+    free = analysis.free_axes()
+    units = sum(analysis.coupling.axes[axis].size for axis in free)
     if units > MOST_UNITS:
         raise BudgetError(
             f"method 'oracle' tries every unit anew after each removal; this network has {units:,}, allowed are "
             f"{MOST_UNITS}. Take sensitivity or a criterion such as fisher, or hold most axes by ignore."
         )
-    for axis, bound in subject.bounds.items():
+    for axis, bound in analysis.bounds.items():
         if bound.round_to > 1 or bound.forced is not None or bound.ceiling is not None:
             raise OptionError(
                 f"axis {axis!r} has a multiple, a ceiling or a forced width; method 'oracle' removes one unit at a "
                 "time. Give it a floor, or take another method."
             )
-    keep, losses = removed(subject, kept)
+    keep, losses = removed(analysis, limits)
     decisions = unit_decisions(keep, "true loss")
-    settings = {"method": "oracle", "kept": kept, "losses": losses}
-    return make_plan(subject.coupling, keep, decisions=decisions, settings=settings, cost=subject.cost)
+    settings = {"method": "oracle", "losses": losses}
+    return make_plan(analysis.coupling, keep, decisions=decisions, settings=settings, cost=analysis.cost)
 
 
-def removed(subject: Subject, kept: float) -> tuple[dict[str, np.ndarray], list[float]]:
+def removed(analysis: Analysis, limits: Limits) -> tuple[dict[str, np.ndarray], list[float]]:
     """Return the units that stay, and the loss at the start and after each removal.
 
     Raises:
         BudgetError: out of reach even with one unit an axis.
     """
-    axes = subject.coupling.axes
-    keep = {axis: np.ones(axes[axis].size, bool) for axis in subject.free_axes()}
-    bounds = {axis: bound for axis, bound in subject.bounds.items() if axis in keep}
-    problem = unit_problem(subject.cost, {a: np.ones(len(m)) for a, m in keep.items()}, subject.limit(kept), bounds=bounds)  # noqa: E501  # fmt: skip
-    replay, least = Replay(subject), problem.least
-    losses = [_loss(subject, replay, keep)]
+    axes = analysis.coupling.axes
+    keep = {axis: np.ones(axes[axis].size, bool) for axis in analysis.free_axes()}
+    bounds = {axis: bound for axis, bound in analysis.bounds.items() if axis in keep}
+    alike = {axis: np.ones(len(mask)) for axis, mask in keep.items()}
+    problem = unit_problem(analysis.cost, alike, limits[0], bounds=bounds)
+    replay, least = Replay(analysis), problem.least
+    losses = [_loss(analysis, replay, keep)]
     task = "oracle"
-    subject.progress.start(task, sum(len(mask) for mask in keep.values()))
+    analysis.progress.start(task, sum(len(mask) for mask in keep.values()))
     while not problem.fits({a: int(m.sum()) for a, m in keep.items()}):
-        spent = subject.spent(subject.cost.price(keep))
+        spent = analysis.spent(analysis.cost.price(keep))
         tried: list[tuple[float, str, int, float]] = []
         for axis, mask in keep.items():
             if int(mask.sum()) <= least[axis]:
@@ -79,22 +82,22 @@ def removed(subject: Subject, kept: float) -> tuple[dict[str, np.ndarray], list[
             for unit in np.flatnonzero(mask):
                 smaller = {**keep, axis: mask & (np.arange(len(mask)) != unit)}
                 # All units of an axis cost alike.
-                saved = saved or max(1, spent - subject.spent(subject.cost.price(smaller)))
-                loss = _loss(subject, replay, smaller)
+                saved = saved or max(1, spent - analysis.spent(analysis.cost.price(smaller)))
+                loss = _loss(analysis, replay, smaller)
                 rise = loss - losses[-1]
                 tried.append((rise / saved if rise > 0 else rise * saved, axis, int(unit), loss))
         _, axis, cheapest, loss = min(tried)
         keep[axis][cheapest] = False
         losses.append(loss)
-        subject.progress.advance(task)
-    subject.progress.finish(task)
+        analysis.progress.advance(task)
+    analysis.progress.finish(task)
     return keep, losses
 
 
-def _loss(subject: Subject, replay: Replay, keep: Mapping[str, np.ndarray]) -> float:
+def _loss(analysis: Analysis, replay: Replay, keep: Mapping[str, np.ndarray]) -> float:
     touched = {axis: mask for axis, mask in keep.items() if not mask.all()}
-    coupling = subject.coupling
-    return replay.loss(subject.selection, Plan(fingerprint(coupling.graph), touched, coupling.tensor_masks(touched)))
+    coupling = analysis.coupling
+    return replay.loss(analysis.selection, Plan(fingerprint(coupling.graph), touched, coupling.tensor_masks(touched)))
 
 
 METHODS.register("oracle")(

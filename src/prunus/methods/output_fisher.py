@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunus.analysis import Analysis
 from prunus.criteria.calibration import evaluating, inputs_of
 from prunus.criteria.labels import drawn_loss
 from prunus.criteria.programs import Programs
 from prunus.graph.ir import Node
 from prunus.graph.run import run
-from prunus.methods.subject import Subject
 
 _BATCH = 32
 
 
-def output_fisher(subject: Subject, dims: dict[str, int]) -> dict[str, Tensor]:
+def output_fisher(analysis: Analysis, dims: dict[str, int]) -> dict[str, Tensor]:
     """Return S of layers: for an error δ of a layer's output, KL(p_dense ‖ p) ≈ ½ tr(S·E[δδᵀ]).
 
     S = E_samples[Σ_positions ggᵀ], g = ∂ log p(y|x)/∂output with y drawn from the network's own p(y|x). Positions of
@@ -27,16 +27,16 @@ def output_fisher(subject: Subject, dims: dict[str, int]) -> dict[str, Tensor]:
     arXiv:1503.05671; Grosse and Martens, arXiv:1602.01407, for convolutions.
 
     Args:
-        subject: the network and its calibration data; targets only tell a regression.
+        analysis: the network and its calibration data; targets only tell a regression.
         dims: node name → which dim of its output holds the outputs.
 
     Shapes: → node name → (O, O), float64.
     """
-    programs = Programs(subject.model, subject.coupling)
+    programs = Programs(analysis.model, analysis.coupling)
     sums: dict[str, Tensor] = {}
     samples = 0
     with evaluating(programs.model):
-        for inputs, targets in inputs_of(subject.calibration.batches(_BATCH), programs.device):
+        for inputs, targets in inputs_of(analysis.calibration.batches(_BATCH), programs.device):
             coupling, flat = programs.of(inputs)
             found: dict[str, Tensor] = {}
 
@@ -45,7 +45,7 @@ def output_fisher(subject: Subject, dims: dict[str, int]) -> dict[str, Tensor]:
                     found[node.name] = result
 
             outputs = run(coupling.graph, programs.tensors, flat, observe=observe)
-            loss, _ = drawn_loss(outputs, flat, targets, subject.seed)
+            loss, _ = drawn_loss(outputs, flat, targets, analysis.seed)
             batch = flat[0].shape[0]
             samples += batch
             # The mean over the batch divided every sample's gradient by its size.

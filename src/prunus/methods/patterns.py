@@ -6,10 +6,12 @@ import math
 
 import torch
 
+from prunus.analysis import Analysis
+from prunus.budget import Limits
 from prunus.criteria import CRITERIA, Evidence
 from prunus.masks import contracted_dims, nm_masks, top_masks, window_masks
 from prunus.masks.window import Direction, Strip
-from prunus.methods.subject import Subject, method
+from prunus.methods.method import method
 from prunus.methods.weights import maskable, masked_plan, weights_to_keep
 from prunus.plans import Plan
 
@@ -19,7 +21,7 @@ GROUP = 8
 
 
 @method("window-strip", "weight", "keep the 1×8 strips of consecutive inputs with the largest mean |w|")
-def window_strip(subject: Subject, kept: float) -> Plan:
+def window_strip(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole strips of 8 consecutive inputs of one unit, at one kernel position.
 
     Source: Mao et al., "Exploring the Regularity of Sparse Structure in Convolutional Neural Networks",
@@ -28,11 +30,11 @@ def window_strip(subject: Subject, kept: float) -> Plan:
     Raises:
         BudgetError: what cannot be masked, with the best strip of every weight, exceeds the budget.
     """
-    return _strips(subject, kept, "input")
+    return _strips(analysis, limits, "input")
 
 
 @method("window-strip-column", "weight", "keep the 8×1 strips of consecutive units with the largest mean |w|")
-def window_strip_column(subject: Subject, kept: float) -> Plan:
+def window_strip_column(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole strips of one input of 8 consecutive units, at one kernel position.
 
     Source: Mao et al., "Exploring the Regularity of Sparse Structure in Convolutional Neural Networks",
@@ -41,19 +43,19 @@ def window_strip_column(subject: Subject, kept: float) -> Plan:
     Raises:
         BudgetError: what cannot be masked, with the best strip of every weight, exceeds the budget.
     """
-    return _strips(subject, kept, "unit")
+    return _strips(analysis, limits, "unit")
 
 
-def _strips(subject: Subject, kept: float, along: Direction) -> Plan:
-    weights = maskable(subject)
-    masks = window_masks(_magnitudes(subject, weights), Strip(STRIP, along),
-                         keep_count=weights_to_keep(subject, weights, kept),
-                         input_dims=contracted_dims(subject.model))  # fmt: skip
-    return masked_plan(subject, masks, "strip of low mean |w|")
+def _strips(analysis: Analysis, limits: Limits, along: Direction) -> Plan:
+    weights = maskable(analysis)
+    masks = window_masks(_magnitudes(analysis, weights), Strip(STRIP, along),
+                         keep_count=weights_to_keep(analysis, weights, limits),
+                         input_dims=contracted_dims(analysis.model))  # fmt: skip
+    return masked_plan(analysis, masks, "strip of low mean |w|")
 
 
 @method("n-of-eight", "weight", "keep at most n of every 8 consecutive inputs, n the least that the budget needs")
-def n_of_eight(subject: Subject, kept: float) -> Plan:
+def n_of_eight(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the n largest of 8 consecutive inputs, then as many of these as the budget allows: 4:8 at half.
 
     n = ⌈8 · share of the weights that may stay⌉. Norms and biases count too and short groups keep more, so the
@@ -64,17 +66,17 @@ def n_of_eight(subject: Subject, kept: float) -> Plan:
     Raises:
         BudgetError: the parameters that cannot be masked exceed the budget already.
     """
-    weights = maskable(subject)
-    count = weights_to_keep(subject, weights, kept)
+    weights = maskable(analysis)
+    count = weights_to_keep(analysis, weights, limits)
     n = max(1, math.ceil(GROUP * count / max(1, sum(w.numel() for w in weights.values()))))
-    scores = _magnitudes(subject, weights)
-    dims = {name: dim for name, dim in contracted_dims(subject.model).items() if name in weights}
+    scores = _magnitudes(analysis, weights)
+    dims = {name: dim for name, dim in contracted_dims(analysis.model).items() if name in weights}
     pattern = nm_masks(scores, n=n, m=GROUP, input_dims=dims)
     # Magnitudes are not negative: what the pattern forbids comes after everything that it allows.
     allowed = {name: torch.where(pattern[name], s, -torch.ones_like(s)) for name, s in scores.items()}
     reason = f"not of the {n} largest of {GROUP}, or of the smallest of all that these left"
-    return masked_plan(subject, top_masks(allowed, keep_count=count), reason)
+    return masked_plan(analysis, top_masks(allowed, keep_count=count), reason)
 
 
-def _magnitudes(subject: Subject, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return CRITERIA.get("magnitude")(Evidence(weights=weights, seed=subject.seed))
+def _magnitudes(analysis: Analysis, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return CRITERIA.get("magnitude")(Evidence(weights=weights, seed=analysis.seed))

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 
+from prunus.analysis import Analysis
+from prunus.budget import Limit
 from prunus.criteria import UnitEvidence
 from prunus.criteria.units import unit_magnitude
 from prunus.errors import PlanError
@@ -15,7 +17,6 @@ from prunus.graph.ir import TENSOR, Graph
 from prunus.graph.layout import atoms_of
 from prunus.graph.recorder import named_tensors
 from prunus.measurement.price import CostModel, cost_model
-from prunus.methods.subject import Subject
 from prunus.plans import Decision, Drop, Plan, fingerprint
 from prunus.surgery.literals import rewrite
 from prunus.tree import Branch, find_branches
@@ -28,36 +29,36 @@ SLACK = 0.03
 class Reduction:
     """The branches dropped so far, the program without them, and its price as a function of unit counts."""
 
-    subject: Subject
+    analysis: Analysis
     dropped: tuple[Branch, ...]
     graph: Graph
     cost: CostModel
 
     @staticmethod
-    def of(subject: Subject, branches: Iterable[Branch]) -> Reduction | None:
+    def of(analysis: Analysis, branches: Iterable[Branch]) -> Reduction | None:
         """Return the network without some branches; None where something still needed would be empty.
 
         Branches inside others of the set need no mention of their own.
         """
         given = tuple(branches)
-        bare = whole(subject)
+        bare = whole(analysis)
         if not given:
             return bare
         dropped = tuple(b for b in given if not any(other.holds(b) for other in given))
         bare = dataclasses.replace(bare, dropped=dropped)
         try:
-            graph = rewrite(subject.coupling, bare.keep, bare.drops)
+            graph = rewrite(analysis.coupling, bare.keep, bare.drops)
         except PlanError:
             return None
         names = {node.name for node in graph.nodes}
-        times = tuple(term for term in subject.cost.times if term.owner in names)
-        cost = dataclasses.replace(cost_model(subject.coupling, graph), times=times, fixed_fs=subject.cost.fixed_fs)
+        times = tuple(term for term in analysis.cost.times if term.owner in names)
+        cost = dataclasses.replace(cost_model(analysis.coupling, graph), times=times, fixed_fs=analysis.cost.fixed_fs)
         return dataclasses.replace(bare, graph=graph, cost=cost)
 
     @property
     def keep(self) -> dict[str, np.ndarray]:
         """The emptied axes of the dropped segments, as masks."""
-        axes = self.subject.coupling.axes
+        axes = self.analysis.coupling.axes
         return {name: np.zeros(axes[name].size, bool) for branch in self.dropped for name in branch.axes}
 
     @property
@@ -67,12 +68,12 @@ class Reduction:
 
     @property
     def spent(self) -> int:
-        """What is left of the subject's metric: parameters, bytes, MACs or femtoseconds."""
-        return self.subject.spent(self.cost.price(self.keep))
+        """What is left of the analysis's metric: parameters, bytes, MACs or femtoseconds."""
+        return self.analysis.spent(self.cost.price(self.keep))
 
     def without(self, branch: Branch) -> Reduction | None:
         """Return the network without one more branch; None where something still needed would be empty."""
-        return Reduction.of(self.subject, (*self.dropped, branch))
+        return Reduction.of(self.analysis, (*self.dropped, branch))
 
     def left(self, branches: Iterable[Branch]) -> list[Branch]:
         """Return the branches that can still be dropped alone: their joins are there, with another operand."""
@@ -87,7 +88,7 @@ class Reduction:
         settings: Mapping[str, object] | None = None,
     ) -> Plan:
         """Return the plan that drops these branches and keeps the given units; the price is exact."""
-        coupling = self.subject.coupling
+        coupling = self.analysis.coupling
         touched = {name: mask for name, mask in {**self.keep, **(keep or {})}.items() if not mask.all()}
         return Plan(
             fingerprint=fingerprint(coupling.graph),
@@ -95,62 +96,62 @@ class Reduction:
             keep=coupling.tensor_masks(touched),
             drops=self.drops,
             decisions=tuple(decisions),
-            before=self.subject.cost.price(),
+            before=self.analysis.cost.price(),
             after=self.cost.price(touched),
             settings=dict(settings or {}),
         )
 
 
-def droppable(subject: Subject) -> tuple[Branch, ...]:
+def droppable(analysis: Analysis) -> tuple[Branch, ...]:
     """Return the branches of a network, without those that hold a weight all of whose axes may not be cut."""
-    coupling = subject.coupling
+    coupling = analysis.coupling
 
     def is_held(tensor: str) -> bool:
         axes = {coupling.axis_of[a] for e in coupling.tensors[tensor] for a in atoms_of(e) if a in coupling.axis_of}
-        return len(coupling.tensors[tensor]) > 1 and bool(axes) and axes <= subject.held
+        return len(coupling.tensors[tensor]) > 1 and bool(axes) and axes <= analysis.held
 
-    branches: tuple[Branch, ...] = subject.remember("branches", lambda: find_branches(coupling))
+    branches: tuple[Branch, ...] = analysis.remember("branches", lambda: find_branches(coupling))
     return tuple(
-        b for b in branches if subject.held.isdisjoint(b.axes) and not any(is_held(name) for name in b.tensors)
+        b for b in branches if analysis.held.isdisjoint(b.axes) and not any(is_held(name) for name in b.tensors)
     )
 
 
-def savings(subject: Subject, branches: Iterable[Branch]) -> dict[str, int]:
-    """Return branch id → what dropping it alone saves of the subject's metric."""
-    if subject.metric == "params":
+def savings(analysis: Analysis, branches: Iterable[Branch]) -> dict[str, int]:
+    """Return branch id → what dropping it alone saves of the analysis's metric."""
+    if analysis.metric == "params":
         return {branch.id: branch.params for branch in branches}
-    start = whole(subject)
+    start = whole(analysis)
 
     def saved(branch: Branch) -> int:
         left = start.without(branch)
         return 0 if left is None else start.spent - left.spent
 
-    known: dict[str, int] = subject.remember(f"savings:{subject.metric}", dict)
+    known: dict[str, int] = analysis.remember(f"savings:{analysis.metric}", dict)
     for branch in branches:
         if branch.id not in known:
             known[branch.id] = saved(branch)
     return known
 
 
-def tensors_of(subject: Subject) -> dict[str, torch.Tensor]:
+def tensors_of(analysis: Analysis) -> dict[str, torch.Tensor]:
     """Return the model's parameters and buffers by the names of its graph, detached."""
-    named = named_tensors(subject.model)
-    return {name: named[name].detach() for name, i in subject.coupling.graph.tensors.items() if i.kind != "constant"}
+    named = named_tensors(analysis.model)
+    return {name: named[name].detach() for name, i in analysis.coupling.graph.tensors.items() if i.kind != "constant"}
 
 
-def whole(subject: Subject) -> Reduction:
+def whole(analysis: Analysis) -> Reduction:
     """Return the reduction that drops nothing."""
-    return Reduction(subject, (), subject.coupling.graph, subject.cost)
+    return Reduction(analysis, (), analysis.coupling.graph, analysis.cost)
 
 
-def trimmed(reduction: Reduction, kept: float, reasons: Mapping[str, str], *, method: str) -> Plan:
+def trimmed(reduction: Reduction, limit: Limit, reasons: Mapping[str, str], *, method: str) -> Plan:
     """Return the plan of a reduction, with units trimmed where it is still above the budget.
 
     Every axis gives the same share of its units, those whose weights have the least norm (`unit_magnitude`).
 
     Args:
         reduction: the branches that go.
-        kept: share of the metric that may stay.
+        limit: what may stay of the metric.
         reasons: branch id → why it goes.
         method: noted in the plan's settings.
 
@@ -159,10 +160,9 @@ def trimmed(reduction: Reduction, kept: float, reasons: Mapping[str, str], *, me
     """
     decisions = [Decision(b.id, "structure", b.params, b.params, reasons[b.id]) for b in reduction.dropped]
     keep: dict[str, np.ndarray] = {}
-    limit = reduction.subject.limit(kept)
     over = reduction.spent - limit.value
     if over > 0:
-        keep = reduction.subject.fit(_norms(reduction), limit, cost=reduction.cost, base=reduction.keep)
+        keep = reduction.analysis.fit(_norms(reduction), limit, cost=reduction.cost, base=reduction.keep)
         reason = (
             f"lowest filter norm; {limit.metric} {limit.shown(over)} remained above the budget when no branch fitted "
             "any more"
@@ -172,16 +172,16 @@ def trimmed(reduction: Reduction, kept: float, reasons: Mapping[str, str], *, me
             for axis, mask in keep.items()
             if not mask.all() and axis not in reduction.keep
         ]
-    return reduction.as_plan(keep, decisions, {"method": method, "kept": kept})
+    return reduction.as_plan(keep, decisions, {"method": method})
 
 
 def _norms(reduction: Reduction) -> dict[str, np.ndarray]:
     """Score the units of the axes that still lie on some parameter, by what is left of their weights."""
-    coupling = reduction.subject.coupling
+    coupling = reduction.analysis.coupling
     present = {node.tensor for node in reduction.graph.nodes if node.op == TENSOR}
     weights = {
         name: value if name in present else torch.zeros_like(value)
-        for name, value in tensors_of(reduction.subject).items()
+        for name, value in tensors_of(reduction.analysis).items()
         if coupling.graph.tensors[name].kind == "parameter"
     }
     live = {
@@ -194,6 +194,6 @@ def _norms(reduction: Reduction) -> dict[str, np.ndarray]:
     scores = unit_magnitude(UnitEvidence(coupling, weights))
     return {
         axis: scores[axis].numpy()
-        for axis in reduction.subject.free_axes()
+        for axis in reduction.analysis.free_axes()
         if axis in live and axis not in reduction.keep
     }

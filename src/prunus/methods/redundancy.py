@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from prunus.analysis import Analysis
+from prunus.budget import Limits
 from prunus.methods.masked_copy import live_axes
+from prunus.methods.method import method
 from prunus.methods.reduction import SLACK, Reduction, droppable, tensors_of, whole
 from prunus.methods.replay import Replay
 from prunus.methods.similarity import Alignment, distinctness, unit_gram
-from prunus.methods.subject import Subject, method
 from prunus.plans import Decision, Plan
 from prunus.tree import Branch
 
@@ -19,7 +21,7 @@ ALIKE = 0.9
 
 
 @method("redundancy", "structure", "drop blocks whose outputs align with a sibling's, then units like another")
-def redundancy(subject: Subject, kept: float) -> Plan:
+def redundancy(analysis: Analysis, limits: Limits) -> Plan:
     """Remove what another part of the network does too, the most redundant first.
 
     Blocks first: of two branches of the same form whose outputs on calibration data have linear CKA ≥ 0.9
@@ -31,44 +33,44 @@ def redundancy(subject: Subject, kept: float) -> Plan:
     arXiv:1905.00414.
 
     Args:
-        subject: the network.
-        kept: share of the metric that may stay.
+        analysis: the network.
+        limits: what may stay of the analysis's metric.
 
     Raises:
         BudgetError: out of reach even with one unit an axis.
     """
-    limit = subject.limit(kept)
-    reduction, reasons = without_twins(subject, limit.value)
+    limit = limits[0]
+    reduction, reasons = without_twins(analysis, limit.value)
     decisions = [Decision(b.id, "structure", b.params, b.params, reasons[b.id]) for b in reduction.dropped]
     keep: dict[str, np.ndarray] = {}
     if reduction.spent > limit.value:
         scores = _distinctness(reduction)
-        keep = subject.fit(scores, limit, cost=reduction.cost, allocator="isomorphic", base=reduction.keep)
+        keep = analysis.fit(scores, limit, cost=reduction.cost, allocator="isomorphic", base=reduction.keep)
         decisions += [
             Decision(axis, "unit", int((~mask).sum()), len(mask), _reason(scores[axis][~mask]))
             for axis, mask in keep.items()
             if axis in scores and not mask.all()
         ]
-    return reduction.as_plan(keep, decisions, {"method": "redundancy", "kept": kept})
+    return reduction.as_plan(keep, decisions, {"method": "redundancy"})
 
 
-def without_twins(subject: Subject, limit: int, alike: float = ALIKE) -> tuple[Reduction, dict[str, str]]:
+def without_twins(analysis: Analysis, limit: int, alike: float = ALIKE) -> tuple[Reduction, dict[str, str]]:
     """Drop branches that align with a sibling that stays, most aligned first, while more than ``limit`` is left.
 
     Args:
-        subject: the network.
+        analysis: the network.
         limit: how much of the metric may stay; a branch that would leave clearly less stays.
         alike: least linear CKA of twins.
 
     Returns:
         What is left, and branch id → why it went.
     """
-    branches = {branch.id: branch for branch in droppable(subject)}
-    pairs = _siblings(subject, list(branches.values()))
-    reduction, reasons = whole(subject), dict[str, str]()
+    branches = {branch.id: branch for branch in droppable(analysis)}
+    pairs = _siblings(analysis, list(branches.values()))
+    reduction, reasons = whole(analysis), dict[str, str]()
     if not pairs or reduction.spent <= limit:
         return reduction, reasons
-    aligned = _aligned(subject, {name: branches[name] for pair in pairs for name in pair})
+    aligned = _aligned(analysis, {name: branches[name] for pair in pairs for name in pair})
     found = sorted(((aligned.cka(*pair), *pair) for pair in pairs), key=lambda item: (-item[0], item[1:]))
     for cka, *pair in found:
         there = [branch for branch in reduction.left(branches.values()) if branch.id in pair]
@@ -82,9 +84,9 @@ def without_twins(subject: Subject, limit: int, alike: float = ALIKE) -> tuple[R
     return reduction, reasons
 
 
-def _siblings(subject: Subject, branches: Sequence[Branch]) -> list[tuple[str, str]]:
+def _siblings(analysis: Analysis, branches: Sequence[Branch]) -> list[tuple[str, str]]:
     """Return the pairs of branches with outputs and parameters of the same shapes, neither inside the other."""
-    graph = subject.coupling.graph
+    graph = analysis.coupling.graph
 
     def form(branch: Branch) -> object:
         shapes = sorted(graph.tensors[name].shape for name in branch.tensors)
@@ -98,17 +100,17 @@ def _siblings(subject: Subject, branches: Sequence[Branch]) -> list[tuple[str, s
     ]
 
 
-def _aligned(subject: Subject, branches: dict[str, Branch]) -> Alignment:
+def _aligned(analysis: Analysis, branches: dict[str, Branch]) -> Alignment:
     alignment = Alignment()
-    for values in Replay(subject).values(subject.calibration, {branch.value for branch in branches.values()}):
+    for values in Replay(analysis).values(analysis.calibration, {branch.value for branch in branches.values()}):
         alignment.add({name: values[branch.value] for name, branch in branches.items()})
     return alignment
 
 
 def _distinctness(reduction: Reduction) -> dict[str, np.ndarray]:
-    coupling = reduction.subject.coupling
+    coupling = reduction.analysis.coupling
     present = {node.tensor for node in reduction.graph.nodes if node.tensor}
-    weights = {name: value for name, value in tensors_of(reduction.subject).items()
+    weights = {name: value for name, value in tensors_of(reduction.analysis).items()
                if name in present and coupling.graph.tensors[name].kind == "parameter"}  # fmt: skip
     return {axis: distinctness(unit_gram(coupling, coupling.axes[axis], weights)) for axis in live_axes(reduction)}
 

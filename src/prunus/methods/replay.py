@@ -6,56 +6,52 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
+from prunus.analysis import BATCH, Analysis
 from prunus.criteria.calibration import pairs
-from prunus.errors import DataError
-from prunus.graph.capture import capture, split_inputs
-from prunus.graph.coupling import Coupling, couple
-from prunus.graph.ir import Graph, Node, Ref
+from prunus.graph.capture import split_inputs
+from prunus.graph.coupling import Coupling
+from prunus.graph.ir import Node, Ref
+from prunus.graph.programs import ProgramsByShape, ops_of
 from prunus.graph.run import flat_inputs, run
 from prunus.measurement.batches import DataSource
 from prunus.methods.reduction import tensors_of
-from prunus.methods.subject import BATCH, Subject
 from prunus.plans import Plan
 from prunus.surgery.verify import masked_tensors, reference_overrides
 
-Shapes = tuple[tuple[int, ...], ...]
-
 
 class Replay:
-    """The program of a subject, run on batches of any size without cutting anything.
+    """The program of a analysis, run on batches of any size without cutting anything.
 
     Removed units are zero, dropped operands bypassed, and averages see kept positions only: what the cut network
     computes, for the price of a forward pass.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self._tensors = tensors_of(subject) | dict(subject.coupling.graph.constants)
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        self._tensors = tensors_of(analysis) | dict(analysis.coupling.graph.constants)
         self._device = next((t.device for t in self._tensors.values()), torch.device("cpu"))
-        graph = subject.coupling.graph
-        self._programs: dict[Shapes, Coupling] = {tuple(graph.node(n).shape for n in graph.inputs): subject.coupling}
+        self._programs = ProgramsByShape(analysis.model, analysis.coupling, {"ops": ops_of}, made=lambda local: local)
 
     def loss(self, data: DataSource, plan: Plan, samples: int | None = None) -> float:
         """Return the mean loss over a split of the network that a plan leaves, without recovery.
 
         Args:
             data: the split.
-            plan: made for the subject; units, branches and weights that it removes count as gone.
+            plan: made for the analysis; units, branches and weights that it removes count as gone.
             samples: look at no more batches once so many were seen; None looks at all.
 
         Raises:
             DataError: no batches, or batches of another program than the captured one.
         """
-        masked = masked_tensors(self._tensors, self.subject.coupling, plan)
+        masked = masked_tensors(self._tensors, self.analysis.coupling, plan)
         total = count = 0.0
         for coupling, inputs, targets in self._batches(data):
             with torch.no_grad():
                 outputs = run(coupling.graph, masked | dict(coupling.graph.constants), inputs,
                               override=reference_overrides(coupling, plan))  # fmt: skip
-                total += float(self.subject.loss(outputs, targets)) * len(inputs[0])
+                total += float(self.analysis.loss(outputs, targets)) * len(inputs[0])
             count += len(inputs[0])
             if samples is not None and count >= samples:
                 break
@@ -84,23 +80,5 @@ class Replay:
 
     def _batches(self, data: DataSource) -> Iterator[tuple[Coupling, list[Tensor], Any]]:
         for inputs, targets in pairs(data.batches(BATCH), self._device):
-            coupling = self._program(inputs)
+            coupling = self._programs.of(inputs)
             yield coupling, flat_inputs(coupling.graph, *split_inputs(inputs)), targets
-
-    def _program(self, inputs: Any) -> Coupling:
-        """Return the program for inputs of these shapes: literals such as view sizes belong to one batch shape."""
-        leaves = pytree.tree_leaves(split_inputs(inputs))
-        shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
-        if shapes not in self._programs:
-            local = couple(capture(self.subject.model, inputs))
-            if _steps(local.graph) != _steps(self.subject.coupling.graph):
-                raise DataError(
-                    f"a batch of shapes {list(shapes)} runs through another program than the captured one; allowed is "
-                    "what runs the same ops. Capture with an example of the shapes of a batch."
-                )
-            self._programs[shapes] = local
-        return self._programs[shapes]
-
-
-def _steps(graph: Graph) -> list[tuple[str, str]]:
-    return [(node.name, node.op) for node in graph.nodes]

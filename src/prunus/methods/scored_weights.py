@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from prunus.analysis import Analysis
+from prunus.budget import Limits
 from prunus.criteria import CriterionLike, Evidence, weight_criterion_of
 from prunus.masks import relative_masks, top_masks
-from prunus.methods.subject import Subject, method
+from prunus.methods.method import method
 from prunus.methods.weights import gradient_evidence, maskable, masked_plan, weights_to_keep
 from prunus.plans import Plan
 
 
 def ranked_plan(
-    subject: Subject, kept: float, criterion: CriterionLike, reason: str, *, gradients: bool = False
+    analysis: Analysis, limits: Limits, criterion: CriterionLike, reason: str, *, gradients: bool = False
 ) -> Plan:
     """Keep the weights of highest score by a weight criterion, in one ranking; every tensor keeps its best.
 
     Args:
-        subject: the network and its data.
-        kept: share of the subject's metric that stays.
+        analysis: the network and its data.
+        limits: what may stay of the analysis's metric.
         criterion: a name in `prunus.criteria.CRITERIA`, or a function (name, weight) → scores.
         reason: for the plan's decisions.
         gradients: whether it reads E[g] on calibration data.
@@ -24,52 +26,52 @@ def ranked_plan(
     Raises:
         BudgetError: what cannot be masked exceeds the budget already.
     """
-    weights = maskable(subject)
-    count, grad = weights_to_keep(subject, weights, kept), None
+    weights = maskable(analysis)
+    count, grad = weights_to_keep(analysis, weights, limits), None
     if gradients:
-        measured = gradient_evidence(subject).grad or {}
+        measured = gradient_evidence(analysis).grad or {}
         grad = {name: measured[name] for name in weights}
-    scores = weight_criterion_of(criterion)(Evidence(weights=weights, grad=grad, seed=subject.seed))
-    return masked_plan(subject, top_masks(scores, keep_count=count), reason)
+    scores = weight_criterion_of(criterion)(Evidence(weights=weights, grad=grad, seed=analysis.seed))
+    return masked_plan(analysis, top_masks(scores, keep_count=count), reason)
 
 
 @method("relative-std-threshold", "weight", "keep |w| > τ·std(W) of its tensor, one τ for the network")
-def relative_std_threshold(subject: Subject, kept: float) -> Plan:
+def relative_std_threshold(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the weights above a threshold relative to the spread of each tensor.
 
     Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", arXiv:1506.02626.
     """
-    weights = maskable(subject)
-    masks = relative_masks(weights, scale="std", keep_count=weights_to_keep(subject, weights, kept))
-    return masked_plan(subject, masks, "|w| / std(W) at or below the threshold")
+    weights = maskable(analysis)
+    masks = relative_masks(weights, scale="std", keep_count=weights_to_keep(analysis, weights, limits))
+    return masked_plan(analysis, masks, "|w| / std(W) at or below the threshold")
 
 
 @method("lamp", "weight", "keep exactly the n weights of highest w² / Σ of those of their tensor at least as large")
-def lamp(subject: Subject, kept: float) -> Plan:
+def lamp(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the top n by LAMP scores.
 
     Source: Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", arXiv:2010.07611.
     """
-    return ranked_plan(subject, kept, "lamp", "low share of the energy of its tensor that would be left")
+    return ranked_plan(analysis, limits, "lamp", "low share of the energy of its tensor that would be left")
 
 
 @method("snip", "weight", "keep exactly the n weights of highest |w·E[g]|")
-def snip(subject: Subject, kept: float) -> Plan:
+def snip(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the top n by connection sensitivity, on the trained network; Taylor's (w·E[g])² ranks the same.
 
     Source: Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity", arXiv:1810.02340.
     """
-    return ranked_plan(subject, kept, "snip", "low |w·E[g]|", gradients=True)
+    return ranked_plan(analysis, limits, "snip", "low |w·E[g]|", gradients=True)
 
 
 @method("random-weights", "weight", "keep n weights drawn from the seed")
-def random_weights(subject: Subject, kept: float) -> Plan:
+def random_weights(analysis: Analysis, limits: Limits) -> Plan:
     """Keep weights drawn from the seed: what a weight criterion must beat.
 
     Source: own; a strong baseline: Mittal et al., "Recovering from Random Pruning: On the Plasticity of Deep
     Convolutional Neural Networks", arXiv:1801.10447.
     """
-    return ranked_plan(subject, kept, "random", "drawn")
+    return ranked_plan(analysis, limits, "random", "drawn")
 
 
 __all__ = ["ranked_plan"]

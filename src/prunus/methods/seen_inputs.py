@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prunus.analysis import Analysis
 from prunus.graph.coupling import Axis, Coupling
 from prunus.graph.ir import refs_in
 from prunus.graph.recorder import named_tensors
 from prunus.graph.rules.flow import base_name
-from prunus.methods.subject import Subject
-from prunus.repair import Moments, Site, walk
+from prunus.methods.unlabelled import unlabelled
+from prunus.repairs import Moments, Site, walk
 from prunus.solvers import Consumer
 
 
@@ -44,25 +45,25 @@ class Reader:
     consumers: tuple[Consumer, ...]
 
 
-def seen_inputs(subject: Subject) -> dict[str, Seen]:
-    """Return node name → layer, in the order of the program; measured once a subject."""
+def seen_inputs(analysis: Analysis) -> dict[str, Seen]:
+    """Return node name → layer, in the order of the program; measured once an analysis."""
 
     def measure() -> dict[str, Seen]:
-        graph = subject.coupling.graph
+        graph = analysis.coupling.graph
         normed = {r.node for n in graph.nodes if base_name(n.op) == "batch_norm" for r in refs_in(n.args)}
         found: dict[str, Seen] = {}
 
         def note(site: Site, moments: Moments) -> None:
             found[site.node] = Seen(site, moments, bool(site.bias) or site.node in normed)
 
-        walk(subject.model, subject.coupling, None, subject.calibration, note, seed=subject.seed)
+        walk(analysis.model, analysis.coupling, None, unlabelled(analysis), note, seed=analysis.seed)
         return found
 
-    layers: dict[str, Seen] = subject.remember("seen inputs", measure)
+    layers: dict[str, Seen] = analysis.remember("seen inputs", measure)
     return layers
 
 
-def readers_of(subject: Subject, axis: Axis, outputs: Mapping[str, Tensor] | None = None) -> list[Reader]:
+def readers_of(analysis: Analysis, axis: Axis, outputs: Mapping[str, Tensor] | None = None) -> list[Reader]:
     """Return the layers that read the units of an axis.
 
     A layer reads an axis if the axis lies on its weight's inputs; so a depthwise convolution does not, it loses its
@@ -70,14 +71,14 @@ def readers_of(subject: Subject, axis: Axis, outputs: Mapping[str, Tensor] | Non
     says how much each output counts.
 
     Args:
-        subject: the network and its data.
+        analysis: the network and its data.
         axis: whose units.
         outputs: node name → S of `prunus.methods.output_fisher`.
     """
-    weights = named_tensors(subject.model)
+    weights = named_tensors(analysis.model)
     found = []
-    for node, seen in seen_inputs(subject).items():
-        unit = units_of_inputs(subject.coupling, axis, seen.site)
+    for node, seen in seen_inputs(analysis).items():
+        unit = units_of_inputs(analysis.coupling, axis, seen.site)
         if unit is None:
             continue
         matrix = seen.site.matrix(weights[seen.site.tensor].detach().cpu().double())

@@ -8,20 +8,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from prunus.analysis import Analysis
+from prunus.budget import Limits
 from prunus.budget.owl import owl_counts
 from prunus.budget.weights import WEIGHT_ALLOCATORS
 from prunus.graph.recorder import named_tensors
 from prunus.masks import contracted_dims, nm_masks
 from prunus.methods.seen_inputs import seen_inputs
-from prunus.methods.subject import Subject
 from prunus.methods.weights import maskable, masked_plan, weights_to_keep
 from prunus.plans import Plan
-from prunus.repair import Moments, Site, walk
+from prunus.repairs import Moments, Site, walk
 from prunus.solvers import NofM, Pruned, wanda_scores
 
 Solver = Callable[[Tensor, Tensor, int], Pruned]
-Shares = Callable[[Subject, Mapping[str, Tensor], int], Mapping[str, int]]
-"""(subject, weights that may be masked, how many stay) → how many of each."""
+Shares = Callable[[Analysis, Mapping[str, Tensor], int], Mapping[str, int]]
+"""(analysis, weights that may be masked, how many stay) → how many of each."""
 
 ALLOCATOR = "lamp"
 """Who gets how many weights. The papers give every layer the same share; measured on ``glyphs`` with ALPS and refitted
@@ -96,15 +97,15 @@ class Layers:
                 found[name] = mask.reshape(weight.shape)
         return found
 
-    def solve(self, subject: Subject) -> Layers:
+    def solve(self, analysis: Analysis) -> Layers:
         """Walk through the network and fill the masks."""
-        walk(subject.model, subject.coupling, None, subject.calibration, self, seed=subject.seed)
+        walk(analysis.model, analysis.coupling, None, analysis.calibration, self, seed=analysis.seed)
         return self
 
 
 def solved_plan(
-    subject: Subject,
-    kept: float,
+    analysis: Analysis,
+    limits: Limits,
     solver: Solver,
     reason: str,
     pattern: NofM | None = None,
@@ -115,8 +116,8 @@ def solved_plan(
     The plan carries the masks alone: the repair of a plan solves for the weights on them.
 
     Args:
-        subject: the network and its data.
-        kept: share of the subject's metric that stays.
+        analysis: the network and its data.
+        limits: what may stay of the analysis's metric.
         solver: (weight, moment, how many stay) → mask and weights.
         reason: for the plan's decisions.
         pattern: where an N:M pattern says how many stay.
@@ -125,28 +126,28 @@ def solved_plan(
     Raises:
         BudgetError: what cannot be masked exceeds the budget already.
     """
-    weights = maskable(subject)
-    count = weights_to_keep(subject, weights, kept) if pattern is None else 0
-    counts = (shares or lamp_shares)(subject, weights, count)
-    layers = Layers(solver, counts, as_they_are(subject, weights), pattern, turned=pattern is not None).solve(subject)
-    return masked_plan(subject, layers.rest(contracted_dims(subject.model)), reason)
+    weights = maskable(analysis)
+    count = weights_to_keep(analysis, weights, limits) if pattern is None else 0
+    counts = (shares or lamp_shares)(analysis, weights, count)
+    layers = Layers(solver, counts, as_they_are(analysis, weights), pattern, turned=pattern is not None).solve(analysis)
+    return masked_plan(analysis, layers.rest(contracted_dims(analysis.model)), reason)
 
 
-def as_they_are(subject: Subject, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def as_they_are(analysis: Analysis, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the named weights of the network, detached and on their device."""
-    named = named_tensors(subject.model)
+    named = named_tensors(analysis.model)
     return {name: named[name].detach() for name in weights}
 
 
-def lamp_shares(subject: Subject, weights: Mapping[str, Tensor], count: int) -> dict[str, int]:
+def lamp_shares(analysis: Analysis, weights: Mapping[str, Tensor], count: int) -> dict[str, int]:
     """Say how many weights each layer keeps by LAMP: at least one."""
     scores = {n: w.abs().double().cpu().numpy() for n, w in weights.items()}
     return with_one_each(WEIGHT_ALLOCATORS.get(ALLOCATOR)(scores, count), count)
 
 
-def owl_shares(subject: Subject, weights: Mapping[str, Tensor], count: int) -> dict[str, int]:
+def owl_shares(analysis: Analysis, weights: Mapping[str, Tensor], count: int) -> dict[str, int]:
     """Say how many weights each layer keeps by its outliers: at least one."""
-    scores = {n: a.double().cpu().numpy() for n, a in read_weights(subject, weights).items()}
+    scores = {n: a.double().cpu().numpy() for n, a in read_weights(analysis, weights).items()}
     return with_one_each(owl_counts(scores, count), count)
 
 
@@ -159,12 +160,12 @@ def with_one_each(counts: Mapping[str, int], count: int) -> dict[str, int]:
     return found
 
 
-def read_weights(subject: Subject, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_weights(analysis: Analysis, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return |w|·‖x‖₂ of every weight in the dense network, |w| where no layer problem tells x; up to a layer's factor.
 
     Shapes: those of the weights.
     """
-    sites = {seen.site.tensor: seen for seen in seen_inputs(subject).values()}
+    sites = {seen.site.tensor: seen for seen in seen_inputs(analysis).values()}
     found = {name: weight.abs() for name, weight in weights.items()}
     for name in found.keys() & sites.keys():
         seen = sites[name]

@@ -9,15 +9,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from prunus.analysis import Analysis
+from prunus.budget import Limits
 from prunus.criteria.lamp import lamp_scores
 from prunus.masks import Tile, contracted_dims
 from prunus.masks.window import Strip, Window
+from prunus.methods.method import method
 from prunus.methods.solved_layers import Layers, as_they_are, lamp_shares
-from prunus.methods.subject import Subject, method
 from prunus.methods.weights import maskable, masked_plan, weights_to_keep
 from prunus.methods.windows_left import best_windows, completed, room_for_one
 from prunus.plans import Plan
-from prunus.repair import Site
+from prunus.repairs import Site
 from prunus.solvers import Pattern, Pruned, Tiles, alps, exact_obs, sparsegpt
 
 STEPS = 32
@@ -69,7 +71,7 @@ TILES = Windows(Tiles(4, 4), False, Tile(4, 4))
 """What block-sparse kernels multiply as one."""
 
 
-def windowed_plan(subject: Subject, kept: float, solver: _Solver, windows: Windows, reason: str) -> Plan:
+def windowed_plan(analysis: Analysis, limits: Limits, solver: _Solver, windows: Windows, reason: str) -> Plan:
     """Mask whole windows of every layer by a solver, LAMP's share of each; a layer sees the pruned layers before it.
 
     Layers that no problem covers, and groups too narrow for a window, keep the windows of largest mean |w|. What whole
@@ -79,12 +81,12 @@ def windowed_plan(subject: Subject, kept: float, solver: _Solver, windows: Windo
     Raises:
         BudgetError: what cannot be masked, with one window of every weight, exceeds the budget.
     """
-    weights = maskable(subject)
-    count, sizes = weights_to_keep(subject, weights, kept), {name: w.numel() for name, w in weights.items()}
-    counts = room_for_one(lamp_shares(subject, weights, count), sizes, windows.area)
-    layers = Layers(partial(solver, pattern=windows.tile), counts, as_they_are(subject, weights),
-                    turned=windows.turned, least=windows.area).solve(subject)  # fmt: skip
-    dims = contracted_dims(subject.model)
+    weights = maskable(analysis)
+    count, sizes = weights_to_keep(analysis, weights, limits), {name: w.numel() for name, w in weights.items()}
+    counts = room_for_one(lamp_shares(analysis, weights, count), sizes, windows.area)
+    layers = Layers(partial(solver, pattern=windows.tile), counts, as_they_are(analysis, weights),
+                    turned=windows.turned, least=windows.area).solve(analysis)  # fmt: skip
+    dims = contracted_dims(analysis.model)
     masks, numbers, scores = {}, {}, {}
     for name, weight in weights.items():
         scores[name] = torch.from_numpy(lamp_scores(weight.double().cpu().numpy()))
@@ -96,7 +98,7 @@ def windowed_plan(subject: Subject, kept: float, solver: _Solver, windows: Windo
             dim = dims.get(name, 1)
             numbers[name] = windows.elsewhere.labels(tuple(weight.movedim(dim, 1).shape)).movedim(1, dim)
             masks[name] = best_windows(weight.abs(), numbers[name], counts[name])
-    return masked_plan(subject, completed(masks, numbers, scores, count), reason)
+    return masked_plan(analysis, completed(masks, numbers, scores, count), reason)
 
 
 def _sparsegpt(weight: Tensor, moment: Tensor, count: int, *, pattern: Tiles) -> Pruned:
@@ -116,7 +118,7 @@ def _exact(weight: Tensor, moment: Tensor, count: int, *, pattern: Tiles) -> Pru
 
 
 @method("sparsegpt-window", "weight", "1×8 strips of a row by SparseGPT: columns in turn, errors passed on")
-def sparse_gpt_windows(subject: Subject, kept: float) -> Plan:
+def sparse_gpt_windows(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole strips of 8 inputs by SparseGPT.
 
     Source: Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
@@ -125,11 +127,11 @@ def sparse_gpt_windows(subject: Subject, kept: float) -> Plan:
     Raises:
         BudgetError: one strip of every weight exceeds the budget.
     """
-    return windowed_plan(subject, kept, _sparsegpt, STRIPS, "strip of low ‖w·U⁻¹‖² in its block of columns")
+    return windowed_plan(analysis, limits, _sparsegpt, STRIPS, "strip of low ‖w·U⁻¹‖² in its block of columns")
 
 
 @method("alps-window", "weight", "1×8 strips of a row by alternating directions (ADMM)")
-def alps_windows(subject: Subject, kept: float) -> Plan:
+def alps_windows(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole strips of 8 inputs by ALPS.
 
     Source: Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning", arXiv:2406.07831; the
@@ -138,11 +140,11 @@ def alps_windows(subject: Subject, kept: float) -> Plan:
     Raises:
         BudgetError: one strip of every weight exceeds the budget.
     """
-    return windowed_plan(subject, kept, _alps, STRIPS, "strip off the support that alternating directions found")
+    return windowed_plan(analysis, limits, _alps, STRIPS, "strip off the support that alternating directions found")
 
 
 @method("exact-obs-window", "weight", "each row loses its 1×8 strips one by one with an inverse of its own")
-def exact_windows(subject: Subject, kept: float) -> Plan:
+def exact_windows(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole strips of 8 inputs by ExactOBS in groups.
 
     Source: Frantar, Singh and Alistarh, "Optimal Brain Compression", arXiv:2208.11580; the windows: Mao et al.,
@@ -151,11 +153,11 @@ def exact_windows(subject: Subject, kept: float) -> Plan:
     Raises:
         BudgetError: one strip of every weight exceeds the budget.
     """
-    return windowed_plan(subject, kept, _exact, STRIPS, "the rest of its row makes up for the strip best")
+    return windowed_plan(analysis, limits, _exact, STRIPS, "the rest of its row makes up for the strip best")
 
 
 @method("sparsegpt-tile", "weight", "4×4 tiles by SparseGPT: columns in turn, errors passed on")
-def sparse_gpt_tiles(subject: Subject, kept: float) -> Plan:
+def sparse_gpt_tiles(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole 4×4 tiles by SparseGPT.
 
     Source: Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
@@ -164,11 +166,11 @@ def sparse_gpt_tiles(subject: Subject, kept: float) -> Plan:
     Raises:
         BudgetError: one tile of every weight exceeds the budget.
     """
-    return windowed_plan(subject, kept, _sparsegpt, TILES, "tile of low ‖W·U⁻¹‖² in its block of columns")
+    return windowed_plan(analysis, limits, _sparsegpt, TILES, "tile of low ‖W·U⁻¹‖² in its block of columns")
 
 
 @method("alps-tile", "weight", "4×4 tiles by alternating directions (ADMM)")
-def alps_tiles(subject: Subject, kept: float) -> Plan:
+def alps_tiles(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole 4×4 tiles by ALPS.
 
     Source: Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning", arXiv:2406.07831; the tiles:
@@ -177,11 +179,11 @@ def alps_tiles(subject: Subject, kept: float) -> Plan:
     Raises:
         BudgetError: one tile of every weight exceeds the budget.
     """
-    return windowed_plan(subject, kept, _alps, TILES, "tile off the support that alternating directions found")
+    return windowed_plan(analysis, limits, _alps, TILES, "tile off the support that alternating directions found")
 
 
 @method("exact-obs-tile", "weight", "each band of 4 rows loses its 4×4 tiles one by one with an inverse of its own")
-def exact_tiles(subject: Subject, kept: float) -> Plan:
+def exact_tiles(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole 4×4 tiles by ExactOBS in groups.
 
     Source: Frantar, Singh and Alistarh, "Optimal Brain Compression", arXiv:2208.11580; the tiles: Narang et al.,
@@ -190,7 +192,7 @@ def exact_tiles(subject: Subject, kept: float) -> Plan:
     Raises:
         BudgetError: one tile of every weight exceeds the budget.
     """
-    return windowed_plan(subject, kept, _exact, TILES, "the rest of its rows makes up for the tile best")
+    return windowed_plan(analysis, limits, _exact, TILES, "the rest of its rows makes up for the tile best")
 
 
 __all__ = ["STRIPS", "TILES", "Windows", "windowed_plan"]

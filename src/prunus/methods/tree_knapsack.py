@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from prunus.budget import Limit
+from prunus.analysis import Analysis
+from prunus.budget import Limit, Limits
 from prunus.budget.knapsack_tree import solve_tree
 from prunus.budget.limits import LATENCY
 from prunus.criteria import damage_curves
 from prunus.errors import BudgetError
 from prunus.methods.gates import Gates
 from prunus.methods.masked_copy import live_axes
+from prunus.methods.method import method
 from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import SLACK, Reduction, droppable, whole
-from prunus.methods.subject import Subject, method
 from prunus.methods.true_loss import selection_loss
 from prunus.plans import Decision, Plan
 from prunus.tree import Branch, grow_tree
@@ -27,7 +28,7 @@ _RATES = (0.01, 0.025, 0.06, 0.16, 0.4, 1.0)
 
 
 @method("tree-knapsack", "hierarchical", "blocks and units from one knapsack over the tree, settled by the true loss")
-def tree_knapsack(subject: Subject, kept: float) -> Plan:
+def tree_knapsack(analysis: Analysis, limits: Limits) -> Plan:
     """Choose blocks to drop and widths to keep with a knapsack over the tree.
 
     Units are worth their sensitivity, blocks their gate importance; no measurement says what one is worth in the other,
@@ -41,61 +42,66 @@ def tree_knapsack(subject: Subject, kept: float) -> Plan:
     Raises:
         BudgetError: no set of blocks leaves a network that fits.
     """
-    candidates = list(_proposals(subject, kept))
+    candidates = list(_proposals(analysis, analysis.kept(limits[0])))
     best: tuple[float, Plan] | None = None
-    subject.progress.start("tree knapsack", len(candidates))
+    analysis.progress.start("tree knapsack", len(candidates))
     for reduction, rate in candidates:
-        plan = _planned(reduction, rate, kept)
+        plan = _planned(reduction, rate, limits[0])
         if plan is not None:
-            loss = selection_loss(subject, plan)
+            loss = selection_loss(analysis, plan)
             best = (loss, plan) if best is None or loss < best[0] else best
-        subject.progress.advance("tree knapsack")
-    subject.progress.finish("tree knapsack")
+        analysis.progress.advance("tree knapsack")
+    analysis.progress.finish("tree knapsack")
     if best is None:
-        raise BudgetError(f"kept {kept}: no set of blocks and widths fits this network. Keep more.")
+        raise BudgetError(
+            f"Budget {limits[0].metric} ≤ {limits[0].shown()}: no set of blocks and widths fits this network. "
+            "Keep more."
+        )
     return best[1]
 
 
-def _proposals(subject: Subject, kept: float) -> Iterator[tuple[Reduction, float]]:
+def _proposals(analysis: Analysis, kept: float) -> Iterator[tuple[Reduction, float]]:
     """Yield each set of blocks that the knapsack drops at some budget and rate, and the whole; with its rate."""
-    branches, tree = {b.id: b for b in droppable(subject)}, grow_tree(subject.coupling)
-    scores, worth = unit_scores(subject, "sensitivity"), _worths(subject, list(branches.values()))
-    curves = damage_curves(subject.coupling, scores, "sensitivity")
+    branches, tree = {b.id: b for b in droppable(analysis)}, grow_tree(analysis.coupling)
+    scores, worth = unit_scores(analysis, "sensitivity"), _worths(analysis, list(branches.values()))
+    curves = damage_curves(analysis.coupling, scores, "sensitivity")
     # Damage of keeping half of every axis, for the rate of exchange between units and blocks.
     scale = sum(float(c[len(c) // 2]) for c in curves.values()) / max(sum(worth.values()), 1e-30)
     sets: dict[frozenset[str], float] = {frozenset(): 0.0}
     # Layers of the tree have no time of their own; their MACs stand for it until the exact price decides.
-    proxy = Limit("macs" if subject.metric == LATENCY else subject.metric, 0)
+    proxy = Limit("macs" if analysis.metric == LATENCY else analysis.metric, 0)
     for rate in _RATES if branches else ():
         drops = {name: rate * scale * value for name, value in worth.items()}
-        model = ChoiceTree.of(tree, subject.cost, curves, drops, proxy.metric)
+        model = ChoiceTree.of(tree, analysis.cost, curves, drops, proxy.metric)
         for share in _BUDGETS:
             with contextlib.suppress(BudgetError):
-                found = model.read(solve_tree(model.root, int(share * kept * proxy.of(subject.cost.price()))))
+                found = model.read(solve_tree(model.root, int(share * kept * proxy.of(analysis.cost.price()))))
                 sets.setdefault(frozenset(found.dropped), rate)
     for names, rate in sets.items():
-        reduction = Reduction.of(subject, [b for name, b in branches.items() if name in names])
+        reduction = Reduction.of(analysis, [b for name, b in branches.items() if name in names])
         if reduction is not None:
             yield reduction, rate
 
 
-def _worths(subject: Subject, branches: Sequence[Branch]) -> dict[str, float]:
+def _worths(analysis: Analysis, branches: Sequence[Branch]) -> dict[str, float]:
     if not branches:
         return {}
-    importance = Gates(subject).importance(whole(subject))
+    importance = Gates(analysis).importance(whole(analysis))
     return {b.id: sum(importance[edge] for edge in b.edges) for b in branches}
 
 
-def _planned(reduction: Reduction, rate: float, kept: float) -> Plan | None:
+def _planned(reduction: Reduction, rate: float, limit: Limit) -> Plan | None:
     """Return the plan with these blocks gone; None where it is out of reach or leaves clearly less than it may."""
-    subject, limit = reduction.subject, reduction.subject.limit(kept)
+    analysis = reduction.analysis
     if reduction.spent < (1 - SLACK) * limit.value:
         return None
     live = set(live_axes(reduction))
-    scores = {a: s for a, s in unit_scores(subject, "sensitivity").items() if a in live}
+    scores = {a: s for a, s in unit_scores(analysis, "sensitivity").items() if a in live}
     try:
-        damage = damage_curves(subject.coupling, scores, "sensitivity")
-        keep = subject.fit(scores, limit, cost=reduction.cost, allocator="knapsack", base=reduction.keep, damage=damage)
+        damage = damage_curves(analysis.coupling, scores, "sensitivity")
+        keep = analysis.fit(
+            scores, limit, cost=reduction.cost, allocator="knapsack", base=reduction.keep, damage=damage
+        )
     except BudgetError:
         return None
     reason = f"cheaper to lose than the units that would go instead, at a rate of {rate:g}"
@@ -105,4 +111,4 @@ def _planned(reduction: Reduction, rate: float, kept: float) -> Plan | None:
         for a, m in keep.items()
         if a in live and not m.all()
     ]
-    return reduction.as_plan(keep, decisions, {"method": "tree-knapsack", "kept": kept, "rate": rate})
+    return reduction.as_plan(keep, decisions, {"method": "tree-knapsack", "rate": rate})

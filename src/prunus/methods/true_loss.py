@@ -5,30 +5,29 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from prunus.criteria.calibration import called, evaluating, pairs
-from prunus.measurement.batches import device_of
-from prunus.methods.subject import BATCH, Subject
+from prunus.analysis import BATCH, Analysis
+from prunus.criteria.calibration import evaluating, pairs
+from prunus.measurement.batches import call, device_of
 from prunus.plans import Plan
-from prunus.surgery.cut import operate
 from prunus.training import reestimate_statistics_
 
 _STATISTICS_BATCH = 64
 
 
-def selection_loss(subject: Subject, plan: Plan | None) -> float:
+def selection_loss(analysis: Analysis, plan: Plan | None) -> float:
     """Return the mean loss of the cut network on the selection split, norm statistics re-estimated; None is dense."""
     if plan is None:
-        return loss_of(subject, subject.model)
-    small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
-    reestimate_statistics_(small, subject.calibration.batches(_STATISTICS_BATCH))
-    return loss_of(subject, small)
+        return loss_of(analysis, analysis.user_model)
+    small = analysis.cut(plan)
+    reestimate_statistics_(small, analysis.calibration.batches(_STATISTICS_BATCH))
+    return loss_of(analysis, small)
 
 
-def loss_of(subject: Subject, model: nn.Module) -> float:
+def loss_of(analysis: Analysis, model: nn.Module) -> float:
     """Return the mean loss of a network on the selection split, in eval mode; all modes are put back."""
     total = count = 0.0
     with evaluating(model), torch.no_grad():
-        for inputs, targets in pairs(subject.selection.batches(BATCH), device_of(model)):
-            total += float(subject.loss(called(model, inputs), targets)) * len(targets)
+        for inputs, targets in pairs(analysis.selection.batches(BATCH), device_of(model)):
+            total += float(analysis.loss(call(model, inputs), targets)) * len(targets)
             count += len(targets)
     return total / count

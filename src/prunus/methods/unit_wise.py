@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from prunus.analysis import Analysis
+from prunus.budget import Limits
+from prunus.methods.method import method
 from prunus.methods.neurons import unit_plan
-from prunus.methods.subject import Subject, method
 from prunus.plans import Plan
 
 
-@method("unit-wise", "neuron", "remove the units of least sensitivity in one ranking over like layers")
-def unit_wise(subject: Subject, kept: float) -> Plan:
+@method("unit-wise", "neuron", "remove the units of least sensitivity in one ranking over like layers", joint=True)
+def unit_wise(analysis: Analysis, limits: Limits) -> Plan:
     """Let units compete across layers; how many a layer keeps follows from their scores alone.
 
     Scores are sensitivities, E[Σ_positions (∂L/∂a_u)²]. Layers that do different work have scores of different scale,
@@ -18,4 +20,4 @@ def unit_wise(subject: Subject, kept: float) -> Plan:
     Raises:
         BudgetError: out of reach even with one unit an axis.
     """
-    return unit_plan(subject, kept, "sensitivity", allocator="isomorphic")
+    return unit_plan(analysis, limits, "sensitivity", allocator="isomorphic")

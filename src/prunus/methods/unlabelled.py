@@ -1,24 +1,17 @@
-"""Levels of a captured model from data without labels: the measured choice of units where nobody is asked for more."""
+"""Calibration samples without their targets, as the measured choice of units reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import nn
 
+from prunus.analysis import Analysis
 from prunus.criteria.programs import names_of
-from prunus.graph.coupling import Coupling
 from prunus.measurement.batches import Batch, device_of
-from prunus.measurement.price import CostModel
-from prunus.methods.level_scan import LEAST_SAMPLES, SHARES, WORK
-from prunus.methods.obs_units import Levels, unit_levels
-from prunus.methods.subject import Subject
-from prunus.planning import cross_entropy
-from prunus.repair.lanes import MOST, Lane, lanes_of
-from prunus.repair.room import samples_that_fit
+from prunus.repairs.lanes import MOST, Lane, lanes_of
+from prunus.repairs.room import samples_that_fit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,37 +28,23 @@ class Unlabelled:
         return iter([(lane.inputs, torch.zeros(lane.count, dtype=torch.int64)) for lane in self.lanes])
 
 
-def levels_of_data(
-    model: nn.Module, example_inputs: Any, coupling: Coupling, data: Iterable[Any], *, cost: CostModel, seed: int,
-    held: Set[str],
-) -> Levels:  # fmt: skip
-    """Order the units of every axis by group OBS and measure what each level does to the outputs; see `unit_levels`.
+def unlabelled(analysis: Analysis) -> Unlabelled:
+    """Return the calibration samples as far as memory reaches, without their targets; divided once an analysis.
 
-    Args:
-        model: as it was captured.
-        example_inputs: one call of it.
-        coupling: its analysis.
-        data: batches of inputs, with or without targets; targets are not looked at.
-        cost: prices the network.
-        seed: of rows drawn.
-        held: axes that may not be cut.
-
-    Raises: DataError: no batches, NaN, or batches that do not go through the model.
+    Raises:
+        OptionError: there are no data.
+        DataError: no batches, NaN, or batches that do not go through the model.
     """
-    most = min(MOST, samples_that_fit(coupling))
-    lanes = lanes_of(data, device_of(model), names=names_of(model, coupling.graph), most=most)
-    source = Unlabelled(lanes)
-    return unit_levels(
-        Subject(model, example_inputs, coupling, cost, source, source, cross_entropy, seed, frozenset(held))
-    )
+
+    def divide() -> Unlabelled:
+        most = min(MOST, samples_that_fit(analysis.coupling))
+        given = analysis.given.data if analysis.given is not None and analysis.given.splits is None else None
+        data = analysis.calibration if given is None else given
+        names = names_of(analysis.model, analysis.coupling.graph)
+        return Unlabelled(lanes_of(data, device_of(analysis.model), names=names, most=most))
+
+    found: Unlabelled = analysis.remember("unlabelled samples", divide)
+    return found
 
 
-def affordable_levels(coupling: Coupling, cost: CostModel) -> bool:
-    """Whether measuring all levels takes no longer than the minutes that a scan is given."""
-    graph = coupling.graph
-    batch = max(1, graph.node(graph.inputs[0]).shape[0]) if graph.inputs and graph.node(graph.inputs[0]).shape else 1
-    sample = cost.price().macs_forward / batch
-    return len(coupling.axes) * len(SHARES) * LEAST_SAMPLES * sample <= WORK
-
-
-__all__ = ["Unlabelled", "affordable_levels", "levels_of_data"]
+__all__ = ["Unlabelled", "unlabelled"]

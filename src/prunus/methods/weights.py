@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
 
-from prunus.budget import Limit
-from prunus.criteria import CRITERIA, Evidence, collect_gradients
-from prunus.errors import BudgetError
+from prunus.analysis import Analysis
+from prunus.budget import Limit, Limits
+from prunus.criteria import CRITERIA, CriterionLike, Evidence, collect_gradients, weight_criterion_of
+from prunus.errors import BudgetError, OptionError
 from prunus.masks import (
     KernelPosition,
     Tile,
@@ -22,27 +24,34 @@ from prunus.masks import (
     relative_masks,
     window_masks,
 )
-from prunus.methods.subject import Subject, method
+from prunus.methods.method import method
 from prunus.planning import make_plan
 from prunus.plans import Cost, Decision, Plan
+from prunus.selectors import ignored_axes, matching_modules, tensors_below
 
 _BATCH = 32
 
 
-def maskable(subject: Subject) -> dict[str, torch.Tensor]:
-    """Return the weights that masks may touch: those on no held axis."""
-    held = {m.tensor for a in subject.held for m in subject.coupling.axes[a].members}
-    weights = prunable_weights(subject.model)
-    return {n: w for n, w in weights.items() if n not in held and n in subject.coupling.tensors}
+def maskable(analysis: Analysis) -> dict[str, torch.Tensor]:
+    """Return the weights that masks may touch: those of no ignored module, and on no axis that is held otherwise."""
+    coupling = analysis.coupling
+    held = analysis.held
+    spared: set[str] = set()
+    if analysis.ignore:
+        held = held - ignored_axes(coupling, analysis.ignore)
+        spared = tensors_below(coupling, matching_modules(coupling, analysis.ignore))
+    spared |= {m.tensor for a in held for m in coupling.axes[a].members}
+    weights = prunable_weights(analysis.model)
+    return {n: w for n, w in weights.items() if n not in spared and n in coupling.tensors}
 
 
-def weights_to_keep(subject: Subject, weights: Mapping[str, torch.Tensor], kept: float) -> int:
-    """Return how many maskable weights stay so that all together meets the kept share of the subject's metric.
+def weights_to_keep(analysis: Analysis, weights: Mapping[str, torch.Tensor], limits: Limits) -> int:
+    """Return how many maskable weights stay so that all parameters together meet the limit.
 
     Raises:
         BudgetError: zeros save nothing of the metric, or what cannot be masked exceeds the budget already.
     """
-    return weights_that_stay(subject.limit(kept), subject.cost.price(), weights)
+    return weights_that_stay(limits[0], analysis.cost.price(), weights)
 
 
 def weights_that_stay(limit: Limit, bare: Cost, weights: Mapping[str, torch.Tensor]) -> int:
@@ -77,23 +86,45 @@ def weights_that_stay(limit: Limit, bare: Cost, weights: Mapping[str, torch.Tens
     return min(count, sum(w.numel() for w in weights.values()))
 
 
-def masked_plan(subject: Subject, masks: Mapping[str, torch.Tensor], reason: str) -> Plan:
+def masked_plan(analysis: Analysis, masks: Mapping[str, torch.Tensor], reason: str) -> Plan:
     """Build a plan that only masks."""
     arrays = {n: m.cpu().numpy() for n, m in masks.items()}
     decisions = [Decision(n, "weight", int((~m).sum()), m.size, reason) for n, m in arrays.items() if not m.all()]
-    return make_plan(subject.coupling, {}, masks=arrays, decisions=decisions, cost=subject.cost)
+    return make_plan(analysis.coupling, {}, masks=arrays, decisions=decisions, cost=analysis.cost)
 
 
-def gradient_evidence(subject: Subject) -> Evidence:
+def gradient_evidence(analysis: Analysis) -> Evidence:
     """Return E[g], E|g| and E[g²] over the calibration batches, measured once."""
 
     def measure() -> Evidence:
-        names = list(prunable_weights(subject.model))
-        batches = subject.calibration.batches(_BATCH)
-        return collect_gradients(subject.model, batches, subject.loss, names, seed=subject.seed)
+        names = list(prunable_weights(analysis.model))
+        batches = analysis.calibration.batches(_BATCH)
+        return collect_gradients(analysis.user_model, batches, analysis.loss, names, seed=analysis.seed)
 
-    found: Evidence = subject.remember("gradients", measure)
+    found: Evidence = analysis.remember("gradients", measure)
     return found
+
+
+def weight_scores(
+    analysis: Analysis, model: nn.Module, names: Sequence[str], criterion: CriterionLike
+) -> Mapping[str, torch.Tensor]:
+    """Score weights by a weight criterion; data are looked at only where it needs gradients.
+
+    Args:
+        analysis: whose data and loss.
+        model: whose weights; that of the analysis, or a masked copy of it.
+        names: of the weights.
+        criterion: a name in `prunus.criteria.CRITERIA`, or a function (name, weight) → scores.
+
+    Raises:
+        OptionError: an unknown criterion, one that needs what neither weights nor gradients say, or no data.
+    """
+    rule = weight_criterion_of(criterion)
+    try:
+        return rule(Evidence({name: model.get_parameter(name).detach() for name in names}, seed=analysis.seed))
+    except OptionError:
+        batches = analysis.calibration.batches(_BATCH)
+        return rule(collect_gradients(model, batches, analysis.loss, names, seed=analysis.seed))
 
 
 def _only(values: Mapping[str, torch.Tensor] | None, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -101,104 +132,104 @@ def _only(values: Mapping[str, torch.Tensor] | None, weights: Mapping[str, torch
 
 
 @method("absolute-threshold", "weight", "keep |w| > τ, one τ for the network")
-def absolute_threshold(subject: Subject, kept: float) -> Plan:
+def absolute_threshold(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the weights above one absolute threshold.
 
     Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", arXiv:1506.02626.
     """
-    weights = maskable(subject)
-    masks = absolute_masks(weights, keep_count=weights_to_keep(subject, weights, kept))
-    return masked_plan(subject, masks, "|w| at or below the threshold")
+    weights = maskable(analysis)
+    masks = absolute_masks(weights, keep_count=weights_to_keep(analysis, weights, limits))
+    return masked_plan(analysis, masks, "|w| at or below the threshold")
 
 
 @method("relative-threshold", "weight", "keep |w| > τ·max|W| of its tensor, one τ for the network")
-def relative_threshold(subject: Subject, kept: float) -> Plan:
+def relative_threshold(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the weights above a threshold relative to each tensor's largest.
 
     Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", arXiv:1506.02626.
     """
-    weights = maskable(subject)
-    masks = relative_masks(weights, keep_count=weights_to_keep(subject, weights, kept))
-    return masked_plan(subject, masks, "|w| / max|W| at or below the threshold")
+    weights = maskable(analysis)
+    masks = relative_masks(weights, keep_count=weights_to_keep(analysis, weights, limits))
+    return masked_plan(analysis, masks, "|w| / max|W| at or below the threshold")
 
 
 @method("gradient-threshold", "weight", "keep E|g| > τ, one τ for the network")
-def gradient_threshold(subject: Subject, kept: float) -> Plan:
+def gradient_threshold(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the weights with large gradients on calibration data.
 
     Source: own.
     """
-    weights = maskable(subject)
-    gradients = _only(gradient_evidence(subject).grad_abs, weights)
-    masks = gradient_masks(gradients, keep_count=weights_to_keep(subject, weights, kept))
-    return masked_plan(subject, masks, "E|g| at or below the threshold")
+    weights = maskable(analysis)
+    gradients = _only(gradient_evidence(analysis).grad_abs, weights)
+    masks = gradient_masks(gradients, keep_count=weights_to_keep(analysis, weights, limits))
+    return masked_plan(analysis, masks, "E|g| at or below the threshold")
 
 
-def _importance(subject: Subject, kept: float, variant: str) -> Plan:
-    weights = maskable(subject)
-    found = gradient_evidence(subject)
+def _importance(analysis: Analysis, limits: Limits, variant: str) -> Plan:
+    weights = maskable(analysis)
+    found = gradient_evidence(analysis)
     evidence = Evidence(weights=weights, grad_sq=_only(found.grad_sq, weights), grad=_only(found.grad, weights),
-                        grad_abs=_only(found.grad_abs, weights), seed=subject.seed)  # fmt: skip
-    masks = importance_masks(evidence, variant=variant, keep_count=weights_to_keep(subject, weights, kept))
-    return masked_plan(subject, masks, f"lowest {variant}")
+                        grad_abs=_only(found.grad_abs, weights), seed=analysis.seed)  # fmt: skip
+    masks = importance_masks(evidence, variant=variant, keep_count=weights_to_keep(analysis, weights, limits))
+    return masked_plan(analysis, masks, f"lowest {variant}")
 
 
 @method("importance", "weight", "keep exactly the n weights of highest E[g²]")
-def importance(subject: Subject, kept: float) -> Plan:
+def importance(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the top n by E[g²].
 
     Source: own; the Fisher diagonal as importance: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural
     networks", arXiv:1612.00796.
     """
-    return _importance(subject, kept, "importance")
+    return _importance(analysis, limits, "importance")
 
 
 @method("importance-weighted", "weight", "keep exactly the n weights of highest E[g²]·w²")
-def importance_weighted(subject: Subject, kept: float) -> Plan:
+def importance_weighted(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the top n by E[g²]·w², the second-order damage of a removal.
 
     Source: LeCun et al., "Optimal Brain Damage", NIPS 1989 (here with the empirical Fisher for the Hessian).
     """
-    return _importance(subject, kept, "importance_weighted")
+    return _importance(analysis, limits, "importance_weighted")
 
 
-def _windows(subject: Subject, kept: float, window: Tile | KernelPosition, reason: str) -> Plan:
-    weights = maskable(subject)
-    scores = CRITERIA.get("magnitude")(Evidence(weights=weights, seed=subject.seed))
-    masks = window_masks(scores, window, keep_count=weights_to_keep(subject, weights, kept),
-                         input_dims=contracted_dims(subject.model))  # fmt: skip
-    return masked_plan(subject, masks, reason)
+def _windows(analysis: Analysis, limits: Limits, window: Tile | KernelPosition, reason: str) -> Plan:
+    weights = maskable(analysis)
+    scores = CRITERIA.get("magnitude")(Evidence(weights=weights, seed=analysis.seed))
+    masks = window_masks(scores, window, keep_count=weights_to_keep(analysis, weights, limits),
+                         input_dims=contracted_dims(analysis.model))  # fmt: skip
+    return masked_plan(analysis, masks, reason)
 
 
 @method("window-tile", "weight", "keep the 4×4 tiles of each weight matrix with the largest mean |w|")
-def window_tile(subject: Subject, kept: float) -> Plan:
+def window_tile(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole tiles.
 
     Source: Narang et al., "Block-Sparse Recurrent Neural Networks", arXiv:1711.02782.
     """
-    return _windows(subject, kept, Tile(4, 4), "tile of low mean |w|")
+    return _windows(analysis, limits, Tile(4, 4), "tile of low mean |w|")
 
 
 @method("window-kernel", "weight", "keep the kernel positions of each filter with the largest mean |w|")
-def window_kernel(subject: Subject, kept: float) -> Plan:
+def window_kernel(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole kernel positions.
 
     Source: Mao et al., "Exploring the Regularity of Sparse Structure in Convolutional Neural Networks",
     arXiv:1705.08922.
     """
-    return _windows(subject, kept, KernelPosition(), "kernel position of low mean |w|")
+    return _windows(analysis, limits, KernelPosition(), "kernel position of low mean |w|")
 
 
 @method("two-four", "weight", "keep the 2 largest of every 4 consecutive inputs", only_kept=(0.5,))
-def two_four(subject: Subject, kept: float) -> Plan:
+def two_four(analysis: Analysis, limits: Limits) -> Plan:
     """Keep two of four: the pattern that sparse tensor cores run.
 
     Source: Mishra et al., "Accelerating Sparse Deep Neural Networks", arXiv:2104.08378.
     """
-    weights = maskable(subject)
-    scores = CRITERIA.get("magnitude")(Evidence(weights=weights, seed=subject.seed))
-    masks = nm_masks(scores, input_dims={n: d for n, d in contracted_dims(subject.model).items() if n in weights})
-    return masked_plan(subject, masks, "the 2 smallest of 4")
+    weights = maskable(analysis)
+    scores = CRITERIA.get("magnitude")(Evidence(weights=weights, seed=analysis.seed))
+    masks = nm_masks(scores, input_dims={n: d for n, d in contracted_dims(analysis.model).items() if n in weights})
+    return masked_plan(analysis, masks, "the 2 smallest of 4")
 
 
-__all__ = ["gradient_evidence", "maskable", "masked_plan", "weights_to_keep"]
+__all__ = ["gradient_evidence", "maskable", "masked_plan", "weight_scores", "weights_that_stay", "weights_to_keep"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
 
-from prunus.budget import Limit
+from prunus.analysis import Analysis
+from prunus.budget import Limits
 from prunus.methods.masked_copy import masked_copy
+from prunus.methods.method import METHODS, Learned, Lesson, Level, Method, Planning
 from prunus.methods.reduction import whole
-from prunus.methods.subject import METHODS, Learned, Lesson, Level, Method, Subject
 from prunus.methods.weights import maskable, weights_to_keep
 from prunus.plans import Plan
 from prunus.pruner import STRATEGIES, Pruner, PrunerOptions
@@ -23,19 +22,19 @@ LEARNING_RATE = 1e-3
 _BATCH = 32
 
 
-def while_training(name: str, level: Level, strategy: str, description: str) -> Callable[[Subject, float], Plan]:
+def while_training(name: str, level: Level, strategy: str, description: str) -> Planning:
     """Enrol a strategy of the pruner as a method.
 
     In a comparison it trains with the data, options and number of steps with which the others recover, and no step
     more. Asked for a plan alone, it trains a copy for a few steps on calibration data, whose weights are not kept.
     """
 
-    def teach(subject: Subject, kept: float, lesson: Lesson) -> Learned:
-        return _taught(subject, kept, lesson, strategy)
+    def teach(analysis: Analysis, limits: Limits, lesson: Lesson) -> Learned:
+        return _taught(analysis, limits, lesson, strategy)
 
-    def plan(subject: Subject, kept: float) -> Plan:
-        options = TrainingOptions(STEPS, LEARNING_RATE, _BATCH, loss=subject.loss)
-        return teach(subject, kept, Lesson(subject.calibration, options, subject.seed)).plan
+    def plan(analysis: Analysis, limits: Limits) -> Plan:
+        options = TrainingOptions(STEPS, LEARNING_RATE, _BATCH, loss=analysis.loss)
+        return teach(analysis, limits, Lesson(analysis.calibration, options, analysis.seed)).plan
 
     plan.__doc__ = description
     kind = STRATEGIES.get(strategy)
@@ -44,29 +43,25 @@ def while_training(name: str, level: Level, strategy: str, description: str) -> 
     return plan
 
 
-def _taught(subject: Subject, kept: float, lesson: Lesson, strategy: str) -> Learned:
-    model, _ = masked_copy(whole(subject), {})
+def _taught(analysis: Analysis, limits: Limits, lesson: Lesson, strategy: str) -> Learned:
+    model, _ = masked_copy(whole(analysis), {})
     if STRATEGIES.get(strategy).structural:
         # Whole units need longer to be made up for than single weights: half of the steps come after.
-        options = PrunerOptions(kept, strategy, end_step=(lesson.options.steps + 1) // 2)
-        pruner = Pruner(model, options, structure=_structure(subject))
+        options = PrunerOptions(analysis.kept(limits[0]), strategy, end_step=(lesson.options.steps + 1) // 2)
+        pruner = Pruner(model, options, structure=_structure(analysis))
     else:
-        pruner = _of_weights(model, subject, kept, strategy)
+        pruner = _of_weights(model, analysis, limits, strategy)
     train_pruning_(model, lesson.data, lesson.options, pruner=pruner, seed=lesson.seed)
-    return Learned(pruner.plan(subject.coupling), model)
+    return Learned(pruner.plan(analysis.coupling), model)
 
 
-def _structure(subject: Subject) -> Structure:
-    total = Limit(subject.metric, 0).of(subject.cost.price())
-    return Structure(
-        subject.example_inputs, subject.coupling, subject.cost, tuple(subject.free_axes()), subject.metric, total,
-        bounds=subject.bounds,
-    )  # fmt: skip
+def _structure(analysis: Analysis) -> Structure:
+    return Structure.of(analysis)
 
 
-def _of_weights(model: nn.Module, subject: Subject, kept: float, strategy: str) -> Pruner:
-    weights = maskable(subject)
-    share = weights_to_keep(subject, weights, kept) / sum(weight.numel() for weight in weights.values())
+def _of_weights(model: nn.Module, analysis: Analysis, limits: Limits, strategy: str) -> Pruner:
+    weights = maskable(analysis)
+    share = weights_to_keep(analysis, weights, limits) / sum(weight.numel() for weight in weights.values())
     others = tuple(name for name, _ in model.named_parameters() if name not in weights)
     return Pruner(model, PrunerOptions(share, strategy, ignore=others))
 

@@ -78,9 +78,9 @@ def forecast(
     except UsageError as error:
         notes.append(str(error))
     sparse = sparse_ratio(model, coupling, edited, plan, example_inputs, threads=threads) if plan.masks else None
-    assert plan.after is not None
-    return Forecast(eager, onnx, None if sparse is None else sparse * (eager or 1.0), plan.after.param_bytes,
-                    _packed(coupling, plan), tuple(notes), batch, threads)  # fmt: skip
+    sparse = None if sparse is None else sparse * (eager or 1.0)
+    packed = _packed(coupling, plan)
+    return Forecast(eager, onnx, sparse, plan.after.param_bytes, packed, tuple(notes), batch, threads)
 
 
 def warnings_of(found: Forecast) -> Iterator[str]:
@@ -99,9 +99,14 @@ def warnings_of(found: Forecast) -> Iterator[str]:
 
 
 def _eager(
-    model: nn.Module, coupling: Coupling, inputs: Any, plan: Plan, threads: int, times: LatencyModel | None,
+    model: nn.Module,
+    coupling: Coupling,
+    inputs: Any,
+    plan: Plan,
+    threads: int,
+    times: LatencyModel | None,
     progress: Progress | None,
-) -> float:  # fmt: skip
+) -> float:
     if not plan.axes and not plan.drops:
         return 1.0
     if times is not None and not plan.drops:
@@ -115,7 +120,6 @@ def _eager(
 
 def _packed(coupling: Coupling, plan: Plan) -> int:
     """Return the bytes of the cut parameters with every masked tensor as one bit a weight and the weights that stay."""
-    assert plan.after is not None
     saved = 0
     for name, mask in plan.masks.items():
         left = mask

@@ -79,8 +79,8 @@ def _convolution(graph: Graph, node: Node) -> _Op:
         pads = (*(r // 2 for r in reach), *(r - r // 2 for r in reach))
     else:
         pads = many(padding) * 2
-    return _Op("Conv", x, w, (("strides", many(node.get("stride", 1))), ("pads", pads), ("dilations", dilation),
-                              ("group", int(node.get("groups", 1)))))  # fmt: skip
+    strides, groups = many(node.get("stride", 1)), int(node.get("groups", 1))
+    return _Op("Conv", x, w, (("strides", strides), ("pads", pads), ("dilations", dilation), ("group", groups)))
 
 
 def _times(ops: list[_Op], threads: int, rounds: int) -> dict[_Op, float]:

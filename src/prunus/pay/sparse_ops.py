@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from prunus.as_found import threads_set
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import TENSOR, Graph, Node
 from prunus.plans import Plan
@@ -71,16 +72,11 @@ def _both(weight: torch.Tensor, shape: tuple[int, ...], threads: int, rounds: in
         rows = weight.detach().cpu().to_sparse_csr()
     clock = time.thread_time if threads == 1 else time.perf_counter
     seconds = np.zeros((2, rounds + 2))
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        with torch.no_grad():  # sparse layouts know no inference mode
-            for turn in range(rounds + 2):
-                for which, w in enumerate((weight, rows)):
-                    start = clock()
-                    functional.linear(x, w)
-                    seconds[which, turn] = clock() - start
-    finally:
-        torch.set_num_threads(before)
+    with threads_set(threads), torch.no_grad():  # sparse layouts know no inference mode
+        for turn in range(rounds + 2):
+            for which, w in enumerate((weight, rows)):
+                start = clock()
+                functional.linear(x, w)
+                seconds[which, turn] = clock() - start
     dense, sparse = np.median(seconds[:, 2:], axis=1)
     return float(dense), float(sparse)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from prunus.outcome import Cut, cut_proved
 from prunus.plans import Plan
 from prunus.pruner.structure import Structure
-from prunus.surgery.cut import operate
 from prunus.surgery.ema import carry_like
 from prunus.surgery.optimizer import carry_optimizer
-from prunus.surgery.verify import verify
 
 
 def transplant_(
@@ -24,7 +24,7 @@ def transplant_(
     averages: Sequence[nn.Module] = (),
     *,
     prove: bool = True,
-) -> None:
+) -> Cut:
     """Cut a network and all that follows it, each object staying the one that the loop holds.
 
     The network takes over class and content of the cut one, the optimizer its groups and state; a learning-rate
@@ -39,13 +39,15 @@ def transplant_(
         averages: averages of the network (EMA, SWA), changed in place.
         prove: compare cut and masked network before anything changes.
 
+    Returns:
+        The network, how it was cut, and the proof.
+
     Raises:
         UsageError: the optimizer's state cannot follow, or an average is no copy of the network.
         VerifyError: the cut network differs.
     """
-    small, _ = operate(model, structure.coupling, plan, structure.example_inputs)
-    if prove:
-        verify(model, small, structure.coupling, plan, structure.example_inputs)
+    cut = cut_proved(model, structure.coupling, plan, structure.example_inputs, prove=prove)
+    small = cut.model
     carried = carry_optimizer(optimizer, model, small, plan) if optimizer is not None else None
     copies = [carry_like(average, small, plan, model) for average in averages]
     if optimizer is not None and carried is not None:
@@ -53,6 +55,7 @@ def transplant_(
     for average, copy in zip(averages, copies, strict=True):
         become_(average, copy)
     become_(model, small)
+    return replace(cut, model=model)
 
 
 def become_(module: nn.Module, other: nn.Module) -> None:

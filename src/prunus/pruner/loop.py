@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import random
 import time
 from collections.abc import Iterator
@@ -11,18 +10,17 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
-from prunus.errors import OptionError, OutcomeError
+from prunus.errors import OptionError
 from prunus.graph.capture import unwrap
-from prunus.measurement.batches import Batch, DataSource, device_of, move
+from prunus.measurement.batches import DataSource
 from prunus.progress import Progress, Silent
 from prunus.pruner.pruner import Pruner
 from prunus.pruner.resuming import Checkpoints, Run, found_state, identity_of, random_states, set_random_states
 from prunus.pruner.scalars import Log
-from prunus.training.finetune import KEPT_LOSSES, TrainingReport
+from prunus.training.loop import StepHooks, TrainingLoop, TrainingReport, in_train_mode, optimizer_of
 from prunus.training.objective import Labels, Objective
-from prunus.training.options import OPTIMIZERS, SCHEDULES, TrainingOptions
+from prunus.training.options import TrainingOptions
 from prunus.training.order import Order
 
 
@@ -68,7 +66,7 @@ def train_pruning_(
         )
     objective = objective or Labels(options.loss)
     started, bare = time.perf_counter(), unwrap(model)
-    optimizer = _optimizer(bare, objective, options)
+    optimizer = optimizer_of(bare, objective, options)
     order = Order(data, options.batch_size, seed, at_walk=lambda: run.walk_begins())
     run = Run(bare, optimizer, objective, order, pruner, [])
     with _as_found(bare, pruner):
@@ -83,49 +81,23 @@ def train_pruning_(
         shown = progress or Silent()
         shown.start("train", options.steps)
         shown.advance("train", len(run.losses))
-        for step in range(len(run.losses), options.steps):
-            _step(run, model, options, next(batches), step)
+        loop = TrainingLoop(model, options, optimizer, objective, _hooks(pruner), run.losses)
+        for done in loop.steps(batches):
             if log is not None:
-                log("train/loss", run.losses[-1], step)
-            if checkpoints is not None and ((step + 1) % checkpoints.every == 0 or step + 1 == options.steps):
+                log("train/loss", run.losses[-1], done - 1)
+            if checkpoints is not None and (done % checkpoints.every == 0 or done == options.steps):
                 run.store(checkpoints, identity)
             shown.advance("train")
         shown.finish("train")
         if pruner is not None:
             pruner.train_end()
-    stride = max(1, math.ceil(len(run.losses) / KEPT_LOSSES))
-    return TrainingReport(len(run.losses), tuple(run.losses[::-stride][::-1]), time.perf_counter() - started)
+    return TrainingReport.of(run.losses, time.perf_counter() - started)
 
 
-def _step(run: Run, model: nn.Module, options: TrainingOptions, batch: Batch, step: int) -> None:
-    for group in run.optimizer.param_groups:
-        group["lr"] = options.lr * SCHEDULES.get(options.schedule)(step / options.steps)
-    if run.pruner is not None:
-        run.pruner.step_begin()
-    device = device_of(model)
-    loss = run.objective(model, move(batch[0], device), batch[1].to(device))
-    value = loss.item()
-    if not math.isfinite(value):
-        raise OutcomeError(
-            f"the loss is {value} at step {step + 1} of {options.steps}; it must stay finite. "
-            f"Lower lr (now {options.lr:g}) or check the weights and inputs for NaN."
-        )
-    torch.autograd.backward(loss)
-    if run.pruner is not None:
-        run.pruner.before_optimizer_step(value)
-    run.optimizer.step()
-    if run.pruner is not None:
-        run.pruner.after_optimizer_step()
-    run.optimizer.zero_grad(set_to_none=True)
-    run.losses.append(value)
-
-
-def _optimizer(model: nn.Module, objective: Objective, options: TrainingOptions) -> Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
-        raise OptionError("the model has no parameter with requires_grad=True; nothing to train. Unfreeze some.")
-    trained += objective.parameters()
-    return OPTIMIZERS.get(options.optimizer)(trained, options.lr, options.weight_decay)
+def _hooks(pruner: Pruner | None) -> StepHooks:
+    if pruner is None:
+        return StepHooks()
+    return StepHooks(pruner.step_begin, pruner.before_optimizer_step, pruner.after_optimizer_step)
 
 
 def _seed(seed: int) -> None:
@@ -137,17 +109,11 @@ def _seed(seed: int) -> None:
 @contextlib.contextmanager
 def _as_found(model: nn.Module, pruner: Pruner | None) -> Iterator[None]:
     """Train the model, and put modes, gradients and every random state back, whatever happens."""
-    modes = [(module, module.training) for module in model.modules()]
     states = random_states(model)
     try:
-        with torch.enable_grad():
-            model.train()
-            model.zero_grad(set_to_none=True)
+        with in_train_mode(model):
             yield
     finally:
         if pruner is not None:
             pruner.detach()
         set_random_states(states)
-        model.zero_grad(set_to_none=True)
-        for module, mode in modes:
-            module.training = mode

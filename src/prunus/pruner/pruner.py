@@ -14,11 +14,12 @@ from torch.optim import Optimizer
 from prunus.errors import ModelError, OptionError, UsageError
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
+from prunus.memory_format import hold_default_format_, release_format_
+from prunus.outcome import Outcome
 from prunus.planning import make_plan
 from prunus.plans import Plan
 from prunus.pruner.clock import Clock
 from prunus.pruner.cutting import transplant_
-from prunus.pruner.holding import Holder
 from prunus.pruner.options import PrunerOptions, options_of
 from prunus.pruner.ranks import agree_, average_
 from prunus.pruner.scalars import Log
@@ -26,6 +27,7 @@ from prunus.pruner.storing import decisions_of, restore_scene, scene_state
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, strategy_of
 from prunus.pruner.structure import Structure, structure_of
 from prunus.pruner.targets import weights_of
+from prunus.training.mask_holder import MaskHolder
 
 _MARK = "_prunus_attached"
 
@@ -102,13 +104,15 @@ class Pruner:
             structure=structure if kind.structural else None,
         )
         self._strategy = strategy_of(self._scene)
-        self._holder = Holder()
+        self._holder = MaskHolder()
         self._clock: Clock | None = None
         self._restored = False
         self._optimizer: Optimizer | None = None
         self._loss: float | None = None
         self.plans: list[Plan] = []
         """The cuts made so far, each in the indices of the network before it."""
+        self.outcomes: list[Outcome] = []
+        """The same cuts with surgery and proof; each can be saved, its ``analysis`` is that of the cut network."""
 
     @property
     def masks(self) -> Masks:
@@ -131,9 +135,7 @@ class Pruner:
         scene = self._scene
         if scene.structure is None:
             return scene.kept_count() / sum(w.numel() for w in scene.weights.values())
-        after = scene.structure.plan().after
-        assert after is not None
-        return scene.structure.limit(1.0).of(after) / scene.structure.total
+        return scene.structure.limit(1.0).of(scene.structure.plan().after) / scene.structure.total
 
     def train_begin(self, optimizer: Optimizer, total_steps: int) -> None:
         """Begin: ``total_steps`` optimizer steps are to come.
@@ -160,7 +162,7 @@ class Pruner:
             self._go_on(clock, self._clock)
         self._strategy.check()
         self._clock, self._optimizer, self._restored = clock, optimizer, False
-        self._mark()
+        self._attach()
         self._set(self._scene.masks)
 
     def step_begin(self) -> None:
@@ -201,6 +203,7 @@ class Pruner:
     def detach(self) -> None:
         """Let go of network and optimizer without ending the schedule: what a loop calls that failed."""
         self.model.__dict__.pop(_MARK, None)
+        release_format_(self.model)
         self._optimizer = None
 
     def attached(self, optimizer: Optimizer, total_steps: int) -> AbstractContextManager[Pruner]:
@@ -245,12 +248,24 @@ class Pruner:
         plan = self.plan()
         if plan.is_empty:
             raise UsageError("nothing is masked yet; train until the schedule has begun.")
-        transplant_(self.model, plan, scene.structure, self._optimizer, self._averages, prove=self._prove)
+        cut = transplant_(self.model, plan, scene.structure, self._optimizer, self._averages, prove=self._prove)
+        coverage = scene.structure.coupling.coverage()
         if self._optimizer is not None:
-            self._mark()
+            self._attach()
         self._restored = False
         self.plans.append(plan)
         scene.structure = scene.structure.after_cut(self.model, scene.structure.example_inputs, self.options.ignore)
+        self.outcomes.append(
+            Outcome(
+                model=self.model,
+                plan=plan,
+                check=cut.check,
+                coverage=coverage,
+                surgery=cut.surgery,
+                example_inputs=scene.structure.example_inputs,
+                analysis=scene.structure.analysis,
+            )
+        )
         scene.weights = dict(self.model.named_parameters())
         self._strategy.forget()
         self._set({})
@@ -297,7 +312,9 @@ class Pruner:
                 "steps: its schedule would bend. Give as many total_steps, or begin anew."
             )
 
-    def _mark(self) -> None:
+    def _attach(self) -> None:
+        # Pruning makes the widths that are unsafe with the channels last; the loop may have chosen that format.
+        hold_default_format_(self.model)
         # A copy of the network carries the attribute too, but not the identity.
         object.__setattr__(self.model, _MARK, id(self.model))
 

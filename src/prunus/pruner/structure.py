@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunus.analysis import Analysis, analyse
 from prunus.budget import Bound, Limit, fit_units
-from prunus.errors import BudgetError, OptionError, PlanError
-from prunus.graph.capture import capture, unwrap
-from prunus.graph.coupling import Coupling, couple
+from prunus.errors import BudgetError, CaptureError, OptionError, PlanError
+from prunus.graph.capture import unwrap
+from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph
 from prunus.measurement.price import CostModel, cost_model
 from prunus.planning import make_plan
 from prunus.plans import Decision, Drop, Plan
-from prunus.selectors import ignored_axes
 from prunus.surgery.literals import rewrite
 from prunus.surgery.reference import masked_tensors
 from prunus.tree import Branch
@@ -26,26 +26,54 @@ from prunus.tree import Branch
 
 @dataclass(slots=True)
 class Structure:
-    """A network's coupling and price, with what of it is gone.
+    """A network's analysis, with what of it is gone.
 
     Attributes:
-        example_inputs: one call of the network.
-        free: axes that may be cut.
+        analysis: of the network as it is.
         total: what the uncut network costs of the metric, from before any cut.
         keep: axis id → units that stay; whole axes are left out.
         dropped: bypassed or emptied branches.
-        bounds: axis id → limits of its width.
     """
 
-    example_inputs: Any
-    coupling: Coupling
-    cost: CostModel
-    free: tuple[str, ...]
-    metric: str
+    analysis: Analysis
     total: int
     keep: dict[str, np.ndarray] = field(default_factory=dict)
     dropped: tuple[Branch, ...] = ()
-    bounds: Mapping[str, Bound] = field(default_factory=dict)
+
+    @staticmethod
+    def of(analysis: Analysis) -> Structure:
+        """Return the structure of a network of which nothing is gone."""
+        return Structure(analysis, analysis.spent(analysis.cost.price()))
+
+    @property
+    def example_inputs(self) -> Any:
+        """One call of the network."""
+        return self.analysis.example_inputs
+
+    @property
+    def coupling(self) -> Coupling:
+        """Its removable axes."""
+        return self.analysis.coupling
+
+    @property
+    def cost(self) -> CostModel:
+        """Its price."""
+        return self.analysis.cost
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The axes that may be cut."""
+        return tuple(self.analysis.free_axes())
+
+    @property
+    def metric(self) -> str:
+        """What a kept share is a share of."""
+        return self.analysis.metric
+
+    @property
+    def bounds(self) -> Mapping[str, Bound]:
+        """Axis id → limits of its width."""
+        return self.analysis.bounds
 
     def fit(
         self, scores: Mapping[str, np.ndarray], limit: Limit, allocator: str, *, cost: CostModel | None = None
@@ -108,13 +136,12 @@ def structure_of(model: nn.Module, example_inputs: Any, *, metric: str, ignore: 
     """
     if example_inputs is None:
         raise OptionError("units and branches need example_inputs, one call of the network; give Pruner some.")
-    coupling = couple(capture(model, example_inputs))
-    held = ignored_axes(coupling, tuple(ignore)) if ignore else set()
-    free = tuple(axis for axis in coupling.axes if axis not in held)
-    if not free:
+    analysis = analyse(model, example_inputs, ignore=tuple(ignore))
+    if analysis.captured is not None and analysis.parts:
+        raise CaptureError(analysis.captured.reason)
+    if not analysis.free_axes():
         raise BudgetError(f"no unit of {type(model).__name__} may go; loosen ignore, or prune weights.")
-    cost = cost_model(coupling)
-    return Structure(example_inputs, coupling, cost, free, metric, Limit(metric, 0).of(cost.price()))
+    return Structure.of(replace(analysis, metric=metric))
 
 
 def emptied(coupling: Coupling, branches: Iterable[Branch]) -> dict[str, np.ndarray]:

@@ -9,11 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from prunus.defaults import DEFAULTS
 from prunus.errors import OptionError, RecipeError, UsageError, nearest
 from prunus.recipe.marks import Path_, dotted, read_yaml
 from prunus.recipe.messages import Finding, findings, shown
 from prunus.recipe.no_data import NO_DATA, without_data
 from prunus.recipe.schema import Recipe
+from prunus.registry import words
 
 _LARGEST_FILE = 1_000_000
 
@@ -63,6 +65,7 @@ def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
             section = section[part]
         if value is not None:
             section[path[-1]] = value
+    _replaced(values["prune"], changes)
     if changes.get(("recover", "steps")) is not None:
         # A recovery has one budget: steps of the command line take the place of the recipe's minutes.
         values["recover"]["minutes"] = changes.get(("recover", "minutes"))
@@ -75,11 +78,23 @@ def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
     return _checked(values, refuse).located(recipe.base_dir)
 
 
-_IN_DEMO = (
-    "absolute-threshold", "relative-threshold", "importance", "window-tile", "window-kernel", "two-four", "alps",
-    "sensitivity", "contribution", "filter-norm", "obs-units", "key-path", "modular", "layer-wise", "multi-scale",
-    "random", "smaller-dense",
-)  # fmt: skip
+def _replaced(prune: dict[str, Any], changes: Mapping[tuple[str, ...], Any]) -> None:
+    """Let a method of the command line take the place of the recipe's criterion and allocator, and the other way."""
+    own = ("criterion", "allocator", "levels", "search", "judge")
+    named = {key for key in ("method", *own) if changes.get(("prune", key)) is not None}
+    if "method" in named:
+        from prunus.methods import METHODS
+
+        taken = METHODS.get(prune["method"]).options if prune["method"] in METHODS else own
+        prune.update({key: getattr(DEFAULTS, key) for key in own if key not in named and key not in taken})
+    elif named & {"criterion", "allocator", "levels"} and prune["method"] is not None:
+        prune["method"] = DEFAULTS.method
+
+
+_IN_DEMO = words(
+    "absolute-threshold relative-threshold importance window-tile window-kernel two-four alps sensitivity "
+    "contribution filter-norm obs-units key-path modular layer-wise multi-scale random smaller-dense"
+)
 """Methods of every level that are done within the minute that a person gives a demo."""
 
 

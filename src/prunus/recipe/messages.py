@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from prunus.errors import nearest
@@ -33,15 +33,16 @@ def findings(error: ValidationError) -> list[Finding]:
 
 def _finding(details: ErrorDetails) -> Finding:
     path = _known_part(details["loc"])
-    if details["type"] == "extra_forbidden":
+    if details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         section, key = path[:-1], str(path[-1])
-        keys = sorted(_section(section).model_fields)
+        keys = sorted(_section(section).__pydantic_fields__)
         return Finding(path, f"unknown key {dotted(path)!r}.{nearest(key, keys)} Allowed here: {', '.join(keys)}.")
     allowed = _allowed(path)
     if details["type"] == "missing":
         return Finding(path, f"the key {dotted(path)!r} is missing; add it: {allowed}.")
     if details["type"] == "value_error":
-        return Finding(path, f"{dotted(path)}: {details['ctx']['error']}; allowed: {allowed}.")
+        problem = str(details["ctx"]["error"])
+        return Finding(path, f"{dotted(path)}: {problem}{'' if '; allowed: ' in problem else f'; allowed: {allowed}'}.")
     return Finding(path, f"{dotted(path)}: got {shown(details['input'])}; allowed: {allowed}.")
 
 
@@ -62,12 +63,13 @@ def _known_part(loc: tuple[int | str, ...]) -> Path_:
     return tuple(part for part in loc if isinstance(part, int) or not ("[" in part or "(" in part))
 
 
-def _section(path: Path_) -> type[BaseModel]:
-    model: type[BaseModel] = Recipe
+def _section(path: Path_) -> Any:
+    """Return the class of a section, whose ``__pydantic_fields__`` tell its keys."""
+    model: Any = Recipe
     for part in path:
         if isinstance(part, int):
             continue
-        field = model.model_fields.get(part)
+        field = model.__pydantic_fields__.get(part)
         inner = next(_sections_in(field.annotation), None) if field else None
         if inner is None:
             break
@@ -75,9 +77,9 @@ def _section(path: Path_) -> type[BaseModel]:
     return model
 
 
-def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def _sections_in(annotation: Any) -> Iterator[Any]:
     """Yield the sections that a field may hold: itself, of a list, or beside null."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if hasattr(annotation, "__pydantic_fields__"):
         yield annotation
     for argument in get_args(annotation):
         yield from _sections_in(argument)
@@ -87,5 +89,5 @@ def _allowed(path: Path_) -> str:
     keys = [part for part in path if isinstance(part, str)]
     if not keys:
         return f"a section with the keys {', '.join(Recipe.model_fields)}"
-    field = _section(tuple(keys[:-1])).model_fields.get(keys[-1])
+    field = _section(tuple(keys[:-1])).__pydantic_fields__.get(keys[-1])
     return (field.description if field else None) or "another value"

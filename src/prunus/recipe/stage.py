@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prunus.errors import OptionError
-
-if TYPE_CHECKING:
-    from prunus.recipe.schema import Recovery
+from prunus.option_record import accepted_by
+from prunus.recovery.options import (
+    METHOD_ALLOWED,
+    STEPS_WITHOUT_CLOCK,
+    MethodName,
+    Minutes,
+    RecoveryOptions,
+    whole_recovery,
+)
+from prunus.training.options import Count
 
 Name = Annotated[str, Field(min_length=1, description="a text that is not empty")]
 
@@ -19,34 +27,18 @@ WAYS = {"blocks": "depth", "units": "magnitude", "weights": "importance"}
 """How a level chooses where nothing is said."""
 
 
-def _known(check: Callable[[str], object]) -> Callable[[str], str]:
-    def checked(name: str) -> str:
-        try:
-            check(name)
-        except OptionError as error:
-            raise ValueError(str(error).rstrip(".")) from error
-        return name
-
-    return checked
-
-
-def _schedule(name: str) -> object:
+@accepted_by
+def _schedule(name: str) -> None:
     from prunus.schedules import KEPT_SCHEDULES
 
-    return KEPT_SCHEDULES.get(name)
+    KEPT_SCHEDULES.get(name)
 
 
-def _allocator(name: str) -> object:
+@accepted_by
+def _allocator(name: str) -> None:
     from prunus.budget import ALLOCATORS
 
-    return ALLOCATORS.get(name)
-
-
-def _recovery_method(name: str) -> object:
-    from prunus.recovery.options import check_method
-
-    check_method(name)
-    return name
+    ALLOCATORS.get(name)
 
 
 class StageRecovery(BaseModel):
@@ -54,15 +46,9 @@ class StageRecovery(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
-        default=None, description="a whole number of steps, 1 or more"
-    )
-    minutes: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] | None = Field(
-        default=None, description="a number of minutes above 0, in place of steps"
-    )
-    method: Annotated[Name, AfterValidator(_known(_recovery_method))] | None = Field(
-        default=None, description="autopilot, or one way: statistics, refold, blocks, distil, finetune"
-    )
+    steps: Count | None = Field(default=None, description="a whole number of steps, 1 or more")
+    minutes: Minutes | None = Field(default=None, description="a number of minutes above 0, in place of steps")
+    method: MethodName | None = Field(default=None, description=METHOD_ALLOWED)
 
     @model_validator(mode="after")
     def _one_budget(self) -> StageRecovery:
@@ -70,12 +56,19 @@ class StageRecovery(BaseModel):
             raise ValueError("steps and minutes stand side by side; a recovery has one budget, give just one of them")
         return self
 
-    def over(self, recover: Recovery) -> Recovery:
-        """Return the recipe's ``recover`` with what is said here in its place."""
+    def over(self, recover: Any) -> RecoveryOptions:
+        """Return the recovery of the whole with what is said here in its place.
+
+        Args:
+            recover: a mapping, `RecoveryOptions`, the options of plain fine-tuning, or None for the defaults.
+        """
         own = {name: value for name, value in self.model_dump().items() if value is not None}
         if "steps" in own:
             own["minutes"] = None
-        return recover.model_copy(update=own)
+        elif "minutes" in own:
+            own["steps"] = STEPS_WITHOUT_CLOCK
+        base = whole_recovery(recover)
+        return replace(base, **{"steps": max(1, base.steps), **own})
 
 
 class Stage(BaseModel):
@@ -91,13 +84,13 @@ class Stage(BaseModel):
         default=None, description="for blocks depth, modular or redundancy; else the same as criterion"
     )
     criterion: Name | None = Field(default=None, description="the name of a criterion of units or of weights")
-    allocator: Annotated[Name, AfterValidator(_known(_allocator))] | None = Field(
+    allocator: Annotated[Name, AfterValidator(_allocator)] | None = Field(
         default=None, description="for units, the name of an allocator"
     )
-    schedule: Annotated[Name, AfterValidator(_known(_schedule))] | None = Field(
+    schedule: Annotated[Name, AfterValidator(_schedule)] | None = Field(
         default=None, description="how the level is reached while training: linear, cubic, cosine, geometric, …"
     )
-    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
+    steps: Count | None = Field(
         default=None, description="a whole number of training steps, 1 or more, that the schedule takes"
     )
     recover: StageRecovery | None = Field(default=None, description="a section with the keys steps, minutes, method")
@@ -113,6 +106,26 @@ class Stage(BaseModel):
     def way(self) -> str:
         """How the level chooses: the method or criterion, else what the level does by itself."""
         return self.method or self.criterion or WAYS[self.level]
+
+
+def stages_of(given: Any) -> tuple[Stage, ...]:
+    """Return stages from records or mappings, as `prunus.prune` takes them.
+
+    Raises:
+        OptionError: no list, an unknown key or value, or stages that do not fit together.
+    """
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise OptionError(
+            f"stages is {given!r}; allowed: a list of mappings such as {{'level': 'units', 'kept': 0.5}}."
+        )
+    try:
+        found = tuple(item if isinstance(item, Stage) else Stage.model_validate(item) for item in given)
+        return check_stages(found)
+    except (ValidationError, ValueError) as error:
+        problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        where = ".".join(map(str, problem["loc"]))
+        text = str(problem["msg"]).removeprefix("Value error, ")
+        raise OptionError(f"stages{f': {where}' if where else ''}: {text}.") from error
 
 
 def check_stages(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
@@ -158,5 +171,9 @@ def known_ways(level: str) -> list[str]:
     from prunus.criteria import UNIT_CRITERIA
     from prunus.pruner.evidence import shown_criteria
 
-    return {"blocks": ["depth", "modular", "redundancy"], "units": UNIT_CRITERIA.names(),
-            "weights": shown_criteria()}[level]  # fmt: skip
+    known = {
+        "blocks": ["depth", "modular", "redundancy"],
+        "units": UNIT_CRITERIA.names(),
+        "weights": shown_criteria(),
+    }
+    return known[level]

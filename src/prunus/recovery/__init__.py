@@ -4,7 +4,7 @@ from prunus.recovery import ways
 from prunus.recovery.autopilot import recovered_
 from prunus.recovery.case import Case
 from prunus.recovery.log import Leg, RecoveryReport
-from prunus.recovery.options import AUTOPILOT, Distilling, RecoveryOptions
+from prunus.recovery.options import AUTOPILOT, RecoveryOptions
 from prunus.recovery.rung import RUNGS, Rung, rung
 from prunus.recovery.transfer import regrow, reseed_
 
@@ -12,7 +12,6 @@ __all__ = [
     "AUTOPILOT",
     "RUNGS",
     "Case",
-    "Distilling",
     "Leg",
     "RecoveryOptions",
     "RecoveryReport",

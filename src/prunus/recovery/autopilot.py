@@ -12,7 +12,7 @@ from prunus.recovery.flight import Course, fly
 from prunus.recovery.log import Leg, RecoveryReport
 from prunus.recovery.options import AUTOPILOT
 from prunus.recovery.rung import RUNGS, Rung
-from prunus.training.keeping import MaskKeeper
+from prunus.training.mask_holder import MaskHolder
 
 TRIAL = 0.06
 """The share of the steps that each way gets to show what it pays."""
@@ -42,8 +42,8 @@ def recovered_(case: Case) -> RecoveryReport:
         SelectorError, OptionError: a mask does not fit.
     """
     case.check()
-    MaskKeeper(case.model, case.masks).zero_weights_()
-    purse = Purse(case.options.training.steps, case.options.minutes)
+    MaskHolder.of(case.model, case.masks).zero_weights_()
+    purse = Purse(case.options.steps, case.options.minutes)
     best = Best(case)
     before = best.value
     pilot = _Pilot(case, purse, best, [])
@@ -83,7 +83,7 @@ class _Pilot:
         self._learn_the_pace(trained[-1])
         for rung in self._by_pay(trained):
             steps = int(self.purse.left * rung.most)
-            if steps < min(TRIAL_LEAST, self.case.options.training.steps):
+            if steps < min(TRIAL_LEAST, self.case.options.steps):
                 break
             self._train(rung, steps)
         for rung in free:

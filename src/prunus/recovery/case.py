@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -11,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.as_found import in_eval_mode
 from prunus.errors import DataError, ModelError, OptionError
 from prunus.graph.coupling import Coupling
-from prunus.measurement.batches import Batch, DataSource, call, device_of, logits_of, move, tensors_in
+from prunus.measurement.batches import Batch, DataSource, call, device_of, logits_of, moved, tensors_in
 from prunus.plans import Plan
 from prunus.recovery.mixing import can_be_mixed
-from prunus.recovery.options import RecoveryOptions
+from prunus.recovery.options import RecoveryOptions, check_steps
 from prunus.recovery.soft import soft_loss
 from prunus.training import loss_function
 
@@ -57,8 +57,8 @@ class Case:
     def measure(self) -> float:
         """Return the mean loss on held-out data in eval mode: of labels, else the distance to the dense network."""
         total = count = 0.0
-        loss: Callable[[Any, Tensor], Tensor] = loss_function(self.options.training.loss)
-        with torch.no_grad(), evaluating(self.model), evaluating(self.dense):
+        loss: Callable[[Any, Tensor], Tensor] = loss_function(self.options.loss)
+        with torch.no_grad(), in_eval_mode(self.model), in_eval_mode(self.dense):
             for inputs, targets in self._looked_at():
                 outputs = call(self.model, inputs)
                 if self.labelled:
@@ -77,8 +77,9 @@ class Case:
         Raises:
             ModelError: outputs of different shapes, a teacher that lies elsewhere or would learn too.
             DataError: no samples, or targets that the loss refuses.
-            OptionError: inputs that cannot be mixed, where mixing is asked for.
+            OptionError: no steps, or inputs that cannot be mixed, where mixing is asked for.
         """
+        check_steps(self.options)
         if len(self.train) < LEAST_SAMPLES:
             raise DataError(
                 f"a recovery got {len(self.train)} sample to learn from, what is held out aside; at least "
@@ -86,12 +87,12 @@ class Case:
             )
         inputs, targets = first_batch(self.train, self.model)
         self._check_teacher(any(tensor.is_floating_point() for tensor in tensors_in(inputs)))
-        if self.options.distilling.mixed and not can_be_mixed(inputs):
+        if self.options.mixed and not can_be_mixed(inputs):
             raise OptionError(
-                f"mixed is {self.options.distilling.mixed:g}, and the inputs hold whole numbers; nothing lies between "
-                "two of them. Allowed: floating-point inputs; leave mixed out."
+                f"mixed is {self.options.mixed:g}, and the inputs hold whole numbers; nothing lies between two of "
+                "them. Allowed: floating-point inputs; leave mixed out."
             )
-        with torch.no_grad(), evaluating(self.model), evaluating(self.dense):
+        with torch.no_grad(), in_eval_mode(self.model), in_eval_mode(self.dense):
             small, dense = call(self.model, inputs), call(self.dense, inputs)
         ours, theirs = logits_of(small).shape, logits_of(dense).shape
         if ours != theirs:
@@ -100,7 +101,7 @@ class Case:
                 "have the same outputs. Give the network that the small one was cut from."
             )
         if self.labelled:
-            loss_function(self.options.training.loss)(small, targets)
+            loss_function(self.options.loss)(small, targets)
 
     def _check_teacher(self, of_floats: bool) -> None:
         theirs = {id(parameter) for parameter in self.dense.parameters()}
@@ -122,7 +123,7 @@ class Case:
     def _looked_at(self) -> Iterator[Batch]:
         device, seen = device_of(self.model), 0
         for inputs, targets in self.held_out.batches(HELD_OUT_BATCH):
-            yield move(inputs, device), targets.to(device)
+            yield moved(inputs, device), targets.to(device)
             seen += len(targets)
             if seen >= HELD_OUT_AT_MOST:
                 return
@@ -138,16 +139,4 @@ def first_batch(data: DataSource, model: nn.Module, size: int = 8) -> Batch:
     if found is None:
         raise DataError("the training data yield no batch; at least 1 sample is needed. Check the train split.")
     device = device_of(model)
-    return move(found[0], device), found[1].to(device)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode for a while; every module gets its mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    return moved(found[0], device), found[1].to(device)

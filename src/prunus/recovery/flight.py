@@ -77,7 +77,7 @@ def fly(case: Case, course: Course, best: Best, purse: Purse, why: str) -> Leg:
         why: for the log.
     """
     began, before = time.perf_counter(), best.value
-    rung, training = course.rung, case.options.training
+    rung, training = course.rung, case.options.options()
     options = replace(training, steps=max(1, course.steps), lr=training.lr * course.gear)
     watch = _Watch(best, purse, max(1, course.steps // LOOKS), course.patient, [before])
     try:

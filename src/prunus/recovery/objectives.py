@@ -6,16 +6,17 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from prunus.as_found import in_eval_mode
 from prunus.measurement.batches import Inputs, call, logits_of
-from prunus.recovery.case import Case, evaluating
+from prunus.recovery.case import Case
 from prunus.recovery.mixing import mixed_inputs
 from prunus.recovery.places import Place
 from prunus.recovery.projections import Projections
 from prunus.recovery.soft import soft_loss
 from prunus.recovery.taps import Taps
 from prunus.training import loss_function
+from prunus.training.losses import relative_square_error
 
 
 class Distillation:
@@ -33,14 +34,14 @@ class Distillation:
 
     def __init__(self, case: Case, places: Sequence[Place] = ()) -> None:
         self._case, self._places = case, tuple(places)
-        self._loss = loss_function(case.options.training.loss)
+        self._loss = loss_function(case.options.loss)
         self._projections = Projections(case, self._places)
 
     def __call__(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
         """Return the loss of one batch."""
-        soft = self._case.options.distilling.soft if self._case.labelled else 1.0
-        inputs = mixed_inputs(inputs, self._case.options.distilling.mixed)
-        with torch.no_grad(), evaluating(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
+        soft = self._case.options.soft if self._case.labelled else 1.0
+        inputs = mixed_inputs(inputs, self._case.options.mixed)
+        with torch.no_grad(), in_eval_mode(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
             taught = logits_of(call(self._case.dense, inputs))
         with Taps(model, _last(self._places)) as ours:
             output = call(model, inputs)
@@ -49,10 +50,12 @@ class Distillation:
             loss = loss + (1 - soft) * self._loss(output, targets)
         if self._places:
             errors = [
-                relative_error(self._projections(place.last, ours.values[place.last]), theirs.values[place.dense])
+                relative_square_error(
+                    self._projections(place.last, ours.values[place.last]), theirs.values[place.dense]
+                )
                 for place in self._places
             ]
-            loss = loss + self._case.options.distilling.hints * torch.stack(errors).mean()
+            loss = loss + self._case.options.hints * torch.stack(errors).mean()
         return loss
 
     def parameters(self) -> Iterable[nn.Parameter]:
@@ -72,24 +75,20 @@ class BlockByBlock:
 
     def __call__(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
         """Return the loss of one batch."""
-        with torch.no_grad(), evaluating(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
+        with torch.no_grad(), in_eval_mode(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
             call(self._case.dense, inputs)
         borders = [place.first for place in self._places]
         with Taps(model, _last(self._places), borders) as ours:
             call(model, inputs)
         errors = [
-            relative_error(ours.values[place.last], place.goal(theirs.values[place.dense])) for place in self._places
+            relative_square_error(ours.values[place.last], place.goal(theirs.values[place.dense]))
+            for place in self._places
         ]
         return torch.stack(errors).mean()
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """Return nothing: there is only the model."""
         return ()
-
-
-def relative_error(value: Tensor, goal: Tensor) -> Tensor:
-    """Return ‖value − goal‖² / ‖goal‖²."""
-    return functional.mse_loss(value, goal) / goal.square().mean().clamp(min=torch.finfo(goal.dtype).tiny)
 
 
 def _dense(places: Sequence[Place]) -> set[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunus.as_found import in_eval_mode
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import ModuleCall, Ref
 from prunus.graph.layout import Expr
@@ -104,10 +105,10 @@ def _has_parameters(model: nn.Module, path: str) -> bool:
 
 def _seen(case: Case, places: Sequence[Place]) -> tuple[Place, ...]:
     """Keep the places that one call of both networks passes once, with answers of one shape."""
-    from prunus.recovery.case import evaluating, first_batch
+    from prunus.recovery.case import first_batch
 
     inputs, _ = first_batch(case.train, case.model)
-    with torch.no_grad(), evaluating(case.model), evaluating(case.dense):
+    with torch.no_grad(), in_eval_mode(case.model), in_eval_mode(case.dense):
         with Taps(case.model, {p for place in places for p in (place.first, place.last)}) as ours:
             call(case.model, inputs)
         with Taps(case.dense, {place.dense for place in places}) as theirs:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from prunus.as_found import in_eval_mode
 from prunus.measurement.batches import call, device_of
-from prunus.recovery.case import Case, evaluating, first_batch
+from prunus.recovery.case import Case, first_batch
 from prunus.recovery.places import Place
 from prunus.recovery.taps import Taps
 
@@ -28,7 +29,7 @@ class Projections:
         if not places:
             return
         inputs, _ = first_batch(case.train, case.model)
-        with torch.no_grad(), evaluating(case.model), Taps(case.model, [p.last for p in places]) as ours:
+        with torch.no_grad(), in_eval_mode(case.model), Taps(case.model, [p.last for p in places]) as ours:
             call(case.model, inputs)
         for place in places:
             axis = _axis(ours.values[place.last])
@@ -53,7 +54,7 @@ class Projections:
 def case_width(case: Case, place: Place, axis: int) -> int:
     """Return how many features the dense network has at a place."""
     inputs, _ = first_batch(case.train, case.model)
-    with torch.no_grad(), evaluating(case.dense), Taps(case.dense, [place.dense]) as theirs:
+    with torch.no_grad(), in_eval_mode(case.dense), Taps(case.dense, [place.dense]) as theirs:
         call(case.dense, inputs)
     return int(theirs.values[place.dense].shape[axis])
 

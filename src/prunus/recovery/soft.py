@@ -28,10 +28,10 @@ def soft_loss(options: RecoveryOptions, student: Tensor, teacher: Tensor) -> Ten
 
     Shapes: student and teacher (B, C, …), or (…, C) for losses whose classes are the last axis.
     """
-    temperature, kind = options.distilling.temperature, kind_of(options.training.loss)
+    temperature, kind = options.temperature, kind_of(options.loss)
     if kind == "labels":
         return divergence_of_labels(student, teacher, temperature)
-    axis = -1 if options.training.loss in CLASSES_LAST or student.ndim < 3 else 1
+    axis = -1 if options.loss in CLASSES_LAST or student.ndim < 3 else 1
     if kind == "numbers" or student.ndim < 2 or student.shape[axis] == 1:
         return functional.mse_loss(student, teacher)
     return divergence(student.movedim(axis, -1), teacher.movedim(axis, -1), temperature)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from prunus.as_found import Handle, hooked
 from prunus.measurement.batches import tensors_in
 
 
@@ -23,22 +24,22 @@ class Taps:
 
     def __init__(self, model: nn.Module, paths: Iterable[str], borders: Iterable[str] = ()) -> None:
         self._model, self._paths, self._borders = model, tuple(paths), tuple(borders)
-        self._handles: list[Any] = []
         self.values: dict[str, Tensor] = {}
         self.calls: dict[str, int] = {}
 
     def __enter__(self) -> Taps:
-        for path in self._paths:
-            self._handles.append(self._model.get_submodule(path).register_forward_hook(self._keeper(path)))
-        for path in self._borders:
-            border = self._model.get_submodule(path)
-            self._handles.append(border.register_forward_pre_hook(_detached, with_kwargs=True))
+        self._open = hooked(self._registered())
+        self._open.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._open.__exit__(kind, error, at)
+
+    def _registered(self) -> Iterator[Handle]:
+        for path in self._paths:
+            yield self._model.get_submodule(path).register_forward_hook(self._keeper(path))
+        for path in self._borders:
+            yield self._model.get_submodule(path).register_forward_pre_hook(_detached, with_kwargs=True)
 
     def _keeper(self, path: str) -> Any:
         def keep(module: nn.Module, args: Any, output: Any) -> None:

@@ -11,7 +11,7 @@ from prunus.recovery.dropping import less_dropout
 from prunus.recovery.objectives import BlockByBlock, Distillation
 from prunus.recovery.places import find_places
 from prunus.recovery.rung import rung
-from prunus.repair import repair_
+from prunus.repairs import repair_
 from prunus.training import Objective, TrainingOptions, Watch, finetune_, reestimate_statistics_
 
 _STATISTICS_BATCHES = 100
@@ -60,7 +60,7 @@ def refold_(case: Case, options: TrainingOptions, watch: Watch) -> None:
     assert case.plan is not None
     assert case.coupling is not None
     batches = list(islice(case.train.batches(_REFOLD_BATCH), _REFOLD_SAMPLES // _REFOLD_BATCH))
-    repair_(case.model, case.dense, case.coupling, case.plan, batches, repair="refold", seed=case.seed)
+    repair_(case.dense, case.model, case.coupling, case.plan, batches, repair="refold", seed=case.seed)
 
 
 @rung("blocks", trained=True, unfit=_no_places, most=0.25)
@@ -81,7 +81,7 @@ def distil_(case: Case, options: TrainingOptions, watch: Watch) -> None:
     Source: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531; Romero et al.,
     "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550 (hints).
     """
-    places = find_places(case) if case.options.distilling.hints else ()
+    places = find_places(case) if case.options.hints else ()
     objective = Distillation(case, places)
     _train_(case, options, watch, objective)
 
@@ -97,7 +97,7 @@ def finetune_on_labels_(case: Case, options: TrainingOptions, watch: Watch) -> N
 
 
 def _train_(case: Case, options: TrainingOptions, watch: Watch, objective: Objective | None) -> None:
-    with less_dropout(case.model, case.options.dropout):
+    with less_dropout(case.model, case.options.dropout or 0.0):
         finetune_(
             case.model, case.train, options, masks=case.masks, seed=case.seed, objective=objective, progress=watch
         )

@@ -6,7 +6,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from prunus.results import Interval, Level, Results, Row, Spread, Summary
+from prunus.measurement.interval import Interval
+from prunus.results import Level, Results, Row, Spread, Summary
 
 LEVELS: tuple[Level, ...] = ("weight", "neuron", "structure", "hierarchical", "baseline")
 
@@ -15,7 +16,8 @@ LEVELS: tuple[Level, ...] = ("weight", "neuron", "structure", "hierarchical", "b
 class Cell:
     """One method at one kept fraction, averaged over ``n`` seeds.
 
-    Units: as in a row; the intervals are the widest range that the intervals of the seeds span.
+    Units: as in a row. ``forward`` and ``backward`` are mean latency ratios with the widest range that the intervals of
+    the seeds span; None where one was not timed.
     """
 
     method: str
@@ -31,18 +33,26 @@ class Cell:
     macs_forward: float
     size_bytes: float
     seconds: float
-    forward_ratio: float | None
-    forward_interval: Interval | None
-    backward_ratio: float | None
-    backward_interval: Interval | None
+    forward: Interval | None
+    backward: Interval | None
     auc: float | None = None
     bits: float | None = None
     repair: str = "none"
 
     @property
+    def forward_ratio(self) -> float | None:
+        """The mean forward time in shares of the dense time."""
+        return self.forward.estimate if self.forward is not None else None
+
+    @property
+    def backward_ratio(self) -> float | None:
+        """The same for the backward pass."""
+        return self.backward.estimate if self.backward is not None else None
+
+    @property
     def faster(self) -> bool:
         """Whether the whole forward interval lies below the dense time."""
-        return self.forward_interval is not None and self.forward_interval[1] < 1.0
+        return self.forward is not None and self.forward.high < 1.0
 
 
 def make_cells(results: Results) -> tuple[Cell, ...]:
@@ -84,11 +94,12 @@ def _cell(item: Summary, rows: list[Row]) -> Cell:
 
     measured: dict[str, Any] = {}
     for way in ("forward", "backward"):
-        intervals = [getattr(row, f"latency_{way}_interval") for row in rows]
-        timed = None not in intervals
-        measured[f"{way}_ratio"] = mean(f"latency_{way}_ratio") if timed else None
-        span = (min(i[0] for i in intervals), max(i[1] for i in intervals)) if timed else None
-        measured[f"{way}_interval"] = span
+        ends = [getattr(row, f"latency_{way}_interval") for row in rows]
+        if None in ends:
+            measured[way] = None
+        else:
+            lows, highs = zip(*ends, strict=True)
+            measured[way] = Interval(mean(f"latency_{way}_ratio"), min(lows), max(highs))
     for name in ("auc", "bits"):
         measured[name] = mean(name) if all(getattr(row, name) is not None for row in rows) else None
     return Cell(

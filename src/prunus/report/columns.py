@@ -118,7 +118,7 @@ COLUMNS: tuple[Column, ...] = (
         "time fwd",
         "Forward time divided by the dense forward time (below 1 is faster), with its 95 % interval; "
         "with several seeds the mean, and the range that the intervals span.",
-        lambda c: formats.ratio_interval(c.forward_ratio, c.forward_interval),
+        lambda c: formats.ratio_interval(c.forward),
         lambda c: c.forward_ratio,
         0,
     ),
@@ -126,7 +126,7 @@ COLUMNS: tuple[Column, ...] = (
         "backward_ratio",
         "time bwd",
         "The same for the backward pass.",
-        lambda c: formats.ratio_interval(c.backward_ratio, c.backward_interval),
+        lambda c: formats.ratio_interval(c.backward),
         lambda c: c.backward_ratio,
         8,
     ),

@@ -63,7 +63,7 @@ def _timing_note(cell: Cell) -> str:
 
 
 def _pay(cells: tuple[Cell, ...], dense: Cell) -> list[Finding]:
-    timed = [cell for cell in _pruned(cells) if cell.forward_interval is not None]
+    timed = [cell for cell in _pruned(cells) if cell.forward is not None]
     if not timed:
         return []
     good = [cell for cell in timed if dense.accuracy.mean - cell.accuracy.mean <= TOLERANCE]

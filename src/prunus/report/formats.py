@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prunus.results import Interval, Spread
+from prunus.measurement.interval import Interval
+from prunus.results import Spread
 
 ABSENT = "-"
 
@@ -63,11 +64,9 @@ def ratio(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.2f}"
 
 
-def ratio_interval(value: float | None, interval: Interval | None) -> str:
+def ratio_interval(value: Interval | None) -> str:
     """Write a ratio with its interval: ``0.62 0.60-0.65``."""
-    if value is None or interval is None:
-        return ABSENT
-    return f"{value:.2f} {interval[0]:.2f}-{interval[1]:.2f}"
+    return ABSENT if value is None else f"{value.estimate:.2f} {value.low:.2f}-{value.high:.2f}"
 
 
 def seconds(value: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from prunus.budget.limits import FS_PER_MS, METRICS, parse_budget
-from prunus.plans import Plan
+from prunus.plans import UNPRICED, Plan
 from prunus.report.formats import count, size
 from prunus.report.outline import Pair, Part
 
@@ -32,8 +32,10 @@ METERS = (
 def asked(settings: Mapping[str, Any]) -> str:
     """Say in one line what a plan was asked for: budget, method, criterion, allocator."""
     budget = settings.get("budget") or {}
-    words = [f"{metric} ≤ {value:.4g}" if isinstance(value, float) else f"{metric} ≤ {value}"
-             for metric, value in budget.items()]  # fmt: skip
+    words = [
+        f"{metric} ≤ {value:.4g}" if isinstance(value, float) else f"{metric} ≤ {value}"
+        for metric, value in budget.items()
+    ]
     words += [f"{key} {settings[key]}" for key in ("method", "criterion", "allocator") if settings.get(key)]
     return "  ·  ".join(words)
 
@@ -42,7 +44,7 @@ def meters(plan: Plan, root: Part) -> list[tuple[Meter, Pair]]:
     """Return every metric with what the whole costs before and after; parameters at zero are not counted."""
     found = []
     for meter in METERS:
-        before, after = (int(getattr(c, METRICS[meter.metric])) if c else 0 for c in (plan.before, plan.after))
+        before, after = (int(getattr(c, METRICS[meter.metric])) for c in (plan.before, plan.after))
         if meter.metric in ("params", "macs"):
             before, after = root.params if meter.metric == "params" else root.macs
         if meter.metric == "params" and plan.masks:
@@ -55,7 +57,7 @@ def meters(plan: Plan, root: Part) -> list[tuple[Meter, Pair]]:
 def limit_share(plan: Plan, metric: str) -> float | None:
     """Return the budget of a metric as a share of the whole; None where it has none."""
     budget, before = plan.settings.get("budget") or {}, plan.before
-    if metric not in budget or before is None:
+    if metric not in budget or before == UNPRICED:
         return None
     (limit,) = parse_budget({metric: budget[metric]}, before)
     whole: int = getattr(before, METRICS[metric])

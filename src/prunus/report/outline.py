@@ -189,8 +189,11 @@ def _folded(group: Part) -> Part:
     if group.level == "network" or len(group.children) != 1:
         return group
     (only,) = group.children
-    return replace(group, level=only.level, name=f"{group.name}/{only.name}", kind=only.kind, units=only.units,
-                   why=tuple(dict.fromkeys((*group.why, *only.why))), children=only.children)  # fmt: skip
+    why = tuple(dict.fromkeys((*group.why, *only.why)))
+    name = f"{group.name}/{only.name}"
+    return replace(
+        group, level=only.level, name=name, kind=only.kind, units=only.units, why=why, children=only.children
+    )
 
 
 def _sum(pairs: Iterable[Pair]) -> Pair:

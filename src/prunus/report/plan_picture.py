@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunus.plans import Plan
+from prunus.plans import UNPRICED, Plan
 from prunus.report.formats import count
 from prunus.report.meters import Meter, asked, limit_share, meters
 from prunus.report.outline import Line, Pair, Part, lines, outline
@@ -62,8 +62,12 @@ def _alt(title: str, root: Part) -> str:
 
 def _tips(shown: list[Line]) -> list[tuple[str, str]]:
     found = [(f"row-{i}", _tip(line.part)) for i, line in enumerate(shown)]
-    cells = [(f"cell-{i}-{j}", _tip(cell)) for i, line in enumerate(shown) if len(line.cells) > 1
-             for j, cell in enumerate(line.cells)]  # fmt: skip
+    cells = [
+        (f"cell-{i}-{j}", _tip(cell))
+        for i, line in enumerate(shown)
+        if len(line.cells) > 1
+        for j, cell in enumerate(line.cells)
+    ]
     return found + cells
 
 
@@ -82,7 +86,7 @@ def _header(sheet: Sheet, plan: Plan, root: Part, title: str) -> None:
     sheet.text(_NAMES, 22, shortened(title, 84), fontsize=14, weight="bold")
     sheet.text(_NAMES, 41, shortened(asked(plan.settings), 140), fontsize=9.5)
     zeros = " not zero" if plan.masks else ""
-    if plan.before is not None and plan.after is not None:
+    if plan.before != UNPRICED:
         shown = meters(plan, root)
         step = (_WIDE - 2 * _NAMES + 20) / max(3, len(shown))
         for i, (meter, pair) in enumerate(shown):

@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from prunus.pay import Forecast
     from prunus.review.diff import PlanDiff
 
-_COSTS = (("params", "params"), ("MACs forward", "macs_forward"), ("MACs backward", "macs_backward"),
-          ("bytes", "param_bytes"))  # fmt: skip
+_COSTS = (
+    ("params", "params"),
+    ("MACs forward", "macs_forward"),
+    ("MACs backward", "macs_backward"),
+    ("bytes", "param_bytes"),
+)
 Row = Sequence[str]
 
 
@@ -46,12 +50,16 @@ def damage_lines(plan: Plan) -> Iterator[str]:
     """Yield what all decisions cost together beside what they cost one by one, and what a search found, if measured."""
     found, search = plan.settings.get("damage"), plan.settings.get("search")
     if search and search["rise_after"] is not None:
-        yield (f"search: loss +{search['rise_before']:.4g} before, +{search['rise_after']:.4g} after "
-               f"{search['evaluations']:,} trials")  # fmt: skip
+        yield (
+            f"search: loss +{search['rise_before']:.4g} before, +{search['rise_after']:.4g} after "
+            f"{search['evaluations']:,} trials"
+        )
     if found:
         ratio = "" if found["ratio"] is None else f": R = {found['ratio']:.2f}"
-        yield (f"loss before recovery {found['dense_loss']:.4g} → +{found['together']:.4g}; the decisions one by one "
-               f"+{found['singles']:.4g}{ratio}")  # fmt: skip
+        yield (
+            f"loss before recovery {found['dense_loss']:.4g} → +{found['together']:.4g}; the decisions one by one "
+            f"+{found['singles']:.4g}{ratio}"
+        )
 
 
 def forecast_lines(found: Forecast) -> Iterator[str]:
@@ -82,8 +90,8 @@ def diff_lines(diff: PlanDiff, *, batch: int = 1) -> Iterator[str]:
         yield ""
     rows: list[Row] = [("axis", "of", "first keeps", "second keeps", "only first keeps", "only second keeps")]
     for change in diff.axes:
-        rows.append((change.axis, str(change.size), *(str(n) for n in change.kept),
-                     *(_units(u) for u in (change.only_first, change.only_second))))  # fmt: skip
+        kept, only = map(str, change.kept), map(_units, (change.only_first, change.only_second))
+        rows.append((change.axis, str(change.size), *kept, *only))
     if len(rows) > 1:
         yield from aligned(rows, right=range(1, 4))
     for name, drops in (("first", diff.drops_first), ("second", diff.drops_second)):

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LOSS, _WIDE, _HIGH = COLOURS["weight"], 10.2, 4.3
-_COSTS = (("parameters", "params", COLOURS["weight"], "o"), ("forward MACs", "macs_forward", COLOURS["neuron"], "s"),
-          ("bytes", "param_bytes", COLOURS["structure"], "^"))  # fmt: skip
+_COSTS = (
+    ("parameters", "params", COLOURS["weight"], "o"),
+    ("forward MACs", "macs_forward", COLOURS["neuron"], "s"),
+    ("bytes", "param_bytes", COLOURS["structure"], "^"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +126,9 @@ def _costs(axes: Axes, points: Sequence[Swept], dense: Swept) -> None:
     for i, (label, field, colour, marker) in enumerate(costs):
         whole = max(getattr(dense, field), 1)
         look: dict[str, Any] = {"marker": marker, "markersize": 6, "markeredgecolor": PAPER, "linewidth": 1.6}
-        axes.plot(kept, [100 * getattr(p, field) / whole for p in ordered], color=colour, linestyle=DASHES[i],
-                  label=f"{label} ({_whole(field, whole)})", zorder=3, **look)  # fmt: skip
+        shares = [100 * getattr(p, field) / whole for p in ordered]
+        named = f"{label} ({_whole(field, whole)})"
+        axes.plot(kept, shares, color=colour, linestyle=DASHES[i], label=named, zorder=3, **look)
     axes.set_ylim(0, 105)
     axes.set_title("left of the dense network, %", loc="left", fontsize=10)
     axes.legend(loc="best", handlelength=2.8)

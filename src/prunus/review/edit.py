@@ -107,7 +107,6 @@ def _of(plan: Plan, tensor: str) -> dict[int, str]:
 
 
 def _check_constraints(plan: Plan, coupling: Coupling) -> None:
-    assert plan.after is not None
     whole = cost_model(coupling).price()
     # Masks make fewer weights count than the cut network has; what they leave was counted when they were made.
     known = ("macs",) if plan.masks else ("params", "macs", "bytes")
@@ -140,8 +139,11 @@ def _decisions(stored: Plan, fresh: Plan) -> tuple[Decision, ...]:
         if gone:
             edited = replace(d, removed=gone, reason=EDITED, score_share=None, damage=None)
             out.append(d if gone == d.removed else edited)
-    out += [Decision(a, "unit", int((~m).sum()), len(m), EDITED) for a, m in fresh.axes.items()
-            if a not in seen and not _whole_block(stored)]  # fmt: skip
+    out += [
+        Decision(a, "unit", int((~m).sum()), len(m), EDITED)
+        for a, m in fresh.axes.items()
+        if a not in seen and not _whole_block(stored)
+    ]
     return tuple(out)
 
 

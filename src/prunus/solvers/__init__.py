@@ -3,11 +3,11 @@
 from prunus.solvers.alps import alps
 from prunus.solvers.consumers import Consumer
 from prunus.solvers.exact_obs import exact_obs
-from prunus.solvers.obs_groups import Removal, remove_units, snapshots
-from prunus.solvers.osscar import Swapped, exchange_units, osscar
+from prunus.solvers.obs_groups import Removal, remove_units
+from prunus.solvers.osscar import Swapped, exchange_units
 from prunus.solvers.patterns import EveryRow, NofM, Pattern, Tiles, Unstructured
 from prunus.solvers.problem import Pruned, damped, reconstruction_error
-from prunus.solvers.sparsegpt import row_grid, sparsegpt
+from prunus.solvers.sparsegpt import sparsegpt
 from prunus.solvers.support import refit
 from prunus.solvers.wanda import wanda, wanda_scores
 
@@ -25,12 +25,9 @@ __all__ = [
     "damped",
     "exact_obs",
     "exchange_units",
-    "osscar",
     "reconstruction_error",
     "refit",
     "remove_units",
-    "row_grid",
-    "snapshots",
     "sparsegpt",
     "wanda",
     "wanda_scores",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from prunus.errors import OptionError
 from prunus.solvers.consumers import Consumer
-from prunus.solvers.nested import nested_refits
 from prunus.solvers.problem import DAMPING
 from prunus.solvers.removal import Leaving
 
@@ -94,18 +93,4 @@ def remove_units(
     )
 
 
-def snapshots(
-    consumers: Sequence[Consumer], removal: Removal, counts: Iterable[int], *, damping: float = DAMPING
-) -> dict[int, tuple[Tensor, ...]]:
-    """Return, for each number of kept units, the weights of every consumer as they stand then.
-
-    The update of group OBS keeps W at the least squares optimum of what is left, so a level is solved for directly.
-
-    Shapes: each weight (O, I), zero where its unit is gone.
-    """
-    wanted = list(counts)
-    levels = [nested_refits(c, removal.order, removal.units, wanted, damping=damping) for c in consumers]
-    return {count: tuple(own[count] for own in levels) for count in wanted}
-
-
-__all__ = ["Consumer", "Removal", "remove_units", "snapshots"]
+__all__ = ["Consumer", "Removal", "remove_units"]

@@ -1,4 +1,4 @@
-"""OSSCAR: units chosen greedily, then exchanged one for one as long as the error falls."""
+"""OSSCAR: units that were chosen greedily are exchanged one for one as long as the error falls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from prunus.errors import OptionError
 from prunus.solvers.consumers import Consumer
-from prunus.solvers.obs_groups import remove_units
 from prunus.solvers.problem import DAMPING
 from prunus.solvers.swaps import Exchange
 
@@ -33,38 +32,6 @@ class Swapped:
     errors: tuple[float, ...]
 
 
-def osscar(
-    consumers: Sequence[Consumer],
-    units: int,
-    count: int,
-    *,
-    damping: float = DAMPING,
-    swaps: int = SWAPS,
-    candidates: int = CANDIDATES,
-) -> Swapped:
-    """Choose the units that stay: group OBS first, then exchanges.
-
-    min over |S| = count of Σ_consumers tr((W−Ŵ)H(W−Ŵ)ᵀ) with Ŵ the best weights on S. An exchange brings back the
-    unit and lets go the one that together lower the error most; both costs are exact, from low-rank updates.
-    Source: Meng et al., "OSSCAR: One-Shot Structured Pruning in Vision and Language Models with Combinatorial
-    Optimization", arXiv:2403.12983.
-
-    Args:
-        consumers: all readers of the axis.
-        units: how many units the axis has.
-        count: how many stay.
-        damping: λ, a share of the mean of the diagonal of each H.
-        swaps: most exchanges.
-        candidates: units that are tried for coming back, those whose coming back alone would help most.
-
-    Raises:
-        OptionError: a number out of range.
-        DataError: a consumer's moment is not positive semidefinite.
-    """
-    removal = remove_units(consumers, units, keep=count, damping=damping)
-    return exchange_units(consumers, removal.kept(count), damping=damping, swaps=swaps, candidates=candidates)
-
-
 def exchange_units(
     consumers: Sequence[Consumer],
     kept: Tensor,
@@ -73,9 +40,25 @@ def exchange_units(
     swaps: int = SWAPS,
     candidates: int = CANDIDATES,
 ) -> Swapped:
-    """Exchange units one for one from any choice on; the error never rises. As `osscar` otherwise.
+    """Exchange units one for one, from any choice on; after group OBS that is OSSCAR.
+
+    min over |S| = count of Σ_consumers tr((W−Ŵ)H(W−Ŵ)ᵀ) with Ŵ the best weights on S. An exchange brings back the
+    unit and lets go the one that together lower the error most; both costs are exact, from low-rank updates.
+    Source: Meng et al., "OSSCAR: One-Shot Structured Pruning in Vision and Language Models with Combinatorial
+    Optimization", arXiv:2403.12983.
+
+    Args:
+        consumers: all readers of the axis.
+        kept: the choice to begin with.
+        damping: λ, a share of the mean of the diagonal of each H.
+        swaps: most exchanges.
+        candidates: units that are tried for coming back, those whose coming back alone would help most.
 
     Shapes: kept (units,), bool.
+
+    Raises:
+        OptionError: a number out of range.
+        DataError: a consumer's moment is not positive semidefinite.
     """
     if swaps < 0 or candidates < 1:
         raise OptionError(f"swaps is {swaps}, candidates {candidates}; allowed is at least 0 and at least 1.")

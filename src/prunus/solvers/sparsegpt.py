@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -12,8 +10,6 @@ from prunus.solvers.patterns import NofM, Pattern, Tiles, Unstructured
 from prunus.solvers.problem import DAMPING, Pruned, check_count, checked, damped, inverse, triangle
 
 BLOCK = 128
-
-Quantise = Callable[[Tensor], Tensor]
 
 
 def sparsegpt(
@@ -24,7 +20,6 @@ def sparsegpt(
     *,
     damping: float = DAMPING,
     block: int = BLOCK,
-    quantise: Quantise | None = None,
 ) -> Pruned:
     """Prune a layer in one pass over its columns.
 
@@ -40,7 +35,6 @@ def sparsegpt(
         pattern: `Unstructured` unless given.
         damping: λ, a share of the mean of the diagonal of H.
         block: columns that are decided together, brought to a multiple of the pattern's span.
-        quantise: column (O,) → the values that can be stored; what that changes is passed on like the rest.
 
     Shapes: weight (O, I), moment (I, I).
 
@@ -68,8 +62,7 @@ def sparsegpt(
                 scores = _scores(part[:, j : j + step], u[j : j + step, j : j + step], chosen)
                 kept[:, j : j + step] = chosen.mask(scores, count * min(start + j + step, width) // width - spent)
                 spent += int(kept[:, j : j + step].sum())
-            column = part[:, j] if quantise is None else quantise(part[:, j])
-            column = torch.where(kept[:, j], column, torch.zeros_like(column))
+            column = torch.where(kept[:, j], part[:, j], torch.zeros_like(part[:, j]))
             errors[:, j] = (part[:, j] - column) / u[j, j]
             part[:, j:] -= errors[:, j, None] * u[j, j:]
             part[:, j] = column
@@ -87,24 +80,3 @@ def _scores(part: Tensor, upper: Tensor, pattern: Pattern) -> Tensor:
         for w, at in windows
     ]
     return torch.cat(solved, 1).square()
-
-
-def row_grid(weight: Tensor, bits: int = 8) -> Quantise:
-    """Return rounding to a symmetric grid of 2^bits − 1 values for every row, spread over the row's largest weight.
-
-    Shapes: weight (O, I); the function takes and returns (O,).
-
-    Raises:
-        OptionError: fewer than 2 bits or more than 16.
-    """
-    if not 2 <= bits <= 16:
-        raise OptionError(f"bits is {bits}; allowed is 2 to 16.")
-    top = 2 ** (bits - 1) - 1
-    step = weight.detach().abs().amax(1).clamp(min=torch.finfo(weight.dtype).tiny) / top
-
-    def nearest(column: Tensor) -> Tensor:
-        size = step.to(column)
-        found: Tensor = (column / size).round().clamp(-top, top) * size
-        return found
-
-    return nearest

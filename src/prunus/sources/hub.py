@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from prunus.errors import ModelError, nearest
 from prunus.sources.callables import errors_named, one_line
+from prunus.sources.vision_ops import compute_nms, import_torchvision
 
 
 class LogitsOnly(nn.Module):
@@ -40,6 +42,7 @@ def from_torchvision(name: str, args: Mapping[str, Any], base_dir: Path) -> nn.M
     models = _library("torchvision.models", "vision")
     _check_name("torchvision", name, models.list_models())
     with errors_named(f"torchvision:{name}", ModelError):
+        compute_nms()
         model: nn.Module = models.get_model(name, **args)
     return model
 
@@ -90,6 +93,9 @@ def _architecture(transformers: ModuleType, source: str) -> str:
 def _library(name: str, extra: str) -> ModuleType:
     top = name.partition(".")[0]
     try:
+        # transformers can do without torchvision, and has its own words for one that does not load.
+        with contextlib.suppress(Exception) if top == "transformers" else contextlib.nullcontext():
+            import_torchvision()
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ModelError(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.as_found import seeded
 from prunus.errors import ModelError, nearest
 from prunus.sources.callables import call_source, errors_named, is_callable_source, one_line
 from prunus.sources.checkpoints import load_checkpoint_
@@ -48,8 +49,7 @@ def resolve_model(
         'Linear'
     """
     base = Path(base_dir)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = _built(text, dict(args or {}), base, seed)
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {text!r} returned a {type(model).__name__}; allowed: a torch.nn.Module. Return one.")

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.as_found import in_eval_mode
 from prunus.criteria import noise_batches
 from prunus.errors import DataError, ModelError, nearest
-from prunus.measurement.batches import Batch, DataSource, call, device_of, logits_of, move
+from prunus.measurement.batches import Batch, DataSource, call, device_of, logits_of, moved
 from prunus.sources.examples import example_inputs
 from prunus.workloads.sources import BatchList, Split
 from prunus.workloads.splits import Splits
@@ -99,18 +100,14 @@ def _split(model: nn.Module, example: Any, name: str, seed: int, samples: int, *
 
 @torch.no_grad()
 def _answered(model: nn.Module, batches: list[Any], generator: torch.Generator | None) -> list[Batch]:
-    """Return each batch with the network's answers; its mode is put back."""
-    was_training, device = model.training, device_of(model)
-    model.eval()
-    try:
-        found: list[Batch] = []
+    """Return each batch with the network's answers; its modes are put back."""
+    found: list[Batch] = []
+    with in_eval_mode(model):
         for batch in batches:
             single = isinstance(batch, tuple) and len(batch) == 1
             inputs = batch[0] if single else batch
-            found.append((inputs, _targets(logits_of(call(model, move(inputs, device))).cpu(), generator)))
-        return found
-    finally:
-        model.train(was_training)
+            found.append((inputs, _targets(logits_of(call(model, moved(inputs, device_of(model)))).cpu(), generator)))
+    return found
 
 
 def _targets(logits: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.as_found import in_eval_mode
 from prunus.errors import CaptureError, OptionError, PlanError
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
@@ -113,15 +114,8 @@ def _keep_classes(
 @contextlib.contextmanager
 def _still(model: nn.Module) -> Iterator[None]:
     """Keep parametrisations from moving their buffers: reading a spectral-normed weight does in training mode."""
-    training = [m for m in model.modules() if m.training]
-    for m in training:
-        m.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for m in training:
-            m.training = True
+    with in_eval_mode(model), torch.no_grad():
+        yield
 
 
 def _stale_error(model: nn.Module, edited: Graph, splice: Splice) -> CaptureError:

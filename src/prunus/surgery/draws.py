@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prunus.as_found import random_state_kept
 from prunus.graph.ir import INPUT, TENSOR, Graph
 from prunus.graph.run import resolve
 
@@ -60,15 +61,13 @@ def _drawn(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
 
 
 @contextlib.contextmanager
-def seeded(seed: int, device: torch.device, *, one_number: bool) -> Iterator[None]:
+def seeded(seed: int, *, one_number: bool) -> Iterator[None]:
     """Run a block from a fixed random state and put the state back.
 
     Args:
         seed: of the state.
-        device: whose generator is kept too.
         one_number: random ops give one number for all positions of their result.
     """
-    own = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=own), _OneNumber(seed) if one_number else contextlib.nullcontext():
+    with random_state_kept(), _OneNumber(seed) if one_number else contextlib.nullcontext():
         torch.manual_seed(seed)
         yield

@@ -13,6 +13,7 @@ from torch import nn
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Node, Ref
 from prunus.graph.run import run
+from prunus.memory_format import sound_gradients
 from prunus.plans import Plan
 from prunus.surgery.reference import masked_tensors, reference_overrides, removed_positions, without_debris
 from prunus.surgery.trial import Tensors, Trial, relative_error, trial
@@ -68,7 +69,7 @@ def compare_gradients(
 
 def gradient_error(it: Trial, small: nn.Module) -> Gradients | None:
     """Compare gradients within a trial; see `compare_gradients`."""
-    with _differentiable(it):
+    with _differentiable(it), sound_gradients(it.values, small):
         expected = _masked_gradients(it)
         if expected is None:
             return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -135,25 +134,4 @@ def _refuse_too_few(coupling: Coupling, keep: Keep) -> None:
             )
 
 
-def literal_changes(before: Graph, after: Graph) -> dict[str, tuple[str, ...]]:
-    """Return node name → names of literal arguments whose value changed (renamed ops with equal sizes do not count)."""
-    changed: dict[str, tuple[str, ...]] = {}
-    for node in after.nodes:
-        if node.op in (INPUT, TENSOR):
-            continue
-        old = before.node(node.name)
-        names = tuple(k for k, v in node.args.items() if _literals(v) != _literals(old.args.get(k)))
-        if names:
-            changed[node.name] = names
-    return changed
-
-
-def _literals(value: Any) -> Any:
-    if isinstance(value, Ref):
-        return None
-    if isinstance(value, (list, tuple)):
-        return [_literals(v) for v in value]
-    return value
-
-
-__all__ = ["REWRITES", "Sizes", "literal_changes", "rewrite"]
+__all__ = ["REWRITES", "Sizes", "rewrite"]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.as_found import random_state_kept
 from prunus.errors import CaptureError
 from prunus.graph.capture import capture, preserved, split_inputs
 from prunus.graph.ir import INPUT, Graph, Ref
@@ -126,7 +127,7 @@ class Search:
             return True
         args, kwargs = split_inputs(self.example_inputs)
         try:
-            with preserved(self.small), torch.random.fork_rng(devices=[]), torch.no_grad():
+            with preserved(self.small), random_state_kept(), torch.no_grad():
                 self.small(*args, **kwargs)
         except ArgumentsError as error:
             path = next((p for p, m in self.small.named_modules() if m is error.module), "")

@@ -62,7 +62,7 @@ class Trial:
         """Run a block in the trial's float type, from its random state."""
         with (
             torch.set_grad_enabled(gradients),
-            seeded(self.seed, self.device, one_number=self.random),
+            seeded(self.seed, one_number=self.random),
             computing_in(self.dtype),
         ):
             yield

@@ -6,15 +6,16 @@ import copy
 import functools
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prunus.analysis import Analysis, analyse
 from prunus.graph.capture import preserved
 from prunus.graph.coupling import Axis, Coupling
 from prunus.graph.recorder import named_tensors
-from prunus.methods import Subject, subject_of
 from prunus.training import TrainingOptions, finetune_
 from prunus.workloads.digits_net import DigitsNet
 from prunus.workloads.splits import Split
@@ -46,15 +47,17 @@ def _trained() -> nn.Module:
     return model.eval()
 
 
-def example_analysis(*, seed: int = 0, held: frozenset[str] = frozenset()) -> Subject:
+def example_analysis(*, seed: int = 0, held: frozenset[str] = frozenset()) -> Analysis:
     """Return a small trained convolutional network with its analysis and data, nothing measured yet.
 
     It has residual blocks, parallel branches that are concatenated, grouped and depthwise convolutions, batch norms and
     a linear layer behind a flatten.
     """
-    data = example_data(SAMPLES, 1), example_data(SAMPLES, 2)
+    calibration, selection = example_data(SAMPLES, 1), example_data(SAMPLES, 2)
     with torch.random.fork_rng():
-        return subject_of(copy.deepcopy(_trained()), torch.zeros(2, 1, SIDE, SIDE), *data, seed=seed, held=held)
+        inputs = torch.zeros(2, 1, SIDE, SIDE)
+        found = analyse(copy.deepcopy(_trained()), inputs, data=calibration, held_out=selection, seed=seed)
+    return replace(found, held=held)
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:

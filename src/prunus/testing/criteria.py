@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.analysis import Analysis
 from prunus.criteria import (
     PROBES,
     Calibration,
@@ -21,7 +22,6 @@ from prunus.criteria import (
 )
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.methods import Subject
 from prunus.testing.cases import example_analysis, first_change, permuted, plain_axis, state_of
 from prunus.testing.suite import Suite, suite_for
 
@@ -38,7 +38,7 @@ class CriterionCase:
     """A unit criterion, and what makes the analysis that it is tried on."""
 
     criterion: CriterionLike
-    analysis: Callable[[], Subject]
+    analysis: Callable[[], Analysis]
 
 
 class CriterionSuite(Suite):
@@ -162,7 +162,7 @@ class CriterionSuite(Suite):
             "A score may depend on what a unit holds, not on its number; give draws=True where numbers are drawn.",
         )
 
-    def _analysis(self) -> Subject:
+    def _analysis(self) -> Analysis:
         return self.once("analysis", self.case.analysis)
 
     def _evidence(self, model: nn.Module, order: Tensor | None = None) -> UnitEvidence:
@@ -199,7 +199,7 @@ def criterion_suite(
     *,
     draws: bool = False,
     mixes_samples: bool = False,
-    analysis: Callable[[], Subject] = example_analysis,
+    analysis: Callable[[], Analysis] = example_analysis,
 ) -> Any:
     """Return the contract suite of a unit criterion, for pytest to collect.
 

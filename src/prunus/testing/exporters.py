@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from prunus.errors import PrunusError
-from prunus.export import EXPORTERS, load, save
-from prunus.export.exporter import Exporter
-from prunus.export.parts import Pruned
+from prunus.exporters import EXPORTERS, load, save
+from prunus.exporters.exporter import Exporter
+from prunus.exporters.parts import Pruned
 from prunus.planning import make_plan
 from prunus.plans import Plan
 from prunus.surgery.cut import operate
@@ -197,7 +197,7 @@ class ExporterSuite(Suite):
                 "a bare model is not refused",
                 lambda: save(bare, path, format=self.case.member.name),
                 PrunusError,
-                "Begin with model, plan, surgery = prunus.export.parts.parts(result).",
+                "Begin with model, plan, surgery = prunus.exporters.parts.parts(result).",
             )
             self.expect(not path.exists(), "a bare model is written all the same", path.name, "nothing", "Check first.")
 

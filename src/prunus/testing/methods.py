@@ -7,19 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
-import numpy as np
 from torch import nn
 
+from prunus.analysis import Analysis
 from prunus.budget import Limit
 from prunus.errors import PrunusError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.measurement.batches import call
 from prunus.measurement.price import cost_model
-from prunus.methods import METHODS, Method, Subject
-from prunus.methods.subject import Level
-from prunus.methods.under import under
-from prunus.plans import Cost, Plan
+from prunus.methods import METHODS, Level, Method
+from prunus.plans import UNPRICED, Cost, Plan
 from prunus.surgery.cut import cut
 from prunus.surgery.verify import Check, verify
 from prunus.testing.cases import example_analysis, first_change, state_of
@@ -34,10 +32,10 @@ PROVED, CHANGED = 1e-8, 1e-3
 """How far the cut network may be from the masked original, where the plan changes the outputs by more than this."""
 
 
-class Analysis(Protocol):
+class Analysed(Protocol):
     """What makes the analysed network: nothing is measured yet; ``held`` names axes that may not be cut."""
 
-    def __call__(self, *, held: frozenset[str] = frozenset()) -> Subject:
+    def __call__(self, *, held: frozenset[str] = frozenset()) -> Analysis:
         """Return the analysis."""
         ...
 
@@ -47,7 +45,7 @@ class MethodCase:
     """A method, the analysis that it is tried on, and how far it may miss a budget from above."""
 
     method: str | Method
-    analysis: Analysis
+    analysis: Analysed
     over: float
     kept: tuple[float, ...]
 
@@ -57,22 +55,13 @@ class MethodCase:
         return METHODS.get(self.method) if isinstance(self.method, str) else self.method
 
 
-def plan_with(method: Method, analysis: Subject, kept: float, metric: str = "params") -> Plan:
+def plan_with(method: Method, analysis: Analysis, kept: float, metric: str = "params") -> Plan:
     """Ask a method for a plan that keeps a share of a metric: the only place in the suite that knows how."""
-    return method.plan(analysis if metric == analysis.metric else under(analysis, metric), kept)
+    ready = analysis if metric == analysis.metric else analysis.in_metric(metric)
+    return method.plan(ready, ready.limits(kept))
 
 
-def masked_weights(plan: Plan) -> int:
-    """Count the weights at zero that masks take from what the cut leaves."""
-    gone = 0
-    for name, mask in plan.masks.items():
-        for dim, index in plan.keep.get(name, {}).items():
-            mask = np.take(mask, index, dim)
-        gone += int((~mask).sum())
-    return gone
-
-
-def _cut_and_checked(analysis: Subject, plan: Plan) -> tuple[nn.Module, Check]:
+def _cut_and_checked(analysis: Analysis, plan: Plan) -> tuple[nn.Module, Check]:
     small = cut(analysis.model, analysis.coupling, plan, analysis.example_inputs)
     return small, verify(analysis.model, small, analysis.coupling, plan, analysis.example_inputs)
 
@@ -198,10 +187,10 @@ class MethodSuite(Suite):
             )
             zeros = sum(int((p == 0).sum()) for p in found.parameters())
             self.expect(
-                zeros >= masked_weights(plan),
+                zeros >= plan.masked,
                 f"masked weights {where} are not zero after the cut",
                 f"{zeros:,} zeros",
-                f"{masked_weights(plan):,}",
+                f"{plan.masked:,}",
                 "Give masks in the shapes of the original.",
             )
 
@@ -277,7 +266,7 @@ class MethodSuite(Suite):
             "Raise BudgetError with the least that can be reached.",
         )
 
-    def _analysis(self) -> Subject:
+    def _analysis(self) -> Analysis:
         return self.once("analysis", self.case.analysis)
 
     def _again(self) -> tuple[Plan, str | None]:
@@ -291,7 +280,7 @@ class MethodSuite(Suite):
 
         return self.once("again", make)
 
-    def _planned(self, analysis: Subject, kept: float) -> Plan:
+    def _planned(self, analysis: Analysis, kept: float) -> Plan:
         what = f"it makes no plan that keeps {kept:.0%} of the parameters"
         plan = self.attempt(what, lambda: plan_with(self.case.member, analysis, kept))
         self.expect(isinstance(plan, Plan), what, type(plan).__name__, "a Plan", "Return make_plan(...).")
@@ -302,21 +291,20 @@ class MethodSuite(Suite):
         return self.once(("plan", kept), lambda: self._planned(self._analysis(), kept))
 
     def _after(self, plan: Plan) -> Cost:
-        if plan.after is None:
-            self.fail("its plan has no price", "after=None", "the price of what stays", "Build plans with make_plan.")
-        assert plan.after is not None
+        if plan.after == UNPRICED:
+            self.fail("its plan has no price", "no counts", "the price of what stays", "Build plans with make_plan.")
         return plan.after
 
     def _spent(self, kept: float) -> int:
         plan = self.plan(kept)
-        return int(Limit("params", 0).of(self._after(plan))) - masked_weights(plan)
+        return int(Limit("params", 0).of(self._after(plan))) - plan.masked
 
 
 def method_suite(
     method: str | Method,
     *,
     over: float = 0.0,
-    analysis: Callable[..., Subject] = example_analysis,
+    analysis: Callable[..., Analysis] = example_analysis,
 ) -> Any:
     """Return the contract suite of a method, for pytest to collect.
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.analysis import Analysis
 from prunus.budget import fit_units
 from prunus.criteria import UNIT_CRITERIA, UnitEvidence
 from prunus.graph.recorder import named_tensors
-from prunus.methods import Subject
 from prunus.planning import make_plan
 from prunus.plans import Plan
-from prunus.repair import REPAIRS, RepairReport, repair_
-from prunus.repair.repairs import Repair
+from prunus.repairs import REPAIRS, RepairReport, repair_
+from prunus.repairs.repairs import Repair
 from prunus.surgery.cut import cut
 from prunus.testing.cases import example_analysis, example_data, outputs_of
 from prunus.testing.suite import Suite, suite_for
@@ -30,7 +30,7 @@ KEPT, SAMPLES = 0.6, 96
 class Repaired:
     """A cut network before and after a repair."""
 
-    analysis: Subject
+    analysis: Analysis
     plan: Plan
     before: nn.Module
     after: nn.Module
@@ -70,7 +70,7 @@ class RepairSuite(Suite):
             "it is taken back, for it does not help on held-out samples",
             f"{report}",
             "a smaller one",
-            "Return the weight that is closest to the targets on fit and check; see prunus.repair.refold.",
+            "Return the weight that is closest to the targets on fit and check; see prunus.repairs.refold.",
         )
 
     def test_new_samples_come_closer(self) -> None:
@@ -122,7 +122,7 @@ class RepairSuite(Suite):
         with given:
             yield
 
-    def _analysis(self) -> Subject:
+    def _analysis(self) -> Analysis:
         return self.once("analysis", example_analysis)
 
     def _plan(self) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.as_found import collector_paused, in_eval_mode, threads_set
 from prunus.graph.capture import split_inputs
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node
@@ -121,17 +121,5 @@ class _Program:
 
 @contextmanager
 def _settled(model: nn.Module, threads: int | None) -> Iterator[None]:
-    modes = [(m, m.training) for m in model.modules()]
-    before, collecting = torch.get_num_threads(), gc.isenabled()
-    try:
-        model.eval()
-        torch.set_num_threads(threads or before)
-        gc.disable()
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.set_num_threads(before)
-        if collecting:
-            gc.enable()
-        for module, mode in modes:
-            module.training = mode
+    with in_eval_mode(model), threads_set(threads or None), collector_paused(), torch.inference_mode():
+        yield

@@ -1,6 +1,7 @@
 """Training that keeps masks: fine-tuning after a prune, and norm statistics without training."""
 
-from prunus.training.finetune import TrainingReport, Watch, finetune_
+from prunus.training.finetune import Watch, finetune_
+from prunus.training.loop import TrainingReport
 from prunus.training.losses import LOSSES, Loss, loss_function
 from prunus.training.norms import reestimate_statistics_
 from prunus.training.objective import Labels, Objective

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from prunus.errors import OptionError, OutcomeError
-from prunus.measurement.batches import Batch, DataSource, device_of, move
-from prunus.training.keeping import MaskKeeper
+from prunus.as_found import seeded
+from prunus.measurement.batches import DataSource
+from prunus.training.loop import StepHooks, TrainingLoop, TrainingReport, in_train_mode, optimizer_of
+from prunus.training.mask_holder import MaskHolder
 from prunus.training.objective import Labels, Objective
-from prunus.training.options import OPTIMIZERS, SCHEDULES, TrainingOptions
+from prunus.training.options import TrainingOptions
 from prunus.training.order import Order
-
-KEPT_LOSSES = 100
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingReport:
-    """What a training run did; ``losses`` are about 100 of the step losses, evenly spaced, the last one included."""
-
-    steps: int
-    losses: tuple[float, ...]
-    seconds: float
-
 
 Watch = Callable[[int, int], object]
 """Told (steps done, steps) after each step; answering True ends the training there."""
@@ -65,74 +51,25 @@ def finetune_(
         DataError: no batches, or targets that do not fit the loss.
         OutcomeError: the loss is NaN or infinite; the model then holds the weights of the last step before it.
 
+    Warns:
+        MemoryFormatWarning: a layer works in the default memory format, because its own would corrupt memory.
+
     Example:
+        >>> import torch
         >>> from prunus.workloads.splits import Split
         >>> data = Split(torch.eye(4), torch.arange(4), "train")
         >>> finetune_(nn.Linear(4, 4), data, TrainingOptions(steps=3, lr=0.1)).steps
         3
     """
-    keeper = MaskKeeper(model, masks or {})
-    run = _Run(model, data, options, keeper, objective or Labels(options.loss))
-    start = time.perf_counter()
-    modes = [(module, module.training) for module in model.modules()]
-    cuda = [device_of(model)] if device_of(model).type == "cuda" else []
-    with torch.random.fork_rng(cuda), torch.enable_grad():
-        torch.manual_seed(seed)
-        keeper.zero_weights_()
-        try:
-            model.train()
-            losses = run.train(seed, progress) if options.steps else []
-        finally:
-            model.zero_grad(set_to_none=True)
-            for module, mode in modes:
-                module.training = mode
-    stride = max(1, math.ceil(len(losses) / KEPT_LOSSES))
-    return TrainingReport(len(losses), tuple(losses[::-stride][::-1]), time.perf_counter() - start)
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """One training: what is trained, on what, and how."""
-
-    model: nn.Module
-    data: DataSource
-    options: TrainingOptions
-    keeper: MaskKeeper
-    objective: Objective
-
-    def train(self, seed: int, progress: Watch | None) -> list[float]:
-        """Take the steps and return the loss of each."""
-        options, losses = self.options, list[float]()
-        optimizer, factor = self._optimizer(), SCHEDULES.get(options.schedule)
-        batches = Order(self.data, options.batch_size, seed)
-        self.model.zero_grad(set_to_none=True)
-        for step, batch in zip(range(options.steps), batches, strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = options.lr * factor(step / options.steps)
-            losses.append(self._step(optimizer, batch, step))
-            if progress is not None and progress(step + 1, options.steps) is True:
-                break
-        return losses
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        if not trained:
-            raise OptionError("the model has no parameter with requires_grad=True; nothing to train. Unfreeze some.")
-        trained += self.objective.parameters()
-        return OPTIMIZERS.get(self.options.optimizer)(trained, self.options.lr, self.options.weight_decay)
-
-    def _step(self, optimizer: torch.optim.Optimizer, batch: Batch, step: int) -> float:
-        device = device_of(self.model)
-        loss = self.objective(self.model, move(batch[0], device), batch[1].to(device))
-        value = loss.item()
-        if not math.isfinite(value):
-            raise OutcomeError(
-                f"the loss is {value} at step {step + 1} of {self.options.steps}; it must stay finite. "
-                f"Lower lr (now {self.options.lr:g}) or check the weights and inputs for NaN."
-            )
-        torch.autograd.backward(loss)
-        self.keeper.zero_gradients_()
-        optimizer.step()
-        self.keeper.zero_weights_()
-        optimizer.zero_grad(set_to_none=True)
-        return value
+    start, holder, losses = time.perf_counter(), MaskHolder.of(model, masks or {}), list[float]()
+    with seeded(seed), in_train_mode(model):
+        holder.zero_weights_()
+        if options.steps:
+            objective = objective or Labels(options.loss)
+            hooks = StepHooks(before_update=lambda loss: holder.zero_gradients_(), after_update=holder.zero_weights_)
+            optimizer = optimizer_of(model, objective, options)
+            loop = TrainingLoop(model, options, optimizer, objective, hooks, losses)
+            for done in loop.steps(iter(Order(data, options.batch_size, seed))):
+                if progress is not None and progress(done, options.steps) is True:
+                    break
+    return TrainingReport.of(losses, time.perf_counter() - start)

@@ -14,7 +14,7 @@ from prunus.measurement.batches import logits_of
 from prunus.registry import Registry
 
 Losses: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-Loss: TypeAlias = "str | Callable[[Any, Tensor], Tensor]"
+Loss: TypeAlias = str | Callable[[Any, Tensor], Tensor]
 
 IGNORED = -100
 """The target of a position that counts in no loss, as in torch."""
@@ -82,6 +82,11 @@ def loss_function(loss: Loss) -> Callable[[Any, Tensor], Tensor]:
         return value.reshape(())
 
     return checked
+
+
+def relative_square_error(value: Tensor, goal: Tensor) -> Tensor:
+    """Return ‖value − goal‖² / ‖goal‖²: how far one network's values are from another's."""
+    return (value - goal).square().mean() / goal.square().mean().clamp_min(1e-12)
 
 
 def check_loss(loss: Loss) -> None:

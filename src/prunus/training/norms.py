@@ -8,8 +8,9 @@ from itertools import chain, islice
 import torch
 from torch import nn
 
+from prunus.as_found import in_eval_mode
 from prunus.errors import DataError
-from prunus.measurement.batches import Batch, call, check_count, device_of, move, tensors_in
+from prunus.measurement.batches import Batch, call, check_count, device_of, moved, tensors_in
 
 
 def reestimate_statistics_(model: nn.Module, batches: Iterable[Batch], *, max_batches: int = 100) -> int:
@@ -41,22 +42,18 @@ def reestimate_statistics_(model: nn.Module, batches: Iterable[Batch], *, max_ba
             "reestimate_statistics_ got no batch of at least 2 samples; a batch norm needs a variance. "
             "Give calibration data, in larger batches."
         )
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [(norm, norm.momentum) for norm in norms]
     device, count = device_of(model), 0
-    try:
-        model.eval()
-        for norm in norms:
-            norm.train()
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative average
-        with torch.no_grad():
+    with in_eval_mode(model), torch.no_grad():
+        try:
+            for norm in norms:
+                norm.train()
+                norm.reset_running_stats()
+                norm.momentum = None  # cumulative average
             for inputs in chain((first,), chosen):  # a star would hold every batch at once
-                call(model, move(inputs, device))
+                call(model, moved(inputs, device))
                 count += 1
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for norm, momentum in momenta:
-            norm.momentum = momentum
+        finally:
+            for norm, momentum in momenta:
+                norm.momentum = momentum
     return count

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from dataclasses import asdict, fields
+from typing import Annotated, Any, TypeAlias
 
+from pydantic import BeforeValidator, Field, PlainValidator
 from torch import nn, optim
 
-from prunus.errors import OptionError
-from prunus.measurement.batches import check_count
+from prunus.option_record import accepted_by, option_record
 from prunus.registry import Registry
 from prunus.training.losses import Loss, check_loss, name_of
 
@@ -23,9 +23,15 @@ OPTIMIZERS: Registry[Optimizers] = Registry("optimizer")
 SCHEDULES: Registry[Schedules] = Registry("learning-rate schedule")
 
 
-@dataclass(frozen=True, slots=True)
+Steps = Annotated[int, Field(strict=True, ge=0, description="a whole number of steps, 0 or more")]
+Rate = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False, description="a number above 0")]
+Decay = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False, description="a number, 0 or more")]
+Count = Annotated[int, Field(strict=True, ge=1, description="a whole number, 1 or more")]
+
+
+@option_record
 class TrainingOptions:
-    """What a training run is made of, besides model, data and seed; a workload's defaults are two of these.
+    """How a network is trained: the section ``train`` of a recipe, and the defaults of a workload.
 
     Attributes:
         steps: Optimizer steps; 0 only applies masks.
@@ -40,33 +46,27 @@ class TrainingOptions:
         OptionError: steps < 0, batch_size < 1, lr ≤ 0, weight_decay < 0, or an unknown name.
     """
 
-    steps: int
-    lr: float
-    batch_size: int = 64
-    optimizer: str = "adamw"
-    weight_decay: float = 5e-4
-    loss: Loss = "cross_entropy"
-    schedule: str = "cosine"
+    steps: Steps
+    lr: Rate
+    batch_size: Count = 64
+    optimizer: Annotated[str, BeforeValidator(accepted_by(OPTIMIZERS.get))] = Field(
+        default="adamw", description="the name of an optimizer, such as adamw or sgd"
+    )
+    weight_decay: Decay = 5e-4
+    loss: Annotated[Loss, PlainValidator(accepted_by(check_loss))] = Field(
+        default="cross_entropy", description="the name of a loss, such as cross_entropy or mse"
+    )
+    schedule: Annotated[str, BeforeValidator(accepted_by(SCHEDULES.get))] = Field(
+        default="cosine", description="the name of a schedule, such as cosine or one_cycle"
+    )
 
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps, least=0)
-        check_count("batch_size", self.batch_size)
-        if not (is_number(self.lr) and self.lr > 0):
-            raise OptionError(f"lr is {self.lr!r}; allowed: a finite number above 0, such as 1e-3.")
-        if not (is_number(self.weight_decay) and self.weight_decay >= 0):
-            raise OptionError(f"weight_decay is {self.weight_decay!r}; allowed: a finite number of at least 0.")
-        OPTIMIZERS.get(self.optimizer)
-        check_loss(self.loss)
-        SCHEDULES.get(self.schedule)
+    def options(self) -> TrainingOptions:
+        """Return the options of training alone, without what a recovery adds to them."""
+        return TrainingOptions(**{field.name: getattr(self, field.name) for field in fields(TrainingOptions)})
 
     def described(self) -> dict[str, Any]:
         """Return the options as plain values for a record; a loss that is a callable goes by its name."""
         return {**asdict(self), "loss": name_of(self.loss)}
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # The fused kernels take one call for all parameters; on a small net the plain loop costs as much as the forward pass.

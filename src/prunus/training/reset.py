@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from prunus.measurement.batches import cuda_devices
+from prunus.as_found import seeded
 
 
 def reset_weights_(model: nn.Module, seed: int = 0) -> None:
@@ -14,8 +14,7 @@ def reset_weights_(model: nn.Module, seed: int = 0) -> None:
     Modules with ``reset_parameters`` use it; parameters that no module of that kind owns are drawn from a normal
     distribution with the mean and deviation they have. The caller's random state is left as it was.
     """
-    with torch.random.fork_rng(cuda_devices(model)), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad():
         done: set[int] = set()
         for module in model.modules():
             reset = getattr(module, "reset_parameters", None)

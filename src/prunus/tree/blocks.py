@@ -47,8 +47,9 @@ def find_blocks(coupling: Coupling, layers: Sequence[Layer], branches: Iterable[
             continue
         same = found.get(inside)
         if same is not None:
-            found[inside] = Block(same.name, same.module or block.module, same.branch or block.branch,
-                                  same.join or block.join, inside)  # fmt: skip
+            found[inside] = Block(
+                same.name, same.module or block.module, same.branch or block.branch, same.join or block.join, inside
+            )
         elif all(inside <= other or inside.isdisjoint(other) for other in found):
             found[inside] = block
     return tuple(found.values())

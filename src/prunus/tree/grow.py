@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prunus.graph.coupling import Coupling
 from prunus.measurement.price import cost_model
 from prunus.plans import Cost
 from prunus.tree.blocks import Block, find_blocks
 from prunus.tree.branches import find_branches
-from prunus.tree.layers import Layer, find_layers, free_name, total
+from prunus.tree.layers import Layer, Units, find_layers, free_name, total
 from prunus.tree.levels import Tree, TreeNode
 from prunus.tree.stages import Item, divide_stages
 
@@ -113,8 +113,7 @@ class _Growing:
 
     def add(self, node: TreeNode) -> str:
         price = total(self.nodes[child].price for child in node.children) if node.children else node.price
-        self.nodes[node.id] = TreeNode(node.id, node.level, node.name, node.parent, node.children, node.module,
-                                       node.kind, node.axis, node.units, node.branch, price, node.shapes)  # fmt: skip
+        self.nodes[node.id] = replace(node, price=price)
         return node.id
 
     def parts(self, parts: Sequence[_Part], parent: str, around: tuple[str, ...]) -> tuple[str, ...]:
@@ -137,13 +136,10 @@ class _Growing:
 
     def _layer(self, layer: Layer, parent: str, name: str) -> str:
         own = f"{parent}/{name}"
-        children = tuple(
-            self.add(TreeNode(f"{own}/{u.name}", "unit", u.name, own, (), layer.path, u.name.partition("#")[0], u.axis,
-                              u.size, "", u.price, {}))
-            for u in layer.units
-        )  # fmt: skip
-        return self.add(TreeNode(own, "layer", name, parent, children, layer.path, layer.kind, "", 0, "", _ZERO,
-                                 layer.shapes))  # fmt: skip
+        children = tuple(self.add(_unit_node(unit, own, layer.path)) for unit in layer.units)
+        return self.add(
+            TreeNode(own, "layer", name, parent, children, layer.path, layer.kind, "", 0, "", _ZERO, layer.shapes)
+        )
 
 
 def _short(path: str, around: tuple[str, ...]) -> str:
@@ -154,3 +150,9 @@ def _short(path: str, around: tuple[str, ...]) -> str:
         if path.startswith(f"{outer}."):
             return path.removeprefix(f"{outer}.")
     return path
+
+
+def _unit_node(unit: Units, parent: str, module: str) -> TreeNode:
+    kind = unit.name.partition("#")[0]
+    id_ = f"{parent}/{unit.name}"
+    return TreeNode(id_, "unit", unit.name, parent, (), module, kind, unit.axis, unit.size, "", unit.price, {})

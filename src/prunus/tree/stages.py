@@ -61,7 +61,7 @@ def divide_stages(coupling: Coupling, items: Sequence[Item], how: str, count: in
 def _by_feature(coupling: Coupling, items: Sequence[Item]) -> list[int]:
     residual = {
         a for node in residual_joins(coupling.graph) for e in coupling.values[Ref(node.name)] for a in atoms_of(e)
-    } & coupling.axis_of.keys()  # fmt: skip
+    } & coupling.axis_of.keys()
     outputs = {call.path: call.out_leaves for call in coupling.graph.calls}
     found: list[int] = []
     waiting = stage = 0

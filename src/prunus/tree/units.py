@@ -9,14 +9,18 @@ from prunus.graph.coupling import Coupling
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
 from prunus.graph.layout import Expr, atoms_of
 from prunus.graph.rules.flow import base_name
+from prunus.registry import words
 
 _NAMES = {
-    "linear": "neurons", "addmm": "neurons", "matmul": "neurons", "mm": "neurons", "bilinear": "neurons",
-    "embedding": "features", "embedding_bag": "features", "layer_norm": "features", "rms_norm": "features",
-    "lstm": "hidden", "gru": "hidden", "rnn_tanh": "hidden", "rnn_relu": "hidden",
-    "lstm_cell": "hidden", "gru_cell": "hidden", "rnn_tanh_cell": "hidden", "rnn_relu_cell": "hidden",
-    "batch_norm": "channels", "group_norm": "channels", "instance_norm": "channels", "prelu": "channels",
-}  # fmt: skip
+    op: name
+    for name, ops in (
+        ("neurons", "linear addmm matmul mm bilinear"),
+        ("features", "embedding embedding_bag layer_norm rms_norm"),
+        ("hidden", "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
+        ("channels", "batch_norm group_norm instance_norm prelu"),
+    )
+    for op in words(ops)
+}
 # Ops whose weight has what comes out in its second dim.
 _OUTPUTS_SECOND = ("embedding", "embedding_bag", "addmm", "mm", "matmul")
 

@@ -1,6 +1,6 @@
 """Built-in models with data, by name; an outside package adds its own through the entry point ``prunus.workload``."""
 
-from prunus.workloads.digits import DIGITS
+from prunus.workloads.digits import load_digits_splits
 from prunus.workloads.glyphs import load_glyphs
 from prunus.workloads.recommendation import load_clicks
 from prunus.workloads.registry import WORKLOADS, Workload
@@ -10,13 +10,13 @@ from prunus.workloads.text import load_language, load_text
 from prunus.workloads.train import Trained, train_workload, trained
 
 __all__ = [
-    "DIGITS",
     "WORKLOADS",
     "Split",
     "Splits",
     "Trained",
     "Workload",
     "load_clicks",
+    "load_digits_splits",
     "load_glyphs",
     "load_language",
     "load_speech",

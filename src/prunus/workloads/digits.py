@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prunus.as_found import seeded
 from prunus.errors import DataError
 from prunus.training.options import TrainingOptions
 from prunus.workloads.digits_net import DigitsNet
@@ -93,12 +94,11 @@ def stratified_order(targets: Tensor) -> Tensor:
 
 def build_digits_net(seed: int = 0) -> nn.Module:
     """Return a fresh DigitsNet; the caller's random state is left as it was."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return DigitsNet()
 
 
-DIGITS = WORKLOADS.register("digits")(
+WORKLOADS.register("digits")(
     Workload(
         name="digits",
         build=build_digits_net,

@@ -13,6 +13,7 @@ from prunus.measurement.batches import Batch, DataSource, tensors_in
 from prunus.workloads.sources import DatasetSplit
 from prunus.workloads.splits import Splits, source_of, without_held_out
 
+NO_LABELS = "the data have no labels: the dense network's answers take their place"
 LABELS = ("labels", "label")
 """Keys of a mapping that hold labels, as Hugging Face loaders yield them."""
 
@@ -43,6 +44,16 @@ def learning_data(given: Any, held_out: Any = None) -> tuple[DataSource, DataSou
             f"{'have' if also else 'have none'}; give labels with both or with neither."
         )
     return source, deciding, labelled
+
+
+def readable(given: Any) -> DataSource | None:
+    """Return labelled data as a source that can be divided into batches of any size; None where no labels are known.
+
+    Raises:
+        DataError: empty, not finite or of the wrong type.
+    """
+    labelled, source = _read(given, "data")
+    return source if labelled else None
 
 
 def _read(given: Any, name: str) -> tuple[bool, Any]:
@@ -82,10 +93,12 @@ def _paired(given: Any, name: str) -> Any:
 
     if isinstance(given, DataLoader) and given.batch_size and not isinstance(given.dataset, IterableDataset):
         collate: Callable[[Any], Any] = given.collate_fn
-        return source_of(
-            DataLoader(given.dataset, given.batch_size, collate_fn=lambda items: as_pair(collate(items)),
-                       num_workers=given.num_workers), name,
-        )  # fmt: skip
+
+        def paired(items: Any) -> Any:
+            return as_pair(collate(items))
+
+        loader = DataLoader(given.dataset, given.batch_size, collate_fn=paired, num_workers=given.num_workers)
+        return source_of(loader, name)
     return source_of([as_pair(item) for item in given], name)
 
 

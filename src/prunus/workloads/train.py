@@ -17,6 +17,7 @@ from prunus.caching import CacheWarning, cache_folder, checksum, sweep
 from prunus.errors import OptionError
 from prunus.measurement.batches import check_count
 from prunus.measurement.quality import evaluate
+from prunus.memory_format import unsafe_in_channels_last
 from prunus.training import TrainingOptions, finetune_
 from prunus.version import VERSION
 from prunus.workloads.registry import WORKLOADS, Workload
@@ -162,7 +163,8 @@ def _train_(model: nn.Module, data: Splits, run: _Run, watch: Watch | None) -> T
             watch(done, steps, scores[-1] if scores else None)
 
     # Convolutions on a CPU are faster with the channels last; it moves the weights, and changes none of them.
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if not unsafe_in_channels_last(model):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     report = finetune_(model, data.train, run.options, seed=run.seed, progress=after_step)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     test = evaluate(model.eval(), data.test.batches(), data.classes)

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from prunus.repair import Moments, Site
-from prunus.repair.refold import Fit, refold
-from prunus.repair.repairs import Repair
+from prunus.repairs import Moments, Site
+from prunus.repairs.refold import Fit, refold
+from prunus.repairs.repairs import Repair
 
 STEPS = (0.25, 0.5, 0.75, 1.0)
 

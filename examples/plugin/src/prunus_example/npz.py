@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from prunus.export import Exporter
-from prunus.export.parts import Pruned, check_metadata, parts
+from prunus.exporters import Exporter
+from prunus.exporters.parts import Pruned, check_metadata, parts
 from prunus.files import write_bytes_atomic
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 
 from prunus.graph.rules.flow import RULES, Flow, Rule, rule
+from prunus.registry import words
 
-_FAMILIES = (
-    "elementwise", "contraction", "convolution", "normalisation", "reshape", "join",
-    "reduction", "indexing", "attention", "recurrent", "spatial", "creation",
-)  # fmt: skip
+_FAMILIES = words(
+    "elementwise contraction convolution normalisation reshape join reduction indexing attention recurrent spatial "
+    "creation"
+)
 
 
 def load_rules() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from prunus.graph.ir import Node
 from prunus.graph.layout import Expr, product
 from prunus.graph.rules.flow import Dims, Flow, rule
+from prunus.registry import words
 
 
 def _spatial(
@@ -33,8 +34,7 @@ def _each(value: object, count: int) -> list[int]:
     return [int(value)] * count  # type: ignore[call-overload]
 
 
-@rule("conv1d", "conv2d", "conv3d", "convolution", "_convolution", "conv_transpose1d", "conv_transpose2d",
-      "conv_transpose3d")  # fmt: skip
+@rule(*words("conv1d conv2d conv3d convolution _convolution conv_transpose1d conv_transpose2d conv_transpose3d"))
 def convolution(flow: Flow, node: Node) -> list[Dims]:
     """x (B, C, …) with weight (O, C/G, k…): x = G×I, weight (G×O, I); transposed: weight (C, O/G, k…)."""
     x, w = flow.dims(node.args["input"]), flow.dims(node.args["weight"])

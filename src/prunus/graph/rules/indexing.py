@@ -6,6 +6,7 @@ from prunus.graph.ir import Node, Ref, refs_in
 from prunus.graph.layout import Expr
 from prunus.graph.rules.flow import Dims, Flow, positive, rule
 from prunus.graph.rules.picking import picked, unfollowed
+from prunus.registry import words
 
 
 @rule("embedding")
@@ -173,9 +174,13 @@ def _freeze_everything(flow: Flow, node: Node) -> list[Dims]:
     return [tuple(flow.fresh(s, "index") for s in (m.shape if m else ())) for m in node.outputs]
 
 
-@rule("bucketize", "searchsorted", "isin", "unique_consecutive", "_unique2", "nonzero", "masked_select",
-      "item", "take", "bincount", "lu", "linalg_inv_ex", "fft_fft", "fft_fft2", "fft_rfft2", "fft_irfft2", "fft_rfft",
-      "fft_irfft", "fft_fftn", "stft", "view_as_real", "view_as_complex", "linalg_qr", "multinomial")  # fmt: skip
+@rule(
+    *words(
+        "bucketize searchsorted isin unique_consecutive _unique2 nonzero masked_select item take bincount lu "
+        "linalg_inv_ex fft_fft fft_fft2 fft_rfft2 fft_irfft2 fft_rfft fft_irfft fft_fftn stft view_as_real "
+        "view_as_complex linalg_qr multinomial"
+    )
+)
 def opaque(flow: Flow, node: Node) -> list[Dims]:
     """Ops whose result depends on all positions: everything is frozen."""
     return _freeze_everything(flow, node)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prunus.graph.ir import Node
 from prunus.graph.layout import UNIT, Expr, concat
 from prunus.graph.rules.flow import Dims, Flow, positive, rule
+from prunus.registry import words
 
 
 @rule("cat", "concat", "concatenate")
@@ -43,8 +44,12 @@ def other_stack(flow: Flow, node: Node) -> list[Dims]:
     return [tuple(flow.fresh(s, "stack") for s in node.shape)]
 
 
-@rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes",
-      "split_copy", "split_with_sizes_copy", "hsplit", "vsplit")  # fmt: skip
+@rule(
+    *words(
+        "split split_with_sizes chunk tensor_split unsafe_split unsafe_chunk unsafe_split_with_sizes split_copy "
+        "split_with_sizes_copy hsplit vsplit"
+    )
+)
 def split(flow: Flow, node: Node) -> list[Dims]:
     """Cut a dim into consecutive pieces."""
     x = flow.dims(node.args["self"])

@@ -10,12 +10,12 @@ import torch
 from prunus.graph.ir import INPUT, TENSOR, Node, Ref, refs_in
 from prunus.graph.layout import UNIT, Expr, concat, product
 from prunus.graph.rules.flow import Flow, base_name
+from prunus.registry import words
 
 # Ops that hand a constant on, number by number.
 _SAME = frozenset(
-    ("lift_fresh", "lift_fresh_copy", "clone", "detach", "alias", "to", "_to_copy", "contiguous", "view", "reshape",
-     "flatten", "unsqueeze", "squeeze")
-)  # fmt: skip
+    words("lift_fresh lift_fresh_copy clone detach alias to _to_copy contiguous view reshape flatten unsqueeze squeeze")
+)
 _INDEXES = frozenset(("index", "index_select"))
 _MOST_RUNS = 32
 _Level = tuple[int, int]

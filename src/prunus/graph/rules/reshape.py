@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from prunus.graph.ir import Node
 from prunus.graph.layout import UNIT, ConflictError, Expr, product
 from prunus.graph.rules.flow import Dims, Flow, positive, rule
+from prunus.registry import words
 
 
-@rule("view", "reshape", "flatten", "unflatten", "_unsafe_view", "view_as", "reshape_as", "_reshape_alias", "ravel",
-      "view_copy")  # fmt: skip
+@rule(*words("view reshape flatten unflatten _unsafe_view view_as reshape_as _reshape_alias ravel view_copy"))
 def view(flow: Flow, node: Node) -> list[Dims]:
     """Match runs of dims with equal products; factor each run from its trailing output."""
     x = flow.dims(node.args["self"])

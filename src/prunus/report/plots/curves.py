@@ -89,7 +89,7 @@ def latency_scatter(results: Results) -> str:
         (
             gid(cell.level, cell.method, f"{cell.kept_fraction:g}"),
             f"{cell.method}, {kept_label(cell.kept_fraction)} kept: {percent_spread(cell.accuracy, cell.n)} % at "
-            f"{ratio_interval(cell.forward_ratio, cell.forward_interval)} of the dense time",
+            f"{ratio_interval(cell.forward)} of the dense time",
         )
         for cell in cells
     ]
@@ -150,14 +150,14 @@ def _legend(figure: Figure, axes: Axes, level: str | None, shown: Sequence[str],
 
 
 def _draw_point(axes: Axes, cell: Cell, marker: str) -> None:
-    if cell.forward_ratio is None or cell.forward_interval is None:
+    if cell.forward is None:
         return
-    colour, y = COLOURS[cell.level], cell.accuracy.mean
+    colour, y, whole = COLOURS[cell.level], cell.accuracy.mean, (cell.forward.low, cell.forward.high)
     part = f"{cell.kept_fraction:g}"
     whisker = gid(cell.level, cell.method, f"{part} whisker")
-    axes.plot(cell.forward_interval, [y, y], color=colour, linewidth=1, alpha=0.45, zorder=2, gid=whisker)
+    axes.plot(whole, [y, y], color=colour, linewidth=1, alpha=0.45, zorder=2, gid=whisker)
     look: dict[str, Any] = {"markersize": 7, "markeredgecolor": PAPER, "markeredgewidth": 0.7, "zorder": 3}
-    axes.plot([cell.forward_ratio], [y], marker, color=colour, gid=gid(cell.level, cell.method, part), **look)
+    axes.plot([cell.forward.estimate], [y], marker, color=colour, gid=gid(cell.level, cell.method, part), **look)
 
 
 def _name_front(axes: Axes, cells: Sequence[Cell]) -> None:

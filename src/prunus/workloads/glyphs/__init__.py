@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from prunus.as_found import seeded
 from prunus.training.options import TrainingOptions
 from prunus.workloads.glyphs.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from prunus.workloads.glyphs.data import (
@@ -61,8 +62,7 @@ _RATES = {"vgg": 2e-3, "resnet": 4e-3, "mobilenet": 4e-3, "vit": 2e-3}
 
 
 def _build(name: str, seed: int) -> nn.Module:
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return FAMILIES[name]()
 
 

@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DataError
+from prunus.registry import words
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 # Only text fonts: the symbol fonts (cmex10, cmsy10, STIXSiz…) put other shapes at these codes, and cmmi10 has the
 # digits of old books, whose 0 is an o.
-SEEN = (
-    "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-BoldOblique", "DejaVuSans-Oblique",
-    "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-BoldOblique",
-    "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic",
-    "STIXGeneral", "STIXGeneralBolIta", "STIXGeneralItalic",
-    "cmb10", "cmr10", "cmtt10",
-)  # fmt: skip
+SEEN = words(
+    "DejaVuSans DejaVuSans-Bold DejaVuSans-BoldOblique DejaVuSans-Oblique "
+    "DejaVuSansMono DejaVuSansMono-Bold DejaVuSansMono-BoldOblique "
+    "DejaVuSerif DejaVuSerif-Bold DejaVuSerif-Italic "
+    "STIXGeneral STIXGeneralBolIta STIXGeneralItalic "
+    "cmb10 cmr10 cmtt10"
+)
 HELD_OUT = ("DejaVuSansMono-Oblique", "DejaVuSerif-BoldItalic", "STIXGeneralBol", "cmss10", "cmti10")
 CANVAS, EM, BASELINE = 64, 48, 46  # pixels, at twice the size of an image
 

@@ -98,10 +98,9 @@ def _moved(glyphs: Tensor, draws: Tensor) -> Tensor:
     high = (1 + size * MAX_SCALING) / (1 + stretch * MAX_STRETCH)
     cos, sin, slant = torch.cos(angle), torch.sin(angle), slant * MAX_SLANT
     # From the places of the picture back to those of the glyph: shift, turn, slant, size; the grid spans −1..1.
-    rows = torch.stack(
-        [(cos + slant * sin) / wide, (slant * cos - sin) / wide, across * 2 * MAX_SHIFT / SIDE,
-         sin / high, cos / high, down * 2 * MAX_SHIFT / SIDE], 1,
-    )  # fmt: skip
+    right, below = across * 2 * MAX_SHIFT / SIDE, down * 2 * MAX_SHIFT / SIDE
+    first, second = [(cos + slant * sin) / wide, (slant * cos - sin) / wide, right], [sin / high, cos / high, below]
+    rows = torch.stack([*first, *second], 1)
     grid = functional.affine_grid(rows.reshape(-1, 2, 3), [len(glyphs), 1, *glyphs.shape[1:]], align_corners=False)
     return functional.avg_pool2d(functional.grid_sample(glyphs[:, None], grid, align_corners=False), 2)[:, 0]
 

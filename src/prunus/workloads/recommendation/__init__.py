@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from prunus.as_found import seeded
 from prunus.training.options import TrainingOptions
 from prunus.workloads.recommendation.data import FIELDS, SHIFTS, ClickSizes, click_key, load_clicks, make_world
 from prunus.workloads.recommendation.networks import DeepFM, TwoTower
@@ -28,8 +29,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 
 
 def _build(name: str, seed: int) -> nn.Module:
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return FAMILIES[name]()
 
 

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from prunus.as_found import seeded
 from prunus.training.options import TrainingOptions
 from prunus.workloads.registry import WORKLOADS, Workload
 from prunus.workloads.speech.data import SHIFTS, SpeechSizes, load_speech, speech_key, speech_sets
@@ -36,8 +37,7 @@ _RATES = {"mlp": 2e-3, "cnn": 6e-3, "lstm": 6e-3, "gru": 6e-3}
 
 
 def _build(name: str, seed: int) -> nn.Module:
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return FAMILIES[name]()
 
 

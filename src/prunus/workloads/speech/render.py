@@ -11,21 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunus.registry import words
 from prunus.workloads.speech.espeak import Utterance, check_voices, speak
 from prunus.workloads.speech.features import log_mel, noisy, placed
 
 VERSION = 1  # raised with whatever changes a sound
-WORDS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "yes", "no",
-    "up", "down", "left", "right", "on", "off", "stop", "go", "forward", "backward", "follow", "learn",
-)  # fmt: skip
+WORDS = words(
+    "zero one two three four five six seven eight nine yes no "
+    "up down left right on off stop go forward backward follow learn"
+)
 ACCENTS = ("en-gb", "en-us", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
 FAR_ACCENTS = ("en-gb-scotland", "en-029")
 # The speakers; no name stands in two groups.
-TRAIN = (
-    "m1", "m3", "m4", "m6", "m7", "f1", "f3", "f4", "Alex", "Andy", "Annie", "Denis", "Gene", "linda", "steph", "max",
-    "klatt2", "klatt4",
-)  # fmt: skip
+TRAIN = words("m1 m3 m4 m6 m7 f1 f3 f4 Alex Andy Annie Denis Gene linda steph max klatt2 klatt4")
 SELECTION = ("m8", "klatt3", "Lee", "belinda")
 TEST = ("m2", "m5", "f2", "f5", "klatt", "Alicia", "Michael", "Jacky")
 ODD = ("whisper", "croak", "grandpa", "grandma")

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from prunus.as_found import seeded
 from prunus.training.options import TrainingOptions
 from prunus.workloads.registry import WORKLOADS, Workload
 from prunus.workloads.text.corpus import PACKAGES
@@ -56,8 +57,7 @@ _TRAINING = {
 
 
 def _build(name: str, seed: int) -> nn.Module:
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return (CLASSIFIERS | LANGUAGE_MODELS)[name]()
 
 

@@ -1,0 +1,116 @@
+"""`analyse`: capture, couple and price a model once; what it returns answers any number of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from prunus.analysis.data import Given, sources_of
+from prunus.analysis.record import Analysis, LossFunction
+from prunus.criteria.noise import data_or_noise
+from prunus.errors import OptionError
+from prunus.graph.capture import unwrap
+from prunus.graph.coupling import couple, opted_in
+from prunus.graph.parts import capture_or_parts
+from prunus.measurement.batches import check_count
+from prunus.measurement.price import cost_model
+from prunus.ordinary import in_ordinary_mode
+from prunus.planning import check_weights
+from prunus.progress import Progress, Silent
+from prunus.repairs import as_often_as_needed
+from prunus.selectors import bounds_on, ignored_axes
+from prunus.training import loss_function
+from prunus.tree import grow_tree
+
+
+@in_ordinary_mode
+def analyse(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    data: Any = None,
+    held_out: Any = None,
+    loss: str | LossFunction = "cross_entropy",
+    ignore: Sequence[str] = (),
+    bounds: Any = None,
+    opt_in: Sequence[str] = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Capture, couple and price a model; nothing is decided and nothing is changed.
+
+    Args:
+        model: any network that can be captured, whole or in parts; it is left untouched.
+        example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
+        data: batches (inputs, targets), a DataLoader, a dataset, one tensor of samples, the four splits of a task
+            (`prunus.splits`), or ``"noise"``. Scores and statistics come from it; of splits from ``calibration``.
+        held_out: what methods choose by that compare candidates; by default a tenth of ``data``. Splits name their own.
+        loss: the name of a loss, or (outputs, targets) → one number.
+        ignore: modules to leave as they are: names, globs, ``re:`` patterns, class names.
+        bounds: limits of parts of the tree, as in `prunus.prune`.
+        opt_in: what else may go: ``experts``, ``vocabulary``.
+        seed: of everything that draws numbers.
+        progress: told of every long step.
+
+    Raises:
+        UsageError: bad arguments, NaN weights, unknown names.
+        CaptureError: the model cannot be captured, not even in parts.
+
+    Example:
+        ``plans = [analysis.plan({"macs": share}) for share in (0.7, 0.5, 0.3)]`` scores once.
+    """
+    check_ignore(ignore)
+    names = tuple(opt_in)
+    options = opted_in(names)
+    check_seed(seed)
+    data = as_often_as_needed(data_or_noise(data, example_inputs, seed))
+    model = unwrap(model)
+    check_weights(model)
+    captured = capture_or_parts(model, example_inputs)
+    coupling = couple(captured.graph, **options)
+    given = Given(data, as_often_as_needed(held_out)) if data is not None else None
+    calibration, selection = sources_of(given)
+    return Analysis(
+        model=captured.model,
+        example_inputs=captured.inputs,
+        coupling=coupling,
+        cost=cost_model(coupling),
+        calibration=calibration,
+        selection=selection,
+        loss=loss_function(loss) if isinstance(loss, str) else loss,
+        seed=seed,
+        held=frozenset(ignored_axes(coupling, ignore)) if ignore else frozenset(),
+        bounds=bounds_on(grow_tree(coupling), bounds) if bounds else {},
+        captured=captured,
+        source=(model, example_inputs),
+        given=given,
+        ignore=tuple(ignore),
+        opt_in=names,
+        progress=progress or Silent(),
+    )
+
+
+def check_ignore(ignore: Iterable[str]) -> None:
+    """Refuse what is no list of patterns.
+
+    Raises:
+        OptionError: a bare text, or something that is no text.
+    """
+    if isinstance(ignore, str) or not all(isinstance(pattern, str) for pattern in ignore):
+        raise OptionError(f"ignore is {ignore!r}; allowed: a list of patterns such as ['head', 'layer3.*'].")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what torch and numpy take no seed from.
+
+    Raises:
+        OptionError: no whole number from 0 to 2³¹ − 1.
+    """
+    check_count("seed", seed, 0)
+    if seed >= 2**31:
+        raise OptionError(f"seed is {seed}; allowed: a whole number from 0 to {2**31 - 1}.")
+
+
+__all__ = ["analyse", "check_ignore", "check_seed"]

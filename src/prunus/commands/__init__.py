@@ -1,0 +1,19 @@
+"""What the commands plan, apply and prune do: a recipe in, a folder out."""
+
+from prunus.commands.applying import apply_folder
+from prunus.commands.folder import PlanFolder, read_plan_folder, write_plan_folder
+from prunus.commands.planning import plan_again, plan_recipe, planned_recipe
+from prunus.commands.pruning import prune_recipe
+from prunus.commands.reviewing import review_folder
+
+__all__ = [
+    "PlanFolder",
+    "apply_folder",
+    "plan_again",
+    "plan_recipe",
+    "planned_recipe",
+    "prune_recipe",
+    "read_plan_folder",
+    "review_folder",
+    "write_plan_folder",
+]

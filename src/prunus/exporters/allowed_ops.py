@@ -1,0 +1,59 @@
+"""Which ops a stored graph may name: tensor ops that this process knows, and none that touch files or processes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch._ops import OpOverload
+
+from prunus.errors import ModelError
+from prunus.graph.recorder import schema_of
+from prunus.graph.run import resolve
+from prunus.registry import words
+
+_NAME = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*\.[A-Za-z_]\w*", re.ASCII)
+# Inspection, files, and talk between processes: nothing that a network computes with.
+_REFUSED_NAMESPACES = frozenset(
+    words(
+        "prim profiler debugprims inductor _inductor_test rpc c10d c10d_functional "
+        "_c10d_functional _dtensor fsdp symm_mem"
+    )
+)
+_REFUSED_OPS = frozenset({"aten.from_file", "aten.from_file_out"})
+
+
+def allowed_op(name: Any) -> OpOverload:
+    """Return the op of a stored name such as ``aten.conv2d.default``.
+
+    Raises:
+        ModelError: no op of this process, or one that a network has no use for.
+    """
+    if type(name) is not str or not _NAME.fullmatch(name):
+        raise ModelError(f"The checkpoint names {str(name)[:60]!r} as an op; allowed: names like 'aten.relu.default'.")
+    namespace, packet, _ = name.split(".")
+    if namespace in _REFUSED_NAMESPACES or f"{namespace}.{packet}" in _REFUSED_OPS:
+        raise ModelError(f"The checkpoint names the op {name!r}, which no network needs; it is not loaded.")
+    try:
+        op = resolve(name)
+    except (AttributeError, RuntimeError) as error:
+        raise ModelError(
+            f"The checkpoint needs the op {name!r}, which is not registered; import the package that defines it first."
+        ) from error
+    if not isinstance(op, OpOverload) or not any("Tensor" in str(r.type) for r in op._schema.returns):
+        raise ModelError(f"The checkpoint names {name!r}, which is no op that returns a tensor; it is not loaded.")
+    return op
+
+
+def bound_arguments(op: OpOverload, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments in the order of the op's schema; what this version of torch adds gets its default.
+
+    Raises:
+        ValueError: an argument that the op does not have.
+    """
+    schema = schema_of(op)
+    unknown = set(args) - {name for name, _, _ in schema}
+    if unknown:
+        raise ValueError(f"{op} has no argument {min(unknown)!r}")
+    return {name: args.get(name, default) for name, default, _ in schema}

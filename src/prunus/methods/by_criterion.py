@@ -1,0 +1,274 @@
+"""A criterion with an allocator is a method: units, weights, or both under one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunus.analysis import Analysis
+from prunus.budget import ALLOCATORS, Limit, Limits
+from prunus.budget.allocator import Allocator
+from prunus.budget.weights import WEIGHT_ALLOCATORS, fit_weights
+from prunus.criteria import (
+    CRITERIA,
+    UNIT_CRITERIA,
+    CriterionLike,
+    comparable_scores,
+    criterion_name,
+    damage_curves,
+    probes_for,
+    weight_criterion_of,
+)
+from prunus.defaults import DEFAULTS
+from prunus.errors import BudgetError, OptionError, nearest
+from prunus.masks import top_masks
+from prunus.methods.level_scan import affordable_levels
+from prunus.methods.loss_search import LossSearch
+from prunus.methods.masks_left import masks_left
+from prunus.methods.method import method
+from prunus.methods.neurons import unit_scores
+from prunus.methods.obs_units import LEVELS_MEMO, ByLevels, Level, level_decisions, unit_levels
+from prunus.methods.reduction import whole
+from prunus.methods.weights import maskable, masked_plan, weight_scores, weights_to_keep
+from prunus.planning import make_plan, unit_decisions
+from prunus.plans import Decision, Plan
+from prunus.surgery.draws import draws
+
+MAGNITUDE = "magnitude"
+OBS = "obs-units"
+"""A criterion that is no function of one unit: group OBS, and levels measured on data."""
+_DAMAGE = "damage of "
+_UNIT_OPTIONS = ("criterion", "allocator", "search", "judge")
+
+
+@method("units", "neuron", "remove units by a criterion, the budget divided by an allocator", options=_UNIT_OPTIONS,
+        joint=True)  # fmt: skip
+def units(
+    analysis: Analysis,
+    limits: Limits,
+    *,
+    criterion: CriterionLike | None = DEFAULTS.criterion,
+    allocator: str | Allocator | None = DEFAULTS.allocator,
+    search: int = DEFAULTS.search,
+    judge: str = DEFAULTS.judge,
+) -> Plan:
+    """Remove the units of least score, everything coupled to them included.
+
+    Source: own.
+
+    Args:
+        analysis: the network and its data.
+        limits: all of them hold.
+        criterion: how units are scored; None chooses by the data.
+        allocator: who gets how much; None chooses by the criterion.
+        search: how many plans around the allocator's are tried by their true loss.
+        judge: a repair after which the plans of a search are judged.
+
+    Raises:
+        OptionError: an unknown name, or a criterion that needs data where there are none.
+        BudgetError: nothing is removable, or out of reach even with one unit an axis.
+    """
+    keep, decisions, settings = _unit_choice(analysis, limits, criterion, allocator, search, judge)
+    return make_plan(analysis.coupling, keep, decisions=decisions, settings=settings, cost=analysis.cost)
+
+
+@method("weights", "weight", "mask weights by a criterion, the budget divided by an allocator",
+        options=("criterion", "allocator"))  # fmt: skip
+def weights(
+    analysis: Analysis,
+    limits: Limits,
+    *,
+    criterion: CriterionLike | None = DEFAULTS.criterion,
+    allocator: str | None = DEFAULTS.allocator,
+) -> Plan:
+    """Mask the weights of least score; the network keeps its shape.
+
+    Source: own.
+
+    Raises:
+        OptionError: an unknown criterion or allocator of weights.
+        BudgetError: what cannot be masked exceeds the budget already.
+    """
+    name = criterion or MAGNITUDE
+    _check_weight_names(name, allocator)
+    left = maskable(analysis)
+    count = weights_to_keep(analysis, left, limits)
+    scores = weight_scores(analysis, analysis.user_model, list(left), name) if left else {}
+    told = criterion_name(name)
+    plan = masked_plan(analysis, _masks(scores, count, allocator), f"lowest {told}")
+    return replace(plan, settings={"criterion": told})
+
+
+@method("units-weights", "hierarchical", "units by a criterion, then weights among what is left, one budget",
+        options=_UNIT_OPTIONS)  # fmt: skip
+def units_and_weights(
+    analysis: Analysis,
+    limits: Limits,
+    *,
+    criterion: CriterionLike | None = DEFAULTS.criterion,
+    allocator: str | None = DEFAULTS.allocator,
+    search: int = DEFAULTS.search,
+    judge: str = DEFAULTS.judge,
+) -> Plan:
+    """Remove units down to the geometric mean of the whole and the limit, then mask weights until the limit holds.
+
+    Weights are scored by the same criterion where it is one of weights too, else by their magnitude. Where zeros save
+    nothing of the metric, units take all.
+    Source: own.
+
+    Raises:
+        OptionError: an unknown name.
+        BudgetError: masks cannot take their part.
+    """
+    limit, before = limits[0], analysis.cost.price()
+    shared = Limit(limit.metric, int((limit.value * limit.of(before)) ** 0.5)) if analysis.masks_save else limit
+    for_units = allocator if not isinstance(allocator, str) or allocator in ALLOCATORS else None
+    for_weights = allocator if isinstance(allocator, str) and allocator in WEIGHT_ALLOCATORS else None
+    if allocator is not None and for_units is None and for_weights is None:
+        ALLOCATORS.get(allocator)
+    keep, decisions, settings = _unit_choice(analysis, (shared,), criterion or MAGNITUDE, for_units, search, judge)
+    name = criterion if isinstance(criterion, str) and criterion in CRITERIA else MAGNITUDE
+    left = maskable(analysis) if analysis.masks_save else {}
+    scores = weight_scores(analysis, analysis.user_model, list(left), name) if left else {}
+    masks = (
+        {}
+        if not left
+        else masks_left(whole(analysis), keep, scores, limit, lambda s, count: _masks(s, count, for_weights))
+    )
+    decisions += [Decision(n, "weight", int((~m).sum()), m.size, f"lowest {name}") for n, m in masks.items()]
+    settings |= {"weight_criterion": name}
+    return make_plan(analysis.coupling, keep, masks=masks, decisions=decisions, settings=settings, cost=analysis.cost)
+
+
+def check_unit_criterion(criterion: Any) -> None:
+    """Refuse what is no criterion of units.
+
+    Raises:
+        OptionError: an unknown name.
+    """
+    if criterion is None or callable(criterion) or criterion == OBS:
+        return
+    if isinstance(criterion, str) and criterion in UNIT_CRITERIA:
+        return
+    names = (OBS, *UNIT_CRITERIA.names())
+    close = nearest(str(criterion), names)
+    raise OptionError(f"criterion {criterion!r} is unknown.{close} Allowed: {', '.join(names)}.")
+
+
+def chosen_criterion(analysis: Analysis, criterion: CriterionLike | None) -> CriterionLike:
+    """Return how units are scored: as asked; else by measured levels where data and minutes allow, else by magnitude.
+
+    Raises:
+        OptionError: one that runs data through the captured program, of a model that was captured in parts.
+    """
+    check_unit_criterion(criterion)
+    if criterion is None:
+        measured = analysis.has_data and not analysis.parts and not analysis.opt_in and affordable_levels(analysis)
+        return OBS if measured and not draws(analysis.coupling.graph) else MAGNITUDE
+    if analysis.parts and (criterion == OBS or any(probe.program for probe in probes_for(criterion))):
+        raise OptionError(
+            f"criterion {criterion_name(criterion)!r} runs data through the captured program, and the model was "
+            f"captured in parts ({', '.join(analysis.parts)}); use magnitude or taylor."
+        )
+    if not analysis.has_data and criterion == OBS:
+        raise OptionError(f"criterion {OBS!r} needs data=batches of inputs, with or without targets; give some.")
+    return criterion
+
+
+def stored_scores(analysis: Analysis, criterion: Any) -> dict[str, np.ndarray]:
+    """Return what was measured for a criterion of units, for a later plan; nothing is measured here.
+
+    Axis id → scores; for ``obs-units`` also ``damage of AXIS`` → the damage of keeping 0, 1, … units.
+    """
+    if criterion == OBS and LEVELS_MEMO in analysis.memo:
+        found = unit_levels(analysis)
+        return {**found.scores, **{f"{_DAMAGE}{axis}": curve for axis, curve in found.damage.items()}}
+    known = isinstance(criterion, str) and criterion in UNIT_CRITERIA and f"units:{criterion}" in analysis.memo
+    return unit_scores(analysis, criterion) if known else {}
+
+
+def restore_scores(analysis: Analysis, criterion: CriterionLike | None, stored: Mapping[str, np.ndarray]) -> None:
+    """Give an analysis what `stored_scores` returned, so that it is not measured again."""
+    damage = {name.removeprefix(_DAMAGE): value for name, value in stored.items() if name.startswith(_DAMAGE)}
+    scores = {name: value for name, value in stored.items() if not name.startswith(_DAMAGE)}
+    if damage:
+        analysis.memo[LEVELS_MEMO] = {axis: Level(scores[axis], damage[axis], []) for axis in damage}
+    elif scores.keys() == set(analysis.free_axes()):
+        analysis.memo[f"units:{criterion or MAGNITUDE}"] = scores
+
+
+def _unit_choice(
+    analysis: Analysis,
+    limits: Sequence[Limit],
+    criterion: CriterionLike | None,
+    allocator: str | Allocator | None,
+    search: int,
+    judge: str,
+) -> tuple[dict[str, np.ndarray], list[Decision], dict[str, Any]]:
+    """Return the units that stay, what went, and what the plan remembers."""
+    if isinstance(allocator, str):
+        ALLOCATORS.get(allocator)
+    free = analysis.free_axes()
+    if not free:
+        raise BudgetError(_nothing_removable(analysis))
+    name = chosen_criterion(analysis, criterion)
+    levels = unit_levels(analysis) if name == OBS else None
+    if levels is not None:
+        scores: Mapping[str, np.ndarray] = comparable_scores(levels.scores)
+        damage, chosen = dict(levels.damage), allocator or ByLevels(levels.damage)
+    else:
+        found = unit_scores(analysis, name)
+        scores, damage = comparable_scores(found), damage_curves(analysis.coupling, found, name)
+        chosen = allocator or "uniform"
+    settings: dict[str, Any] = {"criterion": criterion_name(name)}
+    tried = LossSearch(analysis, chosen, search, analysis.progress, repair=judge) if search else None
+    keep = analysis.fit(scores, limits, allocator=tried or chosen, damage=damage)
+    if tried is not None:
+        settings["search"] = tried.told()
+    return keep, level_decisions(keep, levels) if levels is not None else unit_decisions(keep, name), settings
+
+
+def _masks(scores: Mapping[str, Tensor], count: int, allocator: str | None) -> Mapping[str, Tensor]:
+    if allocator is None or allocator == "global":
+        return top_masks(scores, keep_count=count)
+    found = fit_weights({n: s.double().cpu().numpy() for n, s in scores.items()}, count, allocator)
+    return {name: torch.from_numpy(mask) for name, mask in found.items()}
+
+
+def _check_weight_names(criterion: CriterionLike, allocator: Any) -> None:
+    weight_criterion_of(criterion)
+    if allocator is not None:
+        WEIGHT_ALLOCATORS.get(allocator)
+
+
+def _nothing_removable(analysis: Analysis) -> str:
+    coupling, ignore = analysis.coupling, analysis.ignore
+    reasons = sorted({f.reason for f in coupling.frozen})
+    held = f" (ignored: {', '.join(ignore)})" if ignore else ""
+    if not reasons and not coupling.axes:
+        return "Nothing can be removed from this model: it has no weights."
+    why = f"frozen ({', '.join(reasons[:6])})"
+    if not coupling.axes:
+        return f"Nothing can be removed from this model: all its dims are {why}. Use levels=('weight',)."
+    return (
+        f"Nothing can be removed from this model{held}: all {len(coupling.axes)} axes are held, the other dims are "
+        f"{why}. Loosen ignore, or use levels=('weight',)."
+    )
+
+
+__all__ = [
+    "MAGNITUDE",
+    "OBS",
+    "check_unit_criterion",
+    "chosen_criterion",
+    "restore_scores",
+    "stored_scores",
+    "units",
+    "units_and_weights",
+    "weights",
+]

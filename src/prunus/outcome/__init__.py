@@ -1,0 +1,25 @@
+"""An `Analysis` and a `Plan` in; an `Outcome` out: the one place that cuts, verifies, repairs and recovers."""
+
+from prunus.outcome.cutting import Cut, cut_proved
+from prunus.outcome.later import export, recover, repair, verify
+from prunus.outcome.realising import FRESH, realise, recovered, renewed, repaired
+from prunus.outcome.record import Outcome
+from prunus.outcome.training import Recover, recovery_of, train_
+
+__all__ = [
+    "FRESH",
+    "Cut",
+    "Outcome",
+    "Recover",
+    "cut_proved",
+    "export",
+    "realise",
+    "recover",
+    "recovered",
+    "recovery_of",
+    "renewed",
+    "repair",
+    "repaired",
+    "train_",
+    "verify",
+]

@@ -1,0 +1,45 @@
+"""Cut a network as a plan says and prove it: the one place where the two stand together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from prunus.graph.coupling import Coupling
+from prunus.plans import Plan
+from prunus.surgery.cut import operate
+from prunus.surgery.record import Surgery
+from prunus.surgery.verify import Check, verify
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A cut network, how it was cut, and the proof; ``check`` is None where none was asked for."""
+
+    model: nn.Module
+    surgery: Surgery
+    check: Check | None
+
+
+def cut_proved(
+    model: nn.Module, coupling: Coupling, plan: Plan, example_inputs: Any, *, seed: int = 0, prove: bool = True
+) -> Cut:
+    """Cut a copy of a network and compare it with the masked original.
+
+    Args:
+        model: what ``coupling`` was made from; untouched.
+        coupling: its analysis.
+        plan: what goes.
+        example_inputs: one call of ``model``.
+        seed: of the noise of the proof.
+        prove: whether to verify.
+
+    Raises:
+        PlanError: the plan was made for another model.
+        VerifyError: the cut network differs from the masked original; nothing is returned.
+    """
+    small, surgery = operate(model, coupling, plan, example_inputs)
+    check = verify(model, small, coupling, plan, example_inputs, seed=seed) if prove else None
+    return Cut(small, surgery, check)

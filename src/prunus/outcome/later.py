@@ -1,0 +1,155 @@
+"""What may be done with an outcome later: repair, recover, prove and export it; the outcome itself stays as it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prunus.analysis.data import Given, sources_of
+from prunus.defaults import DEFAULTS
+from prunus.errors import OptionError, UsageError
+from prunus.exporters import save
+from prunus.exporters.exported_reading import SUFFIX
+from prunus.graph.coupling import Coupling
+from prunus.ordinary import in_ordinary_mode
+from prunus.outcome.cutting import cut_proved
+from prunus.outcome.realising import recovered, repaired
+from prunus.outcome.record import Outcome
+from prunus.outcome.training import Recover, recovery_of
+from prunus.plans import Plan
+from prunus.repairs import as_often_as_needed, check_repair
+from prunus.surgery.verify import Check
+from prunus.surgery.verify import verify as verify_cut
+
+
+@in_ordinary_mode
+def repair(found: Outcome, data: Any = None, *, repair: str = DEFAULTS.repair) -> Outcome:
+    """Return an outcome whose weights are refitted without labels towards the dense network's outputs.
+
+    Args:
+        found: any outcome that knows its dense network.
+        data: batches of inputs, with or without targets; by default the data of its analysis.
+        repair: ``auto`` or the name of a repair, as in `prunus.repair_`.
+
+    Raises:
+        UsageError: the outcome does not know its dense network.
+        OptionError: an unknown repair, or no data.
+    """
+    check_repair(repair)
+    return repaired(_with_data(found, data), repair)
+
+
+@in_ordinary_mode
+def recover(found: Outcome, data: Any = None, recover: Recover = None, *, held_out: Any = None) -> Outcome:
+    """Return an outcome whose network was trained back to what it lost; on held-out data it is never worse.
+
+    Args:
+        found: any outcome that knows its dense network.
+        data: what is learned from, as in `prunus.recover_`; by default the data of its analysis.
+        recover: ``{"steps": 500}`` or ``{"minutes": 10}`` with the options of `prunus.recover_`.
+        held_out: what decides; without it a tenth of ``data``.
+
+    Raises:
+        UsageError: the outcome does not know its dense network.
+        OptionError: no budget for the training, an unknown option, or no data.
+    """
+    if recover is None:
+        raise OptionError('recover takes one budget: {"steps": 500} or {"minutes": 10}; give just one of them.')
+    ready = _with_data(found, data, held_out)
+    return recovered(ready, recovery_of(recover, has_data=True))
+
+
+@in_ordinary_mode
+def verify(
+    model: Outcome | nn.Module,
+    small: nn.Module | None = None,
+    coupling: Coupling | None = None,
+    plan: Plan | None = None,
+    example_inputs: Any = None,
+    *,
+    seed: int = 0,
+    gradients: bool = False,
+) -> Check:
+    """Prove a cut again: of an outcome, or of a model, its cut network, its coupling and plan.
+
+    An outcome's original is cut anew by its plan, for repair and recovery have changed weights since.
+
+    Args:
+        model: an outcome; or the original, and then everything else is needed too.
+        small: the cut network.
+        coupling: the analysis of the original.
+        plan: what went.
+        example_inputs: of the original.
+        seed: of the noise.
+        gradients: compare the gradients of the parameters too.
+
+    Raises:
+        VerifyError: cut and masked network differ.
+        UsageError: the outcome does not know its original, or one of the five is missing.
+    """
+    if isinstance(model, Outcome):
+        analysis = _original(model)
+        dense, coupling, plan, example_inputs = analysis.model, analysis.coupling, model.plan, analysis.example_inputs
+        small, seed = cut_proved(dense, coupling, plan, example_inputs, prove=False).model, analysis.seed
+        return verify_cut(dense, small, coupling, plan, example_inputs, seed=seed, gradients=gradients)
+    if small is None or coupling is None or plan is None:
+        raise UsageError(
+            "verify needs an outcome, or model, small, coupling, plan and example_inputs; give prunus.verify(outcome)."
+        )
+    return verify_cut(model, small, coupling, plan, example_inputs, seed=seed, gradients=gradients)
+
+
+def export(
+    found: Outcome,
+    path: Path | str,
+    *,
+    format: str | None = None,
+    example_inputs: Any = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a network for use without prunus: a program (``.pt2``) or a Hugging Face folder.
+
+    Args:
+        found: any outcome.
+        path: where to.
+        format: ``pt2`` or ``huggingface``; by default ``pt2`` for a path that ends so, else ``huggingface``.
+        example_inputs: one call; by default what the outcome remembers.
+        metadata: anything with a JSON form, for ``pt2``.
+
+    Raises:
+        OptionError: another format; ``prunus.save`` writes checkpoints.
+        ModelError: what cannot be stored this way. Nothing is written then.
+    """
+    chosen = format or ("pt2" if str(path).endswith(SUFFIX) else "huggingface")
+    if chosen == "checkpoint":
+        raise OptionError("export writes what is used without prunus; for a checkpoint use prunus.save.")
+    return save(found, path, format=chosen, example_inputs=example_inputs, metadata=metadata)
+
+
+def _original(found: Outcome) -> Any:
+    if found.analysis is None or found.analysis.model is found.model:
+        raise UsageError(
+            "this outcome does not know its dense network, which was cut in place or is not at hand; use "
+            "prunus.repair_, recover_ or verify with the dense network."
+        )
+    return found.analysis
+
+
+def _with_data(found: Outcome, data: Any, held_out: Any = None) -> Outcome:
+    """Return a copy with a network of its own, and with the data that are to be used."""
+    analysis = _original(found)
+    if data is None and not analysis.has_data:
+        raise OptionError("there are no data to go by; give data=batches.")
+    if data is not None:
+        given = Given(as_often_as_needed(data), as_often_as_needed(held_out))
+        calibration, selection = sources_of(given)
+        analysis = replace(analysis, given=given, calibration=calibration, selection=selection, memo={})
+    return replace(found, model=copy.deepcopy(found.model), analysis=analysis)
+
+
+__all__ = ["export", "recover", "repair", "verify"]

@@ -1,0 +1,182 @@
+"""`realise`: the one place that cuts, verifies, repairs and recovers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from prunus.analysis import Analysis
+from prunus.errors import OptionError
+from prunus.graph.capture import unwrap
+from prunus.measurement.batches import DataSource
+from prunus.ordinary import in_ordinary_mode
+from prunus.outcome.cutting import cut_proved
+from prunus.outcome.record import Outcome
+from prunus.outcome.training import Recover, recovery_of, train_
+from prunus.plans import Plan
+from prunus.progress import Progress, Silent
+from prunus.recovery import Case, RecoveryOptions, recovered_
+from prunus.repairs import check_repair, repair_, repair_parts_
+from prunus.surgery.tensors import sliced_masks
+from prunus.training import TrainingOptions, reset_weights_
+from prunus.workloads.learning import NO_LABELS, learning_data
+
+FRESH = "fresh_weights"
+"""The setting of a plan whose network starts from new weights."""
+
+
+@in_ordinary_mode
+def realise(
+    analysis: Analysis,
+    plan: Plan,
+    *,
+    repair: str | None = "auto",
+    recover: Recover = None,
+    weights: nn.Module | None = None,
+    fresh: TrainingOptions | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Cut the network of an analysis as a plan says, prove the cut, repair and recover what is left.
+
+    ``prune(model, x, budget=b)`` is ``a = analyse(model, x); realise(a, a.plan(b))``.
+
+    Args:
+        analysis: of the network; its model is left untouched.
+        plan: made for it, or for a network of the same structure.
+        repair: with data, how the weights that stay are refitted, as in `prunus.prune`; None leaves them.
+        recover: how the cut network is trained, as in `prunus.prune`; None trains nothing.
+        weights: the network in its original shapes with other weights, where planning has learned some.
+        fresh: how a network with new weights is trained first, for plans that ask for it (``smaller-dense``); by
+            default as ``recover`` says.
+        progress: told of every long step.
+
+    Raises:
+        PlanError: the plan was made for another model.
+        VerifyError: the cut network differs from the masked original; nothing is returned.
+        OptionError: an unknown repair or recovery, or one that needs data where there are none.
+    """
+    check_repair(repair)
+    wanted = recovery_of(recover, has_data=analysis.has_data)
+    if plan.settings.get(FRESH) and wanted is None and fresh is None:
+        raise OptionError(
+            f"method {plan.settings.get('method')!r} starts from new weights, which nothing trains; give data and "
+            'recover={"steps": 500}.'
+        )
+    source = weights if weights is not None else analysis.model
+    cut = cut_proved(source, analysis.coupling, plan, analysis.example_inputs, seed=analysis.seed)
+    found = Outcome(
+        model=cut.model,
+        plan=plan,
+        check=cut.check,
+        coverage=analysis.coupling.coverage(),
+        surgery=cut.surgery,
+        parts=analysis.parts,
+        example_inputs=analysis.user_inputs,
+        analysis=analysis,
+    )
+    if repair is not None and analysis.has_data and not plan.settings.get(FRESH):
+        found = repaired(found, repair, recovered=wanted is not None, progress=progress)
+    if analysis.captured is not None:
+        found = replace(found, model=analysis.captured.restored(found.model, analysis.user_model))
+    if plan.settings.get(FRESH):
+        found = renewed(found, fresh, progress=progress)
+    return recovered(found, wanted, progress=progress) if wanted is not None else found
+
+
+def repaired(found: Outcome, repair: str, *, recovered: bool = False, progress: Progress | None = None) -> Outcome:
+    """Refit the weights of an outcome's network on unlabelled data, in place; see `prunus.repair_`.
+
+    Args:
+        found: as it was cut.
+        repair: the name of a repair.
+        recovered: whether training follows; the data that decide on it are then kept from the repair.
+        progress: told of what takes long.
+    """
+    analysis, plan = _analysis(found), found.plan
+    assert analysis.given is not None
+    data = analysis.given.fitted(recovered=recovered)
+    if analysis.captured is not None and analysis.parts:
+        report = repair_parts_(
+            analysis.user_model,
+            found.model,
+            analysis.captured,
+            plan,
+            data,
+            analysis.user_inputs,
+            repair=repair,
+            seed=analysis.seed,
+            options=analysis.coupling.options,
+        )
+    else:
+        report = repair_(
+            analysis.model, found.model, analysis.coupling, plan, data, repair=repair, seed=analysis.seed,
+            progress=progress,
+        )  # fmt: skip
+    return replace(found, repair=report)
+
+
+def renewed(found: Outcome, options: TrainingOptions | None, *, progress: Progress | None = None) -> Outcome:
+    """Give the network of an outcome new weights, in place, and train them.
+
+    Args:
+        found: as it was cut.
+        options: how; None leaves the training to the recovery.
+        progress: told of the steps.
+    """
+    analysis = _analysis(found)
+    reset_weights_(found.model, analysis.seed)
+    if options is not None:
+        train_(found.model, _learning(analysis)[0], options, analysis.seed, progress or Silent(), "from scratch")
+    return found
+
+
+def recovered(
+    found: Outcome, options: RecoveryOptions | TrainingOptions | None, *, progress: Progress | None = None
+) -> Outcome:
+    """Train the network of an outcome, in place; see `prunus.recover_`.
+
+    Args:
+        found: cut, repaired or not.
+        options: how; None trains nothing.
+        progress: told of the steps.
+    """
+    if options is None:
+        return found
+    analysis, plan, shown = _analysis(found), found.plan, progress or Silent()
+    train, deciding, labelled = _learning(analysis)
+    masks = sliced_masks(plan)
+    if not isinstance(options, RecoveryOptions):
+        train_(found.model, train, options, analysis.seed, shown, "recover", masks or None)
+        return found
+    in_parts = bool(analysis.parts)
+    case = Case(
+        unwrap(found.model),
+        unwrap(analysis.user_model),
+        train,
+        deciding,
+        options,
+        masks=masks,
+        plan=None if in_parts else plan,
+        coupling=None if in_parts else analysis.coupling,
+        example_inputs=analysis.user_inputs,
+        seed=analysis.seed,
+        labelled=labelled,
+    )
+    report = recovered_(case)
+    return replace(found, recovery=report if labelled else replace(report, notes=(*report.notes, NO_LABELS)))
+
+
+def _learning(analysis: Analysis) -> tuple[DataSource, DataSource, bool]:
+    """Return what is learned from, what decides, and whether there are labels."""
+    assert analysis.given is not None
+    return learning_data(analysis.given.data, analysis.given.held_out)
+
+
+def _analysis(found: Outcome) -> Analysis:
+    if found.analysis is None:
+        raise OptionError("this outcome has no analysis, and so no data and no dense network to go by.")
+    return found.analysis
+
+
+__all__ = ["FRESH", "realise", "recovered", "renewed", "repaired"]

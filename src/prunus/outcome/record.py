@@ -1,0 +1,141 @@
+"""`Outcome`: what a plan became, from whichever door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prunus.analysis import Analysis
+from prunus.criteria import UNIT_CRITERIA, needs_of
+from prunus.errors import UsageError
+from prunus.exporters import save, undo
+from prunus.plans import Cost, Plan
+from prunus.recovery import RecoveryReport
+from prunus.repairs import RepairReport
+from prunus.surgery.record import Surgery
+from prunus.surgery.verify import Check
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A smaller network with its plan and its proof; printing it shows a table.
+
+    `prunus.prune`, `apply`, `realise` and `shrink` return one, `Pruner.outcomes` holds one for each cut, `compare`
+    makes one for each run. Every outcome can be saved, undone, pruned to another budget, recovered and reported.
+
+    Attributes:
+        model: the smaller network.
+        plan: what went and why; ``plan.keep`` maps tensor name → dim → kept indices.
+        check: the proof that masked and cut agree; None where the user asked for none (``Pruner(prove=False)``).
+        coverage: share of the parameters that lie on removable axes.
+        surgery: which forwards were rewritten and which integers mended.
+        parts: the submodules that were captured, where the whole could not be; the rest is as it was.
+        example_inputs: what the model was captured with; file formats that need a call of it use them.
+        recovery: what training after the cut did, where it was asked for; the proof is from before it.
+        repair: what refitting the weights on unlabelled data did; the proof is from before it.
+        notes: what else is worth telling, a line each.
+        analysis: what the plan was made from. After a cut in training it is that of the cut network.
+    """
+
+    model: nn.Module
+    plan: Plan
+    check: Check | None
+    coverage: float
+    surgery: Surgery
+    parts: tuple[str, ...] = ()
+    example_inputs: Any = field(default=None, repr=False, compare=False)
+    recovery: RecoveryReport | None = None
+    repair: RepairReport | None = None
+    notes: tuple[str, ...] = ()
+    analysis: Analysis | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def before(self) -> Cost:
+        """Exact counts of the original."""
+        return self.plan.before
+
+    @property
+    def after(self) -> Cost:
+        """Exact counts of the smaller network."""
+        return self.plan.after
+
+    def save(self, path: Path | str, **options: Any) -> Path:
+        """Write the network; see `prunus.save`."""
+        return save(self, path, **options)
+
+    def undo(self, *, fill: str = "original") -> nn.Module:
+        """Return the original network in which everything that the plan kept has the values of the smaller one.
+
+        Raises:
+            UsageError: the network was cut in place while it trained; its original is gone.
+        """
+        if self.analysis is None or self.analysis.model is self.model:
+            raise UsageError(
+                "this outcome does not know its original; use prunus.undo(small, plan, original) with a copy of it."
+            )
+        dense = self.analysis.user_model
+        return undo(self.model, self.plan, dense, fill=fill, example_inputs=self.analysis.user_inputs)
+
+    def rebudget(
+        self, budget: Mapping[str, float | int | str], *, repair: str | None = None, recover: Any = None, **options: Any
+    ) -> Outcome:
+        """Prune the original to another budget; what was measured for this outcome is not measured again.
+
+        Args:
+            budget: as in `prunus.prune`.
+            repair, recover: as in `prunus.prune`; by default neither.
+            **options: as in `Analysis.plan`.
+
+        Raises:
+            UsageError: there is no analysis to plan from.
+        """
+        if self.analysis is None:
+            raise UsageError("this outcome has no analysis; use prunus.prune on its model.")
+        realising = import_module("prunus.outcome.realising")
+        plan = self.analysis.plan(budget, recover=recover, **options)
+        made: Outcome = realising.realise(self.analysis, plan, repair=repair, recover=recover)
+        return made
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+_COUNTS = (
+    ("params", "params"),
+    ("MACs forward", "macs_forward"),
+    ("MACs backward", "macs_backward"),
+    ("bytes", "param_bytes"),
+)
+
+
+def _lines(found: Outcome) -> list[str]:
+    proof = "not proved" if found.check is None else str(found.check)
+    lines = [*_table(found), proof, f"coverage: {found.coverage:.1%} of the parameters can be removed"]
+    criterion = str(found.plan.settings.get("criterion") or "")
+    if found.plan.axes and criterion:
+        alone = criterion in UNIT_CRITERIA and not needs_of(criterion)
+        lines.append(f"scored by: {criterion}{', from the weights alone' if alone else ''}")
+    if found.parts:
+        lines.append(f"captured in parts (MACs count these alone): {', '.join(found.parts)}")
+    lines += [str(report) for report in (found.repair, found.recovery) if report is not None]
+    return [*lines, *found.notes]
+
+
+def _table(found: Outcome) -> list[str]:
+    rows = [("", "before", "after", "kept")]
+    for label, name in _COUNTS:
+        old, new = getattr(found.before, name), getattr(found.after, name)
+        rows.append((label, f"{old:,}", f"{new:,}", f"{new / old:.1%}" if old else "–"))
+    if found.plan.masks:
+        total, kept = found.before.params, found.after.params - found.plan.masked
+        rows.append(("weights not masked", f"{total:,}", f"{kept:,}", f"{kept / total:.1%}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return [
+        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in rows)
+    ]

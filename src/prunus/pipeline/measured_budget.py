@@ -1,0 +1,126 @@
+"""Budgets that must be measured, milliseconds and energy: plan, cut, measure, and plan again where they part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from prunus.analysis import Analysis
+from prunus.budget import Limit
+from prunus.budget.limits import LATENCY
+from prunus.errors import BudgetError
+from prunus.measurement.batches import device_of
+from prunus.measurement.energy import EnergyRatio, energy_ratio, find_meter
+from prunus.measurement.latency import LatencyRatio, latency_ratio
+from prunus.pipeline.memory_budget import ENERGY, STAND_IN
+from prunus.plans import Plan
+from prunus.surgery.cut import cut
+
+_TRIES, _ROUNDS, _NEAR = 6, 21, 0.03
+Solve = Callable[[Sequence[Limit]], Plan]
+Measure = Callable[[nn.Module], LatencyRatio | EnergyRatio]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is measured, and the limit that moves it.
+
+    Attributes:
+        name: of the entry in the plan's settings.
+        steer: the limit in it that is moved.
+        measure: cut network → ratio to the original.
+    """
+
+    name: str
+    steer: Limit
+    measure: Measure
+
+
+def meet(solve: Solve, analysis: Analysis, limits: Sequence[Limit], budget: Mapping[str, Any]) -> Plan:
+    """Return the plan whose cut network comes nearest to the wanted shares of the original's time and energy.
+
+    Times are those of one thread, interleaved with the original in this process; energy is what the machine's own
+    counter says. ``settings["latency"]`` and ``settings["energy"]`` hold wanted, predicted and measured ratio and the
+    interval of the latter. Budgets that need no measuring pass straight through.
+
+    Args:
+        solve: limits → plan.
+        analysis: of the network, its ops timed where the budget is in milliseconds.
+        limits: to start from.
+        budget: as it was asked for.
+    """
+    for goal in _goals(analysis, limits, budget):
+        solve = _meeting(solve, goal, analysis)
+    return solve(limits)
+
+
+def _goals(analysis: Analysis, limits: Sequence[Limit], budget: Mapping[str, Any]) -> list[Goal]:
+    model, inputs, seed = analysis.model, analysis.example_inputs, analysis.seed
+    found = []
+
+    def time_of(small: nn.Module) -> LatencyRatio:
+        return latency_ratio(small, model, inputs, rounds=_ROUNDS, threads=1, seed=seed)
+
+    for limit in limits:
+        if limit.metric == LATENCY:
+            found.append(Goal("latency", limit, time_of))
+    if ENERGY in budget:
+        meter = find_meter(device_of(model))
+        steer = next(x for x in reversed(limits) if x.metric == STAND_IN)
+        found.append(Goal("energy", steer, lambda small: energy_ratio(small, model, inputs, meter, seed=seed)))
+    return found
+
+
+def _meeting(solve: Solve, goal: Goal, analysis: Analysis) -> Solve:
+    return lambda limits: _met(solve, goal, limits, analysis)
+
+
+def _met(solve: Solve, goal: Goal, limits: Sequence[Limit], analysis: Analysis) -> Plan:
+    """Move one limit and solve again, at most five times, until the measured ratio is within 3 % of the wanted one.
+
+    It is moved by wanted ÷ measured at first, then between the two plans that lie on either side.
+    """
+    others = [x for x in limits if x != goal.steer]
+    whole = goal.steer.of(analysis.cost.price())
+    wanted, asked = goal.steer.value / whole, float(goal.steer.value)
+    best: Plan | None = None
+    nearest = float("inf")
+    seen: dict[float, float] = {}
+    for _ in range(_TRIES):
+        try:
+            plan = solve([*others, replace(goal.steer, value=int(asked))])
+        except BudgetError:
+            if best is None:
+                raise
+            break
+        found = goal.measure(cut(analysis.model, analysis.coupling, plan, analysis.example_inputs))
+        predicted = goal.steer.of(plan.after) / whole
+        told = {"wanted": wanted, "predicted": predicted, "measured": found.median, "interval": [found.low, found.high]}
+        off = abs(found.median / wanted - 1)
+        if off < nearest:
+            nearest, best = off, replace(plan, settings={**plan.settings, goal.name: told})
+        # Another limit may hold it down; then there is nothing to move.
+        if off <= _NEAR or predicted in seen or predicted < 0.9 * asked / whole:
+            break
+        seen[predicted] = found.median
+        asked = whole * min(_next(seen, wanted), 0.99)
+    assert best is not None
+    return best
+
+
+def _next(seen: Mapping[float, float], wanted: float) -> float:
+    """Return the predicted ratio to ask for: on the line between the plans around what is wanted, else in proportion.
+
+    Args:
+        seen: predicted ratio → measured ratio.
+        wanted: the measured ratio to meet.
+    """
+    under = max((p for p, m in seen.items() if m <= wanted), default=None)
+    over = min((p for p, m in seen.items() if m > wanted), default=None)
+    if under is None or over is None or under >= over:
+        predicted, measured = min(seen.items(), key=lambda pair: abs(pair[1] / wanted - 1))
+        return predicted * min(2.0, max(0.5, wanted / measured))
+    return under + (over - under) * (wanted - seen[under]) / (seen[over] - seen[under])

@@ -1,0 +1,154 @@
+"""From an analysis and a request to a plan: methods meet limits, every other budget is met by asking them again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from prunus.analysis import Analysis
+from prunus.budget import Limit
+from prunus.budget.limits import LATENCY
+from prunus.errors import BudgetError, DataError, OptionError
+from prunus.measurement.batches import device_of
+from prunus.measurement.energy import find_meter
+from prunus.methods.by_criterion import stored_scores
+from prunus.ordinary import in_ordinary_mode
+from prunus.outcome import recovery_of
+from prunus.pipeline.damage import measure_damage, with_damage
+from prunus.pipeline.max_drop import check_drop, smallest_within, with_drop
+from prunus.pipeline.measured_budget import meet
+from prunus.pipeline.memory_budget import ENERGY, limits_of, solve_within_memory
+from prunus.pipeline.request import Budget, Request
+from prunus.pipeline.several import within_all
+from prunus.pipeline.stage_checks import check_to_apply
+from prunus.pipeline.stages import run_stages
+from prunus.plans import Plan
+from prunus.review import with_savings
+from prunus.selectors import bounds_on
+from prunus.tree import grow_tree
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """A plan, and the network with the weights that planning has learned; None where it learned none."""
+
+    plan: Plan
+    weights: nn.Module | None = None
+
+
+@in_ordinary_mode
+def plan_for(analysis: Analysis, budget: Budget, **options: Any) -> Plan:
+    """Return the plan of a request; see `Analysis.plan`.
+
+    Raises:
+        OptionError: stages that learn weights, which a plan does not hold; or as `planned`.
+    """
+    return plan_request(analysis, Request.of(budget, options))
+
+
+def plan_request(analysis: Analysis, request: Request) -> Plan:
+    """Return the plan of a request, which must be all that planning makes.
+
+    Raises:
+        OptionError: stages that learn weights, which a plan does not hold; or as `planned`.
+    """
+    check_to_apply(request)
+    return planned(analysis, request).plan
+
+
+def planned(analysis: Analysis, request: Request) -> Planned:
+    """Plan what was asked for: method, limits, measured budgets, drops of accuracy and stages.
+
+    Raises:
+        OptionError: a budget that the method does not know, or an option that the data do not serve.
+        BudgetError: out of reach, or met already.
+    """
+    if not request.stages:
+        recovery_of(request.recover, has_data=analysis.has_data)
+    if ENERGY in request.budget:
+        find_meter(device_of(analysis.model))
+    bounds = bounds_on(grow_tree(analysis.coupling), request.bounds) if request.bounds else {}
+    bounded = replace(analysis, bounds={**analysis.bounds, **bounds}) if bounds else analysis
+    if request.stages:
+        staged = run_stages(bounded, request)
+        return Planned(_finished(staged.plan, analysis, request, {}), staged.model)
+    try:
+        return Planned(_within_drop(bounded, request, lambda counted: _counted(bounded, request, counted)))
+    except DataError as error:
+        if not analysis.parts:
+            raise
+        raise OptionError(
+            f"method {request.planner.name!r} runs data through the captured program, and the model was captured in "
+            f"parts ({', '.join(analysis.parts)}): {str(error).rstrip('.')}. Use criterion magnitude or taylor."
+        ) from error
+
+
+def _within_drop(analysis: Analysis, request: Request, plan_of: Callable[[Mapping[str, Any]], Plan]) -> Plan:
+    """Plan for what is counted; ``max_drop`` alone asks for the smallest network that keeps it."""
+    drop = request.max_drop
+    if drop is None:
+        return plan_of(request.counted)
+    if request.counted:
+        return with_drop(check_drop(analysis, plan_of(request.counted), drop, request.recover), drop)
+    found = smallest_within(analysis, drop, lambda share: plan_of({"params": share}), request.recover)
+    return with_drop(found, drop)
+
+
+def _counted(analysis: Analysis, request: Request, counted: Mapping[str, Any]) -> Plan:
+    """Plan for limits that can be counted or measured without training."""
+    chosen = request.planner
+    if LATENCY in counted:
+        analysis = analysis.timed(request.threads)
+    limits, memory = limits_of(counted, analysis.cost.price())
+    metric = limits[0].metric if limits else "macs"
+    ready = analysis.in_metric(metric, threads=request.threads)
+    _check_share(chosen.only_kept, chosen.name, ready, limits)
+
+    def solve(wanted: Sequence[Limit]) -> Plan:
+        given = tuple(wanted)
+        if chosen.joint or len(given) == 1:
+            return chosen.plan(ready, given, **request.options)
+        return within_all(lambda one: chosen.plan(ready, (one,), **request.options), given)
+
+    def solve_all(wanted: Sequence[Limit]) -> Plan:
+        return solve_within_memory(solve, wanted, memory, ready.coupling, ready.cost.price())
+
+    found = meet(solve_all, ready, limits, request.budget)
+    return _finished(found, ready, replace(request, budget=dict(request.budget)), _scores(ready, found))
+
+
+def _finished(plan: Plan, analysis: Analysis, request: Request, scores: Mapping[str, np.ndarray]) -> Plan:
+    """Return the plan with every decision priced and with what it takes to understand it later."""
+    own = dict(plan.settings)
+    settings = request.settings() | {k: v for k, v in own.items() if k != "method" or request.method is None}
+    settings |= {"ignore": list(analysis.ignore), "held": sorted(analysis.held), "seed": analysis.seed}
+    settings |= {"samples": analysis.samples}
+    if analysis.opt_in:
+        settings["opt_in"] = list(analysis.opt_in)
+    found = with_savings(replace(plan, settings=settings), analysis.coupling, scores)
+    if request.damage:
+        found = with_damage(found, measure_damage(analysis, found, analysis.progress))
+    return found
+
+
+def _scores(analysis: Analysis, plan: Plan) -> Mapping[str, np.ndarray]:
+    """Return the scores that a plan rests on, where they are scores of units; nothing is measured again."""
+    return stored_scores(analysis, plan.settings.get("criterion")) if plan.axes else {}
+
+
+def _check_share(allowed: Sequence[float] | None, name: str, analysis: Analysis, limits: Sequence[Limit]) -> None:
+    if allowed is None or not limits:
+        return
+    share = analysis.kept(limits[0])
+    if not any(abs(share - kept) * max(1, limits[0].of(analysis.cost.price())) <= 1 for kept in allowed):
+        shown = ", ".join(f"{kept:.0%}" for kept in allowed)
+        raise BudgetError(f"method {name!r} is defined at {shown} kept only; got {share:.4g} of {limits[0].metric}.")
+
+
+__all__ = ["Planned", "plan_for", "plan_request", "planned"]

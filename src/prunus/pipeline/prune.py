@@ -1,0 +1,188 @@
+"""`prune`, `plan` and `apply`: analyse → plan → realise in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from prunus.analysis import Analysis, LossFunction, analyse
+from prunus.budget.allocator import Allocator
+from prunus.criteria import CriterionLike
+from prunus.defaults import DEFAULTS
+from prunus.ordinary import in_ordinary_mode
+from prunus.outcome import Outcome, Recover, realise, recovery_of
+from prunus.pipeline.planner import plan_for, planned
+from prunus.pipeline.request import Bounds, Budget, Request
+from prunus.pipeline.stage_checks import check_stages
+from prunus.plans import Plan
+from prunus.progress import Progress
+from prunus.repairs import check_repair
+
+
+@in_ordinary_mode
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    budget: Budget,
+    criterion: CriterionLike | None = DEFAULTS.criterion,
+    levels: Sequence[str] = DEFAULTS.levels,
+    data: Any = None,
+    ignore: Sequence[str] = (),
+    seed: int = DEFAULTS.seed,
+    allocator: str | Allocator | None = DEFAULTS.allocator,
+    bounds: Bounds | None = None,
+    opt_in: Sequence[str] = (),
+    recover: Recover = None,
+    repair: str | None = DEFAULTS.repair,
+    method: str | None = DEFAULTS.method,
+    search: int = DEFAULTS.search,
+    judge: str = DEFAULTS.judge,
+    stages: Iterable[Mapping[str, Any]] = (),
+    damage: bool = DEFAULTS.damage,
+    held_out: Any = None,
+    loss: str | LossFunction = DEFAULTS.loss,
+    threads: int = DEFAULTS.threads,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Return a smaller network that provably computes what the masked original computes.
+
+    Args:
+        model: any network that can be captured; it is left untouched.
+        example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
+        budget: ``{"params": 0.5}``, ``{"macs": 0.3}``, ``{"bytes": "2MB"}``, ``{"memory": 0.5}``,
+            ``{"latency_ms": 0.5}``; several mean all. A number up to 1 is the kept fraction. Memory is that of one
+            forward call on the example inputs. For milliseconds the ops are timed on this machine with the example
+            inputs, the cut network is timed against the original, and the plan is made again where
+            prediction and measurement part; ``plan.settings["latency"]`` says what came out. ``{"energy": 0.5}`` is
+            met in the same way where the machine's counters can be read (RAPL, NVML), and refused elsewhere.
+            ``{"max_drop": 0.01}`` asks for the smallest network that loses no more than a point of accuracy on
+            ``held_out``, trained as ``recover`` says; beside another budget it is checked.
+        criterion: how units are scored: magnitude, l1, fpgm, bn_scale and random read weights alone, the others data:
+            fisher, contribution, mean_activation, apoz, wanda and redundancy inputs, taylor, taylor_sample,
+            taylor_batch, worst_class, sensitivity and snip labels too. ``obs-units`` needs inputs: units leave in the
+            order in which the layers behind make up for them best, and what each level does to the outputs is measured.
+            A function (group) → scores takes the place of a name, see `docs/plugins.md`; for levels of weights it is
+            (name, weight) → scores.
+            None means ``obs-units`` where there are data and that takes no longer than minutes, else magnitude.
+        levels: ``("unit",)`` removes units, ``("weight",)`` masks weights, both share the budget.
+        data: batches (inputs, targets), a DataLoader, a dataset, or the four splits of a task (`prunus.splits`). The
+            repair and criteria without labels take inputs alone, and one tensor of samples. Inputs are as
+            ``example_inputs``; of a dict what the model was not captured with is left out. An iterator is read to its
+            end. ``"noise"`` takes noise that looks like the example inputs, for those who have no data.
+        ignore: modules to leave as they are: names, globs, ``re:`` patterns, class names.
+        seed: for criteria and checks that draw numbers.
+        allocator: who gets how much: uniform, global, isomorphic, erk, lamp, lagrangian, knapsack, viterbi, or an
+            allocator itself; single weights know uniform, global, erk and lamp. By default uniform for units (for
+            ``obs-units`` the knapsack over measured levels) and global for weights.
+        bounds: limits of parts of the tree: ``{"stage3/*/heads": {"round_to": 2}, "layer4": {"floor": 0.5}}`` with
+            any of floor, ceiling, round_to, frozen, forced.
+        opt_in: what else may go: ``"experts"`` whole, with their rows of the router; ``"vocabulary"``, tokens. Tokens
+            that stay are numbered anew: ``plan.keep[embedding][0]`` lists their old ids.
+        recover: ``{"steps": 500}`` or ``{"minutes": 10}``: train the cut network on ``data``, of which a tenth decides
+            what pays, and is kept from the repair too; other options as in `prunus.recover_`.
+        repair: with ``data``, the weights that stay are refitted towards the dense network's outputs, without labels:
+            statistics, bias, scales, refold, blockwise, matching, or ``auto``, the best of them on samples held out;
+            see `prunus.repair_`. None leaves them as they are.
+        method: a whole method in place of criterion and allocator, such as ``depth``, ``key-path`` or
+            ``multi-scale``; `docs/methods.md` has them all.
+        search: try so many plans around the allocator's by their true loss.
+        judge: a repair after which the plans of a search are judged.
+        stages: levels and recoveries under one budget, each on what the one before left, such as
+            ``[{"level": "blocks", "kept": 0.8}, {"level": "units"}]``; see `docs/training.md`.
+        damage: measure what every decision costs alone, and all of them together.
+        held_out: what methods choose by that compare candidates, and what decides on a recovery; by default a tenth
+            of ``data``.
+        loss: the name of a loss, or (outputs, targets) → one number; what scores and choices minimise.
+        threads: intra-op threads while ops are timed for a budget in milliseconds.
+        progress: told of every long step.
+
+    ``prune(model, x, budget=b, …)`` is ``a = prunus.analyse(model, x, …); prunus.realise(a, a.plan(b, …), …)``.
+
+    Raises:
+        UsageError: bad arguments, NaN weights, unknown names.
+        CaptureError: the model cannot be captured.
+        BudgetError: nothing is removable, or the budget is out of reach or met already.
+        VerifyError: the cut model differs; nothing is returned.
+    """
+    request = Request(
+        budget, method, criterion, allocator, levels, bounds, search, judge, _stages(stages), damage, recover, threads
+    )
+    check_stages(request)
+    check_repair(repair)
+    recovery_of(recover, has_data=data is not None)
+    analysis = analyse(
+        model, example_inputs, data=data, held_out=held_out, loss=loss, ignore=ignore, opt_in=opt_in, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    return carried_out(analysis, request, repair, progress)
+
+
+def carried_out(analysis: Analysis, request: Request, repair: str | None, progress: Progress | None = None) -> Outcome:
+    """Plan a request and realise the plan.
+
+    Where stages have learned from labels nothing is repaired: a repair goes by the dense network's answers alone, and
+    would undo that.
+    """
+    found = planned(analysis, request)
+    own = None if found.weights is not None else repair
+    return realise(analysis, found.plan, repair=own, recover=request.recover, weights=found.weights, progress=progress)
+
+
+def _stages(given: Iterable[Mapping[str, Any]]) -> Any:
+    from prunus.recipe.stage import stages_of
+
+    return stages_of(given) if given else ()
+
+
+@in_ordinary_mode
+def plan(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    budget: Budget,
+    data: Any = None,
+    held_out: Any = None,
+    loss: str | LossFunction = DEFAULTS.loss,
+    ignore: Sequence[str] = (),
+    opt_in: Sequence[str] = (),
+    seed: int = DEFAULTS.seed,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Plan:
+    """Decide what would go and price it exactly; the model is not changed. Arguments as in `prune`.
+
+    Budgets in milliseconds, of energy and of accuracy are met by measuring, as `prune` does it.
+    """
+    Request.of(budget, options)
+    analysis = analyse(
+        model, example_inputs, data=data, held_out=held_out, loss=loss, ignore=ignore, opt_in=opt_in, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    return plan_for(analysis, budget, **options)
+
+
+@in_ordinary_mode
+def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, data: Any = None, repair: str | None = None) -> Outcome:
+    """Cut a model exactly as a plan says, and verify it; the argument is untouched.
+
+    Args:
+        model: what the plan was made for, or another of the same structure.
+        plan: from `plan`, `Analysis.plan`, or `Plan.load`.
+        example_inputs: as the plan was made with.
+        data: for a repair.
+        repair: as in `prune`; none by default.
+
+    Raises:
+        PlanError: the plan was made for another model.
+        VerifyError: the cut model differs from the masked original.
+    """
+    analysis = analyse(
+        model, example_inputs, data=data, opt_in=plan.settings.get("opt_in", ()), seed=int(plan.settings.get("seed", 0))
+    )
+    return realise(analysis, plan, repair=repair)
+
+
+__all__ = ["apply", "carried_out", "plan", "prune"]

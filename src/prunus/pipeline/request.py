@@ -1,0 +1,224 @@
+"""`Request`: what a person asks of a plan, the same record behind every door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunus.budget import ALLOCATORS, METRICS, Bound, parse_budget
+from prunus.budget.allocator import Allocator
+from prunus.budget.weights import WEIGHT_ALLOCATORS
+from prunus.criteria import CriterionLike, criterion_name, weight_criterion_of
+from prunus.defaults import DEFAULTS
+from prunus.errors import OptionError, nearest
+from prunus.measurement.batches import check_count
+from prunus.methods import METHODS, Method
+from prunus.methods.by_criterion import check_unit_criterion
+from prunus.outcome import Recover
+from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
+from prunus.plans import Cost
+from prunus.repairs import check_repair
+
+if TYPE_CHECKING:
+    from prunus.recipe.stage import Stage
+
+Budget = Mapping[str, float | int | str]
+Bounds = Mapping[str, Bound | Mapping[str, Any]]
+
+LEVELS = ("unit", "weight")
+MAX_DROP = "max_drop"
+BUDGETS = (*METRICS, MEMORY, ENERGY, MAX_DROP)
+_BY_LEVELS = {
+    frozenset({"unit"}): "units",
+    frozenset({"weight"}): "weights",
+    frozenset(LEVELS): "units-weights",
+}
+_ANY = Cost(params=1, macs_forward=1, macs_backward=1, param_bytes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a plan; the meaning of each field stands in `prunus.prune`.
+
+    Raises:
+        OptionError: a name or value that is not allowed, or an option that the method does not take.
+    """
+
+    budget: Budget
+    method: str | None = DEFAULTS.method
+    criterion: CriterionLike | None = DEFAULTS.criterion
+    allocator: str | Allocator | None = DEFAULTS.allocator
+    levels: Sequence[str] = DEFAULTS.levels
+    bounds: Bounds | None = None
+    search: int = DEFAULTS.search
+    judge: str = DEFAULTS.judge
+    stages: tuple[Stage, ...] = ()
+    damage: bool = DEFAULTS.damage
+    recover: Recover = None
+    threads: int = DEFAULTS.threads
+
+    @staticmethod
+    def of(budget: Budget, options: Mapping[str, Any]) -> Request:
+        """Return the request of a budget and options by name.
+
+        Raises:
+            OptionError: an unknown option; or as the record itself.
+        """
+        allowed = [field.name for field in fields(Request)[1:]]
+        for name in options:
+            if name not in allowed:
+                raise OptionError(
+                    f"plan has no option {name!r}.{nearest(name, allowed)} Allowed: {', '.join(allowed)}."
+                )
+        given = dict(options)
+        if given.get("stages"):
+            from prunus.recipe.stage import stages_of
+
+            given["stages"] = stages_of(given["stages"])
+        else:
+            given.pop("stages", None)
+        return Request(budget, **given)
+
+    def __post_init__(self) -> None:
+        _check_levels(self.levels)
+        _check_budget(self.budget)
+        check_count("search", self.search, 0)
+        check_count("threads", self.threads)
+        check_repair(self.judge)
+        chosen = self.planner
+        self._check_options(chosen)
+        self._check_names()
+        self._check_metrics(chosen)
+
+    @property
+    def planner(self) -> Method:
+        """The method that plans."""
+        return METHODS.get(self.method or _BY_LEVELS[frozenset(self.levels)])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the method is given beside the analysis and the limits."""
+        return {name: getattr(self, name) for name in self.planner.options}
+
+    @property
+    def max_drop(self) -> float | None:
+        """The share of accuracy that may be lost; None where nothing is said."""
+        return allowed_drop(self.budget[MAX_DROP]) if MAX_DROP in self.budget else None
+
+    @property
+    def counted(self) -> dict[str, Any]:
+        """The budget without what only training can tell."""
+        return {metric: value for metric, value in self.budget.items() if metric != MAX_DROP}
+
+    def _check_names(self) -> None:
+        chosen = self.planner.name
+        if chosen == "weights":
+            if self.criterion is not None:
+                weight_criterion_of(self.criterion)
+            if isinstance(self.allocator, str):
+                WEIGHT_ALLOCATORS.get(self.allocator)
+            return
+        check_unit_criterion(self.criterion)
+        if isinstance(self.allocator, str) and not (chosen == "units-weights" and self.allocator in WEIGHT_ALLOCATORS):
+            ALLOCATORS.get(self.allocator)
+
+    def _check_options(self, chosen: Method) -> None:
+        """Refuse what the method would not hear of."""
+        silent = {"criterion": None, "allocator": None, "search": 0, "judge": "none"}
+        for name, nothing in silent.items():
+            value = getattr(self, name)
+            if value != nothing and name not in chosen.options and not self.stages:
+                if name == "search":
+                    raise OptionError(
+                        f"search: {value} looks around the answer of an allocator; method {chosen.name!r} makes its "
+                        "own plan. Leave one of the two out."
+                    )
+                raise OptionError(
+                    f"{name} is {value!r}, and method {chosen.name!r} takes none; leave one of the two out, or use "
+                    f"method 'units' or 'weights'."
+                )
+        if self.method is not None and tuple(self.levels) != DEFAULTS.levels:
+            raise OptionError(
+                f"levels is {self.levels!r} beside method {self.method!r}, which has levels of its own; leave one of "
+                "the two out."
+            )
+
+    def _check_metrics(self, chosen: Method) -> None:
+        zeros = chosen.level == "weight" or chosen.name == "units-weights"
+        wrong = [metric for metric in self.counted if metric not in ("params", "bytes")]
+        if not zeros or not wrong or self.stages:
+            return
+        if self.method is None:
+            raise OptionError(
+                f"budget {sorted(self.budget)} with level 'weight': masked weights are zeros and change neither MACs "
+                "nor dense bytes; give the budget as params (weights that are not zero), or use levels=('unit',)."
+            )
+        raise OptionError(
+            f"method {chosen.name!r} puts weights to zero, which changes neither MACs nor time; got a budget of "
+            f"{wrong[0]}. Give it as params or bytes, or take a method that removes units."
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a plan remembers of it."""
+        found: dict[str, Any] = {"budget": plain(self.budget)}
+        if self.method is not None:
+            found["method"] = self.method
+        if self.planner.options:
+            found["criterion"] = None if self.criterion is None else criterion_name(self.criterion)
+            found["levels"] = list(self.levels)
+        if self.allocator is not None:
+            own = getattr(self.allocator, "__name__", type(self.allocator).__name__)
+            found["allocator"] = self.allocator if isinstance(self.allocator, str) else own
+        if self.bounds:
+            found["bounds"] = plain_bounds(self.bounds)
+        return found
+
+
+def _check_levels(levels: Sequence[str]) -> None:
+    unknown = [x for x in levels if x not in LEVELS]
+    if unknown or not levels or isinstance(levels, str):
+        raise OptionError(f"levels is {levels!r}; allowed: a tuple of {', '.join(LEVELS)}.")
+
+
+def _check_budget(budget: Any) -> None:
+    """Refuse what is no budget before anything is captured; amounts are checked against the smallest network."""
+    if not isinstance(budget, Mapping) or not budget:
+        raise OptionError(f"budget is {budget!r}; give a dict such as {{'params': 0.5}} ({', '.join(BUDGETS)}).")
+    for metric, value in budget.items():
+        if metric not in BUDGETS:
+            raise OptionError(
+                f"Unknown budget {metric!r}.{nearest(str(metric), BUDGETS)} Allowed: {', '.join(BUDGETS)}."
+            )
+        if metric in METRICS:
+            parse_budget({metric: value}, _ANY)
+        elif metric == ENERGY:
+            energy_share(value)
+        elif metric == MAX_DROP:
+            allowed_drop(value)
+
+
+def allowed_drop(value: object) -> float:
+    """Return the number behind ``max_drop``.
+
+    Raises:
+        OptionError: not a share between 0 and 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise OptionError(f"budget max_drop is {value!r}; allowed: a share of accuracy from 0 to 1, such as 0.01.")
+    return float(value)
+
+
+def plain_bounds(bounds: Bounds) -> dict[str, Any]:
+    """Return bounds that JSON can hold."""
+    return {pattern: asdict(Bound.of(bound)) for pattern, bound in bounds.items()}
+
+
+def plain(budget: Budget) -> dict[str, Any]:
+    """Return a budget that JSON can hold."""
+    return {metric: value.item() if isinstance(value, np.generic) else value for metric, value in budget.items()}
+
+
+__all__ = ["BUDGETS", "LEVELS", "MAX_DROP", "Bounds", "Budget", "Request", "allowed_drop", "plain", "plain_bounds"]

@@ -1,0 +1,67 @@
+"""What a request with stages may ask for: one budget, and no option that its stages do not hear of."""
+
+from __future__ import annotations
+
+from prunus.analysis import Analysis
+from prunus.budget import METRICS, Limit, parse_budget
+from prunus.errors import OptionError
+from prunus.pipeline.request import Request
+
+_OWN = {
+    "criterion": (None, "name the criterion in each stage of units"),
+    "allocator": (None, "name the allocator in each stage of units"),
+    "search": (0, "leave it out, or leave the stages out"),
+    "judge": ("none", "leave it out, or leave the stages out"),
+}
+"""What stages say for themselves or know nothing of: the value that says nothing, and what to do instead."""
+
+
+def check_stages(request: Request) -> None:
+    """Refuse what a request with stages cannot mean, before anything is captured or trained.
+
+    Raises:
+        OptionError: an option that a stage says for itself.
+    """
+    if not request.stages:
+        return
+    for key, (nothing, instead) in _OWN.items():
+        value = getattr(request, key)
+        if value != nothing:
+            raise OptionError(f"prune.{key} is {value!r}, which does not reach into stages; {instead}.")
+
+
+def check_to_apply(request: Request) -> None:
+    """Refuse stages that learn where only a plan is kept, to be applied to the original network.
+
+    Raises:
+        OptionError: a stage that recovers or prunes along a schedule.
+    """
+    if any(stage.recover is not None or stage.steps for stage in request.stages):
+        raise OptionError(
+            "stages that recover or prune along a schedule learn weights, and a plan holds none: applying it would cut "
+            "the original ones. Use prunus.prune or 'prunus prune', or leave recover, schedule and steps out of the "
+            "stages."
+        )
+
+
+def stage_budget(analysis: Analysis, request: Request) -> Limit:
+    """Return the one limit of a request with stages.
+
+    Raises:
+        OptionError: none or several metrics, one that stages do not count, or weights where zeros save nothing.
+        BudgetError: met already.
+    """
+    check_stages(request)
+    budget = request.budget
+    if len(budget) != 1 or next(iter(budget)) not in METRICS or request.method is not None:
+        raise OptionError(
+            f"stages take one budget (of {', '.join(METRICS)}) and no method of their own in the section prune; got "
+            f"budget {dict(budget)}, method {request.method}. Give prune: {{budget: {{params: 0.3}}}}."
+        )
+    (limit,) = parse_budget(budget, analysis.cost.price())
+    if limit.metric != "params" and any(stage.level == "weights" for stage in request.stages):
+        raise OptionError(
+            f"a stage of weights puts weights to zero, which a budget of {limit.metric} does not see; give the budget "
+            "as params, or leave that stage out."
+        )
+    return limit

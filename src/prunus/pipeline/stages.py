@@ -1,0 +1,205 @@
+"""A recipe's ``stages``: levels, criteria and recoveries under one budget, each on what the one before left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from prunus.analysis import Analysis
+from prunus.budget import Limit
+from prunus.errors import BudgetError, OptionError
+from prunus.exporters import undo
+from prunus.measurement.batches import DataSource
+from prunus.methods.reduction import Reduction, whole
+from prunus.pipeline.request import Request
+from prunus.pipeline.stage_checks import stage_budget
+from prunus.pipeline.stage_levels import LEVELS
+from prunus.planning import make_plan
+from prunus.plans import Decision, Plan
+from prunus.recovery import Case, recovered_
+from prunus.recovery.options import whole_recovery
+from prunus.schedules import kept_at
+from prunus.surgery.cut import operate
+from prunus.surgery.tensors import sliced_masks
+from prunus.training import TrainingOptions, finetune_
+from prunus.workloads.learning import learning_data
+
+if TYPE_CHECKING:
+    from prunus.recipe.stage import Stage
+
+ROUNDS = 8
+"""How often a schedule prunes, with training in between."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """What the stages so far have left, in the indices of the original network.
+
+    Attributes:
+        analysis: the network in its original shapes; what stays has the weights learned so far.
+        reduction: the branches that went.
+        keep: axis id → units that stay.
+        masks: weight name → weights that stay.
+        decisions: what went, and why.
+    """
+
+    analysis: Analysis
+    reduction: Reduction
+    keep: Mapping[str, np.ndarray]
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    decisions: tuple[Decision, ...] = ()
+
+    def plan(self) -> Plan:
+        """Return the plan of all stages so far."""
+        return make_plan(self.analysis.coupling, self.keep, self.reduction.drops, self.masks, self.decisions,
+                         cost=self.analysis.cost)  # fmt: skip
+
+    def spent(self) -> int:
+        """Return what is left of the metric; weights at zero count as gone where they save something."""
+        plan = self.plan()
+        gone = sum(int((~mask).sum()) for mask in self.masks.values()) if self.analysis.metric == "params" else 0
+        return self.analysis.spent(plan.after) - gone
+
+    def with_weights(self, model: nn.Module) -> State:
+        """Return the same state with other weights; what was measured on the old ones is forgotten."""
+        analysis = replace(self.analysis, model=model, memo={})
+        return replace(self, analysis=analysis, reduction=replace(self.reduction, analysis=analysis))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Staged:
+    """What the stages came to: one plan in the original's indices, and the original with the weights learned meanwhile.
+
+    Cutting ``model`` by ``plan`` gives the pruned network; it is None where no stage learned anything. ``lines`` tell
+    the stages one by one.
+    """
+
+    plan: Plan
+    model: nn.Module | None
+    lines: tuple[str, ...]
+
+
+def run_stages(analysis: Analysis, request: Request) -> Staged:
+    """Go through the stages of a request.
+
+    A stage with ``kept`` leaves that share of what it finds; the others divide what is left to do in equal ratios, and
+    the last one meets the budget. With a schedule, a stage prunes in rounds and trains between them. Recovery trains
+    the cut network; what it learned goes back into the original's shapes, where the next stage scores it.
+
+    Raises:
+        OptionError: a budget that stages do not know.
+        BudgetError: a stage cannot take its part, or the budget is met already.
+    """
+    progress = analysis.progress
+    limit = stage_budget(analysis, request)
+    dense, analysis = analysis, analysis.in_metric(limit.metric, threads=request.threads)
+    start = whole(analysis)
+    state, lines = State(analysis, start, start.keep), []
+    progress.start("stages", len(request.stages))
+    for index, stage in enumerate(request.stages):
+        before = state.spent()
+        goal = _goal(request.stages[index:], before, limit.value)
+        state = _gradual(state, stage, before, goal, request) if stage.steps else _pruned(state, stage, goal)
+        lines.append(_line(index + 1, stage, before, state.spent(), limit.metric))
+        if stage.recover is not None:
+            state = _recovered(state, dense.model, stage, request)
+        progress.advance("stages")
+    progress.finish("stages")
+    plan = state.plan()
+    if state.spent() > limit.value:
+        raise BudgetError(
+            f"Budget {limit.metric} ≤ {limit.shown()} is not met: {limit.shown(state.spent())} are left after the last "
+            "stage. Add a stage of units or weights."
+        )
+    learned = state.analysis.model if state.analysis.model is not dense.model else None
+    return Staged(replace(plan, settings={**plan.settings, "stages": lines}), learned, tuple(lines))
+
+
+def _goal(stages: tuple[Stage, ...], before: int, budget: int) -> int:
+    """Return what the first of some stages has to leave."""
+    if len(stages) == 1:
+        return budget
+    if stages[0].kept is not None:
+        return max(budget, int(before * stages[0].kept))
+    said = float(np.prod([stage.kept for stage in stages if stage.kept is not None]))
+    silent = sum(stage.kept is None for stage in stages)
+    ratio = min(1.0, budget / (before * said)) ** (1 / silent)
+    return max(budget, int(before * ratio))
+
+
+def _pruned(state: State, stage: Stage, goal: int) -> State:
+    if state.spent() <= goal:
+        return state
+    return LEVELS[stage.level](state, stage, Limit(state.analysis.metric, goal))
+
+
+def _gradual(state: State, stage: Stage, before: int, goal: int, request: Request) -> State:
+    """Reach a goal along a schedule, in rounds with training between; the last third trains at the final level."""
+    steps = stage.steps or 0
+    rounds = min(ROUNDS, steps)
+    training = _training(request)
+    for number in range(1, rounds + 1):
+        last = number == rounds
+        level = goal if last else int(before * kept_at(str(stage.schedule), number / rounds, goal / before))
+        state = _pruned(state, stage, max(goal, level))
+        taken = steps * number // rounds - steps * (number - 1) // rounds
+        options = replace(training, steps=taken, schedule="cosine" if last else "constant")
+        state = _trained(state, options, number)
+    return state
+
+
+def _training(request: Request) -> TrainingOptions:
+    """Return how stages train: as the recovery of the request does, else as recoveries do by default."""
+    return whole_recovery(request.recover).options()
+
+
+def _trained(state: State, options: TrainingOptions, number: int) -> State:
+    plan, small = _cut(state)
+    masks, seed = sliced_masks(plan) or None, state.analysis.seed + number
+    finetune_(small, _learning(state.analysis)[0], options, masks=masks, seed=seed)
+    return state.with_weights(undo(small, plan, state.analysis.model))
+
+
+def _recovered(state: State, dense: nn.Module, stage: Stage, request: Request) -> State:
+    assert stage.recover is not None
+    options = stage.recover.over(request.recover)
+    plan, small = _cut(state)
+    analysis = state.analysis
+    train, deciding = _learning(analysis)
+    case = Case(
+        small,
+        dense,
+        train,
+        deciding,
+        options,
+        sliced_masks(plan),
+        plan,
+        analysis.coupling,
+        analysis.example_inputs,
+        analysis.seed,
+    )
+    recovered_(case)
+    return state.with_weights(undo(small, plan, analysis.model))
+
+
+def _learning(analysis: Analysis) -> tuple[DataSource, DataSource]:
+    """Return what stages learn from, and what decides."""
+    if analysis.given is None:
+        raise OptionError("stages that train need data; give data=train_loader, or leave recover and steps out.")
+    return learning_data(analysis.given.data, analysis.given.held_out)[:2]
+
+
+def _cut(state: State) -> tuple[Plan, nn.Module]:
+    plan, analysis = state.plan(), state.analysis
+    return plan, operate(analysis.model, analysis.coupling, plan, analysis.example_inputs)[0]
+
+
+def _line(number: int, stage: Stage, before: int, after: int, metric: str) -> str:
+    pace = f", {stage.schedule} over {stage.steps} steps" if stage.steps else ""
+    what = stage.recover.model_dump(exclude_none=True) if stage.recover is not None else {}
+    then = ", then recovered (" + ", ".join(f"{k} {v}" for k, v in what.items()) + ")" if what else ""
+    return f"{number}. {stage.level} by {stage.way}: {before:,} → {after:,} {metric} ({after / before:.1%}){pace}{then}"

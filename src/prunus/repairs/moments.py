@@ -1,0 +1,272 @@
+"""What a layer reads and what it should answer, as means and second moments that can be merged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from prunus.errors import DataError, OptionError
+from prunus.repairs.normals import COLUMNS, Dual, Normal, Primal
+
+_BLOCK = 512  # columns of a product of a matrix with itself that is made by halves
+
+
+class Moments(ABC):
+    """First and second moments of inputs x and targets t, a group of a grouped layer at a time, in float64.
+
+    Shapes: mean (G, D), second (G, D, D), target (G, O), cross (G, O, D), target_second (G, O).
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Rows n that were seen."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """E[x]."""
+
+    @property
+    @abstractmethod
+    def second(self) -> Tensor:
+        """E[xxᵀ]."""
+
+    @property
+    @abstractmethod
+    def target(self) -> Tensor:
+        """E[t]."""
+
+    @property
+    @abstractmethod
+    def cross(self) -> Tensor:
+        """E[t xᵀ]."""
+
+    @property
+    @abstractmethod
+    def target_second(self) -> Tensor:
+        """E[t²]."""
+
+    @abstractmethod
+    def error(self, matrix: Tensor, bias: Tensor) -> Tensor:
+        """Return E(t − Wx − b)² of every output, (G, O).
+
+        Shapes: matrix (G, O, D), bias (G, O); both float64.
+        """
+
+    @abstractmethod
+    def normal(self, matrix: Tensor, *, shifts: bool) -> Normal:
+        """Return the normal equations of a correction to a weight; of covariances where the outputs can shift.
+
+        Shapes: matrix (G, O, D).
+        """
+
+    @abstractmethod
+    def sums(self) -> Sums:
+        """Return the moments themselves, whatever these are made from."""
+
+    def __add__(self, other: Moments) -> Moments:
+        """Return the moments of both sets of rows together, as if seen in one pass."""
+        if self.mean.shape != other.mean.shape or self.target.shape != other.target.shape:
+            raise OptionError(
+                f"moments of {tuple(self.mean.shape)} inputs and {tuple(self.target.shape)} outputs cannot be merged "
+                f"with {tuple(other.mean.shape)} and {tuple(other.target.shape)}; merge those of one layer."
+            )
+        return self.sums().with_more(other.sums())
+
+    @staticmethod
+    def of(inputs: Tensor, targets: Tensor) -> Sums:
+        """Return the moments of rows.
+
+        Shapes: inputs (G, n, D), targets (G, n, O).
+        Raises: DataError: no rows, or different numbers of them.
+        """
+        if inputs.dim() != 3 or targets.dim() != 3 or inputs.shape[:2] != targets.shape[:2] or not inputs.shape[1]:
+            raise DataError(
+                f"moments got inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}; allowed: (G, n, D) and "
+                "(G, n, O) with the same G and n above 0. Give one target row for each input row."
+            )
+        x, t = inputs.to(torch.float64), targets.to(torch.float64)
+        n = x.shape[1]
+        return Sums(n, x.mean(1), _squared(x).div_(n), t.mean(1), (t.mT @ x).div_(n), t.square().mean(1))
+
+    def covariance(self) -> Tensor:
+        """Return C = E[xxᵀ] − E[x]E[x]ᵀ, (G, D, D)."""
+        return torch.baddbmm(self.second, self.mean.unsqueeze(2), self.mean.unsqueeze(1), alpha=-1)
+
+    def cross_covariance(self) -> Tensor:
+        """Return E[t xᵀ] − E[t]E[x]ᵀ, (G, O, D)."""
+        return self.cross - self.target.unsqueeze(2) * self.mean.unsqueeze(1)
+
+    def target_variance(self) -> Tensor:
+        """Return the variance of every target, (G, O)."""
+        return (self.target_second - self.target.square()).clamp_min(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums(Moments):
+    """Moments that are kept as they are; attributes as in `Moments`."""
+
+    count: int
+    mean: Tensor
+    second: Tensor
+    target: Tensor
+    cross: Tensor
+    target_second: Tensor
+
+    def error(self, matrix: Tensor, bias: Tensor) -> Tensor:
+        """Return E(t − Wx − b)² of every output, (G, O)."""
+        mean = (matrix @ self.mean.unsqueeze(2)).squeeze(2)
+        squares = ((matrix @ self.second) * matrix).sum(2) - 2 * (matrix * self.cross).sum(2) + self.target_second
+        return (squares + bias * (2 * mean - 2 * self.target + bias)).clamp_min(0)
+
+    def normal(self, matrix: Tensor, *, shifts: bool) -> Normal:
+        """Return C and R = C_tx − W C, or those of second moments."""
+        gram = self.covariance() if shifts else self.second
+        return Primal(gram, (self.cross_covariance() if shifts else self.cross) - matrix @ gram)
+
+    def sums(self) -> Sums:
+        """Return these."""
+        return self
+
+    def with_more(self, other: Sums) -> Sums:
+        """Return the moments of both sets of rows together."""
+        count = self.count + other.count
+        own = self.count / count
+        return Sums(
+            count,
+            other.mean.lerp(self.mean, own),
+            other.second.lerp(self.second, own),
+            other.target.lerp(self.target, own),
+            other.cross.lerp(self.cross, own),
+            other.target_second.lerp(self.target_second, own),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FewRows(Moments):
+    """The rows themselves, where they are far fewer than the inputs: memory and time grow with n², not with D².
+
+    ``second`` and ``cross`` are made when they are asked for; `error` and `normal` do without.
+
+    Shapes: inputs (G, n, D), targets (G, n, O), of any float dtype.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    @property
+    def count(self) -> int:
+        """Rows n."""
+        return self.inputs.shape[1]
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x]."""
+        return self.inputs.mean(1, dtype=torch.float64)
+
+    @property
+    def second(self) -> Tensor:
+        """E[xxᵀ], made anew."""
+        return _squared(self.inputs.to(torch.float64)).div_(self.count)
+
+    @property
+    def target(self) -> Tensor:
+        """E[t]."""
+        return self.targets.mean(1, dtype=torch.float64)
+
+    @property
+    def cross(self) -> Tensor:
+        """E[t xᵀ], made anew."""
+        return self.targets.to(torch.float64).mT @ self.inputs.to(torch.float64) / self.count
+
+    @property
+    def target_second(self) -> Tensor:
+        """E[t²]."""
+        return self.targets.to(torch.float64).square().mean(1)
+
+    def error(self, matrix: Tensor, bias: Tensor) -> Tensor:
+        """Return E(t − Wx − b)² of every output, (G, O)."""
+        return (self._missed(matrix) - bias.unsqueeze(1)).square().mean(1)
+
+    def normal(self, matrix: Tensor, *, shifts: bool) -> Normal:
+        """Return the equations in dual form."""
+        rest = self._missed(matrix)
+        mean = self.mean.unsqueeze(1) if shifts else torch.zeros_like(self.mean).unsqueeze(1)
+        return Dual.of(self.inputs, mean, rest - rest.mean(1, keepdim=True) if shifts else rest)
+
+    def sums(self) -> Sums:
+        """Return the moments of the rows."""
+        return Moments.of(self.inputs, self.targets)
+
+    def __add__(self, other: Moments) -> Moments:
+        """Return both together: rows while they are few, else moments."""
+        if isinstance(other, FewRows) and self.inputs.shape[2] == other.inputs.shape[2]:
+            both = [torch.cat(part, 1) for part in ((self.inputs, other.inputs), (self.targets, other.targets))]
+            return _from_rows(both[0], both[1])
+        return Moments.__add__(self, other)
+
+    def _missed(self, matrix: Tensor) -> Tensor:
+        """Return t − Wx of every row, (G, n, O)."""
+        missed = self.targets.to(torch.float64)
+        for start in range(0, self.inputs.shape[2], COLUMNS):
+            part = slice(start, start + COLUMNS)
+            missed = missed - self.inputs[:, :, part].to(torch.float64) @ matrix[:, :, part].mT
+        return missed
+
+
+def moments_of(rows: list[tuple[Tensor, Tensor]], *, most_bytes: int = 1 << 28) -> Moments:
+    """Return the moments of rows that came in parts; they are joined first, for one large product costs less than many.
+
+    Args:
+        rows: pairs (inputs, targets) as `Moments.of` takes them.
+        most_bytes: of float64 rows that are joined at once.
+
+    Raises: DataError: no parts.
+    """
+    if rows and 2 * sum(x.shape[1] for x, _ in rows) <= rows[0][0].shape[2]:
+        return _from_rows(*(torch.cat(part, 1) for part in zip(*rows, strict=True)))
+    found: list[Moments] = []
+    waiting: list[tuple[Tensor, Tensor]] = []
+    size = 0
+    for number, (x, t) in enumerate(rows):
+        waiting.append((x, t))
+        size += 8 * (x.numel() + t.numel())
+        if size >= most_bytes or number == len(rows) - 1:
+            found.append(Moments.of(*(torch.cat(part, 1) for part in zip(*waiting, strict=True))))
+            waiting, size = [], 0
+    return merged(found)
+
+
+def _from_rows(inputs: Tensor, targets: Tensor) -> Moments:
+    few = 2 * inputs.shape[1] <= inputs.shape[2]
+    return FewRows(inputs, targets) if few else Moments.of(inputs, targets)
+
+
+def _squared(x: Tensor) -> Tensor:
+    """Return xᵀx; of a wide one only what lies on and above the diagonal is computed. Shapes: (G, n, D) → (G, D, D)."""
+    width = x.shape[2]
+    if width < 2 * _BLOCK:
+        return x.mT @ x
+    found = x.new_empty(len(x), width, width)
+    for start in range(0, width, _BLOCK):
+        stop = min(start + _BLOCK, width)
+        found[:, start:stop, start:] = x[:, :, start:stop].mT @ x[:, :, start:]
+        found[:, stop:, start:stop] = found[:, start:stop, stop:].mT
+    return found
+
+
+def merged(parts: list[Moments]) -> Moments:
+    """Return the moments of all parts together.
+
+    Raises: DataError: no parts.
+    """
+    if not parts:
+        raise DataError("there are no moments to merge; no calibration batch was seen. Give at least one batch.")
+    return reduce(lambda a, b: a + b, parts)

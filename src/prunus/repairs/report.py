@@ -1,0 +1,68 @@
+"""What a repair tried, what it chose and what that did, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRepair:
+    """One layer: how far it was from the dense one before and after its own repair.
+
+    ``before`` and ``after`` are ‖t − Wx − b‖² in units of the variance of t, on samples that were not fitted to;
+    ``ridge`` is the chosen λ in units of the mean variance of the inputs, None where the weight stayed.
+    """
+
+    name: str
+    rows: int
+    before: float
+    after: float
+    ridge: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """The end of a repair.
+
+    Attributes:
+        chosen: the repair that the network has now; ``none`` where nothing helped, or nothing could be done.
+        asked: what was asked for.
+        samples: calibration samples used; a part of them only judged.
+        before, after: ‖dense − small‖² / ‖dense‖² of the network's outputs on the samples that only judged; None where
+            there were none.
+        tried: the same for every repair that was tried.
+        layers: what the chosen repair did to every layer, in the order of the program.
+        notes: what was left out, and why.
+    """
+
+    chosen: str
+    asked: str
+    samples: int
+    before: float | None = None
+    after: float | None = None
+    tried: Mapping[str, float] = field(default_factory=dict)
+    layers: tuple[LayerRepair, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.before is None or self.after is None:
+            text = f"repair: {self.chosen} ({self.samples} samples)"
+        else:
+            text = (
+                f"repair: {self.chosen}, outputs off by {self.before:.2%} before and {self.after:.2%} after "
+                f"(squared, on samples held out; {self.samples} in all)"
+            )
+        return "; ".join([text, *self.notes])
+
+    def describe(self) -> dict[str, object]:
+        """Return the JSON form without the layers."""
+        return {
+            "chosen": self.chosen,
+            "asked": self.asked,
+            "samples": self.samples,
+            "before": self.before,
+            "after": self.after,
+            "tried": dict(self.tried),
+            "notes": list(self.notes),
+        }

@@ -1,0 +1,118 @@
+"""The loop of every training: rate, forward, backward, update, with room for masks around the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from prunus.as_found import modes_kept
+from prunus.errors import OptionError, OutcomeError
+from prunus.measurement.batches import Batch, device_of, moved
+from prunus.memory_format import sound_gradients
+from prunus.training.objective import Objective
+from prunus.training.options import OPTIMIZERS, SCHEDULES, TrainingOptions
+
+KEPT_LOSSES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingReport:
+    """What a training run did; ``losses`` are about 100 of the step losses, evenly spaced, the last one included."""
+
+    steps: int
+    losses: tuple[float, ...]
+    seconds: float
+
+    @staticmethod
+    def of(losses: list[float], seconds: float) -> TrainingReport:
+        """Return the report of a run with these step losses."""
+        stride = max(1, math.ceil(len(losses) / KEPT_LOSSES))
+        return TrainingReport(len(losses), tuple(losses[::-stride][::-1]), seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class StepHooks:
+    """What is called in each step: before the forward pass, before the update (with the loss), and after it."""
+
+    before_forward: Callable[[], object] = lambda: None
+    before_update: Callable[[float], object] = lambda loss: None
+    after_update: Callable[[], object] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingLoop:
+    """A model, what trains it, and the losses of the steps so far.
+
+    Attributes:
+        model: DistributedDataParallel may be around it.
+        optimizer: of the model and of what the objective learns; see `optimizer_of`.
+    """
+
+    model: nn.Module
+    options: TrainingOptions
+    optimizer: Optimizer
+    objective: Objective
+    hooks: StepHooks = field(default_factory=StepHooks)
+    losses: list[float] = field(default_factory=list)
+
+    def steps(self, batches: Iterator[Batch]) -> Iterator[int]:
+        """Take the steps that are left, and yield after each how many are done; whoever stops asking ends the training.
+
+        Raises:
+            OutcomeError: the loss is NaN or infinite; the model then holds the weights of the step before.
+        """
+        for step in range(len(self.losses), self.options.steps):
+            self._step(next(batches), step)
+            yield step + 1
+
+    def _step(self, batch: Batch, step: int) -> None:
+        options = self.options
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.lr * SCHEDULES.get(options.schedule)(step / options.steps)
+        self.hooks.before_forward()
+        device = device_of(self.model)
+        with sound_gradients(self.model):  # around the backward pass too, which runs checkpointed parts forward again
+            loss = self.objective(self.model, moved(batch[0], device), batch[1].to(device))
+            value = loss.item()
+            if not math.isfinite(value):
+                raise OutcomeError(
+                    f"the loss is {value} at step {step + 1} of {options.steps}; it must stay finite. "
+                    f"Lower lr (now {options.lr:g}) or check the weights and inputs for NaN."
+                )
+            torch.autograd.backward(loss)
+        self.hooks.before_update(value)
+        self.optimizer.step()
+        self.hooks.after_update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.losses.append(value)
+
+
+def optimizer_of(model: nn.Module, objective: Objective, options: TrainingOptions) -> Optimizer:
+    """Return the optimizer of what may be trained of a model, and of what an objective learns beside it.
+
+    Raises:
+        OptionError: nothing of the model may be trained.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise OptionError("the model has no parameter with requires_grad=True; nothing to train. Unfreeze some.")
+    trained += objective.parameters()
+    return OPTIMIZERS.get(options.optimizer)(trained, options.lr, options.weight_decay)
+
+
+@contextmanager
+def in_train_mode(model: nn.Module) -> Iterator[None]:
+    """Hold a model in train mode; its modes are put back, and its gradients are None inside at first and afterwards."""
+    with modes_kept(model), torch.enable_grad():
+        try:
+            model.train()
+            model.zero_grad(set_to_none=True)
+            yield
+        finally:
+            model.zero_grad(set_to_none=True)
