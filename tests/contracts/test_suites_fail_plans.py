@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from factories_suites import Broken, check_broken, check_covered
 from prunus.analysis import Analysis
 from prunus.budget import Limits
+from prunus.errors import OptionError
 from prunus.exporters import EXPORTERS, Exporter
 from prunus.exporters.parts import parts
 from prunus.graph.ir import Node
@@ -31,6 +34,8 @@ from prunus.testing.exporters import ExporterSuite
 from prunus.testing.methods import MethodSuite
 from prunus.testing.repairs import RepairSuite
 from prunus.testing.rules import RuleSuite
+from prunus.testing.schedules import ScheduleSuite
+from prunus.testing.suite import suite_for
 
 counter = itertools.count()
 GOOD, MASKS = METHODS.get("filter-norm"), METHODS.get("importance")
@@ -285,3 +290,14 @@ def test_failures_say_all_at_once_without_pytest() -> None:
     assert list(found) == ["test_its_record_is_sound", "test_the_values_of_the_model_are_written",
                            "test_what_is_read_back_computes_the_same"]  # fmt: skip
     assert exporter_suite(writing()).failures() == {}
+
+
+def test_the_suites_need_no_pytest() -> None:
+    code = "import sys, prunus.testing; print('pytest' in sys.modules or '_pytest' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_only_a_check_can_be_left_out() -> None:
+    with pytest.raises(OptionError, match="the suite has no check 'test_colour'; allowed: test_it_begins_whole, "):
+        suite_for(ScheduleSuite, "mine", None, ("test_colour",))

@@ -155,21 +155,6 @@ def test_an_allocation_says_what_it_costs() -> None:
 
 
 @pytest.mark.parametrize("allocator", ALLOCATORS.names())
-def test_bounds_hold(allocator: str) -> None:
-    for bound, allowed in (
-        (Bound(round_to=4), {4, 8, 12, 16}),
-        (Bound(floor=9), set(range(9, 17))),
-        (Bound(ceiling=0.25), {1, 2, 3, 4}),
-        (Bound(frozen=True), {16}),
-        (Bound(forced=5), {5}),
-        (Bound(forced=0.5), {8}),
-    ):
-        found = allocate(problem(220, bounds={FIRST: bound}), allocator)
-        assert found.counts[FIRST] in allowed
-        assert found.price.params <= 220
-
-
-@pytest.mark.parametrize("allocator", ALLOCATORS.names())
 def test_scores_without_a_message_still_give_a_plan(allocator: str) -> None:
     for value in (0.0, 1.0):
         flat = {a: np.full(x.size, value) for a, x in cost().coupling.axes.items()}

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from prunus.weight_level import weight_masks
 from torch import Tensor, nn
 
+import prunus
 from factories_digits import fresh_subject
-from prunus.budget import Limit
 from prunus.criteria import (
     UNIT_CRITERIA,
     Calibration,
     Evidence,
     Group,
+    UnitEvidence,
     UnitRule,
     collect_evidence,
     criterion_name,
@@ -34,7 +34,6 @@ from prunus.graph.coupling import Coupling, couple
 from prunus.masks import importance_masks
 from prunus.methods.neurons import unit_plan, unit_scores
 from prunus.methods.scored_weights import ranked_plan
-from prunus.planning import unit_criterion
 from prunus.pruner import Pruner, PrunerOptions
 
 
@@ -64,6 +63,11 @@ def size_of(name: str, weight: Tensor) -> Tensor:
     return weight.abs()
 
 
+def scored(model: nn.Module, coupling: Coupling, criterion: Any) -> dict[str, np.ndarray]:
+    evidence = UnitEvidence(coupling, dict(model.named_parameters()))
+    return {axis: scores.numpy() for axis, scores in criterion_of(criterion)(evidence).items()}
+
+
 def test_a_group_holds_what_its_units_own() -> None:
     model, coupling = analysed()
     named = {n: p.detach().double() for n, p in model.named_parameters()}
@@ -87,21 +91,19 @@ def test_a_group_holds_what_its_units_own() -> None:
 
 def test_a_function_scores_as_the_enrolled_criterion_does() -> None:
     model, coupling = analysed()
-    wanted = unit_criterion(model, coupling, "magnitude", None, 0)
-    found = unit_criterion(model, coupling, producing_norm, None, 0)
+    wanted = scored(model, coupling, "magnitude")
+    found = scored(model, coupling, producing_norm)
     assert found.keys() == wanted.keys()
     for axis, scores in wanted.items():
         np.testing.assert_allclose(found[axis], scores)
     rule = UnitRule(UNIT_CRITERIA.get("magnitude").score, scale="norm")  # type: ignore[attr-defined]
-    assert all((unit_criterion(model, coupling, rule, None, 0)[a] == s).all() for a, s in wanted.items())
+    assert all((scored(model, coupling, rule)[a] == s).all() for a, s in wanted.items())
 
 
 @pytest.mark.parametrize("make", [list, tuple, np.array, torch.tensor, lambda x: torch.tensor(x, dtype=torch.int64)])
 def test_scores_may_be_any_list_of_numbers(make: Any) -> None:
     _, coupling = analysed()
     weights = {n: p.detach() for n, p in Net().named_parameters()}
-    from prunus.criteria import UnitEvidence
-
     found = criterion_of(lambda group: make(list(range(group.size))))(UnitEvidence(coupling, weights))
     assert found["a:out"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     assert found["a:out"].dtype == torch.float64
@@ -126,7 +128,7 @@ def test_what_is_no_score_is_one_line(returned: Any, message: str) -> None:
     model, coupling = analysed()
     returned.__name__ = "mine"
     with pytest.raises(OptionError, match=f"^criterion function 'mine' {message}"):
-        unit_criterion(model, coupling, returned, None, 0)
+        scored(model, coupling, returned)
 
 
 def test_weights_have_one_score_each() -> None:
@@ -149,7 +151,7 @@ def test_an_error_inside_a_function_says_where() -> None:
         return group.producers["no.such"]
 
     with pytest.raises(KeyError) as caught:
-        unit_criterion(model, coupling, faulty, None, 0)
+        scored(model, coupling, faulty)
     assert caught.value.__notes__ == ["raised by criterion function 'faulty' for group 'a:out' of 6 units"]
 
 
@@ -188,23 +190,25 @@ class Callable:
 
 def test_methods_take_one() -> None:
     subject = fresh_subject()
-    plan = unit_plan(subject, 0.5, producing_norm)
+    plan = unit_plan(subject, subject.limits(0.5), producing_norm)
     assert {d.reason for d in plan.decisions} == {"lowest producing_norm of the axis"}
     # The second function may come to lie where the first one was.
     first = unit_scores(subject, lambda group: [1.0] * group.size)
     second = unit_scores(subject, lambda group: [2.0] * group.size)
     assert all((first[a] == 1).all() and (second[a] == 2).all() for a in first)
-    wanted = ranked_plan(subject, 0.5, "magnitude", "small").masks
-    assert all((ranked_plan(subject, 0.5, size_of, "small").masks[n] == m).all() for n, m in wanted.items())
+    wanted = ranked_plan(subject, subject.limits(0.5), "magnitude", "small").masks
+    assert all(
+        (ranked_plan(subject, subject.limits(0.5), size_of, "small").masks[n] == m).all() for n, m in wanted.items()
+    )
 
 
 def test_the_weight_level_takes_one() -> None:
-    model, coupling = analysed()
-    limit = [Limit("params", 500)]
-    wanted = weight_masks(model, coupling, {}, limit, (), None)
+    model, x, budget = Net(), torch.randn(2, 3, 4, 4), {"params": 0.5}
+    wanted = prunus.plan(model, x, budget=budget, levels=("weight",))
     for function, same in ((size_of, True), (lambda name, weight: -weight.abs(), False)):
-        found = weight_masks(model, coupling, {}, limit, (), None, function)
-        assert all((found[n] == m).all() for n, m in wanted.items()) is same
+        found = prunus.plan(model, x, budget=budget, levels=("weight",), criterion=function)
+        assert found.settings["criterion"] == criterion_name(function)
+        assert all((found.masks[n] == m).all() for n, m in wanted.masks.items()) is same
     evidence = Evidence({n: p.detach() for n, p in model.named_parameters() if p.dim() > 1})
     by_name, by_function = (importance_masks(evidence, variant=v, kept=0.5) for v in ("magnitude", size_of))
     assert all(torch.equal(by_function[n], mask) for n, mask in by_name.items())

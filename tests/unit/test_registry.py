@@ -67,6 +67,15 @@ def test_members_of_a_package_are_found_by_name(install: Install, imported: Call
     assert imported() == ["numbers_of_mine"]
 
 
+def test_a_member_can_be_lent() -> None:
+    numbers = Registry[float]("number")
+    with numbers.lent("tau", 6.28):
+        assert numbers.get("tau") == 6.28
+        with pytest.raises(OptionError, match="'tau' is registered already"), numbers.lent("tau", 6.29):
+            pass
+    assert numbers.names() == []
+
+
 def test_packages_can_be_switched_off(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("numbers-of-mine", "prunus.numbers", {"tau": "TAU"}, "TAU = 6.28")
     monkeypatch.setenv("PRUNUS_PLUGINS", "off")

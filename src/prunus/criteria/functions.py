@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.criterion import CRITERIA, Criterion
-from prunus.criteria.evidence import Evidence
+from prunus.criteria.evidence import Evidence, precise
 from prunus.criteria.groups import Group, groups_of
 from prunus.criteria.unit_criterion import UNIT_CRITERIA, CriterionLike, UnitCriterion, UnitEvidence, UnitRule
 from prunus.errors import OptionError
@@ -56,7 +56,7 @@ class ScoredWeights:
     """A weight criterion made of a function that scores one weight.
 
     Attributes:
-        function: (name, weight) → scores of the weight's shape.
+        function: (name, weight) → scores of the weight's shape. It is given a copy of the weight, in float32 or wider.
     """
 
     function: WeightFunction
@@ -70,7 +70,7 @@ class ScoredWeights:
         for name, weight in evidence.weights.items():
             where = f"weight {name!r} of shape {tuple(weight.shape)}"
             try:
-                returned = self.function(name, weight.detach().clone())
+                returned = self.function(name, precise(weight).clone())
             except Exception as error:
                 error.add_note(f"raised by criterion function {called!r} for {where}")
                 raise

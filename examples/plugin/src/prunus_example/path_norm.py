@@ -28,7 +28,7 @@ def _score(evidence: UnitEvidence, /) -> dict[str, Tensor]:
 def _norm(matrices: dict[str, Tensor], units: int) -> Tensor:
     if not matrices:
         return torch.ones(units, dtype=torch.float64)
-    return torch.cat(list(matrices.values()), 1).norm(dim=1)
+    return torch.linalg.vector_norm(torch.cat(list(matrices.values()), 1), dim=1)
 
 
 path_norm = UnitRule(_score, scale="norm")
