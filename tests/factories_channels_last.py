@@ -114,12 +114,12 @@ def _cut_in_a_loop() -> None:
 def _recovered(method: str) -> None:
     small, dense, _, plan = _cut()
     options = {"steps": 4, "method": method, "batch_size": 8}
-    prunus.recover_(small, dense, split(64), options, plan=plan, example_inputs=pictures(2))
+    prunus.recover_(dense, small, split(64), options, plan=plan, example_inputs=pictures(2))
 
 
 def _repaired(repair: str) -> None:
     small, dense, coupling, plan = _cut()
-    repair_(small, dense, coupling, plan, [pictures(32)], repair=repair)
+    repair_(dense, small, coupling, plan, [pictures(32)], repair=repair)
 
 
 def _gradients(*, per_sample: bool) -> None:

@@ -21,8 +21,10 @@ from prunus.measurement.batches import DataSource, tensors_in
 from prunus.measurement.price import CostModel
 from prunus.plans import Cost, Plan
 from prunus.progress import Progress, Silent
+from prunus.selectors import bounds_on
 from prunus.surgery.cut import cut
 from prunus.timing import latency_model, widths_in_multiples
+from prunus.tree import grow_tree
 
 LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
 
@@ -138,6 +140,17 @@ class Analysis:
         """Return the network cut by a plan, called as the user's is; nothing is proved."""
         small = cut(self.model, self.coupling, plan, self.example_inputs)
         return small if self.captured is None else self.captured.restored(small, self.user_model)
+
+    def bounded(self, bounds: Mapping[str, Any] | None) -> Analysis:
+        """Return the same analysis under limits of parts of the tree, as in `prunus.prune`, beside those that it has.
+
+        Raises:
+            SelectorError: a pattern matches nothing, or only what cannot go.
+            OptionError: an unknown limit, or a value outside its range.
+        """
+        if not bounds:
+            return self
+        return replace(self, bounds={**self.bounds, **bounds_on(grow_tree(self.coupling), bounds)})
 
     def limit(self, kept: float) -> Limit:
         """Return the budget of a kept share of the metric."""

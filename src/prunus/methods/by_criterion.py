@@ -40,13 +40,14 @@ from prunus.plans import Decision, Plan
 from prunus.surgery.draws import draws
 
 MAGNITUDE = "magnitude"
+UNITS = "units"
 OBS = "obs-units"
 """A criterion that is no function of one unit: group OBS, and levels measured on data."""
 _DAMAGE = "damage of "
 _UNIT_OPTIONS = ("criterion", "allocator", "search", "judge")
 
 
-@method("units", "neuron", "remove units by a criterion, the budget divided by an allocator", options=_UNIT_OPTIONS,
+@method(UNITS, "neuron", "remove units by a criterion, the budget divided by an allocator", options=_UNIT_OPTIONS,
         joint=True)  # fmt: skip
 def units(
     analysis: Analysis,
@@ -180,6 +181,16 @@ def chosen_criterion(analysis: Analysis, criterion: CriterionLike | None) -> Cri
     return criterion
 
 
+def check_removable(analysis: Analysis) -> None:
+    """Refuse a network of which no unit may go.
+
+    Raises:
+        BudgetError: says what is frozen or held.
+    """
+    if not analysis.free_axes():
+        raise BudgetError(_nothing_removable(analysis))
+
+
 def stored_scores(analysis: Analysis, criterion: Any) -> dict[str, np.ndarray]:
     """Return what was measured for a criterion of units, for a later plan; nothing is measured here.
 
@@ -213,9 +224,10 @@ def _unit_choice(
     """Return the units that stay, what went, and what the plan remembers."""
     if isinstance(allocator, str):
         ALLOCATORS.get(allocator)
-    free = analysis.free_axes()
-    if not free:
-        raise BudgetError(_nothing_removable(analysis))
+    check_removable(analysis)
+    # Axes that a bound freezes are scored too: where they stand in the way, the message names them.
+    frozen = {axis for axis, bound in analysis.bounds.items() if bound.frozen}
+    analysis = replace(analysis, held=analysis.held - frozen)
     name = chosen_criterion(analysis, criterion)
     levels = unit_levels(analysis) if name == OBS else None
     if levels is not None:
@@ -264,6 +276,8 @@ def _nothing_removable(analysis: Analysis) -> str:
 __all__ = [
     "MAGNITUDE",
     "OBS",
+    "UNITS",
+    "check_removable",
     "check_unit_criterion",
     "chosen_criterion",
     "restore_scores",

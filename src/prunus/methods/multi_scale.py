@@ -73,7 +73,7 @@ def multi_scale(analysis: Analysis, limits: Limits) -> Plan:
 
     Source: own.
     """
-    candidates = splits(analysis.kept(limits[0]), analysis.masks_save)
+    candidates = splits(analysis.kept(limits[0]), analysis.masks_save) if limits[0].value > 0 else []
     best: tuple[float, Plan] | None = None
     analysis.progress.start("multi-scale", len(candidates))
     for split in candidates:

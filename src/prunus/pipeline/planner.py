@@ -14,7 +14,7 @@ from prunus.budget.limits import LATENCY
 from prunus.errors import BudgetError, DataError, OptionError
 from prunus.measurement.batches import device_of
 from prunus.measurement.energy import find_meter
-from prunus.methods.by_criterion import stored_scores
+from prunus.methods.by_criterion import UNITS, check_removable, stored_scores
 from prunus.ordinary import in_ordinary_mode
 from prunus.outcome import recovery_of
 from prunus.pipeline.damage import measure_damage, with_damage
@@ -27,8 +27,6 @@ from prunus.pipeline.stage_checks import check_to_apply
 from prunus.pipeline.stages import run_stages
 from prunus.plans import Plan
 from prunus.review import with_savings
-from prunus.selectors import bounds_on
-from prunus.tree import grow_tree
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,8 +71,7 @@ def planned(analysis: Analysis, request: Request) -> Planned:
         recovery_of(request.recover, has_data=analysis.has_data)
     if ENERGY in request.budget:
         find_meter(device_of(analysis.model))
-    bounds = bounds_on(grow_tree(analysis.coupling), request.bounds) if request.bounds else {}
-    bounded = replace(analysis, bounds={**analysis.bounds, **bounds}) if bounds else analysis
+    bounded = analysis.bounded(request.bounds)
     if request.stages:
         staged = run_stages(bounded, request)
         return Planned(_finished(staged.plan, analysis, request, {}), staged.model)
@@ -103,6 +100,8 @@ def _within_drop(analysis: Analysis, request: Request, plan_of: Callable[[Mappin
 def _counted(analysis: Analysis, request: Request, counted: Mapping[str, Any]) -> Plan:
     """Plan for limits that can be counted or measured without training."""
     chosen = request.planner
+    if chosen.name == UNITS:
+        check_removable(analysis)
     if LATENCY in counted:
         analysis = analysis.timed(request.threads)
     limits, memory = limits_of(counted, analysis.cost.price())

@@ -95,6 +95,7 @@ def run_stages(analysis: Analysis, request: Request) -> Staged:
         BudgetError: a stage cannot take its part, or the budget is met already.
     """
     progress = analysis.progress
+    analysis = analysis.bounded(request.bounds)
     limit = stage_budget(analysis, request)
     dense, analysis = analysis, analysis.in_metric(limit.metric, threads=request.threads)
     start = whole(analysis)
