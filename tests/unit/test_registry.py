@@ -176,8 +176,8 @@ def test_importing_prunus_imports_no_package(install: Install, imported: Callabl
     groups = ("criteria", "weight_criteria", "methods", "allocators", "rules", "repairs", "schedules", "exporters")
     for number, group in enumerate(groups):
         install(f"plug{number}", f"prunus.{group}", {"mine": "X"}, "def X(*_): return {}")
-    modules = "prunus.commands, prunus.cli.main, prunus.pipeline, prunus.recipe, prunus.report, prunus.pruner, "
-        "prunus.exporters"
+    rooms = ("commands", "cli.main", "pipeline", "recipe", "report", "pruner", "exporters")
+    modules = ", ".join(f"prunus.{room}" for room in rooms)
     assert run(f"import {modules}") == ("", "")
     assert imported() == []
 
