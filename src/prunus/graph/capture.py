@@ -51,7 +51,7 @@ def capture(model: nn.Module, example_inputs: Any, *, method: str = "auto") -> G
     with preserved(model):
         for name in chosen:
             try:
-                with _quiet():
+                with quiet():
                     graph = attempts[name]()
             except Exception as error:
                 failures.append((name, error))
@@ -61,7 +61,7 @@ def capture(model: nn.Module, example_inputs: Any, *, method: str = "auto") -> G
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep torch from logging tracebacks and graphs: a failed attempt is one of several, and the error says it all."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

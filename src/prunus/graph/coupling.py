@@ -10,7 +10,7 @@ import torch
 
 from prunus.errors import OptionError, SelectorError, nearest
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
-from prunus.graph.layout import ConflictError, Expr, Prod, Sum, atoms_of
+from prunus.graph.layout import ConflictError, Expr, Frozen, Prod, Sum, atoms_of
 from prunus.graph.naming import first_roles, label
 from prunus.graph.protecting import freeze_outputs, freeze_unread, freeze_unused
 from prunus.graph.rules import RULES, Flow, load_rules
@@ -57,12 +57,21 @@ class FrozenDim:
 
 
 @dataclass(frozen=True, slots=True)
+class Tie:
+    """Axes that keep units in a fixed proportion: with every step each keeps ``units[axis]`` more."""
+
+    units: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Coupling:
     """The dims of every value as expressions over axes.
 
     ``axes`` are removable. ``values`` holds the dims of every value, ``tensors`` those of every named tensor,
     ``aux`` the expressions that literal arguments (groups, repeats, pads) count. ``ids`` names the inputs and constants
     whose integers are positions of a dim: a cut renumbers them. ``options`` are the keyword arguments of `couple`.
+    ``keeps_forward`` says that every forward is to stay the user's: axes that would need another are frozen, and
+    ``ties`` hold between kept counts.
     """
 
     graph: Graph
@@ -76,6 +85,8 @@ class Coupling:
     axis_of: Mapping[int, str] = field(default_factory=dict)
     ids: Mapping[str, Expr] = field(default_factory=dict)
     options: Mapping[str, bool] = field(default_factory=dict)
+    ties: tuple[Tie, ...] = ()
+    keeps_forward: bool = False
 
     def axis(self, name: str) -> Axis:
         """Return an axis by id; an unknown one names the nearest."""
@@ -189,6 +200,19 @@ def _positions(expr: Expr, atom: int, sizes: Sequence[int]) -> Iterator[np.ndarr
             else:
                 outer = np.concatenate([np.full(sum(before), -1), inner, np.full(sum(after), -1)])
             yield outer.astype(np.int64)
+
+
+def frozen_axes(coupling: Coupling, reasons: Mapping[str, Frozen]) -> Coupling:
+    """Return an analysis in which some axes stay whole: axis id → why, and the node that wants it."""
+    held = {name: axis for name, axis in coupling.axes.items() if name in reasons}
+    dims = [FrozenDim(m.tensor, m.dim, reasons[name].reason, reasons[name].node, axis.size)
+            for name, axis in held.items() for m in axis.members]  # fmt: skip
+    return replace(
+        coupling,
+        axes={name: axis for name, axis in coupling.axes.items() if name not in held},
+        axis_of={atom: name for atom, name in coupling.axis_of.items() if name not in held},
+        frozen=(*coupling.frozen, *dims),
+    )
 
 
 OPT_INS = ("experts", "vocabulary")
