@@ -168,8 +168,6 @@ class _Cursor:
             if values[start : start + count] == wanted:
                 self.at = start + count
                 return [_known(x, self.trace) for x in self.given[start : start + count]]
-        if count == 1 and type(wanted[0]) is float:
-            return [_root(wanted[0], self.trace)]
         # One number for all dims, (2,) for (2, 2), is given once.
         if count > 1 and len(set(wanted)) == 1 and wanted[0] in values[self.at :]:
             at = values.index(wanted[0], self.at)
@@ -188,6 +186,8 @@ def _root(value: float, trace: Trace) -> Origin:
 
 
 def _known(value: Any, trace: Trace) -> Origin:
+    if type(value) is float:
+        return _root(value, trace)
     found = origin_of(value, trace)
     return plain(value) if found is None else found
 

@@ -20,9 +20,10 @@ class Bypass(nn.Module):
         super().__init__()
         self.results = results
 
-    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return ``x``, or a tuple that begins with it."""
-        return (x, *[None] * (self.results - 1)) if self.results else x
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the first argument, or a tuple that begins with it."""
+        first = next(iter((*args, *kwargs.values())))
+        return (first, *[None] * (self.results - 1)) if self.results else first
 
     def extra_repr(self) -> str:
         """Say what comes back."""
@@ -30,22 +31,30 @@ class Bypass(nn.Module):
 
 
 class Zero(nn.Module):
-    """Answer zero in the shape of the first argument: a branch that adds nothing.
+    """Answer zero in the shape of the first tensor among the arguments: a branch that adds nothing.
 
     Args:
         results: as in `Bypass`.
-        width: size of the last dim of the answer; that of the argument by default.
+        dim, width: size of one dim of the answer; 0 leaves it as in the argument.
+        stride: of the dims behind the channels, as of a convolution that keeps the size at stride 1.
     """
 
-    def __init__(self, results: int = 0, width: int | None = None) -> None:
+    def __init__(self, results: int = 0, dim: int = -1, width: int = 0, stride: int = 1) -> None:
         super().__init__()
-        self.results, self.width = results, width
+        self.results, self.dim, self.width, self.stride = results, dim, width, stride
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return zeros, or a tuple that begins with them."""
-        zero = torch.zeros_like(x) if self.width is None else x.new_zeros(*x.shape[:-1], self.width)
+        like = next(x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor) and x.is_floating_point())
+        shape = list(like.shape)
+        if self.stride > 1:
+            shape[2:] = [-(-n // self.stride) for n in shape[2:]]
+        if self.width:
+            shape[self.dim] = self.width
+        zero = like.new_zeros(shape)
         return (zero, *[None] * (self.results - 1)) if self.results else zero
 
     def extra_repr(self) -> str:
         """Say what comes back."""
-        return ", ".join(f"{k}={v}" for k, v in (("results", self.results), ("width", self.width)) if v)
+        told = [f"{k}={getattr(self, k)}" for k in ("results", "width") if getattr(self, k)]
+        return ", ".join([*told, *([f"stride={self.stride}"] if self.stride > 1 else [])])

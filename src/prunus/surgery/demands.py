@@ -11,10 +11,12 @@ from typing import Any
 
 from prunus.graph.counts import Count, counted
 from prunus.graph.coupling import Coupling
+from prunus.graph.grouped import row_items
 from prunus.graph.ir import INPUT, TENSOR, Node, Ref, refs_in
 from prunus.graph.layout import Expr, Prod, Sum, atoms_of
 from prunus.graph.rules.flow import base_name, positive
 from prunus.surgery.rewrites import REWRITES, Sizes
+from prunus.surgery.solving import Multiple
 
 _SPLITS = frozenset({"split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk",
                      "unsafe_split_with_sizes", "hsplit", "vsplit"})  # fmt: skip
@@ -99,7 +101,7 @@ class Formulas(Sizes):
         return old
 
 
-def demands(coupling: Coupling) -> Iterator[Demand | Forbidden]:
+def demands(coupling: Coupling) -> Iterator[Demand | Forbidden | Multiple]:
     """Yield what the numbers of a program have to be, and what has to stay whole."""
     formulas, graph = Formulas(coupling, {}), coupling.graph
     for node in graph.nodes:
@@ -126,7 +128,7 @@ def _of_constant(coupling: Coupling, node: Node) -> Iterator[Forbidden]:
         yield Forbidden(node.name, atoms, "a table is made for it in the code")
 
 
-def _of_node(formulas: Formulas, node: Node) -> Iterator[Demand | Forbidden]:
+def _of_node(formulas: Formulas, node: Node) -> Iterator[Demand | Forbidden | Multiple]:
     name = base_name(node.op)
     if name in _SPLITS:
         yield from _of_split(formulas, node)
@@ -138,9 +140,10 @@ def _of_node(formulas: Formulas, node: Node) -> Iterator[Demand | Forbidden]:
         return
     if name == "_grouped_mm":
         inner = formulas.new(node.args["mat2"])[1:]
-        atoms = frozenset(a for n in inner for a in n.atoms())
-        if atoms:
-            yield Forbidden(node.name, atoms, "torch's grouped product takes rows of whole 16 bytes")
+        step = row_items(formulas.coupling.graph.meta(node.args["mat2"]).dtype)
+        for n in inner:
+            yield Multiple(n, step, node.name, "torch's grouped product takes rows of whole 16 bytes")
+        return
     member = REWRITES.find(name) if node.op.startswith("aten.") else None
     found = member(formulas, node) if member is not None else None
     args = dict(node.args) if found is None else found[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +12,14 @@ from prunus.errors import CaptureError, PlanError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph
-from prunus.graph.layout import Expr, Prod
-from prunus.nn.attention import widened_
 from prunus.plans import Plan
 from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
+from prunus.surgery.bypassing import silenced
 from prunus.surgery.differ import Differ
 from prunus.surgery.mending import Mend, mend_
 from prunus.surgery.own_forward import OwnForward
-from prunus.surgery.record import Shipped, Surgery, merge_changes
+from prunus.surgery.record import Surgery, merge_changes
+from prunus.surgery.shipping import ship_, widen_attention_
 from prunus.surgery.tensors import copy_with
 
 
@@ -49,6 +48,7 @@ def keep_forwards(
         CaptureError: the cut model does not run.
     """
     refuse_broken_terms(own, coupling, plan)
+    _refuse_uneven(own, coupling, plan)
     mends = _mends(own, coupling, plan)
     small = copy_with(model, coupling.graph, values)
     changes = merge_changes(mend_attributes_(small, coupling.graph, edited), mend_convolutions_(small, edited))
@@ -58,11 +58,14 @@ def keep_forwards(
         raise CaptureError(
             f"{type(model).__name__} was changed since it was captured: {error}. Capture it again."
         ) from error
-    shipped = _widen_attention_(small, coupling, plan, values)
+    shipped = widen_attention_(small, coupling, plan)
+    zeros = silenced(model, coupling, plan, edited)
+    ship_(small, zeros)
     how = "record" if "fake" in coupling.graph.how else "run"
     again = capture(small, inputs, method=how)
     same = Differ(edited, again, values).first() is None
-    return small, Surgery("module", changes, mended=done, shipped=shipped, forward="keep", same_program=same)
+    return small, Surgery("module", changes, removed=tuple(zeros), mended=done, shipped={**shipped, **zeros},
+                          forward="keep", same_program=same)  # fmt: skip
 
 
 def refuse_broken_terms(own: OwnForward, coupling: Coupling, plan: Plan) -> None:
@@ -86,6 +89,14 @@ def refuse_broken_terms(own: OwnForward, coupling: Coupling, plan: Plan) -> None
             raise PlanError(f"The plan breaks {left} = {right}, for {equation.reason}{where}. {way}")
 
 
+def _refuse_uneven(own: OwnForward, coupling: Coupling, plan: Plan) -> None:
+    for multiple in own.multiples:
+        now, before = (multiple.count.at(size) for size in (lambda a: coupling.kept(a, plan.axes), coupling.size))
+        if now is not None and now != before and now % multiple.step:
+            formula = multiple.count.described(coupling.axis_of.__getitem__)
+            raise PlanError(f"The plan keeps {formula} = {now}, no multiple of {multiple.step}: {multiple.reason}.")
+
+
 def _mends(own: OwnForward, coupling: Coupling, plan: Plan) -> list[Mend]:
     found = []
     for attribute, count in own.attributes.items():
@@ -96,89 +107,3 @@ def _mends(own: OwnForward, coupling: Coupling, plan: Plan) -> list[Mend]:
         if new != old:
             found.append(Mend(attribute.path, attribute.name, old, new))
     return found
-
-
-def _widen_attention_(
-    small: nn.Module, coupling: Coupling, plan: Plan, values: Mapping[str, torch.Tensor]
-) -> dict[str, Shipped]:
-    """Give every `torch.nn.MultiheadAttention` that lost something its new widths."""
-    shipped = {}
-    for path, module in small.named_modules(remove_duplicate=True):
-        if type(module) is not nn.MultiheadAttention:
-            continue
-        prefix = f"{path}." if path else ""
-        names = {n: coupling.graph.aliases.get(f"{prefix}{n}", f"{prefix}{n}")
-                 for n in ("out_proj.weight", "in_proj_weight", "q_proj_weight")}  # fmt: skip
-        inner = coupling.tensors[names["out_proj.weight"]][1]
-        heads, width = _heads_of(coupling, inner, module.head_dim)
-        num_heads, value_dim = coupling.kept(heads, plan.axes), coupling.kept(width, plan.axes)
-        rows = (coupling.kept(coupling.tensors[names["in_proj_weight"]][0], plan.axes) - num_heads * value_dim
-                if module._qkv_same_embed_dim
-                else 2 * coupling.kept(coupling.tensors[names["q_proj_weight"]][0], plan.axes))  # fmt: skip
-        head_dim, scale = rows // (2 * num_heads), 1 / math.sqrt(module.head_dim)
-        record = _resized(module, num_heads, head_dim, value_dim, scale)
-        if record is not None:
-            shipped[path] = record
-    return shipped
-
-
-def _resized(
-    module: nn.MultiheadAttention, num_heads: int, head_dim: int, value_dim: int, scale: float
-) -> Shipped | None:
-    """Set the widths of an attention; it stays torch's where torch's can hold them. None where nothing changed."""
-    width = module.out_proj.weight.shape[0]
-    same = (num_heads, head_dim, value_dim, width) == (
-        module.num_heads,
-        module.head_dim,
-        module.head_dim,
-        module.embed_dim,
-    )
-    if same:
-        return None
-    keys = [module.k_proj_weight, module.v_proj_weight]
-    kdim, vdim = (width if w is None else w.shape[1] for w in keys)
-    record = Shipped("MultiheadAttention", {"embed_dim": width, "kdim": kdim, "vdim": vdim, "num_heads": num_heads,
-                                            "head_dim": head_dim, "value_dim": value_dim}, scale)  # fmt: skip
-    ship_attention_(module, record)
-    return record
-
-
-def ship_attention_(module: nn.Module, record: Shipped) -> None:
-    """Make a module of torch the shipped one that a record describes; its parameters are cut already."""
-    if not isinstance(module, nn.MultiheadAttention):
-        raise ValueError(f"a {type(module).__name__} where the cut found a MultiheadAttention")
-    sizes = record.sizes
-    module.embed_dim, module.kdim, module.vdim = sizes["embed_dim"], sizes["kdim"], sizes["vdim"]
-    fills = sizes["num_heads"] * sizes["head_dim"] == sizes["embed_dim"] and sizes["value_dim"] == sizes["head_dim"]
-    if fills and math.isclose(record.scale, 1 / math.sqrt(sizes["head_dim"])):
-        module.num_heads, module.head_dim = sizes["num_heads"], sizes["head_dim"]
-        return
-    widened_(module, sizes["num_heads"], sizes["head_dim"], sizes["value_dim"], record.scale)
-
-
-def _heads_of(coupling: Coupling, inner: Expr, head_dim: int) -> tuple[Expr, Expr]:
-    """Write the inner width of an attention as heads × width of a head."""
-    if isinstance(inner, Prod):
-        for at in range(1, len(inner.factors)):
-            trail = Prod(inner.factors[at:])
-            if coupling.size(trail) == head_dim:
-                return Prod(inner.factors[:at]), trail
-    size = coupling.size(inner)
-    if size == head_dim:
-        return Prod(()), inner  # a single head
-    if not any(a in coupling.axis_of for a in _atoms(inner)):
-        return _constant(coupling, size // head_dim), _constant(coupling, head_dim)
-    raise CaptureError("The heads of an attention could not be told from their width; use forward='rewrite'.")
-
-
-def _atoms(expr: Expr) -> list[int]:
-    from prunus.graph.layout import atoms_of
-
-    return list(atoms_of(expr))
-
-
-def _constant(coupling: Coupling, size: int) -> Expr:
-    """Return an expression of a size that no cut changes."""
-    from prunus.graph.layout import UNIT, Sum
-
-    return Sum((UNIT,) * size)

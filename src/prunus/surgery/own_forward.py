@@ -16,7 +16,7 @@ from prunus.graph.provenance import Provenance, provenance
 from prunus.graph.rules.flow import base_name
 from prunus.graph.traced import Attribute, Operation, Size, is_constant
 from prunus.surgery.demands import Demand, Forbidden, demands, without_calls
-from prunus.surgery.solving import Equation, Solver, UnsolvableError
+from prunus.surgery.solving import Equation, Multiple, Solver, UnsolvableError
 from prunus.surgery.ties import Ties, tied
 
 
@@ -29,6 +29,7 @@ class OwnForward:
         frozen: axis id → why it has to stay whole, and the node that wants it.
         ties: axes whose kept counts are in fixed proportion.
         equations: everything that has to hold between kept counts.
+        multiples: what goes in steps.
         old: what the attributes hold now.
         why: why nothing is known of the numbers of this program; empty where it is.
     """
@@ -37,6 +38,7 @@ class OwnForward:
     frozen: Mapping[str, Frozen] = field(default_factory=dict)
     ties: tuple[Tie, ...] = ()
     equations: tuple[Equation, ...] = ()
+    multiples: tuple[Multiple, ...] = ()
     old: Mapping[Attribute, int] = field(default_factory=dict)
     why: str = ""
 
@@ -79,14 +81,16 @@ def terms(
             frozen |= {a: Frozen(item.reason, item.node) for a in item.atoms if a not in frozen}
     solver = Solver(lambda size: _count_of(coupling, size), known.values, _implied(model, coupling, known))
     equations = [*_solve(coupling, known, solver, [d for d in wanted if isinstance(d, Demand)], frozen)]
-    found: Ties = tied(coupling, equations, frozen)
-    names = coupling.axis_of
     attributes = {a: n for a, n in solver.found.items() if n != solver.old.get(a)}
+    multiples = [d for d in wanted if isinstance(d, Multiple)] + list(_whole_numbers(attributes))
+    found: Ties = tied(coupling, equations, multiples, frozen)
+    names = coupling.axis_of
     return OwnForward(
         attributes,
         {names[a]: why for a, why in found.frozen.items() if a in names},
         found.ties,
         tuple(equations),
+        tuple(multiples),
         known.values,
         known.why,
     )
@@ -111,30 +115,36 @@ def _solve(
             solver.found[origin] = demand.count
         else:
             left.append((origin, demand))
-    before = -1
+    before, sizes = -1, coupling.sizes.__getitem__
     while before != len(solver.found):
         before = len(solver.found)
         for origin, demand in left:
             unknown = solver.unknown(origin)
-            if len(unknown) == 1:
-                _settle(solver, origin, demand, unknown.pop())
+            if len(unknown) == 1 and _value(solver, origin) != demand.count:
+                _settle(solver, sizes, origin, demand.count, unknown.pop())
     for origin, demand in left:
         for attribute in sorted(solver.unknown(origin), key=str):
             if _value(solver, origin) != demand.count:
-                _settle(solver, origin, demand, attribute)
+                _settle(solver, sizes, origin, demand.count, attribute)
         value = _value(solver, origin)
         if value is None:
             for atom in demand.count.atoms():
                 frozen.setdefault(atom, Frozen(f"{demand.key} is computed as {origin}", demand.node))
         elif value != demand.count:
             yield Equation(value, demand.count, demand.node, f"{demand.key} is {origin}")
-    yield from _compared(known, solver)
-    sizes = coupling.sizes.__getitem__
+    yield from _compared(known, solver, sizes)
     for (name, _, _), origin in known.origins.items():
         if _value(solver, origin) is None:
             yield from _unchanged(solver, sizes, origin, name)
     for origin, name in known.held.items():
         yield from _unchanged(solver, sizes, origin, name)
+
+
+def _whole_numbers(attributes: Mapping[Attribute, Count]) -> Iterator[Multiple]:
+    """Yield that quotients by a number come out whole; those by sizes do where the equations hold."""
+    for attribute, count in attributes.items():
+        if len(count.below) == 1 and count.below[0][0] == () and count.below[0][1] > 1:
+            yield Multiple(Count(count.above), count.below[0][1], "", f"{attribute} is a share of it")
 
 
 def _unchanged(solver: Solver, sizes: Callable[[int], int], origin: Any, node: str) -> Iterator[Equation]:
@@ -149,13 +159,14 @@ def _unchanged(solver: Solver, sizes: Callable[[int], int], origin: Any, node: s
         )
 
 
-def _settle(solver: Solver, origin: Any, demand: Demand, attribute: Attribute) -> None:
-    value = solver.solved(origin, demand.count, attribute)
-    if value is not None:
+def _settle(solver: Solver, sizes: Callable[[int], int], origin: Any, target: Count, attribute: Attribute) -> None:
+    """Give an attribute the value that makes an expression what it has to be; a whole network gives it the old one."""
+    value = solver.solved(origin, target, attribute)
+    if value is not None and value.at(sizes) == solver.old[attribute]:
         solver.found[attribute] = value
 
 
-def _compared(known: Provenance, solver: Solver) -> Iterator[Equation]:
+def _compared(known: Provenance, solver: Solver, sizes: Callable[[int], int]) -> Iterator[Equation]:
     """What was equal, and was asked for, has to stay equal: ``if channels != self.channels: raise``."""
     for one in known.comparisons:
         if (one.kind == "eq") is not one.result:
@@ -163,9 +174,7 @@ def _compared(known: Provenance, solver: Solver) -> Iterator[Equation]:
         for side, other in ((one.left, one.right), (one.right, one.left)):
             unknown, target = solver.unknown(side), _value(solver, other)
             if len(unknown) == 1 and target is not None and not solver.unknown(other):
-                value = solver.solved(side, target, unknown.pop())
-                if value is not None:
-                    solver.found[next(iter(solver.unknown(side)))] = value
+                _settle(solver, sizes, side, target, unknown.pop())
         left, right = _value(solver, one.left), _value(solver, one.right)
         if left is not None and right is not None and left != right:
             yield Equation(left, right, "", f"{one.source} compares {one.left} and {one.right}")

@@ -19,7 +19,7 @@ class Shipped:
     """A module of `prunus.nn` in the place of one of torch: which, and its sizes."""
 
     kind: str
-    sizes: Mapping[str, int]
+    sizes: dict[str, int] = field(default_factory=dict)
     scale: float = 0.0
 
 

@@ -23,6 +23,16 @@ class Equation:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Multiple:
+    """``count`` has to be a multiple of ``step``: what code makes of it is a whole number, or rows have a length."""
+
+    count: Count
+    step: int
+    node: str
+    reason: str
+
+
 @dataclass(slots=True)
 class Solver:
     """Attributes as formulas in kept counts.

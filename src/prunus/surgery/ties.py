@@ -10,7 +10,7 @@ from fractions import Fraction
 from prunus.graph.counts import Count, Monomial, Terms
 from prunus.graph.coupling import Coupling, Tie
 from prunus.graph.layout import Frozen
-from prunus.surgery.solving import Equation
+from prunus.surgery.solving import Equation, Multiple
 
 
 @dataclass(slots=True)
@@ -24,19 +24,36 @@ class Ties:
     coupling: Coupling
     frozen: dict[int, Frozen]
     ratios: dict[int, dict[int, Fraction]] = field(default_factory=dict)
+    steps: dict[int, int] = field(default_factory=dict)
 
     @property
     def ties(self) -> tuple[Tie, ...]:
         """The groups, as axis id → how many units go with each step."""
         found = []
-        for group in {id(g): g for g in self.ratios.values()}.values():
-            if len(group) < 2:
-                continue
+        alone = [{a: Fraction(1)} for a in self.steps if a not in self.ratios and a not in self.frozen]
+        for group in [*{id(g): g for g in self.ratios.values()}.values(), *alone]:
             scale = math.lcm(*(r.denominator for r in group.values()))
             units = {a: int(r * scale) for a, r in group.items()}
             shared = math.gcd(*units.values())
-            found.append(Tie({self.coupling.axis_of[a]: n // shared for a, n in sorted(units.items())}))
+            units = {a: n // shared for a, n in sorted(units.items())}
+            times = math.lcm(*(self.steps.get(a, 1) // math.gcd(self.steps.get(a, 1), n) for a, n in units.items()))
+            if len(units) > 1 or times > 1:
+                found.append(Tie({self.coupling.axis_of[a]: n * times for a, n in units.items()}))
         return tuple(found)
+
+    def take_multiple(self, multiple: Multiple) -> bool:
+        """Work in that a size goes in steps; whether that froze anything."""
+        sizes = {a: self.coupling.sizes[a] for a in self.frozen}
+        count = multiple.count.with_constants(sizes)
+        if not count.atoms():
+            return False
+        (monomial, times), *others = count.above
+        why = Frozen(f"{multiple.reason}", multiple.node)
+        if others or len(monomial) > 1 or count.below != Count.of(1).above:
+            return self.freeze([max(count.atoms())] if len(monomial) > 1 else count.atoms(), why)
+        step = multiple.step // math.gcd(multiple.step, times)
+        self.steps[monomial[0]] = math.lcm(step, self.steps.get(monomial[0], 1))
+        return False
 
     def take(self, equation: Equation) -> bool:
         """Work one equation in; whether that changed anything."""
@@ -80,14 +97,18 @@ class Ties:
         return changed
 
 
-def tied(coupling: Coupling, equations: Iterable[Equation], frozen: Mapping[int, Frozen]) -> Ties:
-    """Work all equations in, again and again while something new is frozen or tied."""
-    found, todo = Ties(coupling, dict(frozen)), list(equations)
+def tied(
+    coupling: Coupling, equations: Iterable[Equation], multiples: Iterable[Multiple], frozen: Mapping[int, Frozen]
+) -> Ties:
+    """Work everything in, again and again while something new is frozen or tied."""
+    found, todo, steps = Ties(coupling, dict(frozen)), list(equations), list(multiples)
     changed = True
     while changed:
         changed = False
         for equation in todo:
             changed |= found.take(equation)
+        for multiple in steps:
+            changed |= found.take_multiple(multiple)
     return found
 
 
