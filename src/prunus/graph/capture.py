@@ -56,8 +56,13 @@ def capture(model: nn.Module, example_inputs: Any, *, method: str = "auto") -> G
             except Exception as error:
                 failures.append((name, error))
                 continue
-            return drop_dead(fold_constants(drop_dead(graph)))
+            return cleaned(graph)
     raise CaptureError(_explain(model, failures)) from failures[-1][1]
+
+
+def cleaned(graph: Graph) -> Graph:
+    """Return a recorded program without what nothing needs, with what depends on no input folded."""
+    return drop_dead(fold_constants(drop_dead(graph)))
 
 
 @contextlib.contextmanager

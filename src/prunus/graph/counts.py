@@ -61,6 +61,14 @@ class Count:
             return self
         return _quotient(_held(self.above, sizes), _held(self.below, sizes))
 
+    def renamed(self, names: Mapping[int, int]) -> Count:
+        """Return the same in other atoms; every atom must have a name."""
+
+        def of(terms: Terms) -> Terms:
+            return tuple(sorted((tuple(sorted(names[a] for a in m)), c) for m, c in terms))
+
+        return Count(of(self.above), of(self.below))
+
     def __add__(self, other: int | Count) -> Count:
         other = Count.of(other)
         if self.below == other.below:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from prunus.graph.protecting import freeze_outputs, freeze_unread, freeze_unused
 from prunus.graph.rules import RULES, Flow, load_rules
 from prunus.graph.rules.flow import Dims, base_name
 from prunus.graph.tokens import give_tokens, settle_tokens
+
+if TYPE_CHECKING:
+    from prunus.graph.kept_forward import OwnForward
 
 Keep = Mapping[str, np.ndarray]
 
@@ -70,8 +74,8 @@ class Coupling:
     ``axes`` are removable. ``values`` holds the dims of every value, ``tensors`` those of every named tensor,
     ``aux`` the expressions that literal arguments (groups, repeats, pads) count. ``ids`` names the inputs and constants
     whose integers are positions of a dim: a cut renumbers them. ``options`` are the keyword arguments of `couple`.
-    ``keeps_forward`` says that every forward is to stay the user's: axes that would need another are frozen, and
-    ``ties`` hold between kept counts.
+    ``forward`` are the terms on which every forward stays the user's, where that is wanted: axes that would need
+    another are frozen, and ``ties`` hold between kept counts.
     """
 
     graph: Graph
@@ -86,7 +90,7 @@ class Coupling:
     ids: Mapping[str, Expr] = field(default_factory=dict)
     options: Mapping[str, bool] = field(default_factory=dict)
     ties: tuple[Tie, ...] = ()
-    keeps_forward: bool = False
+    forward: OwnForward | None = None
 
     def axis(self, name: str) -> Axis:
         """Return an axis by id; an unknown one names the nearest."""

@@ -12,7 +12,7 @@ import torch.utils._pytree as pytree
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from prunus.graph.capture import preserved, quiet, split_inputs, unwrap
+from prunus.graph.capture import cleaned, preserved, quiet, split_inputs, unwrap
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node
 from prunus.graph.recorder import Recorder, record
 from prunus.graph.traced import (
@@ -73,31 +73,45 @@ def provenance(model: nn.Module, graph: Graph, example_inputs: Any) -> Provenanc
         graph: its program.
         example_inputs: what it was captured with.
     """
-    if "record" not in graph.how or "export" in graph.how:
+    if "record" not in graph.how:
         return Provenance(why=f"the program was captured by {graph.how}")
+    try:
+        notes, found = _recorded(model, example_inputs, fake="fake" in graph.how, training=False)
+    except Exception as error:
+        return Provenance(why=f"the twin failed: {type(error).__name__} {error}".splitlines()[0][:200])
+    parted = _first_difference(graph, found)
+    return Provenance(why=parted) if parted else notes.about(graph)
+
+
+def in_training(model: nn.Module, graph: Graph, example_inputs: Any) -> tuple[Graph, Provenance] | None:
+    """Return the program that a model runs in training mode, and where its literals come from.
+
+    None where it does not run on these inputs in that mode. ``graph`` is its program in evaluation.
+    """
+    if "record" not in graph.how:
+        return None
+    try:
+        notes, found = _recorded(model, example_inputs, fake="fake" in graph.how, training=True)
+    except Exception:
+        return None
+    found = cleaned(found)
+    return found, notes.about(found)
+
+
+def _recorded(model: nn.Module, example_inputs: Any, *, fake: bool, training: bool) -> tuple[_Notes, Graph]:
     trace, model = Trace(), unwrap(model)
     twin = twin_with_origins(model, trace)
     args, kwargs = split_inputs(example_inputs)
-    fake = "fake" in graph.how
     if not fake:
         args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), (args, kwargs))
     notes = _Notes(trace)
     try:
         with preserved(twin), quiet():
-            found = record(twin, args, kwargs, fake=fake, watch=notes.watching)
-    except Exception as error:
-        return Provenance(why=f"the twin failed: {type(error).__name__} {error}".splitlines()[0][:200])
+            for module in twin.modules():
+                module.training = training
+            return notes, record(twin, args, kwargs, fake=fake, watch=notes.watching)
     finally:
         trace.open = False
-    parted = _first_difference(graph, found)
-    if parted:
-        return Provenance(why=parted)
-    names = {n.name for n in (*graph.nodes, *graph.recipes)}
-    origins = {place: origin for place, origin in notes.origins.items() if place[0] in names}
-    comparisons = tuple(trace.comparisons.values())
-    asked = (*origins.values(), *notes.held, *(side for c in comparisons for side in (c.left, c.right)))
-    values = {a: trace.values[a] for origin in asked for a in attributes_of(origin)}
-    return Provenance(origins, notes.held, comparisons, values)
 
 
 def _first_difference(graph: Graph, found: Graph) -> str:
@@ -121,6 +135,16 @@ class _Notes:
     def watching(self, recorder: Recorder) -> TorchFunctionMode:
         """Return the mode in which the model runs."""
         return _Mode(recorder, self)
+
+    def about(self, graph: Graph) -> Provenance:
+        """Return what was noted of the literals of a program."""
+        names = {n.name for n in (*graph.nodes, *graph.recipes)}
+        origins = {place: origin for place, origin in self.origins.items() if place[0] in names}
+        held = {origin: name for origin, name in self.held.items() if name in names}
+        comparisons = tuple(self.trace.comparisons.values())
+        asked = (*origins.values(), *held, *(side for c in comparisons for side in (c.left, c.right)))
+        values = {a: self.trace.values[a] for origin in asked for a in attributes_of(origin)}
+        return Provenance(origins, held, comparisons, values)
 
     def note(self, func: Any, args: Any, kwargs: Mapping[str, Any], nodes: list[Node]) -> None:
         """Lay the numbers of a call beside the literals of the nodes that it made."""
@@ -267,4 +291,4 @@ def _ends(index: Any) -> Iterator[Any]:
             yield from (x for x in (item.start, item.stop) if _is_number(x))
 
 
-__all__ = ["Place", "Provenance", "provenance"]
+__all__ = ["Place", "Provenance", "in_training", "provenance"]

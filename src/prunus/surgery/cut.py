@@ -73,10 +73,10 @@ def operate(
         raise OptionError(f"forward is {forward!r}; allowed: {', '.join(FORWARDS)}.")
     edited = rewrite(coupling, plan.axes, plan.drops)
     values = cut_tensors(model, coupling, plan)
-    keeps = coupling.keeps_forward if forward is None else forward == "keep"
+    keeps = coupling.forward is not None if forward is None else forward == "keep"
     if keeps and mode == "hybrid":
         args, kwargs = cut_inputs(coupling, plan.axes, example_inputs)
-        own = own_forward(model, coupling, example_inputs, head_dims="free")
+        own = coupling.forward or own_forward(model, coupling, example_inputs, head_dims="free")
         return keep_forwards(model, coupling, plan, edited, values, args or kwargs, own)
     if mode != "graph":
         args, kwargs = cut_inputs(coupling, plan.axes, example_inputs)

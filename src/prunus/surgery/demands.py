@@ -13,10 +13,10 @@ from prunus.graph.counts import Count, counted
 from prunus.graph.coupling import Coupling
 from prunus.graph.grouped import row_items
 from prunus.graph.ir import INPUT, TENSOR, Node, Ref, refs_in
+from prunus.graph.kept_forward import Multiple
 from prunus.graph.layout import Expr, Prod, Sum, atoms_of
 from prunus.graph.rules.flow import base_name, positive
 from prunus.surgery.rewrites import REWRITES, Sizes
-from prunus.surgery.solving import Multiple
 
 _SPLITS = frozenset({"split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk",
                      "unsafe_split_with_sizes", "hsplit", "vsplit"})  # fmt: skip

@@ -12,12 +12,12 @@ from prunus.errors import CaptureError, PlanError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph
+from prunus.graph.kept_forward import OwnForward
 from prunus.plans import Plan
 from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
 from prunus.surgery.bypassing import silenced
 from prunus.surgery.differ import Differ
 from prunus.surgery.mending import Mend, mend_
-from prunus.surgery.own_forward import OwnForward
 from prunus.surgery.record import Surgery, merge_changes
 from prunus.surgery.shipping import ship_, widen_attention_
 from prunus.surgery.tensors import copy_with

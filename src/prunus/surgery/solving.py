@@ -13,26 +13,6 @@ class UnsolvableError(Exception):
     """An expression that is no quotient of polynomials: a remainder, a root, a size that is not known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Equation:
-    """``left`` = ``right`` has to hold for the forward to be right; ``node`` needs it, ``reason`` says what for."""
-
-    left: Count
-    right: Count
-    node: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Multiple:
-    """``count`` has to be a multiple of ``step``: what code makes of it is a whole number, or rows have a length."""
-
-    count: Count
-    step: int
-    node: str
-    reason: str
-
-
 @dataclass(slots=True)
 class Solver:
     """Attributes as formulas in kept counts.

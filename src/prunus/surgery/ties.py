@@ -9,8 +9,8 @@ from fractions import Fraction
 
 from prunus.graph.counts import Count, Monomial, Terms
 from prunus.graph.coupling import Coupling, Tie
+from prunus.graph.kept_forward import Equation, Multiple
 from prunus.graph.layout import Frozen
-from prunus.surgery.solving import Equation, Multiple
 
 
 @dataclass(slots=True)
