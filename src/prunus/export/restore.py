@@ -12,7 +12,7 @@ from torch import nn
 
 from prunus.decode import decode_record, parse_json
 from prunus.errors import CaptureError, DataError, ModelError, PlanError, PrunusError, UsageError
-from prunus.export.fit import check_fit, is_below
+from prunus.export.fit import check_fit, empty_slots, is_below
 from prunus.export.header import CONSTANTS, GRAPH, WEIGHTS, Header, read_header
 from prunus.export.pack import read_tensors
 from prunus.export.surgery_json import Rewriting, constant_attribute, decode_surgery
@@ -103,6 +103,10 @@ def _instance(header: Header, folder: Path, stored: Tensors, fresh: nn.Module, p
             continue
         parent, _, leaf = path.rpartition(".")
         del modules[parent]._modules[leaf]
+    for name in empty_slots(fresh):
+        if name in stored and not is_below(name, header.removed):
+            path, _, leaf = name.rpartition(".")
+            modules[path]._buffers[leaf] = stored[name].to(_device(fresh))
     for path, values in header.attributes.items():
         for attribute, value in values.items():
             _set_size_(_found(modules, path), attribute, value)
