@@ -34,22 +34,36 @@ def with_ties(problem: UnitProblem) -> UnitProblem:
             groups[next(iter(members))] = members
         else:
             held |= members.keys()
-    if not groups and not held and not steps:
+    gone, after = _unread(problem)
+    held |= after
+    groups = {a: members for a, members in groups.items() if not held & members.keys()}
+    held |= {a for tie in problem.cost.coupling.ties if held & tie.units.keys() for a in tie.units}
+    if not groups and not held and not steps and not gone:
         return problem
     followers = {a for members in groups.values() for a in members} - groups.keys()
     free = [a for a in problem.scores if a not in followers and a not in held]
     limited = [a for a in free if a in groups or a in steps]
+    none = dict.fromkeys(gone & set(free), 0)
     return replace(
         problem,
         scores={a: _scores(problem, a, groups.get(a)) for a in free},
-        floor={a: max(-(-problem.floor[m] // n) for m, n in groups.get(a, {a: 1}).items()) for a in free},
+        floor={a: max(-(-problem.floor[m] // n) for m, n in groups.get(a, {a: 1}).items()) for a in free} | none,
         damage=_damage(problem, free, groups),
         units={a: index for a, index in problem.units.items() if a not in held},
         fixed={**problem.fixed, **{a: len(problem.scores[a]) for a in held if a in problem.scores}},
         present={**problem.present, **{a: _all(problem, a) for a in held if a in problem.scores}},
         groups=groups,
-        allowed={a: _allowed(problem, groups.get(a, {a: 1}), steps.get(a, 1)) for a in limited},
+        allowed={a: _allowed(problem, groups.get(a, {a: 1}), steps.get(a, 1)) for a in limited}
+        | {a: np.array([0]) for a in none},
     )
+
+
+def _unread(problem: UnitProblem) -> tuple[set[str], set[str]]:
+    """Return the axes that go whole, for nothing reads them, and those that are held because such a one has to stay."""
+    forward = problem.cost.coupling.forward
+    emptied = {} if forward is None else forward.emptied
+    gone = {a for a in emptied if a in problem.scores and not problem.bounds.get(a, Bound()).frozen}
+    return gone, {b for a, after in emptied.items() if a not in gone for b in after}
 
 
 def _even(problem: UnitProblem, members: Mapping[str, int]) -> bool:

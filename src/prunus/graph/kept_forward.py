@@ -41,6 +41,7 @@ class OwnForward:
         ties: axes whose kept counts are in fixed proportion.
         equations: everything that has to hold between kept counts.
         multiples: what goes in steps.
+        emptied: axis id of units that nothing reads, which go first → the axes that may lose units after that.
         old: what the attributes hold now.
         why: why nothing is known of the numbers of this program; empty where it is.
     """
@@ -50,6 +51,7 @@ class OwnForward:
     ties: tuple[Tie, ...] = ()
     equations: tuple[Equation, ...] = ()
     multiples: tuple[Multiple, ...] = ()
+    emptied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     old: Mapping[Attribute, int] = field(default_factory=dict)
     why: str = ""
 

@@ -178,7 +178,9 @@ class MultiheadAttention(nn.MultiheadAttention):
     @property
     def is_plain(self) -> bool:
         """Whether torch's own module can hold these parameters: the heads fill the width, with the usual scale."""
-        fills = self.num_heads * self.head_dim == self.embed_dim and self.value_dim == self.head_dim
+        first = self.in_proj_weight if self.in_proj_weight is not None else self.q_proj_weight
+        inner = self.num_heads * self.head_dim
+        fills = inner == self.embed_dim == first.shape[1] and self.value_dim == self.head_dim
         return fills and math.isclose(self.scale, 1 / math.sqrt(self.head_dim))
 
     def plain(self) -> nn.MultiheadAttention:

@@ -6,7 +6,7 @@ The rules of `rewrites` say it; here they are asked with formulas in the place o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from prunus.graph.counts import Count, counted
@@ -101,12 +101,14 @@ class Formulas(Sizes):
         return old
 
 
-def demands(coupling: Coupling) -> Iterator[Demand | Forbidden | Multiple]:
-    """Yield what the numbers of a program have to be, and what has to stay whole."""
+def demands(coupling: Coupling, exempt: frozenset[int] = frozenset()) -> Iterator[Demand | Forbidden | Multiple]:
+    """Yield what the numbers of a program have to be, and what has to stay whole; ``exempt`` calls ask for nothing."""
     formulas, graph = Formulas(coupling, {}), coupling.graph
     for node in graph.nodes:
+        if node.call in exempt:
+            continue
         if node.op == TENSOR:
-            yield from _of_constant(coupling, node)
+            yield from _of_constant(formulas, node)
         elif node.op != INPUT and base_name(node.op) not in _MENDED:
             try:
                 yield from _of_node(formulas, node)
@@ -114,13 +116,35 @@ def demands(coupling: Coupling) -> Iterator[Demand | Forbidden | Multiple]:
                 yield Forbidden(node.name, _atoms(coupling, node), f"{base_name(node.op)} counts single units")
     for node in graph.recipes:
         if node.op not in (INPUT, TENSOR):
-            yield from _unchanged(node, node.args)
+            sizes = _expanded(formulas, node)
+            yield from _unchanged(node, {**node.args, **({"size": sizes} if sizes else {})})
 
 
-def _of_constant(coupling: Coupling, node: Node) -> Iterator[Forbidden]:
+def _expanded(formulas: Formulas, node: Node) -> list[Any] | None:
+    """Return the new sizes of a table of the code that is stretched along dims that are cut; None for other nodes."""
+    known = formulas.coupling.graph.find(node.name)
+    if known is None or known.op != TENSOR or base_name(node.op) != "expand":
+        return None
+    dims = formulas.coupling.tensors[known.tensor]
+    return [old if old == -1 else formulas.count(e) for old, e in zip(node.args["size"], dims, strict=True)]
+
+
+def _stretched(coupling: Coupling, node: Node) -> set[int]:
+    """Return the dims along which a table is one value, for its last step stretched it."""
+    made = next((n for n in coupling.graph.recipes if n.name == node.name), None)
+    if made is None or base_name(made.op) != "expand":
+        return set()
+    value = coupling.graph.constants[node.tensor]
+    return {d for d in range(value.dim()) if bool((value == value.narrow(d, 0, 1)).all())}
+
+
+def _of_constant(formulas: Formulas, node: Node) -> Iterator[Forbidden]:
+    coupling = formulas.coupling
     if coupling.graph.tensors[node.tensor].kind != "constant":
         return
-    atoms = frozenset(a for e in coupling.tensors[node.tensor] for a in atoms_of(e) if a in coupling.axis_of)
+    free = _stretched(coupling, node)
+    atoms = frozenset(a for d, e in enumerate(coupling.tensors[node.tensor]) if d not in free
+                      for a in atoms_of(e) if a in coupling.axis_of)  # fmt: skip
     ids = coupling.ids.get(node.tensor)
     if ids is not None:
         atoms |= {a for a in atoms_of(ids) if a in coupling.axis_of}
@@ -192,10 +216,4 @@ def _atoms(coupling: Coupling, node: Node) -> frozenset[int]:
     return frozenset(a for r in refs for e in coupling.values.get(r, ()) for a in atoms_of(e) if a in coupling.axis_of)
 
 
-def without_calls(coupling: Coupling, exempt: frozenset[int]) -> Coupling:
-    """Return the same analysis of a graph without the nodes that these calls run themselves."""
-    nodes = tuple(n for n in coupling.graph.nodes if n.call not in exempt)
-    return replace(coupling, graph=replace(coupling.graph, nodes=nodes, _by_name={}))
-
-
-__all__ = ["Demand", "Forbidden", "FormulaError", "Formulas", "demands", "without_calls"]
+__all__ = ["Demand", "Forbidden", "FormulaError", "Formulas", "demands"]

@@ -78,6 +78,12 @@ def refuse_broken_terms(own: OwnForward, coupling: Coupling, plan: Plan) -> None
             where = f" ({graph.where(graph.node(why.node))})" if why.node else ""
             raise PlanError(f"Axis {axis!r} would lose units, but {why.reason}{where}. {way}")
 
+    for axis, after in own.emptied.items():
+        mask = plan.axes.get(axis)
+        cut = [a for a in after if a in plan.axes and not plan.axes[a].all()]
+        if cut and (mask is None or mask.any()):
+            raise PlanError(f"Axis {cut[0]!r} would lose units while {axis!r}, behind it in a slice, stays. {way}")
+
     def kept(atom: int) -> int:
         return coupling.kept(atom, plan.axes)
 

@@ -9,7 +9,6 @@ from torch import nn
 from prunus.graph.coupling import Coupling
 from prunus.graph.kept_forward import Equation, OwnForward
 from prunus.graph.provenance import provenance
-from prunus.surgery.demands import without_calls
 from prunus.surgery.head_dims import head_dims as dims_of_heads
 from prunus.surgery.terms import terms
 from prunus.surgery.ties import tied
@@ -29,7 +28,7 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
             allows it.
     """
     known = provenance(model, coupling.graph, example_inputs)
-    found = terms(model, without_calls(coupling, shipped_calls(model, coupling)), known)
+    found = terms(model, coupling, known)
     attributes, equations, multiples = dict(found.attributes), [*found.equations], [*found.multiples]
     frozen = {**(dims_of_heads(coupling) if head_dims == "whole" else {}), **found.frozen}
     old = dict(known.values)
@@ -42,20 +41,20 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
         multiples += training.multiples
         frozen = {**training.frozen, **frozen}
         old = {**training.old, **old}
+    for atom, after in found.emptied.items():
+        if atom in frozen:
+            frozen |= {a: frozen[atom] for a in after if a not in frozen}
     ties = tied(coupling, equations, multiples, frozen)
     names = coupling.axis_of
+    emptied = {names[a]: tuple(names[b] for b in sorted(after) if b not in ties.frozen)
+               for a, after in found.emptied.items() if a not in ties.frozen}  # fmt: skip
     return OwnForward(
         {a: n for a, n in attributes.items() if n != old.get(a)},
         {names[a]: why for a, why in ties.frozen.items() if a in names},
         ties.ties,
         tuple(equations),
         tuple(multiples),
+        emptied,
         old,
         known.why,
     )
-
-
-def shipped_calls(model: nn.Module, coupling: Coupling) -> frozenset[int]:
-    """Return the calls of modules for which `prunus.nn` has one of any width."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    return frozenset(c.index for c in coupling.graph.calls if type(modules.get(c.path)) is nn.MultiheadAttention)

@@ -67,19 +67,16 @@ def _resized(
     module: nn.MultiheadAttention, num_heads: int, head_dim: int, value_dim: int, scale: float
 ) -> Shipped | None:
     """Set the widths of an attention; it stays torch's where torch's can hold them. None where nothing changed."""
-    width = module.out_proj.weight.shape[0]
-    same = (num_heads, head_dim, value_dim, width) == (
-        module.num_heads,
-        module.head_dim,
-        module.head_dim,
-        module.embed_dim,
-    )
-    if same:
+    first = module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
+    width, query = module.out_proj.weight.shape[0], first.shape[1]
+    sizes = {"embed_dim": width, "query_dim": query, "num_heads": num_heads, "head_dim": head_dim,
+             "value_dim": value_dim}  # fmt: skip
+    old = module.embed_dim, module.embed_dim, module.num_heads, module.head_dim, module.head_dim
+    if tuple(sizes.values()) == old:
         return None
-    keys = [module.k_proj_weight, module.v_proj_weight]
-    kdim, vdim = (width if w is None else w.shape[1] for w in keys)
-    record = Shipped("MultiheadAttention", {"embed_dim": width, "kdim": kdim, "vdim": vdim, "num_heads": num_heads,
-                                            "head_dim": head_dim, "value_dim": value_dim}, scale)  # fmt: skip
+    for name, weight in (("kdim", module.k_proj_weight), ("vdim", module.v_proj_weight)):
+        sizes[name] = query if weight is None else weight.shape[1]
+    record = Shipped(ATTENTION, sizes, scale)
     _ship_attention_(module, record)
     return record
 
@@ -90,7 +87,8 @@ def _ship_attention_(module: nn.Module, record: Shipped) -> None:
         raise ValueError(f"a {type(module).__name__} where the cut found a MultiheadAttention")
     sizes = record.sizes
     module.embed_dim, module.kdim, module.vdim = sizes["embed_dim"], sizes["kdim"], sizes["vdim"]
-    fills = sizes["num_heads"] * sizes["head_dim"] == sizes["embed_dim"] and sizes["value_dim"] == sizes["head_dim"]
+    inner = sizes["num_heads"] * sizes["head_dim"]
+    fills = inner == sizes["embed_dim"] == sizes["query_dim"] and sizes["value_dim"] == sizes["head_dim"]
     if fills and math.isclose(record.scale, 1 / math.sqrt(sizes["head_dim"])):
         module.num_heads, module.head_dim = sizes["num_heads"], sizes["head_dim"]
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -18,6 +18,7 @@ from prunus.graph.rules.flow import base_name
 from prunus.graph.traced import Attribute, Operation, Size, is_constant
 from prunus.surgery.demands import Demand, Forbidden, demands
 from prunus.surgery.solving import Solver, UnsolvableError
+from prunus.surgery.unread import cut_off
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,14 @@ class Terms:
         equations: what has to hold between kept counts.
         multiples: what goes in steps.
         frozen: atom → why it has to stay whole.
+        emptied: atom that nothing reads and that goes first → the atoms that may lose units after that.
     """
 
     attributes: Mapping[Attribute, Count]
     equations: tuple[Equation, ...]
     multiples: tuple[Multiple, ...]
     frozen: Mapping[int, Frozen]
+    emptied: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
 
 def terms(model: nn.Module, coupling: Coupling, known: Provenance) -> Terms:
@@ -45,19 +48,25 @@ def terms(model: nn.Module, coupling: Coupling, known: Provenance) -> Terms:
         coupling: the analysis of the program.
         known: where its numbers come from.
     """
-    wanted = list(demands(coupling))
+    wanted = list(demands(coupling, shipped_calls(model, coupling)))
     frozen: dict[int, Frozen] = {}
+    emptied: dict[int, frozenset[int]] = {}
     for item in wanted:
         if isinstance(item, Forbidden):
             frozen |= {a: Frozen(item.reason, item.node) for a in item.atoms if a not in frozen}
     solver = Solver(lambda size: _count_of(coupling, size), known.values, _implied(model, coupling, known))
-    equations = [*_solve(coupling, known, solver, [d for d in wanted if isinstance(d, Demand)], frozen)]
+    equations = [*_solve(coupling, known, solver, [d for d in wanted if isinstance(d, Demand)], frozen, emptied)]
     multiples = [d for d in wanted if isinstance(d, Multiple)]
-    return Terms(dict(solver.found), tuple(equations), (*multiples, *_whole_numbers(solver.found)), frozen)
+    return Terms(dict(solver.found), tuple(equations), (*multiples, *_whole_numbers(solver.found)), frozen, emptied)
 
 
 def _solve(
-    coupling: Coupling, known: Provenance, solver: Solver, wanted: list[Demand], frozen: dict[int, Frozen]
+    coupling: Coupling,
+    known: Provenance,
+    solver: Solver,
+    wanted: list[Demand],
+    frozen: dict[int, Frozen],
+    emptied: dict[int, frozenset[int]],
 ) -> Iterator[Equation]:
     """Settle the attributes one by one, the bare ones first, and yield what has to hold besides."""
     nodes = {n.name: n for n in (*coupling.graph.nodes, *coupling.graph.recipes)}
@@ -68,7 +77,11 @@ def _solve(
             continue
         origin = known.origin(nodes[demand.node], demand.key, demand.position)
         if is_constant(origin):
-            if demand.count.constant is None:
+            behind = cut_off(coupling, nodes[demand.node], demand.key)
+            if behind:
+                for atom in behind:
+                    emptied[atom] = emptied.get(atom, frozenset()) | demand.count.atoms()
+            elif demand.count.constant is None:
                 for atom in demand.count.atoms():
                     frozen.setdefault(atom, _written(nodes[demand.node], demand, origin))
         elif isinstance(origin, Attribute) and origin not in solver.found:
@@ -178,3 +191,9 @@ def _implied(model: nn.Module, coupling: Coupling, known: Provenance) -> dict[At
                 expr = dims[table[attribute.name]]
                 found[attribute] = counted(expr, coupling.axis_of.__contains__, coupling.sizes)
     return found
+
+
+def shipped_calls(model: nn.Module, coupling: Coupling) -> frozenset[int]:
+    """Return the calls of modules for which `prunus.nn` has one of any width."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return frozenset(c.index for c in coupling.graph.calls if type(modules.get(c.path)) is nn.MultiheadAttention)
