@@ -11,11 +11,12 @@ from torch import nn
 from prunus.errors import CaptureError, PlanError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling
-from prunus.graph.ir import Graph
+from prunus.graph.ir import Graph, Node
 from prunus.graph.kept_forward import OwnForward
 from prunus.plans import Plan
 from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
 from prunus.surgery.bypassing import silenced
+from prunus.surgery.departing import other_number
 from prunus.surgery.differ import Differ
 from prunus.surgery.mending import Mend, mend_
 from prunus.surgery.record import Surgery, merge_changes
@@ -64,8 +65,18 @@ def keep_forwards(
     how = "record" if "fake" in coupling.graph.how else "run"
     again = capture(small, inputs, method=how)
     same = Differ(edited, again, values).first() is None
+    other = None if same else other_number(edited, again)
+    if other is not None:
+        raise CaptureError(
+            f"{type(model).__name__} cannot keep its forward under this plan: {again.where(other)} computes a number "
+            f"from a size that is cut ({_floats_of(other)}). Hold the axes of it, or cut with forward='rewrite'."
+        )
     return small, Surgery("module", changes, removed=tuple(zeros), mended=done, shipped={**shipped, **zeros},
                           forward="keep", same_program=same)  # fmt: skip
+
+
+def _floats_of(node: Node) -> str:
+    return ", ".join(f"{k} = {v:g} in {node.op}" for k, v in node.args.items() if type(v) is float)
 
 
 def refuse_broken_terms(own: OwnForward, coupling: Coupling, plan: Plan) -> None:

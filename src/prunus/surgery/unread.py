@@ -14,7 +14,9 @@ def cut_off(coupling: Coupling, node: Node, key: str) -> frozenset[int]:
     """Return the atoms behind the end of a slice that begins at zero, where all of them are unread; else nothing."""
     if base_name(node.op) not in _SLICES or key != "end" or node.get("start") or node.get("step", 1) != 1:
         return frozenset()
-    dims = coupling.values[node.args["self"]]
+    dims = coupling.values.get(node.args["self"])
+    if dims is None:  # of a table that is folded
+        return frozenset()
     expr = dims[positive(node.args["dim"], len(dims))]
     if not isinstance(expr, Sum):
         return frozenset()
