@@ -39,6 +39,9 @@ class Zero(nn.Module):
         stride: of the dims behind the channels, as of a convolution that keeps the size at stride 1.
     """
 
+    # What torch's encoder layers ask of their attention before they take a fused kernel.
+    batch_first = False
+
     def __init__(self, results: int = 0, dim: int = -1, width: int = 0, stride: int = 1) -> None:
         super().__init__()
         self.results, self.dim, self.width, self.stride = results, dim, width, stride

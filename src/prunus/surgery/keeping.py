@@ -59,8 +59,8 @@ def keep_forwards(
         raise CaptureError(
             f"{type(model).__name__} was changed since it was captured: {error}. Capture it again."
         ) from error
-    shipped = widen_attention_(small, coupling, plan)
     zeros = silenced(model, coupling, plan, edited)
+    shipped = widen_attention_(small, coupling, plan, zeros)
     ship_(small, zeros)
     how = "record" if "fake" in coupling.graph.how else "run"
     again = capture(small, inputs, method=how)

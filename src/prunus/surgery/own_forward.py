@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -48,12 +49,16 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
     names = coupling.axis_of
     emptied = {names[a]: tuple(names[b] for b in sorted(after) if b not in ties.frozen)
                for a, after in found.emptied.items() if a not in ties.frozen}  # fmt: skip
+    held = {a: coupling.sizes[a] for a in ties.frozen}
+    attributes = {a: n.with_constants(held) for a, n in attributes.items()}
+    equations = [replace(e, left=e.left.with_constants(held), right=e.right.with_constants(held)) for e in equations]
+    multiples = [replace(m, count=m.count.with_constants(held)) for m in multiples]
     return OwnForward(
         {a: n for a, n in attributes.items() if n != old.get(a)},
         {names[a]: why for a, why in ties.frozen.items() if a in names},
         ties.ties,
-        tuple(equations),
-        tuple(multiples),
+        tuple(e for e in equations if e.left != e.right),
+        tuple(m for m in multiples if m.count.atoms()),
         emptied,
         old,
         known.why,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import nn
 
@@ -27,7 +27,7 @@ def ship_(model: nn.Module, shipped: Mapping[str, Shipped]) -> None:
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     for path, record in shipped.items():
-        if path not in modules or not path:
+        if path not in modules or (not path and record.kind != ATTENTION):
             raise LookupError(f"there is no module {path!r}")
         if record.kind == ATTENTION:
             _ship_attention_(modules[path], record)
@@ -41,11 +41,18 @@ def ship_(model: nn.Module, shipped: Mapping[str, Shipped]) -> None:
         modules[parent]._modules[leaf] = made
 
 
-def widen_attention_(small: nn.Module, coupling: Coupling, plan: Plan) -> dict[str, Shipped]:
-    """Give every `torch.nn.MultiheadAttention` that lost something its new widths."""
+def widen_attention_(
+    small: nn.Module, coupling: Coupling, plan: Plan, silent: Collection[str] = ()
+) -> dict[str, Shipped]:
+    """Give every `torch.nn.MultiheadAttention` that lost something its new widths.
+
+    One beside a module that is to answer zero (``silent``) becomes ours too: torch's fused kernels of whole encoder
+    layers read the weights of both.
+    """
+    beside = {path.rpartition(".")[0] for path in silent}
     shipped = {}
     for path, module in small.named_modules(remove_duplicate=True):
-        if type(module) is not nn.MultiheadAttention:
+        if type(module) is not nn.MultiheadAttention or path in silent:
             continue
         prefix = f"{path}." if path else ""
         names = {n: coupling.graph.aliases.get(f"{prefix}{n}", f"{prefix}{n}")
@@ -57,14 +64,15 @@ def widen_attention_(small: nn.Module, coupling: Coupling, plan: Plan) -> dict[s
                 if module._qkv_same_embed_dim
                 else 2 * coupling.kept(coupling.tensors[names["q_proj_weight"]][0], plan.axes))  # fmt: skip
         head_dim, scale = rows // (2 * num_heads), 1 / math.sqrt(module.head_dim)
-        record = _resized(module, num_heads, head_dim, value_dim, scale)
+        apart = path.rpartition(".")[0] in beside
+        record = _resized(module, num_heads, head_dim, value_dim, scale, apart=apart)
         if record is not None:
             shipped[path] = record
     return shipped
 
 
 def _resized(
-    module: nn.MultiheadAttention, num_heads: int, head_dim: int, value_dim: int, scale: float
+    module: nn.MultiheadAttention, num_heads: int, head_dim: int, value_dim: int, scale: float, *, apart: bool
 ) -> Shipped | None:
     """Set the widths of an attention; it stays torch's where torch's can hold them. None where nothing changed."""
     first = module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
@@ -72,8 +80,10 @@ def _resized(
     sizes = {"embed_dim": width, "query_dim": query, "num_heads": num_heads, "head_dim": head_dim,
              "value_dim": value_dim}  # fmt: skip
     old = module.embed_dim, module.embed_dim, module.num_heads, module.head_dim, module.head_dim
-    if tuple(sizes.values()) == old:
+    if tuple(sizes.values()) == old and not apart:
         return None
+    if apart:
+        sizes["apart"] = 1
     for name, weight in (("kdim", module.k_proj_weight), ("vdim", module.v_proj_weight)):
         sizes[name] = query if weight is None else weight.shape[1]
     record = Shipped(ATTENTION, sizes, scale)
@@ -89,7 +99,7 @@ def _ship_attention_(module: nn.Module, record: Shipped) -> None:
     module.embed_dim, module.kdim, module.vdim = sizes["embed_dim"], sizes["kdim"], sizes["vdim"]
     inner = sizes["num_heads"] * sizes["head_dim"]
     fills = inner == sizes["embed_dim"] == sizes["query_dim"] and sizes["value_dim"] == sizes["head_dim"]
-    if fills and math.isclose(record.scale, 1 / math.sqrt(sizes["head_dim"])):
+    if fills and "apart" not in sizes and math.isclose(record.scale, 1 / math.sqrt(sizes["head_dim"])):
         module.num_heads, module.head_dim = sizes["num_heads"], sizes["head_dim"]
         return
     widened_(module, sizes["num_heads"], sizes["head_dim"], sizes["value_dim"], record.scale)
