@@ -1,14 +1,14 @@
-"""Laws of kept forwards on random networks: masked ≡ cut at every size, no class changes, ties hold, prices stay exact."""
+"""Laws of kept forwards on random networks: masked ≡ cut at every size, ties hold, prices stay exact."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from factories_own_forward import keep_forward, terms_of
-from factories_random_nets import random_inputs, random_net
 from torch import Tensor, nn
 
+from factories_own_forward import keep_forward, terms_of
+from factories_random_nets import random_inputs, random_net
 from prunus.budget import ALLOCATORS, Bound, Limit, fit_units
 from prunus.budget.tied import in_proportion
 from prunus.errors import OptionError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from prunus.graph.capture import cleaned, preserved, quiet, split_inputs, unwrap
-from prunus.graph.ir import INPUT, TENSOR, Graph, Node
+from prunus.graph.ir import INPUT, TENSOR, Graph, Node, refs_in
+from prunus.graph.passes import drop_dead, fold_constants
 from prunus.graph.recorder import Recorder, record
 from prunus.graph.traced import (
     Attribute,
@@ -44,6 +45,7 @@ class Provenance:
         held: numbers that went into a value (``torch.tensor(n)``) instead of an argument: expression → node.
         comparisons: what the code compared, and found.
         values: the attributes that occur, with what they hold.
+        idle: the program with what it computes from weights for nothing; None where it computes nothing so.
         why: why nothing is known; empty where the program was recorded with its origins.
     """
 
@@ -51,6 +53,7 @@ class Provenance:
     held: Mapping[Origin, str] = field(default_factory=dict)
     comparisons: tuple[Comparison, ...] = ()
     values: Mapping[Attribute, int] = field(default_factory=dict)
+    idle: Graph | None = None
     why: str = ""
 
     def origin(self, node: Node, key: str, position: int | None) -> Origin:
@@ -80,7 +83,23 @@ def provenance(model: nn.Module, graph: Graph, example_inputs: Any) -> Provenanc
     except Exception as error:
         return Provenance(why=f"the twin failed: {type(error).__name__} {error}".splitlines()[0][:200])
     parted = _first_difference(graph, found)
-    return Provenance(why=parted) if parted else notes.about(graph)
+    if parted:
+        return Provenance(why=parted)
+    idle = _with_idle(graph, found)
+    return replace(notes.about(idle or graph), idle=idle)
+
+
+def _with_idle(graph: Graph, found: Graph) -> Graph | None:
+    """Return the recorded program with the ops on parameters that no output needs: a kept forward runs them too."""
+    read = {n.tensor for n in graph.nodes if n.op == TENSOR}
+    idle = {n.name for n in found.nodes
+            if n.op == TENSOR and n.tensor not in read and found.tensors[n.tensor].kind == "parameter"}  # fmt: skip
+    if not idle:
+        return None
+    for node in found.nodes:
+        if any(r.node in idle for r in refs_in(node.args)):
+            idle.add(node.name)
+    return drop_dead(fold_constants(drop_dead(found, idle)), idle)
 
 
 def in_training(model: nn.Module, graph: Graph, example_inputs: Any) -> tuple[Graph, Provenance] | None:

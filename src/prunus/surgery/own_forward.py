@@ -11,9 +11,9 @@ from prunus.graph.coupling import Coupling
 from prunus.graph.kept_forward import Equation, OwnForward
 from prunus.graph.provenance import provenance
 from prunus.surgery.head_dims import head_dims as dims_of_heads
+from prunus.surgery.other_terms import other_terms, training_terms
 from prunus.surgery.terms import terms
 from prunus.surgery.ties import tied
-from prunus.surgery.training_terms import training_terms
 
 
 def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, head_dims: str = "whole") -> OwnForward:
@@ -33,15 +33,19 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
     attributes, equations, multiples = dict(found.attributes), [*found.equations], [*found.multiples]
     frozen = {**(dims_of_heads(coupling) if head_dims == "whole" else {}), **found.frozen}
     old = dict(known.values)
-    training = training_terms(model, coupling, example_inputs)
-    if training is not None:
-        for attribute, count in training.attributes.items():
+    others = [training_terms(model, coupling, example_inputs)]
+    if known.idle is not None:
+        others.append(other_terms(model, coupling, known.idle, known, "for nothing"))
+    for other in others:
+        if other is None:
+            continue
+        for attribute, count in other.attributes.items():
             if attributes.setdefault(attribute, count) != count:
-                equations.append(Equation(attributes[attribute], count, "", f"{attribute} in training"))
-        equations += training.equations
-        multiples += training.multiples
-        frozen = {**training.frozen, **frozen}
-        old = {**training.old, **old}
+                equations.append(Equation(attributes[attribute], count, "", f"{attribute} has two uses"))
+        equations += other.equations
+        multiples += other.multiples
+        frozen = {**other.frozen, **frozen}
+        old = {**other.old, **old}
     for atom, after in found.emptied.items():
         if atom in frozen:
             frozen |= {a: frozen[atom] for a in after if a not in frozen}
