@@ -127,7 +127,8 @@ def _recorded(model: nn.Module, example_inputs: Any, *, fake: bool, training: bo
     try:
         with preserved(twin), quiet():
             for module in twin.modules():
-                module.training = training
+                # What torch's own modules do in training is known, and takes longer to record.
+                module.training = training and not isinstance(module, _KNOWN_IN_TRAINING)
             return notes, record(twin, args, kwargs, fake=fake, watch=notes.watching)
     finally:
         trace.open = False
@@ -274,6 +275,7 @@ class _Mode(TorchFunctionMode):
         return TracedInt(out, Size(of, dim), trace)
 
 
+_KNOWN_IN_TRAINING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RNNBase)
 _SIZES = {torch.Tensor.shape.__get__, torch.Tensor.size, torch.Tensor.__len__, torch.Tensor.numel}  # type: ignore[attr-defined]
 _UNSEEN = {getattr(torch.Tensor, name).__get__ for name in
            ["dtype", "device", "ndim", "is_cuda", "requires_grad", "layout", "is_nested", "grad", "data_ptr"]

@@ -193,7 +193,7 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _of_split(formulas: Formulas, node: Node) -> Iterator[Demand]:
+def _of_split(formulas: Formulas, node: Node) -> Iterator[Demand | Forbidden]:
     """The pieces of a chunk are equal; those of a split by one size too; else each has its number."""
     dim = positive(node.get("dim", 0), len(formulas.old(node.args["self"])))
     refs = [Ref(node.name, i) for i in range(len(node.outputs))]
@@ -204,9 +204,11 @@ def _of_split(formulas: Formulas, node: Node) -> Iterator[Demand]:
         return
     if not any(n.atoms() for n in new):
         return
-    for n, o in zip(new[1:], old[1:], strict=True):
-        if o == old[0] or n.atoms():
-            yield Demand(node.name, n, other=new[0], reason="its pieces are equal")
+    if len(set(old)) > 1:
+        yield Forbidden(node.name, frozenset(a for n in new for a in n.atoms()), "its pieces end with a smaller one")
+        return
+    for n in new[1:]:
+        yield Demand(node.name, n, other=new[0], reason="its pieces are equal")
     if "split_size" in node.args:
         yield Demand(node.name, new[0], "split_size")
 
