@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from prunus.graph.kept_forward import Equation, Multiple
 from prunus.graph.layout import Frozen
 from prunus.graph.provenance import Provenance
 from prunus.graph.rules.flow import base_name
-from prunus.graph.traced import Attribute, Operation, Size, is_constant
+from prunus.graph.traced import Attribute, Comparison, Operation, Size, is_constant
 from prunus.surgery.demands import Demand, Forbidden, demands
 from prunus.surgery.solving import Solver, UnsolvableError
 from prunus.surgery.unread import cut_off
@@ -48,69 +48,121 @@ def terms(model: nn.Module, coupling: Coupling, known: Provenance) -> Terms:
         coupling: the analysis of the program.
         known: where its numbers come from.
     """
-    wanted = list(demands(coupling, shipped_calls(model, coupling)))
-    frozen: dict[int, Frozen] = {}
-    emptied: dict[int, frozenset[int]] = {}
-    for item in wanted:
-        if isinstance(item, Forbidden):
-            frozen |= {a: Frozen(item.reason, item.node) for a in item.atoms if a not in frozen}
     solver = Solver(lambda size: _count_of(coupling, size), known.values, _implied(model, coupling, known))
-    equations = [*_solve(coupling, known, solver, [d for d in wanted if isinstance(d, Demand)], frozen, emptied)]
-    multiples = [d for d in wanted if isinstance(d, Multiple)]
-    return Terms(dict(solver.found), tuple(equations), (*multiples, *_whole_numbers(solver.found)), frozen, emptied)
-
-
-def _solve(
-    coupling: Coupling,
-    known: Provenance,
-    solver: Solver,
-    wanted: list[Demand],
-    frozen: dict[int, Frozen],
-    emptied: dict[int, frozenset[int]],
-) -> Iterator[Equation]:
-    """Settle the attributes one by one, the bare ones first, and yield what has to hold besides."""
-    nodes = {n.name: n for n in (*coupling.graph.nodes, *coupling.graph.recipes)}
-    left: list[tuple[Any, Demand]] = []
-    for demand in wanted:
-        if demand.other is not None:
-            yield Equation(demand.count, demand.other, demand.node, demand.reason)
-            continue
-        origin = known.origin(nodes[demand.node], demand.key, demand.position)
-        if is_constant(origin):
-            behind = cut_off(coupling, nodes[demand.node], demand.key)
-            if behind:
-                for atom in behind:
-                    emptied[atom] = emptied.get(atom, frozenset()) | demand.count.atoms()
-            elif demand.count.constant is None:
-                for atom in demand.count.atoms():
-                    frozen.setdefault(atom, _written(nodes[demand.node], demand, origin))
-        elif isinstance(origin, Attribute) and origin not in solver.found:
-            solver.found[origin] = demand.count
+    work = _Work(coupling, known, solver)
+    multiples: list[Multiple] = []
+    for item in demands(coupling, shipped_calls(model, coupling)):
+        if isinstance(item, Multiple):
+            multiples.append(item)
+        elif isinstance(item, Forbidden):
+            work.freeze(item.atoms, Frozen(item.reason, item.node))
         else:
-            left.append((origin, demand))
-    before, sizes = -1, coupling.sizes.__getitem__
-    while before != len(solver.found):
-        before = len(solver.found)
-        for origin, demand in left:
-            unknown = solver.unknown(origin)
-            if len(unknown) == 1 and _value(solver, origin) != demand.count:
-                _settle(solver, sizes, origin, demand.count, unknown.pop())
-    for origin, demand in left:
-        for attribute in sorted(solver.unknown(origin), key=str):
-            if _value(solver, origin) != demand.count:
-                _settle(solver, sizes, origin, demand.count, attribute)
-        value = _value(solver, origin)
-        if value is None:
-            for atom in demand.count.atoms():
-                frozen.setdefault(atom, Frozen(f"{demand.key} is computed as {origin}", demand.node))
-        elif value != demand.count:
-            yield Equation(value, demand.count, demand.node, f"{demand.key} is {origin}")
-    yield from _compared(known, solver, sizes)
-    for (name, _, _), origin in known.origins.items():
-        if _value(solver, origin) is None:
-            yield from _unchanged(solver, sizes, origin, name)
-    for origin, name in known.held.items():
-        yield from _unchanged(solver, sizes, origin, name)
+            work.take(item)
+    work.settle()
+    equations = (*work.equations, *work.left_over())
+    found = work.solver.found
+    return Terms(dict(found), equations, (*multiples, *_whole_numbers(found)), work.frozen, work.emptied)
+
+
+@dataclass(slots=True)
+class _Work:
+    """The demands of one program on their way to being solved; ``open`` are those on more than a bare attribute."""
+
+    coupling: Coupling
+    known: Provenance
+    solver: Solver
+    open: list[tuple[Any, Demand]] = field(default_factory=list)
+    equations: list[Equation] = field(default_factory=list)
+    frozen: dict[int, Frozen] = field(default_factory=dict)
+    emptied: dict[int, frozenset[int]] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.nodes = {n.name: n for n in (*self.coupling.graph.nodes, *self.coupling.graph.recipes)}
+
+    def freeze(self, atoms: Iterable[int], why: Frozen) -> None:
+        """Hold axes whole; the first reason stays."""
+        for atom in atoms:
+            self.frozen.setdefault(atom, why)
+
+    def take(self, demand: Demand) -> None:
+        """Enter one demand: a bare attribute gets its value, a number of the code freezes what it counts."""
+        if demand.other is not None:
+            self.equations.append(Equation(demand.count, demand.other, demand.node, demand.reason))
+            return
+        node = self.nodes[demand.node]
+        origin = self.known.origin(node, demand.key, demand.position)
+        if is_constant(origin):
+            behind = cut_off(self.coupling, node, demand.key)
+            for atom in behind:
+                self.emptied[atom] = self.emptied.get(atom, frozenset()) | demand.count.atoms()
+            if not behind and demand.count.constant is None:
+                self.freeze(demand.count.atoms(), _written(node, demand, origin))
+        elif isinstance(origin, Attribute) and origin not in self.solver.found:
+            self.solver.found[origin] = demand.count
+        else:
+            self.open.append((origin, demand))
+
+    def settle(self) -> None:
+        """Find the attributes inside expressions: those that stand alone first, then, where several do, one of them."""
+        before = -1
+        while before != len(self.solver.found):
+            before = len(self.solver.found)
+            for origin, demand in self.open:
+                unknown = self.solver.unknown(origin)
+                if len(unknown) == 1:
+                    self._give(origin, demand.count, unknown.pop())
+            self._give_compared()
+        for origin, demand in self.open:
+            for attribute in sorted(self.solver.unknown(origin), key=str):
+                self._give(origin, demand.count, attribute)
+
+    def _give(self, origin: Any, target: Count, attribute: Attribute) -> None:
+        """Give an attribute what makes an expression right, unless it is; a whole network gives it the old value."""
+        if _value(self.solver, origin) == target:
+            return
+        value = self.solver.solved(origin, target, attribute)
+        if value is not None and value.at(self.coupling.sizes.__getitem__) == self.solver.old[attribute]:
+            self.solver.found[attribute] = value
+
+    def _give_compared(self) -> None:
+        for one in self._asked_and_equal():
+            for side, other in ((one.left, one.right), (one.right, one.left)):
+                unknown, target = self.solver.unknown(side), _value(self.solver, other)
+                if len(unknown) == 1 and target is not None and not self.solver.unknown(other):
+                    self._give(side, target, unknown.pop())
+
+    def _asked_and_equal(self) -> Iterator[Comparison]:
+        """Yield what was equal, and was asked for: it has to stay so, as in ``if channels != self.channels: raise``."""
+        return (one for one in self.known.comparisons if (one.kind == "eq") is one.result)
+
+    def left_over(self) -> Iterator[Equation]:
+        """Yield what has to hold besides, once the attributes are settled."""
+        for origin, demand in self.open:
+            value = _value(self.solver, origin)
+            if value is None:
+                self.freeze(demand.count.atoms(), Frozen(f"{demand.key} is computed as {origin}", demand.node))
+            elif value != demand.count:
+                yield Equation(value, demand.count, demand.node, f"{demand.key} is {origin}")
+        for one in self._asked_and_equal():
+            left, right = _value(self.solver, one.left), _value(self.solver, one.right)
+            if left is not None and right is not None and left != right:
+                yield Equation(left, right, "", f"{one.source} compares {one.left} and {one.right}")
+        for (name, _, _), origin in self.known.origins.items():
+            if _value(self.solver, origin) is None:
+                yield from self._unchanged(origin, name)
+        for origin, name in self.known.held.items():
+            yield from self._unchanged(origin, name)
+
+    def _unchanged(self, origin: Any, node: str) -> Iterator[Equation]:
+        """Yield that the whole numbers in an expression keep their values, for its own has no formula: 1/√(C // H)."""
+        value = _value(self.solver, origin)
+        if value is None and isinstance(origin, Operation):
+            yield from self._unchanged(origin.left, node)
+            yield from self._unchanged(origin.right, node)
+        elif value is not None and value.atoms():
+            now = Count.of(value.at(self.coupling.sizes.__getitem__) or 0)
+            yield Equation(value, now, node, f"a number that must not change is made of {origin}")
 
 
 def _whole_numbers(attributes: Mapping[Attribute, Count]) -> Iterator[Multiple]:
@@ -118,39 +170,6 @@ def _whole_numbers(attributes: Mapping[Attribute, Count]) -> Iterator[Multiple]:
     for attribute, count in attributes.items():
         if len(count.below) == 1 and count.below[0][0] == () and count.below[0][1] > 1:
             yield Multiple(Count(count.above), count.below[0][1], "", f"{attribute} is a share of it")
-
-
-def _unchanged(solver: Solver, sizes: Callable[[int], int], origin: Any, node: str) -> Iterator[Equation]:
-    """Yield that the whole numbers inside an expression keep their values, for its own has no formula: 1/√(C // H)."""
-    value = _value(solver, origin)
-    if value is None and isinstance(origin, Operation):
-        yield from _unchanged(solver, sizes, origin.left, node)
-        yield from _unchanged(solver, sizes, origin.right, node)
-    elif value is not None and value.atoms():
-        yield Equation(
-            value, Count.of(value.at(sizes) or 0), node, f"a number that must not change is made of {origin}"
-        )
-
-
-def _settle(solver: Solver, sizes: Callable[[int], int], origin: Any, target: Count, attribute: Attribute) -> None:
-    """Give an attribute the value that makes an expression what it has to be; a whole network gives it the old one."""
-    value = solver.solved(origin, target, attribute)
-    if value is not None and value.at(sizes) == solver.old[attribute]:
-        solver.found[attribute] = value
-
-
-def _compared(known: Provenance, solver: Solver, sizes: Callable[[int], int]) -> Iterator[Equation]:
-    """What was equal, and was asked for, has to stay equal: ``if channels != self.channels: raise``."""
-    for one in known.comparisons:
-        if (one.kind == "eq") is not one.result:
-            continue
-        for side, other in ((one.left, one.right), (one.right, one.left)):
-            unknown, target = solver.unknown(side), _value(solver, other)
-            if len(unknown) == 1 and target is not None and not solver.unknown(other):
-                _settle(solver, sizes, side, target, unknown.pop())
-        left, right = _value(solver, one.left), _value(solver, one.right)
-        if left is not None and right is not None and left != right:
-            yield Equation(left, right, "", f"{one.source} compares {one.left} and {one.right}")
 
 
 def _value(solver: Solver, origin: Any) -> Count | None:
