@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunus.errors import CaptureError, DataError
 from prunus.graph.capture import capture, split_inputs, unwrap
-from prunus.graph.coupling import Coupling, couple
+from prunus.graph.coupling import Coupling, couple_again
 from prunus.graph.ir import Graph
 from prunus.graph.run import argument_names, flat_inputs
 
@@ -53,7 +53,7 @@ class Programs:
         check_dtypes(self.first.graph, leaves)
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
         if shapes not in self._known:
-            local = couple(recaptured(self.model, inputs, shapes), **self.first.options)
+            local = couple_again(recaptured(self.model, inputs, shapes), self.first)
             if {n: a.size for n, a in local.axes.items()} != {n: a.size for n, a in self.first.axes.items()}:
                 raise DataError(
                     f"a calibration batch of shapes {list(shapes)} runs through another program than the captured one; "

@@ -270,6 +270,12 @@ def couple(graph: Graph, *, protect_outputs: bool = True, experts: bool = False,
     return replace(found, options={"protect_outputs": protect_outputs, "experts": experts, "vocabulary": vocabulary})
 
 
+def couple_again(graph: Graph, first: Coupling) -> Coupling:
+    """Analyse another program of the same model, at other shapes, with the options and on the terms of the first."""
+    found = couple(graph, **first.options)
+    return found if first.forward is None else first.forward.on(found)
+
+
 def _step(flow: Flow, node: Node, tensors: Mapping[str, Dims], unknown: dict[str, str]) -> None:
     flow.layout.node = node.name
     if node.op == INPUT:

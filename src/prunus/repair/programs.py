@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from prunus.criteria.programs import Shapes, check_dtypes, recaptured
 from prunus.errors import DataError
 from prunus.graph.capture import split_inputs
-from prunus.graph.coupling import Coupling, couple
+from prunus.graph.coupling import Coupling, couple_again
 from prunus.graph.ir import Graph, Ref
 from prunus.graph.run import flat_inputs
 from prunus.plans import Plan
@@ -82,7 +82,7 @@ class Programs:
                     f"a calibration batch of shapes {list(shapes)} runs through another program than the captured one; "
                     "allowed is what runs the same ops. Give batches of the shapes of the example inputs."
                 )
-            local = couple(graph, **first.options)
+            local = couple_again(graph, first)
             if {n: a.size for n, a in local.axes.items()} != {n: a.size for n, a in first.axes.items()}:
                 raise DataError(
                     f"a calibration batch of shapes {list(shapes)} has other axes than the captured example; give "
