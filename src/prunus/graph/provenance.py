@@ -66,6 +66,20 @@ class Provenance:
         return number
 
 
+def described(graph: Graph, known: Provenance) -> Iterator[str]:
+    """Yield one line for each number of a program that has an origin.
+
+    ``view size 64 = model.layers.0.self_attn.head_dim, modeling_llama.py:243``
+    """
+    for (name, key, position), origin in known.origins.items():
+        node = graph.find(name)
+        if node is None or node.op in (INPUT, TENSOR):
+            continue
+        value = node.args[key] if position is None else node.args[key][position]
+        where = node.source.partition(" in ")[0].rpartition("/")[2]
+        yield f"{node.op.split('.')[1]} {key} {value} = {origin}, {where}"
+
+
 def provenance(model: nn.Module, graph: Graph, example_inputs: Any) -> Provenance:
     """Record a model once more, on a twin whose integers are traced, and say where the literals of ``graph`` come from.
 
@@ -312,4 +326,4 @@ def _ends(index: Any) -> Iterator[Any]:
             yield from (x for x in (item.start, item.stop) if _is_number(x))
 
 
-__all__ = ["Place", "Provenance", "in_training", "provenance"]
+__all__ = ["Place", "Provenance", "described", "in_training", "provenance"]
