@@ -22,6 +22,7 @@ from prunus.export.undo import undo
 from prunus.measurement.price import cost_model
 from prunus.planning import make_plan
 from prunus.surgery.cut import operate
+from prunus.surgery.narrowing import narrowed
 from prunus.surgery.verify import verify
 from prunus.tree.branches import find_branches
 
@@ -328,3 +329,25 @@ def test_what_is_wrong_at_another_batch_is_found_out() -> None:
 
     with pytest.raises(VerifyError, match="but not at batch 1"):
         keep_forward(Tower(Batched()), (sequence(),))
+
+
+def test_numbers_that_the_code_hides_are_found_by_trial() -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down, self.more = nn.Linear(24, 16), nn.Linear(16, 24), nn.Linear(24, 24)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.up(x)
+            return self.down(h / float(np.sqrt(h.shape[-1]))) + F.relu(self.more(x))
+
+    model, x = Tower(Hidden()), (sequence(),)
+    coupling, own = terms_of(model, x)
+    kept = own.on(coupling)
+    with pytest.raises(CaptureError, match=r"computes a number from a size that is cut \(other = "):
+        operate(model, kept, make_plan(kept, kept_units(kept)), x)
+    found = narrowed(model, coupling, own, x)
+    assert set(found.frozen) - set(own.frozen) == {"block.up:out"}
+    kept = found.on(coupling)
+    plan = make_plan(kept, kept_units(kept))
+    assert verify(model, operate(model, kept, plan, x)[0], kept, plan, x).ok
