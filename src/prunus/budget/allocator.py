@@ -38,6 +38,9 @@ class UnitProblem:
             not add up when nearly all of a layer goes. 0 trusts them.
         units: axis id → index of every unit that may go, best first, as in ``scores``.
         present: axis id → units that are there at all (bool), for axes of which some are gone already.
+        groups: axis id → axes in fixed proportion, itself among them, with the units that each keeps for a step; its
+            counts, scores and damage are those of steps. The other axes of a group have no entry of their own.
+        allowed: axis id → the counts that it may keep, ascending, where ties say more than its bound.
         memo: what was derived from the other fields once.
     """
 
@@ -51,12 +54,16 @@ class UnitProblem:
     least_of_even: float = 0.5
     units: Mapping[str, np.ndarray] = field(default_factory=dict)
     present: Mapping[str, np.ndarray] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    allowed: Mapping[str, np.ndarray] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def polynomial(self) -> PricePolynomial:
         """The price in the widths that are up for choice."""
-        return self.once("polynomial", lambda: PricePolynomial.of(self.cost, list(self.scores), self.fixed))
+        return self.once(
+            "polynomial", lambda: PricePolynomial.of(self.cost, list(self.scores), self.fixed, self.groups)
+        )
 
     @property
     def least(self) -> dict[str, int]:
@@ -70,6 +77,8 @@ class UnitProblem:
 
     def choices(self, axis: str) -> np.ndarray:
         """Return the counts that an axis may keep, ascending."""
+        if axis in self.allowed:
+            return self.allowed[axis]
         bound, size = self.bounds.get(axis, _FREE), len(self.scores[axis])
         return self.once(f"choices:{axis}", lambda: bound.counts(axis, size, self.floor.get(axis, 1)))
 
@@ -127,11 +136,15 @@ class UnitProblem:
 
     def masks(self, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
         """Return the keep mask of every axis of which something is decided or gone, from kept counts."""
-        keep = dict(self.present)
+        keep, kept = dict(self.present), self.kept(counts)
         for a, index in self.units.items():
             keep[a] = np.zeros(self.cost.coupling.axis(a).size, bool)
-            keep[a][index[: counts[a]]] = True
+            keep[a][index[: kept[a]]] = True
         return keep
+
+    def kept(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Return the units that every axis keeps, tied ones too, from the counts of those that are up for choice."""
+        return {member: units * n for a, n in counts.items() for member, units in self.groups.get(a, {a: 1}).items()}
 
     def under(self, limits: tuple[Limit, ...]) -> UnitProblem:
         """Return the same problem with other limits; what does not depend on them is not worked out again."""

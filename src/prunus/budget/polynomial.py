@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,10 +32,19 @@ class PricePolynomial:
     touching: tuple[np.ndarray, ...]
 
     @staticmethod
-    def of(cost: CostModel, axes: Sequence[str], fixed: Mapping[str, int]) -> PricePolynomial:
-        """Multiply out the terms of a cost model; axes not named keep what ``fixed`` says, or everything."""
-        coupling = cost.coupling
-        variable = {coupling.axis(name).atom: i for i, name in enumerate(axes)}
+    def of(
+        cost: CostModel,
+        axes: Sequence[str],
+        fixed: Mapping[str, int],
+        groups: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> PricePolynomial:
+        """Multiply out the terms of a cost model; axes not named keep what ``fixed`` says, or everything.
+
+        The width of an axis with a group counts its steps: every axis of the group has so many units for each.
+        """
+        coupling, tied = cost.coupling, groups or {}
+        variable = {coupling.axis(member).atom: Steps(i, units) for i, name in enumerate(axes)
+                    for member, units in tied.get(name, {name: 1}).items()}  # fmt: skip
         constant = {coupling.axes[name].atom: n for name, n in fixed.items() if name in coupling.axes}
         sizes = {a: constant.get(a, size) for a, size in enumerate(coupling.sizes)}
         found: dict[Monomial, list[int]] = {}
@@ -111,18 +121,25 @@ class Slice:
         return np.asarray(np.polynomial.polynomial.polyval(widths, by_degree))
 
 
-def _expand(term: Term, variable: Mapping[int, int], sizes: Mapping[int, int]) -> Counter[Monomial]:
+class Steps(NamedTuple):
+    """Units of an axis as a multiple of a width: ``units`` · width number ``axis``."""
+
+    axis: int
+    units: int = 1
+
+
+def _expand(term: Term, variable: Mapping[int, Steps], sizes: Mapping[int, int]) -> Counter[Monomial]:
     product: Counter[Monomial] = Counter({(): term.factor})
     for expr in term.dims:
         product = _times(product, _polynomial(expr, variable, sizes))
     return product
 
 
-def _polynomial(expr: Expr, variable: Mapping[int, int], sizes: Mapping[int, int]) -> Counter[Monomial]:
+def _polynomial(expr: Expr, variable: Mapping[int, Steps], sizes: Mapping[int, int]) -> Counter[Monomial]:
     if not any(a in variable for a in atoms_of(expr)):
         return Counter({(): int(count(expr, lambda a: sizes[a]))})
     if isinstance(expr, int):
-        return Counter({(variable[expr],): 1})
+        return Counter({(variable[expr].axis,): variable[expr].units})
     parts = [_polynomial(p, variable, sizes) for p in (expr.factors if isinstance(expr, Prod) else expr.terms)]
     total = parts[0]
     for part in parts[1:]:

@@ -9,6 +9,7 @@ import numpy as np
 from prunus.budget.allocator import UnitProblem
 from prunus.budget.bounds import Bound
 from prunus.budget.limits import LATENCY, Limit
+from prunus.budget.tied import with_ties
 from prunus.errors import BudgetError, OptionError
 from prunus.measurement.price import CostModel
 from prunus.plans import Cost
@@ -58,6 +59,7 @@ def unit_problem(
         present=present,
     )
     _check(problem)
+    problem = with_ties(problem)
     if not problem.fits(problem.least):
         raise BudgetError(_unreachable(problem))
     return problem
@@ -93,7 +95,7 @@ def _unreachable(problem: UnitProblem) -> str:
 
 def _largest(problem: UnitProblem, limit: Limit, least: Cost) -> tuple[str, int]:
     terms = {"macs": problem.cost.macs, LATENCY: problem.cost.times}.get(limit.metric, problem.cost.params)
-    amounts = problem.cost.amounts(terms, {**problem.fixed, **problem.least})
+    amounts = problem.cost.amounts(terms, {**problem.fixed, **problem.kept(problem.least)})
     best = max(amounts, key=lambda owner: amounts[owner], default="")
     scale = problem.cost.item_bytes.get(best, 1) if limit.metric == "bytes" else 1
     amount = amounts.get(best, limit.of(least)) * scale

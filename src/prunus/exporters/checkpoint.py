@@ -79,6 +79,9 @@ def save(
             spliced=tuple(surgery.spliced),
             removed=tuple(surgery.removed),
             constants=constant_names,
+            mended=tuple(surgery.mended),
+            shipped={path: asdict(record) for path, record in surgery.shipped.items()},
+            forward=surgery.forward,
             files={p.name: asdict(FileMark.of(p)) for p in sorted(temporary.iterdir())},
             metadata=dict(metadata or {}),
         ).write(temporary)

@@ -43,10 +43,21 @@ def check_fit(header: Header, stored: Mapping[str, torch.Tensor], fresh: nn.Modu
                 f"{told}: {name!r} has shape {tuple(tensor.shape)} here, which the plan cuts to {expected}; stored is "
                 f"{tuple(value.shape)}. Give an instance with the original sizes."
             )
-    extra = [n for n in (*stored, *header.aliases) if n not in named and n not in header.constants.values()]
+    known = {*named, *header.constants.values(), *empty_slots(fresh)}
+    extra = [n for n in (*stored, *header.aliases) if n not in known]
     if extra:
         raise PlanError(f"{told}: it holds {extra[0]!r}, which this model does not have.")
     _check_count(told, fresh, plan)
+
+
+def empty_slots(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of buffers that a model has and that hold nothing yet: its first call fills them."""
+    return tuple(
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules(remove_duplicate=False)
+        for name, buffer in module._buffers.items()
+        if buffer is None
+    )
 
 
 def is_below(name: str, paths: tuple[str, ...]) -> bool:

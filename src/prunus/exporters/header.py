@@ -13,6 +13,7 @@ import torch
 
 from prunus.decode import decode_record, parse_json
 from prunus.errors import DataError, ModelError
+from prunus.surgery.mending import Mend
 from prunus.version import VERSION
 
 FORMAT = "prunus-checkpoint/1"
@@ -50,6 +51,9 @@ class Header:
         removed: paths of modules that the cut took out whole.
         constants: name in the graph → name in ``constants.safetensors``.
         files: the other files of the folder.
+        mended: numbers of the user's own modules, with what they were.
+        shipped: module path → the module of `prunus.nn` that stands there.
+        forward: ``keep`` where every forward is the user's.
         metadata: the caller's own.
     """
 
@@ -66,6 +70,9 @@ class Header:
     removed: tuple[str, ...] = ()
     constants: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Any] = field(default_factory=dict)
+    mended: tuple[Mend, ...] = ()
+    shipped: dict[str, Any] = field(default_factory=dict)
+    forward: str = "rewrite"
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod

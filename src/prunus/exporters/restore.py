@@ -10,16 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.decode import parse_json
+from prunus.decode import decode_record, parse_json
 from prunus.errors import CaptureError, DataError, ModelError, PlanError, PrunusError, UsageError
-from prunus.exporters.fit import check_fit, is_below
+from prunus.exporters.fit import check_fit, empty_slots, is_below
 from prunus.exporters.header import CONSTANTS, GRAPH, WEIGHTS, Header, read_header
 from prunus.exporters.pack import read_tensors
 from prunus.exporters.surgery_json import Rewriting, constant_attribute, decode_surgery
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan
+from prunus.surgery.mending import mend_
 from prunus.surgery.program import Program
+from prunus.surgery.record import Shipped
+from prunus.surgery.shipping import ship_
 from prunus.surgery.splice import rebind_
 
 Tensors = dict[str, torch.Tensor]
@@ -99,11 +102,18 @@ def _instance(header: Header, folder: Path, stored: Tensors, fresh: nn.Module, p
     modules = dict(small.named_modules(remove_duplicate=False))
     for path in header.removed:
         _found(modules, path)
+        if path in header.shipped:  # another module takes its place in the same order
+            continue
         parent, _, leaf = path.rpartition(".")
         del modules[parent]._modules[leaf]
+    for name in empty_slots(fresh):
+        if name in stored and not is_below(name, header.removed):
+            path, _, leaf = name.rpartition(".")
+            modules[path]._buffers[leaf] = stored[name].to(_device(fresh))
     for path, values in header.attributes.items():
         for attribute, value in values.items():
             _set_size_(_found(modules, path), attribute, value)
+    _mend_(header, small)
     if header.spliced:
         device = _device(fresh)
         constants = {n: stored[at].to(device) for n, at in header.constants.items()}
@@ -111,6 +121,22 @@ def _instance(header: Header, folder: Path, stored: Tensors, fresh: nn.Module, p
         _check_names(found, modules, set(named_tensors(fresh)))
         _splice_(modules, found, constants, set(header.spliced))
     return small
+
+
+def _mend_(header: Header, small: nn.Module) -> None:
+    """Set the numbers that the cut mended, and put the modules of `prunus.nn` into their places.
+
+    Raises:
+        PlanError: a fresh model that holds other numbers than the one that was cut.
+    """
+    try:
+        mend_(small, header.mended)
+        ship_(small, {path: decode_record(Shipped, record, path) for path, record in header.shipped.items()})
+    except LookupError as error:
+        raise PlanError(
+            f"The checkpoint of {header.model} does not fit this {type(small).__name__}: {error}. "
+            "Give an instance of the class, with the settings, that was pruned."
+        ) from error
 
 
 def _copy_around(header: Header, stored: Tensors, fresh: nn.Module) -> nn.Module:

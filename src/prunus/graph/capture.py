@@ -51,17 +51,22 @@ def capture(model: nn.Module, example_inputs: Any, *, method: str = "auto") -> G
     with preserved(model):
         for name in chosen:
             try:
-                with _quiet():
+                with quiet():
                     graph = attempts[name]()
             except Exception as error:
                 failures.append((name, error))
                 continue
-            return drop_dead(fold_constants(drop_dead(graph)))
+            return cleaned(graph)
     raise CaptureError(_explain(model, failures)) from failures[-1][1]
 
 
+def cleaned(graph: Graph) -> Graph:
+    """Return a recorded program without what nothing needs, with what depends on no input folded."""
+    return drop_dead(fold_constants(drop_dead(graph)))
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep torch from logging tracebacks and graphs: a failed attempt is one of several, and the error says it all."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prunus.errors import OptionError, SelectorError, nearest
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
-from prunus.graph.layout import ConflictError, Expr, Prod, Sum, atoms_of
+from prunus.graph.layout import ConflictError, Expr, Frozen, Prod, Sum, atoms_of
 from prunus.graph.naming import first_roles, label
 from prunus.graph.protecting import freeze_outputs, freeze_unread, freeze_unused
 from prunus.graph.rules import RULES, Flow, load_rules
 from prunus.graph.rules.flow import Dims, base_name
 from prunus.graph.tokens import give_tokens, settle_tokens
+
+if TYPE_CHECKING:
+    from prunus.graph.kept_forward import OwnForward
 
 Keep = Mapping[str, np.ndarray]
 
@@ -56,12 +60,21 @@ class FrozenDim:
 
 
 @dataclass(frozen=True, slots=True)
+class Tie:
+    """Axes that keep units in a fixed proportion: with every step each keeps ``units[axis]`` more."""
+
+    units: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Coupling:
     """The dims of every value as expressions over axes.
 
     ``axes`` are removable. ``values`` holds the dims of every value, ``tensors`` those of every named tensor,
     ``aux`` the expressions that literal arguments (groups, repeats, pads) count. ``ids`` names the inputs and constants
     whose integers are positions of a dim: a cut renumbers them. ``options`` are the keyword arguments of `couple`.
+    ``forward`` are the terms on which every forward stays the user's, where that is wanted: axes that would need
+    another are frozen, and ``ties`` hold between kept counts.
     """
 
     graph: Graph
@@ -75,6 +88,8 @@ class Coupling:
     axis_of: Mapping[int, str] = field(default_factory=dict)
     ids: Mapping[str, Expr] = field(default_factory=dict)
     options: Mapping[str, bool] = field(default_factory=dict)
+    ties: tuple[Tie, ...] = ()
+    forward: OwnForward | None = None
 
     def axis(self, name: str) -> Axis:
         """Return an axis by id; an unknown one names the nearest."""
@@ -166,6 +181,19 @@ def _positions(expr: Expr, atom: int, sizes: Sequence[int]) -> Iterator[np.ndarr
             yield outer.astype(np.int64)
 
 
+def frozen_axes(coupling: Coupling, reasons: Mapping[str, Frozen]) -> Coupling:
+    """Return an analysis in which some axes stay whole: axis id → why, and the node that wants it."""
+    held = {name: axis for name, axis in coupling.axes.items() if name in reasons}
+    dims = [FrozenDim(m.tensor, m.dim, reasons[name].reason, reasons[name].node, axis.size)
+            for name, axis in held.items() for m in axis.members]  # fmt: skip
+    return replace(
+        coupling,
+        axes={name: axis for name, axis in coupling.axes.items() if name not in held},
+        axis_of={atom: name for atom, name in coupling.axis_of.items() if name not in held},
+        frozen=(*coupling.frozen, *dims),
+    )
+
+
 OPT_INS = ("experts", "vocabulary")
 
 
@@ -215,6 +243,12 @@ def couple(graph: Graph, *, protect_outputs: bool = True, experts: bool = False,
         flow.aux[(name, "other")] = (dim,)
     found = _collect(flow, graph, tensors, unknown, least)
     return replace(found, options={"protect_outputs": protect_outputs, "experts": experts, "vocabulary": vocabulary})
+
+
+def couple_again(graph: Graph, first: Coupling) -> Coupling:
+    """Analyse another program of the same model, at other shapes, with the options and on the terms of the first."""
+    found = couple(graph, **first.options)
+    return found if first.forward is None else first.forward.on(found)
 
 
 def _step(flow: Flow, node: Node, tensors: Mapping[str, Dims], unknown: dict[str, str]) -> None:

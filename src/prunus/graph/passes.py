@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -137,10 +138,10 @@ def _evaluate(graph: Graph, node: Node, values: dict[str, Any]) -> Any:
     return resolve(node.op)(*args, **kwargs)
 
 
-def drop_dead(graph: Graph) -> Graph:
-    """Remove nodes that no output needs, in-place writes to values nobody reads included; inputs stay."""
+def drop_dead(graph: Graph, also: Iterable[str] = ()) -> Graph:
+    """Remove nodes that no output needs, in-place writes to values nobody reads included; inputs and ``also`` stay."""
     roots = storage_roots(graph.nodes)
-    live: set[str] = {r.node for r in refs_in(list(graph.outputs))}
+    live: set[str] = {r.node for r in refs_in(list(graph.outputs))} | set(also)
     live_roots = {roots[name] for name in live}
     kept: list[Node] = []
     for node in reversed(graph.nodes):

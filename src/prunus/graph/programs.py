@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunus.errors import CaptureError, DataError
 from prunus.graph.capture import capture, split_inputs
-from prunus.graph.coupling import Coupling, couple
+from prunus.graph.coupling import Coupling, couple_again
 from prunus.graph.ir import Graph
 
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
@@ -28,6 +28,7 @@ class ProgramsByShape(Generic[Program]):
 
     Example:
         >>> import torch
+        >>> from prunus.graph.coupling import couple
         >>> model = nn.Flatten(0)
         >>> programs = ProgramsByShape(model, couple(capture(model, torch.ones(2, 3))), {"ops": ops_of}, made=ops_of)
         >>> programs.of(torch.ones(5, 3)) == programs.first
@@ -67,7 +68,7 @@ class ProgramsByShape(Generic[Program]):
                 f"a calibration batch of shapes {list(shapes)} does not go through the model: {error} Wrap several "
                 "arguments as ((a, b), targets)."
             ) from error
-        local = couple(graph, **self._coupling.options)
+        local = couple_again(graph, self._coupling)
         for what, read in self._same.items():
             if read(local) != read(self._coupling):
                 raise DataError(

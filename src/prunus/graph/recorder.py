@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -109,6 +109,10 @@ class Recorder:
         while f"_constant_{number}" in taken:
             number += 1
         return f"_constant_{number}"
+
+    def known(self, tensor: torch.Tensor) -> Ref | str | None:
+        """Return the value, or the name of the model's tensor, that a tensor object is; None for one never met."""
+        return self._ids.get(id(tensor)) or self._owned.get(id(tensor))
 
     def leaves(self, value: Any) -> tuple[tuple[Any, ...], Any]:
         """Flatten a pytree into leaves (tensors as refs) and its spec."""
@@ -224,10 +228,16 @@ def _has_tensor(out: Any) -> bool:
     return isinstance(out, (tuple, list)) and any(isinstance(o, torch.Tensor) for o in out)
 
 
-def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, fake: bool) -> Graph:
+Watch = Callable[["Recorder"], contextlib.AbstractContextManager[Any]]
+
+
+def record(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, fake: bool, watch: Watch | None = None
+) -> Graph:
     """Run ``model`` once and return its program.
 
     With ``fake`` the run allocates no activations and computes nothing; data-dependent control flow needs a real run.
+    ``watch`` makes of the recorder a context in which the model runs.
     """
     from torch._dispatch.python import enable_python_dispatcher
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -243,6 +253,8 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *
         stack.enter_context(module_calls(recorder))
         stack.enter_context(enable_python_dispatcher())
         stack.enter_context(mode_class()(recorder))
+        if watch is not None:
+            stack.enter_context(watch(recorder))
         try:
             out = model(*args, **kwargs)
         except Exception as error:

@@ -133,9 +133,12 @@ def module_calls(recorder: Watcher) -> Iterator[None]:
 
     @functools.wraps(original)
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        index = recorder.enter(module, args, kwargs)
+        # What the recorder asks of tensors is no part of the model: function modes are not to see it.
+        with torch._C.DisableTorchFunction():
+            index = recorder.enter(module, args, kwargs)
         out = original(module, *args, **kwargs)
-        recorder.leave(index, out)
+        with torch._C.DisableTorchFunction():
+            recorder.leave(index, out)
         return out
 
     nn.Module.__call__ = call  # type: ignore[method-assign]

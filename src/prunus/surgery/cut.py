@@ -17,7 +17,9 @@ from prunus.graph.ir import Graph
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan, fingerprint
 from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
+from prunus.surgery.keeping import keep_forwards
 from prunus.surgery.literals import rewrite
+from prunus.surgery.own_forward import own_forward
 from prunus.surgery.program import Program
 from prunus.surgery.record import Surgery, merge_changes
 from prunus.surgery.search import Search
@@ -29,6 +31,7 @@ from prunus.surgery.tokens import cut_inputs
 from prunus.surgery.unused import prune_modules_
 
 MODES = ("hybrid", "module", "graph")
+FORWARDS = ("keep", "rewrite")
 # The last round writes the whole program out in the top level: its class survives even then.
 _ROUNDS = 16
 
@@ -39,7 +42,13 @@ def cut(model: nn.Module, coupling: Coupling, plan: Plan, example_inputs: Any, *
 
 
 def operate(
-    model: nn.Module, coupling: Coupling, plan: Plan, example_inputs: Any, *, mode: str = "hybrid"
+    model: nn.Module,
+    coupling: Coupling,
+    plan: Plan,
+    example_inputs: Any,
+    *,
+    mode: str = "hybrid",
+    forward: str | None = None,
 ) -> tuple[nn.Module, Surgery]:
     """Cut a model and tell how: which integers were mended, which forwards were rewritten.
 
@@ -50,6 +59,8 @@ def operate(
         example_inputs: used to prove by a second capture that the cut model runs the edited graph.
         mode: ``module`` keeps the user's classes and forwards throughout; ``graph`` returns the edited program as one
             module; ``hybrid`` keeps the user's classes and rewrites only the forwards that hold a stale size.
+        forward: ``keep`` leaves every forward as the user wrote it and mends the numbers that modules hold; ``rewrite``
+            writes those anew that hold a stale size. By default what ``coupling`` was made for (`OwnForward.on`).
 
     Raises:
         PlanError: the plan belongs to another model, or empties something that is needed.
@@ -59,8 +70,15 @@ def operate(
         raise OptionError(f"cut mode {mode!r} is unknown; allowed: {', '.join(MODES)}.")
     model = unwrap(model)
     check_fingerprint(plan, coupling.graph)
+    if forward not in (None, *FORWARDS):
+        raise OptionError(f"forward is {forward!r}; allowed: {', '.join(FORWARDS)}.")
     edited = rewrite(coupling, plan.axes, plan.drops)
     values = cut_tensors(model, coupling, plan)
+    keeps = coupling.forward is not None if forward is None else forward == "keep"
+    if keeps and mode == "hybrid":
+        args, kwargs = cut_inputs(coupling, plan.axes, example_inputs)
+        own = coupling.forward or own_forward(model, coupling, example_inputs, head_dims="free")
+        return keep_forwards(model, coupling, plan, edited, values, args or kwargs, own)
     if mode != "graph":
         args, kwargs = cut_inputs(coupling, plan.axes, example_inputs)
         found = _keep_classes(model, coupling.graph, edited, values, (example_inputs, args or kwargs), mode)

@@ -95,14 +95,15 @@ _Choice = tuple[list[_Group], "_Group | None"]
 
 
 def _batch(leaves: Sequence[Any]) -> Iterator[_Choice]:
-    size = _batch_size(leaves)
+    size = batch_size(leaves)
     if size:
         places = tuple((i, 0) for i, x in enumerate(leaves)
                        if isinstance(x, torch.Tensor) and x.dim() and x.shape[0] == size)  # fmt: skip
         yield [_Group(f"dim 0 of the inputs (size {size})", places, size, (size + 1,))], None
 
 
-def _batch_size(leaves: Sequence[Any]) -> int:
+def batch_size(leaves: Sequence[Any]) -> int:
+    """Return the number of samples in the flat inputs of a call; 0 where there is no tensor."""
     return next((x.shape[0] for x in leaves if isinstance(x, torch.Tensor) and x.dim()), 0)
 
 
@@ -115,7 +116,7 @@ def _lengths(leaves: Sequence[Any]) -> Iterator[_Choice]:
         sizes = (2 * size + 3, size + 1, size - 1)
         alone = [((i, 1),) for i, own in sequences.items() if own == size]
         shared = tuple((i, d) for i, x in tensors.items() for d in range(x.dim())
-                       if x.shape[d] == size and _may_be_a_length(x, d, _batch_size(leaves)))  # fmt: skip
+                       if x.shape[d] == size and _may_be_a_length(x, d, batch_size(leaves)))  # fmt: skip
         joint = None if [shared] == alone else _Group(f"the sequence length (size {size})", shared, size, sizes)
         yield (
             [
@@ -124,6 +125,13 @@ def _lengths(leaves: Sequence[Any]) -> Iterator[_Choice]:
             ],
             joint,
         )
+
+
+def input_lengths(leaves: Sequence[Any]) -> Iterator[tuple[int, tuple[tuple[int, int], ...]]]:
+    """Yield each length of the sequences among flat inputs, with the (leaf, dim)s that share it."""
+    for alone, together in _lengths(leaves):
+        places = together.places if together is not None else tuple(p for g in alone for p in g.places)
+        yield alone[0].size, places
 
 
 def _is_float(x: torch.Tensor) -> bool:

@@ -26,4 +26,15 @@ def copied(model: nn.Module, replaced: Mapping[int, Any] | None = None) -> nn.Mo
             elif not kept and type(kept) in (OrderedDict, dict, set):
                 # Every module holds a dozen, for hooks and names; `deepcopy` takes one apart slower than a tensor.
                 memo.setdefault(id(kept), type(kept)())
-    return copy.deepcopy(model, memo)
+    made = copy.deepcopy(model, memo)
+    _attach_again_(model, made)
+    return made
+
+
+def _attach_again_(model: nn.Module, made: nn.Module) -> None:
+    """Give a copy what its class lets go of when it is copied, such as the trainer that a module is attached to."""
+    for old, new in zip(model.modules(), made.modules(), strict=False):
+        letting_go = getattr(type(old).__getstate__, "__module__", None) or "torch"  # object's has none
+        if not letting_go.startswith("torch") and type(old) is type(new):
+            lost = {k: v for k, v in vars(old).items() if v is not None and vars(new).get(k) is None}
+            vars(new).update(lost)

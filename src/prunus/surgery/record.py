@@ -8,9 +8,19 @@ from typing import Any
 
 from prunus.graph.ir import Graph
 from prunus.surgery.dynamic import Growth
+from prunus.surgery.mending import Mend
 from prunus.surgery.splice import Splice
 
 Changes = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """A module of `prunus.nn` in the place of one of torch: which, and its sizes."""
+
+    kind: str
+    sizes: dict[str, int] = field(default_factory=dict)
+    scale: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,10 @@ class Surgery:
         program: the whole edited program, in graph mode.
         removed: paths of submodules that nothing calls any more; they are gone.
         static: which dims of the inputs the rewritten forwards cannot follow, and why.
+        mended: numbers of the user's own modules, with what they were.
+        shipped: module path → which module of `prunus.nn` stands there.
+        forward: ``keep`` where every forward was to stay the user's, else ``rewrite``.
+        same_program: the cut model was seen to run the edited graph, op by op; where not, numbers have to prove it.
     """
 
     mode: str
@@ -36,6 +50,10 @@ class Surgery:
     program: Graph | None = None
     removed: tuple[str, ...] = ()
     static: tuple[str, ...] = ()
+    mended: tuple[Mend, ...] = ()
+    shipped: Mapping[str, Shipped] = field(default_factory=dict)
+    forward: str = "rewrite"
+    same_program: bool = True
 
     @classmethod
     def of(

@@ -108,8 +108,19 @@ def _counted(key: str) -> Rewrite:
 REWRITES.register("group_norm")(_counted("num_groups"))
 REWRITES.register("channel_shuffle", "native_channel_shuffle", "convolution", "_convolution", "conv1d", "conv2d",
                   "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")(_counted("groups"))  # fmt: skip
-REWRITES.register("repeat_interleave")(_counted("repeats"))
 REWRITES.register("one_hot")(_counted("num_classes"))
+
+
+@REWRITES.register("repeat_interleave")
+def _repeat_interleave(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
+    new, told = sizes.aux(node, "repeats"), node.get("output_size")
+    if new is None and told is None:
+        return None
+    changes = {} if new is None else {"repeats": new[0]}
+    if told is not None:
+        shape = sizes.new(Ref(node.name))
+        changes["output_size"] = shape[0 if node.get("dim") is None else positive(node.args["dim"], len(shape))]
+    return _with(node, **changes)
 
 
 @REWRITES.register("repeat", "tile")

@@ -99,6 +99,14 @@ class Trial:
                 tensor = tensor.index_select(dim, torch.from_numpy(np.flatnonzero(mask)).to(tensor.device))
         return tensor
 
+    def at(self, coupling: Coupling, example_inputs: Any) -> Trial:
+        """Return the same trial on other inputs, of which ``coupling`` is the analysis."""
+        coupling = dataclasses.replace(coupling, graph=_on(coupling.graph, self.device))
+        inputs, args, kwargs = _calls(coupling, self.plan, example_inputs, self.dtype, self.device)
+        known = {n: v for n, v in self.values.items() if n in coupling.tensors}
+        values = {**known, **coupling.graph.constants}
+        return dataclasses.replace(self, coupling=coupling, values=values, args=args, kwargs=kwargs, inputs=inputs)
+
     def twin(self, small: nn.Module) -> nn.Module:
         """Return a copy of a cut model that holds the slices of the noisy tensors, all floats in the trial's type."""
         small, aliases = unwrap(small), self.coupling.graph.aliases
@@ -137,12 +145,19 @@ def trial(
         device = torch.device("cpu")
         coupling = dataclasses.replace(coupling, graph=_on(coupling.graph, device))
     noisy = {n: v.to(device) for n, v in perturbed(full, coupling.graph, seed, dtype, device).items()}
+    inputs, args, kwargs = _calls(coupling, plan, example_inputs, dtype, device)
+    return Trial(coupling, plan, noisy, args, kwargs, inputs, dtype, seed, device, draws(coupling.graph))
+
+
+def _calls(
+    coupling: Coupling, plan: Plan, example_inputs: Any, dtype: torch.dtype, device: torch.device
+) -> tuple[list[torch.Tensor], tuple[Any, ...], dict[str, Any]]:
+    """Return the tensors of the original's call, and the arguments of the cut model's."""
     calls = [f(coupling, plan.axes, example_inputs) for f in (kept_inputs, cut_inputs)]
     original, (args, kwargs) = pytree.tree_map_only(
         torch.Tensor, lambda t: widened(t.detach(), dtype, device if t.dim() else t.device), calls
     )
-    inputs = flat_inputs(coupling.graph, *original)
-    return Trial(coupling, plan, noisy, args, kwargs, inputs, dtype, seed, device, draws(coupling.graph))
+    return flat_inputs(coupling.graph, *original), args, kwargs
 
 
 def original_tensors(model: nn.Module, graph: Graph) -> Tensors:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from prunus.ordinary import in_ordinary_mode
 from prunus.plans import Plan
 from prunus.surgery.bisect import explain, first_divergence, one_line, wrong_tensor
 from prunus.surgery.gradients import compare_gradients, gradient_error
+from prunus.surgery.other_sizes import Resized, other_sizes
 from prunus.surgery.reference import masked_tensors, reference_overrides
 from prunus.surgery.tensors import cut_tensors
 from prunus.surgery.trial import Trial, perturbed, relative_error, trial
@@ -37,6 +39,7 @@ class Check:
         gradient_error: the same over the gradients of the parameters; None where it was not asked for, or where no
             output has a gradient.
         failure: what the cut model raised instead of returning something.
+        sizes: the other sizes of the inputs at which masked and cut were compared too; ``error`` is the largest.
     """
 
     error: float
@@ -45,6 +48,7 @@ class Check:
     dtype: torch.dtype = torch.float64
     gradient_error: float | None = None
     failure: str = ""
+    sizes: tuple[str, ...] = ()
 
     @property
     def tolerance(self) -> float:
@@ -61,8 +65,10 @@ class Check:
         word = "ok" if self.ok else "FAILED"
         gradients = "" if self.gradient_error is None else f", gradients {self.gradient_error:.1e}"
         kind = str(self.dtype).removeprefix("torch.")
+        also = f", also at {', '.join(self.sizes)}" if self.sizes else ""
         return (
             f"masked ≡ cut: {word}, relative error {self.error:.1e}{gradients} in {kind} (allowed {self.tolerance:.0e})"
+            f"{also}"
         )
 
 
@@ -95,10 +101,43 @@ def verify(
         VerifyError: they differ by more than the tolerance, or a tensor is not the slice it should be; the message
             names the first node or module that parts from the reference.
     """
-    check = compare_models(model, small, coupling, plan, example_inputs, seed=seed, gradients=gradients)
-    if not check.ok:
+    check, it, twin = _compared(model, small, coupling, plan, example_inputs, seed, torch.float64, gradients)
+    if not check.ok or twin is None:
         raise VerifyError(_message(check, model, small, coupling, plan, example_inputs, seed))
-    return check
+    if coupling.forward is None:
+        return check
+    return _at_other_sizes(check, it, twin, other_sizes(unwrap(model), coupling, plan, example_inputs))
+
+
+def _at_other_sizes(check: Check, it: Trial, twin: nn.Module, sizes: Iterable[Iterable[Resized]]) -> Check:
+    """Compare again at other batch sizes and lengths: forwards that are the user's own take what they took.
+
+    Raises:
+        VerifyError: they differ there.
+    """
+    proved: list[str] = []
+    error = check.error
+    for choices in sizes:
+        for other in choices:
+            try:
+                there = it.at(other.coupling, other.inputs)
+                masked = there.masked()
+            except Exception:
+                continue  # the original does not run there
+            try:
+                found, told = relative_error(there.cut(twin), masked), ""
+            except Exception as failure:
+                found, told = float("inf"), f" ({one_line(failure)})"
+            if not found <= check.tolerance:
+                raise VerifyError(
+                    f"The cut {type(twin).__name__} computes what the masked original computes on the example inputs, "
+                    f"but not at {other.name}: relative error {found:.2e}{told}, allowed {check.tolerance:.0e}. A "
+                    "number in its code was made for one size; hold the axes that it counts, or use forward='rewrite'."
+                )
+            error = max(error, found)
+            proved.append(other.name)
+            break
+    return replace(check, error=error, sizes=tuple(proved))
 
 
 def compare_models(
@@ -116,6 +155,20 @@ def compare_models(
 
     ``dtype`` float32 halves the memory and rounds more; it is also used where an op of the model knows no float64.
     """
+    return _compared(model, small, coupling, plan, example_inputs, seed, dtype, gradients)[0]
+
+
+def _compared(
+    model: nn.Module,
+    small: nn.Module,
+    coupling: Coupling,
+    plan: Plan,
+    example_inputs: Any,
+    seed: int,
+    dtype: torch.dtype,
+    gradients: bool,
+) -> tuple[Check, Trial, nn.Module | None]:
+    """Return the check, its trial, and the twin of the cut model that was run; None where it failed."""
     equal = wrong_tensor(small, coupling.graph, cut_tensors(unwrap(model), coupling, plan)) is None
     try:
         it = trial(model, coupling, plan, example_inputs, seed=seed, dtype=dtype)
@@ -127,14 +180,16 @@ def compare_models(
         uncut, masked = it.uncut(), it.masked()
     change = relative_error(uncut, masked)
     try:
-        error_of_outputs = relative_error(it.cut(it.twin(small)), masked)
+        twin = it.twin(small)
+        error_of_outputs = relative_error(it.cut(twin), masked)
     except Exception as error:
-        return Check(float("inf"), change, equal, it.dtype, failure=one_line(error))
+        return Check(float("inf"), change, equal, it.dtype, failure=one_line(error)), it, None
     found = gradient_error(it, small) if gradients else None
-    return Check(
+    check = Check(
         max(error_of_outputs, _inner_error(it, masked)), change, equal, it.dtype,
         gradient_error=None if found is None else found.error,
     )  # fmt: skip
+    return check, it, twin
 
 
 def _inner_error(it: Trial, outputs: list[torch.Tensor]) -> float:

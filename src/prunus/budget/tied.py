@@ -1,0 +1,136 @@
+"""Axes in fixed proportion become one choice: how many steps all of them keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from prunus.budget.allocator import UnitProblem
+from prunus.budget.bounds import Bound
+from prunus.errors import OptionError
+from prunus.graph.coupling import Coupling, Keep
+
+
+def with_ties(problem: UnitProblem) -> UnitProblem:
+    """Return a problem in which the ties of its network hold, whatever an allocator answers.
+
+    A group is chosen for as a whole, under the name of its first axis: its step t takes the next best units of every
+    axis, s_t = Σ_a Σ_{u in step t of a} s_u, and likewise the damage. Groups of which an axis is held, or has lost
+    units out of proportion, stay as they are. An axis that goes in steps by itself keeps a multiple, or everything.
+
+    Raises:
+        OptionError: what a person asks of the axes of a group leaves no count.
+    """
+    groups: dict[str, Mapping[str, int]] = {}
+    held: set[str] = set()
+    steps: dict[str, int] = {}
+    for tie in problem.cost.coupling.ties:
+        members = dict(sorted(tie.units.items(), key=lambda item: item[1]))
+        if len(members) == 1:
+            steps |= {a: n for a, n in members.items() if a in problem.scores}
+        elif _even(problem, members):
+            groups[next(iter(members))] = members
+        else:
+            held |= members.keys()
+    gone, after = _unread(problem)
+    held |= after
+    groups = {a: members for a, members in groups.items() if not held & members.keys()}
+    held |= {a for tie in problem.cost.coupling.ties if held & tie.units.keys() for a in tie.units}
+    if not groups and not held and not steps and not gone:
+        return problem
+    followers = {a for members in groups.values() for a in members} - groups.keys()
+    free = [a for a in problem.scores if a not in followers and a not in held]
+    limited = [a for a in free if a in groups or a in steps]
+    none = dict.fromkeys(gone & set(free), 0)
+    return replace(
+        problem,
+        scores={a: _scores(problem, a, groups.get(a)) for a in free},
+        floor={a: max(-(-problem.floor[m] // n) for m, n in groups.get(a, {a: 1}).items()) for a in free} | none,
+        damage=_damage(problem, free, groups),
+        units={a: index for a, index in problem.units.items() if a not in held},
+        fixed={**problem.fixed, **{a: len(problem.scores[a]) for a in held if a in problem.scores}},
+        present={**problem.present, **{a: _all(problem, a) for a in held if a in problem.scores}},
+        groups=groups,
+        allowed={a: _allowed(problem, groups.get(a, {a: 1}), steps.get(a, 1)) for a in limited}
+        | {a: np.array([0]) for a in none},
+    )
+
+
+def _unread(problem: UnitProblem) -> tuple[set[str], set[str]]:
+    """Return the axes that go whole, for nothing reads them, and those that are held because such a one has to stay."""
+    forward = problem.cost.coupling.forward
+    emptied = {} if forward is None else forward.emptied
+    gone = {a for a in emptied if a in problem.scores and not problem.bounds.get(a, Bound()).frozen}
+    return gone, {b for a, after in emptied.items() if a not in gone for b in after}
+
+
+def _even(problem: UnitProblem, members: Mapping[str, int]) -> bool:
+    """Whether every axis of a group is up for choice and has the same number of steps."""
+    if not members.keys() <= problem.scores.keys():
+        return False
+    counts = {(len(problem.scores[a]) // n, len(problem.scores[a]) % n) for a, n in members.items()}
+    return len(counts) == 1 and next(iter(counts))[1] == 0
+
+
+def _all(problem: UnitProblem, axis: str) -> np.ndarray:
+    return problem.present.get(axis, np.ones(problem.cost.coupling.axis(axis).size, bool))
+
+
+def _scores(problem: UnitProblem, axis: str, members: Mapping[str, int] | None) -> np.ndarray:
+    if members is None:
+        return problem.scores[axis]
+    return np.asarray(sum(np.asarray(problem.scores[a], float).reshape(-1, n).sum(axis=1) for a, n in members.items()))
+
+
+def _damage(problem: UnitProblem, free: list[str], groups: Mapping[str, Mapping[str, int]]) -> dict[str, np.ndarray]:
+    found = {}
+    for a in free:
+        members = groups.get(a, {a: 1})
+        if members.keys() & problem.damage.keys():
+            found[a] = np.asarray(sum(problem.curve(m)[::n] for m, n in members.items()))
+    return found
+
+
+def _allowed(problem: UnitProblem, members: Mapping[str, int], step: int) -> np.ndarray:
+    """Return the numbers of steps that every axis of a group may keep."""
+    total = len(problem.scores[next(iter(members))]) // next(iter(members.values()))
+    steps = np.arange(1, total + 1)
+    for a, n in members.items():
+        steps = steps[np.isin(steps * n, problem.choices(a))]
+    if step > 1:
+        steps = steps[(steps % step == 0) | (steps == total)]
+    if not len(steps):
+        asked = {a: problem.bounds.get(a, Bound()) for a in members}
+        told = ", ".join(f"{a!r} ({n} for a step)" for a, n in members.items())
+        raise OptionError(
+            f"The forward keeps {told} in proportion, and what is asked of them leaves no count: {asked}. Loosen one."
+        )
+    return np.asarray(steps)
+
+
+def in_proportion(coupling: Coupling, keep: Keep, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return kept units brought to the ties of a network, for choices that were made axis by axis.
+
+    Every axis of a group keeps as many steps as the one that kept fewest; the best units stay.
+
+    Args:
+        coupling: the analysis, with its ties.
+        keep: axis id → units that stay (bool).
+        scores: axis id → one number a unit, higher stays; where there is none, what was kept and the lower index.
+    """
+    found = {a: np.asarray(m, bool).copy() for a, m in keep.items()}
+    for tie in coupling.ties:
+        present = {a: found.get(a, np.ones(coupling.axes[a].size, bool)) for a in tie.units}
+        steps = max(1, min(int(m.sum()) // tie.units[a] for a, m in present.items()))
+        if all(m.all() for m in present.values()):
+            continue
+        for a, mask in present.items():
+            rank = np.lexsort((-np.asarray(scores.get(a, np.zeros(len(mask))), float), ~mask))
+            found[a] = np.zeros(len(mask), bool)
+            found[a][rank[: steps * tie.units[a]]] = True
+    return found
+
+
+__all__ = ["in_proportion", "with_ties"]

@@ -1,0 +1,97 @@
+"""A shallow twin of a module tree: the same parameters, buffers and objects, but integers that say where they stand."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import types
+from typing import Any
+
+from torch import nn
+
+from prunus.graph.traced import Attribute, Trace
+
+_CONFIGS = ("Config", "Args", "Arguments", "Namespace", "Params", "Options", "Hyperparameters")
+# Longer lists are data, and one or none is what a cut leaves alone.
+_LONGEST, _DEEPEST = 64, 3
+
+
+def twin_with_origins(model: nn.Module, trace: Trace) -> nn.Module:
+    """Return a copy of every module around the same tensors, in which whole numbers are `TracedInt`s.
+
+    Attributes, tuples, lists and dicts of whole numbers, and each module's own shallow copy of its configuration, are
+    followed. The model itself is not touched: other threads may use it meanwhile.
+    """
+    twins = {id(m): object.__new__(type(m)) for m in model.modules()}
+    paths: dict[int, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), path)
+    for module in model.modules():
+        twin = twins[id(module)]
+        held = {k: _rebound(v, twins) for k, v in vars(module).items()}
+        for name in ("_parameters", "_buffers"):
+            held[name] = copy.copy(held[name])
+        own = {k: _traced(v, Attribute(paths[id(module)], k), trace) for k, v in held.items() if k[:1] != "_"}
+        vars(twin).update({**held, **own})
+    root: nn.Module = twins[id(model)]
+    return root
+
+
+def _rebound(value: Any, twins: dict[int, Any]) -> Any:
+    """Return a value in which modules of the tree are their twins, also inside containers and bound methods."""
+    if isinstance(value, nn.Module):
+        return twins.get(id(value), value)
+    kind = type(value)
+    if kind in (list, tuple, set) and _holds_code(value):
+        return kind(_rebound(v, twins) for v in value)
+    if isinstance(value, dict) and _holds_code(value.values()):
+        made = copy.copy(value)
+        made.update({k: _rebound(v, twins) for k, v in value.items()})
+        return made
+    if isinstance(value, types.MethodType) and id(value.__self__) in twins:
+        return types.MethodType(value.__func__, twins[id(value.__self__)])
+    if isinstance(value, functools.partial):
+        return functools.partial(_rebound(value.func, twins), *(_rebound(a, twins) for a in value.args),
+                                 **{k: _rebound(v, twins) for k, v in value.keywords.items()})  # fmt: skip
+    return value
+
+
+def _holds_code(values: Any) -> bool:
+    return any(isinstance(v, (nn.Module, types.MethodType, functools.partial, list, tuple, dict)) for v in values)
+
+
+def _traced(value: Any, at: Attribute, trace: Trace, depth: int = 0) -> Any:
+    kind = type(value)
+    if kind is int:
+        return trace.attribute(value, at) if value > 1 else value
+    if depth == _DEEPEST:
+        return value
+    if kind in (tuple, list) and 0 < len(value) <= _LONGEST and all(type(v) in (int, tuple, list) for v in value):
+        return kind(_traced(v, _inside(at, f"[{i}]"), trace, depth + 1) for i, v in enumerate(value))
+    if kind is dict and 0 < len(value) <= _LONGEST and all(type(k) is str for k in value):
+        return {k: _traced(v, _inside(at, f"[{k}]"), trace, depth + 1) for k, v in value.items()}
+    if is_config(value):
+        return _traced_config(value, at, trace, depth)
+    return value
+
+
+def _traced_config(value: Any, at: Attribute, trace: Trace, depth: int) -> Any:
+    try:
+        made = copy.copy(value)
+        vars(made).update({k: _traced(v, _inside(at, f".{k}"), trace, depth + 1) for k, v in vars(value).items()
+                           if k[:1] != "_"})  # fmt: skip
+    except Exception:  # an object that does not want to be copied is no plain configuration
+        return value
+    return made
+
+
+def _inside(at: Attribute, step: str) -> Attribute:
+    return Attribute(at.path, at.name + step)
+
+
+def is_config(value: Any) -> bool:
+    """Whether an object is a record of settings, by its class: a dataclass, or one that is named so."""
+    if isinstance(value, (type, nn.Module)) or not hasattr(value, "__dict__"):
+        return False
+    return dataclasses.is_dataclass(value) or type(value).__name__.endswith(_CONFIGS)

@@ -1,0 +1,56 @@
+"""Which axes are the width of a head: what attention contracts, and its values, where heads lie beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prunus.graph.coupling import Coupling
+from prunus.graph.ir import INPUT, TENSOR, Node, Ref
+from prunus.graph.layout import Frozen, Prod, atoms_of
+from prunus.graph.rules.flow import base_name
+
+
+def head_dims(coupling: Coupling) -> dict[int, Frozen]:
+    """Return the atoms that are the width of a head where heads can go: what attention contracts, and its values."""
+    inside: dict[int, str] = {}
+    for node in coupling.graph.nodes:
+        for ref in _attended(coupling, node):
+            for expr in coupling.values[ref][-2:]:
+                inside.update(dict.fromkeys(atoms_of(expr), node.name))
+    beside = {
+        a
+        for dims in coupling.tensors.values()
+        for expr in dims
+        for product in _products(expr)
+        if any(a in coupling.axis_of and a not in inside for a in atoms_of(product))
+        for a in atoms_of(product)
+    }
+    return {a: Frozen("head dims stay whole, heads go", node) for a, node in inside.items()
+            if a in coupling.axis_of and a in beside}  # fmt: skip
+
+
+def _products(expr: Any) -> Iterator[Prod]:
+    if isinstance(expr, Prod):
+        yield expr
+    elif not isinstance(expr, int):
+        for term in expr.terms:
+            yield from _products(term)
+
+
+def _attended(coupling: Coupling, node: Node) -> list[Ref]:
+    """Return the operands of a product of two activations, queries, keys and values among them."""
+    if node.op in (INPUT, TENSOR):
+        return []
+    name = base_name(node.op)
+    if name == "scaled_dot_product_attention":
+        return [node.args[k] for k in ("query", "key", "value")]
+    if name in ("matmul", "bmm", "baddbmm"):
+        refs = [r for r in list(node.args.values())[1 if name == "baddbmm" else 0 :] if isinstance(r, Ref)][:2]
+    elif name == "einsum":
+        refs = list(node.args["tensors"])
+    else:
+        return []
+    if len(refs) != 2 or any(coupling.graph.node(r.node).op == TENSOR for r in refs):
+        return []
+    return refs

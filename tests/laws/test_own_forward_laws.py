@@ -1,0 +1,106 @@
+"""Laws of kept forwards on random networks: masked ≡ cut at every size, ties hold, prices stay exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from factories_own_forward import keep_forward, terms_of
+from factories_random_nets import random_inputs, random_net
+from prunus.budget import ALLOCATORS, Bound, Limit, fit_units
+from prunus.budget.tied import in_proportion
+from prunus.errors import OptionError
+from prunus.graph.capture import capture
+from prunus.graph.counts import Count
+from prunus.graph.coupling import couple
+from prunus.measurement.price import cost_model
+from prunus.planning import make_plan
+from prunus.surgery.cut import operate
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_networks_keep_their_forwards(seed: int) -> None:
+    model = random_net(seed).eval()
+    done = keep_forward(model, random_inputs(model), share=(seed % 9 + 1) / 10, seed=seed)
+    assert len(done.check.sizes) >= 2
+
+
+class Tied(nn.Module):
+    """Heads by the channels' width, halves of one size, and a free layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 6
+        self.stem, self.qkv, self.out = nn.Linear(8, 24), nn.Linear(24, 72), nn.Linear(24, 24)
+        self.up, self.down, self.head = nn.Linear(24, 40), nn.Linear(20, 24), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        b, t, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        x = x + self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, c))
+        a, g = self.up(x).chunk(2, -1)
+        return self.head(x + self.down(a * g.sigmoid()))
+
+
+def tied_problem() -> tuple[Tied, Tensor, object]:
+    torch.manual_seed(0)
+    model, x = Tied().eval(), torch.randn(2, 5, 8)
+    coupling, own = terms_of(model, x)
+    return model, x, own.on(coupling)
+
+
+@pytest.mark.parametrize("allocator", [n for n in ALLOCATORS.names() if n != "evolve"])
+@pytest.mark.parametrize("share", [0.35, 0.6, 0.9])
+def test_every_allocator_keeps_the_ties_within_the_budget_at_the_exact_price(allocator: str, share: float) -> None:
+    model, x, coupling = tied_problem()
+    cost = cost_model(coupling)
+    limit = Limit("macs", int(cost.price().macs_forward * share))
+    generator = np.random.default_rng(1)
+    keep = fit_units(cost, {a.id: generator.random(a.size) for a in coupling.axes.values()}, limit, allocator=allocator)
+    for tie in coupling.ties:
+        assert len({int(keep[a].sum()) / n for a, n in tie.units.items()}) == 1
+    plan = make_plan(coupling, keep)
+    small, _ = operate(model, coupling, plan, x)
+    counted = cost_model(couple(capture(small, x))).price()
+    assert counted == cost.price(plan.axes)
+    assert limit.holds(counted)
+
+
+def test_bounds_of_tied_axes_hold_together_and_contradictions_are_told() -> None:
+    _, _, coupling = tied_problem()
+    cost, scores = cost_model(coupling), {a.id: np.ones(a.size) for a in coupling.axes.values()}
+    limit = Limit("macs", int(cost.price().macs_forward * 0.8))
+    keep = fit_units(cost, scores, limit, bounds={"stem:out": Bound(floor=17)})
+    assert int(keep["stem:out"].sum()) in (20, 24)
+    assert int(keep["qkv:out[1]"].sum()) * 4 == int(keep["stem:out"].sum())
+    with pytest.raises(OptionError, match="in proportion"):
+        fit_units(cost, scores, limit, bounds={"stem:out": Bound(forced=14)})
+    held = {a: s for a, s in scores.items() if a != "qkv:out[1]"}
+    assert fit_units(cost, held, limit)["stem:out"].all()
+
+
+def test_choices_made_axis_by_axis_are_brought_into_proportion() -> None:
+    _, _, coupling = tied_problem()
+    generator = np.random.default_rng(0)
+    keep = {a.id: generator.random(a.size) < 0.7 for a in coupling.axes.values()}
+    found = in_proportion(coupling, keep, {})
+    for tie in coupling.ties:
+        assert len({int(found[a].sum()) / n for a, n in tie.units.items()}) == 1
+        assert all((found[a] <= keep[a]).all() for a in tie.units)
+
+
+def test_counts_follow_the_rules_of_arithmetic() -> None:
+    h, d, c = Count.atom(0), Count.atom(1), Count.atom(2)
+    assert (h * d).over(h) == d
+    assert (c.over(h)) * h == c
+    assert (2 * c + 4).over(2) == c + 2
+    assert c - c == 0
+    assert (h + d).at(lambda a: a + 3) == 7
+    assert c.over(2).at(lambda a: 5) is None
+    assert (c * h).with_constants({0: 4}) == 4 * c
+    assert hash((h * d).over(d)) == hash(h)
+    assert Count.of(3) == 3
+    assert (h * d - c).described(lambda a: "HDC"[a]) == "H·D + -1·C"
