@@ -22,6 +22,7 @@ class Defaults:
         threads: intra-op threads while ops are timed for a budget in milliseconds.
         seed: of everything that draws numbers.
         loss: what scores and choices minimise.
+        forward: ``keep``: no forward of the user's is rewritten.
     """
 
     levels: tuple[str, ...] = ("unit",)
@@ -35,6 +36,7 @@ class Defaults:
     threads: int = 1
     seed: int = 0
     loss: str = "cross_entropy"
+    forward: str = "keep"
 
 
 DEFAULTS = Defaults()

@@ -10,6 +10,7 @@ import torch.utils._pytree as pytree
 from torch import nn
 
 from prunus.as_found import seeded
+from prunus.defaults import DEFAULTS
 from prunus.errors import OutcomeError, VerifyError
 from prunus.graph.capture import capture, preserved, split_inputs, unwrap
 from prunus.graph.coupling import couple
@@ -21,6 +22,7 @@ from prunus.planning import check_weights, make_plan
 from prunus.plans import Decision
 from prunus.surgery.dead import live_units
 from prunus.surgery.leftovers import copied
+from prunus.surgery.own_forward import own_forward
 from prunus.surgery.precision import computing_in
 from prunus.surgery.trial import relative_error
 
@@ -28,7 +30,7 @@ TOLERANCE = 1e-6
 
 
 @in_ordinary_mode
-def shrink(model: nn.Module, example_inputs: Any) -> Outcome:
+def shrink(model: nn.Module, example_inputs: Any, *, forward: str = DEFAULTS.forward) -> Outcome:
     """Remove the structure that zeros have made dead; the network computes the same and is smaller.
 
     f_small(x) = f(x) for every x: a unit goes if, by where the weights are zero, no output can depend on it (all that
@@ -44,6 +46,7 @@ def shrink(model: nn.Module, example_inputs: Any) -> Outcome:
     Args:
         model: any network that can be captured; it is left untouched.
         example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
+        forward: ``keep`` or ``rewrite``, as in `prunus.prune`.
 
     Returns:
         As `prune`; besides the proof of the cut, the outputs on the example inputs were found equal to those of
@@ -65,6 +68,7 @@ def shrink(model: nn.Module, example_inputs: Any) -> Outcome:
     check_weights(model)
     plain = _without_masks(model)
     coupling = couple(capture(plain, example_inputs))
+    coupling = own_forward(plain, coupling, example_inputs).on(coupling) if forward == "keep" else coupling
     live = live_units(coupling, named_tensors(plain))
     keep = {axis: _at_least_one(units) for axis, units in live.items()}
     decisions = [

@@ -92,6 +92,7 @@ def trained_model(
         loss=recipe.recover.options().loss,
         ignore=recipe.ignore,
         opt_in=recipe.opt_in,
+        forward=recipe.forward,
         seed=seed,
         progress=progress,
     )

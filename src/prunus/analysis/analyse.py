@@ -10,6 +10,7 @@ from torch import nn
 from prunus.analysis.data import Given, sources_of
 from prunus.analysis.record import Analysis, LossFunction
 from prunus.criteria.noise import data_or_noise
+from prunus.defaults import DEFAULTS
 from prunus.errors import OptionError
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import couple, opted_in
@@ -21,6 +22,8 @@ from prunus.planning import check_weights
 from prunus.progress import Progress, Silent
 from prunus.repairs import as_often_as_needed
 from prunus.selectors import bounds_on, ignored_axes
+from prunus.surgery.cut import FORWARDS
+from prunus.surgery.own_forward import own_forward
 from prunus.training import loss_function
 from prunus.tree import grow_tree
 
@@ -37,6 +40,7 @@ def analyse(
     bounds: Any = None,
     opt_in: Sequence[str] = (),
     seed: int = 0,
+    forward: str = DEFAULTS.forward,
     progress: Progress | None = None,
 ) -> Analysis:
     """Capture, couple and price a model; nothing is decided and nothing is changed.
@@ -52,6 +56,8 @@ def analyse(
         bounds: limits of parts of the tree, as in `prunus.prune`.
         opt_in: what else may go: ``experts``, ``vocabulary``.
         seed: of everything that draws numbers.
+        forward: ``keep`` leaves every forward as the user wrote it: numbers that modules hold are mended, axes that
+            would need other code stay whole, or go together; ``rewrite`` writes forwards anew that hold a stale size.
         progress: told of every long step.
 
     Raises:
@@ -65,11 +71,15 @@ def analyse(
     names = tuple(opt_in)
     options = opted_in(names)
     check_seed(seed)
+    check_forward(forward)
     data = as_often_as_needed(data_or_noise(data, example_inputs, seed))
     model = unwrap(model)
     check_weights(model)
     captured = capture_or_parts(model, example_inputs)
     coupling = couple(captured.graph, **options)
+    own = own_forward(captured.model, coupling, captured.inputs) if forward == "keep" else None
+    if own is not None:
+        coupling = own.on(coupling)
     given = Given(data, as_often_as_needed(held_out)) if data is not None else None
     calibration, selection = sources_of(given)
     return Analysis(
@@ -88,8 +98,19 @@ def analyse(
         given=given,
         ignore=tuple(ignore),
         opt_in=names,
+        own=own,
         progress=progress or Silent(),
     )
+
+
+def check_forward(forward: str) -> None:
+    """Refuse another way to treat forwards.
+
+    Raises:
+        OptionError: neither ``keep`` nor ``rewrite``.
+    """
+    if forward not in FORWARDS:
+        raise OptionError(f"forward is {forward!r}; allowed: {', '.join(FORWARDS)}.")
 
 
 def check_ignore(ignore: Iterable[str]) -> None:
@@ -113,4 +134,4 @@ def check_seed(seed: int) -> None:
         raise OptionError(f"seed is {seed}; allowed: a whole number from 0 to {2**31 - 1}.")
 
 
-__all__ = ["analyse", "check_ignore", "check_seed"]
+__all__ = ["analyse", "check_forward", "check_ignore", "check_seed"]

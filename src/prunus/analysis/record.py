@@ -15,14 +15,16 @@ from prunus.analysis.data import Given, NoData
 from prunus.budget import Bound, Limit, Limits, fit_units
 from prunus.budget.allocator import Allocator
 from prunus.budget.limits import LATENCY
-from prunus.graph.coupling import Coupling
+from prunus.graph.coupling import Coupling, couple
+from prunus.graph.kept_forward import OwnForward
 from prunus.graph.parts import Captured
 from prunus.measurement.batches import DataSource, tensors_in
-from prunus.measurement.price import CostModel
+from prunus.measurement.price import CostModel, cost_model
 from prunus.plans import Cost, Plan
 from prunus.progress import Progress, Silent
-from prunus.selectors import bounds_on
+from prunus.selectors import bounds_on, ignored_axes
 from prunus.surgery.cut import cut
+from prunus.surgery.own_forward import own_forward
 from prunus.timing import latency_model, widths_in_multiples
 from prunus.tree import grow_tree
 
@@ -55,6 +57,7 @@ class Analysis:
         given: the data as the user gave them.
         ignore: the patterns behind ``held``.
         opt_in: what else may go: ``experts``, ``vocabulary``.
+        own: what a cut has to respect so that no forward is rewritten; None where forwards may be.
         progress: told of every long step.
         memo: what one method measured and another may use again, by name.
 
@@ -82,6 +85,7 @@ class Analysis:
     given: Given | None = None
     ignore: tuple[str, ...] = ()
     opt_in: tuple[str, ...] = ()
+    own: OwnForward | None = None
     progress: Progress = field(default_factory=Silent, compare=False, repr=False)
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -140,6 +144,30 @@ class Analysis:
         """Return the network cut by a plan, called as the user's is; nothing is proved."""
         small = cut(self.model, self.coupling, plan, self.example_inputs)
         return small if self.captured is None else self.captured.restored(small, self.user_model)
+
+    @property
+    def forward(self) -> str:
+        """``keep`` where no forward of the user's is rewritten, else ``rewrite``."""
+        return "rewrite" if self.own is None else "keep"
+
+    def with_free_head_dims(self) -> Analysis:
+        """Return the same analysis under which the widths of heads may go too, where the user's code allows it."""
+
+        def free() -> OwnForward:
+            return own_forward(self.model, self._bare(), self.example_inputs, head_dims="free")
+
+        return self.on(self.remember("own forward, free head dims", free))
+
+    def on(self, own: OwnForward) -> Analysis:
+        """Return the same analysis on other terms; scores that were measured are measured anew."""
+        coupling = own.on(self._bare())
+        held = frozenset(ignored_axes(coupling, self.ignore)) if self.ignore else self.held & coupling.axes.keys()
+        bounds = {axis: bound for axis, bound in self.bounds.items() if axis in coupling.axes}
+        cost = replace(cost_model(coupling), times=self.cost.times, fixed_fs=self.cost.fixed_fs)
+        return replace(self, coupling=coupling, cost=cost, held=held, bounds=bounds, own=own, memo={})
+
+    def _bare(self) -> Coupling:
+        return couple(self.coupling.graph, **self.coupling.options)
 
     def bounded(self, bounds: Mapping[str, Any] | None) -> Analysis:
         """Return the same analysis under limits of parts of the tree, as in `prunus.prune`, beside those that it has.

@@ -37,6 +37,7 @@ def prune(
     opt_in: Annotated[
         list[str] | None, typer.Option("--opt-in", help="experts or vocabulary: what else may go; once each.")
     ] = None,
+    forward: Annotated[str | None, typer.Option(help="keep your own forwards, or rewrite what holds a size.")] = None,
     ignore: Annotated[
         list[str] | None, typer.Option("--ignore", help="A module, glob or class to leave as it is; once each.")
     ] = None,
@@ -63,6 +64,7 @@ def prune(
         ("prune", "levels"): level,
         ("opt_in",): opt_in,
         ("ignore",): ignore,
+        ("forward",): forward,
         ("calibration",): calibration,
         ("seed",): seed,
         **recovery_of(recover),

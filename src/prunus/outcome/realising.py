@@ -63,6 +63,8 @@ def realise(
             f"method {plan.settings.get('method')!r} starts from new weights, which nothing trains; give data and "
             'recover={"steps": 500}.'
         )
+    if analysis.own is not None and not plan.axes.keys() <= analysis.coupling.axes.keys():
+        analysis = analysis.with_free_head_dims()
     source = weights if weights is not None else analysis.model
     cut = cut_proved(source, analysis.coupling, plan, analysis.example_inputs, seed=analysis.seed)
     found = Outcome(

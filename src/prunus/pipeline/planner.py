@@ -76,7 +76,7 @@ def planned(analysis: Analysis, request: Request) -> Planned:
         staged = run_stages(bounded, request)
         return Planned(_finished(staged.plan, analysis, request, {}), staged.model)
     try:
-        return Planned(_within_drop(bounded, request, lambda counted: _counted(bounded, request, counted)))
+        return Planned(_with_whole_heads(bounded, request))
     except DataError as error:
         if not analysis.parts:
             raise
@@ -84,6 +84,21 @@ def planned(analysis: Analysis, request: Request) -> Planned:
             f"method {request.planner.name!r} runs data through the captured program, and the model was captured in "
             f"parts ({', '.join(analysis.parts)}): {str(error).rstrip('.')}. Use criterion magnitude or taylor."
         ) from error
+
+
+def _with_whole_heads(analysis: Analysis, request: Request) -> Plan:
+    """Plan with heads that go whole; where the budget is out of reach so, the widths of heads may go too."""
+    try:
+        return _planned(analysis, request)
+    except BudgetError:
+        free = analysis.with_free_head_dims() if analysis.own is not None else analysis
+        if free.coupling.axes.keys() == analysis.coupling.axes.keys():
+            raise
+        return _planned(free, request)
+
+
+def _planned(analysis: Analysis, request: Request) -> Plan:
+    return _within_drop(analysis, request, lambda counted: _counted(analysis, request, counted))
 
 
 def _within_drop(analysis: Analysis, request: Request, plan_of: Callable[[Mapping[str, Any]], Plan]) -> Plan:
@@ -127,7 +142,7 @@ def _finished(plan: Plan, analysis: Analysis, request: Request, scores: Mapping[
     own = dict(plan.settings)
     settings = request.settings() | {k: v for k, v in own.items() if k != "method" or request.method is None}
     settings |= {"ignore": list(analysis.ignore), "held": sorted(analysis.held), "seed": analysis.seed}
-    settings |= {"samples": analysis.samples}
+    settings |= {"samples": analysis.samples, "forward": analysis.forward}
     if analysis.opt_in:
         settings["opt_in"] = list(analysis.opt_in)
     found = with_savings(replace(plan, settings=settings), analysis.coupling, scores)

@@ -45,6 +45,7 @@ def prune(
     held_out: Any = None,
     loss: str | LossFunction = DEFAULTS.loss,
     threads: int = DEFAULTS.threads,
+    forward: str = DEFAULTS.forward,
     progress: Progress | None = None,
 ) -> Outcome:
     """Return a smaller network that provably computes what the masked original computes.
@@ -97,6 +98,9 @@ def prune(
             of ``data``.
         loss: the name of a loss, or (outputs, targets) → one number; what scores and choices minimise.
         threads: intra-op threads while ops are timed for a budget in milliseconds.
+        forward: ``keep`` leaves every forward as you wrote it: numbers that modules hold are mended, axes that would
+            need other code stay whole. ``rewrite`` writes forwards anew that hold a stale size: more may go, and the
+            rewritten forward takes calls like the example alone.
         progress: told of every long step.
 
     ``prune(model, x, budget=b, …)`` is ``a = prunus.analyse(model, x, …); prunus.realise(a, a.plan(b, …), …)``.
@@ -115,7 +119,7 @@ def prune(
     recovery_of(recover, has_data=data is not None)
     analysis = analyse(
         model, example_inputs, data=data, held_out=held_out, loss=loss, ignore=ignore, opt_in=opt_in, seed=seed,
-        progress=progress,
+        forward=forward, progress=progress,
     )  # fmt: skip
     return carried_out(analysis, request, repair, progress)
 
@@ -149,6 +153,7 @@ def plan(
     ignore: Sequence[str] = (),
     opt_in: Sequence[str] = (),
     seed: int = DEFAULTS.seed,
+    forward: str = DEFAULTS.forward,
     progress: Progress | None = None,
     **options: Any,
 ) -> Plan:
@@ -159,7 +164,7 @@ def plan(
     Request.of(budget, options)
     analysis = analyse(
         model, example_inputs, data=data, held_out=held_out, loss=loss, ignore=ignore, opt_in=opt_in, seed=seed,
-        progress=progress,
+        forward=forward, progress=progress,
     )  # fmt: skip
     return plan_for(analysis, budget, **options)
 
@@ -179,8 +184,14 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, data: Any = None
         PlanError: the plan was made for another model.
         VerifyError: the cut model differs from the masked original.
     """
+    settings = plan.settings
     analysis = analyse(
-        model, example_inputs, data=data, opt_in=plan.settings.get("opt_in", ()), seed=int(plan.settings.get("seed", 0))
+        model,
+        example_inputs,
+        data=data,
+        opt_in=settings.get("opt_in", ()),
+        seed=int(settings.get("seed", 0)),
+        forward=settings.get("forward", "rewrite"),
     )
     return realise(analysis, plan, repair=repair)
 

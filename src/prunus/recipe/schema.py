@@ -173,6 +173,9 @@ class Recipe(_Section):
     opt_in: Annotated[tuple[Literal["experts", "vocabulary"], ...], Field(strict=False)] = Field(
         default=(), description="a list of experts and vocabulary: what else may go"
     )
+    forward: Literal["keep", "rewrite"] = Field(
+        default="keep", description="keep, or rewrite for forwards that are written anew where they hold a stale size"
+    )
     seed: Seed = Field(default=0)
     workers: Count = Field(default=1)
     threads: Count | None = Field(default=None, description="a whole number, 1 or more, or null (torch's choice)")
