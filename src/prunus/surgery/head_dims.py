@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from torch import nn
+
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import INPUT, TENSOR, Node, Ref
 from prunus.graph.layout import Frozen, Prod, atoms_of
 from prunus.graph.rules.flow import base_name
 
 
-def head_dims(coupling: Coupling) -> dict[int, Frozen]:
+def head_dims(model: nn.Module, coupling: Coupling) -> dict[int, Frozen]:
     """Return the atoms that are the width of a head where heads can go: what attention contracts, and its values."""
     inside: dict[int, str] = {}
     for node in coupling.graph.nodes:
@@ -26,8 +28,25 @@ def head_dims(coupling: Coupling) -> dict[int, Frozen]:
         if any(a in coupling.axis_of and a not in inside for a in atoms_of(product))
         for a in atoms_of(product)
     }
-    return {a: Frozen("head dims stay whole, heads go", node) for a, node in inside.items()
-            if a in coupling.axis_of and a in beside}  # fmt: skip
+    found = {a: Frozen("head dims stay whole, heads go", node) for a, node in inside.items()
+             if a in coupling.axis_of and a in beside}  # fmt: skip
+    return {**_widths_of_torch_attention(model, coupling), **found}
+
+
+def _widths_of_torch_attention(model: nn.Module, coupling: Coupling) -> dict[int, Frozen]:
+    """Return the widths in and out of torch's own attention: its callers know them, and its heads can go instead."""
+    found: dict[int, Frozen] = {}
+    for path, module in model.named_modules():
+        if type(module) is not nn.MultiheadAttention:
+            continue
+        projected = coupling.tensors.get(f"{path}.in_proj_weight")
+        if projected is None or not any(a in coupling.axis_of for a in atoms_of(projected[0])):
+            continue
+        for expr in (projected[1], coupling.tensors[f"{path}.out_proj.weight"][0]):
+            for atom in atoms_of(expr):
+                if atom in coupling.axis_of:
+                    found[atom] = Frozen(f"{path or 'the model'} is torch's attention: its width stays, heads go", "")
+    return found
 
 
 def _products(expr: Any) -> Iterator[Prod]:

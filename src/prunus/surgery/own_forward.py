@@ -31,7 +31,7 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
     known = provenance(model, coupling.graph, example_inputs)
     found = terms(model, coupling, known)
     attributes, equations, multiples = dict(found.attributes), [*found.equations], [*found.multiples]
-    frozen = {**(dims_of_heads(coupling) if head_dims == "whole" else {}), **found.frozen}
+    frozen = {**(dims_of_heads(model, coupling) if head_dims == "whole" else {}), **found.frozen}
     old = dict(known.values)
     others = [training_terms(model, coupling, example_inputs)]
     if known.idle is not None:
