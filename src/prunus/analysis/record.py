@@ -166,6 +166,10 @@ class Analysis:
         cost = replace(cost_model(coupling), times=self.cost.times, fixed_fs=self.cost.fixed_fs)
         return replace(self, coupling=coupling, cost=cost, held=held, bounds=bounds, own=own, memo={})
 
+    def coverage_rewritten(self) -> float | None:
+        """Return the share of the parameters that could go if forwards were rewritten; None where they may be."""
+        return None if self.own is None else self._bare().coverage()
+
     def _bare(self) -> Coupling:
         return couple(self.coupling.graph, **self.coupling.options)
 

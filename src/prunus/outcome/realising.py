@@ -76,6 +76,7 @@ def realise(
         parts=analysis.parts,
         example_inputs=analysis.user_inputs,
         analysis=analysis,
+        coverage_rewritten=analysis.coverage_rewritten(),
     )
     if repair is not None and analysis.has_data and not plan.settings.get(FRESH):
         found = repaired(found, repair, recovered=wanted is not None, progress=progress)

@@ -40,6 +40,7 @@ class Outcome:
         repair: what refitting the weights on unlabelled data did; the proof is from before it.
         notes: what else is worth telling, a line each.
         analysis: what the plan was made from. After a cut in training it is that of the cut network.
+        coverage_rewritten: the coverage with ``forward="rewrite"``, where forwards are kept.
     """
 
     model: nn.Module
@@ -53,6 +54,7 @@ class Outcome:
     repair: RepairReport | None = None
     notes: tuple[str, ...] = ()
     analysis: Analysis | None = field(default=None, repr=False, compare=False)
+    coverage_rewritten: float | None = None
 
     @property
     def before(self) -> Cost:
@@ -115,7 +117,13 @@ _COUNTS = (
 
 def _lines(found: Outcome) -> list[str]:
     proof = "not proved" if found.check is None else str(found.check)
-    lines = [*_table(found), proof, f"coverage: {found.coverage:.1%} of the parameters can be removed"]
+    coverage = f"coverage: {found.coverage:.1%} of the parameters can be removed"
+    if found.coverage_rewritten is not None and found.coverage_rewritten - found.coverage > 5e-4:
+        coverage += f' ({found.coverage_rewritten:.1%} with forward="rewrite")'
+    lines = [*_table(found), proof, coverage]
+    if found.surgery.spliced:
+        named = ", ".join(path or "the model" for path in found.surgery.spliced)
+        lines.append(f"rewritten forwards, for calls like the example alone: {named}")
     criterion = str(found.plan.settings.get("criterion") or "")
     if found.plan.axes and criterion:
         alone = criterion in UNIT_CRITERIA and not needs_of(criterion)
