@@ -23,11 +23,12 @@ def analysis_of(
     loss: Any = "cross_entropy",
     seed: int = 0,
     held: frozenset[str] = frozenset(),
+    forward: str = "keep",
     **changes: Any,
 ) -> Analysis:
     """Analyse a model with data of its own for scores and for choices."""
     data = Splits(calibration, calibration, selection, selection)
-    found = analyse(model, example_inputs, data=data, loss=loss, seed=seed)
+    found = analyse(model, example_inputs, data=data, loss=loss, seed=seed, forward=forward)
     return replace(found, held=held, **changes)
 
 

@@ -39,7 +39,8 @@ def trained() -> DigitsNet:
     return model.eval()
 
 
-def fresh_subject(*, seed: int = 0, held: frozenset[str] = frozenset()) -> Analysis:
+def fresh_subject(*, seed: int = 0, held: frozenset[str] = frozenset(), forward: str = "keep") -> Analysis:
     """Analyse the trained network anew, with nothing remembered."""
     example = torch.zeros(2, 1, 8, 8)
-    return analysis_of(trained(), example, digits().calibration, digits().selection, seed=seed, held=held)
+    data = digits()
+    return analysis_of(trained(), example, data.calibration, data.selection, seed=seed, held=held, forward=forward)

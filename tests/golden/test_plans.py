@@ -32,7 +32,7 @@ def waved(model: nn.Module) -> nn.Module:
 
 def listing(name: str) -> str:
     build, inputs = BLOCKS[name]
-    parent = analyse(waved(build()), inputs)
+    parent = analyse(waved(build()), inputs, forward="rewrite")
     lines = []
     for budget in BUDGETS:
         for allocator in ALLOCATORS.names():

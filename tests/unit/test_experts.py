@@ -186,7 +186,7 @@ def test_what_else_needs_its_positions_stays_frozen() -> None:
 def test_prune_and_apply_with_experts() -> None:
     torch.manual_seed(0)
     model = Mixture().eval()
-    result = prunus.prune(model, TOKENS, budget={"params": 0.5}, opt_in=("experts",))
+    result = prunus.prune(model, TOKENS, budget={"params": 0.5}, opt_in=("experts",), forward="rewrite")
     assert result.check.ok
     assert 2 <= result.model.up.shape[0] < EXPERTS
     assert result.plan.settings["opt_in"] == ["experts"]

@@ -45,7 +45,7 @@ def subject(model: nn.Module, shape: tuple[int, ...] = (4,), **changes: object) 
     inputs = torch.randn(30, *shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         data = Split(inputs, model(inputs).argmax(-1))
-    return analysis_of(model, inputs[:3], data, data, **changes)  # type: ignore[arg-type]
+    return analysis_of(model, inputs[:3], data, data, forward="rewrite", **changes)  # type: ignore[arg-type]
 
 
 def blocks(*factors: float) -> Analysis:

@@ -129,8 +129,8 @@ WRAPPED: dict[str, Callable[[], Any]] = {
 @pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("name", WRAPPED)
 def test_wrappers_are_looked_through(name: str) -> None:
-    expected = prunus.prune(net(), X, budget=HALF)
-    result = prunus.prune(WRAPPED[name](), X, budget=HALF)
+    expected = prunus.prune(net(), X, budget=HALF, forward="rewrite")
+    result = prunus.prune(WRAPPED[name](), X, budget=HALF, forward="rewrite")
     assert type(result.model) is Net
     assert result.surgery.spliced == expected.surgery.spliced == ("attention",)
     torch.testing.assert_close(result.model(X), expected.model(X))
@@ -198,7 +198,7 @@ def failed_cut(model: nn.Module, monkeypatch: pytest.MonkeyPatch, what: str) -> 
         prunus.prune(model, X, budget={"params": 1e-9})
     elif what == "verify":
         monkeypatch.setattr(cutting, "mend_attributes_", spoiling)
-        prunus.prune(model, X, budget=HALF)
+        prunus.prune(model, X, budget=HALF, forward="rewrite")
     else:
         monkeypatch.setattr(cutting.Search if what == "search" else cutting, what_fails(what), raising)
         operate(model, coupling, plan, X, mode="graph" if what == "program" else "hybrid")

@@ -9,6 +9,7 @@ from torch import nn
 
 from prunus.analysis.data import Given, sources_of
 from prunus.analysis.record import Analysis, LossFunction
+from prunus.as_found import buffers_kept
 from prunus.criteria.noise import data_or_noise
 from prunus.defaults import DEFAULTS
 from prunus.errors import OptionError
@@ -77,7 +78,10 @@ def analyse(
     check_weights(model)
     captured = capture_or_parts(model, example_inputs)
     coupling = couple(captured.graph, **options)
-    own = own_forward(captured.model, coupling, captured.inputs) if forward == "keep" else None
+    own = None
+    if forward == "keep":
+        with buffers_kept(captured.model):  # reading a parametrised weight in training moves some
+            own = own_forward(captured.model, coupling, captured.inputs)
     if own is not None:
         coupling = own.on(coupling)
     given = Given(data, as_often_as_needed(held_out)) if data is not None else None

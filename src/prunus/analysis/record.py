@@ -15,6 +15,7 @@ from prunus.analysis.data import Given, NoData
 from prunus.budget import Bound, Limit, Limits, fit_units
 from prunus.budget.allocator import Allocator
 from prunus.budget.limits import LATENCY
+from prunus.errors import CaptureError
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.kept_forward import OwnForward
 from prunus.graph.parts import Captured
@@ -142,7 +143,12 @@ class Analysis:
 
     def cut(self, plan: Plan) -> nn.Module:
         """Return the network cut by a plan, called as the user's is; nothing is proved."""
-        small = cut(self.model, self.coupling, plan, self.example_inputs)
+        try:
+            small = cut(self.model, self.coupling, plan, self.example_inputs)
+        except CaptureError:
+            if self.own is None:
+                raise
+            small = cut(self.model, self._bare(), plan, self.example_inputs)
         return small if self.captured is None else self.captured.restored(small, self.user_model)
 
     @property

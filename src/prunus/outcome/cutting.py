@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from prunus.graph.coupling import Coupling
+from prunus.errors import CaptureError, VerifyError
+from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Plan
 from prunus.surgery.cut import operate
 from prunus.surgery.record import Surgery
@@ -36,10 +37,20 @@ def cut_proved(
         seed: of the noise of the proof.
         prove: whether to verify.
 
+    Where no forward can be kept under the plan, though the analysis had not seen why, forwards are rewritten;
+    ``surgery.spliced`` names them.
+
     Raises:
         PlanError: the plan was made for another model.
         VerifyError: the cut network differs from the masked original; nothing is returned.
     """
-    small, surgery = operate(model, coupling, plan, example_inputs)
-    check = verify(model, small, coupling, plan, example_inputs, seed=seed) if prove else None
+    try:
+        small, surgery = operate(model, coupling, plan, example_inputs)
+        check = verify(model, small, coupling, plan, example_inputs, seed=seed) if prove else None
+    except (CaptureError, VerifyError):
+        if coupling.forward is None:
+            raise
+        # No forward could be kept under this plan after all: it is rewritten, and the result says so.
+        bare = couple(coupling.graph, **coupling.options)
+        return cut_proved(model, bare, plan, example_inputs, seed=seed, prove=prove)
     return Cut(small, surgery, check)

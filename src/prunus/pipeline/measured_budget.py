@@ -15,9 +15,9 @@ from prunus.errors import BudgetError
 from prunus.measurement.batches import device_of
 from prunus.measurement.energy import EnergyRatio, energy_ratio, find_meter
 from prunus.measurement.latency import LatencyRatio, latency_ratio
+from prunus.outcome import cut_proved
 from prunus.pipeline.memory_budget import ENERGY, STAND_IN
 from prunus.plans import Plan
-from prunus.surgery.cut import cut
 
 _TRIES, _ROUNDS, _NEAR = 6, 21, 0.03
 Solve = Callable[[Sequence[Limit]], Plan]
@@ -96,7 +96,9 @@ def _met(solve: Solve, goal: Goal, limits: Sequence[Limit], analysis: Analysis) 
             if best is None:
                 raise
             break
-        found = goal.measure(cut(analysis.model, analysis.coupling, plan, analysis.example_inputs))
+        found = goal.measure(
+            cut_proved(analysis.model, analysis.coupling, plan, analysis.example_inputs, prove=False).model
+        )
         predicted = goal.steer.of(plan.after) / whole
         told = {"wanted": wanted, "predicted": predicted, "measured": found.median, "interval": [found.low, found.high]}
         off = abs(found.median / wanted - 1)

@@ -17,9 +17,9 @@ from prunus.graph.coupling import couple
 from prunus.measurement.batches import call
 from prunus.measurement.price import cost_model
 from prunus.methods import METHODS, Level, Method
+from prunus.outcome import cut_proved
 from prunus.plans import UNPRICED, Cost, Plan
-from prunus.surgery.cut import cut
-from prunus.surgery.verify import Check, verify
+from prunus.surgery.verify import Check
 from prunus.testing.cases import example_analysis, first_change, state_of
 from prunus.testing.suite import Suite, suite_for
 
@@ -62,8 +62,9 @@ def plan_with(method: Method, analysis: Analysis, kept: float, metric: str = "pa
 
 
 def _cut_and_checked(analysis: Analysis, plan: Plan) -> tuple[nn.Module, Check]:
-    small = cut(analysis.model, analysis.coupling, plan, analysis.example_inputs)
-    return small, verify(analysis.model, small, analysis.coupling, plan, analysis.example_inputs)
+    found = cut_proved(analysis.model, analysis.coupling, plan, analysis.example_inputs)
+    assert found.check is not None
+    return found.model, found.check
 
 
 class MethodSuite(Suite):
