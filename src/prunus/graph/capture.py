@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -188,12 +190,16 @@ def _explain(model: nn.Module, failures: list[tuple[str, BaseException]]) -> str
     )
 
 
+_NOT_THE_USERS = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
+"""Where files lie that are torch's or our own; a folder of the user's may have the same name."""
+
+
 def _user_line(error: BaseException) -> str:
     found = ""
     trace = error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
-        if "/torch/" not in name and "/prunus/" not in name and not name.startswith("<"):
+        if not name.startswith(("<", *_NOT_THE_USERS)):
             found = f" at {name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return found
