@@ -10,7 +10,6 @@ import torch.utils._pytree as pytree
 from torch import nn
 
 from prunus.as_found import seeded
-from prunus.defaults import DEFAULTS
 from prunus.errors import OutcomeError, VerifyError
 from prunus.graph.capture import capture, preserved, split_inputs, unwrap
 from prunus.graph.coupling import couple
@@ -30,7 +29,7 @@ TOLERANCE = 1e-6
 
 
 @in_ordinary_mode
-def shrink(model: nn.Module, example_inputs: Any, *, forward: str = DEFAULTS.forward) -> Outcome:
+def shrink(model: nn.Module, example_inputs: Any, *, forward: str = "rewrite") -> Outcome:
     """Remove the structure that zeros have made dead; the network computes the same and is smaller.
 
     f_small(x) = f(x) for every x: a unit goes if, by where the weights are zero, no output can depend on it (all that
@@ -46,7 +45,8 @@ def shrink(model: nn.Module, example_inputs: Any, *, forward: str = DEFAULTS.for
     Args:
         model: any network that can be captured; it is left untouched.
         example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
-        forward: ``keep`` or ``rewrite``, as in `prunus.prune`.
+        forward: ``rewrite`` removes all that is dead at once; ``keep``, as in `prunus.prune`, leaves forwards as they are,
+            and with them what is dead on an axis that their code holds.
 
     Returns:
         As `prune`; besides the proof of the cut, the outputs on the example inputs were found equal to those of
