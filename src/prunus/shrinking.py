@@ -45,8 +45,8 @@ def shrink(model: nn.Module, example_inputs: Any, *, forward: str = "rewrite") -
     Args:
         model: any network that can be captured; it is left untouched.
         example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
-        forward: ``rewrite`` removes all that is dead at once; ``keep``, as in `prunus.prune`, leaves forwards as they are,
-            and with them what is dead on an axis that their code holds.
+        forward: ``rewrite`` removes all that is dead at once; ``keep``, as in `prunus.prune`, leaves forwards as they
+            are, and with them what is dead on an axis that their code holds.
 
     Returns:
         As `prune`; besides the proof of the cut, the outputs on the example inputs were found equal to those of
