@@ -56,7 +56,7 @@ def atomic_dir(final: Path | str) -> Iterator[Path]:
         final: the folder to make or replace; a plain file of that name is refused.
 
     Raises:
-        OptionError: the folder cannot be written, or ``final`` is a file.
+        OptionError: the folder cannot be written, ``final`` is a file, or it is or holds the working folder.
 
     Example:
         >>> import tempfile
@@ -69,6 +69,12 @@ def atomic_dir(final: Path | str) -> Iterator[Path]:
     target = Path(final).resolve()
     if target.exists() and not target.is_dir():
         raise OptionError(f"cannot write folder {str(final)!r}: a file has that name; choose another name.")
+    # The swap would take everything else there with it: the user's own files.
+    if Path.cwd().is_relative_to(target):
+        raise OptionError(
+            f"cannot write folder {str(final)!r}: it is the working folder or holds it, and would be replaced whole; "
+            "name a new folder."
+        )
     temporary = _sibling(target, "tmp")
     with _os_errors_named(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -114,3 +114,14 @@ def test_a_file_of_that_name_is_refused_before_work_starts(tmp_path: Path) -> No
 
 def test_temporary_names_differ(tmp_path: Path) -> None:
     assert files._sibling(tmp_path / "a", "tmp") != files._sibling(tmp_path / "a", "tmp")
+
+
+@pytest.mark.parametrize("name", [".", "", ".."])
+def test_the_working_folder_is_never_replaced(name, tmp_path, monkeypatch):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "mine.txt").write_text("mine")
+    monkeypatch.chdir(inner)
+    with pytest.raises(OptionError, match="working folder"), atomic_dir(name):
+        pass
+    assert (inner / "mine.txt").read_text() == "mine"
