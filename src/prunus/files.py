@@ -46,17 +46,48 @@ def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
     return Path(path)
 
 
+def check_replaceable(final: Path | str, mark: str | None = None) -> None:
+    """Refuse a folder whose replacement would take the user's own files with it.
+
+    Args:
+        final: the folder that will be made or replaced whole.
+        mark: the file by which an older folder of ours is known; an existing folder without it must be empty. None
+            asks for no mark.
+
+    Raises:
+        OptionError: a file, the working folder or one that holds it, or a folder of something else.
+    """
+    target = Path(final).resolve()
+    if target.exists() and not target.is_dir():
+        raise OptionError(f"cannot write folder {str(final)!r}: a file has that name; choose another name.")
+    if Path.cwd().is_relative_to(target):
+        raise OptionError(
+            f"cannot write folder {str(final)!r}: it is the working folder or holds it, and would be replaced whole; "
+            "name a new folder."
+        )
+    if mark is None or not target.is_dir() or (target / mark).exists():
+        return
+    with _os_errors_named(target):
+        found = next(target.iterdir(), None)
+    if found is not None:
+        raise OptionError(
+            f"cannot write folder {str(final)!r}: it holds {found.name!r} and no {mark}, so it is none of prunus's, "
+            "and would be replaced whole; name a new folder, or empty this one."
+        )
+
+
 @contextmanager
-def atomic_dir(final: Path | str) -> Iterator[Path]:
+def atomic_dir(final: Path | str, mark: str | None = None) -> Iterator[Path]:
     """Yield an empty sibling folder that takes the place of ``final`` when the block ends well.
 
     Leaving the block with an exception removes the sibling and keeps the old ``final``.
 
     Args:
-        final: the folder to make or replace; a plain file of that name is refused.
+        final: the folder to make or replace.
+        mark: as in `check_replaceable`.
 
     Raises:
-        OptionError: the folder cannot be written, ``final`` is a file, or it is or holds the working folder.
+        OptionError: the folder cannot be written, or may not be replaced; see `check_replaceable`.
 
     Example:
         >>> import tempfile
@@ -66,15 +97,8 @@ def atomic_dir(final: Path | str) -> Iterator[Path]:
         >>> (place / "a.txt").read_text()
         'done'
     """
+    check_replaceable(final, mark)
     target = Path(final).resolve()
-    if target.exists() and not target.is_dir():
-        raise OptionError(f"cannot write folder {str(final)!r}: a file has that name; choose another name.")
-    # The swap would take everything else there with it: the user's own files.
-    if Path.cwd().is_relative_to(target):
-        raise OptionError(
-            f"cannot write folder {str(final)!r}: it is the working folder or holds it, and would be replaced whole; "
-            "name a new folder."
-        )
     temporary = _sibling(target, "tmp")
     with _os_errors_named(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,8 @@ from prunus.files import atomic_dir
 from prunus.graph.ir import Graph
 
 FORMAT = "prunus-plan/1"
+PLAN = "plan.json"
+"""The file of a plan, in every folder that prunus writes for a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +136,14 @@ class Plan:
 
     def save(self, folder: Path | str) -> None:
         """Make or replace a folder with ``plan.json`` and, for weight masks, ``masks.safetensors`` (packed bits)."""
-        with atomic_dir(Path(folder)) as tmp:
+        with atomic_dir(folder, PLAN) as tmp:
             self.write(tmp)
 
     def write(self, folder: Path) -> None:
         """Write the files of `save` into a folder that holds other things too."""
         from safetensors.numpy import save
 
-        (folder / "plan.json").write_text(json.dumps(self.describe(), indent=1) + "\n", encoding="utf-8")
+        (folder / PLAN).write_text(json.dumps(self.describe(), indent=1) + "\n", encoding="utf-8")
         if self.masks:
             packed = {k: np.packbits(m.reshape(-1)) for k, m in self.masks.items()}
             (folder / "masks.safetensors").write_bytes(save(packed))
@@ -153,7 +155,7 @@ class Plan:
         Raises:
             PlanError: missing or damaged file, another format version.
         """
-        path = Path(folder) / "plan.json"
+        path = Path(folder) / PLAN
         if not path.is_file():
             raise PlanError(f"No plan at {path}; give the folder that `Plan.save` wrote.")
         try:

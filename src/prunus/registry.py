@@ -159,6 +159,16 @@ class Registry(Generic[T]):
             warn(str(error))
 
 
+def title_of(member: object) -> str:
+    """Return the name of a member for messages and records: itself if a name, else its ``__name__`` or its type's.
+
+    Example:
+        >>> title_of("uniform"), title_of(len), title_of(3)
+        ('uniform', 'len', 'int')
+    """
+    return member if isinstance(member, str) else str(getattr(member, "__name__", type(member).__name__))
+
+
 def words(text: str) -> tuple[str, ...]:
     """Return the words of a text: a long list of names without a quote and a comma for each.
 

@@ -125,3 +125,21 @@ def test_the_working_folder_is_never_replaced(name, tmp_path, monkeypatch):
     with pytest.raises(OptionError, match="working folder"), atomic_dir(name):
         pass
     assert (inner / "mine.txt").read_text() == "mine"
+
+
+def test_a_folder_of_something_else_is_never_replaced(tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("mine")
+    with pytest.raises(OptionError, match=r"'thesis.txt' and no plan.json"), atomic_dir(precious, "plan.json"):
+        pytest.fail("the block must not run")
+    assert names(precious) == ["thesis.txt"]
+
+
+def test_an_empty_folder_and_one_of_ours_are_replaced(tmp_path):
+    place = tmp_path / "small"
+    place.mkdir()
+    for content in ("1", "2"):
+        with atomic_dir(place, "plan.json") as folder:
+            (folder / "plan.json").write_text(content)
+    assert (place / "plan.json").read_text() == "2"

@@ -21,12 +21,12 @@ from prunus.measurement.price import cost_model
 from prunus.ordinary import in_ordinary_mode
 from prunus.planning import check_weights
 from prunus.progress import Progress, Silent
-from prunus.repairs import as_often_as_needed
 from prunus.selectors import bounds_on, ignored_axes
 from prunus.surgery.cut import FORWARDS
 from prunus.surgery.own_forward import own_forward
 from prunus.training import loss_function
 from prunus.tree import grow_tree
+from prunus.workloads.learning import as_often_as_needed
 
 
 @in_ordinary_mode

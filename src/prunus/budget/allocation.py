@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
 from prunus.budget.allocator import ALLOCATORS, Allocator, UnitProblem
 from prunus.budget.frontier import survivors
+from prunus.errors import BudgetError, OptionError
 from prunus.plans import Cost
+from prunus.registry import title_of
 
 TrueLoss = Callable[[Mapping[str, int]], float]
 
@@ -62,10 +67,29 @@ class Allocation:
 
 
 def divide(problem: UnitProblem, allocator: str | Allocator) -> dict[str, int]:
-    """Return the kept counts of an allocator, brought to widths that the bounds allow."""
+    """Return the kept counts of an allocator, brought to widths that the bounds allow.
+
+    Raises:
+        OptionError: the allocator's answer is not a kept count for every axis.
+        BudgetError: its counts break a limit.
+    """
     member = ALLOCATORS.get(allocator) if isinstance(allocator, str) else allocator
-    counts = member(problem)
-    return {a: problem.snap(a, counts[a]) for a in problem.scores}
+    counts: Any = member(problem)
+    if not isinstance(counts, Mapping) or not all(isinstance(counts.get(a), Integral) for a in problem.scores):
+        got = counts if not isinstance(counts, Mapping) else {a: counts.get(a) for a in problem.scores}
+        raise OptionError(
+            f"allocator {title_of(allocator)!r} returned {reprlib.repr(got)}; allowed: axis id → kept count, for every "
+            "axis of problem.scores."
+        )
+    widths = {a: problem.snap(a, int(counts[a])) for a in problem.scores}
+    if not problem.fits(widths):
+        price = problem.price(widths)
+        broken = next(limit for limit in problem.limits if not limit.holds(price))
+        raise BudgetError(
+            f"allocator {title_of(allocator)!r} leaves {broken.metric} at {broken.of(price):,}, and the budget is "
+            f"{broken.shown()}; it must stay within every limit of problem.limits (problem.least does)."
+        )
+    return widths
 
 
 def allocate(
@@ -84,10 +108,9 @@ def allocate(
         loss: kept counts → true loss; asked twice, for the ratio R.
     """
     counts = divide(problem, allocator)
-    name = allocator if isinstance(allocator, str) else getattr(allocator, "__name__", type(allocator).__name__)
     true = None if loss is None else loss(counts) - loss({a: len(s) for a, s in problem.scores.items()})
     return Allocation(
-        allocator=name,
+        allocator=title_of(allocator),
         counts=counts,
         damage=problem.predicted(counts),
         price=problem.price(counts),

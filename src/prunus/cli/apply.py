@@ -18,7 +18,7 @@ def apply(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Cut the network exactly as the plan says, verify it, and write a checkpoint."""
-    check_out(out)
+    check_out(out, replaced=True)
     from prunus.commands import apply_folder, read_plan_folder
     from prunus.report.plan_table import price_lines
 

@@ -69,7 +69,7 @@ def plan(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Plan what would go, price it exactly and say why; a person may edit the folder's plan.json before apply."""
-    check_out(out)
+    check_out(out, replaced=sweep is None)
     from prunus.commands import plan_recipe, read_plan_folder, write_plan_folder
     from prunus.commands.planning import check_wanted
     from prunus.pipeline.stage_checks import check_to_apply

@@ -49,7 +49,7 @@ def prune(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Prune the recipe's network, recover it, and write checkpoint, results and report."""
-    check_out(out)
+    check_out(out, replaced=True)
     from prunus.commands import prune_recipe
     from prunus.recipe import load_recipe, override
 

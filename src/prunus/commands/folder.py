@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prunus.errors import PlanError
 from prunus.files import atomic_dir
-from prunus.plans import Plan
+from prunus.plans import PLAN, Plan
 
 if TYPE_CHECKING:
     from prunus.recipe import Recipe
@@ -48,7 +48,7 @@ def write_plan_folder(
     from safetensors.numpy import save
     from safetensors.torch import save as save_tensors
 
-    with atomic_dir(out) as folder:
+    with atomic_dir(out, PLAN) as folder:
         plan.write(folder)
         values = recipe.model_dump(mode="json")
         # The folder of the recipe, seen from the plan: both may move together.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunus.as_found import in_eval_mode, random_state_kept
 from prunus.errors import DataError, ModelError, OptionError
-from prunus.measurement.batches import moved
+from prunus.measurement.batches import moved, pair_of
 
 LossFunction = Callable[[Any, Any], Tensor]
 Progress = Callable[[int, int], None]
@@ -69,11 +69,9 @@ def pairs(batches: Iterable[Any], device: torch.device, progress: Progress | Non
     """
     total, done = length_hint(batches, 0), 0
     for batch in batches_of(batches):
-        if not isinstance(batch, Sequence) or len(batch) != 2:
-            got = f"{len(batch)} items" if isinstance(batch, Sequence) else f"one {type(batch).__name__}"
-            raise DataError(f"calibration batch {done} is {got}; allowed is a pair (inputs, targets). Add the labels.")
-        _check_samples(batch[0], done)
-        yield moved(batch[0], device), moved(batch[1], device)
+        inputs, targets = pair_of(batch, done)
+        _check_samples(inputs, done)
+        yield moved(inputs, device), moved(targets, device)
         done += 1
         if progress is not None:
             progress(done, total)

@@ -15,7 +15,7 @@ from prunus.criteria.evidence import Evidence, precise
 from prunus.criteria.groups import Group, groups_of
 from prunus.criteria.unit_criterion import UNIT_CRITERIA, CriterionLike, UnitCriterion, UnitEvidence, UnitRule
 from prunus.errors import OptionError
-from prunus.registry import Registry
+from prunus.registry import Registry, title_of
 
 GroupFunction: TypeAlias = Callable[[Group], Any]
 """(group) → ``group.size`` scores: a tensor, an array or a list; higher = keep."""
@@ -108,10 +108,7 @@ def weight_criterion_of(criterion: CriterionLike) -> Criterion:
 
 def criterion_name(criterion: CriterionLike) -> str:
     """Return the name under which plans remember a criterion: as enrolled, or the function's ``__name__``."""
-    if isinstance(criterion, str):
-        return criterion
-    function = criterion.score if isinstance(criterion, UnitRule) else criterion
-    return str(getattr(function, "__name__", type(function).__name__))
+    return title_of(criterion.score if isinstance(criterion, UnitRule) else criterion)
 
 
 def _check_function(criterion: Any, registry: Registry[Any], form: str) -> None:

@@ -19,6 +19,7 @@ from prunus.exporters.parts import Pruned, check_metadata, class_name, parts, wr
 from prunus.exporters.surgery_json import check_rewriting, constant_attribute, decode_surgery, encode_surgery
 from prunus.files import atomic_dir
 from prunus.graph.recorder import named_tensors
+from prunus.plans import PLAN
 from prunus.surgery.program import Program
 from prunus.surgery.record import Surgery
 
@@ -61,7 +62,7 @@ def save(
     rewriting = encode_surgery(surgery)
     if rewriting is not None:
         _prove(model, surgery, rewriting)
-    with atomic_dir(folder) as temporary:
+    with atomic_dir(folder, PLAN) as temporary:
         write_tensors(temporary / WEIGHTS, weights)
         if constants:
             write_tensors(temporary / CONSTANTS, constants)

@@ -15,11 +15,12 @@ import torch.utils._pytree as pytree
 from torch import nn
 
 from prunus.errors import ModelError
-from prunus.exporters.exported_reading import ABOUT, FORMAT, PLAN, one_line, read_program, silent
+from prunus.exporters.exported_reading import ABOUT, FORMAT, one_line, read_program, silent
 from prunus.exporters.parts import Pruned, check_metadata, class_name, example_call, parts
 from prunus.files import write_bytes_atomic
 from prunus.graph.capture import capture, preserved, split_inputs
 from prunus.graph.recorder import named_tensors
+from prunus.plans import PLAN
 from prunus.surgery.dynamic import growth
 from prunus.surgery.program import Program
 from prunus.surgery.record import Surgery

@@ -17,10 +17,11 @@ from torch import nn
 
 from prunus.decode import parse_json
 from prunus.errors import DataError, ModelError, UsageError
+from prunus.plans import PLAN
 
 FORMAT = "prunus-pt2/1"
 SUFFIX = ".pt2"
-PLAN, ABOUT = "plan.json", "prunus.json"
+ABOUT = "prunus.json"
 
 
 def load_program(path: Path | str) -> nn.Module:

@@ -13,11 +13,12 @@ import torch
 
 from prunus.decode import decode_record, parse_json
 from prunus.errors import DataError, ModelError
+from prunus.plans import PLAN
 from prunus.surgery.mending import Mend
 from prunus.version import VERSION
 
 FORMAT = "prunus-checkpoint/1"
-HEADER, PLAN, GRAPH = "checkpoint.json", "plan.json", "graph.json"
+HEADER, GRAPH = "checkpoint.json", "graph.json"
 WEIGHTS, CONSTANTS = "weights.safetensors", "constants.safetensors"
 MODES = ("module", "hybrid", "graph")
 

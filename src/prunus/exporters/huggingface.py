@@ -15,6 +15,7 @@ from prunus.exporters.config_proof import TOLERANCE, Fold, disagreement, folds, 
 from prunus.exporters.config_search import find_configs
 from prunus.exporters.parts import Pruned, parts, write_plan
 from prunus.files import atomic_dir
+from prunus.plans import PLAN
 from prunus.surgery.program import Program
 from prunus.surgery.trial import relative_error
 
@@ -70,7 +71,7 @@ def save_pretrained(result: Pruned, folder: Path | str, example_inputs: Any = No
     fresh = as_pretrained(result, example_inputs)
     model, plan, _ = parts(result)
     inputs = _inputs(result, model, example_inputs)
-    with atomic_dir(folder) as temporary:
+    with atomic_dir(folder, PLAN) as temporary:
         with quiet():
             fresh.save_pretrained(temporary)  # type: ignore[operator]
             loaded = type(fresh).from_pretrained(temporary)  # type: ignore[attr-defined]

@@ -130,7 +130,8 @@ class Coupling:
 
     def tensor_masks(self, keep: Keep) -> dict[str, dict[int, np.ndarray]]:
         """Return tensor → dim → kept indices, for the dims that lose something."""
-        touched = {m.tensor for name in keep for m in self.axis(name).members}
+        # In the order of the axes, the same in every process; a set's order is not.
+        touched = dict.fromkeys(m.tensor for name in keep for m in self.axis(name).members)
         found: dict[str, dict[int, np.ndarray]] = {}
         for tensor in touched:
             for dim, expr in enumerate(self.tensors[tensor]):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import ModelError, OptionError
+from prunus.errors import DataError, ModelError, OptionError
 
 Inputs: TypeAlias = "Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]"
 Batch: TypeAlias = tuple[Inputs, Tensor]
@@ -32,6 +32,18 @@ class DataSource(Protocol):
     def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
         """Yield (inputs, targets); in stored order without a seed; a seed alone decides order and variation."""
         ...
+
+
+def pair_of(batch: Any, number: int, whose: str = "calibration batch") -> tuple[Any, Any]:
+    """Return a batch as (inputs, targets).
+
+    Raises:
+        DataError: inputs alone, or more than two things; names the batch.
+    """
+    if not isinstance(batch, Sequence) or len(batch) != 2:
+        got = f"{len(batch)} items" if isinstance(batch, Sequence) else f"one {type(batch).__name__}"
+        raise DataError(f"{whose} {number} is {got}; allowed is a pair (inputs, targets). Add the labels.")
+    return batch[0], batch[1]
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:

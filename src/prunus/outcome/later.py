@@ -22,9 +22,10 @@ from prunus.outcome.realising import recovered, repaired
 from prunus.outcome.record import Outcome
 from prunus.outcome.training import Recover, recovery_of
 from prunus.plans import Plan
-from prunus.repairs import as_often_as_needed, check_repair
+from prunus.repairs import check_repair
 from prunus.surgery.verify import Check
 from prunus.surgery.verify import verify as verify_cut
+from prunus.workloads.learning import as_often_as_needed
 
 
 @in_ordinary_mode

@@ -18,6 +18,8 @@ from prunus.plans import Plan
 from prunus.progress import Progress, Silent
 from prunus.recovery import Case, RecoveryOptions, recovered_
 from prunus.repairs import check_repair, repair_, repair_parts_
+from prunus.repairs.auto import NONE
+from prunus.repairs.effort import AUTO
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, reset_weights_
 from prunus.workloads.learning import NO_LABELS, learning_data
@@ -58,6 +60,11 @@ def realise(
     """
     check_repair(repair)
     wanted = recovery_of(recover, has_data=analysis.has_data)
+    if repair not in (None, AUTO, NONE) and not analysis.has_data:
+        raise OptionError(
+            f"repair is {repair!r}, which refits weights on data, and there are none; give data (inputs alone will do, "
+            "or 'noise'), or leave repair out."
+        )
     if plan.settings.get(FRESH) and wanted is None and fresh is None:
         raise OptionError(
             f"method {plan.settings.get('method')!r} starts from new weights, which nothing trains; give data and "

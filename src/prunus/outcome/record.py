@@ -40,6 +40,7 @@ class Outcome:
         repair: what refitting the weights on unlabelled data did; the proof is from before it.
         notes: what else is worth telling, a line each.
         analysis: what the plan was made from. After a cut in training it is that of the cut network.
+        asked: the options of `prunus.prune` that planned it; empty where a plan was realised by hand.
         coverage_rewritten: the coverage with ``forward="rewrite"``, where forwards are kept.
     """
 
@@ -55,6 +56,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     analysis: Analysis | None = field(default=None, repr=False, compare=False)
     coverage_rewritten: float | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def before(self) -> Cost:
@@ -83,24 +85,21 @@ class Outcome:
         dense = self.analysis.user_model
         return undo(self.model, self.plan, dense, fill=fill, example_inputs=self.analysis.user_inputs)
 
-    def rebudget(
-        self, budget: Mapping[str, float | int | str], *, repair: str | None = None, recover: Any = None, **options: Any
-    ) -> Outcome:
-        """Prune the original to another budget; what was measured for this outcome is not measured again.
+    def rebudget(self, budget: Mapping[str, float | int | str], **options: Any) -> Outcome:
+        """Prune the original to another budget, otherwise as before; what was measured is not measured again.
 
         Args:
             budget: as in `prunus.prune`.
-            repair, recover: as in `prunus.prune`; by default neither.
-            **options: as in `Analysis.plan`.
+            **options: as in `Analysis.plan`, and ``repair``: what shall differ. All others are those of the `prune`
+                that made this outcome. Where a plan was realised by hand they are the defaults, without a repair.
 
         Raises:
             UsageError: there is no analysis to plan from.
         """
         if self.analysis is None:
             raise UsageError("this outcome has no analysis; use prunus.prune on its model.")
-        realising = import_module("prunus.outcome.realising")
-        plan = self.analysis.plan(budget, recover=recover, **options)
-        made: Outcome = realising.realise(self.analysis, plan, repair=repair, recover=recover)
+        # As `Analysis.plan` does: the one call upwards, made by name.
+        made: Outcome = import_module("prunus.pipeline.prune").rebudgeted(self, budget, options)
         return made
 
     def __str__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -132,7 +133,19 @@ def carried_out(analysis: Analysis, request: Request, repair: str | None, progre
     """
     found = planned(analysis, request)
     own = None if found.weights is not None else repair
-    return realise(analysis, found.plan, repair=own, recover=request.recover, weights=found.weights, progress=progress)
+    made = realise(analysis, found.plan, repair=own, recover=request.recover, weights=found.weights, progress=progress)
+    return replace(made, asked={**request.given(), "repair": repair})
+
+
+def rebudgeted(outcome: Outcome, budget: Budget, changes: Mapping[str, Any]) -> Outcome:
+    """Prune the original of an outcome to another budget; see `Outcome.rebudget`."""
+    assert outcome.analysis is not None
+    options = {**outcome.asked, **changes}
+    repair = options.pop("repair", None)
+    check_repair(repair)
+    request = Request.of(budget, options)
+    check_stages(request)
+    return carried_out(outcome.analysis, request, repair, outcome.analysis.progress)
 
 
 def _stages(given: Iterable[Mapping[str, Any]]) -> Any:
@@ -196,4 +209,4 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, data: Any = None
     return realise(analysis, plan, repair=repair)
 
 
-__all__ = ["apply", "carried_out", "plan", "prune"]
+__all__ = ["apply", "carried_out", "plan", "prune", "rebudgeted"]

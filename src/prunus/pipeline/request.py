@@ -20,6 +20,7 @@ from prunus.methods.by_criterion import check_unit_criterion
 from prunus.outcome import Recover
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
 from prunus.plans import Cost
+from prunus.registry import title_of
 from prunus.repairs import check_repair
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ class Request:
         else:
             given.pop("stages", None)
         return Request(budget, **given)
+
+    def given(self) -> dict[str, Any]:
+        """Return the options as `of` takes them, the budget aside."""
+        return {field.name: getattr(self, field.name) for field in fields(self)[1:]}
 
     def __post_init__(self) -> None:
         _check_levels(self.levels)
@@ -170,8 +175,7 @@ class Request:
             found["criterion"] = None if self.criterion is None else criterion_name(self.criterion)
             found["levels"] = list(self.levels)
         if self.allocator is not None:
-            own = getattr(self.allocator, "__name__", type(self.allocator).__name__)
-            found["allocator"] = self.allocator if isinstance(self.allocator, str) else own
+            found["allocator"] = title_of(self.allocator)
         if self.bounds:
             found["bounds"] = plain_bounds(self.bounds)
         return found

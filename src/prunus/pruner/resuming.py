@@ -20,6 +20,7 @@ from prunus.measurement.batches import Batch, DataSource, check_count, cuda_devi
 from prunus.pruner.checkpoint import read_state, write_state
 from prunus.pruner.pruner import Pruner
 from prunus.pruner.ranks import gather, rank, world_size
+from prunus.registry import title_of
 from prunus.training.objective import Objective
 from prunus.training.options import TrainingOptions
 from prunus.training.order import Order
@@ -185,4 +186,4 @@ def set_random_states(states: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool) else getattr(value, "__name__", type(value).__name__)
+    return value if isinstance(value, int | float | bool) else title_of(value)

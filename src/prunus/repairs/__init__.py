@@ -35,7 +35,6 @@ layers read (one stop, fitted to all), and recurrent layers, each cell of which 
 
 from prunus.repairs.auto import check_repair, repair_
 from prunus.repairs.in_parts import repair_parts_
-from prunus.repairs.lanes import as_often_as_needed
 from prunus.repairs.moments import Moments, merged
 from prunus.repairs.repairs import REPAIRS
 from prunus.repairs.report import LayerRepair, RepairReport
@@ -49,7 +48,6 @@ __all__ = [
     "RepairReport",
     "Site",
     "Walked",
-    "as_often_as_needed",
     "check_repair",
     "merged",
     "repair_",

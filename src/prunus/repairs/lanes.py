@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,11 +36,6 @@ class Lane:
     inputs: Any
     count: int
     role: Role
-
-
-def as_often_as_needed(data: Any) -> Any:
-    """Return data that can be walked through twice: what an iterator has left is held in memory."""
-    return list(data) if isinstance(data, Iterator) else data
 
 
 def lanes_of(data: Any, device: torch.device, *, names: Sequence[str] = (), most: int = MOST) -> tuple[Lane, ...]:

@@ -15,6 +15,7 @@ from prunus.budget.allocator import Allocator
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.measurement.price import CostModel, cost_model
+from prunus.registry import title_of
 from prunus.testing.cases import example_analysis
 from prunus.testing.suite import Suite, suite_for
 
@@ -212,5 +213,4 @@ def allocator_suite(allocator: str | Allocator) -> Any:
     Example:
         ``TestMine = prunus.testing.allocator_suite("my-allocator")``
     """
-    title = allocator if isinstance(allocator, str) else getattr(allocator, "__name__", type(allocator).__name__)
-    return suite_for(AllocatorSuite, title, allocator)
+    return suite_for(AllocatorSuite, title_of(allocator), allocator)

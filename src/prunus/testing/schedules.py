@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+from prunus.registry import title_of
 from prunus.schedules import KEPT_SCHEDULES, Schedule
 from prunus.testing.suite import Suite, suite_for
 
@@ -111,5 +112,4 @@ def schedule_suite(schedule: str | Schedule) -> Any:
     Example:
         ``TestMine = prunus.testing.schedule_suite("my-schedule")``
     """
-    title = schedule if isinstance(schedule, str) else getattr(schedule, "__name__", type(schedule).__name__)
-    return suite_for(ScheduleSuite, title, schedule)
+    return suite_for(ScheduleSuite, title_of(schedule), schedule)

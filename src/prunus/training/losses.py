@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from prunus.errors import DataError, OptionError
 from prunus.measurement.batches import logits_of
-from prunus.registry import Registry
+from prunus.registry import Registry, title_of
 
 Losses: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Loss: TypeAlias = str | Callable[[Any, Tensor], Tensor]
@@ -101,4 +101,4 @@ def check_loss(loss: Loss) -> None:
 
 def name_of(loss: Loss) -> str:
     """Return the name of a loss for messages and records."""
-    return loss if isinstance(loss, str) else str(getattr(loss, "__name__", type(loss).__name__))
+    return title_of(loss)

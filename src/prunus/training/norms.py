@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain, islice
+from itertools import chain, count, islice
 
 import torch
 from torch import nn
 
 from prunus.as_found import in_eval_mode
 from prunus.errors import DataError
-from prunus.measurement.batches import Batch, call, check_count, device_of, moved, tensors_in
+from prunus.measurement.batches import Batch, call, check_count, device_of, moved, pair_of, tensors_in
 
 
 def reestimate_statistics_(model: nn.Module, batches: Iterable[Batch], *, max_batches: int = 100) -> int:
@@ -27,14 +27,14 @@ def reestimate_statistics_(model: nn.Module, batches: Iterable[Batch], *, max_ba
 
     Raises:
         OptionError: max_batches < 1.
-        DataError: no batch of at least two samples; the statistics are then as they were.
+        DataError: a batch that is no pair, or no batch of at least two samples; the statistics are then as they were.
     """
     check_count("max_batches", max_batches)
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     norms = [module for module in model.modules() if isinstance(module, kinds) and module.running_mean is not None]
     if not norms:
         return 0
-    usable = (inputs for inputs, _ in batches if len(next(tensors_in(inputs))) > 1)
+    usable = (inputs for inputs, _ in map(pair_of, batches, count()) if len(next(tensors_in(inputs))) > 1)
     chosen = islice(usable, max_batches)
     first = next(chosen, None)
     if first is None:
@@ -43,7 +43,7 @@ def reestimate_statistics_(model: nn.Module, batches: Iterable[Batch], *, max_ba
             "Give calibration data, in larger batches."
         )
     momenta = [(norm, norm.momentum) for norm in norms]
-    device, count = device_of(model), 0
+    device, used = device_of(model), 0
     with in_eval_mode(model), torch.no_grad():
         try:
             for norm in norms:
@@ -52,8 +52,8 @@ def reestimate_statistics_(model: nn.Module, batches: Iterable[Batch], *, max_ba
                 norm.momentum = None  # cumulative average
             for inputs in chain((first,), chosen):  # a star would hold every batch at once
                 call(model, moved(inputs, device))
-                count += 1
+                used += 1
         finally:
             for norm, momentum in momenta:
                 norm.momentum = momentum
-    return count
+    return used

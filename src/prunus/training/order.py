@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 
 from prunus.errors import DataError
-from prunus.measurement.batches import Batch, DataSource
+from prunus.measurement.batches import Batch, DataSource, pair_of
 
 
 class Order:
@@ -62,7 +62,7 @@ class Order:
 
 def _usable(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Pass over batches of one sample, which has no variance for a batch norm, unless there are no others."""
-    batches = iter(batches)
+    batches = (pair_of(batch, number, "training batch") for number, batch in enumerate(batches))
     head = list(islice(batches, 2))
     singles = all(len(batch[1]) == 1 for batch in head)
     return (batch for batch in chain(head, batches) if singles or len(batch[1]) > 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,20 @@ from prunus.workloads.splits import Splits, source_of, without_held_out
 NO_LABELS = "the data have no labels: the dense network's answers take their place"
 LABELS = ("labels", "label")
 """Keys of a mapping that hold labels, as Hugging Face loaders yield them."""
+
+
+def as_often_as_needed(data: Any) -> Any:
+    """Return data as batches that can be walked through twice.
+
+    What an iterator has left is held in memory; a dataset is read in batches of 64.
+    """
+    if isinstance(data, Iterator):
+        return list(data)
+    if isinstance(data, Tensor | np.ndarray) or hasattr(data, "batches") or not _is_dataset(data):
+        return data
+    from torch.utils.data import DataLoader
+
+    return DataLoader(data, 64)
 
 
 def learning_data(given: Any, held_out: Any = None) -> tuple[DataSource, DataSource, bool]:
