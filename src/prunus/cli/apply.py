@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from prunus.cli.console import shown_progress
+from prunus.cli.options import DebugOption
 from prunus.cli.work import check_out
 
 
 def apply(
     plan: Annotated[Path, typer.Argument(help="The folder that prunus plan wrote.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the smaller network.")] = Path("prunus-small"),
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Cut the network exactly as the plan says, verify it, and write a checkpoint."""
     check_out(out, replaced=True)

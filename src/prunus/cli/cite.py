@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.options import DebugOption
+
 
 def cite(
     recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.", show_default=False)],
     bibtex: Annotated[bool, typer.Option("--bibtex", help="Print BibTeX entries, each paper once.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Print the papers of the criterion, allocator, methods and repairs that a recipe uses."""
     from prunus.citation import cite as cite_recipe

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.options import CalibrationOption, DebugOption
 from prunus.cli.work import carry_out, show_plan
 from prunus.errors import OptionError
 
@@ -21,14 +22,12 @@ def compare(
     repair: Annotated[
         str | None, typer.Option(help="Repairs with commas, such as none,refold: each method meets each.")
     ] = None,
-    calibration: Annotated[
-        str | None, typer.Option(help="data, or noise: score and repair without a single sample.")
-    ] = None,
+    calibration: CalibrationOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, not as a table.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check recipe, model and data, print the runs, do none.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Compare pruning methods as the recipe says; options take precedence over the recipe."""
     from prunus.recipe import load_recipe, override

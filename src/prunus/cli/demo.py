@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.options import DebugOption
 from prunus.cli.work import carry_out
 
 
@@ -15,7 +16,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="First seed.")] = 0,
     seeds: Annotated[int, typer.Option(help="How many seeds; more than one shows the spread.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, not as a table.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Compare every method on the built-in digits: no data, no network, no GPU."""
     from prunus.recipe import demo_recipe

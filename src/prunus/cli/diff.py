@@ -10,12 +10,14 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.options import DebugOption
+
 
 def diff(
     first: Annotated[Path, typer.Argument(help="A plan folder.", show_default=False)],
     second: Annotated[Path, typer.Argument(help="Another plan folder for the same model.", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="Print the difference as JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Show which nodes two plans cut differently, and what that does to the price."""
     from prunus.plans import Plan

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.options import DebugOption
+
 _MODEL = "torchvision:NAME, timm:NAME, hf:PATH, package.module:callable, file.py:callable, or a built-in name."
 
 
@@ -25,7 +27,7 @@ def inspect(
     depth: Annotated[
         int | None, typer.Option(min=0, help="How many levels of modules to show; deeper ones are summed up.")
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Show a model's modules, their cost, which of their axes can go, and what is frozen and why."""
     from prunus.graph.render import check_picture, draw_to

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunus.cli.console import shown_progress
+from prunus.cli.options import DebugOption
 from prunus.errors import OptionError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def levels(
     count: Annotated[int | None, typer.Option(help="How many stages, for depth and connections.")] = None,
     level: Annotated[str, typer.Option(help="The innermost level to show: stage, block, layer or unit.")] = "layer",
     json: Annotated[bool, typer.Option("--json", help="Print every node as JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Show cost, time, sensitivity and redundancy of every stage, block, layer and unit of a trained network."""
     if level not in _LEVELS:

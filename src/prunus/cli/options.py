@@ -1,10 +1,37 @@
-"""Options that several commands share: a budget as words, numbers with commas."""
+"""Options that several commands share, and how they are read: a budget as words, numbers with commas."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
+
+import typer
 
 from prunus.errors import OptionError
+
+BudgetOption = Annotated[
+    list[str] | None, typer.Option("--budget", "-b", help="Such as params=0.5, macs=0.3 or bytes=2MB; once each.")
+]
+CriterionOption = Annotated[str | None, typer.Option(help="How units are scored.")]
+AllocatorOption = Annotated[str | None, typer.Option(help="How the budget is divided.")]
+MethodOption = Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")]
+JudgeOption = Annotated[
+    str | None, typer.Option(help="A repair after which the plans of a search are judged, or none.")
+]
+LevelOption = Annotated[
+    list[str] | None, typer.Option("--level", help="unit or weight, or both: what may go; once each.")
+]
+OptInOption = Annotated[
+    list[str] | None, typer.Option("--opt-in", help="experts or vocabulary: what else may go; once each.")
+]
+ForwardOption = Annotated[str | None, typer.Option(help="keep your own forwards, or rewrite what holds a size.")]
+IgnoreOption = Annotated[
+    list[str] | None, typer.Option("--ignore", help="A module, glob or class to leave as it is; once each.")
+]
+CalibrationOption = Annotated[
+    str | None, typer.Option(help="data, or noise: score and repair without a single sample.")
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def budget_of(words: Sequence[str] | None) -> dict[str, float | int | str] | None:

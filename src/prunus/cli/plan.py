@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunus.cli.console import shown_progress
-from prunus.cli.options import budget_of, numbers
+from prunus.cli.options import (
+    AllocatorOption,
+    BudgetOption,
+    CalibrationOption,
+    CriterionOption,
+    DebugOption,
+    ForwardOption,
+    IgnoreOption,
+    JudgeOption,
+    LevelOption,
+    MethodOption,
+    OptInOption,
+    budget_of,
+    numbers,
+)
 from prunus.cli.work import check_out
 from prunus.errors import OptionError
 
@@ -30,32 +44,20 @@ def plan(
         typer.Argument(help="A recipe (YAML), or a plan folder to plan again from its scores.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the plan.")] = Path("prunus-plan"),
-    budget: Annotated[
-        list[str] | None, typer.Option("--budget", "-b", help="Such as params=0.5, macs=0.3 or bytes=2MB; once each.")
-    ] = None,
-    criterion: Annotated[str | None, typer.Option(help="How units are scored.")] = None,
-    allocator: Annotated[str | None, typer.Option(help="How the budget is divided.")] = None,
-    method: Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")] = None,
+    budget: BudgetOption = None,
+    criterion: CriterionOption = None,
+    allocator: AllocatorOption = None,
+    method: MethodOption = None,
     search: Annotated[
         int | None,
         typer.Option(help="Try so many plans around the allocator's by their true loss; 200 is a good many."),
     ] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="A repair after which the plans of a search are judged, or none.")
-    ] = None,
-    level: Annotated[
-        list[str] | None, typer.Option("--level", help="unit or weight, or both: what may go; once each.")
-    ] = None,
-    opt_in: Annotated[
-        list[str] | None, typer.Option("--opt-in", help="experts or vocabulary: what else may go; once each.")
-    ] = None,
-    forward: Annotated[str | None, typer.Option(help="keep your own forwards, or rewrite what holds a size.")] = None,
-    ignore: Annotated[
-        list[str] | None, typer.Option("--ignore", help="A module, glob or class to leave as it is; once each.")
-    ] = None,
-    calibration: Annotated[
-        str | None, typer.Option(help="data, or noise: score and repair without a single sample.")
-    ] = None,
+    judge: JudgeOption = None,
+    level: LevelOption = None,
+    opt_in: OptInOption = None,
+    forward: ForwardOption = None,
+    ignore: IgnoreOption = None,
+    calibration: CalibrationOption = None,
     damage: Annotated[
         bool | None, typer.Option(help="Measure what every decision costs alone, and all of them together.")
     ] = None,
@@ -66,7 +68,7 @@ def plan(
     picture: Annotated[bool, typer.Option(help="Draw the plan, or the sweep, as an SVG in the folder.")] = True,
     everything: Annotated[bool, typer.Option("--all", help="Show every decision.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Plan what would go, price it exactly and say why; a person may edit the folder's plan.json before apply."""
     check_out(out, replaced=sweep is None)

@@ -9,44 +9,46 @@ from typing import Annotated, Any
 import typer
 
 from prunus.cli.console import shown_progress
-from prunus.cli.options import budget_of, recovery_of
+from prunus.cli.options import (
+    AllocatorOption,
+    BudgetOption,
+    CalibrationOption,
+    CriterionOption,
+    DebugOption,
+    ForwardOption,
+    IgnoreOption,
+    JudgeOption,
+    LevelOption,
+    MethodOption,
+    OptInOption,
+    budget_of,
+    recovery_of,
+)
 from prunus.cli.work import check_out
 
 
 def prune(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the smaller network.")] = Path("prunus-small"),
-    budget: Annotated[
-        list[str] | None, typer.Option("--budget", "-b", help="Such as params=0.5, macs=0.3 or bytes=2MB; once each.")
-    ] = None,
-    criterion: Annotated[str | None, typer.Option(help="How units are scored.")] = None,
-    allocator: Annotated[str | None, typer.Option(help="How the budget is divided.")] = None,
-    method: Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")] = None,
+    budget: BudgetOption = None,
+    criterion: CriterionOption = None,
+    allocator: AllocatorOption = None,
+    method: MethodOption = None,
     search: Annotated[int | None, typer.Option(help="Try so many plans around the allocator's by their loss.")] = None,
     repair: Annotated[str | None, typer.Option(help="How weights are refitted: auto, refold, …, none.")] = None,
     recover: Annotated[
         list[str] | None,
         typer.Option("--recover", "-r", help="Such as minutes=10, steps=500, method=distil; autopilot by default."),
     ] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="A repair after which the plans of a search are judged, or none.")
-    ] = None,
-    level: Annotated[
-        list[str] | None, typer.Option("--level", help="unit or weight, or both: what may go; once each.")
-    ] = None,
-    opt_in: Annotated[
-        list[str] | None, typer.Option("--opt-in", help="experts or vocabulary: what else may go; once each.")
-    ] = None,
-    forward: Annotated[str | None, typer.Option(help="keep your own forwards, or rewrite what holds a size.")] = None,
-    ignore: Annotated[
-        list[str] | None, typer.Option("--ignore", help="A module, glob or class to leave as it is; once each.")
-    ] = None,
-    calibration: Annotated[
-        str | None, typer.Option(help="data, or noise: score and repair without a single sample.")
-    ] = None,
+    judge: JudgeOption = None,
+    level: LevelOption = None,
+    opt_in: OptInOption = None,
+    forward: ForwardOption = None,
+    ignore: IgnoreOption = None,
+    calibration: CalibrationOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, training and scores.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, not as a table.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Prune the recipe's network, recover it, and write checkpoint, results and report."""
     check_out(out, replaced=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from prunus.cli.console import shown_progress
+from prunus.cli.options import DebugOption
 from prunus.cli.work import check_out
 
 _RESULTS = "results.json"
@@ -18,7 +19,7 @@ def report(
     folder: Annotated[Path, typer.Argument(help="What prunus plan, prune, compare or demo wrote.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("report.html"),
     pay: Annotated[bool, typer.Option(help="Predict the time on this machine, and say where it will not pay.")] = True,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Write a plan (price, forecast, picture, every decision) or results as one page that needs no network."""
     check_out(out.parent)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from prunus.cli.options import DebugOption
+
 if TYPE_CHECKING:
     from prunus.workloads.store import EpochScore
     from prunus.workloads.train import Trained, Watch
@@ -29,7 +31,7 @@ def train_workload(
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Train even if the checkpoint is there.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the whole training record as JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Train a built-in model and keep it; a second call finds it there."""
     from prunus.workloads import train_workload as train

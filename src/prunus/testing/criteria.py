@@ -22,7 +22,7 @@ from prunus.criteria import (
 )
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.testing.cases import example_analysis, first_change, permuted, plain_axis, state_of
+from prunus.testing.cases import example_analysis, permuted, plain_axis, state_of
 from prunus.testing.suite import Suite, suite_for
 
 SCALES = ("loss", "energy", "norm")
@@ -108,18 +108,11 @@ class CriterionSuite(Suite):
         statistics = {(n, k): v.clone() for n, part in evidence.more.items() for k, v in part.items()}
         random = torch.random.get_rng_state()
         self._called(evidence)
-        changed = first_change(before, state_of(analysis.model))
-        self.expect(changed is None, "it changes the model", changed, "no change", "Work on copies, not in place.")
+        self.expect_unchanged(analysis.model, before)
         after = {(n, k): v for n, part in evidence.more.items() for k, v in part.items()}
         spoilt = [k for k, v in statistics.items() if k not in after or not torch.equal(v, after[k])]
         self.expect(not spoilt, "it changes a statistic", spoilt[:1], "no change", "Work on copies, not in place.")
-        self.expect(
-            torch.equal(random, torch.random.get_rng_state()),
-            "it draws from torch's global generator",
-            "another random state",
-            "the state as before",
-            "Draw from torch.Generator().manual_seed(evidence.seed).",
-        )
+        self.expect_no_draw(random)
 
     def test_the_same_again(self) -> None:
         """The same evidence gives the same scores, to the bit, whatever was drawn before."""

@@ -23,7 +23,7 @@ from prunus.plans import Plan
 from prunus.surgery.cut import operate
 from prunus.surgery.record import Surgery
 from prunus.surgery.trial import output_tensors, relative_error
-from prunus.testing.cases import example_analysis, first_change, state_of
+from prunus.testing.cases import example_analysis, state_of
 from prunus.testing.suite import Suite, suite_for
 
 CLOSE = 1e-5
@@ -85,21 +85,7 @@ class ExporterSuite(Suite):
     def test_its_record_is_sound(self) -> None:
         """The name is the one it is enrolled under, and the description is one line."""
         member = self.case.member
-        self.expect(
-            not isinstance(self.case.exporter, str) or member.name == self.case.exporter,
-            "its record has another name",
-            repr(member.name),
-            repr(self.case.exporter),
-            "Enrol it under its own name.",
-        )
-        told = member.description.strip()
-        self.expect(
-            told and "\n" not in told,
-            "its description is not one line",
-            repr(member.description),
-            "one line",
-            "Say in one line what is written, and for whom.",
-        )
+        self.expect_record(member, self.case.exporter, "Say in one line what is written, and for whom.")
 
     def test_something_is_written_where_it_was_asked_for(self) -> None:
         """`save` returns the path, a file or folder with content is there, and nothing else beside it."""
@@ -184,8 +170,7 @@ class ExporterSuite(Suite):
         before, plan = state_of(result.model), result.plan.describe()
         with self.case.enrolled() as folder:
             self._save(result, self._path(folder))
-        changed = first_change(before, state_of(result.model))
-        self.expect(changed is None, "it changes the model", changed, "no change", "Work on a copy of the model.")
+        self.expect_unchanged(result.model, before)
         self.expect(result.plan.describe() == plan, "it changes the plan", "another plan", "no change", "Read it only.")
 
     def test_a_bare_model_is_refused(self) -> None:

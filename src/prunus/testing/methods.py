@@ -76,23 +76,9 @@ class MethodSuite(Suite):
     def test_its_record_is_sound(self) -> None:
         """The name is the one it is enrolled under, the level is one of the levels, the description is one line."""
         member = self.case.member
-        self.expect(
-            not isinstance(self.case.method, str) or member.name == self.case.method,
-            "its record has another name",
-            repr(member.name),
-            repr(self.case.method),
-            "Enrol it under its own name.",
-        )
+        self.expect_record(member, self.case.method, "Say in one line what goes.")
         levels = get_args(Level)
         self.expect(member.level in levels, "its level is unknown", repr(member.level), ", ".join(levels), "Name one.")
-        told = member.description.strip()
-        self.expect(
-            told and "\n" not in told,
-            "its description is not one line",
-            repr(member.description),
-            "one line",
-            "Say in one line what goes.",
-        )
 
     def test_the_budget_holds(self) -> None:
         """What stays, without masked weights, is at most the kept share of the parameters."""

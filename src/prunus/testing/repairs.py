@@ -46,21 +46,7 @@ class RepairSuite(Suite):
     def test_its_record_is_sound(self) -> None:
         """The name is the one it is enrolled under, and the description is one line."""
         member = self._member()
-        self.expect(
-            not isinstance(self.case, str) or member.name == self.case,
-            "its record has another name",
-            repr(member.name),
-            repr(self.case),
-            "Enrol it under its own name.",
-        )
-        told = member.description.strip()
-        self.expect(
-            told and "\n" not in told,
-            "its description is not one line",
-            repr(member.description),
-            "one line",
-            "Say in one line what is refitted.",
-        )
+        self.expect_record(member, self.case, "Say in one line what is refitted.")
 
     def test_it_is_not_taken_back(self) -> None:
         """On the samples that `repair_` holds out the outputs come closer to the dense network's."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
+import torch
+from torch import Tensor, nn
+
 from prunus.errors import OptionError, PrunusError
+from prunus.testing.cases import first_change, state_of
 
 T = TypeVar("T")
 
@@ -54,6 +58,38 @@ class Suite:
         __tracebackhide__ = True
         if not bool(holds):
             self.fail(what, got, allowed, do)
+
+    def expect_record(self, member: Any, given: Any, told: str) -> None:
+        """Raise `ContractError` unless a member has the name that it is enrolled under and one line of description."""
+        __tracebackhide__ = True
+        self.expect(
+            not isinstance(given, str) or member.name == given,
+            "its record has another name",
+            repr(member.name),
+            repr(given),
+            "Enrol it under its own name.",
+        )
+        line = member.description.strip()
+        self.expect(
+            line and "\n" not in line, "its description is not one line", repr(member.description), "one line", told
+        )
+
+    def expect_unchanged(self, model: nn.Module, before: Mapping[str, Any]) -> None:
+        """Raise `ContractError` unless a model's state is what `state_of` gave before."""
+        __tracebackhide__ = True
+        changed = first_change(before, state_of(model))
+        self.expect(changed is None, "it changes the model", changed, "no change", "Work on copies, not in place.")
+
+    def expect_no_draw(self, before: Tensor) -> None:
+        """Raise `ContractError` unless torch's global generator stands where it did."""
+        __tracebackhide__ = True
+        self.expect(
+            torch.equal(before, torch.random.get_rng_state()),
+            "it draws from torch's global generator",
+            "another random state",
+            "the state as before",
+            "Draw from torch.Generator().manual_seed(evidence.seed).",
+        )
 
     def attempt(self, what: str, function: Callable[[], T], do: str = "Let it work on this network.") -> T:
         """Return what a function returns; whatever it raises is a broken promise."""
