@@ -9,19 +9,18 @@ import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
+from prunus.analysis import analyse
 from prunus.as_found import seeded
 from prunus.errors import OutcomeError, VerifyError
-from prunus.graph.capture import capture, preserved, split_inputs, unwrap
-from prunus.graph.coupling import couple
+from prunus.graph.capture import preserved, split_inputs, unwrap
 from prunus.graph.opening import opened_leaves
 from prunus.graph.recorder import named_tensors
 from prunus.ordinary import in_ordinary_mode
-from prunus.outcome import Outcome, cut_proved
+from prunus.outcome import Outcome, realise
 from prunus.planning import check_weights, make_plan
 from prunus.plans import Decision
 from prunus.surgery.dead import live_units
 from prunus.surgery.leftovers import copied
-from prunus.surgery.own_forward import own_forward
 from prunus.surgery.precision import computing_in
 from prunus.surgery.trial import relative_error
 
@@ -67,9 +66,8 @@ def shrink(model: nn.Module, example_inputs: Any, *, forward: str = "rewrite") -
     model = unwrap(model)
     check_weights(model)
     plain = _without_masks(model)
-    coupling = couple(capture(plain, example_inputs))
-    coupling = own_forward(plain, coupling, example_inputs).on(coupling) if forward == "keep" else coupling
-    live = live_units(coupling, named_tensors(plain))
+    analysis = analyse(plain, example_inputs, forward=forward)
+    live = live_units(analysis.coupling, named_tensors(analysis.model))
     keep = {axis: _at_least_one(units) for axis, units in live.items()}
     decisions = [
         Decision(axis, "unit", int((~units).sum()), len(units), "no output depends on it: its weights are zero")
@@ -82,17 +80,10 @@ def shrink(model: nn.Module, example_inputs: Any, *, forward: str = "rewrite") -
             f"each of the {sum(map(len, live.values())):,} units. A unit goes when all weights and biases that write "
             "it are zero (those of a norm behind it too), or all that read it; to remove more, use prunus.prune."
         )
-    plan = make_plan(coupling, keep, decisions=decisions, settings={"method": "shrink"})
-    cut = cut_proved(plain, coupling, plan, example_inputs)
-    _check_same(model, cut.model, example_inputs)
-    return Outcome(
-        model=cut.model,
-        plan=plan,
-        check=cut.check,
-        coverage=coupling.coverage(),
-        surgery=cut.surgery,
-        example_inputs=example_inputs,
-    )
+    plan = make_plan(analysis.coupling, keep, decisions=decisions, settings={"method": "shrink"})
+    found = realise(analysis, plan, repair=None)
+    _check_same(model, found.model, example_inputs)
+    return found
 
 
 def _at_least_one(units: np.ndarray) -> np.ndarray:

@@ -125,3 +125,16 @@ def test_a_plan_file_is_the_same_in_every_process(tmp_path) -> None:
         content = b"".join(path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file())
         sums.add(hashlib.sha256(content).hexdigest())
     assert len(sums) == 1
+
+
+def test_what_shrink_made_is_an_outcome_like_any_other() -> None:
+    net = network()
+    net[2].weight.data[:, :6] = 0
+    found = prunus.shrink(net, EXAMPLE)
+    assert found.model[0].out_features == 26
+    assert prunus.verify(found).ok
+    back = found.undo()
+    assert all(torch.equal(a, b) for a, b in zip(back.parameters(), net.parameters(), strict=True))
+    assert prunus.repair(found, BATCHES).repair is not None
+    assert prunus.recover(found, BATCHES, {"steps": 1}).recovery is not None
+    assert found.rebudget({"params": 0.5}).after.params <= 0.5 * found.before.params
