@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import prunus
+from prunus.criteria.calibration import batches_of
 from prunus.errors import DataError, OptionError
 
 
@@ -95,7 +96,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "a path": (lambda: Path("x.pt"), "data is a PosixPath"),
     "a function": (lambda: lambda: [_X], "data is a function"),
     "one batch by name": (lambda: {"x": _X}, "data is a dict"),
-    "a data set": (lambda: TensorDataset(_X, _Y), "into a DataLoader"),
+    "a data set of the wrong width": (lambda: TensorDataset(_X[:, :5], _Y), "does not go through the model"),
     "inputs and targets": (lambda: (_X, _Y), r"one pair \(inputs, targets\)"),
     "an array": (lambda: [np.zeros((8, 6))], "batch 0"),
     "no samples": (lambda: [(_X[:0], _Y[:0])], "batch 0 holds no samples"),
@@ -111,6 +112,17 @@ def test_data_that_cannot_be_used_are_refused_in_one_line(criterion: str | None,
     with pytest.raises(DataError, match=part) as raised:
         prunus.plan(mlp(), torch.zeros(2, 6), budget={"params": 0.6}, criterion=criterion, data=make())
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("criterion", [None, "fisher", "taylor", "sensitivity"])
+def test_a_data_set_counts_as_its_loader(criterion: str | None) -> None:
+    model, data = mlp(), TensorDataset(torch.randn(100, 6), torch.randint(0, 4, (100,)))
+    assert kept(model, _X[:2], data, criterion) == kept(model, _X[:2], DataLoader(data, 64), criterion)
+
+
+def test_a_criterion_called_on_its_own_takes_batches() -> None:
+    with pytest.raises(DataError, match="a data set into a DataLoader"):
+        batches_of(TensorDataset(_X, _Y))
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "taylor_sample", "sensitivity"])
