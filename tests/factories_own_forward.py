@@ -41,13 +41,15 @@ def kept_units(coupling: Coupling, share: float = 0.5, seed: int = 0) -> dict[st
     return keep
 
 
-def keep_forward(model: nn.Module, inputs: Any, *, share: float = 0.5, seed: int = 0, **options: Any) -> Any:
+def keep_forward(
+    model: nn.Module, inputs: Any, *, share: float = 0.5, seed: int = 0, same_program: bool = False, **options: Any
+) -> Any:
     """Cut a model on its own terms and prove it; ``small``, ``surgery``, ``plan``, ``check``, ``coupling``."""
     coupling, own = terms_of(model, inputs, **options)
     coupling = own.on(coupling)
     plan = make_plan(coupling, kept_units(coupling, share, seed))
     small, surgery = operate(model, coupling, plan, inputs)
-    check: Check = verify(model, small, coupling, plan, inputs)
+    check: Check = verify(model, small, coupling, plan, inputs, same_program=same_program)
     assert_own_forwards(model, small)
     return SimpleNamespace(model=small, surgery=surgery, plan=plan, check=check, coupling=coupling, own=own)
 

@@ -46,7 +46,8 @@ def cut_proved(
     """
     try:
         small, surgery = operate(model, coupling, plan, example_inputs)
-        check = verify(model, small, coupling, plan, example_inputs, seed=seed) if prove else None
+        same = surgery.same_program
+        check = verify(model, small, coupling, plan, example_inputs, seed=seed, same_program=same) if prove else None
     except (CaptureError, VerifyError):
         if coupling.forward is None:
             raise

@@ -1,9 +1,9 @@
-"""The same model at other sizes of its inputs: what a proof is repeated on, where a forward takes any size."""
+"""The same model at other sizes of its inputs: what a proof runs on, where a forward takes any size."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,69 +17,110 @@ from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Plan
 from prunus.surgery.dynamic import batch_size, input_lengths
 
-_STEP, _SMALLEST = 32, 64
-"""Images go down in whole steps: strides of 32 are common."""
+_SIDE, _STEP = 64, 32
+"""Images go down to this side, or to half of it in whole steps: strides of 32 are common."""
+_LENGTH = 16
+"""Sequences go down to this length."""
+_MOST = 3
+"""The most samples that a proof runs on, where the call itself need not be run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Resized:
-    """A model's analysis and inputs at another size; ``name`` says which."""
+class Size:
+    """Inputs of another size.
+
+    Attributes:
+        name: of the images or sequences; empty where they are as in the example.
+        inputs: a call of the most samples.
+        batches: how many of them a proof takes, the most first; empty for the example inputs themselves.
+    """
 
     name: str
-    coupling: Coupling
     inputs: Any
+    batches: tuple[int, ...] = ()
+
+    def described(self, batch: int) -> str:
+        """Return what a call of so many samples is called; empty for the example inputs."""
+        of = f" of {self.name}" if self.name else ""
+        return f"batch {batch}{of}" if self.batches else ""
+
+    def of_batch(self, batch: int) -> Size:
+        """Return the first samples alone."""
+        return Size(self.name, first_samples(self.inputs, batch), (batch,))
 
 
-def other_sizes(model: nn.Module, coupling: Coupling, plan: Plan, example_inputs: Any) -> Iterator[Iterator[Resized]]:
-    """Yield, for two other batch sizes and another length, the sizes to try, the first that runs being enough.
+def proof_sizes(example_inputs: Any, met: Collection[int], *, whole: bool) -> Iterator[list[Size]]:
+    """Yield what a proof runs on: the call itself and other batch sizes, three in all.
 
-    A batch comes with smaller images first: it proves another size too, and costs less.
+    Each is a list of sizes to try, the first at which the model runs being enough. Smaller images and shorter sequences
+    come first: they prove another size too, and cost less.
 
     Args:
-        model: the original.
-        coupling: its analysis.
-        plan: whose axes have to be there.
-        example_inputs: what it was captured with.
+        example_inputs: the call.
+        met: the batch sizes that were run so far; asked again for every list.
+        whole: run the call as it is. Without, a smaller one may stand for it.
     """
     leaves, spec = pytree.tree_flatten(split_inputs(example_inputs))
+    own, itself = batch_size(leaves), Size("", example_inputs)
+    every = tuple(range(_MOST, 0, -1)) if own else ()
+    others = tuple(n for n in every if n != own)[:: 1 if own in every else 2]
 
-    def analysed(choices: Iterable[tuple[str, list[Any]]]) -> Iterator[Resized]:
-        for name, changed in choices:
-            args, kwargs = pytree.tree_unflatten(changed, spec)
-            inputs = kwargs if kwargs and not args else args
-            found = _analysed(model, coupling, plan, inputs)
-            if found is not None:
-                yield Resized(name, found, inputs)
+    def sizes(variants: list[tuple[str, list[Any]]], batches: tuple[int, ...]) -> list[Size]:
+        found = []
+        for name, changed in variants if batches else []:
+            args, kwargs = pytree.tree_unflatten(_batch(changed, batches[0]), spec)
+            found.append(Size(name, kwargs if kwargs and not args else args, batches))
+        return found
 
-    small = _smaller_images(leaves)
-    for size in _batches(batch_size(leaves)):
-        choices = [(f"batch {size}", _batch(leaves, size))]
-        if small is not None:
-            choices.insert(0, (f"batch {size} of {small[1]}", _batch(small[0], size)))
-        yield analysed(choices)
-    for size, places in input_lengths(leaves):
-        shorter = max(2, size // 2 + 1)
-        if shorter != size:
-            yield analysed([(f"length {shorter}", _resized(leaves, places, size, shorter))])
+    whole_size, smaller = [("", list(leaves))], [*_smaller_images(leaves), *_shorter(leaves)]
+    yield sizes(smaller, others if whole else every)
+    if whole and met:
+        yield [itself]
+    elif not met:
+        yield [*sizes(whole_size, every if own in every or not whole else ()), itself]
+    yield [*sizes(whole_size, others), *sizes([*smaller, *whole_size], others[1:])]
 
 
-def _batches(own: int) -> list[int]:
-    return [n for n in (1, 3, 2) if n != own][:2] if own else []
+def first_samples(inputs: Any, batch: int) -> Any:
+    """Return the first samples of a call."""
+    leaves, spec = pytree.tree_flatten(inputs)
+    return pytree.tree_unflatten(_batch(leaves, batch), spec)
+
+
+def _smaller_images(leaves: Sequence[Any]) -> list[tuple[str, list[Any]]]:
+    images = {i: x for i, x in _tensors(leaves) if x.dim() == 4 and x.is_floating_point() and min(x.shape[2:]) > _SIDE}
+    least = min((min(x.shape[2:]) for x in images.values()), default=0)
+    found = []
+    for side in dict.fromkeys((_SIDE, max(_SIDE, least // 2 // _STEP * _STEP))) if images else ():
+        changed = [x[..., :side, :side].contiguous() if i in images else x for i, x in enumerate(leaves)]
+        found.append((f"{side}×{side}", changed))
+    return found
+
+
+def _shorter(leaves: Sequence[Any]) -> list[tuple[str, list[Any]]]:
+    """Return the inputs with all sequences cut, then half as long, then each of them alone."""
+    lengths = list(input_lengths(leaves))
+    halves = {length: max(2, length // 2 + 1) for length, _ in lengths}
+    rules = [
+        dict.fromkeys(halves, _LENGTH),
+        halves,
+        *({k: n} for k, n in halves.items() if len(halves) > 1),
+    ]
+    found: dict[str, list[Any]] = {}
+    for rule in rules:
+        changed, names = list(leaves), []
+        for length, places in lengths:
+            if rule.get(length, length) < length:
+                changed = _resized(changed, places, length, rule[length])
+                names.append(str(rule[length]))
+        if names:
+            found.setdefault(f"length {' and '.join(names)}", changed)
+    return list(found.items())
 
 
 def _batch(leaves: Sequence[Any], size: int) -> list[Any]:
     own = batch_size(leaves)
     return _resized(leaves, [(i, 0) for i, x in _tensors(leaves) if x.dim() and x.shape[0] == own], own, size)
-
-
-def _smaller_images(leaves: Sequence[Any]) -> tuple[list[Any], int] | None:
-    """Return the inputs with images of half the side, in whole steps, and that side; None without large images."""
-    changed, side = list(leaves), 0
-    for i, x in _tensors(leaves):
-        if x.dim() == 4 and x.is_floating_point() and min(x.shape[2:]) > _SMALLEST:
-            sides = [max(_SMALLEST, n // 2 // _STEP * _STEP) for n in x.shape[2:]]
-            changed[i], side = x[..., : sides[0], : sides[1]], sides[0]
-    return (changed, side) if side else None
 
 
 def _tensors(leaves: Sequence[Any]) -> list[tuple[int, torch.Tensor]]:
@@ -88,13 +129,13 @@ def _tensors(leaves: Sequence[Any]) -> list[tuple[int, torch.Tensor]]:
 
 def _resized(leaves: Sequence[Any], places: Sequence[tuple[int, int]], old: int, new: int) -> list[Any]:
     changed = list(leaves)
-    for i, dim in places:
+    for i, dim in places if old != new else ():
         index = torch.arange(new, device=changed[i].device) % old
         changed[i] = changed[i].index_select(dim, index)
     return changed
 
 
-def _analysed(model: nn.Module, coupling: Coupling, plan: Plan, inputs: Any) -> Coupling | None:
+def analysed(model: nn.Module, coupling: Coupling, plan: Plan, inputs: Any) -> Coupling | None:
     """Return the analysis at another size; None where the model does not run or falls into other axes there."""
     try:
         graph = capture(model, inputs, method="record" if "fake" in coupling.graph.how else "run")
@@ -105,3 +146,6 @@ def _analysed(model: nn.Module, coupling: Coupling, plan: Plan, inputs: Any) -> 
     joins = all(graph.find(d.join) is not None for d in plan.drops)
     held = {a: found.axes[a].atom for a in found.axes if a in plan.axes}
     return dataclasses.replace(found, axis_of={atom: a for a, atom in held.items()}) if alike and joins else None
+
+
+__all__ = ["Size", "analysed", "first_samples", "proof_sizes"]

@@ -23,7 +23,7 @@ from prunus.graph.run import flat_inputs, run
 from prunus.plans import Plan
 from prunus.surgery.draws import draws, seeded
 from prunus.surgery.precision import computing_in
-from prunus.surgery.reference import masked_run
+from prunus.surgery.reference import masked_run, masked_tensors, zero_removed_
 from prunus.surgery.tensors import slice_tensors
 from prunus.surgery.tokens import cut_inputs, kept_inputs
 
@@ -44,6 +44,7 @@ class Trial:
         seed: of noise and random ops.
         device: where it runs.
         random: the program draws random numbers.
+        zeroed: ``values`` are those of the masked original; see `zero_`.
     """
 
     coupling: Coupling
@@ -56,6 +57,7 @@ class Trial:
     seed: int
     device: torch.device
     random: bool
+    zeroed: bool = False
 
     @contextlib.contextmanager
     def computing(self, *, gradients: bool = False) -> Iterator[None]:
@@ -74,8 +76,19 @@ class Trial:
 
     def masked(self) -> list[torch.Tensor]:
         """Return the outputs of the masked original, at the positions that stay."""
+        values = self.values if self.zeroed else masked_tensors(self.values, self.coupling, self.plan)
         with self.computing():
-            return self.kept_outputs(masked_run(self.coupling, self.plan, self.values, self.inputs, self.dtype))
+            return self.kept_outputs(masked_run(self.coupling, self.plan, values, self.inputs, self.dtype))
+
+    def zero_(self) -> Trial:
+        """Return the trial with what goes at zero in its own tensors: no second copy of them is held from now on."""
+        values = dict(self.values)
+        for name, value in self.values.items():
+            if self.coupling.graph.tensors[name].kind == "constant" or not value.is_floating_point():
+                values |= masked_tensors({name: value}, self.coupling, self.plan)
+            else:
+                zero_removed_(value, name, self.coupling, self.plan)
+        return dataclasses.replace(self, values=values, zeroed=True)
 
     def cut(self, twin: nn.Module, *, gradients: bool = False) -> list[torch.Tensor]:
         """Return the outputs of a cut model made by `twin`."""
@@ -104,26 +117,35 @@ class Trial:
         coupling = dataclasses.replace(coupling, graph=_on(coupling.graph, self.device))
         inputs, args, kwargs = _calls(coupling, self.plan, example_inputs, self.dtype, self.device)
         known = {n: v for n, v in self.values.items() if n in coupling.tensors}
-        values = {**known, **coupling.graph.constants}
+        constants = dict(coupling.graph.constants)
+        values = known | (masked_tensors(constants, coupling, self.plan) if self.zeroed else constants)
         return dataclasses.replace(self, coupling=coupling, values=values, args=args, kwargs=kwargs, inputs=inputs)
 
     def twin(self, small: nn.Module) -> nn.Module:
         """Return a copy of a cut model that holds the slices of the noisy tensors, all floats in the trial's type."""
-        small, aliases = unwrap(small), self.coupling.graph.aliases
-        values = slice_tensors(self.values, self.coupling, self.plan)
+        return self._holding(small, slice_tensors(self.values, self.coupling, self.plan))
+
+    def original(self, model: nn.Module) -> nn.Module:
+        """Return a copy of the original around the very tensors of the trial: what `zero_` zeroes is zero in it."""
+        return self._holding(model, self.values, shared=True)
+
+    def _holding(self, model: nn.Module, values: Mapping[str, torch.Tensor], *, shared: bool = False) -> nn.Module:
+        model, aliases = unwrap(model), self.coupling.graph.aliases
+        taken = set() if shared else {v.data_ptr() for v in self.values.values()}
         memo: dict[int, Any] = {}
-        for name, tensor in named_tensors(small).items():
+        for name, tensor in named_tensors(model).items():
             value = values.get(aliases.get(name, name))
             fits = value is not None and value.shape == tensor.shape
-            own = self._wide(value if value is not None and fits else tensor).detach().clone()
+            own = self._wide(value if value is not None and fits else tensor).detach()
+            own = own.clone() if not fits or own.data_ptr() in taken else own
             is_parameter = isinstance(tensor, nn.Parameter)
             memo.setdefault(id(tensor), nn.Parameter(own, own.is_floating_point()) if is_parameter else own)
-        for module in small.modules():
+        for module in model.modules():
             # Tensors in plain attributes meet those in the model's float type, and torch copies none with a history.
             for held in pytree.tree_leaves(list(vars(module).values())):
                 if isinstance(held, torch.Tensor) and not isinstance(held, nn.Parameter):
                     memo.setdefault(id(held), self._wide(held).detach().clone())
-        return copy.deepcopy(small, memo)
+        return copy.deepcopy(model, memo)
 
     def _wide(self, tensor: torch.Tensor) -> torch.Tensor:
         return widened(tensor, self.dtype, self.device)
@@ -174,22 +196,27 @@ def perturbed(
     dtype: torch.dtype = torch.float64,
     device: torch.device | None = None,
 ) -> Tensors:
-    """Return tensors in a wide dtype with noise of 0.1; variances stay positive, integers and constants as they are."""
+    """Return copies in a wide dtype, vectors and buffers with noise of 0.1; integers and constants as they are."""
     generator = torch.Generator().manual_seed(seed)
     out = {}
     for name, value in values.items():
-        if not value.is_floating_point() or graph.tensors[name].kind == "constant":
+        kind = graph.tensors[name].kind
+        if not value.is_floating_point() or kind == "constant":
             out[name] = value
             continue
-        wide = widened(value, dtype, device or value.device)
-        noise = torch.randn(value.shape, generator=generator, dtype=dtype).to(wide.device)
-        constant = value.numel() > 1 and bool((value == value.reshape(-1)[0]).all())
-        if value.dim() <= 1 or constant or graph.tensors[name].kind == "buffer":
+        wide = value.to(device or value.device, dtype, copy=True)
+        if value.dim() <= 1 or kind == "buffer" or _is_constant(value):
+            noise = torch.randn(value.shape, generator=generator, dtype=dtype).to(wide.device)
             positive_only = bool((wide >= 0).all())
             wide = wide + 0.1 * noise
-            wide = wide.abs() + 1e-3 if positive_only and graph.tensors[name].kind == "buffer" else wide
+            wide = wide.abs() + 1e-3 if positive_only and kind == "buffer" else wide
         out[name] = wide
     return out
+
+
+def _is_constant(value: torch.Tensor) -> bool:
+    flat = value.reshape(-1)
+    return flat.numel() > 1 and all(bool((part == flat[0]).all()) for part in (flat[:64], flat))
 
 
 def widened(tensor: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:

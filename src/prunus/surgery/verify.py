@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,62 +13,13 @@ from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.ordinary import in_ordinary_mode
 from prunus.plans import Plan
-from prunus.surgery.bisect import explain, first_divergence, one_line, wrong_tensor
+from prunus.surgery.bisect import explain, one_line, wrong_tensor
+from prunus.surgery.check import ROUNDED, TOLERANCE, Check
 from prunus.surgery.gradients import compare_gradients, gradient_error
-from prunus.surgery.other_sizes import Resized, other_sizes
+from prunus.surgery.proof import Proof, inner_error, needs_float32, prove
 from prunus.surgery.reference import masked_tensors, reference_overrides
 from prunus.surgery.tensors import cut_tensors
-from prunus.surgery.trial import Trial, perturbed, relative_error, trial
-
-TOLERANCE = 1e-5
-"""What an error may be in float64."""
-ROUNDED = 1e-4
-"""What it may be where a check ran in a narrower type, which rounds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The proof of a cut.
-
-    Attributes:
-        error: largest relative difference ‖cut − masked‖∞ / ‖masked‖∞ over the outputs.
-        change: the same between masked and uncut: near zero would mean that the check proves nothing.
-        values_equal: the cut model's tensors are exactly the slices of the original's.
-        dtype: the float type in which both ran.
-        gradient_error: the same over the gradients of the parameters; None where it was not asked for, or where no
-            output has a gradient.
-        failure: what the cut model raised instead of returning something.
-        sizes: the other sizes of the inputs at which masked and cut were compared too; ``error`` is the largest.
-    """
-
-    error: float
-    change: float
-    values_equal: bool
-    dtype: torch.dtype = torch.float64
-    gradient_error: float | None = None
-    failure: str = ""
-    sizes: tuple[str, ...] = ()
-
-    @property
-    def tolerance(self) -> float:
-        """What ``error`` and ``gradient_error`` may be in this float type."""
-        return TOLERANCE if self.dtype is torch.float64 else ROUNDED
-
-    @property
-    def ok(self) -> bool:
-        """Whether masked and cut agree."""
-        learns = self.gradient_error is None or self.gradient_error <= self.tolerance
-        return self.error <= self.tolerance and self.values_equal and learns
-
-    def __str__(self) -> str:
-        word = "ok" if self.ok else "FAILED"
-        gradients = "" if self.gradient_error is None else f", gradients {self.gradient_error:.1e}"
-        kind = str(self.dtype).removeprefix("torch.")
-        also = f", also at {', '.join(self.sizes)}" if self.sizes else ""
-        return (
-            f"masked ≡ cut: {word}, relative error {self.error:.1e}{gradients} in {kind} (allowed {self.tolerance:.0e})"
-            f"{also}"
-        )
+from prunus.surgery.trial import perturbed, relative_error, trial
 
 
 @in_ordinary_mode
@@ -82,11 +32,13 @@ def verify(
     *,
     seed: int = 0,
     gradients: bool = False,
+    same_program: bool = False,
 ) -> Check:
     """Compare a cut model with the masked original.
 
     The reference runs the captured graph with every removed slice at zero, norms taken over the kept positions.
     All constants are perturbed first (value + 0.1 · noise) so that zeros hide nothing, in float64, seeds reset.
+    Forwards that are the user's own are compared at two more batch sizes, and at another length or image size.
 
     Args:
         model: the original.
@@ -96,48 +48,41 @@ def verify(
         example_inputs: of the original.
         seed: of the noise.
         gradients: compare the gradients of the parameters too; costs a backward of both.
+        same_program: the cut model was seen to run the edited program on the example inputs, op by op; smaller inputs
+            may then stand for them where a forward takes any size.
 
     Raises:
         VerifyError: they differ by more than the tolerance, or a tensor is not the slice it should be; the message
             names the first node or module that parts from the reference.
     """
-    check, it, twin = _compared(model, small, coupling, plan, example_inputs, seed, torch.float64, gradients)
-    if not check.ok or twin is None:
-        raise VerifyError(_message(check, model, small, coupling, plan, example_inputs, seed))
-    if coupling.forward is None:
+    if coupling.forward is None or gradients:
+        check = _compared(model, small, coupling, plan, example_inputs, seed, torch.float64, gradients)
+        if not check.ok:
+            raise VerifyError(_message(check, model, small, coupling, plan, example_inputs, seed))
+        if coupling.forward is None:
+            return check
+        found = prove(model, small, coupling, plan, example_inputs, seed=seed, whole=True)
+        check = replace(found.check, gradient_error=check.gradient_error)
+    else:
+        found = prove(model, small, coupling, plan, example_inputs, seed=seed, whole=not same_program)
+        check = found.check
+    if check.ok:
         return check
-    return _at_other_sizes(check, it, twin, other_sizes(unwrap(model), coupling, plan, example_inputs))
+    if found.at:
+        there = _compared(model, small, coupling, plan, example_inputs, seed, torch.float64, gradients)
+        if there.ok:
+            raise VerifyError(_message_elsewhere(found, small))
+        check = there
+    raise VerifyError(_message(check, model, small, coupling, plan, example_inputs, seed))
 
 
-def _at_other_sizes(check: Check, it: Trial, twin: nn.Module, sizes: Iterable[Iterable[Resized]]) -> Check:
-    """Compare again at other batch sizes and lengths: forwards that are the user's own take what they took.
-
-    Raises:
-        VerifyError: they differ there.
-    """
-    proved: list[str] = []
-    error = check.error
-    for choices in sizes:
-        for other in choices:
-            try:
-                there = it.at(other.coupling, other.inputs)
-                masked = there.masked()
-            except Exception:
-                continue  # the original does not run there
-            try:
-                found, told = relative_error(there.cut(twin), masked), ""
-            except Exception as failure:
-                found, told = float("inf"), f" ({one_line(failure)})"
-            if not found <= check.tolerance:
-                raise VerifyError(
-                    f"The cut {type(twin).__name__} computes what the masked original computes on the example inputs, "
-                    f"but not at {other.name}: relative error {found:.2e}{told}, allowed {check.tolerance:.0e}. A "
-                    "number in its code was made for one size; hold the axes that it counts, or use forward='rewrite'."
-                )
-            error = max(error, found)
-            proved.append(other.name)
-            break
-    return replace(check, error=error, sizes=tuple(proved))
+def _message_elsewhere(found: Proof, small: nn.Module) -> str:
+    told = f" ({found.check.failure})" if found.check.failure else ""
+    return (
+        f"The cut {type(unwrap(small)).__name__} computes what the masked original computes on the example inputs, but "
+        f"not at {found.at}: relative error {found.check.error:.2e}{told}, allowed {found.check.tolerance:.0e}. A "
+        "number in its code was made for one size; hold the axes that it counts, or use forward='rewrite'."
+    )
 
 
 def compare_models(
@@ -155,7 +100,7 @@ def compare_models(
 
     ``dtype`` float32 halves the memory and rounds more; it is also used where an op of the model knows no float64.
     """
-    return _compared(model, small, coupling, plan, example_inputs, seed, dtype, gradients)[0]
+    return _compared(model, small, coupling, plan, example_inputs, seed, dtype, gradients)
 
 
 def _compared(
@@ -167,37 +112,27 @@ def _compared(
     seed: int,
     dtype: torch.dtype,
     gradients: bool,
-) -> tuple[Check, Trial, nn.Module | None]:
-    """Return the check, its trial, and the twin of the cut model that was run; None where it failed."""
+) -> Check:
     equal = wrong_tensor(small, coupling.graph, cut_tensors(unwrap(model), coupling, plan)) is None
     try:
         it = trial(model, coupling, plan, example_inputs, seed=seed, dtype=dtype)
-        uncut, masked = it.uncut(), it.masked()
+        uncut = it.uncut()
+        it = it.zero_()
+        masked = it.masked()
     except RuntimeError as error:
-        if dtype is not torch.float64 or "not implemented for 'Double'" not in str(error):
+        if dtype is not torch.float64 or not needs_float32(error):
             raise
-        it = trial(model, coupling, plan, example_inputs, seed=seed, dtype=torch.float32)
-        uncut, masked = it.uncut(), it.masked()
+        return _compared(model, small, coupling, plan, example_inputs, seed, torch.float32, gradients)
     change = relative_error(uncut, masked)
     try:
-        twin = it.twin(small)
-        error_of_outputs = relative_error(it.cut(twin), masked)
+        error_of_outputs = relative_error(it.cut(it.twin(small)), masked)
     except Exception as error:
-        return Check(float("inf"), change, equal, it.dtype, failure=one_line(error)), it, None
+        return Check(float("inf"), change, equal, it.dtype, failure=one_line(error))
     found = gradient_error(it, small) if gradients else None
-    check = Check(
-        max(error_of_outputs, _inner_error(it, masked)), change, equal, it.dtype,
+    return Check(
+        max(error_of_outputs, inner_error(it, masked)), change, equal, it.dtype,
         gradient_error=None if found is None else found.error,
     )  # fmt: skip
-    return check, it, twin
-
-
-def _inner_error(it: Trial, outputs: list[torch.Tensor]) -> float:
-    """Return how far the values inside the edited graph are off, where the outputs are too coarse to tell."""
-    if any(t.is_floating_point() or t.is_complex() for t in outputs):
-        return 0.0
-    parted = first_divergence(it)
-    return 0.0 if parted is None else parted.error
 
 
 def _message(
