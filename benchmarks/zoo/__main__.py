@@ -15,7 +15,8 @@ import torch
 from prunus.graph.rules import load_rules
 
 from .catalog import ZOOS, Entry, entries
-from .tables import reason_of, write_tables
+from .kept import KEEP, run_kept
+from .tables import MODES, reason_of, write_tables
 from .trial import Options, run_trial
 from .workers import Limits, Task, read_records, run_all
 
@@ -56,7 +57,9 @@ def _run(chosen: list[Entry], limits: Limits, options: argparse.Namespace) -> No
 
 
 def _trial(entry: Entry, modes: tuple[str, ...], *, prove: bool) -> list[dict[str, Any]]:
-    return run_trial(entry, Options(modes=modes, prove=prove))
+    rewriting = tuple(mode for mode in modes if mode != KEEP)
+    records = run_trial(entry, Options(modes=rewriting, prove=prove)) if rewriting else []
+    return [*records, *([run_kept(entry)] if KEEP in modes else [])]
 
 
 def _giants_last(chosen: list[Entry]) -> list[Entry]:
@@ -67,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zoo", description=__doc__)
     parser.add_argument("models", nargs="*", help="only these models")
     parser.add_argument("--zoo", nargs="+", choices=ZOOS, default=list(ZOOS))
-    parser.add_argument("--mode", nargs="+", choices=("graph", "hybrid", "module"), default=["hybrid", "graph"])
+    parser.add_argument("--mode", nargs="+", choices=("graph", "hybrid", "module", KEEP), default=list(MODES))
     parser.add_argument("--log", type=Path, default=ROOT / "runs" / "zoo.jsonl", help="finished trials, one a line")
     parser.add_argument("--docs", type=Path, default=None, help="folder for zoo.json and zoo.md")
     parser.add_argument("--state", default="", help="what the code was, for the tables: a commit")

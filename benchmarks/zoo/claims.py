@@ -43,6 +43,31 @@ def claims(summary: Mapping[str, Summary]) -> list[tuple[str, str, bool]]:
             measured = s["coverage_macs_median"]
             rows.append((f"{zoo}: coverage of MACs ≥ {_COVERAGE[zoo]:.0%} at the median", f"{measured:.1%}",
                          measured >= _COVERAGE[zoo]))  # fmt: skip
+    return rows + _kept_claims(summary.get("keep", {}))
+
+
+_REACHED = {"torchvision": 78, "timm": 92, "transformers": 118}
+
+
+def _kept_claims(kept: Summary) -> list[tuple[str, str, bool]]:
+    rows: list[tuple[str, str, bool]] = []
+    for zoo, s in kept.items():
+        if not s["tried"]:
+            continue
+        n, cuts = s["models"], s["cuts"]
+        rows += [
+            (f"forwards kept: all of {zoo} ok", f"{s['ok']}/{n}", s["ok"] == n),
+            (f"forwards kept: none of {zoo} rewritten", f"{s['rewritten']} forwards of {s['models_rewritten']} models",
+             cuts == n and not s["rewritten"]),
+            (f"forwards kept: every cut of {zoo} proved at three batch sizes",
+             f"{s['three_batches']}/{n}; at another length or image size {s['other_size']}", s["three_batches"] == n),
+            (f"forwards kept, {zoo}: ≥ 0.97 of what rewriting could remove at the median, ≥ 0.8 at worst",
+             f"{s['share_median']:.3f}, {s['share_worst']:.3f}",
+             s["share_median"] >= 0.97 and s["share_worst"] >= 0.8),
+        ]  # fmt: skip
+        if zoo in _REACHED:
+            rows.append((f"forwards kept: half of the removable MACs reached in ≥ {_REACHED[zoo]} of {zoo}",
+                         f"{s['reached']}/{n}", s["reached"] >= _REACHED[zoo]))  # fmt: skip
     return rows
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from .catalog import ZOOS
 from .claims import claims, claims_table
+from .kept import KEEP
 from .trial import KINDS
 
 Record = dict[str, Any]
@@ -29,6 +30,11 @@ hidden state is an output and stays. *Kept* is budget / random. *Rewritten* coun
 anew; their parameters stay in the user's modules. *CPU* is processor time of capture, couple, plan and cut on one
 thread, *peak* the memory they need beside the imports. Written by `make zoo`; the numbers are in `zoo.json`.
 
+**Forwards kept** is the default at every door: one more cut, by `analyse`, `plan`, `realise`, without half of the MACs
+that rewriting could remove (random scores). *ok*: no module's forward is another than its class's, but for `prunus.nn`
+and `nn.Identity`; proved in numbers, at three batch sizes where the model takes them; priced and stored as above. Its
+*CPU* includes the proof.
+
 A model that branches on values, such as a whole detector, is captured in parts: its largest submodules that are one
 program are cut and proved, borders unchanged; the rest is left alone. torchvision's quantised models are left out:
 their integer kernels hold no parameters that could be cut. Where its compiled ops are missing, box suppression and
@@ -43,11 +49,15 @@ def write_page(document: Mapping[str, Any], path: Path) -> None:
     parts = [HEAD, "Code of the runs:\n\n" + "\n".join(states) + "\n" if states else ""]
     parts += ["## Promised and measured\n", claims_table(claims(document["summary"]))]
     parts += [_summary(mode, document["summary"][mode]) for mode in ("hybrid", "graph")]
+    parts.append(_kept_summary(document["summary"].get(KEEP, {})))
     parts.append(_failures(document["models"]))
+    kept = [r for r in document["models"] if r["mode"] == KEEP]
+    parts.append(_out_of_reach(kept))
     for zoo in ZOOS:
         hybrid, graph = ({r["model"]: r for r in document["models"] if (r["mode"], r["zoo"]) == (m, zoo)}
                          for m in ("hybrid", "graph"))  # fmt: skip
         parts.append(_model_table(zoo, hybrid, graph))
+        parts.append(_kept_table(zoo, {r["model"]: r for r in kept if r["zoo"] == zoo}))
     path.write_text("\n".join(p for p in parts if p), encoding="utf-8")
 
 
@@ -65,6 +75,69 @@ def _summary(mode: str, summary: Mapping[str, Record]) -> str:
             f"| {s['worst_error']:.0e} | {' / '.join(str(ways.get(w, 0)) for w in ('module', 'hybrid', 'graph'))} "
             f"| {s['work_cpu_s_max']:.1f} s | {s['peak_bytes_max'] / 2**30:.2f} GB |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def _kept_summary(summary: Mapping[str, Record]) -> str:
+    if not any(s["tried"] for s in summary.values()):
+        return ""
+    lines = [
+        "| forwards kept | tried | ok | half of the MACs reached | forwards rewritten | three batches | another size "
+        "| of what rewriting could remove: median, worst | worst error | CPU, worst | peak, worst |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for zoo, s in summary.items():
+        lines.append(
+            f"| {zoo} | {s['tried']}/{s['models']} | {s['ok']} | {s['reached']} | {s['rewritten']} "
+            f"| {s['three_batches']} | {s['other_size']} | {s['share_median']:.3f}, {s['share_worst']:.3f} "
+            f"| {s['worst_error']:.0e} | {s['work_cpu_s_max']:.1f} s | {s['peak_bytes_max'] / 2**30:.2f} GB |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _out_of_reach(kept: Sequence[Record]) -> str:
+    """List what keeps a forward from losing half of its removable MACs, from being kept, or from more batch sizes."""
+    lines = []
+    for record in kept:
+        cut = record.get("budget", {})
+        name = f"{record['zoo']} {record['model']}"
+        if "because" in cut:
+            lines.append(f"- {name}: half is out of reach: {cut['because']}")
+        if cut.get("rewritten"):
+            paths = ", ".join(path or "the top level" for path in cut["rewritten_paths"])
+            lines.append(f"- {name}: {cut['rewritten']} forwards rewritten: {paths}")
+        if cut.get("proved_batches", 3) < 3:
+            lines.append(f"- {name}: proved at {cut['proved_batches']} batch sizes; the dense model takes no other")
+    return "## What keeping forwards costs\n\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+def _kept_table(zoo: str, kept: Mapping[str, Record]) -> str:
+    if not kept:
+        return ""
+    lines = [
+        f"### {_TITLES.get(zoo, zoo)}: forwards kept\n",
+        "| model | ok | MACs kept | params kept | coverage params: kept / rewriting | rewritten | mended | shipped "
+        "| max error | batch sizes | also at | CPU | peak | trial |",
+        "|---|---|--:|--:|---|--:|--:|--:|--:|--:|---|--:|--:|--:|",
+    ]
+    for name, record in sorted(kept.items()):
+        cut = record.get("budget", {})
+        if "rewritten" not in cut:
+            lines.append(f"| {name} | no |" + " – |" * 12)
+            continue
+        sizes = dict.fromkeys(size.partition(" of ")[2] for size in cut["sizes"] if " of " in size)
+        cells = [
+            "yes" if record["ok"] else "no",
+            f"{cut['macs'] / record['macs']:.0%}{'' if cut['reached'] else ' (out of reach)'}",
+            f"{cut['params'] / record['params']:.0%}",
+            f"{record['coverage_params']:.3f} / {record['coverage_params_rewritten']:.3f}",
+            *(str(cut[key]) for key in ("rewritten", "mended", "shipped")),
+            f"{cut['error']:.0e}",
+            str(cut["proved_batches"]),
+            ", ".join(sizes) or "–",
+        ]
+        costs = f"{cut['work_cpu_s']:.1f} s | {record['peak_bytes'] / 2**20:.0f} MB | {record['seconds']:.0f} s"
+        lines.append(f"| {name} | {' | '.join(cells)} | {costs} |")
     return "\n".join(lines) + "\n"
 
 

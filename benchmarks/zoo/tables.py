@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from .catalog import ZOOS, counts
+from .kept import KEEP
 from .pages import reason_of, write_page
 from .trial import KINDS
 
 Record = dict[str, Any]
-MODES = ("hybrid", "graph")
-SCHEMA = "prunus-zoo/3"
+MODES = ("hybrid", "graph", KEEP)
+SCHEMA = "prunus-zoo/4"
+OLDER = ("prunus-zoo/3",)
 
 
 def write_tables(records: Mapping[tuple[str, str, str], Record], folder: Path, state: str) -> None:
@@ -23,14 +25,14 @@ def write_tables(records: Mapping[tuple[str, str, str], Record], folder: Path, s
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "zoo.json"
     old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if old.get("schema") != SCHEMA:
+    if old.get("schema") not in (SCHEMA, *OLDER):
         old = {"models": []}
     merged = {(r["mode"], r["zoo"], r["model"]): r for r in old["models"]}
     merged |= {key: _without_traces(r) for key, r in records.items()}
     ordered = sorted(merged.values(), key=lambda r: (MODES.index(r["mode"]), ZOOS.index(r["zoo"]), r["model"]))
     states = dict(old.get("states", {})) | {key[0]: state for key in records if state}
     expected = counts()
-    summary = {m: {z: summarise(_of(ordered, m, z), expected[z]) for z in ZOOS} for m in MODES}
+    summary = {m: {z: SUMMARIES[m](_of(ordered, m, z), expected[z]) for z in ZOOS} for m in MODES}
     document = {"schema": SCHEMA, "states": states, "summary": summary, "models": ordered}
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     write_page(document, folder / "zoo.md")
@@ -79,6 +81,39 @@ def summarise(records: Sequence[Record], expected: int) -> Record:
     return found | (_survival(kept) if kept else {})
 
 
+def summarise_kept(records: Sequence[Record], expected: int) -> Record:
+    """Count, over one zoo, what was cut with the forwards kept, and how much of what rewriting could remove is left."""
+    reached = [r for r in records if "coverage_params" in r]
+    cuts = [r["budget"] for r in records if "rewritten" in r.get("budget", {})]
+    shares = [share_of_rewriting(r) for r in reached]
+    return {
+        "models": expected,
+        "tried": len(records),
+        "ok": sum(bool(r["ok"]) for r in records),
+        "cuts": len(cuts),
+        "reached": sum(c["reached"] for c in cuts),
+        "rewritten": sum(c["rewritten"] for c in cuts),
+        "models_rewritten": sum(c["rewritten"] > 0 for c in cuts),
+        "three_batches": sum(c["proved_batches"] >= 3 for c in cuts),
+        "other_size": sum(any(" of " in size for size in c["sizes"]) for c in cuts),
+        "share_median": _median(shares),
+        "share_worst": min(shares, default=0.0),
+        "worst_error": max((c["error"] for c in cuts), default=0.0),
+        "work_cpu_s_max": max((c["work_cpu_s"] for c in cuts), default=0.0),
+        "trial_cpu_s": round(sum(r.get("cpu_seconds", 0.0) for r in records), 0),
+        "peak_bytes_max": max((r["peak_bytes"] for r in records if "peak_bytes" in r), default=0),
+    }
+
+
+def share_of_rewriting(record: Record) -> float:
+    """Return how much of the parameters that rewriting could remove can go with the forwards kept."""
+    whole = record["coverage_params_rewritten"]
+    return round(record["coverage_params"] / whole, 4) if whole else 1.0
+
+
+SUMMARIES = {"hybrid": summarise, "graph": summarise, KEEP: summarise_kept}
+
+
 def _survival(cuts: Sequence[Record]) -> Record:
     return {
         "ways": dict(Counter(c["surgery"] for c in cuts)),
@@ -101,4 +136,4 @@ def _median(values: Sequence[float]) -> float:
     return round(statistics.median(values), 4) if values else 0.0
 
 
-__all__ = ["MODES", "reason_of", "summarise", "write_tables"]
+__all__ = ["MODES", "reason_of", "share_of_rewriting", "summarise", "summarise_kept", "write_tables"]

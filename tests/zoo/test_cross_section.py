@@ -75,3 +75,17 @@ def test_a_whole_detector_is_cut_in_its_parts() -> None:
     assert record["coverage_params"] > 0.5
     assert record["budget"]["kind"] == "SSD"
     assert record["budget"]["reload"] == "equal"
+
+
+@pytest.mark.parametrize(("zoo", "name"), MODELS, ids=[name for _, name in MODELS])
+def test_a_real_architecture_keeps_its_forwards(zoo: str, name: str) -> None:
+    if importlib.util.find_spec(zoo) is None:
+        pytest.skip(f"{zoo} is not installed")
+    from zoo.catalog import entries
+    from zoo.kept import run_kept
+
+    record = run_kept(next(e for e in entries(zoo) if e.name == name))
+    assert record["ok"], record.get("trace", record)
+    assert record["budget"]["reached"]
+    assert record["budget"]["rewritten"] == 0
+    assert record["budget"]["proved_batches"] == 3

@@ -34,6 +34,42 @@ def failed(model: str) -> dict[str, Any]:
     return base | {"error": "CaptureError: no", "trace": "…"}
 
 
+KEPT: dict[str, Any] = {
+    "ok": True, "reached": True, "wanted_macs": 0.5, "work_cpu_s": 2.0, "params": 50, "macs": 480, "rewritten": 0,
+    "rewritten_paths": [], "mended": 2, "shipped": 0, "same_program": True, "verified": True, "error": 3e-16,
+    "change": 0.5, "price_exact": True, "proved_batches": 3, "sizes": ["batch 3 of 64×64"], "reload": "equal",
+}  # fmt: skip
+
+
+def kept(model: str, share: float = 1.0, **changes: Any) -> dict[str, Any]:
+    base = {k: v for k, v in GOOD.items() if k != "nodes"}
+    covered = {"coverage_params": share, "coverage_params_rewritten": 1.0}
+    found = {"ok": not changes, "budget": KEPT | changes}
+    return copy.deepcopy(base | covered | found | {"model": model, "mode": "keep"})
+
+
+def test_what_keeping_forwards_costs_is_counted_and_told(tmp_path: Path) -> None:
+    from zoo.claims import claims
+    from zoo.tables import summarise_kept, write_tables
+
+    far = kept("far", 0.5, reached=False, because="Out of reach.", proved_batches=1, sizes=[])
+    records = [kept("net"), kept("half", 0.9), far, kept("own", rewritten=2, rewritten_paths=["", "a"])]
+    found = summarise_kept(records, 4)
+    assert (found["reached"], found["rewritten"], found["models_rewritten"], found["three_batches"]) == (3, 2, 1, 3)
+    assert (found["share_median"], found["share_worst"], found["other_size"], found["ok"]) == (0.95, 0.5, 3, 2)
+    told = {claim: met for claim, _, met in claims({"hybrid": {}, "graph": {}, "keep": {"torchvision": found}})}
+    assert len(told) == 5
+    assert not any(told.values())
+    good = summarise_kept([kept(str(n)) for n in range(80)], 80)
+    assert all(met for _, _, met in claims({"hybrid": {}, "graph": {}, "keep": {"torchvision": good}}))
+    write_tables({("keep", "torchvision", r["model"]): r for r in records}, tmp_path, "one")
+    page = (tmp_path / "zoo.md").read_text()
+    assert "| net | yes | 48% | 50% | 1.000 / 1.000 | 0 | 2 | 0 | 3e-16 | 3 | 64×64 | 2.0 s | 1 MB | 2 s |" in page
+    assert "- torchvision far: half is out of reach: Out of reach." in page
+    assert "- torchvision own: 2 forwards rewritten: the top level, a" in page
+    assert "- torchvision far: proved at 1 batch sizes; the dense model takes no other" in page
+
+
 def test_what_fails_is_counted_and_told() -> None:
     from zoo.tables import reason_of, summarise
 
