@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from prunus.criteria import CriterionLike, criterion_name
-from prunus.errors import ModelError
+from prunus.errors import ModelError, PlanError
 from prunus.graph.coupling import Coupling
 from prunus.graph.recorder import named_tensors
 from prunus.measurement.batches import logits_of
 from prunus.measurement.price import CostModel, cost_model
-from prunus.plans import Decision, Drop, Plan, fingerprint
+from prunus.plans import Decision, Drop, Mend, Plan, fingerprint
+from prunus.surgery.keeping import mends_of
 from prunus.surgery.literals import rewrite
 
 
@@ -48,7 +49,17 @@ def make_plan(
         before=whole.price(),
         after=reduced.price(touched),
         settings=dict(settings or {}),
+        mended=_mended(coupling, touched),
     )
+
+
+def _mended(coupling: Coupling, keep: Mapping[str, np.ndarray]) -> tuple[Mend, ...]:
+    if coupling.forward is None:
+        return ()
+    try:
+        return mends_of(coupling.forward, coupling, keep)
+    except PlanError:  # a plan that no cut takes, such as one made to run the masked network
+        return ()
 
 
 def cross_entropy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:

@@ -70,6 +70,20 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Mend:
+    """One number of a module: ``name`` may lead into tuples, dicts and settings: ``dims[2]``, ``config.width``."""
+
+    path: str
+    name: str
+    old: int
+    new: int
+
+    def __str__(self) -> str:
+        where = f"{self.path}.{self.name}" if self.path else self.name
+        return f"{where}: {self.old} → {self.new}"
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything needed to cut one model.
 
@@ -79,6 +93,7 @@ class Plan:
         keep: tensor name → dim → kept indices; what ``axes`` means for the tensors.
         drops: bypassed branches.
         masks: tensor name → which weights stay (bool array of the original shape).
+        mended: numbers that modules hold and that a cut changes, where forwards are kept.
         before, after: exact price of the model and of the cut model.
     """
 
@@ -91,6 +106,7 @@ class Plan:
     before: Cost = UNPRICED
     after: Cost = UNPRICED
     settings: Mapping[str, Any] = field(default_factory=dict)
+    mended: tuple[Mend, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -128,6 +144,7 @@ class Plan:
             "tensors": {t: {str(d): to_ranges(i) for d, i in dims.items()} for t, dims in self.keep.items()},
             "drops": [asdict(d) for d in self.drops],
             "masks": {k: {"shape": list(m.shape), "kept": int(m.sum())} for k, m in self.masks.items()},
+            "mended": [asdict(m) for m in self.mended],
             "decisions": [asdict(d) for d in self.decisions],
             "before": asdict(self.before),
             "after": asdict(self.after),
@@ -182,6 +199,7 @@ class Plan:
                 before=Cost(**text["before"]),
                 after=Cost(**text["after"]),
                 settings=text["settings"],
+                mended=tuple(Mend(**m) for m in text.get("mended", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"{where} is damaged: {type(error).__name__} {error}.") from error
@@ -249,4 +267,4 @@ def _same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
-__all__ = ["UNPRICED", "Cost", "Decision", "Drop", "Plan", "fingerprint", "from_ranges", "to_ranges"]
+__all__ = ["UNPRICED", "Cost", "Decision", "Drop", "Mend", "Plan", "fingerprint", "from_ranges", "to_ranges"]

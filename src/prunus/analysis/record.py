@@ -113,7 +113,7 @@ class Analysis:
 
     def inspect(self) -> Any:
         """Return what can go, what is frozen and why; printing it shows the module tree."""
-        return import_module("prunus.inspection").inspected(self.coupling)
+        return import_module("prunus.inspection").inspected(self)
 
     @property
     def has_data(self) -> bool:

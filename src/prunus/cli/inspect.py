@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import DebugOption
+from prunus.cli.options import DebugOption, ForwardOption
+from prunus.defaults import DEFAULTS
 
 _MODEL = "torchvision:NAME, timm:NAME, hf:PATH, package.module:callable, file.py:callable, or a built-in name."
 
@@ -27,6 +28,10 @@ def inspect(
     depth: Annotated[
         int | None, typer.Option(min=0, help="How many levels of modules to show; deeper ones are summed up.")
     ] = None,
+    forward: ForwardOption = None,
+    numbers: Annotated[
+        bool, typer.Option("--numbers", help="Show every number of the code that comes from somewhere.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Show a model's modules, their cost, which of their axes can go, and what is frozen and why."""
@@ -34,18 +39,20 @@ def inspect(
 
     if graph is not None:
         check_picture(graph)
-    from prunus.graph.capture import capture
-    from prunus.graph.coupling import couple
-    from prunus.inspection import inspection_of, print_inspection
+    from prunus.inspection import inspect_model, print_inspection
     from prunus.sources import resolve_model
     from prunus.sources.examples import example_inputs
 
     network = resolve_model(model, checkpoint=None if checkpoint is None else str(checkpoint))
-    coupling = couple(capture(network, example_inputs(model, network, input_shape or ())))
-    found = inspection_of(coupling, name=model)
+    inputs = example_inputs(model, network, input_shape or ())
+    found = inspect_model(network, inputs, name=model, forward=forward or DEFAULTS.forward)
     if json:
         sys.stdout.write(found.to_json())
     else:
-        print_inspection(found, depth=depth)
+        print_inspection(found, depth=depth, numbers=numbers)
     if graph is not None:
+        from prunus.graph.capture import capture
+        from prunus.graph.coupling import couple
+
+        coupling = couple(capture(network, inputs))
         sys.stderr.write(f"graph: {draw_to(coupling, graph, depth=depth)}\n")

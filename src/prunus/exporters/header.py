@@ -13,8 +13,7 @@ import torch
 
 from prunus.decode import decode_record, parse_json
 from prunus.errors import DataError, ModelError
-from prunus.plans import PLAN
-from prunus.surgery.mending import Mend
+from prunus.plans import PLAN, Mend
 from prunus.version import VERSION
 
 FORMAT = "prunus-checkpoint/1"

@@ -66,18 +66,12 @@ class Provenance:
         return number
 
 
-def described(graph: Graph, known: Provenance) -> Iterator[str]:
-    """Yield one line for each number of a program that has an origin.
-
-    ``view size 64 = model.layers.0.self_attn.head_dim, modeling_llama.py:243``
-    """
+def literals(graph: Graph, known: Provenance) -> Iterator[tuple[Node, str, int | float, Origin]]:
+    """Yield the numbers of a program that have an origin: node, argument, value, origin."""
     for (name, key, position), origin in known.origins.items():
         node = graph.find(name)
-        if node is None or node.op in (INPUT, TENSOR):
-            continue
-        value = node.args[key] if position is None else node.args[key][position]
-        where = node.source.partition(" in ")[0].rpartition("/")[2]
-        yield f"{node.op.split('.')[1]} {key} {value} = {origin}, {where}"
+        if node is not None and node.op not in (INPUT, TENSOR):
+            yield node, key, node.args[key] if position is None else node.args[key][position], origin
 
 
 def provenance(model: nn.Module, graph: Graph, example_inputs: Any) -> Provenance:
@@ -326,4 +320,4 @@ def _ends(index: Any) -> Iterator[Any]:
             yield from (x for x in (item.start, item.stop) if _is_number(x))
 
 
-__all__ = ["Place", "Provenance", "described", "in_training", "provenance"]
+__all__ = ["Place", "Provenance", "in_training", "literals", "provenance"]

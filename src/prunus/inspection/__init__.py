@@ -1,7 +1,7 @@
 """What a network is made of, what can go, and what is frozen and why."""
 
-from prunus.inspection.build import inspect_model, inspection_of
-from prunus.inspection.record import AxisPart, FrozenPart, Inspection, ModulePart, UnknownOp
+from prunus.inspection.build import inspect_model, inspected, inspection_of
+from prunus.inspection.record import AxisPart, FrozenPart, Inspection, ModulePart, NumberPart, UnknownOp
 from prunus.inspection.text import print_inspection
 
 __all__ = [
@@ -9,8 +9,10 @@ __all__ = [
     "FrozenPart",
     "Inspection",
     "ModulePart",
+    "NumberPart",
     "UnknownOp",
     "inspect_model",
+    "inspected",
     "inspection_of",
     "print_inspection",
 ]

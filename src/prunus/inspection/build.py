@@ -5,20 +5,27 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from prunus.analysis import Analysis
+from prunus.errors import OptionError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, FrozenDim, couple
 from prunus.graph.ir import INPUT, TENSOR, Graph
 from prunus.graph.layout import atoms_of
+from prunus.graph.provenance import Provenance, literals, provenance
 from prunus.graph.rules.flow import base_name
-from prunus.inspection.record import AxisPart, FrozenPart, Inspection, ModulePart, UnknownOp
+from prunus.graph.traced import attributes_of
+from prunus.inspection.record import AxisPart, FrozenPart, Inspection, ModulePart, NumberPart, UnknownOp
 from prunus.measurement.price import CostModel, Term, cost_model
+from prunus.surgery.cut import FORWARDS
+from prunus.surgery.own_forward import own_forward
 
 
-def inspect_model(model: nn.Module, example_inputs: Any, *, name: str = "") -> Inspection:
+def inspect_model(model: nn.Module, example_inputs: Any, *, name: str = "", forward: str = "keep") -> Inspection:
     """Say what a network is made of, which axes of it can go, and what is frozen and why.
 
     Nothing is computed and nothing is changed: capture runs on fake tensors where the network allows it.
@@ -27,10 +34,13 @@ def inspect_model(model: nn.Module, example_inputs: Any, *, name: str = "") -> I
         model: any ``nn.Module``.
         example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
         name: what to call it; its class by default.
+        forward: ``keep`` shows what can go while every forward stays as you wrote it, and where the numbers in it come
+            from; ``rewrite`` shows all that can go.
 
     Raises:
         ModelError: not a module, quantised, or on several devices.
         CaptureError: its forward fails on the example inputs.
+        OptionError: another ``forward``.
 
     Example:
         >>> import torch
@@ -39,11 +49,27 @@ def inspect_model(model: nn.Module, example_inputs: Any, *, name: str = "") -> I
         >>> found.params, found.macs_forward, [axis.id for axis in found.axes]
         (58, 48, ['0:out'])
     """
-    return inspection_of(couple(capture(model, example_inputs)), name=name)
+    if forward not in FORWARDS:
+        raise OptionError(f"forward is {forward!r}; allowed: {', '.join(FORWARDS)}.")
+    bare = couple(capture(model, example_inputs))
+    if forward == "rewrite":
+        return inspection_of(bare, name=name)
+    coupling = own_forward(model, bare, example_inputs).on(bare)
+    numbers = _numbers(coupling, provenance(model, bare.graph, example_inputs))
+    return replace(inspection_of(coupling, name=name), coverage_rewritten=bare.coverage(), numbers=numbers)
+
+
+def inspected(analysis: Analysis) -> Inspection:
+    """Describe a network that is analysed already, on the terms of the analysis; see `inspect_model`."""
+    found, coupling = inspection_of(analysis.coupling), analysis.coupling
+    if analysis.own is None:
+        return found
+    numbers = _numbers(coupling, provenance(analysis.model, coupling.graph, analysis.example_inputs))
+    return replace(found, coverage_rewritten=analysis.coverage_rewritten(), numbers=numbers)
 
 
 def inspection_of(coupling: Coupling, *, name: str = "") -> Inspection:
-    """Describe a network that is analysed already; see `inspect_model`."""
+    """Describe a coupling; see `inspect_model`."""
     graph, cost = coupling.graph, cost_model(coupling)
     price = cost.price()
     on_axes = set(coupling.axis_of)
@@ -63,7 +89,26 @@ def inspection_of(coupling: Coupling, *, name: str = "") -> Inspection:
         modules=_modules(coupling, cost),
         axes=_axes(coupling, cost),
         unknown=tuple(UnknownOp(op, where) for op, where in coupling.unknown.items()),
+        forward="rewrite" if coupling.forward is None else "keep",
+        ties=tuple(" = ".join(_share(axis, n) for axis, n in tie.units.items()) for tie in coupling.ties),
     )
+
+
+def _share(axis: str, units: int) -> str:
+    return axis if units == 1 else f"{axis} / {units}"
+
+
+def _numbers(coupling: Coupling, known: Provenance) -> tuple[NumberPart, ...]:
+    graph, own = coupling.graph, coupling.forward
+    counts = own.attributes if own is not None else {}
+    found = []
+    for node, key, value, origin in literals(graph, known):
+        changed = sorted({a for a in attributes_of(origin) if a in counts}, key=str)
+        follows = ", ".join(f"{a} = {counts[a].described(coupling.axis_of.__getitem__)}" for a in changed)
+        found.append(
+            NumberPart(base_name(node.op), key, value, str(origin), follows, graph.module_of(node), node.source)
+        )
+    return tuple(found)
 
 
 def _described(graph: Graph, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunus.inspection.reasons import meaning
+from prunus.inspection.reasons import kind, meaning
 from prunus.inspection.record import FrozenPart, Inspection
 
 
@@ -32,13 +32,15 @@ def held_by_reason(inspection: Inspection) -> list[Held]:
     on_axes = {member.rpartition("[")[0] for axis in inspection.axes for member in axis.members}
     grouped: dict[str, list[FrozenPart]] = {}
     for item in inspection.frozen:
-        grouped.setdefault(item.reason, []).append(item)
+        grouped.setdefault(kind(item.reason), []).append(item)
     found = []
     for reason, items in grouped.items():
         tensors = {item.tensor: item.numel for item in items}
         places = dict.fromkeys(_place(item) for item in items)
         held = sum(numel for name, numel in tensors.items() if name not in on_axes)
-        found.append(Held(reason, meaning(reason), len(tensors), held, next(iter(places)), len(places)))
+        told = dict.fromkeys(meaning(item.reason) for item in items)
+        also = f" and {len(told) - 1} more like it" if len(told) > 1 else ""
+        found.append(Held(reason, next(iter(told)) + also, len(tensors), held, next(iter(places)), len(places)))
     return sorted(found, key=lambda h: (-h.params, -h.tensors))
 
 

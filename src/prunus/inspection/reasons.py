@@ -32,12 +32,35 @@ _MEANINGS = {
 }
 
 
+_KEPT = {
+    "the code writes": "number in the code",
+    "head dims stay whole": "heads go whole",
+    "sizes must agree": "sizes must agree",
+}
+"""How reasons begin for which an axis stays whole so that a forward need not be rewritten, and what they are called."""
+
+
+def kind(reason: str) -> str:
+    """Return the short word of a reason; those for which forwards are kept are sentences.
+
+    Example:
+        >>> kind("gates"), kind("sizes must agree: its pieces are equal")
+        ('gates', 'sizes must agree')
+    """
+    for start, word in _KEPT.items():
+        if reason.startswith(start):
+            return word
+    if "torch's attention" in reason:
+        return "heads go whole"
+    return reason.partition(": ")[0] if " " in reason and reason not in _MEANINGS else reason
+
+
 def meaning(reason: str) -> str:
     """Explain a reason in words; a reason that is the name of an op says that the op runs along the dim.
 
     Example:
-        >>> meaning("gates"), meaning("cumsum")
-        ('the gates of a recurrent cell', 'cumsum runs along it')
+        >>> meaning("gates"), meaning("cumsum"), meaning("sizes must agree: its pieces are equal")
+        ('the gates of a recurrent cell', 'cumsum runs along it', 'its pieces are equal')
     """
     if reason in _MEANINGS:
         return _MEANINGS[reason]
@@ -45,4 +68,6 @@ def meaning(reason: str) -> str:
         return "an op that the analysis does not know"
     if reason.startswith("conflict in "):
         return "dims that could not be aligned"
+    if " " in reason:
+        return reason.removeprefix("sizes must agree: ")
     return f"{reason} runs along it"

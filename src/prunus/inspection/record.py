@@ -88,6 +88,26 @@ class UnknownOp:
 
 
 @dataclass(frozen=True, slots=True)
+class NumberPart:
+    """A number in the recorded program that the code took from somewhere.
+
+    Attributes:
+        op, argument, value: the literal, such as ``view``, ``size``, 64.
+        origin: what it was computed from: attributes of modules, entries of their settings, sizes of values.
+        follows: what it needs in kept units, such as ``attn.heads = attn.q:out[0]``; empty where no cut changes it.
+        module, source: whose forward uses it, and the line.
+    """
+
+    op: str
+    argument: str
+    value: int | float
+    origin: str
+    follows: str
+    module: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """A network with its price, its axes, and its frozen dims; printing it shows the module tree.
 
@@ -102,6 +122,10 @@ class Inspection:
         modules: outside before inside, in the order of definition.
         axes: the removable axes.
         unknown: ops without a rule.
+        forward: ``keep``: axes are frozen and tied so that no forward has to be rewritten; else ``rewrite``.
+        coverage_rewritten: share of the parameters that could go if forwards were rewritten; None where they may be.
+        ties: axes whose kept counts are in fixed proportion, such as ``stem:out / 6 = attn.q:out[0]``.
+        numbers: the numbers of the code that have an origin, where forwards are kept.
     """
 
     name: str
@@ -118,6 +142,10 @@ class Inspection:
     modules: tuple[ModulePart, ...]
     axes: tuple[AxisPart, ...]
     unknown: tuple[UnknownOp, ...]
+    forward: str = "rewrite"
+    coverage_rewritten: float | None = None
+    ties: tuple[str, ...] = ()
+    numbers: tuple[NumberPart, ...] = ()
 
     @property
     def frozen(self) -> Iterator[FrozenPart]:

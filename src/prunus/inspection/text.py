@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prunus.inspection.held import Held, held_by_reason
-from prunus.inspection.record import AxisPart, Inspection
+from prunus.inspection.record import AxisPart, Inspection, NumberPart
 from prunus.inspection.tree import Row, tree_rows
 
 if TYPE_CHECKING:
@@ -16,44 +16,53 @@ if TYPE_CHECKING:
 _TREE = ("module", "kind", "params", "%", "MACs", "%", "axes", "frozen")
 _AXES = ("largest axes", "units", "tensors", "params on it", "%", "MACs on it", "%")
 _HELD = ("frozen", "because", "tensors", "params held", "first place")
-_LEFT = ("module", "kind", "axes", "frozen", "largest axes", "because", "first place")
+_NUMBERS = ("numbers in the code", "value", "comes from", "follows", "first place", "places")
+_TIES = ("sizes in proportion",)
+_LEFT = (
+    *("module", "kind", "axes", "frozen", "largest axes", "because", "first place"),
+    *("numbers in the code", "comes from", "follows", "sizes in proportion"),
+)
 _MOST_AXES = 6
+_MOST_NUMBERS = 12
 _NARROW = 130
 
 Texts = list[list[str]]
 
 
-def print_inspection(inspection: Inspection, console: Console | None = None, *, depth: int | None = None) -> None:
+def print_inspection(
+    inspection: Inspection, console: Console | None = None, *, depth: int | None = None, numbers: bool = False
+) -> None:
     """Print an inspection: a table in colour on a terminal, the lines of `plain_lines` elsewhere.
 
     Args:
         inspection: what was found.
         console: where to print; by default the standard output.
         depth: how many levels of modules under the root are shown; None means all.
+        numbers: show every number of the code that comes from somewhere, not the first twelve lines.
     """
     from rich.console import Console
 
     console = console or Console()
     if not console.is_terminal:
-        for line in plain_lines(inspection, depth):
+        for line in plain_lines(inspection, depth, numbers=numbers):
             console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
         return
     brief = console.width < _NARROW
     for line in _head(inspection):
         console.print(line, markup=False, highlight=False, emoji=False)
-    for heads, texts in _sections(inspection, depth, brief):
+    for heads, texts in _sections(inspection, depth, brief, numbers):
         console.print(_rich_table(heads, texts))
     for line in _foot(inspection):
         console.print(line, markup=False, highlight=False, emoji=False)
 
 
-def plain_lines(inspection: Inspection, depth: int | None = None) -> Iterator[str]:
+def plain_lines(inspection: Inspection, depth: int | None = None, *, numbers: bool = False) -> Iterator[str]:
     """Yield an inspection as lines of text, however wide.
 
     Units: params are scalars; MACs are those of one forward on the example inputs, 1 MAC = 2 FLOP.
     """
     yield from _head(inspection)
-    for heads, texts in _sections(inspection, depth, brief=False):
+    for heads, texts in _sections(inspection, depth, False, numbers):
         yield ""
         widths = [max(len(head), *(len(line[i]) for line in texts)) for i, head in enumerate(heads)]
         for line in (list(heads), *texts):
@@ -71,9 +80,11 @@ def _head(found: Inspection) -> Iterator[str]:
     yield found.name if found.name == kind else f"{found.name}: {kind}"
     yield f"inputs     {', '.join(found.inputs)}"
     yield f"cost       {found.params:,} params, {found.macs_forward:,} MACs forward, {found.macs_backward:,} backward"
+    more = found.coverage_rewritten
     yield (
         f"can go     {found.coverage_params:.1%} of the params and {found.coverage_macs:.1%} of the MACs lie on "
         f"{len(found.axes)} removable {'axis' if len(found.axes) == 1 else 'axes'}"
+        f"{'' if more is None else f', every forward kept; {more:.1%} of the params if forwards were rewritten'}"
     )
     yield f"captured   {found.how}: {found.nodes} ops"
 
@@ -84,12 +95,16 @@ def _foot(found: Inspection) -> Iterator[str]:
     yield from (f"note: {note}" for note in found.notes)
 
 
-def _sections(found: Inspection, depth: int | None, brief: bool) -> Iterator[tuple[Sequence[str], Texts]]:
+def _sections(found: Inspection, depth: int | None, brief: bool, every: bool) -> Iterator[tuple[Sequence[str], Texts]]:
     yield _TREE, [_tree_texts(row, found, brief) for row in tree_rows(found, depth)]
     if axes := _alike(found.axes)[:_MOST_AXES]:
         yield _AXES, [_axis_texts(axis, times, found, brief) for axis, times in axes]
     if held := held_by_reason(found):
         yield _HELD, [_held_texts(item, brief) for item in held]
+    if found.ties:
+        yield _TIES, [[tie] for tie in found.ties[:_MOST_NUMBERS]]
+    if numbers := _numbers_alike(found.numbers)[: None if every else _MOST_NUMBERS]:
+        yield _NUMBERS, [_number_texts(number, times) for number, times in numbers]
 
 
 def _tree_texts(row: Row, found: Inspection, brief: bool) -> list[str]:
@@ -103,6 +118,25 @@ def _alike(axes: Sequence[AxisPart]) -> list[tuple[AxisPart, int]]:
     for axis in axes:
         groups.setdefault((axis.size, len(axis.members), axis.params, axis.macs), []).append(axis)
     return sorted(((group[0], len(group)) for group in groups.values()), key=lambda pair: -pair[0].params)
+
+
+def _numbers_alike(numbers: Sequence[NumberPart]) -> list[tuple[NumberPart, int]]:
+    """Return the first of all numbers of one line that hold the same, and how many there are.
+
+    What a cut changes comes first, sizes of values last.
+    """
+    groups: dict[tuple[object, ...], list[NumberPart]] = {}
+    for number in numbers:
+        groups.setdefault((number.op, number.argument, number.value, number.source), []).append(number)
+    return sorted(
+        ((group[0], len(group)) for group in groups.values()),
+        key=lambda pair: (not pair[0].follows, ".shape[" in pair[0].origin),
+    )
+
+
+def _number_texts(number: NumberPart, times: int) -> list[str]:
+    place = short_place(f"{number.module or '(top level)'} at {number.source}")
+    return [f"{number.op} {number.argument}", str(number.value), number.origin, number.follows, place, str(times)]
 
 
 def _axis_texts(axis: AxisPart, times: int, found: Inspection, brief: bool) -> list[str]:

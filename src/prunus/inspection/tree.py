@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from prunus.inspection.reasons import kind as kind_of
 from prunus.inspection.record import FrozenPart, Inspection, ModulePart
 
 # Every convolution keeps its kernel; saying so on each row would drown the rest.
@@ -91,7 +92,7 @@ class _Tree:
         if module.path not in self.forms:
             inner = tuple((_leaf(c), self._form(c)) for c in self.children.get(module.path, []))
             axes = tuple((a.partition(":")[2], self.sizes[a]) for a in module.axes)
-            frozen = tuple((_leaf_of(f), f.size, f.reason) for f in module.frozen)
+            frozen = tuple((_leaf_of(f), f.size, kind_of(f.reason)) for f in module.frozen)
             self.forms[module.path] = (module.kind, module.params, module.macs, bool(module.tied), axes, frozen, inner)
         return self.forms[module.path]
 
@@ -137,14 +138,14 @@ def _leaf_of(item: FrozenPart) -> str:
 
 
 def _reasons(inside: Sequence[ModulePart]) -> str:
-    return ", ".join(dict.fromkeys(f.reason for m in inside for f in m.frozen if f.reason not in _OBVIOUS))
+    return ", ".join(dict.fromkeys(kind_of(f.reason) for m in inside for f in m.frozen if f.reason not in _OBVIOUS))
 
 
 def _details(module: ModulePart) -> str:
     grouped: dict[str, dict[str, None]] = {}
     for item in module.frozen:
         if item.reason not in _OBVIOUS:
-            grouped.setdefault(item.reason, {})[_leaf_of(item)] = None
+            grouped.setdefault(kind_of(item.reason), {})[_leaf_of(item)] = None
     frozen = [f"{reason}: {_short(list(places), _MOST_DIMS, ' ')}" for reason, places in grouped.items()]
     return ", ".join(frozen + [f"tied to {first}" for _, first in module.tied])
 

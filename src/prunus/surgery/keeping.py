@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,12 +14,12 @@ from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph, Node
 from prunus.graph.kept_forward import OwnForward
-from prunus.plans import Plan
+from prunus.plans import Mend, Plan
 from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
 from prunus.surgery.bypassing import silenced
 from prunus.surgery.departing import other_number
 from prunus.surgery.differ import Differ
-from prunus.surgery.mending import Mend, mend_
+from prunus.surgery.mending import mend_
 from prunus.surgery.record import Surgery, merge_changes
 from prunus.surgery.shipping import ship_, widen_attention_
 from prunus.surgery.tensors import copy_with
@@ -50,7 +51,12 @@ def keep_forwards(
     """
     refuse_broken_terms(own, coupling, plan)
     _refuse_uneven(own, coupling, plan)
-    mends = _mends(own, coupling, plan)
+    mends = mends_of(own, coupling, plan.axes)
+    if plan.mended and plan.mended != mends:
+        raise PlanError(
+            f"The numbers to mend in the plan do not follow from its axes: {_told_otherwise(plan.mended, mends)}. "
+            "Delete 'mended' from it, or plan again."
+        )
     small = copy_with(model, coupling.graph, values)
     changes = merge_changes(mend_attributes_(small, coupling.graph, edited), mend_convolutions_(small, edited))
     try:
@@ -114,13 +120,23 @@ def _refuse_uneven(own: OwnForward, coupling: Coupling, plan: Plan) -> None:
             raise PlanError(f"The plan keeps {formula} = {now}, no multiple of {multiple.step}: {multiple.reason}.")
 
 
-def _mends(own: OwnForward, coupling: Coupling, plan: Plan) -> list[Mend]:
+def mends_of(own: OwnForward, coupling: Coupling, keep: Mapping[str, np.ndarray]) -> tuple[Mend, ...]:
+    """Return the numbers that a cut changes, by the names of their modules.
+
+    Raises:
+        PlanError: one would be no whole number.
+    """
     found = []
     for attribute, count in own.attributes.items():
-        new, old = count.at(lambda atom: coupling.kept(atom, plan.axes)), own.old[attribute]
+        new, old = count.at(lambda atom: coupling.kept(atom, keep)), own.old[attribute]
         if new is None:
             formula = count.described(coupling.axis_of.__getitem__)
             raise PlanError(f"{attribute} would have to be {formula}, which is no whole number; keep other counts.")
         if new != old:
             found.append(Mend(attribute.path, attribute.name, old, new))
-    return found
+    return tuple(sorted(found, key=lambda m: (m.path, m.name)))
+
+
+def _told_otherwise(told: Sequence[Mend], mends: Sequence[Mend]) -> str:
+    one, two = {str(m) for m in told}, {str(m) for m in mends}
+    return f"it says {', '.join(sorted(one - two)) or 'nothing'}, its axes {', '.join(sorted(two - one)) or 'nothing'}"

@@ -5,26 +5,13 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from prunus.plans import Mend
+
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[([^\]]*)\]")
-
-
-@dataclass(frozen=True, slots=True)
-class Mend:
-    """One number of a module: ``name`` may lead into tuples, dicts and settings: ``dims[2]``, ``config.width``."""
-
-    path: str
-    name: str
-    old: int
-    new: int
-
-    def __str__(self) -> str:
-        where = f"{self.path}.{self.name}" if self.path else self.name
-        return f"{where}: {self.old} → {self.new}"
 
 
 def mend_(model: nn.Module, mends: Iterable[Mend]) -> tuple[Mend, ...]:

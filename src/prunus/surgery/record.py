@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prunus.graph.ir import Graph
+from prunus.plans import Mend
 from prunus.surgery.dynamic import Growth
-from prunus.surgery.mending import Mend
 from prunus.surgery.splice import Splice
 
 Changes = dict[str, dict[str, Any]]
