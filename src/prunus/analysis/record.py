@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from prunus.analysis.data import Given, NoData
+from prunus.arguments import door
 from prunus.budget import Bound, Limit, Limits, fit_units
 from prunus.budget.allocator import Allocator
 from prunus.budget.limits import LATENCY
@@ -90,6 +91,7 @@ class Analysis:
     progress: Progress = field(default_factory=Silent, compare=False, repr=False)
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    @door("Analysis.plan")
     def plan(self, budget: Mapping[str, float | int | str], **options: Any) -> Plan:
         """Return the plan for a budget; what was measured for an earlier plan is not measured again.
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.arguments import door, shown
 from prunus.errors import OptionError, PlanError, UsageError
 from prunus.exporters.pack import fleeting_names
 from prunus.exporters.silence import silence_
@@ -20,6 +21,7 @@ from prunus.plans import Plan
 FILLS = ("original", "zero")
 
 
+@door()
 def undo(
     small: Any,
     plan: Plan | None = None,
@@ -62,6 +64,8 @@ def undo(
             f"The plan bypasses {plan.drops[0].label!r}; to put it back without effect, undo(fill='zero') needs one "
             "call of the original: give example_inputs=..., or use fill='original'."
         )
+    if not isinstance(small, nn.Module | Mapping):
+        raise UsageError(f"undo got {shown(small)} as the cut model; give the network, its state dict, or an outcome.")
     model = unwrap(model)
     values = named_tensors(unwrap(small)) if isinstance(small, nn.Module) else dict(small)
     aliases, fleeting = Recorder(model).aliases, fleeting_names(model)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from prunus.arguments import door
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, FrozenDim, couple
 from prunus.graph.ir import INPUT, TENSOR, Graph
@@ -18,6 +19,7 @@ from prunus.inspection.record import AxisPart, FrozenPart, Inspection, ModulePar
 from prunus.measurement.price import CostModel, Term, cost_model
 
 
+@door("inspect")
 def inspect_model(model: nn.Module, example_inputs: Any, *, name: str = "") -> Inspection:
     """Say what a network is made of, which axes of it can go, and what is frozen and why.
 

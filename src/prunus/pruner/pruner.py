@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from prunus.arguments import door
 from prunus.errors import ModelError, OptionError, UsageError
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
@@ -75,6 +76,7 @@ class Pruner:
         CaptureError: units or branches go, and the network cannot be captured.
     """
 
+    @door("Pruner")
     def __init__(
         self,
         model: nn.Module,

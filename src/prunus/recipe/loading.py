@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from prunus.arguments import door
 from prunus.defaults import DEFAULTS
 from prunus.errors import OptionError, RecipeError, UsageError, nearest
 from prunus.recipe.marks import Path_, dotted, read_yaml
@@ -20,6 +21,7 @@ from prunus.registry import words
 _LARGEST_FILE = 1_000_000
 
 
+@door()
 def load_recipe(path: Path | str) -> Recipe:
     """Read, check and return the recipe in the YAML file ``path``.
 
