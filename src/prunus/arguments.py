@@ -108,7 +108,8 @@ def _unbound(
 ) -> OptionError:
     own = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     allowed = [p.name for p in own if p.name != "self"]
-    unknown = next((name for name in values if name not in allowed), None)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    unknown = None if open_ended else next((name for name in values if name not in allowed), None)
     if unknown is not None:
         return OptionError(
             f"{called} has no argument {unknown!r}.{nearest(unknown, allowed)} Allowed: {', '.join(allowed)}."

@@ -57,8 +57,8 @@ def undo(
         raise UsageError("undo got no plan; give an outcome, or small, plan and the original.")
     if fill not in FILLS:
         raise OptionError(f"fill is {fill!r}; allowed: {', '.join(FILLS)}.")
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"undo got a {type(model).__name__} as the original; give the model that was pruned.")
+    if model is None:
+        raise UsageError("undo got no original; give the model that was pruned.")
     if fill == "zero" and plan.drops and example_inputs is None:
         raise UsageError(
             f"The plan bypasses {plan.drops[0].label!r}; to put it back without effect, undo(fill='zero') needs one "
