@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
 import numpy as np
 from torch import nn
@@ -132,7 +132,8 @@ def _unbound(
 def _kinds(function: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
     """Return argument → the kinds that it may be, where all of them can be told apart."""
     found = {}
-    for name, hint in get_type_hints(function).items():
+    # Not typing.get_type_hints, which follows texts inside aliases of other modules with the names of this one.
+    for name, hint in inspect.get_annotations(function, eval_str=True).items():
         kinds = _told_apart(hint)
         if kinds and name != "return":
             found[name] = kinds

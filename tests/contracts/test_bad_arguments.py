@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 import torch
@@ -225,8 +225,9 @@ def test_every_public_function_is_a_door() -> None:
     """A function that was left out would let a foreign exception through."""
     bare = [name for name in FUNCTIONS if not hasattr(getattr(prunus, name), "__wrapped__")]
     assert not bare
-    for name in FUNCTIONS:
-        get_type_hints(inspect.unwrap(getattr(prunus, name)))  # as a door reads them at the first call
+    suites = [getattr(prunus.testing, name) for name in dir(prunus.testing) if name.endswith("_suite")]
+    for function in (*(getattr(prunus, name) for name in FUNCTIONS), *suites):
+        inspect.get_annotations(inspect.unwrap(function), eval_str=True)  # as a door reads them at the first call
 
 
 def test_a_door_takes_what_its_annotations_say() -> None:
@@ -307,6 +308,10 @@ SUITES = [name for name in dir(prunus.testing) if name.endswith("_suite") and na
 @pytest.mark.parametrize("name", SUITES)
 def test_suites_of_nothing(name: str) -> None:
     refused(lambda: getattr(prunus.testing, name)(None), OptionError, "is None; allowed: the name of an enrolled one")
+
+
+def test_a_door_reads_aliases_of_other_modules() -> None:
+    assert prunus.testing.rule_suite("my.op", network, torch.randn(2, 8)).title == "my.op"
 
 
 def test_a_suite_without_its_network() -> None:

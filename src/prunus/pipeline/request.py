@@ -189,7 +189,7 @@ class Request:
                 "levels=('unit',)."
             )
         raise OptionError(
-            f"method {chosen.name!r} puts weights to zero, which changes neither MACs, memory nor time; got a "
+            f"method {chosen.name!r} puts weights to zero, which changes neither MACs nor time nor memory; got a "
             f"budget of {wrong[0]}. Give it as params or bytes, or take a method that removes units."
         )
 
