@@ -9,7 +9,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,12 +17,10 @@ from prunus.errors import BudgetError, OptionError
 from prunus.methods import METHODS, Method
 from prunus.ordinary import in_ordinary_mode
 from prunus.progress import Progress, Silent
+from prunus.recipe import Recipe, load_recipe
 from prunus.results import Environment, Results, Row, Skipped, named
 from prunus.trial import Trial, dense_row, entries, prepare
 from prunus.version import VERSION
-
-if TYPE_CHECKING:
-    from prunus.recipe import Recipe
 
 _LONGEST_FIRST = ("multi-scale", "smaller-dense", "layer-wise", "key-path", "modular")
 
@@ -48,8 +45,6 @@ def compare(recipe: Recipe | Path | str, *, progress: Progress | None = None, ou
     """
     shown = progress or Silent()
     if isinstance(recipe, str | Path):
-        from prunus.recipe import load_recipe
-
         recipe = load_recipe(Path(recipe))
     methods = _methods(recipe)
     networks = _networks(recipe, out)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.criteria.calibration import batches_of
 from prunus.graph.capture import capture, split_inputs, unwrap
 from prunus.graph.coupling import couple
 from prunus.measurement.latency import LatencyRatio, latency_ratio
@@ -75,7 +76,7 @@ def measure(
     model = unwrap(model)
     cost = cost_model(couple(capture(model, example_inputs))).price()
     nonzero = sum(int(torch.count_nonzero(p)) for p in model.parameters())
-    quality = None if data is None else evaluate(model, data)
+    quality = None if data is None else evaluate(model, batches_of(data, "data"))
     forward = backward = None
     if baseline is not None:
         args, kwargs = split_inputs(example_inputs)

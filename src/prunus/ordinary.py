@@ -7,12 +7,14 @@ from typing import TypeVar
 
 import torch
 
+from prunus.arguments import door
+
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def in_ordinary_mode(function: Function) -> Function:
-    """Run a function with gradients allowed; the tensors that it makes can be trained afterwards.
+    """Run a public function with its arguments checked and gradients allowed; what it makes can be trained afterwards.
 
     Under inference mode torch would make parameters that no optimizer accepts, under no_grad nothing can be refitted.
     """
-    return torch.inference_mode(False)(function)
+    return door()(torch.inference_mode(False)(function))

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from prunus.errors import PlanError
+from prunus.arguments import door, shown
+from prunus.errors import PlanError, nearest
 from prunus.files import atomic_dir
 from prunus.graph.ir import Graph
 
@@ -151,6 +152,7 @@ class Plan:
             "settings": dict(self.settings),
         }
 
+    @door("Plan.save")
     def save(self, folder: Path | str) -> None:
         """Make or replace a folder with ``plan.json`` and, for weight masks, ``masks.safetensors`` (packed bits)."""
         with atomic_dir(folder, PLAN) as tmp:
@@ -166,6 +168,7 @@ class Plan:
             (folder / "masks.safetensors").write_bytes(save(packed))
 
     @staticmethod
+    @door("Plan.load")
     def load(folder: Path | str) -> Plan:
         """Read a plan back.
 
@@ -179,14 +182,13 @@ class Plan:
             text = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise PlanError(f"{path}:{error.lineno} is not JSON: {error.msg}.") from error
+        _check_form(text, str(path))
         return Plan.from_description(text, _read_masks(path.parent, text), str(path))
 
     @staticmethod
     def from_description(text: Mapping[str, Any], masks: Mapping[str, np.ndarray], where: str = "plan") -> Plan:
         """Build a plan from its JSON form and its masks."""
-        if not isinstance(text, dict) or text.get("format") != FORMAT:
-            raise PlanError(f"{where} has format {text.get('format') if isinstance(text, dict) else text!r}; "
-                            f"this version reads {FORMAT!r}.")  # fmt: skip
+        _check_form(text, where)
         try:
             return Plan(
                 fingerprint=text["fingerprint"],
@@ -199,10 +201,34 @@ class Plan:
                 before=Cost(**text["before"]),
                 after=Cost(**text["after"]),
                 settings=text["settings"],
-                mended=tuple(Mend(**m) for m in text.get("mended", ())),
+                mended=tuple(Mend(**m) for m in text["mended"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"{where} is damaged: {type(error).__name__} {error}.") from error
+
+
+_FORMS: Mapping[str, type] = {
+    "format": str, "fingerprint": str, "axes": dict, "tensors": dict, "drops": list, "masks": dict, "mended": list,
+    "decisions": list, "before": dict, "after": dict, "settings": dict,
+}  # fmt: skip
+"""Key of the JSON form → what it holds."""
+_WORDS: Mapping[type, str] = {str: "a text", dict: "an object {…}", list: "a list […]"}
+
+
+def _check_form(text: Any, where: str) -> None:
+    """Refuse another format, keys that are missing or unknown, and values of another kind."""
+    if not isinstance(text, dict):
+        raise PlanError(f"{where} is {shown(text)}; a plan is an object with the keys {', '.join(_FORMS)}.")
+    if text.get("format") != FORMAT:
+        raise PlanError(f"{where} has format {text.get('format')!r}; this version reads {FORMAT!r}.")
+    for key in text:
+        if key not in _FORMS:
+            raise PlanError(f"{where} has an unknown key {key!r}.{nearest(key, _FORMS)} Allowed: {', '.join(_FORMS)}.")
+    for key, kind in _FORMS.items():
+        if key not in text:
+            raise PlanError(f"{where} is damaged: the key {key!r} is missing; write the plan again.")
+        if not isinstance(text[key], kind):
+            raise PlanError(f"{where} is damaged: {key!r} is {shown(text[key])}; allowed: {_WORDS[kind]}.")
 
 
 def fingerprint(graph: Graph) -> str:
@@ -259,7 +285,7 @@ def _read_masks(folder: Path, text: Mapping[str, Any]) -> dict[str, np.ndarray]:
             k: np.unpackbits(packed[k], count=int(np.prod(v["shape"]))).astype(bool).reshape(v["shape"])
             for k, v in wanted.items()
         }
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{path} does not hold the masks that plan.json names: {error}.") from error
 
 

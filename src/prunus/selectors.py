@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from prunus.budget import Bound
-from prunus.errors import SelectorError, nearest
+from prunus.budget import Bound, bounds_of
+from prunus.errors import OptionError, SelectorError, nearest
 from prunus.graph.coupling import Coupling
 from prunus.tree import Tree, TreeNode, grow_tree
 
@@ -104,16 +104,25 @@ def bounds_on(tree: Tree, limits: Mapping[str, Bound | Mapping[str, Any]]) -> di
         OptionError: an unknown limit, or a value outside its range.
     """
     found: dict[str, Bound] = {}
-    for pattern, given in limits.items():
-        bound = Bound.of(given)
+    for pattern, bound in bounds_of(limits).items():
         parts = {part.id: part for node in select_nodes(tree, [pattern]) for part in tree.below(node.id) if part.axis}
         axes = {p.axis for p in parts.values() if bound.frozen or p.kind != "inputs" or _means_inputs(pattern, p)}
         if not axes:
             raise SelectorError(
                 f"Selector {pattern!r} names no units that could go; see `prunus inspect` for what can."
             )
+        _check_floor(pattern, bound, max(p.units for p in parts.values() if p.axis in axes))
         found.update({axis: bound.over(found[axis]) if axis in found else bound for axis in axes})
     return found
+
+
+def _check_floor(pattern: str, bound: Bound, size: int) -> None:
+    """Refuse a floor that no axis of a pattern can keep; a smaller axis among larger ones stays whole."""
+    if not isinstance(bound.floor, float) and bound.floor > size:
+        raise OptionError(
+            f"floor of {pattern!r} is {bound.floor}; its widest axis has {size} units, allowed: up to {size}, or "
+            "frozen, which keeps all."
+        )
 
 
 def _means_inputs(pattern: str, part: TreeNode) -> bool:

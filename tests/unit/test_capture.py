@@ -71,7 +71,7 @@ def scripted() -> nn.Module:
         (lazy, r"'0.weight' is lazy and has no shape yet; run one forward pass first"),
         (quantised, r"'first' is quantised; prune the float model first"),
         (scripted, r"TorchScript module; prune the nn.Module it was made from"),
-        (lambda: "resnet50", r"The model is a str; a torch.nn.Module is needed"),
+        (lambda: "resnet50", r"model is 'resnet50'; allowed: a torch.nn.Module"),
     ],
     ids=["nan", "infinite", "nan buffer", "meta", "lazy", "quantised", "scripted", "no module"],
 )

@@ -48,7 +48,7 @@ def rewrite(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
 def test_no_model_where_one_is_needed(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"keeps the class factories_networks\.Network; give load a fresh instance"):
         load(folder)
-    with pytest.raises(UsageError, match="got a str as model"):
+    with pytest.raises(UsageError, match=r"model is 'model'; allowed: a torch\.nn\.Module or None"):
         load(folder, "model")  # type: ignore[arg-type]
 
 

@@ -150,9 +150,10 @@ def test_an_error_inside_a_function_says_where() -> None:
     def faulty(group: Group) -> Tensor:
         return group.producers["no.such"]
 
-    with pytest.raises(KeyError) as caught:
+    said = r"^criterion function .faulty. for group .a:out. of 6 units raised KeyError at test_criteria_\w+\.py:\d+: "
+    with pytest.raises(OptionError, match=said) as caught:
         scored(model, coupling, faulty)
-    assert caught.value.__notes__ == ["raised by criterion function 'faulty' for group 'a:out' of 6 units"]
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_what_is_no_criterion_is_one_line() -> None:

@@ -65,7 +65,7 @@ def trained(options: dict[str, Any], steps: int = 20) -> tuple[nn.Module, Pruner
         ({"kept": 0.5, "metric": "macs"}, "which method 'gradual' does not follow.*one of units"),
         ({"kept": 0.5, "criterion": "movement"}, "all that a running training shows; allowed: .*lamp.*relative"),
         ({"kept": 0.5, "criterion": "apoz", "method": "units"}, "needs active, which a running training does not show"),
-        (None, "options are None; allowed: PrunerOptions"),
+        (None, "options is None; allowed: a PrunerOptions or a mapping"),
     ],
 )
 def test_options_are_strict(options: Any, words: str) -> None:
@@ -80,7 +80,7 @@ def test_what_cannot_be_pruned_is_named() -> None:
         Pruner(nn.Sequential(nn.LayerNorm(4)), {"kept": 0.5})
     with pytest.raises(OptionError, match="need example_inputs"):
         Pruner(blocks(), {"kept": 0.5, "method": "units"})
-    with pytest.raises(ModelError, match="The model is a str"):
+    with pytest.raises(ModelError, match="model is 'blocks'; allowed"):
         Pruner("blocks", {"kept": 0.5})  # type: ignore[arg-type]
     words = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Linear(4, 2))
     with pytest.raises(ModelError, match=r"module '0' .* has sparse gradients"):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from prunus.analysis.data import Given, sources_of
 from prunus.analysis.record import Analysis, LossFunction
+from prunus.arguments import names
 from prunus.as_found import buffers_kept
+from prunus.budget import bounds_of
+from prunus.criteria.calibration import batches_of
 from prunus.criteria.noise import data_or_noise
 from prunus.defaults import DEFAULTS
-from prunus.errors import OptionError
+from prunus.errors import DataError, OptionError
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import couple, opted_in
 from prunus.graph.parts import capture_or_parts
-from prunus.measurement.batches import check_count
+from prunus.measurement.batches import check_count, tensors_in
 from prunus.measurement.price import cost_model
 from prunus.ordinary import in_ordinary_mode
 from prunus.planning import check_weights
@@ -25,7 +28,9 @@ from prunus.selectors import bounds_on, ignored_axes
 from prunus.surgery.cut import FORWARDS
 from prunus.surgery.own_forward import own_forward
 from prunus.training import loss_function
+from prunus.training.losses import check_loss, name_of
 from prunus.tree import grow_tree
+from prunus.user_code import UserFunction
 from prunus.workloads.learning import as_often_as_needed
 
 
@@ -69,10 +74,15 @@ def analyse(
         ``plans = [analysis.plan({"macs": share}) for share in (0.7, 0.5, 0.3)]`` scores once.
     """
     check_ignore(ignore)
-    names = tuple(opt_in)
-    options = opted_in(names)
+    wanted = names("opt_in", opt_in, "names such as ['experts']")
+    options = opted_in(wanted)
     check_seed(seed)
     check_forward(forward)
+    check_loss(loss)
+    check_held_out(data, held_out)
+    check_samples(example_inputs)
+    if bounds is not None:
+        bounds_of(bounds)
     data = as_often_as_needed(data_or_noise(data, example_inputs, seed))
     model = unwrap(model)
     check_weights(model)
@@ -93,7 +103,7 @@ def analyse(
         cost=cost_model(coupling),
         calibration=calibration,
         selection=selection,
-        loss=loss_function(loss) if isinstance(loss, str) else loss,
+        loss=loss_function(loss) if isinstance(loss, str) else UserFunction("loss", name_of(loss), loss),
         seed=seed,
         held=frozenset(ignored_axes(coupling, ignore)) if ignore else frozenset(),
         bounds=bounds_on(grow_tree(coupling), bounds) if bounds else {},
@@ -101,7 +111,7 @@ def analyse(
         source=(model, example_inputs),
         given=given,
         ignore=tuple(ignore),
-        opt_in=names,
+        opt_in=wanted,
         own=own,
         progress=progress or Silent(),
     )
@@ -117,14 +127,40 @@ def check_forward(forward: str) -> None:
         raise OptionError(f"forward is {forward!r}; allowed: {', '.join(FORWARDS)}.")
 
 
-def check_ignore(ignore: Iterable[str]) -> None:
+def check_ignore(ignore: Sequence[str]) -> None:
     """Refuse what is no list of patterns.
 
     Raises:
         OptionError: a bare text, or something that is no text.
     """
-    if isinstance(ignore, str) or not all(isinstance(pattern, str) for pattern in ignore):
-        raise OptionError(f"ignore is {ignore!r}; allowed: a list of patterns such as ['head', 'layer3.*'].")
+    names("ignore", ignore, "patterns such as ['head', 'layer3.*']")
+
+
+def check_held_out(data: Any, held_out: Any) -> None:
+    """Refuse held-out data without data to hold them out of, and what are no data.
+
+    Raises:
+        OptionError: held-out data alone.
+        DataError: neither batches, nor a split, nor a tensor.
+    """
+    if held_out is None:
+        return
+    if data is None:
+        raise OptionError("held_out decides between what is made of data, and there are none; give data too.")
+    batches_of(held_out, "held_out")
+
+
+def check_samples(example_inputs: Any) -> None:
+    """Refuse a call without a single sample, on which nothing can be timed or compared.
+
+    Raises:
+        DataError: the first tensor of the call has a first dim of size 0.
+    """
+    first = next((tensor for tensor in tensors_in(example_inputs) if tensor.dim()), None)
+    if first is not None and not len(first):
+        raise DataError(
+            f"example_inputs hold no sample: a tensor of shape {tuple(first.shape)}; allowed: one sample or more."
+        )
 
 
 def check_seed(seed: int) -> None:
@@ -138,4 +174,4 @@ def check_seed(seed: int) -> None:
         raise OptionError(f"seed is {seed}; allowed: a whole number from 0 to {2**31 - 1}.")
 
 
-__all__ = ["analyse", "check_forward", "check_ignore", "check_seed"]
+__all__ = ["analyse", "check_forward", "check_held_out", "check_ignore", "check_samples", "check_seed"]

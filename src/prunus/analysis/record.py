@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from prunus.analysis.data import Given, NoData
+from prunus.arguments import door
 from prunus.budget import Bound, Limit, Limits, fit_units
 from prunus.budget.allocator import Allocator
 from prunus.budget.limits import LATENCY
@@ -90,13 +91,14 @@ class Analysis:
     progress: Progress = field(default_factory=Silent, compare=False, repr=False)
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    @door("Analysis.plan")
     def plan(self, budget: Mapping[str, float | int | str], **options: Any) -> Plan:
         """Return the plan for a budget; what was measured for an earlier plan is not measured again.
 
         Args:
             budget: as in `prunus.prune`.
             **options: ``method``, ``criterion``, ``allocator``, ``levels``, ``bounds``, ``search``, ``judge``,
-                ``stages``, ``damage``, ``recover``, as in `prunus.prune`.
+                ``stages``, ``damage``, ``recover``, ``threads``, as in `prunus.prune`.
 
         Raises:
             OptionError: an unknown option or name, or a value that is not allowed.

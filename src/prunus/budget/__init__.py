@@ -2,7 +2,7 @@
 
 from prunus.budget.allocation import Allocation, Point, allocate
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
-from prunus.budget.bounds import Bound
+from prunus.budget.bounds import Bound, bounds_of
 from prunus.budget.fit import fit_units
 from prunus.budget.limits import METRICS, Limit, Limits, parse_budget
 from prunus.budget.problem import unit_problem
@@ -18,6 +18,7 @@ __all__ = [
     "Point",
     "UnitProblem",
     "allocate",
+    "bounds_of",
     "fit_units",
     "parse_budget",
     "top_up",

@@ -16,6 +16,7 @@ from prunus.budget.frontier import survivors
 from prunus.errors import BudgetError, OptionError
 from prunus.plans import Cost
 from prunus.registry import title_of
+from prunus.user_code import UserFunction
 
 TrueLoss = Callable[[Mapping[str, int]], float]
 
@@ -73,7 +74,7 @@ def divide(problem: UnitProblem, allocator: str | Allocator) -> dict[str, int]:
         OptionError: the allocator's answer is not a kept count for every axis.
         BudgetError: its counts break a limit.
     """
-    member = ALLOCATORS.get(allocator) if isinstance(allocator, str) else allocator
+    member = ALLOCATORS.get(allocator) if isinstance(allocator, str) else _own(allocator)
     counts: Any = member(problem)
     if not isinstance(counts, Mapping) or not all(isinstance(counts.get(a), Integral) for a in problem.scores):
         got = counts if not isinstance(counts, Mapping) else {a: counts.get(a) for a in problem.scores}
@@ -90,6 +91,10 @@ def divide(problem: UnitProblem, allocator: str | Allocator) -> dict[str, int]:
             f"{broken.shown()}; it must stay within every limit of problem.limits (problem.least does)."
         )
     return widths
+
+
+def _own(allocator: Allocator) -> Allocator:
+    return UserFunction("allocator", title_of(allocator), allocator)
 
 
 def allocate(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from prunus.arguments import shown, truth
 from prunus.errors import OptionError, nearest
 
 
@@ -33,8 +34,13 @@ class Bound:
     def __post_init__(self) -> None:
         for name in ("floor", "ceiling", "forced"):
             _check_amount(name, getattr(self, name))
+        truth("frozen", self.frozen)
         if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
             raise OptionError(f"round_to is {self.round_to!r}; allowed: a whole number of at least 1.")
+        if type(self.floor) is type(self.ceiling) and self.floor > (self.ceiling or 0):
+            raise OptionError(
+                f"floor is {self.floor!r} and ceiling {self.ceiling!r}; allowed: a floor up to the ceiling."
+            )
         if self.frozen and self.forced is not None:
             raise OptionError(f"A node is frozen and forced to {self.forced!r} at once; say one of the two.")
 
@@ -94,13 +100,29 @@ class Bound:
         return np.asarray(allowed)
 
 
+def bounds_of(given: object) -> dict[str, Bound]:
+    """Return the bounds behind what a person gives: pattern → limits.
+
+    Raises:
+        OptionError: no mapping, a pattern that is no text, an unknown limit, or a value outside its range.
+    """
+    if not isinstance(given, Mapping) or not all(isinstance(pattern, str) for pattern in given):
+        raise OptionError(
+            f"bounds is {shown(given)}; allowed: a dict of patterns and limits such as {{'layer4': {{'floor': 0.5}}}}."
+        )
+    return {pattern: Bound.of(bound) for pattern, bound in given.items()}
+
+
 def _check_amount(name: str, value: int | float | None) -> None:
     if value is None and name != "floor":
         return
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0
+    least = 0 if name == "floor" else 1  # a floor of 0 says nothing: every axis keeps one unit
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
     share = isinstance(value, float) and 0 < value <= 1
     if not (whole or share):
-        raise OptionError(f"{name} is {value!r}; allowed: a whole number of units or a share in (0, 1].")
+        raise OptionError(
+            f"{name} is {value!r}; allowed: a whole number of at least {least} units or a share in (0, 1]."
+        )
 
 
 def _amount(value: int | float, size: int, rounding: object) -> int:

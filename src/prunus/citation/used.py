@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from prunus.arguments import door
 from prunus.citation.reference import Reference, references_in, source_text
 from prunus.errors import OptionError
+from prunus.recipe import Recipe, load_recipe
 from prunus.registry import Registry
-
-if TYPE_CHECKING:
-    from prunus.recipe import Recipe
 
 ROLES: Mapping[str, tuple[str, str]] = {
     "method": ("prunus.methods", "METHODS"),
@@ -75,6 +74,7 @@ class Citations:
         return "\n".join(lines)
 
 
+@door()
 def cite(what: Recipe | Path | str | Mapping[str, str]) -> Citations:
     """Return the papers of the algorithms that a recipe uses.
 
@@ -95,8 +95,6 @@ def cite(what: Recipe | Path | str | Mapping[str, str]) -> Citations:
     """
     if isinstance(what, Mapping):
         return Citations(tuple(_used(role, name) for role, name in what.items()))
-    from prunus.recipe import load_recipe
-
     recipe = load_recipe(what) if isinstance(what, (Path, str)) else what
     found = {(role, name): _used(role, name) for role, name in _named_in(recipe)}
     if recipe.prune.search:

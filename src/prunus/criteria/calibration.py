@@ -30,7 +30,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def batches_of(data: Any) -> Iterable[Any]:
+def batches_of(data: Any, name: str = "calibration data") -> Iterable[Any]:
     """Return the batches of calibration data; one tensor of samples is one batch.
 
     Raises:
@@ -43,13 +43,13 @@ def batches_of(data: Any) -> Iterable[Any]:
         return found
     if not isinstance(data, Iterable) or isinstance(data, (str, Mapping)):
         raise DataError(
-            f"calibration data is a {type(data).__name__}; allowed: an iterable of batches, a split or a tensor. Put "
+            f"{name} is a {type(data).__name__}; allowed: an iterable of batches, a split or a tensor. Put "
             "one batch into a list, a data set into a DataLoader."
         )
     if isinstance(data, tuple) and len(data) == 2 and _is_pair(*data):
         raise DataError(
-            "calibration data is one pair (inputs, targets); allowed: an iterable of such pairs. Give [(inputs, "
-            "targets)], or a DataLoader."
+            f"{name} is one pair (inputs, targets); allowed: an iterable of such pairs. Give [(inputs, targets)], or "
+            "a DataLoader."
         )
     return data
 

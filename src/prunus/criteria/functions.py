@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ from prunus.criteria.groups import Group, groups_of
 from prunus.criteria.unit_criterion import UNIT_CRITERIA, CriterionLike, UnitCriterion, UnitEvidence, UnitRule
 from prunus.errors import OptionError
 from prunus.registry import Registry, title_of
+from prunus.user_code import UserFunction, errors_named
 
 GroupFunction: TypeAlias = Callable[[Group], Any]
 """(group) → ``group.size`` scores: a tensor, an array or a list; higher = keep."""
@@ -37,16 +38,13 @@ class ScoredGroups:
         """Score every unit of every removable axis.
 
         Shapes: → (units,), float64.
-        Raises: OptionError: what the function returns is not one finite number a unit.
+        Raises: OptionError: the function raises, or what it returns is not one finite number a unit.
         """
         name, found = criterion_name(self.function), {}
         for group in groups_of(evidence.coupling, evidence.weights):
             where = f"group {group.id!r} of {group.size} units"
-            try:
+            with errors_named(f"criterion function {name!r} for {where}", OptionError, self.function):
                 returned = self.function(group)
-            except Exception as error:
-                error.add_note(f"raised by criterion function {name!r} for {where}")
-                raise
             found[group.id] = _numbers(returned, (group.size,), name, where)
         return found
 
@@ -64,16 +62,13 @@ class ScoredWeights:
     def __call__(self, evidence: Evidence, /) -> dict[str, Tensor]:
         """Score every weight of the evidence.
 
-        Raises: OptionError: what the function returns is not one finite number a weight.
+        Raises: OptionError: the function raises, or what it returns is not one finite number a weight.
         """
         called, found = criterion_name(self.function), {}
         for name, weight in evidence.weights.items():
             where = f"weight {name!r} of shape {tuple(weight.shape)}"
-            try:
+            with errors_named(f"criterion function {called!r} for {where}", OptionError, self.function):
                 returned = self.function(name, precise(weight).clone())
-            except Exception as error:
-                error.add_note(f"raised by criterion function {called!r} for {where}")
-                raise
             found[name] = _numbers(returned, tuple(weight.shape), called, where).to(weight.device)
         return found
 
@@ -88,8 +83,10 @@ def criterion_of(criterion: CriterionLike) -> UnitCriterion:
         >>> criterion_of(lambda group: [1.0] * group.size)  # doctest: +ELLIPSIS
         ScoredGroups(function=...)
     """
-    if isinstance(criterion, str | UnitRule):
-        return criterion if isinstance(criterion, UnitRule) else UNIT_CRITERIA.get(criterion)
+    if isinstance(criterion, str):
+        return UNIT_CRITERIA.get(criterion)
+    if isinstance(criterion, UnitRule):
+        return replace(criterion, score=UserFunction("criterion", criterion_name(criterion), criterion.score))
     _check_function(criterion, UNIT_CRITERIA, "(group)")
     return ScoredGroups(criterion)
 

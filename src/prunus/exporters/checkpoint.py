@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.errors import ModelError, UsageError, nearest
+from prunus.arguments import shown
+from prunus.errors import ModelError, OptionError, UsageError, nearest
 from prunus.exporters.header import CONSTANTS, GRAPH, WEIGHTS, FileMark, Header
 from prunus.exporters.pack import fleeting_names, stored_tensors, write_tensors
 from prunus.exporters.parts import Pruned, check_metadata, class_name, parts, write_plan
@@ -102,6 +103,8 @@ def _refuse_unstorable(model: nn.Module, weights: Mapping[str, torch.Tensor]) ->
 def _replacements(
     given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], aliases: Mapping[str, str]
 ) -> dict[str, torch.Tensor]:
+    if not isinstance(given, Mapping) or not all(isinstance(value, torch.Tensor) for value in given.values()):
+        raise OptionError(f"tensors is {shown(given)}; allowed: a mapping of state-dict names to tensors.")
     found = {}
     for alias, value in given.items():
         name = aliases.get(alias, alias)

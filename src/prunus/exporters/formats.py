@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.arguments import door
 from prunus.errors import OptionError, UsageError
 from prunus.exporters import checkpoint, restore
 from prunus.exporters.exported import save_program
@@ -53,6 +54,7 @@ for _exporter in (
     EXPORTERS.register(_exporter.name)(_exporter)
 
 
+@door()
 def save(
     result: Pruned,
     path: Path | str,

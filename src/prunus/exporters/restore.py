@@ -50,8 +50,6 @@ def load(folder: Path | str, model: nn.Module | None = None) -> nn.Module:
             f"The checkpoint {folder} keeps the class {header.model}; give load a fresh instance of it: "
             f"load({str(folder)!r}, {header.model.rpartition('.')[2]}(...))."
         )
-    if model is not None and not isinstance(model, nn.Module):
-        raise UsageError(f"load got a {type(model).__name__} as model; give an instance of {header.model}.")
     fresh = None if model is None else unwrap(model)
     plan = Plan.load(folder)
     stored = read_tensors(Path(folder) / WEIGHTS)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.arguments import door, shown
 from prunus.errors import OptionError, PlanError, UsageError
 from prunus.exporters.pack import fleeting_names
 from prunus.exporters.silence import silence_
@@ -20,6 +21,7 @@ from prunus.plans import Plan
 FILLS = ("original", "zero")
 
 
+@door()
 def undo(
     small: Any,
     plan: Plan | None = None,
@@ -55,13 +57,15 @@ def undo(
         raise UsageError("undo got no plan; give an outcome, or small, plan and the original.")
     if fill not in FILLS:
         raise OptionError(f"fill is {fill!r}; allowed: {', '.join(FILLS)}.")
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"undo got a {type(model).__name__} as the original; give the model that was pruned.")
+    if model is None:
+        raise UsageError("undo got no original; give the model that was pruned.")
     if fill == "zero" and plan.drops and example_inputs is None:
         raise UsageError(
             f"The plan bypasses {plan.drops[0].label!r}; to put it back without effect, undo(fill='zero') needs one "
             "call of the original: give example_inputs=..., or use fill='original'."
         )
+    if not isinstance(small, nn.Module | Mapping):
+        raise UsageError(f"undo got {shown(small)} as the cut model; give the network, its state dict, or an outcome.")
     model = unwrap(model)
     values = named_tensors(unwrap(small)) if isinstance(small, nn.Module) else dict(small)
     aliases, fleeting = Recorder(model).aliases, fleeting_names(model)

@@ -5,23 +5,24 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
+from prunus.arguments import door
 from prunus.errors import CaptureError, ModelError, OptionError
 from prunus.graph.ir import Graph
 from prunus.graph.passes import drop_dead, fold_constants
 from prunus.graph.recorder import record
+from prunus.user_code import user_line
 
 METHODS = ("auto", "record", "run", "export")
 
 
+@door()
 def capture(model: nn.Module, example_inputs: Any, *, method: str = "auto") -> Graph:
     """Capture the ATen program of one forward call in eval mode.
 
@@ -184,22 +185,9 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _explain(model: nn.Module, failures: list[tuple[str, BaseException]]) -> str:
     real = dict(failures).get("run", failures[-1][1])
     reason = str(real).strip().splitlines()[0] if str(real).strip() else type(real).__name__
+    line = user_line(real)
+    where = f" at {line[0]}:{line[1]}" if line else ""
     return (
-        f"{type(model).__name__} could not be captured: its forward failed on these inputs{_user_line(real)}: "
+        f"{type(model).__name__} could not be captured: its forward failed on these inputs{where}: "
         f"{type(real).__name__}: {reason}. Check that model(*inputs) runs in eval mode."
     )
-
-
-_NOT_THE_USERS = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
-"""Where files lie that are torch's or our own; a folder of the user's may have the same name."""
-
-
-def _user_line(error: BaseException) -> str:
-    found = ""
-    trace = error.__traceback__
-    while trace is not None:
-        name = trace.tb_frame.f_code.co_filename
-        if not name.startswith(("<", *_NOT_THE_USERS)):
-            found = f" at {name}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prunus.arguments import door
 from prunus.errors import OptionError, SelectorError, nearest
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
 from prunus.graph.layout import ConflictError, Expr, Frozen, Prod, Sum, atoms_of
@@ -211,6 +212,7 @@ def opted_in(names: Iterable[str]) -> dict[str, bool]:
     return {name: name in chosen for name in OPT_INS}
 
 
+@door()
 def couple(graph: Graph, *, protect_outputs: bool = True, experts: bool = False, vocabulary: bool = False) -> Coupling:
     """Analyse a graph: one forward pass of the dim algebra.
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from prunus.analysis import Analysis
+from prunus.arguments import door
 from prunus.errors import OptionError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, FrozenDim, couple
@@ -25,6 +26,7 @@ from prunus.surgery.cut import FORWARDS
 from prunus.surgery.own_forward import own_forward
 
 
+@door("inspect")
 def inspect_model(model: nn.Module, example_inputs: Any, *, name: str = "", forward: str = "keep") -> Inspection:
     """Say what a network is made of, which axes of it can go, and what is frozen and why.
 

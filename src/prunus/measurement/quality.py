@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunus.as_found import in_eval_mode
 from prunus.errors import DataError, OutcomeError
-from prunus.measurement.batches import Batch, call, check_count, device_of, logits_of, moved
+from prunus.measurement.batches import Batch, call, check_count, device_of, logits_of, moved, pair_of
 from prunus.measurement.bootstrap import RESAMPLES, percentile_interval
 from prunus.measurement.interval import Interval
 from prunus.measurement.ranking import auc
@@ -147,7 +147,8 @@ def _answers(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor
     device = device_of(model)
     logits, targets = [], []
     with in_eval_mode(model), torch.inference_mode():
-        for inputs, labels in batches:
+        for number, batch in enumerate(batches):
+            inputs, labels = pair_of(batch, number, "batch")
             rows, flat = _rows(logits_of(call(model, moved(inputs, device))), labels)
             logits.append(rows.cpu())
             targets.append(flat.cpu())

@@ -267,9 +267,11 @@ def _nothing_removable(analysis: Analysis) -> str:
     why = f"frozen ({', '.join(reasons[:6])})"
     if not coupling.axes:
         return f"Nothing can be removed from this model: all its dims are {why}. Use levels=('weight',)."
+    frozen = any(bound.frozen for bound in analysis.bounds.values())
+    by = " and ".join([*(["ignore"] if ignore else []), *(["the frozen bounds"] if frozen else [])]) or "what is held"
     return (
         f"Nothing can be removed from this model{held}: all {len(coupling.axes)} axes are held, the other dims are "
-        f"{why}. Loosen ignore, or use levels=('weight',)."
+        f"{why}. Loosen {by}, or use levels=('weight',)."
     )
 
 

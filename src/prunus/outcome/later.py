@@ -10,7 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from prunus.analysis.analyse import check_held_out, check_seed
 from prunus.analysis.data import Given, sources_of
+from prunus.arguments import door
+from prunus.criteria.calibration import batches_of
 from prunus.defaults import DEFAULTS
 from prunus.errors import OptionError, UsageError
 from prunus.exporters import save
@@ -93,6 +96,7 @@ def verify(
         VerifyError: cut and masked network differ.
         UsageError: the outcome does not know its original, or one of the five is missing.
     """
+    check_seed(seed)
     if isinstance(model, Outcome):
         analysis = _original(model)
         dense, coupling, plan, example_inputs = analysis.model, analysis.coupling, model.plan, analysis.example_inputs
@@ -105,6 +109,7 @@ def verify(
     return verify_cut(model, small, coupling, plan, example_inputs, seed=seed, gradients=gradients)
 
 
+@door()
 def export(
     found: Outcome,
     path: Path | str,
@@ -147,6 +152,8 @@ def _with_data(found: Outcome, data: Any, held_out: Any = None) -> Outcome:
     if data is None and not analysis.has_data:
         raise OptionError("there are no data to go by; give data=batches.")
     if data is not None:
+        check_held_out(data, held_out)
+        batches_of(data, "data")
         given = Given(as_often_as_needed(data), as_often_as_needed(held_out))
         calibration, selection = sources_of(given)
         analysis = replace(analysis, given=given, calibration=calibration, selection=selection, memo={})

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 from torch import nn
 
 from prunus.analysis import Analysis
-from prunus.errors import OptionError
+from prunus.errors import OptionError, PlanError
 from prunus.graph.capture import unwrap
+from prunus.graph.coupling import Coupling
+from prunus.graph.recorder import named_tensors
 from prunus.measurement.batches import DataSource
 from prunus.ordinary import in_ordinary_mode
 from prunus.outcome.cutting import cut_proved
@@ -20,6 +23,7 @@ from prunus.recovery import Case, RecoveryOptions, recovered_
 from prunus.repairs import check_repair, repair_, repair_parts_
 from prunus.repairs.auto import NONE
 from prunus.repairs.effort import AUTO
+from prunus.surgery.cut import check_fingerprint
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, reset_weights_
 from prunus.workloads.learning import NO_LABELS, learning_data
@@ -72,7 +76,9 @@ def realise(
         )
     if analysis.own is not None and not plan.axes.keys() <= analysis.coupling.axes.keys():
         analysis = analysis.with_free_head_dims()
+    check_follows(plan, analysis.coupling)
     source = weights if weights is not None else analysis.model
+    _check_same_tensors(source, analysis.model)
     cut = cut_proved(source, analysis.coupling, plan, analysis.example_inputs, seed=analysis.seed)
     found = Outcome(
         model=cut.model,
@@ -92,6 +98,44 @@ def realise(
     if plan.settings.get(FRESH):
         found = renewed(found, fresh, progress=progress)
     return recovered(found, wanted, progress=progress) if wanted is not None else found
+
+
+def check_follows(plan: Plan, coupling: Coupling) -> None:
+    """Refuse a plan whose tensors do not follow from its axes, such as one that was edited by hand.
+
+    Raises:
+        PlanError: the first tensor that differs is named.
+    """
+    check_fingerprint(plan, coupling.graph)
+    sizes = {name: axis.size for name, axis in coupling.axes.items()}
+    if any(sizes.get(axis) != len(mask) for axis, mask in plan.axes.items()):
+        return  # the cut names the axis
+    said, meant = plan.keep, coupling.tensor_masks(dict(plan.axes))
+    for tensor in {**said, **meant}:
+        one, other = said.get(tensor, {}), meant.get(tensor, {})
+        if one.keys() != other.keys() or not all(np.array_equal(one[dim], other[dim]) for dim in one):
+            raise PlanError(
+                f"the plan's axes and its tensors do not agree on {tensor!r}; settle a plan that was edited by hand "
+                "with prunus.review.settle(plan, coupling), or give it to `prunus apply`."
+            )
+
+
+def _check_same_tensors(given: nn.Module, model: nn.Module) -> None:
+    """Refuse other weights that are not of the same network.
+
+    Raises:
+        PlanError: a tensor is missing or has another shape.
+    """
+    if given is model:
+        return
+    named = named_tensors(given)
+    for name, tensor in named_tensors(model).items():
+        if name not in named or named[name].shape != tensor.shape:
+            got = f"has shape {tuple(named[name].shape)}" if name in named else "is not there"
+            raise PlanError(
+                f"weights: {name!r} {got}, and the analysed network's has shape {tuple(tensor.shape)}; give a network "
+                "of the same class and sizes."
+            )
 
 
 def repaired(found: Outcome, repair: str, *, recovered: bool = False, progress: Progress | None = None) -> Outcome:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from prunus.analysis import Analysis
+from prunus.arguments import door
 from prunus.criteria import UNIT_CRITERIA, needs_of
 from prunus.errors import UsageError
 from prunus.exporters import save, undo
@@ -68,10 +69,12 @@ class Outcome:
         """Exact counts of the smaller network."""
         return self.plan.after
 
+    @door("Outcome.save")
     def save(self, path: Path | str, **options: Any) -> Path:
         """Write the network; see `prunus.save`."""
         return save(self, path, **options)
 
+    @door("Outcome.undo")
     def undo(self, *, fill: str = "original") -> nn.Module:
         """Return the original network in which everything that the plan kept has the values of the smaller one.
 
@@ -85,6 +88,7 @@ class Outcome:
         dense = self.analysis.user_model
         return undo(self.model, self.plan, dense, fill=fill, example_inputs=self.analysis.user_inputs)
 
+    @door("Outcome.rebudget")
     def rebudget(self, budget: Mapping[str, float | int | str], **options: Any) -> Outcome:
         """Prune the original to another budget, otherwise as before; what was measured is not measured again.
 

@@ -151,7 +151,7 @@ def rebudgeted(outcome: Outcome, budget: Budget, changes: Mapping[str, Any]) -> 
 def _stages(given: Iterable[Mapping[str, Any]]) -> Any:
     from prunus.recipe.stage import stages_of
 
-    return stages_of(given) if given else ()
+    return () if given == () else stages_of(given)
 
 
 @in_ordinary_mode
@@ -203,7 +203,7 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, data: Any = None
         example_inputs,
         data=data,
         opt_in=settings.get("opt_in", ()),
-        seed=int(settings.get("seed", 0)),
+        seed=settings.get("seed", 0),
         forward=settings.get("forward", "rewrite"),
     )
     return realise(analysis, plan, repair=repair)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunus.budget import ALLOCATORS, METRICS, Bound, parse_budget
+from prunus.arguments import truth
+from prunus.budget import ALLOCATORS, METRICS, Bound, bounds_of, parse_budget
 from prunus.budget.allocator import Allocator
 from prunus.budget.weights import WEIGHT_ALLOCATORS
 from prunus.criteria import CriterionLike, criterion_name, weight_criterion_of
@@ -75,12 +76,10 @@ class Request:
                     f"plan has no option {name!r}.{nearest(name, allowed)} Allowed: {', '.join(allowed)}."
                 )
         given = dict(options)
-        if given.get("stages"):
+        if given.get("stages", ()) != ():
             from prunus.recipe.stage import stages_of
 
             given["stages"] = stages_of(given["stages"])
-        else:
-            given.pop("stages", None)
         return Request(budget, **given)
 
     def given(self) -> dict[str, Any]:
@@ -92,16 +91,18 @@ class Request:
         _check_budget(self.budget)
         check_count("search", self.search, 0)
         check_count("threads", self.threads)
-        check_repair(self.judge)
+        truth("damage", self.damage)
+        self._check_judge()
         chosen = self.planner
         self._check_options(chosen)
+        self._check_bounds(chosen)
         self._check_names()
         self._check_metrics(chosen)
 
     @property
     def planner(self) -> Method:
         """The method that plans."""
-        return METHODS.get(self.method or _BY_LEVELS[frozenset(self.levels)])
+        return METHODS.get(self.method if self.method is not None else _BY_LEVELS[frozenset(self.levels)])
 
     @property
     def options(self) -> dict[str, Any]:
@@ -123,12 +124,37 @@ class Request:
         if chosen == "weights":
             if self.criterion is not None:
                 weight_criterion_of(self.criterion)
-            if isinstance(self.allocator, str):
-                WEIGHT_ALLOCATORS.get(self.allocator)
+            if self.allocator is not None:
+                WEIGHT_ALLOCATORS.get(self.allocator)  # type: ignore[arg-type]
             return
         check_unit_criterion(self.criterion)
+        if self.allocator is not None and not isinstance(self.allocator, str) and not callable(self.allocator):
+            raise OptionError(
+                f"allocator is {self.allocator!r}; allowed: {', '.join(ALLOCATORS.names())}, or a function (problem) → "
+                "kept counts."
+            )
         if isinstance(self.allocator, str) and not (chosen == "units-weights" and self.allocator in WEIGHT_ALLOCATORS):
             ALLOCATORS.get(self.allocator)
+
+    def _check_judge(self) -> None:
+        if self.judge is None:
+            raise OptionError("judge is None; allowed: 'none', or the name of a repair.")
+        check_repair(self.judge)
+        if self.judge != DEFAULTS.judge and not self.search and not self.stages and "judge" in self.planner.options:
+            raise OptionError(
+                f"judge is {self.judge!r}, after which the plans of a search are judged, and search is 0; give "
+                "search=8, or leave judge out."
+            )
+
+    def _check_bounds(self, chosen: Method) -> None:
+        """Refuse what is no limit, and limits of widths where weights alone are masked."""
+        given = bounds_of(self.bounds) if self.bounds is not None else {}
+        widths = next((pattern for pattern, bound in given.items() if replace(bound, frozen=False) != Bound()), None)
+        if widths is not None and chosen.level == "weight" and not self.stages:
+            raise OptionError(
+                f"bounds of {widths!r} limit how many units stay, and method {chosen.name!r} masks weights and removes "
+                "no unit; allowed there: frozen."
+            )
 
     def _check_options(self, chosen: Method) -> None:
         """Refuse what the method would not hear of."""
@@ -158,12 +184,13 @@ class Request:
             return
         if self.method is None:
             raise OptionError(
-                f"budget {sorted(self.budget)} with level 'weight': masked weights are zeros and change neither MACs "
-                "nor dense bytes; give the budget as params (weights that are not zero), or use levels=('unit',)."
+                f"budget {', '.join(wrong)} with level 'weight': masked weights are zeros and change neither MACs, "
+                "memory, time, energy nor dense bytes; give the budget as params (weights that are not zero), or use "
+                "levels=('unit',)."
             )
         raise OptionError(
-            f"method {chosen.name!r} puts weights to zero, which changes neither MACs nor time; got a budget of "
-            f"{wrong[0]}. Give it as params or bytes, or take a method that removes units."
+            f"method {chosen.name!r} puts weights to zero, which changes neither MACs nor time nor memory; got a "
+            f"budget of {wrong[0]}. Give it as params or bytes, or take a method that removes units."
         )
 
     def settings(self) -> dict[str, Any]:
@@ -182,9 +209,9 @@ class Request:
 
 
 def _check_levels(levels: Sequence[str]) -> None:
-    unknown = [x for x in levels if x not in LEVELS]
-    if unknown or not levels or isinstance(levels, str):
-        raise OptionError(f"levels is {levels!r}; allowed: a tuple of {', '.join(LEVELS)}.")
+    listed = isinstance(levels, Sequence) and not isinstance(levels, str)
+    if not listed or not levels or any(x not in LEVELS for x in levels) or len(set(levels)) < len(levels):
+        raise OptionError(f"levels is {levels!r}; allowed: a tuple of {', '.join(LEVELS)}, each once at most.")
 
 
 def _check_budget(budget: Any) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from prunus.errors import ModelError, OptionError, UsageError
+from prunus.arguments import door
+from prunus.errors import OptionError, UsageError
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.memory_format import hold_default_format_, release_format_
@@ -75,6 +76,7 @@ class Pruner:
         CaptureError: units or branches go, and the network cannot be captured.
     """
 
+    @door("Pruner")
     def __init__(
         self,
         model: nn.Module,
@@ -86,8 +88,6 @@ class Pruner:
         prove: bool = True,
         structure: Structure | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise ModelError(f"The model is a {type(model).__name__}; a torch.nn.Module is needed.")
         self.options = options if isinstance(options, PrunerOptions) else options_of(options)
         self.model = unwrap(model)
         kind = STRATEGIES.get(self.options.method)

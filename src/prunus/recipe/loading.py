@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from prunus.arguments import door
 from prunus.defaults import DEFAULTS
 from prunus.errors import OptionError, RecipeError, UsageError, nearest
 from prunus.recipe.marks import Path_, dotted, read_yaml
@@ -20,6 +21,7 @@ from prunus.registry import words
 _LARGEST_FILE = 1_000_000
 
 
+@door()
 def load_recipe(path: Path | str) -> Recipe:
     """Read, check and return the recipe in the YAML file ``path``.
 
@@ -52,7 +54,7 @@ def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
         changes: path of keys → new value; None leaves the recipe's own value.
 
     Raises:
-        OptionError: a value is not allowed; the message names the option after the last key.
+        OptionError: a value is not allowed; the message names the option of the command line.
 
     Example:
         >>> override(demo_recipe(), {("compare", "seeds"): 3}).compare.seeds
@@ -72,10 +74,18 @@ def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
 
     def refuse(found: list[Finding]) -> UsageError:
         path, text = found[0]
-        key = next(part for part in reversed(path) if isinstance(part, str))
-        return OptionError(text.replace(dotted(path), f"--{key}", 1))
+        given = next((p for p, value in changes.items() if value is not None and path[: len(p)] == p), None)
+        return OptionError(text if given is None else text.replace(dotted(path), _flag(given), 1))
 
     return _checked(values, refuse).located(recipe.base_dir)
+
+
+def _flag(path: tuple[str, ...]) -> str:
+    """Return the option of the command line that changes a key."""
+    *sections, key = path
+    if sections == ["recover"]:
+        return f"--recover {key}"
+    return f"--{'level' if key == 'levels' else key.replace('_', '-')}"
 
 
 def _replaced(prune: dict[str, Any], changes: Mapping[tuple[str, ...], Any]) -> None:

@@ -42,7 +42,9 @@ def _finding(details: ErrorDetails) -> Finding:
         return Finding(path, f"the key {dotted(path)!r} is missing; add it: {allowed}.")
     if details["type"] == "value_error":
         problem = str(details["ctx"]["error"])
-        return Finding(path, f"{dotted(path)}: {problem}{'' if '; allowed: ' in problem else f'; allowed: {allowed}'}.")
+        return Finding(
+            path, f"{dotted(path)}: {problem}{'' if 'allowed: ' in problem.lower() else f'; allowed: {allowed}'}."
+        )
     return Finding(path, f"{dotted(path)}: got {shown(details['input'])}; allowed: {allowed}.")
 
 
@@ -58,9 +60,17 @@ def shown(value: Any) -> str:
     return f"the text {text}" if isinstance(value, str) else text
 
 
+_ARMS = ("bool", "float", "int", "str")
+"""What pydantic calls the arms of a union of plain types."""
+
+
 def _known_part(loc: tuple[int | str, ...]) -> Path_:
     """Drop what pydantic adds to a location for the arms of a union."""
-    return tuple(part for part in loc if isinstance(part, int) or not ("[" in part or "(" in part))
+    return tuple(
+        part
+        for part in loc
+        if isinstance(part, int) or not ("[" in part or "(" in part or part.removeprefix("constrained-") in _ARMS)
+    )
 
 
 def _section(path: Path_) -> Any:
@@ -89,5 +99,8 @@ def _allowed(path: Path_) -> str:
     keys = [part for part in path if isinstance(part, str)]
     if not keys:
         return f"a section with the keys {', '.join(Recipe.model_fields)}"
-    field = _section(tuple(keys[:-1])).__pydantic_fields__.get(keys[-1])
-    return (field.description if field else None) or "another value"
+    # Keys of a mapping have no description of their own: that of the mapping tells of them.
+    fields = (
+        _section(tuple(keys[:depth])).__pydantic_fields__.get(keys[depth]) for depth in reversed(range(len(keys)))
+    )
+    return next((field.description for field in fields if field is not None and field.description), "another value")

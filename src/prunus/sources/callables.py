@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.errors import PrunusError, UsageError, nearest
+from prunus.errors import UsageError, nearest
+from prunus.user_code import errors_named, one_line
 
 
 def is_callable_source(text: str) -> bool:
@@ -52,33 +52,10 @@ def call_source(
             return _as_is(member, args, text, kind)
         if not callable(member):
             raise kind(f"{text!r}: {name!r} is a {type(member).__name__}; allowed: a function or class. Name one.")
-        with errors_named(text, kind):
+        with errors_named(repr(text), kind, member):
             if seed is not None:
                 torch.manual_seed(seed)
             return member(**args)
-
-
-@contextmanager
-def errors_named(text: str, kind: type[UsageError]) -> Iterator[None]:
-    """Turn any exception of the user's code into one line of ``kind`` with the file and line it came from."""
-    try:
-        yield
-    except PrunusError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if len(frames) > 1 else ""
-        raise kind(f"{text!r} raised {type(error).__name__}{where}: {one_line(error)}{_cause(error)}") from error
-
-
-def _cause(error: BaseException) -> str:
-    return f" (because of: {one_line(error.__cause__)})" if error.__cause__ else ""
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """Return the message of ``error`` on one line, cut at ``limit`` characters."""
-    text = " ".join(str(error).split()) or "no message"
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _as_is(member: Any, args: Mapping[str, Any], text: str, kind: type[UsageError]) -> Any:
@@ -104,7 +81,7 @@ def _load_file(file: Path, text: str, kind: type[UsageError]) -> ModuleType:
     # Dataclasses and pickling look their module up by name while it is being run.
     sys.modules[module_name] = module
     try:
-        with errors_named(text, kind):
+        with errors_named(repr(text), kind):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[module_name]

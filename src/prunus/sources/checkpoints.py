@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import ModelError, nearest
-from prunus.sources.callables import one_line
+from prunus.user_code import one_line
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from prunus.errors import DataError, nearest
-from prunus.sources.callables import call_source, errors_named, is_callable_source, one_line
+from prunus.sources.callables import call_source, is_callable_source
 from prunus.sources.image_files import find_images
 from prunus.sources.images import ImageDataset, ImageOptions
+from prunus.user_code import errors_named, one_line
 from prunus.workloads import WORKLOADS, Splits, splits_from_loaders
 from prunus.workloads.sources import DatasetSplit
 
@@ -49,7 +50,7 @@ def resolve_data(text: str, args: Mapping[str, Any] | None = None, base_dir: Pat
         return WORKLOADS.get(text).load()
     if is_callable_source(text):
         try:
-            with errors_named(text, DataError):
+            with errors_named(repr(text), DataError):
                 return splits_from_loaders(call_source(text, options, base, DataError))
         except DataError as error:
             raise DataError(one_line(error, 600) if repr(text) in str(error) else f"data {text!r}: {error}") from error

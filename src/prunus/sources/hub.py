@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunus.errors import ModelError, nearest
-from prunus.sources.callables import errors_named, one_line
 from prunus.sources.vision_ops import compute_nms, import_torchvision
+from prunus.user_code import errors_named, one_line
 
 
 class LogitsOnly(nn.Module):
@@ -41,7 +41,7 @@ def from_torchvision(name: str, args: Mapping[str, Any], base_dir: Path) -> nn.M
     """
     models = _library("torchvision.models", "vision")
     _check_name("torchvision", name, models.list_models())
-    with errors_named(f"torchvision:{name}", ModelError):
+    with errors_named(f"'torchvision:{name}'", ModelError):
         compute_nms()
         model: nn.Module = models.get_model(name, **args)
     return model
@@ -55,7 +55,7 @@ def from_timm(name: str, args: Mapping[str, Any], base_dir: Path) -> nn.Module:
     """
     timm = _library("timm", "vision")
     _check_name("timm", name, timm.list_models(), name.partition(".")[0])
-    with errors_named(f"timm:{name}", ModelError):
+    with errors_named(f"'timm:{name}'", ModelError):
         model: nn.Module = timm.create_model(name, **args)
     return model
 
@@ -78,7 +78,7 @@ def from_hf(path: str, args: Mapping[str, Any], base_dir: Path) -> nn.Module:
     transformers = _library("transformers", "text")
     options = dict(args)
     source = str(folder) if local else path
-    with errors_named(f"hf:{path}", ModelError):
+    with errors_named(f"'hf:{path}'", ModelError):
         wanted = options.pop("auto_class", None) or _architecture(transformers, source)
         if not hasattr(transformers, wanted):
             raise ModelError(f"model 'hf:{path}': transformers has no class {wanted!r}; set auto_class in model_args.")

@@ -11,9 +11,10 @@ from torch import nn
 
 from prunus.as_found import seeded
 from prunus.errors import ModelError, nearest
-from prunus.sources.callables import call_source, errors_named, is_callable_source, one_line
+from prunus.sources.callables import call_source, is_callable_source
 from prunus.sources.checkpoints import load_checkpoint_
 from prunus.sources.hub import from_hf, from_timm, from_torchvision
+from prunus.user_code import errors_named, one_line
 
 _HUBS: dict[str, Callable[[str, Mapping[str, Any], Path], nn.Module]] = {
     "torchvision": from_torchvision,
@@ -85,7 +86,7 @@ def _built(text: str, args: dict[str, Any], base: Path, seed: int) -> Any:
 
 
 def _check_weights(model: nn.Module, text: str) -> None:
-    with errors_named(text, ModelError):
+    with errors_named(repr(text), ModelError):
         parameters = dict(model.named_parameters())
     if not parameters:
         raise ModelError(f"model {text!r} has no parameters; there is nothing to prune. Give a trained network.")

@@ -55,7 +55,7 @@ def keep_forwards(
     if plan.mended and plan.mended != mends:
         raise PlanError(
             f"The numbers to mend in the plan do not follow from its axes: {_told_otherwise(plan.mended, mends)}. "
-            "Delete 'mended' from it, or plan again."
+            "Plan again."
         )
     small = copy_with(model, coupling.graph, values)
     changes = merge_changes(mend_attributes_(small, coupling.graph, edited), mend_convolutions_(small, edited))

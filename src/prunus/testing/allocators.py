@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.arguments import door
 from prunus.budget import ALLOCATORS, Bound, Limit, UnitProblem, allocate, unit_problem
 from prunus.budget.allocator import Allocator
 from prunus.graph.capture import capture
@@ -17,7 +18,7 @@ from prunus.graph.coupling import couple
 from prunus.measurement.price import CostModel, cost_model
 from prunus.registry import title_of
 from prunus.testing.cases import example_analysis
-from prunus.testing.suite import Suite, suite_for
+from prunus.testing.suite import Suite, check_member, suite_for
 
 FIRST = "0:out"
 SHARES = (0.3, 0.5, 0.75, 0.95)
@@ -197,6 +198,7 @@ class AllocatorSuite(Suite):
         return {axis: int(count) for axis, count in counts.items()}
 
 
+@door()
 def allocator_suite(allocator: str | Allocator) -> Any:
     """Return the contract suite of an allocator, for pytest to collect.
 
@@ -206,4 +208,5 @@ def allocator_suite(allocator: str | Allocator) -> Any:
     Example:
         ``TestMine = prunus.testing.allocator_suite("my-allocator")``
     """
+    check_member("allocator", allocator)
     return suite_for(AllocatorSuite, title_of(allocator), allocator)

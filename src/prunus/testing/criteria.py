@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.analysis import Analysis
+from prunus.arguments import door
 from prunus.criteria import (
     PROBES,
     Calibration,
@@ -23,7 +24,7 @@ from prunus.criteria import (
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.testing.cases import example_analysis, permuted, plain_axis, state_of
-from prunus.testing.suite import Suite, suite_for
+from prunus.testing.suite import Suite, check_member, suite_for
 
 SCALES = ("loss", "energy", "norm")
 COUNT, BATCH = 64, 32
@@ -187,6 +188,7 @@ class CriterionSuite(Suite):
             self.expect(off <= CLOSE, what, f"a relative difference of {off:.1e} on axis {name!r}", f"{CLOSE:g}", do)
 
 
+@door()
 def criterion_suite(
     criterion: CriterionLike,
     *,
@@ -205,6 +207,7 @@ def criterion_suite(
     Example:
         ``TestMine = prunus.testing.criterion_suite("my-criterion")``
     """
+    check_member("criterion", criterion)
     off = [("test_the_order_of_units_changes_nothing", draws)]
     off += [("test_the_order_of_samples_changes_nothing", mixes_samples)]
     leave_out = tuple(name for name, left in off if left)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.arguments import door
 from prunus.errors import PrunusError
 from prunus.exporters import EXPORTERS, load, save
 from prunus.exporters.exporter import Exporter
@@ -24,7 +25,7 @@ from prunus.surgery.cut import operate
 from prunus.surgery.record import Surgery
 from prunus.surgery.trial import output_tensors, relative_error
 from prunus.testing.cases import example_analysis, state_of
-from prunus.testing.suite import Suite, suite_for
+from prunus.testing.suite import Suite, check_member, suite_for
 
 CLOSE = 1e-5
 
@@ -223,6 +224,7 @@ def _digest(path: Path) -> str:
     return "\n".join(content)
 
 
+@door()
 def exporter_suite(exporter: str | Exporter, *, result: Callable[[], Saved] = example_result) -> Any:
     """Return the contract suite of an exporter, for pytest to collect.
 
@@ -235,6 +237,7 @@ def exporter_suite(exporter: str | Exporter, *, result: Callable[[], Saved] = ex
     Example:
         ``TestMine = prunus.testing.exporter_suite("my-format")``
     """
+    check_member("exporter", exporter, Exporter)
     case = ExporterCase(exporter, result)
     leave_out = ("test_what_is_read_back_computes_the_same",) if case.member.read is None else ()
     return suite_for(ExporterSuite, case.member.name, case, leave_out)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, get_args
 from torch import nn
 
 from prunus.analysis import Analysis
+from prunus.arguments import door
 from prunus.budget import Limit
 from prunus.errors import PrunusError
 from prunus.graph.capture import capture
@@ -21,7 +22,7 @@ from prunus.outcome import cut_proved
 from prunus.plans import UNPRICED, Cost, Plan
 from prunus.surgery.verify import Check
 from prunus.testing.cases import example_analysis, first_change, state_of
-from prunus.testing.suite import Suite, suite_for
+from prunus.testing.suite import Suite, check_member, suite_for
 
 KEPT = (0.5, 0.3)
 HELD_KEPT = 0.7
@@ -287,6 +288,7 @@ class MethodSuite(Suite):
         return int(Limit("params", 0).of(self._after(plan))) - plan.masked
 
 
+@door()
 def method_suite(
     method: str | Method,
     *,
@@ -305,6 +307,7 @@ def method_suite(
     Example:
         ``TestMine = prunus.testing.method_suite("my-method")``
     """
+    check_member("method", method, Method)
     member = METHODS.get(method) if isinstance(method, str) else method
     kept = KEPT if member.only_kept is None else tuple(member.only_kept)
     off = [("test_a_budget_of_macs_holds_and_is_used", member.level == "weight" or member.only_kept is not None)]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.analysis import Analysis
+from prunus.arguments import door
 from prunus.budget import fit_units
 from prunus.criteria import UNIT_CRITERIA, UnitEvidence
 from prunus.graph.recorder import named_tensors
@@ -21,7 +22,7 @@ from prunus.repairs import REPAIRS, RepairReport, repair_
 from prunus.repairs.repairs import Repair
 from prunus.surgery.cut import cut
 from prunus.testing.cases import example_analysis, example_data, outputs_of
-from prunus.testing.suite import Suite, suite_for
+from prunus.testing.suite import Suite, check_member, suite_for
 
 KEPT, SAMPLES = 0.6, 96
 
@@ -143,6 +144,7 @@ class RepairSuite(Suite):
         return self._repair(0)
 
 
+@door()
 def repair_suite(repair: str | Repair) -> Any:
     """Return the contract suite of a repair, for pytest to collect.
 
@@ -152,4 +154,5 @@ def repair_suite(repair: str | Repair) -> Any:
     Example:
         ``TestMine = prunus.testing.repair_suite("my-repair")``
     """
+    check_member("repair", repair, Repair)
     return suite_for(RepairSuite, repair if isinstance(repair, str) else repair.name, repair)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.arguments import door
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.ir import INPUT, TENSOR, Ref, refs_in
@@ -167,6 +168,7 @@ def _random_half(size: int, seed: int) -> np.ndarray:
     return mask
 
 
+@door()
 def rule_suite(op: str, network: Callable[[], nn.Module], inputs: Any, *, rule: Rule | None = None) -> Any:
     """Return the contract suite of the coupling rule of an op, for pytest to collect.
 

@@ -6,9 +6,10 @@ import itertools
 import math
 from typing import Any
 
+from prunus.arguments import door
 from prunus.registry import title_of
 from prunus.schedules import KEPT_SCHEDULES, Schedule
-from prunus.testing.suite import Suite, suite_for
+from prunus.testing.suite import Suite, check_member, suite_for
 
 KEPT = (0.01, 0.1, 0.37, 0.5, 0.9, 1.0)
 STEPS = 96
@@ -103,6 +104,7 @@ class ScheduleSuite(Suite):
         )
 
 
+@door()
 def schedule_suite(schedule: str | Schedule) -> Any:
     """Return the contract suite of a pruning schedule, for pytest to collect.
 
@@ -112,4 +114,5 @@ def schedule_suite(schedule: str | Schedule) -> Any:
     Example:
         ``TestMine = prunus.testing.schedule_suite("my-schedule")``
     """
+    check_member("schedule", schedule)
     return suite_for(ScheduleSuite, title_of(schedule), schedule)

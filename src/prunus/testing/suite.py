@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from prunus.arguments import shown
 from prunus.errors import OptionError, PrunusError
 from prunus.testing.cases import first_change, state_of
 
@@ -126,6 +127,17 @@ class Suite:
             self.memo[key] = make()
         found: T = self.memo[key]
         return found
+
+
+def check_member(role: str, given: Any, kind: type | None = None) -> None:
+    """Refuse what is neither a name nor a member of a role.
+
+    Raises:
+        OptionError: something else.
+    """
+    if not isinstance(given, str) and not (callable(given) if kind is None else isinstance(given, kind)):
+        allowed = "the function itself" if kind is None else f"the {kind.__name__} itself"
+        raise OptionError(f"{role} is {shown(given)}; allowed: the name of an enrolled one, or {allowed}.")
 
 
 def suite_for(base: type[Suite], title: str, case: Any, leave_out: tuple[str, ...] = ()) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunus.arguments import door
 from prunus.criteria import CriterionLike, Evidence, criterion_name, weight_criterion_of
 from prunus.errors import OptionError
-from prunus.testing.suite import Suite, suite_for
+from prunus.testing.suite import Suite, check_member, suite_for
 
 SHAPES = {"conv.weight": (6, 4, 3, 3), "linear.weight": (5, 7)}
 STATISTICS = ("grad_sq", "grad_abs", "grad", "movement", "input_norm")
@@ -160,6 +161,7 @@ class WeightCriterionSuite(Suite):
             )
 
 
+@door()
 def weight_criterion_suite(criterion: CriterionLike, *, draws: bool = False) -> Any:
     """Return the contract suite of a weight criterion, for pytest to collect.
 
@@ -170,5 +172,6 @@ def weight_criterion_suite(criterion: CriterionLike, *, draws: bool = False) -> 
     Example:
         ``TestMine = prunus.testing.weight_criterion_suite("my-criterion")``
     """
+    check_member("criterion", criterion)
     leave_out = ("test_the_order_of_rows_changes_nothing",) if draws else ()
     return suite_for(WeightCriterionSuite, criterion_name(criterion), criterion, leave_out)

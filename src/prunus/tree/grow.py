@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from prunus.arguments import door
 from prunus.graph.coupling import Coupling
 from prunus.measurement.price import cost_model
 from prunus.plans import Cost
@@ -15,6 +16,7 @@ from prunus.tree.levels import Tree, TreeNode
 from prunus.tree.stages import Item, divide_stages
 
 
+@door()
 def grow_tree(coupling: Coupling, stages: str = "feature", count: int | None = None) -> Tree:
     """Build the hierarchy of a network: network › stage › block › layer › unit.
 

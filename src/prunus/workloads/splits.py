@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from prunus.arguments import door
 from prunus.errors import DataError, nearest
 from prunus.measurement.batches import Batch, DataSource
 from prunus.workloads.checks import check_range
@@ -39,6 +40,7 @@ class Splits:
     classes: tuple[str, ...] = ()
 
 
+@door("splits")
 def splits_from_loaders(given: Any) -> Splits:
     """Return splits from a mapping, or an object with attributes, of loaders.
 

@@ -1,0 +1,168 @@
+"""What public functions take: unknown, missing and foreign arguments are refused in one line."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import reprlib
+from collections.abc import Callable, Mapping
+from functools import cache, wraps
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin
+
+import numpy as np
+from torch import nn
+
+from prunus.errors import ModelError, OptionError, UsageError, nearest
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_SAID = {
+    "Analysis": "an Analysis (of prunus.analyse)",
+    "Plan": "a Plan (of prunus.plan, Analysis.plan or Plan.load)",
+    "Outcome": "an Outcome (of prunus.prune, apply or realise)",
+    "Coupling": "a Coupling (of prunus.couple)",
+    "Graph": "a Graph (of prunus.capture)",
+    "Recipe": "a Recipe (of prunus.load_recipe)",
+    "Progress": "an object with start, advance and finish",
+    "Module": "a torch.nn.Module",
+    "Path": "a path",
+    "bool": "True or False",
+    "Mapping": "a mapping",
+    "NoneType": "None",
+}
+"""What an argument of a kind is called, and where it comes from."""
+
+
+def door(name: str = "") -> Callable[[Function], Function]:
+    """Return a decorator of a public function that refuses wrong arguments before anything is done.
+
+    Refused are arguments that the function does not have, those that are missing, and objects of another kind than the
+    annotation says, where that names records of prunus, modules, paths, mappings or truth values alone. The ranges of
+    numbers and names are the business of whoever reads them.
+
+    Args:
+        name: of the function in messages; its own by default.
+    """
+
+    def decorate(function: Function) -> Function:
+        called = name or function.__name__
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def checked(*args: Any, **values: Any) -> Any:
+            try:
+                bound = signature.bind(*args, **values)
+            except TypeError as error:
+                raise _unbound(called, signature, args, values, error) from error
+            kinds = _kinds(function)
+            for argument, value in bound.arguments.items():
+                if argument in kinds and not _is_one(value, kinds[argument]):
+                    raise wrong_kind(called, argument, value, kinds[argument])
+            return function(*args, **values)
+
+        return cast("Function", checked)
+
+    return decorate
+
+
+def names(option: str, given: Any, example: str) -> tuple[str, ...]:
+    """Return a list of names as a tuple.
+
+    Raises:
+        OptionError: a bare text, no list, or something in it that is no text.
+    """
+    listed = not isinstance(given, str | bytes | Mapping) and hasattr(given, "__iter__")
+    found = tuple(given) if listed else ()
+    if not listed or not all(isinstance(each, str) for each in found):
+        raise OptionError(f"{option} is {shown(given)}; allowed: a list of {example}.")
+    return found
+
+
+def truth(option: str, given: Any) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        OptionError: something else.
+    """
+    if not _is_one(given, (bool,)):
+        raise OptionError(f"{option} is {shown(given)}; allowed: True or False.")
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: itself where that is short, else what it is."""
+    plain = isinstance(value, str | int | float | bool | NoneType | list | tuple | dict | set)
+    return reprlib.repr(value) if plain else f"a {type(value).__name__}"
+
+
+def wrong_kind(called: str, argument: str, value: Any, kinds: tuple[Any, ...]) -> UsageError:
+    """Return the error of an argument of another kind than allowed."""
+    allowed = [_SAID.get(kind.__name__, f"a {kind.__name__}") for kind in kinds]
+    error = ModelError if nn.Module in kinds else OptionError
+    return error(f"{called}: {argument} is {shown(value)}; allowed: {' or '.join(allowed)}.")
+
+
+def _unbound(
+    called: str, signature: inspect.Signature, args: tuple[Any, ...], values: Mapping[str, Any], error: TypeError
+) -> OptionError:
+    own = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    allowed = [p.name for p in own if p.name != "self"]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    unknown = None if open_ended else next((name for name in values if name not in allowed), None)
+    if unknown is not None:
+        return OptionError(
+            f"{called} has no argument {unknown!r}.{nearest(unknown, allowed)} Allowed: {', '.join(allowed)}."
+        )
+    by_position = [p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(args) > len(by_position):
+        order = ", ".join(name for name in by_position if name != "self") or "nothing"
+        return OptionError(
+            f"{called} takes {order} by position and all else by name; got {len(args) - len(by_position)} more. Give "
+            f"{'it' if len(args) - len(by_position) == 1 else 'them'} as name=value."
+        )
+    given = {*by_position[: len(args)], *values}
+    missing = [p.name for p in own if p.default is p.empty and p.name not in given]
+    if missing:
+        return OptionError(f"{called} needs {' and '.join(missing)}; give {missing[0]}=….")
+    return OptionError(f"{called}: {error}; give every argument once.")
+
+
+@cache
+def _kinds(function: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
+    """Return argument → the kinds that it may be, where all of them can be told apart."""
+    found = {}
+    # Not typing.get_type_hints, which follows texts inside aliases of other modules with the names of this one.
+    for name, hint in inspect.get_annotations(function, eval_str=True).items():
+        kinds = _told_apart(hint)
+        if kinds and name != "return":
+            found[name] = kinds
+    return found
+
+
+def _told_apart(hint: Any) -> tuple[Any, ...]:
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = [Mapping if get_origin(option) is Mapping else option for option in options]
+    if Path in kinds:  # a text is a path where a path is taken, and a mere text elsewhere
+        kinds = [kind for kind in kinds if kind is not str]
+    known = all(_is_known(kind) for kind in kinds)
+    return tuple(kinds) if known and any(kind not in (NoneType, Mapping) for kind in kinds) else ()
+
+
+def _is_known(kind: Any) -> bool:
+    if kind in (NoneType, bool, Path, Mapping):
+        return True
+    if not inspect.isclass(kind):
+        return False
+    own = kind.__module__.startswith("prunus.") and (
+        not getattr(kind, "_is_protocol", False) or getattr(kind, "_is_runtime_protocol", False)
+    )
+    return own or issubclass(kind, nn.Module)
+
+
+def _is_one(value: Any, kinds: tuple[Any, ...]) -> bool:
+    wider = {Path: (str, os.PathLike), bool: (bool, np.bool_)}
+    return any(isinstance(value, wider.get(kind, kind)) for kind in kinds)
+
+
+__all__ = ["door", "names", "shown", "truth", "wrong_kind"]
