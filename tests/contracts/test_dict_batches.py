@@ -203,12 +203,12 @@ def test_a_recipe_compares_on_dicts(kind: str, tmp_path: Path) -> None:
         "    return {name: found for name in ('train', 'calibration', 'selection', 'test')}\n"
     )
     (tmp_path / "recipe.yaml").write_text(
-        "model: net.py:model\ndata: net.py:data\ntrain: {steps: 2}\nrecover: {steps: 2}\n"
-        "compare: {methods: [sensitivity, multi-scale], kept: [0.6], seeds: [0], repair: [refold],"
+        "version: 1\nmodel: net.py:model\ndata: net.py:data\ntrain: {steps: 2}\nrecover: {steps: 2}\n"
+        "compare: {methods: [sensitivity, multi-scale], kept: [0.6], seeds: 1, repair: [refold],"
         " latency: {rounds: 2, batch: 2}}\n"
     )
     found = prunus.compare(tmp_path / "recipe.yaml")
-    assert {row.method.split("+")[0] for row in found.runs} == {"sensitivity", "multi-scale"}
+    assert {row.method.split("+")[0].strip() for row in found.runs} == {"sensitivity", "multi-scale"}
 
 
 def test_a_pruner_works_beside_a_loop_over_dicts() -> None:
