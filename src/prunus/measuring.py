@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from prunus.criteria.calibration import batches_of
+from prunus.graph.arguments import Calls, as_called
 from prunus.graph.capture import capture, split_inputs, unwrap
 from prunus.graph.coupling import couple
 from prunus.measurement.latency import LatencyRatio, latency_ratio
@@ -17,6 +18,8 @@ from prunus.measurement.price import cost_model
 from prunus.measurement.quality import Quality, evaluate
 from prunus.ordinary import in_ordinary_mode
 from prunus.plans import Cost
+from prunus.workloads.calling import called
+from prunus.workloads.learning import as_often_as_needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ def measure(
     baseline: nn.Module | None = None,
     rounds: int = 30,
     threads: int | None = None,
+    loss: str = "",
     seed: int = 0,
 ) -> Measurement:
     """Count a network exactly, and on request score it on data and time it against a baseline.
@@ -67,16 +71,22 @@ def measure(
     Args:
         model: the network.
         example_inputs: one call of it; MACs are those of this call.
-        data: batches (inputs, labels) to score it on.
+        data: a loader, a dataset or batches to score it on: (inputs, labels), or mappings with ``labels``.
         baseline: a network to time against: A/B/A/B in this process, median ratio with a 95 % interval.
         rounds: how many pairs are timed.
         threads: for the timing; None leaves it as it is.
+        loss: the name of the loss behind the labels, where it says how they are read: ``next_token``.
         seed: of the bootstrap.
     """
     model = unwrap(model)
+    example_inputs = as_called(model, example_inputs)
     cost = cost_model(couple(capture(model, example_inputs))).price()
     nonzero = sum(int(torch.count_nonzero(p)) for p in model.parameters())
-    quality = None if data is None else evaluate(model, batches_of(data, "data"))
+    quality = None
+    if data is not None:
+        quality = evaluate(
+            model, called(batches_of(as_often_as_needed(data), "data"), Calls(example_inputs)), loss=loss
+        )
     forward = backward = None
     if baseline is not None:
         args, kwargs = split_inputs(example_inputs)

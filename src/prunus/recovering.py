@@ -10,6 +10,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from prunus.errors import CaptureError
+from prunus.graph.arguments import Calls, as_called
 from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.measurement.batches import DataSource
@@ -17,7 +18,8 @@ from prunus.ordinary import in_ordinary_mode
 from prunus.plans import Plan
 from prunus.recovery import AUTOPILOT, Case, RecoveryOptions, RecoveryReport, recovered_
 from prunus.surgery.tensors import sliced_masks
-from prunus.workloads.learning import NO_LABELS, learning_data
+from prunus.workloads.calling import called
+from prunus.workloads.learning import NO_LABELS, as_often_as_needed, learning_data
 
 _EXAMPLES = 2
 
@@ -64,17 +66,19 @@ def recover_(
         DataError: no data, or labels that do not fit the loss.
     """
     options = RecoveryOptions.of(recover)
-    train, deciding, labelled = learning_data(data, held_out)
-    example = _example(train) if example_inputs is None else example_inputs
+    data, teacher = as_often_as_needed(data), unwrap(dense)
+    example = as_called(teacher, _example(learning_data(data)[0]) if example_inputs is None else example_inputs)
+    calls = Calls(example)
+    train, deciding, labelled = learning_data(called(data, calls), called(as_often_as_needed(held_out), calls))
     case = Case(
         unwrap(small),
-        unwrap(dense),
+        teacher,
         train,
         deciding,
         options,
         masks=masks if masks is not None else sliced_masks(plan) if plan is not None else {},
         plan=plan,
-        coupling=_coupling(unwrap(dense), example, plan),
+        coupling=_coupling(teacher, example, plan),
         example_inputs=example,
         seed=seed,
         labelled=labelled,

@@ -12,6 +12,7 @@ from torch import nn
 from prunus.analysis import analyse
 from prunus.as_found import seeded
 from prunus.errors import OutcomeError, VerifyError
+from prunus.graph.arguments import as_called
 from prunus.graph.capture import preserved, split_inputs, unwrap
 from prunus.graph.opening import opened_leaves
 from prunus.graph.recorder import named_tensors
@@ -132,6 +133,7 @@ def _outputs(model: nn.Module, example_inputs: Any) -> list[torch.Tensor]:
     for module in twin.modules():  # a masked weight that is read without its module being called
         plain = {k: wide(v) for k, v in module.__dict__.items() if isinstance(v, torch.Tensor)}
         module.__dict__.update(plain)
+    example_inputs = as_called(model, example_inputs)
     args, kwargs = pytree.tree_map_only(torch.Tensor, wide, split_inputs(example_inputs))
     with preserved(twin), computing_in(torch.float64), torch.no_grad(), seeded(0):
         return [x.double() for x in opened_leaves(twin(*args, **kwargs)) if isinstance(x, torch.Tensor)]

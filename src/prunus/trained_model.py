@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from prunus.analysis import Analysis, analyse
 from prunus.budget.limits import LATENCY
 from prunus.errors import DataError, OptionError
+from prunus.graph.arguments import Calls, as_called
+from prunus.graph.capture import unwrap
 from prunus.graph.recorder import named_tensors
 from prunus.outcome import train_
 from prunus.pipeline.request import Request
@@ -22,6 +24,7 @@ from prunus.progress import Progress
 from prunus.sources import resolve_data, resolve_model
 from prunus.sources.noise import NOISE, noise_splits, with_noise
 from prunus.workloads import WORKLOADS, trained
+from prunus.workloads.calling import called
 from prunus.workloads.splits import Splits
 
 if TYPE_CHECKING:
@@ -76,6 +79,7 @@ def trained_model(
     given = None if recipe.data == NOISE else resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
     model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=seed)
     check_weights(model)
+    given = None if given is None else as_called_data(model, given)
     if weights is None and _kept_between_runs(recipe):
         weights = _trained_once(recipe, seed, progress).state_dict()
     if weights is not None:
@@ -164,6 +168,13 @@ def _trained_once(recipe: Recipe, seed: int, progress: Progress) -> nn.Module:
     if told:
         progress.finish(task)
     return model
+
+
+def as_called_data(model: nn.Module, data: Splits) -> Splits:
+    """Return splits whose batches have the form in which the model is called."""
+    example = as_called(unwrap(model), first_inputs(data, 1))
+    found: Splits = called(data, Calls(example))
+    return found
 
 
 def first_inputs(data: Splits, count: int) -> Any:

@@ -24,6 +24,7 @@ from prunus.outcome import Outcome, realise, recovered, recovery_of
 from prunus.pipeline import plan_for
 from prunus.plans import Cost, Plan
 from prunus.progress import Progress
+from prunus.registry import title_of
 from prunus.results import LayerChange, Row, Skipped, named
 from prunus.surgery.tensors import sliced_masks
 from prunus.trained_model import TrainedModel, first_inputs, recovery_of_recipe, trained_model
@@ -83,7 +84,12 @@ def prepare(
 
 def trial_of(trained: TrainedModel, seed: int) -> Trial:
     """Score a dense network that is there."""
-    quality = evaluate(trained.model, trained.data.test.batches(_TEST_BATCH), trained.data.classes)
+    quality = evaluate(
+        trained.model,
+        trained.data.test.batches(_TEST_BATCH),
+        trained.data.classes,
+        loss=title_of(trained.analysis.loss),
+    )
     timing = first_inputs(trained.data, trained.recipe.compare.latency.batch)
     return Trial(trained, seed, quality, timing)
 
@@ -147,7 +153,7 @@ def carry_through(
         run.analysis, plan, repair=own, weights=weights, fresh=run.recipe.train.options(), progress=progress
     )
     mended = [] if found.repair is None else [str(found.repair)]
-    raw = evaluate(found.model, run.data.test.batches(_TEST_BATCH), run.data.classes)
+    raw = evaluate(found.model, run.data.test.batches(_TEST_BATCH), run.data.classes, loss=title_of(run.analysis.loss))
     if taught:
         told = [f"pruned while training: the {run.recipe.recover.steps} steps of recover were spent there, none after"]
     else:
@@ -155,7 +161,9 @@ def carry_through(
         found = recovered(found, wanted, progress=progress)
         told = [] if found.recovery is None else [f"recovery: {leg}" for leg in found.recovery.legs if leg.kept]
     spent = time.perf_counter() - started
-    quality = evaluate(found.model, run.data.test.batches(_TEST_BATCH), run.data.classes)
+    quality = evaluate(
+        found.model, run.data.test.batches(_TEST_BATCH), run.data.classes, loss=title_of(run.analysis.loss)
+    )
     proof = None if found.check is None else found.check.error
     row = _row(
         run, found.model, quality, plan.after, sliced_masks(plan),

@@ -15,10 +15,11 @@ from prunus.budget import bounds_of
 from prunus.criteria.calibration import batches_of
 from prunus.criteria.noise import data_or_noise
 from prunus.defaults import DEFAULTS
-from prunus.errors import DataError, OptionError
+from prunus.errors import CaptureError, DataError, OptionError
+from prunus.graph.arguments import Calls, as_called, without_labels
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import couple, opted_in
-from prunus.graph.parts import capture_or_parts
+from prunus.graph.parts import Captured, capture_or_parts
 from prunus.measurement.batches import check_count, tensors_in
 from prunus.measurement.price import cost_model
 from prunus.ordinary import in_ordinary_mode
@@ -31,6 +32,7 @@ from prunus.training import loss_function
 from prunus.training.losses import check_loss, name_of
 from prunus.tree import grow_tree
 from prunus.user_code import UserFunction
+from prunus.workloads.calling import called
 from prunus.workloads.learning import as_often_as_needed
 
 
@@ -53,7 +55,8 @@ def analyse(
 
     Args:
         model: any network that can be captured, whole or in parts; it is left untouched.
-        example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
+        example_inputs: a tensor, a tuple of arguments, a dict of keyword arguments, or the one dict or dataclass that
+            the forward takes. A batch of a loader will do: batches are called as the example is.
         data: batches (inputs, targets), a DataLoader, a dataset, one tensor of samples, the four splits of a task
             (`prunus.splits`), or ``"noise"``. Scores and statistics come from it; of splits from ``calibration``.
         held_out: what methods choose by that compare candidates; by default a tenth of ``data``. Splits name their own.
@@ -83,10 +86,10 @@ def analyse(
     check_samples(example_inputs)
     if bounds is not None:
         bounds_of(bounds)
-    data = as_often_as_needed(data_or_noise(data, example_inputs, seed))
     model = unwrap(model)
     check_weights(model)
-    captured = capture_or_parts(model, example_inputs)
+    captured, example_inputs = _captured(model, as_called(model, example_inputs), named_loss=isinstance(loss, str))
+    data = as_often_as_needed(data_or_noise(data, example_inputs, seed))
     coupling = couple(captured.graph, **options)
     own = None
     if forward == "keep":
@@ -94,7 +97,8 @@ def analyse(
             own = own_forward(captured.model, coupling, captured.inputs)
     if own is not None:
         coupling = own.on(coupling)
-    given = Given(data, as_often_as_needed(held_out)) if data is not None else None
+    calls = Calls(example_inputs)
+    given = Given(called(data, calls), called(as_often_as_needed(held_out), calls)) if data is not None else None
     calibration, selection = sources_of(given)
     return Analysis(
         model=captured.model,
@@ -115,6 +119,20 @@ def analyse(
         own=own,
         progress=progress or Silent(),
     )
+
+
+def _captured(model: nn.Module, example_inputs: Any, *, named_loss: bool) -> tuple[Captured, Any]:
+    """Return the captured model and its call, without labels where a loss of ours takes them and the forward need not.
+
+    A loader's first batch makes an example; a loss that is a function may read the one that the model makes itself.
+    """
+    bare = without_labels(model, example_inputs) if named_loss else example_inputs
+    try:
+        return capture_or_parts(model, bare), bare
+    except CaptureError:
+        if bare is example_inputs or len(bare) == len(example_inputs):
+            raise
+        return capture_or_parts(model, example_inputs), example_inputs
 
 
 def check_forward(forward: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunus.as_found import in_eval_mode, random_state_kept
 from prunus.errors import DataError, ModelError, OptionError
-from prunus.measurement.batches import moved, pair_of
+from prunus.measurement.batches import first_line, moved, pair_of
 
 LossFunction = Callable[[Any, Any], Tensor]
 Progress = Callable[[int, int], None]
@@ -55,7 +55,9 @@ def batches_of(data: Any, name: str = "calibration data") -> Iterable[Any]:
 
 
 def _is_pair(first: Any, second: Any) -> bool:
-    """Whether two tensors are rather samples and their targets than two batches of samples."""
+    """Whether two things are rather samples and their targets than two batches of samples."""
+    if isinstance(first, Mapping) and isinstance(second, Tensor):
+        return True
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         return False
     return first.dim() > second.dim() > 0 and len(first) == len(second)
@@ -134,11 +136,6 @@ def loss_on(loss_fn: LossFunction, outputs: Any, targets: Any) -> Tensor:
             f"{first_line(error)}. Give targets that fit it; class numbers for cross-entropy."
         ) from error
     return checked_loss(loss)
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says first, its kind where it says nothing."""
-    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _form(value: Any) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from prunus.criteria.calibration import LossFunction, Progress, evaluating, first_line, loss_on, pairs
+from prunus.criteria.calibration import LossFunction, Progress, evaluating, loss_on, pairs
 from prunus.criteria.evidence import Evidence, precise
 from prunus.errors import DataError, ModelError, OptionError, SelectorError, nearest
-from prunus.measurement.batches import call
+from prunus.measurement.batches import answer, call
 from prunus.memory_format import sound_gradients
 
 _Grads = dict[str, Tensor]
@@ -90,7 +91,7 @@ def _named_weights(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Param
 def _batch_moments(
     model: nn.Module, weights: Mapping[str, nn.Parameter], loss_fn: LossFunction, inputs: Any, targets: Any
 ) -> tuple[_Moments, int]:
-    loss = loss_on(loss_fn, _answer(model, inputs), targets)
+    loss = loss_on(loss_fn, answer(model, inputs), targets)
     # autograd.grad leaves .grad alone; a weight the batch never reached has gradient zero.
     found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     grads = {
@@ -98,18 +99,6 @@ def _batch_moments(
         for (name, weight), grad in zip(weights.items(), found, strict=True)
     }
     return _moments(grads), 1
-
-
-def _answer(model: nn.Module, inputs: Any) -> Any:
-    try:
-        return call(model, inputs)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise DataError(
-            f"a calibration batch does not go through the model: {first_line(error)}. Give batches like the "
-            "example inputs."
-        ) from error
 
 
 def _sample_moments(
@@ -137,9 +126,7 @@ def _sample_moments(
 
 def _as_batch(value: Any) -> Any:
     """Give one sample its batch dim of 1 back, which vmap took."""
-    if isinstance(value, Mapping):
-        return {key: _as_batch(item) for key, item in value.items()}
-    return tuple(_as_batch(item) for item in value) if isinstance(value, tuple) else value.unsqueeze(0)
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor.unsqueeze(0), value)
 
 
 def _moments(grads: _Grads) -> _Moments:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from prunus.errors import OptionError, UsageError
+from prunus.graph.arguments import as_called
 from prunus.graph.capture import unwrap
 from prunus.plans import Plan
 from prunus.surgery.record import Surgery
@@ -60,7 +61,7 @@ def example_call(result: Any, example_inputs: Any, needed_for: str) -> Any:
     found = getattr(result, "example_inputs", None) if example_inputs is None else example_inputs
     if found is None:
         raise UsageError(f"{needed_for} needs one call of the model; give example_inputs=...")
-    return found
+    return as_called(unwrap(result.model), found)
 
 
 def write_plan(plan: Plan, folder: Path) -> None:

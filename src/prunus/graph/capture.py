@@ -14,6 +14,7 @@ from torch import nn
 
 from prunus.arguments import door
 from prunus.errors import CaptureError, ModelError, OptionError
+from prunus.graph.arguments import as_called
 from prunus.graph.ir import Graph
 from prunus.graph.passes import drop_dead, fold_constants
 from prunus.graph.recorder import record
@@ -32,7 +33,8 @@ def capture(model: nn.Module, example_inputs: Any, *, method: str = "auto") -> G
 
     Args:
         model: any ``nn.Module``; DataParallel, DDP and ``torch.compile`` wrappers are looked through.
-        example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        example_inputs: a tensor, a tuple of positional arguments, a dict of keyword arguments, or the one nest of
+            tensors (dict, tuple, dataclass) that the forward takes, see `prunus.graph.arguments.as_called`.
         method: ``auto``, ``record`` (fake tensors), ``run`` (real tensors) or ``export``.
 
     Raises:
@@ -43,7 +45,7 @@ def capture(model: nn.Module, example_inputs: Any, *, method: str = "auto") -> G
         raise OptionError(f"capture method {method!r} is unknown; allowed: {', '.join(METHODS)}.")
     model = unwrap(model)
     _refuse(model)
-    args, kwargs = split_inputs(example_inputs)
+    args, kwargs = split_inputs(as_called(model, example_inputs))
     attempts = {
         "record": lambda: record(model, args, kwargs, fake=True),
         "run": lambda: record(model, *_detached(args, kwargs), fake=False),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 from prunus.as_found import in_eval_mode
 from prunus.errors import DataError, OutcomeError
-from prunus.measurement.batches import Batch, call, check_count, device_of, logits_of, moved, pair_of
+from prunus.measurement.batches import IGNORED, Batch, answer, check_count, device_of, logits_of, moved, pair_of
 from prunus.measurement.bootstrap import RESAMPLES, percentile_interval
 from prunus.measurement.interval import Interval
 from prunus.measurement.ranking import auc
 
 ECE_BINS = 15
+CLASSES_LAST = ("sparse_cross_entropy", "next_token")
+"""Losses whose classes are the last axis of the logits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +53,9 @@ class Quality:
         return self.nll / math.log(2)
 
 
-def evaluate(model: nn.Module, batches: Iterable[Batch], classes: Sequence[str] | None = None) -> Quality:
+def evaluate(
+    model: nn.Module, batches: Iterable[Batch], classes: Sequence[str] | None = None, *, loss: str = ""
+) -> Quality:
     """Score a classifier on labelled batches, in eval mode; modes are put back as they were.
 
     With n_tp, n_pred, n_true of each class c: recall_c = n_tp/n_true, precision_c = n_tp/n_pred (0 where nothing was
@@ -62,14 +67,17 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: Sequence[str] 
         model: Its output, or the ``logits`` or first tensor of it, holds unnormalised log-probabilities.
         batches: Pairs (inputs, targets), as ``DataSource.batches`` yields them.
         classes: Names in label order; the labels themselves where left out or empty.
+        loss: The name of the loss that the model was trained with: under ``sparse_cross_entropy`` the classes are the
+            last axis of the logits, under ``next_token`` position t answers for token t + 1 as well.
 
-    Shapes: logits (B, C) or (B, C, …), targets (B) or (B, …), int64; each position counts as one sample.
+    Shapes: logits (B, C), (B, C, …) or (B, …, C), targets (B) or (B, …), int64; each position counts as one sample, but
+    for those with target −100. Where both readings fit, the classes of what an answer calls ``logits`` come last.
 
     Raises:
         DataError: no samples, labels outside 0..C−1, shapes that do not meet, or names that are not C.
         OutcomeError: the model answers NaN or infinity.
     """
-    logits, targets = _answers(model, batches)
+    logits, targets = _answers(model, batches, loss)
     width = logits.shape[1]
     names = tuple(classes) if classes else tuple(map(str, range(width)))
     if len(names) != width:
@@ -143,13 +151,17 @@ def paired_interval(correct_a: Tensor, correct_b: Tensor, seed: int = 0, resampl
     return percentile_interval((counts[2] - counts[0]) / n, (draws[:, 2] - draws[:, 0]) / n)
 
 
-def _answers(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+def _answers(model: nn.Module, batches: Iterable[Batch], loss: str) -> tuple[Tensor, Tensor]:
     device = device_of(model)
     logits, targets = [], []
     with in_eval_mode(model), torch.inference_mode():
         for number, batch in enumerate(batches):
             inputs, labels = pair_of(batch, number, "batch")
-            rows, flat = _rows(logits_of(call(model, moved(inputs, device))), labels)
+            output = answer(model, moved(inputs, device), "batch")
+            found, labels = logits_of(output), torch.as_tensor(labels)
+            if loss == "next_token":
+                found, labels = found[:, :-1], labels[:, 1:]
+            rows, flat = _rows(found, labels, bool(loss in CLASSES_LAST or _calls_them_logits(output)))
             logits.append(rows.cpu())
             targets.append(flat.cpu())
     if not sum(map(len, targets)):
@@ -165,17 +177,30 @@ def _answers(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor
     return answers, labels
 
 
-def _rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    if logits.ndim < 2 or logits.shape[:1] + logits.shape[2:] != targets.shape:
+def _calls_them_logits(output: Any) -> bool:
+    """Whether an answer names its logits, as Hugging Face models do, whose classes come last."""
+    return "logits" in output if isinstance(output, Mapping) else hasattr(output, "logits")
+
+
+def _rows(logits: Tensor, targets: Tensor, last: bool) -> tuple[Tensor, Tensor]:
+    """Return one row of logits a target, those that count in no loss left out."""
+    targets = targets.to(logits.device)
+    second_fits = logits.ndim > 1 and logits.shape[:1] + logits.shape[2:] == targets.shape
+    last_fits = logits.ndim > 2 and logits.shape[:-1] == targets.shape
+    if last_fits and (last or not second_fits):
+        logits = logits.movedim(-1, 1)
+    elif not second_fits:
         raise DataError(
             f"evaluate got logits {tuple(logits.shape)} and targets {tuple(targets.shape)}; "
-            "allowed: logits (B, C, …) with integer targets (B, …). Give class labels, not one-hot rows."
+            "allowed: logits (B, C, …) or (B, …, C) with integer targets (B, …). Give class labels, not one-hot rows."
         )
     if targets.is_floating_point() or targets.is_complex():
         raise DataError(
             f"evaluate got targets of {targets.dtype}; allowed: integer class labels. Convert with .long()."
         )
-    return logits.movedim(1, -1).reshape(-1, logits.shape[1]).float(), targets.reshape(-1).long()
+    rows, flat = logits.movedim(1, -1).reshape(-1, logits.shape[1]).float(), targets.reshape(-1).long()
+    counted = flat != IGNORED
+    return rows[counted], flat[counted]
 
 
 def _check_labels(labels: Tensor, width: int) -> None:

@@ -52,8 +52,8 @@ def fine_tuning_pruning(analysis: Analysis, limits: Limits) -> Plan:
     A copy of the network loses its least sensitive units at the rate of the round (`kept_after`), is trained for a few
     steps on calibration data, which moves the function of what went into what stays, and is scored anew. What goes
     is counted on the original: the plan names its units, and its weights are what is kept. The training here only
-    decides what goes; recovery comes after the cut, as for every method. Training minimises the cross-entropy of the
-    logits, whatever the loss of the analysis; scores use that loss.
+    decides what goes; recovery comes after the cut, as for every method. Training minimises
+    the loss of the analysis, which scores use too.
 
     Source: own; rounds of pruning and training: Han et al., "Learning both Weights and Connections for Efficient Neural
     Networks", arXiv:1506.02626.
@@ -64,7 +64,7 @@ def fine_tuning_pruning(analysis: Analysis, limits: Limits) -> Plan:
 
     Raises:
         BudgetError: out of reach even with one unit an axis.
-        DataError: the targets are no class labels.
+        DataError: the targets do not fit the loss.
         OutcomeError: the loss does not stay finite while training.
     """
     scores: Mapping[str, np.ndarray] = unit_scores(analysis, "sensitivity")
@@ -94,5 +94,5 @@ def fine_tuning_pruning(analysis: Analysis, limits: Limits) -> Plan:
 def _train_(model: nn.Module, masks: Mapping[str, Tensor], analysis: Analysis, number: int) -> None:
     """Train for a few steps; a network of which nothing may be trained is only pruned."""
     if any(parameter.requires_grad for parameter in model.parameters()):
-        options = TrainingOptions(STEPS, LEARNING_RATE)
+        options = TrainingOptions(STEPS, LEARNING_RATE, loss=analysis.loss)
         finetune_(model, analysis.calibration, options, masks=masks, seed=analysis.seed + number)

@@ -15,7 +15,7 @@ from prunus.budget import ALLOCATORS, Limits, UnitProblem, top_up
 from prunus.budget.limits import Limit
 from prunus.criteria.calibration import evaluating, pairs
 from prunus.graph.recorder import named_tensors
-from prunus.measurement.batches import call, device_of
+from prunus.measurement.batches import answer, device_of
 from prunus.measurement.price import CostModel
 from prunus.methods.method import method
 from prunus.methods.neurons import unit_scores
@@ -89,7 +89,7 @@ def masked_loss(
 
     with evaluating(analysis.model), torch.no_grad():
         for inputs, targets in pairs(batches, device_of(analysis.model)):
-            total += float(analysis.loss(call(run, inputs), targets)) * len(targets)
+            total += float(analysis.loss(answer(run, inputs), targets)) * len(targets)
             count += len(targets)
     return total / count
 

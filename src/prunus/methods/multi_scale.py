@@ -140,6 +140,6 @@ def _masks(reduction: Reduction, keep: Mapping[str, np.ndarray], limit: Limit) -
 def _selection_loss(analysis: Analysis, plan: Plan) -> float:
     small = copy.deepcopy(analysis.cut(plan))
     reestimate_statistics_(small, analysis.calibration.batches(64))
-    options = TrainingOptions(_STEPS, lr=1e-3)
+    options = TrainingOptions(_STEPS, lr=1e-3, loss=analysis.loss)
     finetune_(small, analysis.calibration, options, masks=sliced_masks(plan) or None, seed=analysis.seed)
     return loss_of(analysis, small)

@@ -7,7 +7,7 @@ from torch import nn
 
 from prunus.analysis import BATCH, Analysis
 from prunus.criteria.calibration import evaluating, pairs
-from prunus.measurement.batches import call, device_of
+from prunus.measurement.batches import answer, device_of
 from prunus.plans import Plan
 from prunus.training import reestimate_statistics_
 
@@ -28,6 +28,6 @@ def loss_of(analysis: Analysis, model: nn.Module) -> float:
     total = count = 0.0
     with evaluating(model), torch.no_grad():
         for inputs, targets in pairs(analysis.selection.batches(BATCH), device_of(model)):
-            total += float(analysis.loss(call(model, inputs), targets)) * len(targets)
+            total += float(analysis.loss(answer(model, inputs), targets)) * len(targets)
             count += len(targets)
     return total / count

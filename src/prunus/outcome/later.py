@@ -8,17 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from prunus.analysis.analyse import check_held_out, check_seed
 from prunus.analysis.data import Given, sources_of
 from prunus.arguments import door
-from prunus.criteria.calibration import batches_of
+from prunus.criteria.calibration import batches_of, evaluating
 from prunus.defaults import DEFAULTS
 from prunus.errors import OptionError, UsageError
 from prunus.exporters import save
 from prunus.exporters.exported_reading import SUFFIX
+from prunus.graph.arguments import Calls, as_called
+from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
+from prunus.measurement.batches import answer, device_of, moved
 from prunus.ordinary import in_ordinary_mode
 from prunus.outcome.cutting import cut_proved
 from prunus.outcome.realising import recovered, repaired
@@ -26,8 +30,11 @@ from prunus.outcome.record import Outcome
 from prunus.outcome.training import Recover, recovery_of
 from prunus.plans import Plan
 from prunus.repairs import check_repair
+from prunus.repairs.in_parts import as_example
+from prunus.repairs.lanes import checked, inputs_of
 from prunus.surgery.verify import Check
 from prunus.surgery.verify import verify as verify_cut
+from prunus.workloads.calling import called
 from prunus.workloads.learning import as_often_as_needed
 
 
@@ -43,9 +50,13 @@ def repair(found: Outcome, data: Any = None, *, repair: str = DEFAULTS.repair) -
     Raises:
         UsageError: the outcome does not know its dense network.
         OptionError: an unknown repair, or no data.
+        DataError: data that do not go through the network.
     """
     check_repair(repair)
-    return repaired(_with_data(found, data), repair)
+    ready = _with_data(found, data)
+    if data is not None:
+        _check_goes_through(ready)
+    return repaired(ready, repair)
 
 
 @in_ordinary_mode
@@ -61,6 +72,7 @@ def recover(found: Outcome, data: Any = None, recover: Recover = None, *, held_o
     Raises:
         UsageError: the outcome does not know its dense network.
         OptionError: no budget for the training, an unknown option, or no data.
+        DataError: data that do not go through the network, or labels that do not fit the loss.
     """
     if recover is None:
         raise OptionError('recover takes one budget: {"steps": 500} or {"minutes": 10}; give just one of them.')
@@ -106,6 +118,7 @@ def verify(
         raise UsageError(
             "verify needs an outcome, or model, small, coupling, plan and example_inputs; give prunus.verify(outcome)."
         )
+    example_inputs = as_called(unwrap(model), example_inputs)
     return verify_cut(model, small, coupling, plan, example_inputs, seed=seed, gradients=gradients)
 
 
@@ -146,6 +159,18 @@ def _original(found: Outcome) -> Any:
     return found.analysis
 
 
+def _check_goes_through(found: Outcome) -> None:
+    """Run the dense network on the first batch, which nobody else may do where a repair is left to choose."""
+    analysis = _original(found)
+    first = next(iter(batches_of(analysis.given.data)), None)
+    if first is None:
+        return  # the repair refuses empty data
+    model = analysis.user_model
+    inputs = as_example(checked(moved(inputs_of(first), device_of(model)), 0), analysis.user_inputs)
+    with evaluating(model), torch.no_grad():
+        answer(model, inputs)
+
+
 def _with_data(found: Outcome, data: Any, held_out: Any = None) -> Outcome:
     """Return a copy with a network of its own, and with the data that are to be used."""
     analysis = _original(found)
@@ -153,8 +178,9 @@ def _with_data(found: Outcome, data: Any, held_out: Any = None) -> Outcome:
         raise OptionError("there are no data to go by; give data=batches.")
     if data is not None:
         check_held_out(data, held_out)
+        calls, data = Calls(analysis.user_inputs), as_often_as_needed(data)
         batches_of(data, "data")
-        given = Given(as_often_as_needed(data), as_often_as_needed(held_out))
+        given = Given(called(data, calls), called(as_often_as_needed(held_out), calls))
         calibration, selection = sources_of(given)
         analysis = replace(analysis, given=given, calibration=calibration, selection=selection, memo={})
     return replace(found, model=copy.deepcopy(found.model), analysis=analysis)

@@ -13,6 +13,7 @@ from prunus.measurement.interval import Interval
 from prunus.measurement.quality import evaluate, paired_interval
 from prunus.outcome import Recover, realise, recovery_of
 from prunus.plans import Plan
+from prunus.registry import title_of
 from prunus.training import reestimate_statistics_
 
 MAX_DROP = "max_drop"
@@ -46,7 +47,7 @@ def smallest_within(
         BudgetError: even the least pruned network that was tried drops more; says by how much.
     """
     progress = analysis.progress
-    dense = evaluate(analysis.user_model, analysis.selection.batches(BATCH)).correct
+    dense = evaluate(analysis.user_model, analysis.selection.batches(BATCH), loss=title_of(analysis.loss)).correct
     low, high = _LEAST, 1.0
     best: Tried | None = None
     worst: Tried | None = None
@@ -75,7 +76,7 @@ def check_drop(analysis: Analysis, plan: Plan, allowed: float, recover: Recover 
     Raises:
         BudgetError: it drops more.
     """
-    dense = evaluate(analysis.user_model, analysis.selection.batches(BATCH)).correct
+    dense = evaluate(analysis.user_model, analysis.selection.batches(BATCH), loss=title_of(analysis.loss)).correct
     found = _measured(analysis, plan, dense, recover)
     if found.drop.high > allowed:
         raise BudgetError(
@@ -113,5 +114,5 @@ def _measured(analysis: Analysis, plan: Plan, dense: torch.Tensor, recover: Reco
     small = realise(analysis, plan, repair=None, recover=wanted).model
     if wanted is None:
         reestimate_statistics_(small, analysis.calibration.batches(BATCH))
-    quality = evaluate(small, analysis.selection.batches(BATCH))
+    quality = evaluate(small, analysis.selection.batches(BATCH), loss=title_of(analysis.loss))
     return Tried(plan, paired_interval(dense, quality.correct, seed=analysis.seed))

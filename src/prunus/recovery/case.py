@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunus.as_found import in_eval_mode
 from prunus.errors import DataError, ModelError, OptionError
 from prunus.graph.coupling import Coupling
-from prunus.measurement.batches import Batch, DataSource, call, device_of, logits_of, moved, tensors_in
+from prunus.measurement.batches import Batch, DataSource, answer, call, device_of, logits_of, moved, tensors_in
 from prunus.plans import Plan
 from prunus.recovery.mixing import can_be_mixed
 from prunus.recovery.options import RecoveryOptions, check_steps
@@ -93,7 +93,7 @@ class Case:
                 "them. Allowed: floating-point inputs; leave mixed out."
             )
         with torch.no_grad(), in_eval_mode(self.model), in_eval_mode(self.dense):
-            small, dense = call(self.model, inputs), call(self.dense, inputs)
+            small, dense = answer(self.model, inputs, "training batch"), call(self.dense, inputs)
         ours, theirs = logits_of(small).shape, logits_of(dense).shape
         if ours != theirs:
             raise ModelError(

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from prunus.measurement.quality import CLASSES_LAST
 from prunus.recovery.options import RecoveryOptions
 from prunus.training import Loss
 from prunus.training.losses import name_of
 
 Kind: TypeAlias = Literal["classes", "labels", "numbers"]
-
-CLASSES_LAST = ("sparse_cross_entropy", "next_token")
 
 
 def soft_loss(options: RecoveryOptions, student: Tensor, teacher: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 
 from prunus.criteria.programs import names_of
 from prunus.errors import DataError, OptionError, UsageError, nearest
+from prunus.graph.arguments import Calls
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import refs_in
@@ -88,7 +89,8 @@ def repair_(
     own = {name: tensor.detach() for name, tensor in named_tensors(unwrap(small)).items()}
     room = samples_that_fit(coupling)
     most = min(MOST, room)
-    lanes = lanes_of(data, device_of(model), names=names_of(model, coupling.graph), most=most)
+    calls = Calls.of_graph(coupling.graph)
+    lanes = lanes_of(data, device_of(model), names=names_of(model, coupling.graph), calls=calls, most=most)
     samples = sum(lane.count for lane in lanes)
     try:
         _check_enough(samples, len(lanes), most)

@@ -156,7 +156,7 @@ def _recorded(model: nn.Module, parts: Sequence[str], data: Any, example_inputs:
     hooks = (model.get_submodule(p).register_forward_pre_hook(noting(p), with_kwargs=True) for p in parts)
     with hooked(hooks), preserved(model), torch.no_grad():
         for number, batch in enumerate(batches_of(data)):
-            inputs = _as_example(checked(moved(inputs_of(batch, number), device), number), example_inputs)
+            inputs = as_example(checked(moved(inputs_of(batch, number), device), number), example_inputs)
             _run(model, inputs, number)
             samples += _samples(inputs)
             if samples >= MOST or size >= RECORDED:
@@ -178,7 +178,7 @@ def _run(model: nn.Module, inputs: Any, number: int) -> None:
         ) from error
 
 
-def _as_example(inputs: Any, example_inputs: Any) -> Any:
+def as_example(inputs: Any, example_inputs: Any) -> Any:
     """Return what the model is called with: its one list, where it takes one; of a mapping what the example has."""
     if isinstance(inputs, Mapping) and isinstance(example_inputs, Mapping):
         return named(inputs, tuple(example_inputs))

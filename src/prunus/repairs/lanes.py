@@ -13,6 +13,7 @@ from torch import Tensor
 from prunus.criteria.calibration import batches_of
 from prunus.criteria.programs import named
 from prunus.errors import DataError
+from prunus.graph.arguments import Calls
 from prunus.graph.capture import split_inputs
 from prunus.measurement.batches import moved
 
@@ -38,7 +39,9 @@ class Lane:
     role: Role
 
 
-def lanes_of(data: Any, device: torch.device, *, names: Sequence[str] = (), most: int = MOST) -> tuple[Lane, ...]:
+def lanes_of(
+    data: Any, device: torch.device, *, names: Sequence[str] = (), calls: Calls | None = None, most: int = MOST
+) -> tuple[Lane, ...]:
     """Return the calibration samples as lanes of equal size, in stored order.
 
     Batches of one form are joined and divided anew, so that results do not depend on the batch size; others stay as
@@ -49,6 +52,7 @@ def lanes_of(data: Any, device: torch.device, *, names: Sequence[str] = (), most
         device: where the model lives; batches are moved there.
         names: the model's arguments in the order of its program, see `prunus.criteria.programs.names_of`; what else a
             mapping holds, labels say, is left out.
+        calls: how the model is called; batches take that form.
         most: samples after which no further batch is read: a loader may go over a whole training set.
 
     Raises:
@@ -56,6 +60,7 @@ def lanes_of(data: Any, device: torch.device, *, names: Sequence[str] = (), most
     """
     given, seen = [], 0
     for number, batch in enumerate(batches_of(data)):
+        batch = batch if calls is None else calls.batch(batch)
         given.append(checked(named(inputs_of(batch, number), names), number))
         seen += _samples(given[-1])
         if seen >= most:

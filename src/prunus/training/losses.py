@@ -10,14 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from prunus.errors import DataError, OptionError
-from prunus.measurement.batches import logits_of
+from prunus.measurement.batches import IGNORED, logits_of
 from prunus.registry import Registry, title_of
 
 Losses: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Loss: TypeAlias = str | Callable[[Any, Tensor], Tensor]
-
-IGNORED = -100
-"""The target of a position that counts in no loss, as in torch."""
 
 LOSSES: Registry[Losses] = Registry("loss", "prunus.losses")
 
@@ -81,6 +78,7 @@ def loss_function(loss: Loss) -> Callable[[Any, Tensor], Tensor]:
             raise DataError(f"loss {name_of(loss)!r} gives {got}; allowed: one number, averaged over the batch.")
         return value.reshape(())
 
+    checked.__name__ = name_of(loss)
     return checked
 
 

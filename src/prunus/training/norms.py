@@ -10,7 +10,7 @@ from torch import nn
 
 from prunus.as_found import in_eval_mode
 from prunus.errors import DataError
-from prunus.measurement.batches import Batch, call, check_count, device_of, moved, pair_of, tensors_in
+from prunus.measurement.batches import Batch, answer, check_count, device_of, moved, pair_of, tensors_in
 
 
 def reestimate_statistics_(model: nn.Module, batches: Iterable[Batch], *, max_batches: int = 100) -> int:
@@ -51,7 +51,7 @@ def reestimate_statistics_(model: nn.Module, batches: Iterable[Batch], *, max_ba
                 norm.reset_running_stats()
                 norm.momentum = None  # cumulative average
             for inputs in chain((first,), chosen):  # a star would hold every batch at once
-                call(model, moved(inputs, device))
+                answer(model, moved(inputs, device))
                 used += 1
         finally:
             for norm, momentum in momenta:

@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from prunus.errors import DataError
-from prunus.training.losses import IGNORED
+from prunus.measurement.batches import IGNORED, tensors_in
 
 
 def check_batch(inputs: Any, targets: Any, where: str) -> None:
     """Raise unless inputs and targets are finite tensors with the same, non-zero number of samples.
 
     Args:
-        inputs: A tensor, or a tuple or mapping of tensors.
+        inputs: A tensor, or a nest of tensors: tuples, mappings, dataclasses.
         targets: A tensor.
         where: Begins the message: whose data these are.
 
@@ -49,7 +49,7 @@ def check_range(targets: Tensor, classes: int, where: str) -> None:
     """Raise DataError if an integer label is not one of 0..classes−1."""
     if targets.is_floating_point():
         return
-    wrong = targets[(targets < 0) | (targets >= classes)]
+    wrong = targets[((targets < 0) & (targets != IGNORED)) | (targets >= classes)]
     if len(wrong):
         raise DataError(
             f"{where} has label {int(wrong.max())}; allowed: 0..{classes - 1} for {classes} classes. "
@@ -60,11 +60,12 @@ def check_range(targets: Tensor, classes: int, where: str) -> None:
 def _tensors(inputs: Any, where: str) -> list[Tensor]:
     parts = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
     parts = parts if isinstance(parts, list | tuple) else [parts]
-    wrong = next((part for part in parts if not isinstance(part, Tensor)), None)
+    found = [list(tensors_in(part)) for part in parts]
+    wrong = next((part for part, tensors in zip(parts, found, strict=True) if not tensors), None)
     if wrong is not None or not parts:
         got = "nothing" if not parts else type(wrong).__name__
         raise DataError(
-            f"{where} has inputs of {got}; allowed: a torch.Tensor, or a tuple or mapping of tensors. "
+            f"{where} has inputs of {got}; allowed: a torch.Tensor, or a tuple, mapping or dataclass of tensors. "
             "Convert with torch.as_tensor."
         )
-    return list(parts)
+    return [tensor for tensors in found for tensor in tensors]

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DataError
-from prunus.measurement.batches import Batch, DataSource, tensors_in
-from prunus.workloads.sources import DatasetSplit
+from prunus.graph.arguments import LABELS
+from prunus.measurement.batches import DataSource
+from prunus.workloads.sources import DatasetSplit, as_pair, nothing_known
 from prunus.workloads.splits import Splits, source_of, without_held_out
 
 NO_LABELS = "the data have no labels: the dense network's answers take their place"
-LABELS = ("labels", "label")
-"""Keys of a mapping that hold labels, as Hugging Face loaders yield them."""
 
 
 def as_often_as_needed(data: Any) -> Any:
@@ -82,7 +81,8 @@ def _read(given: Any, name: str) -> tuple[bool, Any]:
     if hasattr(given, "batches") or isinstance(given, str | Mapping) or not (samples or isinstance(given, Iterable)):
         return True, source_of(given, name)
     first = (given[0] if len(given) else None) if samples else next(iter(given), None)
-    if first is None or (isinstance(first, list | tuple) and (len(first) == 2 or (samples and len(first) > 2))):
+    several = isinstance(first, list | tuple) and (len(first) == 2 or (samples and len(first) > 2))
+    if first is None or (several and first[-1] is not None):
         return True, source_of(given, name)
     labelled = isinstance(first, Mapping) and any(key in first for key in LABELS)
     return labelled, _rows(given, name) if samples else _paired(given, name)
@@ -115,30 +115,3 @@ def _paired(given: Any, name: str) -> Any:
         loader = DataLoader(given.dataset, given.batch_size, collate_fn=paired, num_workers=given.num_workers)
         return source_of(loader, name)
     return source_of([as_pair(item) for item in given], name)
-
-
-def as_pair(item: Any) -> Batch:
-    """Return (inputs, targets) of a batch that is no pair: labels from their key, or empty rows where there are none.
-
-    Raises:
-        DataError: neither a tensor, nor a mapping or list of tensors.
-    """
-    if isinstance(item, Mapping):
-        key = next((key for key in LABELS if key in item), None)
-        named = {name: value for name, value in item.items() if name != key}
-        return named, nothing_known(named) if key is None else torch.as_tensor(item[key])
-    inputs = item[0] if isinstance(item, list | tuple) and len(item) == 1 else item
-    inputs = tuple(inputs) if isinstance(inputs, list) else inputs
-    return inputs, nothing_known(inputs)
-
-
-def nothing_known(inputs: Any) -> Tensor:
-    """Return targets that say nothing: one empty row a sample.
-
-    Raises:
-        DataError: no tensor among the inputs.
-    """
-    first = next(tensors_in(inputs), None)
-    if first is None:
-        raise DataError(f"a batch without labels is {type(inputs).__name__}; allowed: a tensor, or tensors by name.")
-    return torch.empty(len(first), 0)

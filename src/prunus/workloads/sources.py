@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DataError
-from prunus.measurement.batches import Batch, check_count
+from prunus.graph.arguments import LABELS
+from prunus.measurement.batches import Batch, check_count, tensors_in
 from prunus.workloads.checks import check_batch
 
 DEFAULT_BATCH = 256
@@ -148,6 +149,8 @@ def as_batch(item: Any, where: str) -> Batch:
     Raises:
         DataError: not a pair, or its parts are not tensors.
     """
+    if isinstance(item, Mapping) and any(key in item for key in LABELS):
+        item = as_pair(item)
     if not isinstance(item, list | tuple) or len(item) != 2:
         what = f"{len(item)} parts" if isinstance(item, list | tuple) else type(item).__name__
         raise DataError(f"{where} yields {what}; allowed: pairs (inputs, targets). Are the labels missing?")
@@ -161,3 +164,32 @@ def as_batch(item: Any, where: str) -> Batch:
         ) from error
     check_batch(inputs, targets, where)
     return inputs, targets
+
+
+def as_pair(item: Any) -> Batch:
+    """Return (inputs, targets) of a batch that is no pair: labels from their key, or empty rows where there are none.
+
+    Raises:
+        DataError: neither a tensor, nor a mapping or list of tensors.
+    """
+    if isinstance(item, Mapping):
+        key = next((key for key in LABELS if key in item), None)
+        named = {name: value for name, value in item.items() if name != key}
+        return named, nothing_known(named) if key is None else torch.as_tensor(item[key])
+    alone = isinstance(item, list | tuple) and len(item) == 2 and item[1] is None
+    only = isinstance(item, list | tuple) and len(item) == 1
+    inputs = item[0] if alone or only else item
+    inputs = tuple(inputs) if isinstance(inputs, list) else inputs
+    return inputs, nothing_known(inputs)
+
+
+def nothing_known(inputs: Any) -> Tensor:
+    """Return targets that say nothing: one empty row a sample.
+
+    Raises:
+        DataError: no tensor among the inputs.
+    """
+    first = next(tensors_in(inputs), None)
+    if first is None:
+        raise DataError(f"a batch without labels is {type(inputs).__name__}; allowed: a tensor, or tensors by name.")
+    return torch.empty(len(first), 0)
