@@ -8,6 +8,8 @@ from typing import Any
 from zoo.memory import Baseline
 
 Result = dict[str, Any]
+KEPT = 0.27
+"""The share of the parameters that half of the units of every axis leave, at the median."""
 
 
 def build(name: str) -> tuple[Any, Any]:
@@ -69,6 +71,23 @@ def ours(name: str) -> Result:
     return {"ok": True, "mode": surgery.mode} | times | found | memory
 
 
+def whole(name: str) -> Result:
+    """One call of `prunus.prune`: as much as `theirs` leaves, forwards kept, proved at three batch sizes."""
+    import prunus
+
+    baseline = Baseline.now()
+    model, x = build(name)
+    cpu, begun = time.process_time(), time.perf_counter()
+    found = prunus.prune(model, x, budget={"params": KEPT})
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    check = found.check
+    assert check is not None
+    told = {"kept_params": found.plan.after.params / found.plan.before.params, "sizes": list(check.sizes)}
+    any_size = any(" of " in size for size in check.sizes)
+    result = {"ok": check.ok, "seconds": seconds, "cpu_seconds": cpu, "any_size": any_size}
+    return result | told | baseline.describe(model)
+
+
 def theirs(name: str) -> Result:
     """Build the dependency graph and prune: magnitude, ratio 0.5, the settings of its examples."""
     import torch
@@ -100,7 +119,7 @@ def warm_up(tool: str) -> None:
         nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3)),
         torch.randn(1, 3, 8, 8),
     )
-    if tool == "prunus":
+    if tool.startswith("prunus"):
         import prunus
 
         prunus.prune(net, x, budget={"params": 0.7})

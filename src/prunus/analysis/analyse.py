@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from prunus.analysis.data import Given, sources_of
-from prunus.analysis.record import Analysis, LossFunction
+from prunus.analysis.record import COVERAGE_REWRITTEN, Analysis, LossFunction
 from prunus.arguments import names
 from prunus.as_found import buffers_kept
 from prunus.budget import bounds_of
@@ -91,7 +91,7 @@ def analyse(
     captured, example_inputs = _captured(model, as_called(model, example_inputs), named_loss=isinstance(loss, str))
     data = as_often_as_needed(data_or_noise(data, example_inputs, seed))
     coupling = couple(captured.graph, **options)
-    own = None
+    own, memo = None, {COVERAGE_REWRITTEN: coupling.coverage()}
     if forward == "keep":
         with buffers_kept(captured.model):  # reading a parametrised weight in training moves some
             own = own_forward(captured.model, coupling, captured.inputs)
@@ -118,6 +118,7 @@ def analyse(
         opt_in=wanted,
         own=own,
         progress=progress or Silent(),
+        memo=memo,
     )
 
 

@@ -35,6 +35,10 @@ LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
 BATCH = 256
 
 
+COVERAGE_REWRITTEN = "coverage with forwards rewritten"
+"""Name under which an analysis remembers it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Analysis:
     """A model that was captured, coupled and priced, with data, bounds and a memo of what was measured.
@@ -172,11 +176,12 @@ class Analysis:
         held = frozenset(ignored_axes(coupling, self.ignore)) if self.ignore else self.held & coupling.axes.keys()
         bounds = {axis: bound for axis, bound in self.bounds.items() if axis in coupling.axes}
         cost = replace(cost_model(coupling), times=self.cost.times, fixed_fs=self.cost.fixed_fs)
-        return replace(self, coupling=coupling, cost=cost, held=held, bounds=bounds, own=own, memo={})
+        known = {k: v for k, v in self.memo.items() if k == COVERAGE_REWRITTEN}
+        return replace(self, coupling=coupling, cost=cost, held=held, bounds=bounds, own=own, memo=known)
 
     def coverage_rewritten(self) -> float | None:
         """Return the share of the parameters that could go if forwards were rewritten; None where they may be."""
-        return None if self.own is None else self._bare().coverage()
+        return None if self.own is None else self.remember(COVERAGE_REWRITTEN, lambda: self._bare().coverage())
 
     def _bare(self) -> Coupling:
         return couple(self.coupling.graph, **self.coupling.options)

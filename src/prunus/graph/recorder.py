@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import functools
+import gc
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -125,7 +127,10 @@ class Recorder:
         if path is None:
             return -1
         index = len(self.calls)
-        in_leaves, in_spec = self.leaves((args, kwargs))
+        if not kwargs and type(args) is tuple and all(isinstance(x, torch.Tensor) for x in args):
+            in_leaves, in_spec = tuple(self.ref(x) for x in args), _spec_of_tensors(len(args))
+        else:
+            in_leaves, in_spec = self.leaves((args, kwargs))
         parent = self._stack[-1] if self._stack else -1
         self.calls.append(
             {"index": index, "path": path, "kind": f"{type(module).__module__}.{type(module).__qualname__}"}
@@ -138,7 +143,10 @@ class Recorder:
         """Close a module call."""
         if index < 0:
             return
-        out_leaves, out_spec = self.leaves(opened(out))
+        if isinstance(out, torch.Tensor):
+            out_leaves, out_spec = (self.ref(out),), _LEAF
+        else:
+            out_leaves, out_spec = self.leaves(opened(out))
         self.calls[index] |= {"stop": self._tick(), "out_leaves": out_leaves, "out_spec": out_spec}
         self._stack.pop()
 
@@ -190,6 +198,15 @@ class Recorder:
         return node
 
 
+# Most calls of modules take tensors and return one: their structure is looked up, for flattening takes long.
+_LEAF = pytree.tree_structure(0)
+
+
+@functools.cache
+def _spec_of_tensors(count: int) -> Any:
+    return pytree.tree_structure(((0,) * count, {}))
+
+
 class UnknownValueError(RuntimeError):
     """A fake tensor appeared that no recorded op made."""
 
@@ -231,6 +248,20 @@ def _has_tensor(out: Any) -> bool:
 Watch = Callable[["Recorder"], contextlib.AbstractContextManager[Any]]
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Hold the garbage collector: a recording makes many objects, none of them garbage, and each collection that they
+    set off walks over all that torch has loaded.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def record(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, fake: bool, watch: Watch | None = None
 ) -> Graph:
@@ -244,6 +275,7 @@ def record(
 
     recorder = Recorder(model)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_uncollected())
         stack.enter_context(torch.no_grad())
         if fake:
             mode = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

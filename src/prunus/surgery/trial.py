@@ -142,13 +142,24 @@ class Trial:
             memo.setdefault(id(tensor), nn.Parameter(own, own.is_floating_point()) if is_parameter else own)
         for module in model.modules():
             # Tensors in plain attributes meet those in the model's float type, and torch copies none with a history.
-            for held in pytree.tree_leaves(list(vars(module).values())):
-                if isinstance(held, torch.Tensor) and not isinstance(held, nn.Parameter):
+            for held in _in_attributes(module):
+                if not isinstance(held, nn.Parameter):
                     memo.setdefault(id(held), self._wide(held).detach().clone())
         return copy.deepcopy(model, memo)
 
     def _wide(self, tensor: torch.Tensor) -> torch.Tensor:
         return widened(tensor, self.dtype, self.device)
+
+
+_OF_TORCH = frozenset(vars(nn.Module())) - {"_buffers"}
+
+
+def _in_attributes(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield the tensors in a module's own attributes, and in the containers there."""
+    for name, value in vars(module).items():
+        if name in _OF_TORCH or isinstance(value, (int, float, str, nn.Module)):
+            continue
+        yield from (x for x in pytree.tree_leaves(value) if isinstance(x, torch.Tensor))
 
 
 def trial(
