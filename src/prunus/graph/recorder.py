@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -248,20 +247,6 @@ def _has_tensor(out: Any) -> bool:
 Watch = Callable[["Recorder"], contextlib.AbstractContextManager[Any]]
 
 
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Hold the garbage collector: a recording makes many objects, none of them garbage, and each collection that they
-    set off walks over all that torch has loaded.
-    """
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
 def record(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, fake: bool, watch: Watch | None = None
 ) -> Graph:
@@ -275,7 +260,6 @@ def record(
 
     recorder = Recorder(model)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_uncollected())
         stack.enter_context(torch.no_grad())
         if fake:
             mode = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
