@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from prunus.analysis.data import Given, sources_of
-from prunus.analysis.record import Analysis, LossFunction
+from prunus.analysis.record import Analysis, LossFunction, own_with_config
 from prunus.as_found import buffers_kept
 from prunus.criteria.noise import data_or_noise
 from prunus.defaults import DEFAULTS
@@ -42,6 +42,7 @@ def analyse(
     opt_in: Sequence[str] = (),
     seed: int = 0,
     forward: str = DEFAULTS.forward,
+    config_ties: bool = DEFAULTS.config_ties,
     progress: Progress | None = None,
 ) -> Analysis:
     """Capture, couple and price a model; nothing is decided and nothing is changed.
@@ -59,6 +60,8 @@ def analyse(
         seed: of everything that draws numbers.
         forward: ``keep`` leaves every forward as the user wrote it: numbers that modules hold are mended, axes that
             would need other code stay whole, or go together; ``rewrite`` writes forwards anew that hold a stale size.
+        config_ties: of a Hugging Face model: one size per entry of its config across the layers, so that the folder
+            that is saved loads without prunus; what no entry sizes stays whole.
         progress: told of every long step.
 
     Raises:
@@ -73,6 +76,7 @@ def analyse(
     options = opted_in(names)
     check_seed(seed)
     check_forward(forward)
+    check_config_ties(config_ties, forward)
     data = as_often_as_needed(data_or_noise(data, example_inputs, seed))
     model = unwrap(model)
     check_weights(model)
@@ -82,6 +86,7 @@ def analyse(
     if forward == "keep":
         with buffers_kept(captured.model):  # reading a parametrised weight in training moves some
             own = own_forward(captured.model, coupling, captured.inputs)
+        own = own_with_config(model, coupling, own) if config_ties else own
     if own is not None:
         coupling = own.on(coupling)
     given = Given(data, as_often_as_needed(held_out)) if data is not None else None
@@ -103,6 +108,7 @@ def analyse(
         ignore=tuple(ignore),
         opt_in=names,
         own=own,
+        config_ties=config_ties,
         progress=progress or Silent(),
     )
 
@@ -115,6 +121,21 @@ def check_forward(forward: str) -> None:
     """
     if forward not in FORWARDS:
         raise OptionError(f"forward is {forward!r}; allowed: {', '.join(FORWARDS)}.")
+
+
+def check_config_ties(config_ties: bool, forward: str) -> None:
+    """Refuse ties to a config where forwards may be rewritten: the class alone has to compute what is left.
+
+    Raises:
+        OptionError: no bool, or ties beside ``forward="rewrite"``.
+    """
+    if not isinstance(config_ties, bool):
+        raise OptionError(f"config_ties is {config_ties!r}; allowed: True or False.")
+    if config_ties and forward != "keep":
+        raise OptionError(
+            f"config_ties is on beside forward={forward!r}: a config cannot say what a rewritten forward is; leave one "
+            "of the two out."
+        )
 
 
 def check_ignore(ignore: Iterable[str]) -> None:
@@ -138,4 +159,4 @@ def check_seed(seed: int) -> None:
         raise OptionError(f"seed is {seed}; allowed: a whole number from 0 to {2**31 - 1}.")
 
 
-__all__ = ["analyse", "check_forward", "check_ignore", "check_seed"]
+__all__ = ["analyse", "check_config_ties", "check_forward", "check_ignore", "check_seed"]

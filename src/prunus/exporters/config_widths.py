@@ -13,7 +13,7 @@ from torch import nn
 
 from prunus.errors import ModelError, PrunusError
 from prunus.exporters.config_build import Builder, Changes, Path, Shapes, Trace, differing
-from prunus.exporters.huggingface import as_pretrained
+from prunus.exporters.config_instance import as_pretrained
 from prunus.exporters.widths import ConfigWidths, Width
 from prunus.graph.coupling import Coupling
 from prunus.graph.layout import Expr, Sum, atoms_of

@@ -145,6 +145,8 @@ def _finished(plan: Plan, analysis: Analysis, request: Request, scores: Mapping[
     settings |= {"samples": analysis.samples, "forward": analysis.forward}
     if analysis.opt_in:
         settings["opt_in"] = list(analysis.opt_in)
+    if analysis.config_ties:
+        settings["config_ties"] = True
     found = with_savings(replace(plan, settings=settings), analysis.coupling, scores)
     if request.damage:
         found = with_damage(found, measure_damage(analysis, found, analysis.progress))
