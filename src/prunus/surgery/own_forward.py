@@ -14,6 +14,7 @@ from prunus.graph.kept_forward import Equation, Multiple, OwnForward
 from prunus.graph.layout import Frozen
 from prunus.graph.provenance import provenance
 from prunus.graph.traced import Attribute
+from prunus.surgery.adapters import adapter_ranks
 from prunus.surgery.head_dims import head_dims as dims_of_heads
 from prunus.surgery.other_terms import other_terms, training_terms
 from prunus.surgery.terms import Terms, terms
@@ -36,6 +37,7 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
     found = terms(model, coupling, known)
     attributes, equations, multiples = dict(found.attributes), [*found.equations], [*found.multiples]
     frozen = {**(dims_of_heads(model, coupling) if head_dims == "whole" else {}), **found.frozen}
+    frozen |= adapter_ranks(model, coupling)
     old = dict(known.values)
     others = [training_terms(model, coupling, example_inputs)]
     if known.idle is not None:
