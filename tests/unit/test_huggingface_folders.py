@@ -93,20 +93,34 @@ def test_without_ties_the_layers_differ_and_with_them_they_do_not() -> None:
     assert len(widths(config_ties=True)) == 1
 
 
-def test_what_no_entry_sizes_stays_whole_and_says_why() -> None:
-    model, inputs = build("bert")
-    model.classifier = nn.Sequential(nn.Linear(32, 12), nn.ReLU(), nn.Linear(12, 2))
-    for made in (False, True):
-        analysis = prunus.analyse(model, inputs, config_ties=made)
-        assert ("classifier.0:out" in analysis.coupling.axes) is not made
-    reasons = {d.reason for d in analysis.coupling.frozen if d.tensor == "classifier.0.weight"}
-    assert "no entry of the config of BertForSequenceClassification gives its size alone" in reasons
+def test_what_the_class_computes_from_a_size_stays_whole_too(tmp_path: Path) -> None:
+    """Gemma multiplies its embeddings by √hidden_size: a smaller number in the config would change the factor."""
+    library = transformers()
+    sizes = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = library.GemmaConfig(**sizes, num_key_value_heads=1, head_dim=8, vocab_size=50)
+    torch.manual_seed(0)
+    model, inputs = library.GemmaForCausalLM(config).eval(), {"input_ids": torch.arange(7)[None], "use_cache": False}
+    assert "model.embed_tokens:out" in prunus.analyse(model, inputs).coupling.axes
+    analysis = prunus.analyse(model, inputs, config_ties=True)
+    assert "model.embed_tokens:out" not in analysis.coupling.axes
+    reasons = {d.reason for d in analysis.coupling.frozen if d.tensor == "model.embed_tokens.weight"}
+    assert "no entry of the config of GemmaForCausalLM gives its size alone" in reasons
+    result = prunus.realise(analysis, analysis.plan({"params": 0.7}))
+    folder = prunus.save(result, tmp_path / "small", format="huggingface")
+    assert same(type(model).from_pretrained(folder), result.model, inputs)
 
 
 def test_bad_uses_of_config_ties_are_one_line() -> None:
     plain, x = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 3)
     with pytest.raises(ModelError, match="Sequential is no transformers model with a config"):
         prunus.analyse(plain, x, config_ties=True)
+    changed, inputs = build("bert")
+    changed.classifier = nn.Sequential(nn.Linear(32, 12), nn.ReLU(), nn.Linear(12, 2))
+    told = (
+        "config_ties: BertForSequenceClassification builds other tensors from its config than this model has, such as"
+    )
+    with pytest.raises(ModelError, match=f"{told} 'classifier"):
+        prunus.analyse(changed, inputs, config_ties=True)
     with pytest.raises(OptionError, match="config_ties is on beside forward='rewrite'"):
         prunus.plan(plain, x, budget={"params": 0.5}, forward="rewrite", config_ties=True)
     with pytest.raises(OptionError, match="config_ties is 1; allowed: True or False"):

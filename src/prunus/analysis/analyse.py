@@ -86,7 +86,7 @@ def analyse(
     if forward == "keep":
         with buffers_kept(captured.model):  # reading a parametrised weight in training moves some
             own = own_forward(captured.model, coupling, captured.inputs)
-        own = own_with_config(model, coupling, own) if config_ties else own
+        own = own_with_config(model, coupling, own, captured.inputs) if config_ties else own
     if own is not None:
         coupling = own.on(coupling)
     given = Given(data, as_often_as_needed(held_out)) if data is not None else None

@@ -164,7 +164,7 @@ class Analysis:
 
         def free() -> OwnForward:
             own = own_forward(self.model, self._bare(), self.example_inputs, head_dims="free")
-            return own_with_config(self.user_model, self._bare(), own) if self.config_ties else own
+            return own_with_config(self.user_model, self._bare(), own, self.example_inputs) if self.config_ties else own
 
         return self.on(self.remember("own forward, free head dims", free))
 
@@ -275,18 +275,19 @@ class Analysis:
         return replace(self, cost=self.remember(f"times on {threads} threads", measure))
 
 
-def own_with_config(model: nn.Module, coupling: Coupling, own: OwnForward) -> OwnForward:
+def own_with_config(model: nn.Module, coupling: Coupling, own: OwnForward, example_inputs: Any) -> OwnForward:
     """Return the terms of a model's forwards and of its config together.
 
     Args:
         model: an uncut ``transformers`` model.
         coupling: its analysis without terms.
         own: the terms of its forwards.
+        example_inputs: one call.
 
     Raises:
         ModelError: its config says nothing of what may be cut.
     """
-    return with_terms(own, coupling, config_terms(model, own.on(coupling)))
+    return with_terms(own, coupling, config_terms(model, own.on(coupling), example_inputs))
 
 
 __all__ = ["BATCH", "Analysis", "LossFunction", "own_with_config"]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from prunus.errors import ModelError, UsageError
-from prunus.exporters.config_build import Builder, quiet, shapes_of, spelled
+from prunus.exporters.config_build import Builder, Changes, quiet, shapes_of, spelled
 from prunus.exporters.config_proof import TOLERANCE, Fold, disagreement, folds, outputs
 from prunus.exporters.config_search import ELSE, UntoldError, find_configs
 from prunus.exporters.parts import Pruned, parts
@@ -44,18 +44,37 @@ def as_pretrained(result: Pruned, example_inputs: Any = None) -> nn.Module:
     least, tried = float("inf"), ""
     for numbers in find_configs(builder, target, {(len(m), int(m.sum())) for m in plan.axes.values()}):
         tried = tried or ", ".join(f"{spelled(p)}={v}" for p, v in numbers.items())
-        with quiet():
-            fresh = builder.kind(copy.deepcopy(builder.changed(numbers))).to(next(model.parameters()).device).eval()
-        for fold in folds(model, fresh):
-            error = disagreement(model, fresh, inputs, fold)
-            if error <= TOLERANCE:
-                return _filled(fresh, model, fold)
-            least = min(least, error)
+        fresh, error = instance_of(model, builder, numbers, inputs)
+        if fresh is not None:
+            return fresh
+        least = min(least, error)
     raise UntoldError(
         f"The config of {builder.kind.__name__} has numbers for the shapes that were cut ({tried}), but the class "
         f"computes something else from them: relative difference {least:.1e}, allowed {TOLERANCE:.0e}.",
         f"Cut with config_ties=True, or {ELSE}",
     )
+
+
+def instance_of(model: nn.Module, builder: Builder, numbers: Changes, inputs: Any) -> tuple[nn.Module | None, float]:
+    """Build a class from changed numbers of its config and fill it with the tensors of a cut model.
+
+    Args:
+        model: the cut model.
+        builder: its class and config.
+        numbers: changes that give the shapes of the cut model.
+        inputs: one call, for the proof.
+
+    Returns:
+        The instance, None where it computes something else, and the relative difference.
+    """
+    with quiet():
+        fresh = builder.kind(copy.deepcopy(builder.changed(numbers))).to(next(model.parameters()).device).eval()
+    least = float("inf")
+    for fold in folds(model, fresh):
+        least = min(least, disagreement(model, fresh, inputs, fold))
+        if least <= TOLERANCE:
+            return _filled(fresh, model, fold), least
+    return None, least
 
 
 def dense_config(model: nn.Module, surgery: Surgery) -> Any:
