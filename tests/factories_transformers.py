@@ -46,6 +46,9 @@ def build(kind: str) -> tuple[nn.Module, dict[str, Any]]:
         config = library.T5Config(d_model=32, d_kv=8, d_ff=40, num_layers=1, num_heads=4, **WORDS)
         call = {"input_ids": ids, "decoder_input_ids": ids[:, :5], "use_cache": False}
         return library.T5ForConditionalGeneration(config).eval(), call
+    if kind == "vit":
+        config = library.ViTConfig(**SIZES, image_size=16, patch_size=4)
+        return library.ViTForImageClassification(config).eval(), {"pixel_values": torch.randn(2, 3, 16, 16)}
     assert kind == "convnext"
     config = library.ConvNextConfig(hidden_sizes=[8, 12], depths=[1, 2], num_stages=2, image_size=16)
     return library.ConvNextForImageClassification(config).eval(), {"pixel_values": torch.randn(2, 3, 16, 16)}

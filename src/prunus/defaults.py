@@ -23,6 +23,7 @@ class Defaults:
         seed: of everything that draws numbers.
         loss: what scores and choices minimise.
         forward: ``keep``: no forward of the user's is rewritten.
+        config_ties: whether a Hugging Face config alone has to say what is left.
     """
 
     levels: tuple[str, ...] = ("unit",)
@@ -37,6 +38,7 @@ class Defaults:
     seed: int = 0
     loss: str = "cross_entropy"
     forward: str = "keep"
+    config_ties: bool = False
 
 
 DEFAULTS = Defaults()

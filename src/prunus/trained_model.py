@@ -97,6 +97,7 @@ def trained_model(
         ignore=recipe.ignore,
         opt_in=recipe.opt_in,
         forward=recipe.forward,
+        config_ties=recipe.config_ties,
         seed=seed,
         progress=progress,
     )

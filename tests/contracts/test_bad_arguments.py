@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,8 @@ import prunus
 import prunus.testing
 from prunus.arguments import door
 from prunus.budget import Bound
-from prunus.cli.main import main
 from prunus.criteria import UnitRule
 from prunus.errors import DataError, ModelError, OptionError, PlanError, PrunusError, UsageError, nearest
-from prunus.sources import resolve_model
 
 BUDGET = {"params": 0.5}
 
@@ -342,60 +340,6 @@ def test_who_holds_everything_is_named(bench: Bench) -> None:
 )
 def test_a_suggestion_is_near(name: str, allowed: list[str], near: str | None) -> None:
     assert nearest(name, allowed) == (f" Did you mean {near!r}?" if near else "")
-
-
-RECIPE = "version: 1\nmodel: digits\ndata: digits\nprune: {budget: {params: 0.5}}\n"
-FLAGS = [
-    ("plan --opt-in exports", "--opt-in: got the text 'exports'"),
-    ("plan --level unts", "--level: got the text 'unts'"),
-    ("prune --recover weight_decay=-3", "--recover weight_decay: got -3.0"),
-    ("prune --recover batch_size=-3", "--recover batch_size: got -3"),
-    ("compare --seeds 0", "--seeds: got 0"),
-]
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Iterator[Path]:
-    file = tmp_path / "recipe.yaml"
-    file.write_text(RECIPE)
-    yield file
-    assert list(tmp_path.iterdir()) == [file], "something was written"
-
-
-@pytest.mark.parametrize(("words", "said"), FLAGS, ids=[words for words, _ in FLAGS])
-def test_the_command_line_names_its_own_flags(
-    words: str, said: str, recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command, *rest = words.split()
-    out = [] if command == "compare" else ["-o", str(recipe.parent / "out")]
-    with pytest.raises(SystemExit) as caught:
-        main([command, str(recipe), *rest, *out])
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith(f"prunus: error: {said}; allowed: ")
-
-
-def test_a_budget_of_nothing_in_a_recipe(recipe: Path) -> None:
-    recipe.write_text(RECIPE.replace("0.5", "null"))
-    said = r"recipe.yaml:4: prune.budget.params: got nothing; allowed: a section such as \{params: 0.5\}.*\.$"
-    refused(lambda: prunus.load_recipe(recipe), PrunusError, said)
-
-
-@pytest.mark.parametrize(
-    ("name", "args", "said"),
-    [
-        ("make", {"wdth": 3}, "'nets.py:make' raised TypeError at nets.py:2: make"),
-        ("Net", {"wdth": 3}, r"'nets.py:Net' raised TypeError at nets.py:6: "),
-        ("wrong", {}, "'nets.py:wrong' raised .* at nets.py:10: "),
-    ],
-)
-def test_errors_of_a_callable_name_the_users_line(tmp_path: Path, name: str, args: dict[str, Any], said: str) -> None:
-    (tmp_path / "nets.py").write_text(
-        "from torch import nn\n"
-        "def make(width=4):\n    return nn.Linear(8, width)\n"
-        "class Net(nn.Module):\n    '''A class.'''\n    def __init__(self, width=4):\n        super().__init__()\n"
-        "def wrong():\n    size = 'x'\n    return nn.Linear(-3, size)\n"
-    )
-    refused(lambda: resolve_model(f"nets.py:{name}", args, tmp_path), ModelError, said)
 
 
 def test_bounds_that_say_nothing_wrong_are_taken() -> None:

@@ -16,7 +16,7 @@ from factories_transformers import build, cut_axes, kept, transformers
 from prunus.budget import fit_units, parse_budget
 from prunus.criteria import UNIT_CRITERIA, UnitEvidence
 from prunus.errors import ModelError, OptionError, UsageError
-from prunus.exporters import as_pretrained, config_widths, save, update_config_
+from prunus.exporters import NeedsPrunusWarning, as_pretrained, config_widths, load, save, update_config_
 from prunus.exporters.config_proof import outputs
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
@@ -112,20 +112,22 @@ def _coupling(model: nn.Module, inputs: Any) -> Any:
         ("llama", {"q_proj:out[2]": 2, "v_proj:out[1]": 4}, "computes something else from them"),
     ],
 )
-def test_what_a_config_cannot_express_is_refused_whole(
+def test_what_a_config_cannot_express_is_refused_as_a_class_and_saved_for_prunus(
     kind: str, wanted: dict[str, int], told: str, tmp_path: Path
 ) -> None:
     model, inputs = build(kind)
     cut = cut_axes(model, inputs, kept(_coupling(model, inputs), wanted))
     before = cut.model.config.to_dict()
     with pytest.raises(ModelError, match=told) as caught:
-        save(cut, tmp_path / "small", format="huggingface", example_inputs=inputs)
+        as_pretrained(cut, inputs)
     assert "\n" not in str(caught.value)
     assert "use prunus.save(result, folder) or a .pt2 file" in str(caught.value)
     with pytest.raises(ModelError, match=told):
         update_config_(cut, inputs)
     assert cut.model.config.to_dict() == before
-    assert not list(tmp_path.iterdir())
+    with pytest.warns(NeedsPrunusWarning, match=told):
+        folder = save(cut, tmp_path / "small", format="huggingface", example_inputs=inputs)
+    assert all(map(torch.equal, outputs(load(folder), inputs), outputs(cut.model, inputs)))
 
 
 def test_widths_leave_out_what_the_class_computes_anew() -> None:

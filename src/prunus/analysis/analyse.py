@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from prunus.analysis.data import Given, sources_of
-from prunus.analysis.record import COVERAGE_REWRITTEN, Analysis, LossFunction
+from prunus.analysis.record import COVERAGE_REWRITTEN, Analysis, LossFunction, own_with_config
 from prunus.arguments import names
 from prunus.as_found import buffers_kept
 from prunus.budget import bounds_of
@@ -49,6 +49,7 @@ def analyse(
     opt_in: Sequence[str] = (),
     seed: int = 0,
     forward: str = DEFAULTS.forward,
+    config_ties: bool = DEFAULTS.config_ties,
     progress: Progress | None = None,
 ) -> Analysis:
     """Capture, couple and price a model; nothing is decided and nothing is changed.
@@ -67,6 +68,8 @@ def analyse(
         seed: of everything that draws numbers.
         forward: ``keep`` leaves every forward as the user wrote it: numbers that modules hold are mended, axes that
             would need other code stay whole, or go together; ``rewrite`` writes forwards anew that hold a stale size.
+        config_ties: of a Hugging Face model: one size per entry of its config across the layers, so that the folder
+            that is saved loads without prunus; what no entry sizes stays whole.
         progress: told of every long step.
 
     Raises:
@@ -86,6 +89,7 @@ def analyse(
     check_samples(example_inputs)
     if bounds is not None:
         bounds_of(bounds)
+    check_config_ties(config_ties, forward)
     model = unwrap(model)
     check_weights(model)
     captured, example_inputs = _captured(model, as_called(model, example_inputs), named_loss=isinstance(loss, str))
@@ -95,6 +99,7 @@ def analyse(
     if forward == "keep":
         with buffers_kept(captured.model):  # reading a parametrised weight in training moves some
             own = own_forward(captured.model, coupling, captured.inputs)
+        own = own_with_config(model, coupling, own, captured.inputs) if config_ties else own
     if own is not None:
         coupling = own.on(coupling)
     calls = Calls(example_inputs)
@@ -117,6 +122,7 @@ def analyse(
         ignore=tuple(ignore),
         opt_in=wanted,
         own=own,
+        config_ties=config_ties,
         progress=progress or Silent(),
         memo=memo,
     )
@@ -144,6 +150,21 @@ def check_forward(forward: str) -> None:
     """
     if forward not in FORWARDS:
         raise OptionError(f"forward is {forward!r}; allowed: {', '.join(FORWARDS)}.")
+
+
+def check_config_ties(config_ties: bool, forward: str) -> None:
+    """Refuse ties to a config where forwards may be rewritten: the class alone has to compute what is left.
+
+    Raises:
+        OptionError: no bool, or ties beside ``forward="rewrite"``.
+    """
+    if not isinstance(config_ties, bool):
+        raise OptionError(f"config_ties is {config_ties!r}; allowed: True or False.")
+    if config_ties and forward != "keep":
+        raise OptionError(
+            f"config_ties is on beside forward={forward!r}: a config cannot say what a rewritten forward is; leave one "
+            "of the two out."
+        )
 
 
 def check_ignore(ignore: Sequence[str]) -> None:
@@ -193,4 +214,12 @@ def check_seed(seed: int) -> None:
         raise OptionError(f"seed is {seed}; allowed: a whole number from 0 to {2**31 - 1}.")
 
 
-__all__ = ["analyse", "check_forward", "check_held_out", "check_ignore", "check_samples", "check_seed"]
+__all__ = [
+    "analyse",
+    "check_config_ties",
+    "check_forward",
+    "check_held_out",
+    "check_ignore",
+    "check_samples",
+    "check_seed",
+]

@@ -17,6 +17,7 @@ from prunus.budget import Bound, Limit, Limits, fit_units
 from prunus.budget.allocator import Allocator
 from prunus.budget.limits import LATENCY
 from prunus.errors import CaptureError
+from prunus.exporters import config_terms
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.kept_forward import OwnForward
 from prunus.graph.parts import Captured
@@ -26,7 +27,7 @@ from prunus.plans import Cost, Plan
 from prunus.progress import Progress, Silent
 from prunus.selectors import bounds_on, ignored_axes
 from prunus.surgery.cut import cut
-from prunus.surgery.own_forward import own_forward
+from prunus.surgery.own_forward import own_forward, with_terms
 from prunus.timing import latency_model, widths_in_multiples
 from prunus.tree import grow_tree
 
@@ -64,6 +65,7 @@ class Analysis:
         ignore: the patterns behind ``held``.
         opt_in: what else may go: ``experts``, ``vocabulary``.
         own: what a cut has to respect so that no forward is rewritten; None where forwards may be.
+        config_ties: whether it has to respect besides that a Hugging Face config alone says what is left.
         progress: told of every long step.
         memo: what one method measured and another may use again, by name.
 
@@ -92,6 +94,7 @@ class Analysis:
     ignore: tuple[str, ...] = ()
     opt_in: tuple[str, ...] = ()
     own: OwnForward | None = None
+    config_ties: bool = False
     progress: Progress = field(default_factory=Silent, compare=False, repr=False)
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -166,7 +169,8 @@ class Analysis:
         """Return the same analysis under which the widths of heads may go too, where the user's code allows it."""
 
         def free() -> OwnForward:
-            return own_forward(self.model, self._bare(), self.example_inputs, head_dims="free")
+            own = own_forward(self.model, self._bare(), self.example_inputs, head_dims="free")
+            return own_with_config(self.user_model, self._bare(), own, self.example_inputs) if self.config_ties else own
 
         return self.on(self.remember("own forward, free head dims", free))
 
@@ -278,4 +282,19 @@ class Analysis:
         return replace(self, cost=self.remember(f"times on {threads} threads", measure))
 
 
-__all__ = ["BATCH", "Analysis", "LossFunction"]
+def own_with_config(model: nn.Module, coupling: Coupling, own: OwnForward, example_inputs: Any) -> OwnForward:
+    """Return the terms of a model's forwards and of its config together.
+
+    Args:
+        model: an uncut ``transformers`` model.
+        coupling: its analysis without terms.
+        own: the terms of its forwards.
+        example_inputs: one call.
+
+    Raises:
+        ModelError: its config says nothing of what may be cut.
+    """
+    return with_terms(own, coupling, config_terms(model, own.on(coupling), example_inputs))
+
+
+__all__ = ["BATCH", "Analysis", "LossFunction", "own_with_config"]

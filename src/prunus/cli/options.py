@@ -25,6 +25,10 @@ OptInOption = Annotated[
     list[str] | None, typer.Option("--opt-in", help="experts or vocabulary: what else may go; once each.")
 ]
 ForwardOption = Annotated[str | None, typer.Option(help="keep your own forwards, or rewrite what holds a size.")]
+ConfigTiesOption = Annotated[
+    bool | None,
+    typer.Option("--config-ties/--no-config-ties", help="One size per entry of a Hugging Face config."),
+]
 IgnoreOption = Annotated[
     list[str] | None, typer.Option("--ignore", help="A module, glob or class to leave as it is; once each.")
 ]

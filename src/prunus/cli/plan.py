@@ -14,6 +14,7 @@ from prunus.cli.options import (
     AllocatorOption,
     BudgetOption,
     CalibrationOption,
+    ConfigTiesOption,
     CriterionOption,
     DebugOption,
     ForwardOption,
@@ -56,6 +57,7 @@ def plan(
     level: LevelOption = None,
     opt_in: OptInOption = None,
     forward: ForwardOption = None,
+    config_ties: ConfigTiesOption = None,
     ignore: IgnoreOption = None,
     calibration: CalibrationOption = None,
     damage: Annotated[
@@ -92,6 +94,7 @@ def plan(
         ("opt_in",): opt_in,
         ("ignore",): ignore,
         ("forward",): forward,
+        ("config_ties",): config_ties,
         ("calibration",): calibration,
     }
     recipe = override(recipe, changes)

@@ -54,6 +54,19 @@ def save(
     Example:
         ``prunus.save(prunus.prune(model, x, budget={"macs": 0.5}), "small")``
     """
+    with atomic_dir(folder, PLAN) as temporary:
+        write_checkpoint(result, temporary, tensors=tensors, metadata=metadata)
+    return Path(folder)
+
+
+def write_checkpoint(
+    result: Pruned,
+    folder: Path,
+    *,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Put the files of a checkpoint into a folder that is there; as `save`, which puts it into its place at once."""
     model, plan, surgery = parts(result)
     check_metadata(metadata)
     weights, aliases = stored_tensors(model)
@@ -63,31 +76,29 @@ def save(
     rewriting = encode_surgery(surgery)
     if rewriting is not None:
         _prove(model, surgery, rewriting)
-    with atomic_dir(folder, PLAN) as temporary:
-        write_tensors(temporary / WEIGHTS, weights)
-        if constants:
-            write_tensors(temporary / CONSTANTS, constants)
-        if rewriting is not None:
-            text = json.dumps(rewriting, separators=(",", ":"), allow_nan=False)
-            (temporary / GRAPH).write_text(text + "\n", encoding="utf-8")
-        write_plan(plan, temporary)
-        Header.make(
-            mode=surgery.mode,
-            model=class_name(model, surgery),
-            dtype=_dtype(model),
-            aliases=aliases | more_aliases,
-            frozen=tuple(n for n, p in model.named_parameters() if not p.requires_grad),
-            attributes={path: dict(values) for path, values in surgery.attributes.items()},
-            spliced=tuple(surgery.spliced),
-            removed=tuple(surgery.removed),
-            constants=constant_names,
-            mended=tuple(surgery.mended),
-            shipped={path: asdict(record) for path, record in surgery.shipped.items()},
-            forward=surgery.forward,
-            files={p.name: asdict(FileMark.of(p)) for p in sorted(temporary.iterdir())},
-            metadata=dict(metadata or {}),
-        ).write(temporary)
-    return Path(folder)
+    write_tensors(folder / WEIGHTS, weights)
+    if constants:
+        write_tensors(folder / CONSTANTS, constants)
+    if rewriting is not None:
+        text = json.dumps(rewriting, separators=(",", ":"), allow_nan=False)
+        (folder / GRAPH).write_text(text + "\n", encoding="utf-8")
+    write_plan(plan, folder)
+    Header.make(
+        mode=surgery.mode,
+        model=class_name(model, surgery),
+        dtype=_dtype(model),
+        aliases=aliases | more_aliases,
+        frozen=tuple(n for n, p in model.named_parameters() if not p.requires_grad),
+        attributes={path: dict(values) for path, values in surgery.attributes.items()},
+        spliced=tuple(surgery.spliced),
+        removed=tuple(surgery.removed),
+        constants=constant_names,
+        mended=tuple(surgery.mended),
+        shipped={path: asdict(record) for path, record in surgery.shipped.items()},
+        forward=surgery.forward,
+        files={p.name: asdict(FileMark.of(p)) for p in sorted(folder.iterdir())},
+        metadata=dict(metadata or {}),
+    ).write(folder)
 
 
 def _refuse_unstorable(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:

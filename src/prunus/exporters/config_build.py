@@ -14,6 +14,7 @@ from torch import nn
 
 from prunus.errors import ModelError
 from prunus.graph.capture import unwrap
+from prunus.surgery.adapters import MERGE, adapted_layers
 
 Path = tuple[str | int, ...]
 Shapes = dict[str, tuple[int, ...]]
@@ -54,6 +55,12 @@ class Builder:
         """
         model = unwrap(model)
         kind = own_class(model)
+        adapted = adapted_layers(model)
+        if adapted:
+            raise ModelError(
+                f"{kind.__name__} holds adapters in {len(adapted)} layers, such as {adapted[0]!r}, and no config of a "
+                f"transformers model says that; {MERGE}, then prune."
+            )
         if not any(c.__name__ == "PreTrainedModel" for c in kind.__mro__) or not hasattr(model, "config"):
             raise ModelError(
                 f"{kind.__name__} is no transformers model with a config; use prunus.save(result, folder) or a .pt2 "

@@ -14,7 +14,16 @@ from prunus.exporters.config_build import PER_LAYER, Builder, Changes, Path, Sha
 
 _PAIRED = 14  # how many single changes are also tried two by two
 _SILENT = 5  # how many numbers that no shape shows are tried two by two
+ELSE = "use prunus.save(result, folder) or a .pt2 file."
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+
+
+class UntoldError(ModelError):
+    """A config cannot say what was cut; ``reason`` is the sentence that says what stands in the way."""
+
+    def __init__(self, reason: str, way: str) -> None:
+        self.reason = reason
+        super().__init__(f"{reason} {way}")
 
 
 def find_config(
@@ -33,13 +42,11 @@ def find_config(
         without: numbers to leave alone.
 
     Raises:
-        ModelError: no config gives these shapes; names a tensor that none explains.
+        UntoldError: no config gives these shapes; names a tensor that none explains.
     """
     whole = builder.shapes({})
     if whole is None:
-        raise ModelError(
-            f"{builder.kind.__name__} cannot be built from its own config; use prunus.save(result, folder)."
-        )
+        raise UntoldError(f"{builder.kind.__name__} cannot be built from its own config.", ELSE.capitalize())
     if whole == target:
         return {}
     # What follows from another number would move with it: it stays as it is until something speaks for a change.
@@ -52,7 +59,7 @@ def find_config(
         step = step or search.best(_pairs([*search.singles(chosen)][:_PAIRED]), chosen, left)
         step = step or search.best([*search.layered(chosen)], chosen, left)
         if step is None:
-            raise ModelError(search.unexplained(chosen))
+            raise search.unexplained(chosen)
         chosen = {**chosen, **step}
         left = search.distance(chosen)
     for path in pinned:
@@ -92,9 +99,11 @@ class _Search:
     cuts: frozenset[tuple[int, int]]
 
     def distance(self, changes: Changes) -> int | None:
-        """Return how many sizes differ from the target; None where the class refuses the config."""
+        """Return how many sizes differ from the target; None where the class refuses or builds too little."""
         found = self.builder.shapes(changes)
-        return None if found is None else len(differing(found, self.target))
+        if found is None or any(n in self.whole and n not in found for n in self.target):
+            return None
+        return len(differing(found, self.target))
 
     def best(self, steps: Collection[Changes], chosen: Changes, left: int) -> Changes | None:
         """Return the step after which fewest sizes differ, if fewer than ``left``."""
@@ -138,17 +147,17 @@ class _Search:
                     votes[found[1] if found else "", path, new // times] += 1000 if times == 1 else 1
         return votes
 
-    def unexplained(self, chosen: Changes) -> str:
+    def unexplained(self, chosen: Changes) -> UntoldError:
         """Say which tensors no config explains."""
         found = self.builder.shapes(chosen) or self.whole
         left = differing(found, self.target)
         name = left[0][0]
         told = ", ".join(f"{spelled(p)}={v}" for p, v in chosen.items()) or "as it is"
         got, want = self.target.get(name, "gone"), found.get(name, "none")
-        return (
+        return UntoldError(
             f"The config of {self.builder.kind.__name__} cannot say what was cut: {name!r} is {got}, the nearest "
-            f"config ({told}) builds {want}, and {len(left)} sizes differ in all. Cut the widths of "
-            "prunus.exporters.config_widths only, or use prunus.save(result, folder) or a .pt2 file."
+            f"config ({told}) builds {want}, and {len(left)} sizes differ in all.",
+            f"Cut with config_ties=True, or {ELSE}",
         )
 
 

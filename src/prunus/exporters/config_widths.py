@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -12,14 +11,13 @@ import numpy as np
 from torch import nn
 
 from prunus.errors import ModelError, PrunusError
-from prunus.exporters.config_build import Builder, Changes, Path, Shapes, Trace, differing
-from prunus.exporters.huggingface import as_pretrained
+from prunus.exporters.config_build import Builder, Changes, Path, Shapes, Trace, differing, shapes_of
+from prunus.exporters.config_instance import instance_of
 from prunus.exporters.widths import ConfigWidths, Width
 from prunus.graph.coupling import Coupling
 from prunus.graph.layout import Expr, Sum, atoms_of
 from prunus.plans import Plan, fingerprint
 from prunus.surgery.cut import operate
-from prunus.surgery.record import Surgery
 
 _CHOICES = 3  # heads, heads of a group, their width: the factors of a size that may be the one that shrinks
 
@@ -66,28 +64,34 @@ def config_widths(model: nn.Module, coupling: Coupling, example_inputs: Any = No
     found: list[Width] = []
     for *_, width in offers:
         taken = any(set(width.axes) & set(w.axes) for w in found)
-        if not taken and (example_inputs is None or _is_computed(model, coupling, width, example_inputs)):
+        if not taken and (example_inputs is None or are_computed(model, coupling, [width], example_inputs)):
             found.append(width)
     return ConfigWidths(tuple(found))
 
 
-def _is_computed(model: nn.Module, coupling: Coupling, width: Width, example_inputs: Any) -> bool:
-    """Whether the class computes what a cut to half of this width computes."""
-    keep = {a: np.arange(n) < n * (width.steps // 2) // width.steps for a, n in width.axes.items()}
+def are_computed(model: nn.Module, coupling: Coupling, widths: Sequence[Width], example_inputs: Any) -> bool:
+    """Whether the class computes what a cut of these widths to half computes, from half the numbers of its config.
+
+    Args:
+        model: the uncut model.
+        coupling: its analysis.
+        widths: what is cut on trial, all at once.
+        example_inputs: one call.
+    """
+    share = {a: (n, w.steps // 2, w.steps) for w in widths for a, n in w.axes.items()}
+    keep = {a: np.arange(n) < n * level // steps for a, (n, level, steps) in share.items()}
     plan = Plan(fingerprint(coupling.graph), keep, coupling.tensor_masks(keep))
+    builder = Builder.of(model)
+    whole = builder.shapes({})
+    numbers = {} if whole is None else builder.open_numbers(whole)
+    numbers |= {p: v * (w.steps // 2) // w.steps for w in widths for p, v in w.fields.items()}
     try:
-        small, surgery = operate(model, coupling, plan, example_inputs)
-        as_pretrained(_Trial(small, plan, surgery), example_inputs)
+        small, _ = operate(model, coupling, plan, example_inputs)
+        if shapes_of(small) != builder.shapes(numbers):
+            return False
+        return instance_of(small, builder, numbers, example_inputs)[0] is not None
     except PrunusError:
         return False
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    model: nn.Module
-    plan: Plan
-    surgery: Surgery
 
 
 def _width(

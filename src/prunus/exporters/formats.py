@@ -46,7 +46,7 @@ for _exporter in (
     ),
     Exporter(
         "huggingface",
-        "a folder that from_pretrained loads without prunus, where the config can say what was cut",
+        "a folder that from_pretrained loads without prunus where the config can say what was cut, else prunus.load",
         save_pretrained,
         takes=("example_inputs",),
     ),
@@ -68,7 +68,7 @@ def save(
 
     ``checkpoint``: a folder of safetensors and JSON from which `load` makes the model again with the user's class;
     ``pt2``: torch.export's program in one file, for use without that class; ``huggingface``: a folder that
-    ``from_pretrained`` loads without prunus, where the config can say what was cut.
+    ``from_pretrained`` loads without prunus where the config can say what was cut, and `load` alone where not.
 
     Args:
         result: has ``.model``, ``.plan`` and ``.surgery``; the model may have been trained since.

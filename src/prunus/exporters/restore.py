@@ -13,7 +13,8 @@ from torch import nn
 from prunus.decode import decode_record, parse_json
 from prunus.errors import CaptureError, DataError, ModelError, PlanError, PrunusError, UsageError
 from prunus.exporters.fit import check_fit, empty_slots, is_below
-from prunus.exporters.header import CONSTANTS, GRAPH, WEIGHTS, Header, read_header
+from prunus.exporters.header import CONSTANTS, GRAPH, HEADER, WEIGHTS, Header, read_header
+from prunus.exporters.own_folder import fresh_from, load_pretrained
 from prunus.exporters.pack import read_tensors
 from prunus.exporters.surgery_json import Rewriting, constant_attribute, decode_surgery
 from prunus.graph.capture import unwrap
@@ -38,13 +39,20 @@ def load(folder: Path | str, model: nn.Module | None = None) -> nn.Module:
             which then comes in eval mode on the CPU.
 
     Raises:
-        UsageError: no checkpoint, a damaged or foreign file, or ``model`` is needed and absent.
+        UsageError: no checkpoint, a damaged or foreign file, or ``model`` is needed, absent, and no class that
+            transformers ships.
         PlanError: ``model`` is not what was cut; the first tensor that differs is named.
 
     Example:
         ``small = prunus.load("small", MyNet())``
     """
+    if model is None and not (Path(folder) / HEADER).is_file():
+        found = load_pretrained(Path(folder))
+        if found is not None:
+            return found
     header = read_header(folder)
+    if header.mode != "graph" and model is None:
+        model = fresh_from(Path(folder))
     if header.mode != "graph" and model is None:
         raise UsageError(
             f"The checkpoint {folder} keeps the class {header.model}; give load a fresh instance of it: "

@@ -103,7 +103,12 @@ class Reduction:
 
 
 def droppable(analysis: Analysis) -> tuple[Branch, ...]:
-    """Return the branches of a network, without those that hold a weight all of whose axes may not be cut."""
+    """Return the branches of a network, without those that hold a weight all of whose axes may not be cut.
+
+    Where a config has to say what is left there are none: its entries count widths.
+    """
+    if analysis.config_ties:
+        return ()
     coupling = analysis.coupling
 
     def is_held(tensor: str) -> bool:

@@ -27,6 +27,7 @@ from prunus.pipeline.stage_checks import check_to_apply
 from prunus.pipeline.stages import run_stages
 from prunus.plans import Plan
 from prunus.review import with_savings
+from prunus.surgery.adapters import MERGE, adapted_layers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,9 +91,11 @@ def _with_whole_heads(analysis: Analysis, request: Request) -> Plan:
     """Plan with heads that go whole; where the budget is out of reach so, the widths of heads may go too."""
     try:
         return _planned(analysis, request)
-    except BudgetError:
+    except BudgetError as error:
         free = analysis.with_free_head_dims() if analysis.own is not None else analysis
         if free.coupling.axes.keys() == analysis.coupling.axes.keys():
+            if adapted_layers(analysis.model):
+                raise BudgetError(f"{error} Adapters such as DoRA hold the weights beside them; {MERGE}.") from error
             raise
         return _planned(free, request)
 
@@ -145,6 +148,8 @@ def _finished(plan: Plan, analysis: Analysis, request: Request, scores: Mapping[
     settings |= {"samples": analysis.samples, "forward": analysis.forward}
     if analysis.opt_in:
         settings["opt_in"] = list(analysis.opt_in)
+    if analysis.config_ties:
+        settings["config_ties"] = True
     found = with_savings(replace(plan, settings=settings), analysis.coupling, scores)
     if request.damage:
         found = with_damage(found, measure_damage(analysis, found, analysis.progress))

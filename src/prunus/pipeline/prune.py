@@ -47,6 +47,7 @@ def prune(
     loss: str | LossFunction = DEFAULTS.loss,
     threads: int = DEFAULTS.threads,
     forward: str = DEFAULTS.forward,
+    config_ties: bool = DEFAULTS.config_ties,
     progress: Progress | None = None,
 ) -> Outcome:
     """Return a smaller network that provably computes what the masked original computes.
@@ -102,6 +103,8 @@ def prune(
         forward: ``keep`` leaves every forward as you wrote it: numbers that modules hold are mended, axes that would
             need other code stay whole. ``rewrite`` writes forwards anew that hold a stale size: more may go, and the
             rewritten forward takes calls like the example alone.
+        config_ties: of a Hugging Face model, cut one size per entry of its config across the layers, so that the
+            folder that ``save(…, format="huggingface")`` writes loads without prunus.
         progress: told of every long step.
 
     ``prune(model, x, budget=b, …)`` is ``a = prunus.analyse(model, x, …); prunus.realise(a, a.plan(b, …), …)``.
@@ -120,7 +123,7 @@ def prune(
     recovery_of(recover, has_data=data is not None)
     analysis = analyse(
         model, example_inputs, data=data, held_out=held_out, loss=loss, ignore=ignore, opt_in=opt_in, seed=seed,
-        forward=forward, progress=progress,
+        forward=forward, config_ties=config_ties, progress=progress,
     )  # fmt: skip
     return carried_out(analysis, request, repair, progress)
 
@@ -167,6 +170,7 @@ def plan(
     opt_in: Sequence[str] = (),
     seed: int = DEFAULTS.seed,
     forward: str = DEFAULTS.forward,
+    config_ties: bool = DEFAULTS.config_ties,
     progress: Progress | None = None,
     **options: Any,
 ) -> Plan:
@@ -177,7 +181,7 @@ def plan(
     Request.of(budget, options)
     analysis = analyse(
         model, example_inputs, data=data, held_out=held_out, loss=loss, ignore=ignore, opt_in=opt_in, seed=seed,
-        forward=forward, progress=progress,
+        forward=forward, config_ties=config_ties, progress=progress,
     )  # fmt: skip
     return plan_for(analysis, budget, **options)
 

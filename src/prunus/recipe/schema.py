@@ -176,6 +176,10 @@ class Recipe(_Section):
     forward: Literal["keep", "rewrite"] = Field(
         default="keep", description="keep, or rewrite for forwards that are written anew where they hold a stale size"
     )
+    config_ties: bool = Field(
+        default=DEFAULTS.config_ties,
+        description="true or false: one size per entry of a Hugging Face config, so that the config says what is left",
+    )
     seed: Seed = Field(default=0)
     workers: Count = Field(default=1)
     threads: Count | None = Field(default=None, description="a whole number, 1 or more, or null (torch's choice)")

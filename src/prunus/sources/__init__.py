@@ -2,7 +2,6 @@
 
 from prunus.sources.checkpoints import load_checkpoint_
 from prunus.sources.data import resolve_data
-from prunus.sources.hub import LogitsOnly
 from prunus.sources.models import resolve_model
 
-__all__ = ["LogitsOnly", "load_checkpoint_", "resolve_data", "resolve_model"]
+__all__ = ["load_checkpoint_", "resolve_data", "resolve_model"]

@@ -32,7 +32,7 @@ def example_inputs(text: str, model: nn.Module, shapes: Sequence[str] = ()) -> A
 
     source, _, name = text.partition(":")
     if source == "hf":
-        return _for_config(text, getattr(model, "model", model), shapes)
+        return _for_config(text, model, shapes)
     if shapes:
         return tuple(parse_shape(shape) for shape in shapes)
     if text in WORKLOADS:

@@ -9,28 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from prunus.errors import ModelError, nearest
 from prunus.sources.vision_ops import compute_nms, import_torchvision
 from prunus.user_code import errors_named, one_line
-
-
-class LogitsOnly(nn.Module):
-    """Wrap a transformers model so that it returns its logits, a tensor, instead of a record.
-
-    Shapes: as the wrapped model's first input → (B, classes).
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """Return the logits, or the last hidden state of a model without a head."""
-        output = self.model(*inputs, **named)
-        logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
-        return logits
 
 
 def from_torchvision(name: str, args: Mapping[str, Any], base_dir: Path) -> nn.Module:
@@ -82,7 +65,8 @@ def from_hf(path: str, args: Mapping[str, Any], base_dir: Path) -> nn.Module:
         wanted = options.pop("auto_class", None) or _architecture(transformers, source)
         if not hasattr(transformers, wanted):
             raise ModelError(f"model 'hf:{path}': transformers has no class {wanted!r}; set auto_class in model_args.")
-        return LogitsOnly(getattr(transformers, wanted).from_pretrained(source, **options))
+        model: nn.Module = getattr(transformers, wanted).from_pretrained(source, **options)
+        return model
 
 
 def _architecture(transformers: ModuleType, source: str) -> str:

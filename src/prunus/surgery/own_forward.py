@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from prunus.graph.counts import Count
 from prunus.graph.coupling import Coupling
-from prunus.graph.kept_forward import Equation, OwnForward
+from prunus.graph.kept_forward import Equation, Multiple, OwnForward
+from prunus.graph.layout import Frozen
 from prunus.graph.provenance import provenance
+from prunus.graph.traced import Attribute
+from prunus.surgery.adapters import adapter_ranks
 from prunus.surgery.head_dims import head_dims as dims_of_heads
 from prunus.surgery.other_terms import other_terms, training_terms
-from prunus.surgery.terms import terms
+from prunus.surgery.terms import Terms, terms
 from prunus.surgery.ties import tied
 
 
@@ -32,6 +37,7 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
     found = terms(model, coupling, known)
     attributes, equations, multiples = dict(found.attributes), [*found.equations], [*found.multiples]
     frozen = {**(dims_of_heads(model, coupling) if head_dims == "whole" else {}), **found.frozen}
+    frozen |= adapter_ranks(model, coupling)
     old = dict(known.values)
     others = [training_terms(model, coupling, example_inputs)]
     if known.idle is not None:
@@ -46,24 +52,60 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
         multiples += other.multiples
         frozen = {**other.frozen, **frozen}
         old = {**other.old, **old}
-    for atom, after in found.emptied.items():
+    return _settled(coupling, attributes, equations, multiples, frozen, found.emptied, old, known.why)
+
+
+def with_terms(own: OwnForward, coupling: Coupling, more: Terms) -> OwnForward:
+    """Return the terms of a model's forwards with what something else asks of the axes beside them.
+
+    Args:
+        own: the terms, on the axes of ``coupling``.
+        coupling: the analysis without them.
+        more: equations between kept counts, counts that go in steps, atoms that stay whole.
+    """
+    atoms = {axis.id: axis.atom for axis in coupling.axes.values()}
+    return _settled(
+        coupling,
+        own.attributes,
+        [*own.equations, *more.equations],
+        [*own.multiples, *more.multiples],
+        {**more.frozen, **{atoms[axis]: why for axis, why in own.frozen.items()}},
+        {atoms[axis]: frozenset(atoms[a] for a in after) for axis, after in own.emptied.items()},
+        own.old,
+        own.why,
+    )
+
+
+def _settled(
+    coupling: Coupling,
+    attributes: Mapping[Attribute, Count],
+    equations: Iterable[Equation],
+    multiples: Iterable[Multiple],
+    frozen: Mapping[int, Frozen],
+    emptied: Mapping[int, frozenset[int]],
+    old: Mapping[Attribute, int],
+    why: str,
+) -> OwnForward:
+    """Work out which axes are tied and which stay whole; what stays whole is a number from then on."""
+    frozen = dict(frozen)
+    for atom, after in emptied.items():
         if atom in frozen:
             frozen |= {a: frozen[atom] for a in after if a not in frozen}
     ties = tied(coupling, equations, multiples, frozen)
     names = coupling.axis_of
-    emptied = {names[a]: tuple(names[b] for b in sorted(after) if b not in ties.frozen)
-               for a, after in found.emptied.items() if a not in ties.frozen}  # fmt: skip
+    goes = {names[a]: tuple(names[b] for b in sorted(after) if b not in ties.frozen)
+            for a, after in emptied.items() if a not in ties.frozen}  # fmt: skip
     held = {a: coupling.sizes[a] for a in ties.frozen}
-    attributes = {a: n.with_constants(held) for a, n in attributes.items()}
+    formulas = {a: n.with_constants(held) for a, n in attributes.items()}
     equations = [replace(e, left=e.left.with_constants(held), right=e.right.with_constants(held)) for e in equations]
     multiples = [replace(m, count=m.count.with_constants(held)) for m in multiples]
     return OwnForward(
-        {a: n for a, n in attributes.items() if n != old.get(a)},
-        {names[a]: why for a, why in ties.frozen.items() if a in names},
+        {a: n for a, n in formulas.items() if n != old.get(a)},
+        {names[a]: reason for a, reason in ties.frozen.items() if a in names},
         ties.ties,
         tuple(e for e in equations if e.left != e.right),
         tuple(m for m in multiples if m.count.atoms()),
-        emptied,
+        goes,
         old,
-        known.why,
+        why,
     )
