@@ -1,4 +1,4 @@
-"""Bad recipes, bad flags and callables that raise: one line that names what the user wrote, and nothing half-written."""
+"""Bad recipes, flags and callables that raise: one line that names what the user wrote, and nothing half-written."""
 
 from __future__ import annotations
 
