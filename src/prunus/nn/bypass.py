@@ -36,15 +36,16 @@ class Zero(nn.Module):
     Args:
         results: as in `Bypass`.
         dim, width: size of one dim of the answer; 0 leaves it as in the argument.
+        empty: the dim has no positions at all: a segment of a concatenation that is gone.
         stride: of the dims behind the channels, as of a convolution that keeps the size at stride 1.
     """
 
     # What torch's encoder layers ask of their attention before they take a fused kernel.
     batch_first = False
 
-    def __init__(self, results: int = 0, dim: int = -1, width: int = 0, stride: int = 1) -> None:
+    def __init__(self, results: int = 0, dim: int = -1, width: int = 0, stride: int = 1, empty: int = 0) -> None:
         super().__init__()
-        self.results, self.dim, self.width, self.stride = results, dim, width, stride
+        self.results, self.dim, self.width, self.stride, self.empty = results, dim, width, stride, bool(empty)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return zeros, or a tuple that begins with them."""
@@ -52,12 +53,12 @@ class Zero(nn.Module):
         shape = list(like.shape)
         if self.stride > 1:
             shape[2:] = [-(-n // self.stride) for n in shape[2:]]
-        if self.width:
+        if self.width or self.empty:
             shape[self.dim] = self.width
         zero = like.new_zeros(shape)
         return (zero, *[None] * (self.results - 1)) if self.results else zero
 
     def extra_repr(self) -> str:
         """Say what comes back."""
-        told = [f"{k}={getattr(self, k)}" for k in ("results", "width") if getattr(self, k)]
+        told = [f"{k}={getattr(self, k)}" for k in ("results", "width", "empty") if getattr(self, k)]
         return ", ".join([*told, *([f"stride={self.stride}"] if self.stride > 1 else [])])

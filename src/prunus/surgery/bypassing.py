@@ -1,4 +1,4 @@
-"""Dropped branches in a model that keeps its forwards: the modules of a branch answer zero."""
+"""Dropped branches and segments in a model that keeps its forwards: their modules answer zero, or nothing at all."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from prunus.surgery.record import Shipped
 
 
 def silenced(model: nn.Module, coupling: Coupling, plan: Plan, edited: Graph) -> dict[str, Shipped]:
-    """Return module path → the module that answers zero there, for every branch that a plan drops.
+    """Return module path → the module that answers zero there, for every branch or segment that a plan drops.
 
-    A branch is silent when the last of its modules answers zero. Those before it do too where they have parameters:
-    what they compute is read by nobody.
+    A branch is silent when the last of its modules answers zero; a segment of a concatenation is, when its modules
+    answer with no channels. Those before it are silent too where they have parameters: nobody reads what they compute.
 
     Raises:
         PlanError: a branch without a module of its own, or one whose answer has a shape that no such module gives.
     """
-    if not plan.drops:
+    if not plan.drops and all(mask.any() for mask in plan.axes.values()):
         return {}
     graph = coupling.graph
     dead = live_calls(graph) - live_calls(edited)
@@ -89,14 +89,18 @@ def _zero(coupling: Coupling, plan: Plan, call: ModuleCall) -> Shipped:
     changed = [d for d, (a, b) in enumerate(zip(one, two, strict=False)) if a != b]
     channels, behind = [d for d in changed if d in (1, len(two) - 1)], [d for d in changed if d > 1]
     sizes = {"results": results} if results else {}
+
+    def width(dim: int) -> dict[str, int]:
+        return {"dim": dim, **({"width": two[dim]} if two[dim] else {"empty": 1})}
+
     if len(one) == len(two) and (not changed or changed == [len(two) - 1]):
-        return Shipped("Zero", {**sizes, **({"width": two[-1]} if changed else {})})
+        return Shipped("Zero", {**sizes, **(width(-1) if changed else {})})
     strides = {round(one[d] / two[d]) for d in behind}
     if len(one) == len(two) > 2 and len(strides) <= 1 and set(changed) <= {1, *range(2, len(two))} and channels != [0]:
         stride = strides.pop() if strides else 1
         if all(-(-one[d] // stride) == two[d] for d in range(2, len(two))):
-            width = {"dim": 1, "width": two[1]} if 1 in changed else {}
-            return Shipped("Zero", {**sizes, **width, **({"stride": stride} if stride > 1 else {})})
+            channel = width(1) if 1 in changed else {}
+            return Shipped("Zero", {**sizes, **channel, **({"stride": stride} if stride > 1 else {})})
     raise PlanError(
         f"{call.path!r} cannot answer zero in the place of a dropped branch: it makes {two} of {one}. "
         "Leave the branch, or cut with forward='rewrite'."
