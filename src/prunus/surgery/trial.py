@@ -109,21 +109,24 @@ class Trial:
 
     def twin(self, small: nn.Module) -> nn.Module:
         """Return a copy of a cut model that holds the slices of the noisy tensors, all floats in the trial's type."""
-        small, aliases = unwrap(small), self.coupling.graph.aliases
-        values = slice_tensors(self.values, self.coupling, self.plan)
+        return self.holding(small, slice_tensors(self.values, self.coupling, self.plan))
+
+    def holding(self, model: nn.Module, values: Mapping[str, torch.Tensor]) -> nn.Module:
+        """Return a copy of a model that holds these tensors where they have its shapes, all in the trial's type."""
+        model, aliases = unwrap(model), self.coupling.graph.aliases
         memo: dict[int, Any] = {}
-        for name, tensor in named_tensors(small).items():
+        for name, tensor in named_tensors(model).items():
             value = values.get(aliases.get(name, name))
             fits = value is not None and value.shape == tensor.shape
             own = self._wide(value if value is not None and fits else tensor).detach().clone()
             is_parameter = isinstance(tensor, nn.Parameter)
             memo.setdefault(id(tensor), nn.Parameter(own, own.is_floating_point()) if is_parameter else own)
-        for module in small.modules():
+        for module in model.modules():
             # Tensors in plain attributes meet those in the model's float type, and torch copies none with a history.
             for held in pytree.tree_leaves(list(vars(module).values())):
                 if isinstance(held, torch.Tensor) and not isinstance(held, nn.Parameter):
                     memo.setdefault(id(held), self._wide(held).detach().clone())
-        return copy.deepcopy(small, memo)
+        return copy.deepcopy(model, memo)
 
     def _wide(self, tensor: torch.Tensor) -> torch.Tensor:
         return widened(tensor, self.dtype, self.device)
