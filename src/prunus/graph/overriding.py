@@ -21,8 +21,8 @@ from prunus.graph.watching import bind, module_calls, schema_of
 _TORCH = torch.__file__.rpartition("/")[0] + "/"
 _HERE = __file__.rpartition("/")[0] + "/"
 _CALL = f"{_HERE}watching.py"
-# Function modes of the proof lie between a line and its op.
-_BETWEEN = (_TORCH, _HERE, f"{_HERE.removesuffix('/graph/')}/surgery/", "<")
+# Function modes lie between a line and its op.
+_BETWEEN = (_TORCH, f"{_HERE.removesuffix('/graph/')}/", "<")
 
 
 @dataclass(frozen=True, slots=True)
