@@ -129,6 +129,40 @@ def test_dropped_blocks() -> None:
     assert table.row("train, backward").verdict == "ok"
 
 
+def test_masked_weights_grow_in_training_as_they_do_in_the_cut_network() -> None:
+    found = cut(Normed, 2, 8, params=0.4, levels=("weight",))
+    assert found.plan.masks
+    assert prunus.check_calls(found, ["eval", "train, backward", "training step"]).ok
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(20, 12), nn.Linear(12, 20)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.words(ids)).mean(1))
+
+
+def test_without_words_nothing_is_compared() -> None:
+    found = prunus.prune(Words(), torch.arange(10).view(2, 5), budget={"params": 0.7}, opt_in=("vocabulary",))
+    table = prunus.check_calls(found)
+    assert set(verdicts(table).values()) == {"n/a"}
+    assert not table.ok
+    assert table.rows[0].reason == "not comparable: words were removed, ids have other numbers"
+
+
+def test_what_only_the_wide_type_refuses_is_compared_in_float32() -> None:
+    class Narrow(Normed):
+        def forward(self, x: torch.Tensor, more: bool = False, plain: bool = False) -> torch.Tensor:
+            if more and x.dtype is torch.float64:
+                raise RuntimeError("no double here")
+            return super().forward(x)
+
+    found = cut(Narrow, 2, 8)
+    assert prunus.check_calls(found, {"more": ((torch.randn(3, 8),), {"more": True})}).row("more").verdict == "ok"
+
+
 def test_a_sabotaged_forward_differs_everywhere(normed: Outcome) -> None:
     class Sabotaged(Normed):
         def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:

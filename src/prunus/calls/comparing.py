@@ -13,7 +13,9 @@ import torch
 from prunus.graph.opening import opened_leaves
 from prunus.surgery.trial import Trial, relative_error
 
-_SMALL = 1e-6
+_SMALL = {torch.float64: 1e-6}
+"""Smaller gradients than this share of the largest one are compared as if they had that size: they may be rounding."""
+_ROUNDED = 1e-3
 _CHOICES = 256
 
 Masks = Mapping[int, Sequence[np.ndarray]]
@@ -86,9 +88,10 @@ def _named_distance(expected: Mapping[str, torch.Tensor], got: Mapping[str, torc
     mine = {n: it.kept(g, dims[aliases.get(n, n)]) if aliases.get(n, n) in dims else g for n, g in expected.items()}
     common = {n: g for n, g in mine.items() if n in got and g.is_floating_point()}
     scale = max((float(g.abs().max()) for g in common.values() if g.numel()), default=0.0)
+    least = max(_SMALL.get(it.dtype, _ROUNDED) * scale, 1e-12)
     worst = Distance(0.0)
     for name, value in common.items():
-        error = relative_error([got[name]], [value], least=max(_SMALL * scale, 1e-12))
+        error = relative_error([got[name]], [value], least=least)
         if not error <= worst.error:
             worst = Distance(error, _shapes(f"the gradient of {name}", value, got[name]))
     return worst

@@ -127,9 +127,12 @@ def forward_names(model: nn.Module) -> frozenset[str]:
         return frozenset()
 
 
-def export_shapes(model: nn.Module, pair: Pair) -> dict[str, Any]:
-    """Return for `torch.export` which dims of the arguments may vary: the batch and the lengths."""
-    leaves, spec = pair.example()
+def export_call(model: nn.Module, pair: Pair) -> tuple[Call, dict[str, Any]]:
+    """Return a call for `torch.export`, of two samples or more, and which of its dims may vary: batch and lengths."""
+    call: Call = (pair.args, pair.kwargs)
+    if batch_size(pair.example()[0]) == 1:
+        call = with_batch(pair, 2)
+    leaves, spec = pytree.tree_flatten(call)
     own = batch_size(leaves)
     places = [place for _, shared in input_lengths(leaves) for place in shared]
     shapes: list[Any] = []
@@ -139,7 +142,7 @@ def export_shapes(model: nn.Module, pair: Pair) -> dict[str, Any]:
             free |= {0}
         shapes.append(dict.fromkeys(sorted(free), torch.export.Dim.AUTO) if isinstance(x, torch.Tensor) else None)
     args, kwargs = pytree.tree_unflatten(shapes, spec)
-    return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+    return call, dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
 
 
 def _tensors(leaves: Sequence[Any]) -> list[tuple[int, torch.Tensor]]:

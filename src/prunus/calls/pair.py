@@ -34,6 +34,10 @@ class NotTaken(Exception):
     """The dense network does not take a call, or it does not apply; the message says why."""
 
 
+class Refused(NotTaken):
+    """The dense network fails on a call."""
+
+
 @dataclass(slots=True)
 class Pair:
     """Masked dense network and cut network with the same noisy tensors.
@@ -126,13 +130,13 @@ class Pair:
             with self.computing(one_number):
                 run(copy.deepcopy(self.dense()))
         except Exception as error:
-            raise NotTaken(f"the dense model does not take it: {in_short(error)}") from error
+            raise Refused(f"the dense model does not take it: {in_short(error)}") from error
 
     def takes(self, run: Run) -> None:
         """Refuse a call that the dense network does not take.
 
         Raises:
-            NotTaken: it fails there.
+            Refused: it fails there.
         """
         self._refuse_what_dense_refuses(run, self.it.random)
 
@@ -175,4 +179,16 @@ def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
     return run
 
 
-__all__ = ["EXACT", "HALF", "SINGLE", "NotTaken", "Pair", "Run", "call_of", "in_short", "judged", "split_inputs"]
+__all__ = [
+    "EXACT",
+    "HALF",
+    "SINGLE",
+    "NotTaken",
+    "Pair",
+    "Refused",
+    "Run",
+    "call_of",
+    "in_short",
+    "judged",
+    "split_inputs",
+]

@@ -37,6 +37,7 @@ class Subject:
         model: the cut network.
         surgery: how it was cut.
         seed: of the noise.
+        narrow: compare in float32 where nothing else is asked for.
     """
 
     dense: nn.Module
@@ -49,6 +50,7 @@ class Subject:
     model: nn.Module
     surgery: Surgery
     seed: int = 0
+    narrow: bool = False
     _pairs: dict[torch.dtype, Pair] = field(default_factory=dict)
 
     def pair(self, dtype: torch.dtype | None = None) -> Pair:
@@ -61,7 +63,7 @@ class Subject:
             if dtype not in self._pairs:
                 self._pairs[dtype] = self._made(dtype)
             return self._pairs[dtype]
-        if sum(p.numel() for p in self.dense.parameters()) > GIANT:
+        if self.narrow or sum(p.numel() for p in self.dense.parameters()) > GIANT:
             return self.pair(torch.float32)
         try:
             return self.pair(torch.float64)

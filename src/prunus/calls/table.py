@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from prunus.calls import storing  # noqa: F401  (enters its rows)
 from prunus.calls.built_in import CALLS
-from prunus.calls.pair import SINGLE, NotTaken, call_of, in_short
+from prunus.calls.pair import SINGLE, NotTaken, Refused, call_of, in_short
 from prunus.calls.record import FAILS, NONE, CallTable, Row
 from prunus.calls.subject import Subject
 from prunus.errors import OptionError, nearest
@@ -54,7 +55,11 @@ def _row(it: Subject, name: str, make: Callable[[Subject, str], Row]) -> Row:
     try:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return make(it, name)
+            try:
+                return make(it, name)
+            except Refused:
+                # What is refused may be the wide type alone.
+                return make(replace(it, narrow=True), name)
     except NotTaken as why:
         return Row(name, NONE, reason=str(why))
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -63,11 +64,12 @@ class MaskedTwin:
         return "; ".join(list(self.overriding.missed)[:2])
 
     def mask_(self, model: nn.Module) -> None:
-        """Set removed slices of a trained copy to zero again."""
+        """Set removed slices of a trained copy to zero again; masked weights may grow, as in the cut network."""
         own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
         known = {n: t.detach() for n, t in own.items() if n in self.trial.coupling.tensors}
+        units = dataclasses.replace(self.trial.plan, masks={})
         with torch.no_grad():
-            for name, value in masked_tensors(known, self.trial.coupling, self.trial.plan).items():
+            for name, value in masked_tensors(known, self.trial.coupling, units).items():
                 if value is not known[name]:
                     own[name].copy_(value)
 
