@@ -51,3 +51,15 @@ def test_a_layer_that_does_not_follow_the_attention_of_the_whole_is_seen() -> No
     table = prunus.check_calls(found, ["eval", "eager attention"])
     row = table.row("eager attention")
     assert (row.verdict, "number of calls" in row.reason) == ("differs", True), table
+
+
+def test_what_a_rewritten_forward_takes_no_more_is_seen() -> None:
+    model, inputs = build("bert")
+    found = prunus.prune(model, inputs, budget={"params": 0.6}, forward="rewrite")
+    assert found.surgery.spliced
+    table = prunus.check_calls(
+        found,
+        ["eval", "train, backward", "padded mask, integers", "output_attentions", "pickle", "gradient checkpointing"],
+    )
+    assert [row.verdict for row in table.rows] == ["ok", "ok", "fails", "fails", "fails", "n/a"], table
+    assert "was captured with None as argument" in table.row("padded mask, integers").reason

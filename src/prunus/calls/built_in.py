@@ -232,6 +232,8 @@ call("generate, sampled")(_generate(do_sample=True, num_beams=1))
 def _checkpointing(it: Subject, name: str) -> Row:
     if not (getattr(it.dense, "supports_gradient_checkpointing", False) or hasattr(it.dense, "set_grad_checkpointing")):
         raise NotTaken("it knows no gradient checkpointing")
+    if it.surgery.spliced:
+        raise NotTaken("not comparable: dropout stands in the forwards that were rewritten, and draws by shapes")
     pair = it.pair(torch.float32)  # what is computed again runs outside the modes that make literals wide
 
     def prepare(model: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
 
 from prunus.calls.comparing import Learned, named_tensors
 from prunus.calls.pair import NotTaken, Run
@@ -25,7 +26,7 @@ def backward(run: Run, prepare: Callable[[nn.Module], None] | None = None) -> Ru
 
     def learn(model: nn.Module) -> Learned:
         _prepare(model, prepare)
-        with torch.enable_grad():
+        with torch.enable_grad(), _NoDropout():
             outputs = run(model)
             _backward(loss_of(outputs))
         return Learned(_detached(outputs), _gradients(model), {n: b.detach() for n, b in model.named_buffers()})
@@ -44,13 +45,14 @@ def trained_once(run: Run, after: Callable[[nn.Module], None] | None = None) -> 
     def learn(model: nn.Module) -> Any:
         _prepare(model, None)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=_RATE)
-        with torch.enable_grad():
+        with torch.enable_grad(), _NoDropout():
             before = loss_of(run(model))
             _backward(before)
-        optimizer.step()
-        if after is not None:
-            after(model)
-        return {"the loss": before.detach(), "the loss after the step": loss_of(run(model)).detach()}
+            optimizer.step()
+            if after is not None:
+                after(model)
+            last = loss_of(run(model))
+        return {"the loss": before.detach(), "the loss after the step": last.detach()}
 
     return learn
 
@@ -102,6 +104,29 @@ def without_dropout_(model: nn.Module) -> None:
             for name, value in vars(holder).items():
                 if ("drop" in name and "dim" not in name) and isinstance(value, float):
                     vars(holder)[name] = 0.0
+
+
+class _NoDropout(TorchFunctionMode):
+    """Leaves dropout out where its rate stands in the code, as in a forward that was written anew."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").split(".")[0]
+        if name in _DROPOUTS:
+            return args[0] if args else kwargs["input"]
+        if name == "scaled_dot_product_attention":
+            args, kwargs = (
+                args[:_RATE_AT] + ((0.0, *args[_RATE_AT + 1 :]) if len(args) > _RATE_AT else ()),
+                dict(kwargs),
+            )
+            kwargs |= {"dropout_p": 0.0} if "dropout_p" in kwargs else {}
+        return func(*args, **kwargs)
+
+
+# Where the rate stands among the arguments of torch's attention.
+_RATE_AT = 4
+_DROPOUTS = ("dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
+             "feature_alpha_dropout")  # fmt: skip
 
 
 def _gradients(model: nn.Module) -> dict[str, torch.Tensor]:
