@@ -15,7 +15,6 @@ from torch import nn
 from prunus.as_found import random_state_kept
 from prunus.calls.comparing import Distance, Masks, distance
 from prunus.calls.record import DIFFERS, FAILS, NONE, OK, Row
-from prunus.graph.capture import split_inputs
 from prunus.surgery.bisect import one_line
 from prunus.surgery.draws import seeded
 from prunus.surgery.masked_twin import MaskedTwin
@@ -190,5 +189,4 @@ __all__ = [
     "call_of",
     "in_short",
     "judged",
-    "split_inputs",
 ]
