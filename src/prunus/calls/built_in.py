@@ -230,11 +230,12 @@ call("generate, sampled")(_generate(do_sample=True, num_beams=1))
 
 @call("gradient checkpointing")
 def _checkpointing(it: Subject, name: str) -> Row:
+    # What is computed again runs outside the modes that make literals wide: where there are some it is done in float32.
     if not (getattr(it.dense, "supports_gradient_checkpointing", False) or hasattr(it.dense, "set_grad_checkpointing")):
         raise NotTaken("it knows no gradient checkpointing")
     if it.surgery.spliced:
         raise NotTaken("not comparable: dropout stands in the forwards that were rewritten, and draws by shapes")
-    pair = it.pair(torch.float32)  # what is computed again runs outside the modes that make literals wide
+    pair = it.pair()
 
     def prepare(model: Any) -> None:
         if it.is_transformers:
