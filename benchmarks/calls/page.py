@@ -20,8 +20,9 @@ Every model of the zoo is cut to half of its removable parameters, random units,
 (`prunus.analyse`, `realise`). Then `prunus.check_calls` makes every call below of the cut network and of the user's own
 module under the plan's masks: removed slices at zero, averages over kept positions only, constants perturbed.
 
-- *ok*: both agree: 1e-5 in float64, 1e-3 in float32 (training step, export, code that knows no other type, models above 100 million
-  parameters), 2e-2 in bfloat16 or twice what the masked dense model itself rounds there, equal tokens for `generate`.
+- *ok*: both agree: 1e-5 in float64, 1e-3 in float32 (training step, export, code that knows no other type, models
+  above 100 million parameters), 2e-2 in bfloat16 or twice what the masked dense model itself rounds there, equal tokens
+  for `generate`.
 - *differs*, *fails*: the dense model takes the call, the cut one gives something else, or an error.
 - *n/a*: the dense model does not take the call, or it is one of another kind of model.
 - *not comparable*: the call averages over a cut axis in a way that the example call does not show, so that there is no
