@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prunus.graph.coupling import couple
     from prunus.inspection import inspect_model as inspect
     from prunus.measuring import measure
-    from prunus.outcome import Outcome, export, realise, recover, repair, verify
+    from prunus.outcome import Outcome, check_calls, export, realise, recover, repair, verify
     from prunus.pipeline import apply, plan, prune
     from prunus.plans import Plan
     from prunus.pruner import Pruner, PrunerOptions
@@ -37,6 +37,7 @@ _HOMES = {
     "analyse": "prunus.analysis",
     "apply": "prunus.pipeline",
     "capture": "prunus.graph.capture",
+    "check_calls": "prunus.outcome",
     "cite": "prunus.citation",
     "compare": "prunus.comparison",
     "couple": "prunus.graph.coupling",
@@ -72,6 +73,7 @@ __all__ = [
     "analyse",
     "apply",
     "capture",
+    "check_calls",
     "cite",
     "compare",
     "couple",

@@ -13,6 +13,7 @@ import prunus
 
 SURFACE = {
     "Analysis", "Outcome", "Plan", "Pruner", "PrunerOptions", "PrunusError", "Recipe", "analyse", "apply", "capture",
+    "check_calls",
     "cite", "compare", "couple", "export", "grow_tree", "inspect", "load", "load_recipe", "measure", "plan", "prune",
     "realise", "recover", "recover_", "repair", "repair_", "save", "shrink", "splits", "undo", "verify",
 }  # fmt: skip

@@ -23,6 +23,7 @@ from prunus.cli.plan import plan
 from prunus.cli.prune import prune
 from prunus.cli.report import report
 from prunus.cli.train_workload import train_workload
+from prunus.cli.verify import verify
 from prunus.errors import PrunusError
 
 _USAGE, _FAILED, _INTERRUPTED = 2, 1, 130
@@ -43,6 +44,7 @@ app.command("levels")(levels)
 app.command("plan")(plan)
 app.command("diff")(diff)
 app.command("apply")(apply)
+app.command("verify")(verify)
 app.command("report")(report)
 app.command("cite")(cite)
 app.command("train-workload")(train_workload)

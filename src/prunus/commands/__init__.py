@@ -1,10 +1,11 @@
-"""What the commands plan, apply and prune do: a recipe in, a folder out."""
+"""What the commands plan, apply, prune and verify do: a recipe in, a folder out, and back."""
 
 from prunus.commands.applying import apply_folder
 from prunus.commands.folder import PlanFolder, read_plan_folder, write_plan_folder
 from prunus.commands.planning import plan_again, plan_recipe, planned_recipe
 from prunus.commands.pruning import prune_recipe
 from prunus.commands.reviewing import review_folder
+from prunus.commands.verifying import verify_folder
 
 __all__ = [
     "PlanFolder",
@@ -15,5 +16,6 @@ __all__ = [
     "prune_recipe",
     "read_plan_folder",
     "review_folder",
+    "verify_folder",
     "write_plan_folder",
 ]

@@ -1,7 +1,7 @@
 """An `Analysis` and a `Plan` in; an `Outcome` out: the one place that cuts, verifies, repairs and recovers."""
 
 from prunus.outcome.cutting import Cut, cut_proved
-from prunus.outcome.later import export, recover, repair, verify
+from prunus.outcome.later import check_calls, export, recover, repair, verify
 from prunus.outcome.realising import FRESH, realise, recovered, renewed, repaired
 from prunus.outcome.record import Outcome
 from prunus.outcome.training import Recover, recovery_of, train_
@@ -11,6 +11,7 @@ __all__ = [
     "Cut",
     "Outcome",
     "Recover",
+    "check_calls",
     "cut_proved",
     "export",
     "realise",

@@ -14,14 +14,15 @@ from torch import nn
 from prunus.analysis.analyse import check_held_out, check_seed
 from prunus.analysis.data import Given, sources_of
 from prunus.arguments import door
+from prunus.calls import CallTable, Subject, WantedCalls, call_table
 from prunus.criteria.calibration import batches_of, evaluating
 from prunus.defaults import DEFAULTS
-from prunus.errors import OptionError, UsageError
+from prunus.errors import OptionError, UsageError, VerifyError
 from prunus.exporters import save
 from prunus.exporters.exported_reading import SUFFIX
 from prunus.graph.arguments import Calls, as_called
 from prunus.graph.capture import unwrap
-from prunus.graph.coupling import Coupling
+from prunus.graph.coupling import Coupling, couple
 from prunus.measurement.batches import answer, device_of, moved
 from prunus.ordinary import in_ordinary_mode
 from prunus.outcome.cutting import cut_proved
@@ -29,6 +30,7 @@ from prunus.outcome.realising import recovered, repaired
 from prunus.outcome.record import Outcome
 from prunus.outcome.training import Recover, recovery_of
 from prunus.plans import Plan
+from prunus.progress import Progress
 from prunus.repairs import check_repair
 from prunus.repairs.in_parts import as_example
 from prunus.repairs.lanes import checked, inputs_of
@@ -90,6 +92,7 @@ def verify(
     *,
     seed: int = 0,
     gradients: bool = False,
+    thorough: bool = False,
 ) -> Check:
     """Prove a cut again: of an outcome, or of a model, its cut network, its coupling and plan.
 
@@ -103,9 +106,10 @@ def verify(
         example_inputs: of the original.
         seed: of the noise.
         gradients: compare the gradients of the parameters too.
+        thorough: make every call of the built-in table too, on the outcome's own network; see `check_calls`.
 
     Raises:
-        VerifyError: cut and masked network differ.
+        VerifyError: cut and masked network differ, or a call that the original takes fails or differs.
         UsageError: the outcome does not know its original, or one of the five is missing.
     """
     check_seed(seed)
@@ -113,13 +117,77 @@ def verify(
         analysis = _original(model)
         dense, coupling, plan, example_inputs = analysis.model, analysis.coupling, model.plan, analysis.example_inputs
         small, seed = cut_proved(dense, coupling, plan, example_inputs, prove=False).model, analysis.seed
-        return verify_cut(dense, small, coupling, plan, example_inputs, seed=seed, gradients=gradients)
+        check = verify_cut(dense, small, coupling, plan, example_inputs, seed=seed, gradients=gradients)
+        if thorough:
+            _insist(check_calls(model))
+        return check
+    if thorough:
+        raise UsageError("thorough needs an outcome, which knows how it was cut; give prunus.verify(outcome).")
     if small is None or coupling is None or plan is None:
         raise UsageError(
             "verify needs an outcome, or model, small, coupling, plan and example_inputs; give prunus.verify(outcome)."
         )
     example_inputs = as_called(unwrap(model), example_inputs)
     return verify_cut(model, small, coupling, plan, example_inputs, seed=seed, gradients=gradients)
+
+
+@in_ordinary_mode
+def check_calls(found: Outcome, calls: WantedCalls = None, *, progress: Progress | None = None) -> CallTable:
+    """Make calls of an outcome's network and of its dense network under the plan's masks, and compare.
+
+    The reference is the user's own module: removed slices at zero, averages over kept positions only. Constants are
+    perturbed as in `verify`. A call that the dense network does not take is no pass and no failure: n/a.
+
+    Args:
+        found: any outcome that knows its dense network.
+        calls: None for the built-in table (training, other sizes, masks, labels, caches, generation, other types,
+            copies, files, export, hooks), names of rows of it, or name → a function of the model, or ``(args,
+            kwargs)``.
+        progress: told of every call.
+
+    Raises:
+        UsageError: the outcome does not know its dense network.
+        OptionError: an unknown name, or something that is no call.
+        CaptureError: the calls of this network cannot be compared; says why.
+
+    Example:
+        >>> import torch
+        >>> import prunus
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+        >>> cut = prunus.prune(net, torch.randn(2, 8), budget={"params": 0.5})
+        >>> prunus.check_calls(cut, {"one": ((torch.randn(1, 8),), {})}).ok
+        True
+    """
+    analysis = _original(found)
+    if not found.plan.axes.keys() <= analysis.coupling.axes.keys():
+        analysis = analysis.with_free_head_dims() if analysis.own is not None else analysis
+    coupling = analysis.coupling
+    if not found.plan.axes.keys() <= coupling.axes.keys():
+        coupling = couple(coupling.graph, **coupling.options)
+    subject = Subject(
+        dense=analysis.user_model,
+        inputs=analysis.user_inputs,
+        captured=analysis.model,
+        captured_inputs=analysis.example_inputs,
+        parts=analysis.parts,
+        coupling=coupling,
+        plan=found.plan,
+        model=found.model,
+        surgery=found.surgery,
+        seed=analysis.seed,
+    )
+    return call_table(subject, calls, progress)
+
+
+def _insist(table: CallTable) -> None:
+    failures = table.failures
+    if failures:
+        lines = "; ".join(f"{row.name} {row.verdict}: {row.reason}" for row in failures[:3])
+        more = f"; and {len(failures) - 3} more" if len(failures) > 3 else ""
+        raise VerifyError(
+            f"The cut {table.model} does not take every call that the dense one takes: {lines}{more}. "
+            "prunus.check_calls(outcome) shows all; hold the axes behind it, or use the calls that are ok."
+        )
 
 
 @door()
@@ -186,4 +254,4 @@ def _with_data(found: Outcome, data: Any, held_out: Any = None) -> Outcome:
     return replace(found, model=copy.deepcopy(found.model), analysis=analysis)
 
 
-__all__ = ["export", "recover", "repair", "verify"]
+__all__ = ["check_calls", "export", "recover", "repair", "verify"]

@@ -13,7 +13,7 @@ from prunus.graph.coupling import Coupling, Keep
 from prunus.graph.ir import Node, Ref, refs_in
 from prunus.graph.rules.flow import base_name, positive
 from prunus.graph.rules.reduction import STATISTIC_OPS, reduced_dims
-from prunus.graph.run import Override, run
+from prunus.graph.run import Override, keyword_only, run
 from prunus.plans import Plan
 
 
@@ -79,9 +79,9 @@ def reference_overrides(coupling: Coupling, plan: Plan) -> dict[str, Override]:
     for node in coupling.graph.nodes:
         if node.op == "aten.max.dim" and Ref(node.name, 1) in chosen:
             wrapped = _out_of_reach(coupling, plan.axes, node)
-        elif base_name(node.op) in _STATISTIC and node.op.startswith("aten."):
+        elif base_name(node.op) in STATISTIC and node.op.startswith("aten."):
             wrapped = _gathered(coupling, plan.axes, node)
-        elif base_name(node.op) in _CONTRACTIONS and node.op.startswith("aten."):
+        elif base_name(node.op) in CONTRACTIONS and node.op.startswith("aten."):
             wrapped = _zeroed(coupling, plan.axes, node)
         elif base_name(node.op) in _CHOICES and node.op.startswith("aten."):
             wrapped = _out_of_reach(coupling, plan.axes, node)
@@ -94,13 +94,13 @@ def reference_overrides(coupling: Coupling, plan: Plan) -> dict[str, Override]:
     return overrides
 
 
-_STATISTIC = frozenset(
+STATISTIC = frozenset(
     (*STATISTIC_OPS, "layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "max", "min",
      "native_layer_norm")
 )  # fmt: skip
 
 
-_CONTRACTIONS = frozenset(
+CONTRACTIONS = frozenset(
     ("sum", "nansum", "matmul", "mm", "bmm", "baddbmm", "addbmm", "dot", "einsum", "linalg_vector_norm", "norm",
      "cumsum", "cosine_similarity", "pairwise_distance", "cdist", "count_nonzero", "scaled_dot_product_attention")
 )  # fmt: skip
@@ -130,21 +130,28 @@ def _out_of_reach(coupling: Coupling, keep: Keep, node: Node) -> Override | None
 
 def _zeroed(coupling: Coupling, keep: Keep, node: Node) -> Override | None:
     """Put zeros at the removed positions of every operand: f(0) ≠ 0 (a sigmoid) must not enter a sum."""
-    operands = {r: removed_positions(coupling, keep, r) for r in refs_in(node.args)}
-    if all(removed is None for removed in operands.values()):
+    operands = {key: [removed_positions(coupling, keep, r) for r in refs_in(value)] for key, value in node.args.items()}
+    if all(removed is None for masks in operands.values() for removed in masks):
         return None
+    keyword = keyword_only(node.op)
+    places = [key for key in node.args if key not in keyword]
 
     def apply(node: Node, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        masks = iter([operands[r] for r in refs_in(node.args)])
-
-        def clean(value: torch.Tensor) -> torch.Tensor:
-            removed = next(masks)
-            return value if removed is None else value.masked_fill(removed.to(value.device), 0)
-
-        args, kwargs = pytree.tree_map_only(torch.Tensor, clean, (args, kwargs))
-        return function(*args, **kwargs)
+        clean = [_zero_at(value, operands[key]) for key, value in zip(places, args, strict=False)]
+        return function(*clean, **{key: _zero_at(value, operands[key]) for key, value in kwargs.items()})
 
     return apply
+
+
+def _zero_at(value: Any, removed: list[torch.Tensor | None]) -> Any:
+    """Put zeros at removed positions of the tensors of one argument; one that the program has none of stays."""
+    masks = iter(removed)
+
+    def clean(tensor: torch.Tensor) -> torch.Tensor:
+        gone = next(masks, None)
+        return tensor if gone is None else tensor.masked_fill(gone.to(tensor.device), 0)
+
+    return pytree.tree_map_only(torch.Tensor, clean, value)
 
 
 def removed_positions(coupling: Coupling, keep: Keep, ref: Ref) -> torch.Tensor | None:
@@ -154,9 +161,10 @@ def removed_positions(coupling: Coupling, keep: Keep, ref: Ref) -> torch.Tensor 
         return None
     removed = torch.zeros((), dtype=torch.bool)
     for dim, mask in enumerate(masks):
-        shape = [1] * len(masks)
-        shape[dim] = len(mask)
-        removed = removed | torch.from_numpy(~mask).reshape(shape)
+        if not mask.all():
+            shape = [1] * len(masks)
+            shape[dim] = len(mask)
+            removed = removed | torch.from_numpy(~mask).reshape(shape)
     return removed
 
 

@@ -123,13 +123,20 @@ class Trial:
 
     def twin(self, small: nn.Module) -> nn.Module:
         """Return a copy of a cut model that holds the slices of the noisy tensors, all floats in the trial's type."""
-        return self._holding(small, slice_tensors(self.values, self.coupling, self.plan))
+        return self.holding(small, slice_tensors(self.values, self.coupling, self.plan))
 
     def original(self, model: nn.Module) -> nn.Module:
         """Return a copy of the original around the very tensors of the trial: what `zero_` zeroes is zero in it."""
-        return self._holding(model, self.values, shared=True)
+        return self.holding(model, self.values, shared=True)
 
-    def _holding(self, model: nn.Module, values: Mapping[str, torch.Tensor], *, shared: bool = False) -> nn.Module:
+    def holding(self, model: nn.Module, values: Mapping[str, torch.Tensor], *, shared: bool = False) -> nn.Module:
+        """Return a copy of a model that holds these tensors where they have its shapes, all in the trial's type.
+
+        Args:
+            model: cut or not.
+            values: by canonical name.
+            shared: hold the trial's own tensors, not copies of them.
+        """
         model, aliases = unwrap(model), self.coupling.graph.aliases
         taken = set() if shared else {v.data_ptr() for v in self.values.values()}
         memo: dict[int, Any] = {}

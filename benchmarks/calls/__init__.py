@@ -1,0 +1,1 @@
+"""The call table of every model of the zoo."""

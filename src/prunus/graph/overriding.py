@@ -1,0 +1,234 @@
+"""Run a model with some of its ops replaced; each is found again by its module, its line and its number there."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.graph.capture import preserved, split_inputs
+from prunus.graph.ir import INPUT, TENSOR, Graph
+from prunus.graph.recorder import Recorder, record
+from prunus.graph.watching import bind, module_calls, schema_of
+
+_TORCH = torch.__file__.rpartition("/")[0] + "/"
+_HERE = __file__.rpartition("/")[0] + "/"
+_CALL = f"{_HERE}watching.py"
+# Function modes lie between a line and its op.
+_BETWEEN = (_TORCH, f"{_HERE.removesuffix('/graph/')}/", "<")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an op runs: the path of its module, the line there, and the how manieth of its kind it is on that line."""
+
+    path: str
+    op: str
+    line: str
+    number: int
+
+
+Replacement = Callable[[Any, dict[str, Any]], Any]
+"""(op, every schema argument by name) → result; `NotImplemented` where the arguments are of another form."""
+
+
+def places(model: nn.Module, graph: Graph, example_inputs: Any) -> dict[str, Place] | None:
+    """Return the place of every node of a program; None where it cannot be recorded again as it was.
+
+    Args:
+        model: what ``graph`` was captured from.
+        graph: with or without the nodes that nothing needs.
+        example_inputs: what it was captured with.
+    """
+    found: dict[str, tuple[str, Place]] = {}
+
+    @contextlib.contextmanager
+    def watch(recorder: Recorder) -> Iterator[None]:
+        numbers: Counter[tuple[Any, ...]] = Counter()
+        plain = recorder.record
+
+        def noted(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+            before = len(recorder.nodes)
+            plain(func, args, kwargs, out)
+            if len(recorder.nodes) > before:
+                call, name, line = recorder.nodes[-1].call, str(func), _line()
+                place = Place(recorder.current_path(), name, line, numbers[call, name, line])
+                numbers[call, name, line] += 1
+                found[recorder.nodes[-1].name] = (name, place)
+
+        recorder.record = noted  # type: ignore[method-assign]
+        yield
+
+    args, kwargs = split_inputs(example_inputs)
+    try:
+        with preserved(model):
+            record(model, args, kwargs, fake="fake" in graph.how, watch=watch)
+    except Exception:
+        return None
+    # A node that was folded to a constant has no place.
+    ops = [n for n in graph.nodes if n.op not in (INPUT, TENSOR)]
+    same = all(n.name in found and found[n.name][0] == n.op for n in ops)
+    return {n.name: found[n.name][1] for n in ops} if same else None
+
+
+def _line() -> str:
+    """Return the line of the running module's own code; empty where the module is one of torch's."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name == _CALL and frame.f_code.co_name == "call":
+            break
+        if not name.startswith(_BETWEEN):
+            return f"{name}:{frame.f_lineno}"
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return ""
+
+
+@dataclass(slots=True)
+class _Frame:
+    path: str
+    seen: Counter[tuple[str, str]] = field(default_factory=Counter)
+    met: set[Place] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Overriding:
+    """What is replaced while a model runs, and what was not found again.
+
+    Attributes:
+        replacements: place → replacement.
+        needed: the places where an op that cannot be replaced makes what follows wrong.
+        wanted: those of them that have to be met whenever their module is called.
+        suspect: told of every op that is not replaced; says what is wrong with it, or nothing.
+        missed: a line for everything that could not be replaced.
+    """
+
+    replacements: Mapping[Place, Replacement]
+    needed: frozenset[Place]
+    wanted: frozenset[Place]
+    suspect: Callable[[Any, dict[str, Any]], str] = lambda func, bound: ""
+    suspects: frozenset[str] = frozenset()  # names without their overload
+    missed: dict[str, None] = field(default_factory=dict)
+    _paths: dict[int, str] = field(default_factory=dict)
+    _stack: list[_Frame] = field(default_factory=list)
+    _ops: frozenset[tuple[str, str]] = frozenset()
+    _wanted: dict[str, list[Place]] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def over(self, model: nn.Module) -> Iterator[None]:
+        """Replace within every call of a model, and of any of its modules."""
+        from torch._dispatch.python import enable_python_dispatcher
+
+        self._paths, self._stack, self.missed = {}, [], {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            self._paths.setdefault(id(module), path)
+        self._ops = frozenset((p.path, p.op) for p in self.replacements)
+        self._wanted = {}
+        for place in self.wanted:
+            self._wanted.setdefault(place.path, []).append(place)
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with (
+                module_calls(self),  # type: ignore[arg-type]
+                torch.compiler.set_stance("force_eager"),
+                enable_python_dispatcher(),
+                _mode_class()(self.run),
+            ):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> int:
+        """A module is being called."""
+        path = self._paths.get(id(module))
+        if path is None:
+            return -1
+        if not path:
+            self._stack.clear()  # what an error left there
+        self._stack.append(_Frame(path))
+        return len(self._stack) - 1
+
+    def leave(self, index: int, out: Any) -> None:
+        """A module has returned; what lies above it on the stack ended in an error."""
+        if not 0 <= index < len(self._stack):
+            return
+        frame = self._stack[index]
+        del self._stack[index:]
+        for place in self._wanted.get(frame.path, ()):
+            if place not in frame.met:
+                self._miss(place, "does not run")
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an op, or what takes its place."""
+        if not self._stack:
+            return func(*args, **kwargs)
+        frame, name = self._stack[-1], str(func)
+        if (frame.path, name) in self._ops:
+            line = _line()
+            place = Place(frame.path, name, line, frame.seen[name, line])
+            frame.seen[name, line] += 1
+            replacement = self.replacements.get(place)
+            if replacement is not None:
+                frame.met.add(place)
+                result = replacement(func, bind(func, args, kwargs))
+                if result is not NotImplemented:
+                    return result
+                if place in self.needed:
+                    self._miss(place, "has arguments of another form")
+                return func(*args, **kwargs)
+        if name.rpartition(".")[0] in self.suspects:
+            why = self.suspect(func, bind(func, args, kwargs))
+            if why:
+                self.missed.setdefault(f"{name} in {frame.path or 'the model'} {why}")
+        return func(*args, **kwargs)
+
+    def _miss(self, place: Place, why: str) -> None:
+        where = f" at {place.line.rpartition('/')[2]}" if place.line else ""
+        self.missed.setdefault(f"{place.op} in {place.path or 'the model'}{where} {why}")
+
+
+def positional(func: Any, bound: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Split all arguments of an op, by name, into positional and keyword-only ones."""
+    keyword = {name for name, _, only in schema_of(func) if only}
+    return (
+        tuple(v for k, v in bound.items() if k not in keyword),
+        {k: v for k, v in bound.items() if k in keyword},
+    )
+
+
+@functools.cache
+def _mode_class() -> type:
+    """Return the dispatch mode that sees ops before autograd takes them apart; made on demand, importing it is slow."""
+    from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class _Mode(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
+        """The pre-dispatch key admits only this mode's family."""
+
+        def __init__(self, run: Callable[..., Any]) -> None:
+            TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
+            self.run_op = run
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return self.run_op(func, args, kwargs or {})
+
+        def __enter__(self) -> Any:
+            return TorchDispatchMode.__enter__(self)  # type: ignore[no-untyped-call]
+
+        def __exit__(self, *error: Any) -> None:
+            TorchDispatchMode.__exit__(self, *error)  # type: ignore[no-untyped-call]
+
+    return _Mode
+
+
+__all__ = ["Overriding", "Place", "Replacement", "places", "positional"]
