@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from prunus.graph.own_settings import is_view, parts_of, view_of
 from prunus.graph.traced import Attribute, Trace
 
 _CONFIGS = ("Config", "Args", "Arguments", "Namespace", "Params", "Options", "Hyperparameters")
@@ -77,6 +78,12 @@ def _traced(value: Any, at: Attribute, trace: Trace, depth: int = 0) -> Any:
 
 
 def _traced_config(value: Any, at: Attribute, trace: Trace, depth: int) -> Any:
+    if is_view(value):
+        shared, own = parts_of(value)
+        return view_of(
+            _traced_config(shared, at, trace, depth),
+            {k: _traced(v, _inside(at, f".{k}"), trace, depth + 1) for k, v in own.items()},
+        )
     try:
         made = copy.copy(value)
         vars(made).update({k: _traced(v, _inside(at, f".{k}"), trace, depth + 1) for k, v in vars(value).items()

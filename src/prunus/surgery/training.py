@@ -12,6 +12,7 @@ from torch import nn
 
 from prunus.graph.capture import preserved, split_inputs
 from prunus.graph.ir import Graph, Node, Ref
+from prunus.graph.own_settings import entries
 from prunus.graph.passes import drop_dead, fold_constants
 from prunus.graph.recorder import record
 from prunus.surgery.align import Alignment, Site, put
@@ -181,5 +182,6 @@ def _chances(module: nn.Module, constants: Collection[Any]) -> Iterator[float]:
     for holder in (module, *(m for m in module.children() if type(m).__module__ == _SEEN[0])):
         numbers = ((name.lower(), x) for name, x in vars(holder).items() if type(x) is float)
         yield from (x for name, x in numbers if not any(word in name for word in _NO_CHANCES))
-    config = getattr(getattr(module, "config", None), "__dict__", {})
-    yield from (x for name, x in config.items() if type(x) is float and "drop" in name.lower())
+    config = getattr(module, "config", None)
+    held = entries(config) if hasattr(config, "__dict__") else {}
+    yield from (x for name, x in held.items() if type(x) is float and "drop" in name.lower())
