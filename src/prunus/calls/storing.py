@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from prunus.calls.subject import Subject
 from prunus.errors import ModelError
 from prunus.exporters import load, save
 from prunus.exporters.config_build import quiet
+from prunus.exporters.huggingface import NeedsPrunusWarning
 from prunus.graph.capture import preserved, split_inputs
 from prunus.plans import Plan
 from prunus.surgery.record import Surgery
@@ -77,11 +79,12 @@ def _pretrained(it: Subject, name: str) -> Row:
     it.needs_transformers()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            save(
-                _Cut(it.model, it.plan, it.surgery), Path(folder) / "hf", format="huggingface", example_inputs=it.inputs
-            )
-        except ModelError as error:
-            raise NotTaken(f"not written: {in_short(error)}") from error
+            cut = _Cut(it.model, it.plan, it.surgery)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", NeedsPrunusWarning)
+                save(cut, Path(folder) / "hf", format="huggingface", example_inputs=it.inputs)
+        except (ModelError, NeedsPrunusWarning) as error:
+            raise NotTaken(f"not without prunus: {in_short(error)}") from error
         try:
             with quiet():
                 again = type(it.dense).from_pretrained(Path(folder) / "hf")  # type: ignore[attr-defined]
