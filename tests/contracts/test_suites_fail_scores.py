@@ -58,7 +58,7 @@ CRITERIA_CASES: list[Broken] = [
     ("test_every_unit_has_a_score", changed(lambda s: s[1:]), r"axis '.*' have another form; got \(\d+,\) torch.float"),
     ("test_every_unit_has_a_score", changed(lambda s: s.long()), r"got \(\d+,\) torch.int64, allowed: a float tensor"),
     ("test_every_unit_has_a_score", changed(lambda s: s / 0 * 0), r"NaN or infinite; got \d+ of \d+, allowed: finite"),
-    ("test_every_unit_has_a_score", changed(lambda s: 1 // 0), "does not score this evidence; got OptionError: criterion '<lambda>' raised ZeroDivisionError at "),
+    ("test_every_unit_has_a_score", changed(lambda s: 1 // 0), "evidence; got OptionError: .* raised ZeroDiv"),
     ("test_every_unit_has_a_score", lambda group: [1.0], r"got OptionError: criterion function '<lambda>' returned sc"),
     ("test_scores_tell_units_apart", changed(torch.ones_like), "all units of every axis score the same; got no differ"),
     ("test_model_and_evidence_stay", UnitRule(greedy), "it changes the model; got values of 'stem.conv.weight', allow"),
