@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from prunus.graph.ir import Graph
 FORMAT = "prunus-plan/1"
 PLAN = "plan.json"
 """The file of a plan, in every folder that prunus writes for a network."""
+MOST_BYTES, MOST_UNITS = 2**28, 2**26
+"""What a plan file may have, and how many units an axis or a dim of a tensor; checked before memory is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +181,7 @@ class Plan:
         path = Path(folder) / PLAN
         if not path.is_file():
             raise PlanError(f"No plan at {path}; give the folder that `Plan.save` wrote.")
-        try:
-            text = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise PlanError(f"{path}:{error.lineno} is not JSON: {error.msg}.") from error
+        text = _parsed(path)
         _check_form(text, str(path))
         return Plan.from_description(text, _read_masks(path.parent, text), str(path))
 
@@ -205,6 +205,19 @@ class Plan:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"{where} is damaged: {type(error).__name__} {error}.") from error
+
+
+def _parsed(path: Path) -> Any:
+    if path.stat().st_size > MOST_BYTES:
+        raise PlanError(f"{path} has {path.stat().st_size:,} bytes; allowed: {MOST_BYTES:,}. Write the plan again.")
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"))
+    except json.JSONDecodeError as error:
+        raise PlanError(f"{path}:{error.lineno} is not JSON: {error.msg}.") from error
+    except UnicodeDecodeError as error:
+        raise PlanError(f"{path} is no text in UTF-8, from byte {error.start} on; write the plan again.") from error
+    except RecursionError:
+        raise PlanError(f"{path} is nested too deeply to be a plan; write the plan again.") from None
 
 
 _FORMS: Mapping[str, type] = {
@@ -255,19 +268,36 @@ def to_ranges(indices: np.ndarray) -> str:
     return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
 
 
-def from_ranges(text: str) -> np.ndarray:
-    """Read what `to_ranges` wrote."""
-    parts = [p.partition("-") for p in text.split(",") if p]
-    runs = [np.arange(int(a), int(b or a) + 1) for a, _, b in parts]
+def from_ranges(text: str, most: int = MOST_UNITS) -> np.ndarray:
+    """Read what `to_ranges` wrote.
+
+    Args:
+        text: ranges in rising order.
+        most: indices from 0 to this, not included, are allowed; a longer range is refused before it takes memory.
+
+    Raises:
+        ValueError: something else, in a line that names it.
+    """
+    runs, before = [], -1
+    for part in text.split(",") if text else ():
+        first, _, last = part.partition("-")
+        if not (first.isascii() and first.isdigit()) or (last and not (last.isascii() and last.isdigit())):
+            raise ValueError(f"{part[:40]!r} is no range such as '0-2'")
+        start, stop = (int(number) if len(number) < 20 else most for number in (first, last or first))
+        if not before < start <= stop:
+            raise ValueError(f"the range {part[:40]!r} does not rise")
+        if stop >= most:
+            raise ValueError(f"index {stop} outside 0..{most - 1}")
+        runs.append(np.arange(start, stop + 1))
+        before = stop
     return np.concatenate(runs) if runs else np.zeros(0, np.int64)
 
 
 def _to_mask(ranges: str, size: int) -> np.ndarray:
-    indices = from_ranges(ranges)
-    if len(indices) and (indices.min() < 0 or indices.max() >= size):
-        raise ValueError(f"index {indices.max()} outside 0..{size - 1}")
+    if not 0 <= size <= MOST_UNITS:
+        raise ValueError(f"a size of {size}; allowed: 0 to {MOST_UNITS}")
     mask = np.zeros(size, bool)
-    mask[indices] = True
+    mask[from_ranges(ranges, size)] = True
     return mask
 
 
@@ -281,12 +311,16 @@ def _read_masks(folder: Path, text: Mapping[str, Any]) -> dict[str, np.ndarray]:
     path = folder / "masks.safetensors"
     try:
         packed = load(path.read_bytes())
-        return {
-            k: np.unpackbits(packed[k], count=int(np.prod(v["shape"]))).astype(bool).reshape(v["shape"])
-            for k, v in wanted.items()
-        }
+        return {k: _unpacked(packed[k], v["shape"]) for k, v in wanted.items()}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{path} does not hold the masks that plan.json names: {error}.") from error
+
+
+def _unpacked(packed: np.ndarray, shape: list[int]) -> np.ndarray:
+    count = math.prod(shape)
+    if packed.dtype != np.uint8 or packed.ndim != 1 or len(packed) != -(-count // 8):
+        raise ValueError(f"a mask of shape {shape} is not {len(packed)} bytes")
+    return np.unpackbits(packed, count=count).astype(bool).reshape(shape)
 
 
 def _same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:

@@ -44,12 +44,16 @@ def matching_modules(coupling: Coupling, patterns: Iterable[str]) -> set[str]:
     return found
 
 
+_LONGEST = 80
+
+
 def _matches(path: str, kind: str, pattern: str) -> bool:
     if pattern.startswith("re:"):
         try:
             return re.search(pattern[3:], path) is not None
-        except re.error as error:
-            raise SelectorError(f"pattern {pattern!r} is not a regular expression: {error}.") from error
+        except (re.error, RecursionError, OverflowError) as error:
+            short = pattern if len(pattern) <= _LONGEST else f"{pattern[:_LONGEST]}…"
+            raise SelectorError(f"pattern {short!r} is not a regular expression: {error}.") from error
     return path == pattern or kind == pattern or fnmatch.fnmatchcase(path, pattern)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from prunus.exporters.surgery_json import Rewriting, constant_attribute, decode_
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan
+from prunus.surgery.leftovers import deep_copy
 from prunus.surgery.mending import mend_
 from prunus.surgery.program import Program
 from prunus.surgery.record import Shipped
@@ -165,7 +165,7 @@ def _copy_around(header: Header, stored: Tensors, fresh: nn.Module) -> nn.Module
             value = stored[at].to(device)
             made[at] = nn.Parameter(value, at not in frozen) if isinstance(tensor, nn.Parameter) else value
         memo[id(tensor)] = made[at]
-    return copy.deepcopy(fresh, memo)
+    return deep_copy(fresh, memo)
 
 
 def _device(model: nn.Module) -> torch.device:

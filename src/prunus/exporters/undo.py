@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from prunus.exporters.silence import silence_
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import Recorder, named_tensors
 from prunus.plans import Plan
+from prunus.surgery.leftovers import deep_copy
 
 FILLS = ("original", "zero")
 
@@ -84,7 +84,7 @@ def undo(
             raise PlanError(f"The cut model has no tensor {name!r}; give the model that this plan made.")
         whole = _widened(name, tensor.detach(), value.detach(), plan.keep.get(canonical, {}), fill)
         memo[id(tensor)] = _like(tensor, _unmasked(whole, tensor.detach(), plan.masks.get(canonical), fill))
-    whole_model = copy.deepcopy(model, memo)
+    whole_model = deep_copy(model, memo)
     if fill == "zero" and plan.drops:
         silence_(whole_model, plan, model, example_inputs)
     return whole_model

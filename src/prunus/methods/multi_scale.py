@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +23,7 @@ from prunus.methods.true_loss import loss_of
 from prunus.methods.weights import maskable
 from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
+from prunus.surgery.leftovers import deep_copy
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, finetune_, reestimate_statistics_
 
@@ -138,7 +138,7 @@ def _masks(reduction: Reduction, keep: Mapping[str, np.ndarray], limit: Limit) -
 
 
 def _selection_loss(analysis: Analysis, plan: Plan) -> float:
-    small = copy.deepcopy(analysis.cut(plan))
+    small = deep_copy(analysis.cut(plan))
     reestimate_statistics_(small, analysis.calibration.batches(64))
     options = TrainingOptions(_STEPS, lr=1e-3, loss=analysis.loss)
     finetune_(small, analysis.calibration, options, masks=sliced_masks(plan) or None, seed=analysis.seed)

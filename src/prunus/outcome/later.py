@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from prunus.progress import Progress
 from prunus.repairs import check_repair
 from prunus.repairs.in_parts import as_example
 from prunus.repairs.lanes import checked, inputs_of
+from prunus.surgery.leftovers import deep_copy
 from prunus.surgery.verify import Check
 from prunus.surgery.verify import verify as verify_cut
 from prunus.workloads.calling import called
@@ -251,7 +251,7 @@ def _with_data(found: Outcome, data: Any, held_out: Any = None) -> Outcome:
         given = Given(called(data, calls), called(as_often_as_needed(held_out), calls))
         calibration, selection = sources_of(given)
         analysis = replace(analysis, given=given, calibration=calibration, selection=selection, memo={})
-    return replace(found, model=copy.deepcopy(found.model), analysis=analysis)
+    return replace(found, model=deep_copy(found.model), analysis=analysis)
 
 
 __all__ = ["check_calls", "export", "recover", "repair", "verify"]

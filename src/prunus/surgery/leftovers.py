@@ -26,9 +26,36 @@ def copied(model: nn.Module, replaced: Mapping[int, Any] | None = None) -> nn.Mo
             elif not kept and type(kept) in (OrderedDict, dict, set):
                 # Every module holds a dozen, for hooks and names; `deepcopy` takes one apart slower than a tensor.
                 memo.setdefault(id(kept), type(kept)())
-    made = copy.deepcopy(model, memo)
+    made = deep_copy(model, memo)
     _attach_again_(model, made)
     return made
+
+
+_PLAIN = (type(None), bool, int, float, str, torch.Tensor, nn.Module)
+_OF_TORCH = frozenset(vars(nn.Module()))
+
+
+def deep_copy(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
+    """Deep-copy a model; what it holds that nobody can copy (a lock, a generator, a file) is shared with the copy.
+
+    Args:
+        model: any module.
+        memo: as of `copy.deepcopy`.
+    """
+    known = dict(memo or {})
+    try:
+        return copy.deepcopy(model, dict(known))
+    except TypeError:
+        pass
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name in _OF_TORCH or isinstance(value, _PLAIN) or id(value) in known:
+                continue
+            try:
+                copy.deepcopy(value, dict(known))
+            except TypeError:
+                known[id(value)] = value
+    return copy.deepcopy(model, known)
 
 
 def _attach_again_(model: nn.Module, made: nn.Module) -> None:

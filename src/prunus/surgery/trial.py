@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,6 +21,7 @@ from prunus.graph.rules.flow import Dims
 from prunus.graph.run import flat_inputs, run
 from prunus.plans import Plan
 from prunus.surgery.draws import draws, seeded
+from prunus.surgery.leftovers import deep_copy
 from prunus.surgery.precision import computing_in
 from prunus.surgery.reference import masked_run, masked_tensors, zero_removed_
 from prunus.surgery.tensors import slice_tensors
@@ -152,7 +152,7 @@ class Trial:
             for held in _in_attributes(module):
                 if not isinstance(held, nn.Parameter):
                     memo.setdefault(id(held), self._wide(held).detach().clone())
-        return copy.deepcopy(model, memo)
+        return deep_copy(model, memo)
 
     def _wide(self, tensor: torch.Tensor) -> torch.Tensor:
         return widened(tensor, self.dtype, self.device)
