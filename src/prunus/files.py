@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from prunus.errors import OptionError
@@ -46,16 +48,34 @@ def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
     return Path(path)
 
 
-def check_replaceable(final: Path | str, mark: str | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a kind of folder of ours holds: the file by which it is known, and all names that may stand in it.
+
+    Names may be patterns: ``model*.safetensors``.
+    """
+
+    mark: str
+    names: frozenset[str]
+
+    def foreign(self, folder: Path) -> str | None:
+        """Return an entry that such a folder does not have; None where there is none, or where it is empty."""
+        entries = sorted(folder.iterdir())
+        for entry in entries:
+            if not entry.is_file() or not any(fnmatch.fnmatchcase(entry.name, name) for name in self.names):
+                return entry.name
+        return entries[0].name if entries and not (folder / self.mark).exists() else None
+
+
+def check_replaceable(final: Path | str, contents: Contents | None = None) -> None:
     """Refuse a folder whose replacement would take the user's own files with it.
 
     Args:
         final: the folder that will be made or replaced whole.
-        mark: the file by which an older folder of ours is known; an existing folder without it must be empty. None
-            asks for no mark.
+        contents: of what kind it is; an existing folder must be of that kind, or empty. None asks for nothing.
 
     Raises:
-        OptionError: a file, the working folder or one that holds it, or a folder of something else.
+        OptionError: a file, the working folder or one that holds it, or a folder with something else in it.
     """
     target = Path(final).resolve()
     if target.exists() and not target.is_dir():
@@ -65,26 +85,26 @@ def check_replaceable(final: Path | str, mark: str | None = None) -> None:
             f"cannot write folder {str(final)!r}: it is the working folder or holds it, and would be replaced whole; "
             "name a new folder."
         )
-    if mark is None or not target.is_dir() or (target / mark).exists():
+    if contents is None or not target.is_dir():
         return
     with _os_errors_named(target):
-        found = next(target.iterdir(), None)
+        found = contents.foreign(target)
     if found is not None:
         raise OptionError(
-            f"cannot write folder {str(final)!r}: it holds {found.name!r} and no {mark}, so it is none of prunus's, "
-            "and would be replaced whole; name a new folder, or empty this one."
+            f"cannot write folder {str(final)!r}: it holds {found!r}, which is not of what would be written there, and "
+            "would be replaced whole; name a new folder, or empty this one."
         )
 
 
 @contextmanager
-def atomic_dir(final: Path | str, mark: str | None = None) -> Iterator[Path]:
+def atomic_dir(final: Path | str, contents: Contents | None = None) -> Iterator[Path]:
     """Yield an empty sibling folder that takes the place of ``final`` when the block ends well.
 
     Leaving the block with an exception removes the sibling and keeps the old ``final``.
 
     Args:
         final: the folder to make or replace.
-        mark: as in `check_replaceable`.
+        contents: as in `check_replaceable`.
 
     Raises:
         OptionError: the folder cannot be written, or may not be replaced; see `check_replaceable`.
@@ -97,7 +117,7 @@ def atomic_dir(final: Path | str, mark: str | None = None) -> Iterator[Path]:
         >>> (place / "a.txt").read_text()
         'done'
     """
-    check_replaceable(final, mark)
+    check_replaceable(final, contents)
     target = Path(final).resolve()
     temporary = _sibling(target, "tmp")
     with _os_errors_named(target):

@@ -14,12 +14,13 @@ import numpy as np
 
 from prunus.arguments import door, shown
 from prunus.errors import PlanError, nearest
-from prunus.files import atomic_dir
+from prunus.files import Contents, atomic_dir
 from prunus.graph.ir import Graph
 
 FORMAT = "prunus-plan/1"
-PLAN = "plan.json"
-"""The file of a plan, in every folder that prunus writes for a network."""
+PLAN, MASKS = "plan.json", "masks.safetensors"
+"""The files of a plan, in every folder that prunus writes for a network."""
+PLAN_FILES = Contents(PLAN, frozenset({PLAN, MASKS}))
 MOST_BYTES, MOST_UNITS = 2**28, 2**26
 """What a plan file may have, and how many units an axis or a dim of a tensor; checked before memory is taken."""
 
@@ -158,7 +159,7 @@ class Plan:
     @door("Plan.save")
     def save(self, folder: Path | str) -> None:
         """Make or replace a folder with ``plan.json`` and, for weight masks, ``masks.safetensors`` (packed bits)."""
-        with atomic_dir(folder, PLAN) as tmp:
+        with atomic_dir(folder, PLAN_FILES) as tmp:
             self.write(tmp)
 
     def write(self, folder: Path) -> None:
@@ -168,7 +169,7 @@ class Plan:
         (folder / PLAN).write_text(json.dumps(self.describe(), indent=1) + "\n", encoding="utf-8")
         if self.masks:
             packed = {k: np.packbits(m.reshape(-1)) for k, m in self.masks.items()}
-            (folder / "masks.safetensors").write_bytes(save(packed))
+            (folder / MASKS).write_bytes(save(packed))
 
     @staticmethod
     @door("Plan.load")
@@ -308,7 +309,7 @@ def _read_masks(folder: Path, text: Mapping[str, Any]) -> dict[str, np.ndarray]:
     wanted = text.get("masks") or {}
     if not wanted:
         return {}
-    path = folder / "masks.safetensors"
+    path = folder / MASKS
     try:
         packed = load(path.read_bytes())
         return {k: _unpacked(packed[k], v["shape"]) for k, v in wanted.items()}

@@ -103,6 +103,19 @@ def test_saving_over_something_else_loses_nothing(tmp_path) -> None:
         found.save(tmp_path / "small")
 
 
+def test_folders_are_replaced_by_their_own_kind_alone(tmp_path) -> None:
+    found = prunus.prune(network(), EXAMPLE, budget={"params": 0.5})
+    found.save(tmp_path / "small")
+    (tmp_path / "small" / "notes.txt").write_text("mine")
+    with pytest.raises(OptionError, match=r"holds 'notes.txt', which is not of what would be written there"):
+        found.save(tmp_path / "small")
+    (tmp_path / "small" / "notes.txt").unlink()
+    with pytest.raises(OptionError, match=r"holds 'checkpoint.json'"):
+        found.plan.save(tmp_path / "small")
+    found.save(tmp_path / "small")
+    assert prunus.load(tmp_path / "small", network()) is not None
+
+
 _PLANNED = """
 import torch, prunus
 torch.manual_seed(0)

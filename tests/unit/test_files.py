@@ -8,7 +8,7 @@ import pytest
 
 from prunus import files
 from prunus.errors import OptionError
-from prunus.files import atomic_dir, write_bytes_atomic, write_text_atomic
+from prunus.files import Contents, atomic_dir, write_bytes_atomic, write_text_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -127,19 +127,27 @@ def test_the_working_folder_is_never_replaced(name, tmp_path, monkeypatch):
     assert (inner / "mine.txt").read_text() == "mine"
 
 
-def test_a_folder_of_something_else_is_never_replaced(tmp_path):
+OURS = Contents("plan.json", frozenset({"plan.json", "model*.safetensors"}))
+
+
+@pytest.mark.parametrize(
+    "held", [("thesis.txt",), ("thesis.txt", "plan.json"), ("src/", "plan.json"), ("model.safetensors",)]
+)
+def test_a_folder_with_something_else_in_it_is_never_replaced(held, tmp_path):
     precious = tmp_path / "precious"
     precious.mkdir()
-    (precious / "thesis.txt").write_text("mine")
-    with pytest.raises(OptionError, match=r"'thesis.txt' and no plan.json"), atomic_dir(precious, "plan.json"):
+    for name in held:
+        (precious / name).mkdir() if name.endswith("/") else (precious / name).write_text("mine")
+    with pytest.raises(OptionError, match=held[0].strip("/")), atomic_dir(precious, OURS):
         pytest.fail("the block must not run")
-    assert names(precious) == ["thesis.txt"]
+    assert names(precious) == sorted(name.strip("/") for name in held)
 
 
 def test_an_empty_folder_and_one_of_ours_are_replaced(tmp_path):
     place = tmp_path / "small"
     place.mkdir()
     for content in ("1", "2"):
-        with atomic_dir(place, "plan.json") as folder:
+        with atomic_dir(place, OURS) as folder:
             (folder / "plan.json").write_text(content)
+            (folder / "model-1.safetensors").write_text(content)
     assert (place / "plan.json").read_text() == "2"

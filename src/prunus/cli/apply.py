@@ -19,7 +19,9 @@ def apply(
     debug: DebugOption = False,
 ) -> None:
     """Cut the network exactly as the plan says, verify it, and write a checkpoint."""
-    check_out(out, replaced=True)
+    from prunus.exporters.header import CHECKPOINT
+
+    check_out(out, CHECKPOINT)
     from prunus.commands import apply_folder, read_plan_folder
     from prunus.report.plan_table import price_lines
 

@@ -73,7 +73,9 @@ def plan(
     debug: DebugOption = False,
 ) -> None:
     """Plan what would go, price it exactly and say why; a person may edit the folder's plan.json before apply."""
-    check_out(out, replaced=sweep is None)
+    from prunus.commands.folder import PLAN_FOLDER
+
+    check_out(out, PLAN_FOLDER if sweep is None else None)
     from prunus.commands import plan_recipe, read_plan_folder, write_plan_folder
     from prunus.commands.planning import check_wanted
     from prunus.pipeline.stage_checks import check_to_apply
@@ -132,13 +134,14 @@ def plan(
 
 
 def _draw(trained: TrainedModel, made: Plan, out: Path) -> None:
+    from prunus.commands.folder import PICTURE
     from prunus.report.pictures import write_picture
     from prunus.report.plan_picture import plan_picture
 
     title = f"plan for {trained.recipe.model} on {trained.recipe.data}"
     coupling, samples = trained.analysis.coupling, trained.samples
-    missing = write_picture(out / "plan.svg", lambda: plan_picture(coupling, made, title, samples=samples))
-    sys.stderr.write(f"{missing}\n" if missing else f"picture: {out / 'plan.svg'}\n")
+    missing = write_picture(out / PICTURE, lambda: plan_picture(coupling, made, title, samples=samples))
+    sys.stderr.write(f"{missing}\n" if missing else f"picture: {out / PICTURE}\n")
 
 
 def _forecast(trained: TrainedModel, made: Plan, progress: Progress) -> Forecast:

@@ -53,7 +53,9 @@ def prune(
     debug: DebugOption = False,
 ) -> None:
     """Prune the recipe's network, recover it, and write checkpoint, results and report."""
-    check_out(out, replaced=True)
+    from prunus.exporters.header import CHECKPOINT
+
+    check_out(out, CHECKPOINT)
     from prunus.commands import prune_recipe
     from prunus.recipe import load_recipe, override
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from prunus.cli.console import shown_progress
 from prunus.errors import OptionError
-from prunus.files import check_replaceable
+from prunus.files import Contents, check_replaceable
 
 if TYPE_CHECKING:
     from prunus.recipe import Recipe
@@ -78,12 +78,12 @@ def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
         sys.stdout.write(f"  seed {run['seed']}  kept {run['kept_fraction']:<5}  {run['method']}\n")
 
 
-def check_out(out: Path, *, replaced: bool = False) -> None:
+def check_out(out: Path, replaced: Contents | None = None) -> None:
     """Refuse a folder that cannot be written now, not after minutes of work.
 
     Args:
         out: the folder.
-        replaced: whether it is replaced whole, and not only written into.
+        replaced: of what kind it is, where it is replaced whole, and not only written into.
     """
     place = out.absolute()
     while not place.exists() and place != place.parent:
@@ -92,7 +92,5 @@ def check_out(out: Path, *, replaced: bool = False) -> None:
         raise OptionError(f"--out: {str(place)!r} is a file; give a folder.")
     if not os.access(place, os.W_OK | os.X_OK):
         raise OptionError(f"--out: {str(place)!r} may not be written; give another folder.")
-    if replaced:
-        from prunus.plans import PLAN
-
-        check_replaceable(out, PLAN)
+    if replaced is not None:
+        check_replaceable(out, replaced)

@@ -13,13 +13,15 @@ import numpy as np
 from torch import Tensor
 
 from prunus.errors import PlanError
-from prunus.files import atomic_dir
-from prunus.plans import PLAN, Plan
+from prunus.files import Contents, atomic_dir
+from prunus.plans import PLAN, PLAN_FILES, Plan
 
 if TYPE_CHECKING:
     from prunus.recipe import Recipe
 
 _RECIPE, _SCORES, _WEIGHTS = "recipe.json", "scores.safetensors", "dense.safetensors"
+PICTURE = "plan.svg"
+PLAN_FOLDER = Contents(PLAN, PLAN_FILES.names | {_RECIPE, _SCORES, _WEIGHTS, PICTURE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def write_plan_folder(
     from safetensors.numpy import save
     from safetensors.torch import save as save_tensors
 
-    with atomic_dir(out, PLAN) as folder:
+    with atomic_dir(out, PLAN_FOLDER) as folder:
         plan.write(folder)
         values = recipe.model_dump(mode="json")
         # The folder of the recipe, seen from the plan: both may move together.

@@ -14,13 +14,12 @@ from torch import nn
 
 from prunus.arguments import shown
 from prunus.errors import ModelError, OptionError, UsageError, nearest
-from prunus.exporters.header import CONSTANTS, GRAPH, WEIGHTS, FileMark, Header
+from prunus.exporters.header import CHECKPOINT, CONSTANTS, GRAPH, WEIGHTS, FileMark, Header
 from prunus.exporters.pack import fleeting_names, stored_tensors, write_tensors
 from prunus.exporters.parts import Pruned, check_metadata, class_name, parts, write_plan
 from prunus.exporters.surgery_json import check_rewriting, constant_attribute, decode_surgery, encode_surgery
 from prunus.files import atomic_dir
 from prunus.graph.recorder import named_tensors
-from prunus.plans import PLAN
 from prunus.surgery.program import Program
 from prunus.surgery.record import Surgery
 
@@ -54,7 +53,7 @@ def save(
     Example:
         ``prunus.save(prunus.prune(model, x, budget={"macs": 0.5}), "small")``
     """
-    with atomic_dir(folder, PLAN) as temporary:
+    with atomic_dir(folder, CHECKPOINT) as temporary:
         write_checkpoint(result, temporary, tensors=tensors, metadata=metadata)
     return Path(folder)
 

@@ -13,12 +13,16 @@ import torch
 
 from prunus.decode import decode_record, parse_json
 from prunus.errors import DataError, ModelError
-from prunus.plans import PLAN, Mend
+from prunus.files import Contents
+from prunus.plans import PLAN, PLAN_FILES, Mend
 from prunus.version import VERSION
 
 FORMAT = "prunus-checkpoint/1"
 HEADER, GRAPH = "checkpoint.json", "graph.json"
 WEIGHTS, CONSTANTS = "weights.safetensors", "constants.safetensors"
+RESULTS, REPORT = "results.json", "report.html"
+CHECKPOINT = Contents(PLAN, PLAN_FILES.names | {HEADER, GRAPH, WEIGHTS, CONSTANTS, RESULTS, REPORT})
+"""A checkpoint folder; `prunus prune` puts the results and their report beside it."""
 MODES = ("module", "hybrid", "graph")
 
 

@@ -14,11 +14,18 @@ from prunus.exporters.config_build import Builder, Changes, quiet, spelled
 from prunus.exporters.config_instance import as_pretrained, call_of, dense_config
 from prunus.exporters.config_proof import outputs
 from prunus.exporters.config_search import ELSE, UntoldError
+from prunus.exporters.header import CHECKPOINT
 from prunus.exporters.own_folder import write_card, write_own_folder
 from prunus.exporters.parts import Pruned, parts, write_plan
-from prunus.files import atomic_dir
+from prunus.files import Contents, atomic_dir
 from prunus.plans import PLAN
 from prunus.surgery.trial import relative_error
+
+_HUGGINGFACE = (
+    *("config.json", "generation_config.json", "README.md"),
+    *("model*.safetensors", "model.safetensors.index.json"),
+)
+FOLDER = Contents(PLAN, CHECKPOINT.names.union(_HUGGINGFACE))
 
 
 class NeedsPrunusWarning(UserWarning):
@@ -46,7 +53,7 @@ def save_pretrained(result: Pruned, folder: Path | str, example_inputs: Any = No
     try:
         return _save_told(result, folder, example_inputs)
     except UntoldError as error:
-        with atomic_dir(folder, PLAN) as temporary:
+        with atomic_dir(folder, FOLDER) as temporary:
             write_own_folder(result, temporary, error.reason)
         warnings.warn(
             f"{folder} loads with prunus.load, not with transformers alone: {error.reason} Cut with config_ties=True "
@@ -61,7 +68,7 @@ def _save_told(result: Pruned, folder: Path | str, example_inputs: Any) -> Path:
     fresh = as_pretrained(result, example_inputs)
     model, plan, surgery = parts(result)
     inputs = call_of(result, model, example_inputs)
-    with atomic_dir(folder, PLAN) as temporary:
+    with atomic_dir(folder, FOLDER) as temporary:
         with quiet():
             fresh.save_pretrained(temporary)  # type: ignore[operator]
             loaded = type(fresh).from_pretrained(temporary)  # type: ignore[attr-defined]

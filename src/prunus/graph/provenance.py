@@ -125,6 +125,26 @@ def in_training(model: nn.Module, graph: Graph, example_inputs: Any) -> tuple[Gr
     return found, notes.about(found)
 
 
+def of_another_call(model: nn.Module, graph: Graph, inputs: Any) -> tuple[Graph, Provenance] | None:
+    """Return the program that a model runs on another call, and where its literals come from; None where it fails.
+
+    Args:
+        model: what ``graph`` was captured from.
+        graph: its program on the example inputs.
+        inputs: of the other call; run for real where fake tensors do not lead to an end.
+    """
+    if "record" not in graph.how:
+        return None
+    for fake in (True, False) if "fake" in graph.how else (False,):
+        try:
+            notes, found = _recorded(model, inputs, fake=fake, training=False)
+        except Exception:
+            continue
+        found = cleaned(found)
+        return found, notes.about(found)
+    return None
+
+
 def _recorded(model: nn.Module, example_inputs: Any, *, fake: bool, training: bool) -> tuple[_Notes, Graph]:
     trace, model = Trace(), unwrap(model)
     twin = twin_with_origins(model, trace)
@@ -320,4 +340,4 @@ def _ends(index: Any) -> Iterator[Any]:
             yield from (x for x in (item.start, item.stop) if _is_number(x))
 
 
-__all__ = ["Place", "Provenance", "in_training", "literals", "provenance"]
+__all__ = ["Place", "Provenance", "in_training", "literals", "of_another_call", "provenance"]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
+from prunus.graph.capture import split_inputs, unwrap
 from prunus.graph.counts import Count
 from prunus.graph.coupling import Axis, Coupling, couple
 from prunus.graph.ir import TENSOR, Graph
 from prunus.graph.kept_forward import Equation, Multiple
 from prunus.graph.layout import Frozen
-from prunus.graph.provenance import Provenance, in_training
+from prunus.graph.provenance import Provenance, in_training, of_another_call
 from prunus.graph.traced import Attribute
 from prunus.surgery.terms import Terms, terms
 
@@ -41,6 +44,42 @@ def training_terms(model: nn.Module, coupling: Coupling, example_inputs: Any) ->
         return None
     found = in_training(model, coupling.graph, example_inputs)
     return None if found is None else other_terms(model, coupling, *found, "in training")
+
+
+def masked_terms(model: nn.Module, coupling: Coupling, example_inputs: Any) -> OtherTerms | None:
+    """Record a model on the example with a padded mask, and return what that program asks for.
+
+    Where the example has no mask, code may take another path with one: repeat the keys of grouped queries, say. None
+    where the forward takes no mask, or none of this form: (batch, length), 0 where nothing is.
+    """
+    call = _with_mask(unwrap(model), example_inputs)
+    found = None if call is None else of_another_call(model, coupling.graph, call)
+    return None if found is None else other_terms(model, coupling, *found, "with a padded mask")
+
+
+_MASKS = ("attention_mask", "mask", "padding_mask", "pad_mask", "src_mask")
+
+
+def _with_mask(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
+    args, kwargs = split_inputs(example_inputs)
+    try:
+        signature = inspect.signature(model.forward)
+        given = signature.bind(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        return None
+    names = [n for n in _MASKS if n in signature.parameters and n not in given]
+    kinds = {signature.parameters[n].kind for n in (*names[:1], *given)}
+    first = next((x for x in given.values() if isinstance(x, torch.Tensor) and x.dim() > 1), None)
+    if not names or first is None or first.shape[1] < 2 or not kinds <= {_PLAIN, inspect.Parameter.KEYWORD_ONLY}:
+        return None
+    if first.dim() != (3 if first.is_floating_point() else 2):
+        return None
+    mask = torch.ones(first.shape[:2], dtype=torch.int64, device=first.device)
+    mask[:, -1] = 0
+    return {**given, names[0]: mask}
+
+
+_PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 def other_terms(model: nn.Module, coupling: Coupling, graph: Graph, known: Provenance, when: str) -> OtherTerms:

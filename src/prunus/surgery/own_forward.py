@@ -16,7 +16,7 @@ from prunus.graph.provenance import provenance
 from prunus.graph.traced import Attribute
 from prunus.surgery.adapters import adapter_ranks
 from prunus.surgery.head_dims import head_dims as dims_of_heads
-from prunus.surgery.other_terms import other_terms, training_terms
+from prunus.surgery.other_terms import masked_terms, other_terms, training_terms
 from prunus.surgery.terms import Terms, terms
 from prunus.surgery.ties import tied
 
@@ -25,6 +25,7 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
     """Say what a cut has to respect so that no forward has to be rewritten. The model is untouched.
 
     The program in training is asked too, where there is one: a head that only training reads is a part of the network.
+    So is the program with a padded mask, where the forward takes one and the example has none.
 
     Args:
         model: what ``coupling`` was made from.
@@ -39,7 +40,7 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
     frozen = {**(dims_of_heads(model, coupling) if head_dims == "whole" else {}), **found.frozen}
     frozen |= adapter_ranks(model, coupling)
     old = dict(known.values)
-    others = [training_terms(model, coupling, example_inputs)]
+    others = [training_terms(model, coupling, example_inputs), masked_terms(model, coupling, example_inputs)]
     if known.idle is not None:
         others.append(other_terms(model, coupling, known.idle, known, "for nothing"))
     for other in others:
