@@ -6,6 +6,7 @@ import fnmatch
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,10 +127,22 @@ def atomic_dir(final: Path | str, contents: Contents | None = None) -> Iterator[
     try:
         yield temporary
         with _os_errors_named(target):
+            _open_as_usual(temporary)
             _sync_tree(temporary)
             _swap_in(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _open_as_usual(folder: Path) -> None:
+    """Give every file the permissions that the umask says: some writers make files for their owner alone."""
+    probe = _sibling(folder / "probe", "tmp")
+    probe.touch()
+    usual = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(usual)
 
 
 def _swap_in(temporary: Path, target: Path) -> None:

@@ -193,8 +193,8 @@ class Plan:
         try:
             return Plan(
                 fingerprint=text["fingerprint"],
-                axes={k: _to_mask(v["keep"], v["size"]) for k, v in text["axes"].items()},
-                keep={t: {int(d): from_ranges(r) for d, r in dims.items()} for t, dims in text["tensors"].items()},
+                axes={k: _axis_of(k, v, where) for k, v in text["axes"].items()},
+                keep={t: _kept_of(t, dims, where) for t, dims in text["tensors"].items()},
                 # A person who adds a branch gives its name alone; `review.settle` finds its place.
                 drops=tuple(Drop("", 0, d) if isinstance(d, str) else Drop(**d) for d in text["drops"]),
                 masks=masks,
@@ -206,6 +206,25 @@ class Plan:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"{where} is damaged: {type(error).__name__} {error}.") from error
+
+
+def _axis_of(name: str, value: Any, where: str) -> np.ndarray:
+    form = {"size": int, "keep": str}
+    if not isinstance(value, dict) or {k: type(v) for k, v in value.items()} != form:
+        raise PlanError(f"{where}: axis {name!r} is {shown(value)}; allowed: {{'size': 8, 'keep': '0-3,6'}}.")
+    try:
+        return _to_mask(value["keep"], value["size"])
+    except ValueError as error:
+        raise PlanError(f"{where}: axis {name!r}: {error}; allowed: ranges in rising order, '0-3,6'.") from None
+
+
+def _kept_of(name: str, value: Any, where: str) -> dict[int, np.ndarray]:
+    if not isinstance(value, dict) or not all(k.isdigit() and isinstance(v, str) for k, v in value.items()):
+        raise PlanError(f"{where}: tensor {name!r} is {shown(value)}; allowed: dims and ranges, {{'0': '0-3,6'}}.")
+    try:
+        return {int(dim): from_ranges(text) for dim, text in value.items()}
+    except ValueError as error:
+        raise PlanError(f"{where}: tensor {name!r}: {error}; allowed: ranges in rising order, '0-3,6'.") from None
 
 
 def _parsed(path: Path) -> Any:

@@ -151,3 +151,11 @@ def test_an_empty_folder_and_one_of_ours_are_replaced(tmp_path):
             (folder / "plan.json").write_text(content)
             (folder / "model-1.safetensors").write_text(content)
     assert (place / "plan.json").read_text() == "2"
+
+
+def test_permissions_are_those_of_the_umask(tmp_path):
+    with atomic_dir(tmp_path / "out") as folder:
+        (folder / "own.txt").write_text("1")
+        (folder / "own.txt").chmod(0o600)
+    (tmp_path / "usual.txt").write_text("1")
+    assert (tmp_path / "out" / "own.txt").stat().st_mode == (tmp_path / "usual.txt").stat().st_mode

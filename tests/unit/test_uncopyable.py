@@ -86,6 +86,9 @@ DAMAGED: list[tuple[str, Callable[[dict[str, Any]], dict[str, Any]], str]] = [
     ("signed", ranges("-1"), "'-1' is no range"),
     ("other digits", ranges("٣"), "is no range"),
     ("axis", lambda p: {**p, "axes": {k: {**v, "size": 10**12} for k, v in p["axes"].items()}}, "a size of 10"),
+    ("list", lambda p: {**p, "axes": {key: [1, 2] for key in p["axes"]}}, "axis '0:out' is .1, 2.; allowed"),
+    ("kinds", lambda p: {**p, "axes": {key: {"size": "8", "keep": "0"} for key in p["axes"]}}, "axis '0:out' is"),
+    ("null", lambda p: {**p, "tensors": dict.fromkeys(p["tensors"])}, "tensor '0.weight' is None; allowed: dims"),
     ("mask", lambda p: {**p, "masks": {"0.weight": {"shape": [10**6, 10**6], "kept": 3}}}, "does not hold the masks"),
 ]
 

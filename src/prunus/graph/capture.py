@@ -14,6 +14,7 @@ from torch import nn
 
 from prunus.arguments import door
 from prunus.errors import CaptureError, ModelError, OptionError
+from prunus.graph.alone import ALONE
 from prunus.graph.arguments import as_called
 from prunus.graph.ir import Graph
 from prunus.graph.passes import drop_dead, fold_constants
@@ -123,7 +124,13 @@ def _refuse(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Run in eval mode and restore modes, attributes, buffers and random state afterwards."""
+    """Run in eval mode and restore modes, attributes, buffers and random state afterwards; one thread at a time."""
+    with ALONE, _preserved(model):
+        yield
+
+
+@contextlib.contextmanager
+def _preserved(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     state = [(m, dict(m.__dict__), _contents(m.__dict__)) for m in modules]
     values = [(b, b.detach().clone()) for b in model.buffers() if b.device.type != "meta"]

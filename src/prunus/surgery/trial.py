@@ -12,6 +12,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
+from prunus.graph.alone import ALONE
 from prunus.graph.capture import preserved, unwrap
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph, Ref
@@ -63,6 +64,7 @@ class Trial:
     def computing(self, *, gradients: bool = False) -> Iterator[None]:
         """Run a block in the trial's float type, from its random state."""
         with (
+            ALONE,  # the default float type is the process's
             torch.set_grad_enabled(gradients),
             seeded(self.seed, one_number=self.random),
             computing_in(self.dtype),
