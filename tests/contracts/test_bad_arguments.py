@@ -242,7 +242,7 @@ PLANS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("a list", lambda t: [], r"plan.json is \[\]; a plan is an object with the keys"),
     ("settings", lambda t: {**t, "settings": 5}, r"'settings' is 5; allowed: an object"),
     ("axes", lambda t: {**t, "axes": [5]}, r"'axes' is \[5\]; allowed: an object"),
-    ("tensors", lambda t: {**t, "tensors": {"a": 5}}, "is damaged"),
+    ("tensors", lambda t: {**t, "tensors": {"a": 5}}, "tensor .a. is 5; allowed: dims and ranges"),
     ("drops", lambda t: {**t, "drops": "x"}, r"'drops' is 'x'; allowed: a list"),
     ("masks", lambda t: {**t, "masks": {"a": 5}}, "does not hold the masks"),
     ("no axes", lambda t: {k: v for k, v in t.items() if k != "axes"}, "the key 'axes' is missing"),
