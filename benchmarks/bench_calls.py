@@ -44,7 +44,7 @@ def _run(known: dict[str, list[Entry]], given: argparse.Namespace) -> None:
     done = {} if given.again else read_records(given.log)
     wanted = [e for e in _in_turns(known) if not given.models or e.name in given.models]
     todo: Iterator[Task] = iter([(e, (MODE,)) for e in wanted if (MODE, e.zoo, e.name) not in done])
-    limits = Limits(given.seconds, given.gigabytes, given.niceness, given.processes)
+    limits = Limits.of(given)
     ends = float("inf") if given.all or given.models else time.monotonic() + 60 * given.minutes
     # A few at a time: what has begun ends, and nothing begins after that.
     while time.monotonic() < ends and (some := list(itertools.islice(todo, 2 * given.processes))):
@@ -87,10 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="run again what is in the log")
     parser.add_argument("--log", type=Path, default=ROOT / "runs" / "calls.jsonl", help="finished models, one a line")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder for calls.json and calls.md")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--gigabytes", type=float, default=12.0)
-    parser.add_argument("--niceness", type=int, default=15)
+    Limits.options(parser)
     return parser
 
 

@@ -31,7 +31,7 @@ def main() -> int:
     torch.set_num_threads(1)
     load_rules()  # before the forks: every child runs the same code, whatever changes on disk meanwhile
     options.log.parent.mkdir(parents=True, exist_ok=True)
-    limits = Limits(options.seconds, options.gigabytes, options.niceness, options.processes)
+    limits = Limits.of(options)
     known = {zoo: entries(zoo) for zoo in ZOOS if zoo in options.zoo}
     chosen = [e for zoo in known for e in known[zoo] if not options.models or e.name in options.models]
     _run(chosen, limits, options)
@@ -77,10 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--retry", action="store_true", help="run failed models again")
     parser.add_argument("--again", action="store_true", help="run everything again")
     parser.add_argument("--unproved", action="store_true", help="compare programs only; run no network in float64")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--gigabytes", type=float, default=12.0)
-    parser.add_argument("--niceness", type=int, default=15)
+    Limits.options(parser)
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,17 @@ class Limits:
     gigabytes: float = 12.0
     niceness: int = 15
     processes: int = 2
+
+    @classmethod
+    def options(cls, parser: argparse.ArgumentParser) -> None:
+        """Add an option for each limit."""
+        for item in fields(cls):
+            parser.add_argument(f"--{item.name}", type=type(item.default), default=item.default)
+
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> Limits:
+        """Return what was asked for."""
+        return cls(**{item.name: getattr(given, item.name) for item in fields(cls)})
 
 
 @dataclass(slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -13,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.graph.alone import ALONE
 from prunus.graph.capture import preserved, split_inputs
 from prunus.graph.ir import INPUT, TENSOR, Graph
 from prunus.graph.recorder import Recorder, record
-from prunus.graph.watching import bind, module_calls, schema_of
+from prunus.graph.watching import bind, module_calls, ops_mode, schema_of
 
 _TORCH = torch.__file__.rpartition("/")[0] + "/"
 _HERE = __file__.rpartition("/")[0] + "/"
@@ -135,6 +135,7 @@ class Overriding:
         self._wanted = {}
         for place in self.wanted:
             self._wanted.setdefault(place.path, []).append(place)
+        ALONE.acquire()  # what is switched here belongs to the process
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
@@ -142,11 +143,12 @@ class Overriding:
                 module_calls(self),  # type: ignore[arg-type]
                 torch.compiler.set_stance("force_eager"),
                 enable_python_dispatcher(),
-                _mode_class()(self.run),
+                ops_mode()(self.run),
             ):
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
+            ALONE.release()
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> int:
         """A module is being called."""
@@ -204,31 +206,6 @@ def positional(func: Any, bound: Mapping[str, Any]) -> tuple[tuple[Any, ...], di
         tuple(v for k, v in bound.items() if k not in keyword),
         {k: v for k, v in bound.items() if k in keyword},
     )
-
-
-@functools.cache
-def _mode_class() -> type:
-    """Return the dispatch mode that sees ops before autograd takes them apart; made on demand, importing it is slow."""
-    from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class _Mode(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
-        """The pre-dispatch key admits only this mode's family."""
-
-        def __init__(self, run: Callable[..., Any]) -> None:
-            TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
-            self.run_op = run
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            return self.run_op(func, args, kwargs or {})
-
-        def __enter__(self) -> Any:
-            return TorchDispatchMode.__enter__(self)  # type: ignore[no-untyped-call]
-
-        def __exit__(self, *error: Any) -> None:
-            TorchDispatchMode.__exit__(self, *error)  # type: ignore[no-untyped-call]
-
-    return _Mode
 
 
 __all__ = ["Overriding", "Place", "Replacement", "places", "positional"]

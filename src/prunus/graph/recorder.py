@@ -13,7 +13,7 @@ from torch import nn
 
 from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref, TensorInfo, TensorMeta
 from prunus.graph.opening import opened
-from prunus.graph.watching import bind, mode_class, module_calls, schema_of, source_line
+from prunus.graph.watching import bind, module_calls, recording, schema_of, source_line
 
 _SKIPPED = ("aten._assert", "aten.sym_", "prim.", "aten.is_", "aten.size", "aten.stride", "aten._has_", "profiler.")
 
@@ -268,7 +268,7 @@ def record(
         inputs = tuple(recorder.add_input(x) for x in flat if isinstance(x, torch.Tensor))
         stack.enter_context(module_calls(recorder))
         stack.enter_context(enable_python_dispatcher())
-        stack.enter_context(mode_class()(recorder))
+        stack.enter_context(recording(recorder))
         if watch is not None:
             stack.enter_context(watch(recorder))
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -92,30 +92,24 @@ def _grouped_mm(func: Any, mat_a: torch.Tensor, mat_b: torch.Tensor, *args: Any,
     return mat_a.new_empty(mat_a.shape[0], mat_b.shape[-1])
 
 
-def mode_class() -> type:
-    """Return the dispatch mode that shows every op to a recorder; made on demand, for importing it is slow."""
+@functools.cache
+def ops_mode() -> type:
+    """Return the dispatch mode that sees ops before autograd takes them apart; made on demand, importing it is slow.
+
+    It is made with what runs an op: ``(op, args, kwargs) → result``.
+    """
     from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from prunus.graph.shapes import by_formula
-
     class _Mode(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
-        """Sees every op before autograd decomposes it (the pre-dispatch key admits only this mode's family)."""
+        """The pre-dispatch key admits only this mode's family."""
 
-        def __init__(self, recorder: Watcher) -> None:
+        def __init__(self, run_op: Callable[[Any, Any, Any], Any]) -> None:
             TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
-            self.recorder = recorder
+            self.run_op = run_op
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            kwargs = kwargs or {}
-            for value in pytree.tree_leaves((args, kwargs)):
-                if isinstance(value, torch.Tensor):
-                    self.recorder.ref(value)
-            out = by_formula(func, args, kwargs)
-            if out is None:
-                out = _stand_in(func)(*args, **kwargs)
-            self.recorder.record(func, args, kwargs, out)
-            return out
+            return self.run_op(func, args, kwargs or {})
 
         def __enter__(self) -> Any:
             return TorchDispatchMode.__enter__(self)  # type: ignore[no-untyped-call]
@@ -124,6 +118,23 @@ def mode_class() -> type:
             TorchDispatchMode.__exit__(self, *error)  # type: ignore[no-untyped-call]
 
     return _Mode
+
+
+def recording(recorder: Watcher) -> Any:
+    """Return the mode that shows every op to a recorder."""
+    from prunus.graph.shapes import by_formula
+
+    def run_op(func: Any, args: Any, kwargs: Any) -> Any:
+        for value in pytree.tree_leaves((args, kwargs)):
+            if isinstance(value, torch.Tensor):
+                recorder.ref(value)
+        out = by_formula(func, args, kwargs)
+        if out is None:
+            out = _stand_in(func)(*args, **kwargs)
+        recorder.record(func, args, kwargs, out)
+        return out
+
+    return ops_mode()(run_op)
 
 
 @contextlib.contextmanager

@@ -161,7 +161,7 @@ class _Work:
         for size in choices:
             if size.batches and self.batches >= {*size.batches}:
                 continue
-            for there in self._ways(size):
+            for there in self._ways(size, alone=self.alone):
                 try:
                     return there, there.outputs()
                 except Exception as error:
@@ -169,9 +169,9 @@ class _Work:
                         raise
         return None
 
-    def _ways(self, size: Size) -> Iterator[_There]:
-        """Yield what may be the reference at a size."""
-        if self.alone:
+    def _ways(self, size: Size, *, alone: bool) -> Iterator[_There]:
+        """Yield what may be the reference at a size: the original itself where it can be, and its program there."""
+        if alone:
             yield _There(self.it.at(self.it.coupling, size.inputs), size, self.original, True)
         own = self.it.coupling
         coupling = analysed(self.model, own, self.it.plan, size.inputs) if size.batches else own
@@ -185,9 +185,7 @@ class _Work:
         error, told = _error(there.it.at(there.it.coupling, size.inputs), twin, masked, few=few)
         if not error <= self.check.tolerance and (there.alone or few):
             # The original may average over what goes there, or over the samples: its program at this size decides.
-            alone, self.alone = self.alone, False
-            again = next(self._ways(size), None)
-            self.alone = alone
+            again = next(self._ways(size, alone=False), None)
             if again is not None:
                 error, told = _error(again.it, twin, again.outputs())
         self.check = replace(

@@ -55,17 +55,14 @@ def verify(
         VerifyError: they differ by more than the tolerance, or a tensor is not the slice it should be; the message
             names the first node or module that parts from the reference.
     """
-    if coupling.forward is None or gradients:
-        check = _compared(model, small, coupling, plan, example_inputs, seed, torch.float64, gradients)
-        if not check.ok:
-            raise VerifyError(_message(check, model, small, coupling, plan, example_inputs, seed))
-        if coupling.forward is None:
-            return check
-        found = prove(model, small, coupling, plan, example_inputs, seed=seed, whole=True)
-        check = replace(found.check, gradient_error=check.gradient_error)
+    if coupling.forward is None:
+        found = Proof(_compared(model, small, coupling, plan, example_inputs, seed, torch.float64, gradients))
     else:
-        found = prove(model, small, coupling, plan, example_inputs, seed=seed, whole=not same_program)
-        check = found.check
+        found = prove(model, small, coupling, plan, example_inputs, seed=seed, whole=gradients or not same_program)
+    check = found.check
+    if check.ok and gradients and coupling.forward is not None:
+        learnt = gradient_error(trial(model, coupling, plan, example_inputs, seed=seed, dtype=check.dtype), small)
+        check = replace(check, gradient_error=None if learnt is None else learnt.error)
     if check.ok:
         return check
     if found.at:
