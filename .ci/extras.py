@@ -19,14 +19,14 @@ assert prunus.prune(model, x, budget={"params": 0.5}).after.params <= 0.5 * sum(
 """
 USES = {
     "": BARE,
-    "train": "from prunus.workloads import train_workload; train_workload('digits', epochs=1)",
+    "train": "from prunus.experiments.workloads import train_workload; train_workload('digits', epochs=1)",
     "report": "import jinja2, matplotlib",
     "onnx": "import onnx, onnxruntime",
-    "vision": "from prunus.sources import resolve_model; resolve_model('torchvision:resnet18');"
+    "vision": "from prunus.experiments.sources import resolve_model; resolve_model('torchvision:resnet18');"
     "resolve_model('timm:test_resnet')",
     "text": "from transformers import BertConfig, BertForSequenceClassification as Bert; from pathlib import Path;"
     "Bert(BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8))"
-    ".save_pretrained('bert'); from prunus.sources import resolve_model; resolve_model('hf:bert')",
+    ".save_pretrained('bert'); from prunus.experiments.sources import resolve_model; resolve_model('hf:bert')",
 }
 
 

@@ -71,7 +71,7 @@ def main() -> None:
     given = parser.parse_args()
     import torch
 
-    from prunus.sources.vision_ops import import_torchvision
+    from prunus.experiments.sources.vision_ops import import_torchvision
 
     import_torchvision()
     import torchvision

@@ -70,4 +70,4 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 @pytest.fixture(autouse=True)
 def short_matching(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let repairs that train the whole network take few steps."""
-    monkeypatch.setattr("prunus.repairs.effort.MATCHING_STEPS", 60)
+    monkeypatch.setattr("prunus.repairs.choose_repairs.MATCHING_STEPS", 60)

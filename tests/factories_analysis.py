@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from prunus.analysis import Analysis, analyse
-from prunus.measurement.batches import DataSource
+from prunus.data.batches import DataSource
+from prunus.data.splits import Splits
 from prunus.methods import METHODS
 from prunus.plans import Plan
-from prunus.workloads.splits import Splits
 
 
 def analysis_of(

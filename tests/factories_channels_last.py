@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 import prunus
 from factories_cuts import random_share
-from prunus import memory_format
+from prunus.analysis.score import make_plan
 from prunus.criteria.gradients import collect_gradients
+from prunus.data.splits import Split
+from prunus.foundation import memory_format
+from prunus.foundation.memory_format import MemoryFormatWarning
 from prunus.measurement.latency import latency_ratio
-from prunus.memory_format import MemoryFormatWarning
-from prunus.planning import make_plan
 from prunus.pruner import Pruner
 from prunus.pruner.loop import train_pruning_
-from prunus.repairs import effort, repair_
+from prunus.repairs import choose_repairs, repair_
 from prunus.surgery.cut import cut
 from prunus.surgery.gradients import compare_gradients
 from prunus.training import TrainingOptions, finetune_
-from prunus.workloads.splits import Split
 
 CHANNELS_LAST = torch.channels_last
 OPTIONS = TrainingOptions(2, 1e-3, 8)
@@ -163,7 +163,7 @@ def main(names: list[str]) -> None:
     """Call the entries of these names, or all."""
     c_library = ctypes.CDLL(None)
     torch.set_num_threads(1)
-    effort.MATCHING_STEPS = 3
+    choose_repairs.MATCHING_STEPS = 3
     for name in names or list(ENTRIES):
         c_library.puts(f"entry:{name}".encode())
         with warnings.catch_warnings(record=True) as caught:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.cost.price import cost_model
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
-from prunus.measurement.price import cost_model
 from prunus.plans import Plan, fingerprint
 from prunus.surgery.cut import cut
 from prunus.surgery.verify import compare_models

@@ -9,10 +9,10 @@ import torch
 
 from factories_analysis import analysis_of
 from prunus.analysis import Analysis
+from prunus.data.splits import Split, Splits
+from prunus.experiments.workloads.digits import load_digits_splits
+from prunus.experiments.workloads.digits_net import DigitsNet
 from prunus.training import TrainingOptions, finetune_
-from prunus.workloads.digits import load_digits_splits
-from prunus.workloads.digits_net import DigitsNet
-from prunus.workloads.splits import Split, Splits
 
 SAMPLES = 64
 

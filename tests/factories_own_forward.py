@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from prunus.analysis.score import make_plan
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.kept_forward import OwnForward
 from prunus.nn import Bypass, MultiheadAttention, Zero
-from prunus.planning import make_plan
 from prunus.plans import Plan
 from prunus.surgery.cut import operate
 from prunus.surgery.own_forward import own_forward

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from factories_cuts import random_share
+from prunus.analysis.score import make_plan
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
-from prunus.planning import make_plan
 from prunus.plans import Drop, Plan
 from prunus.surgery.cut import operate
 from prunus.surgery.record import Surgery

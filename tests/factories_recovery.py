@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.analysis.score import make_plan
+from prunus.data.sources import Split
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
-from prunus.planning import make_plan
 from prunus.plans import Plan
 from prunus.recovery import Case, RecoveryOptions
 from prunus.surgery.cut import operate
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, finetune_
-from prunus.workloads.sources import Split
 
 CLASSES, FEATURES, WIDTH = 4, 8, 24
 

@@ -68,6 +68,6 @@ def distance(dense: nn.Module, small: nn.Module, inputs: Tensor) -> float:
 def nothing(model: nn.Module, inputs: Any) -> tuple[Coupling, Plan]:
     """Return the analysis and a plan that removes nothing."""
     coupling = prunus.couple(prunus.capture(model, inputs))
-    from prunus.planning import make_plan
+    from prunus.analysis.score import make_plan
 
     return coupling, make_plan(coupling, {})

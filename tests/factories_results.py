@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from prunus.results import Environment, LayerChange, Results, Row, Skipped
+from prunus.report.results import Environment, LayerChange, Results, Row, Skipped
 
 METHODS = {
     "absolute-threshold": "weight",

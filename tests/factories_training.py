@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.data.sources import Split
 from prunus.pruner import Pruner
-from prunus.workloads.sources import Split
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd with momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-2),

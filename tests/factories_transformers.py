@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from factories_pruned import Cut
+from prunus.analysis.score import make_plan
+from prunus.experiments.sources.vision_ops import import_torchvision
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
-from prunus.planning import make_plan
-from prunus.sources.vision_ops import import_torchvision
 from prunus.surgery.cut import operate
 
 SIZES = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}

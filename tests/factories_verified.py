@@ -9,15 +9,15 @@ from torch import nn
 
 from factories_cuts import random_share
 from factories_networks import NetSpec
+from prunus.analysis.score import make_plan
 from prunus.errors import VerifyError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.ir import Node
-from prunus.planning import make_plan
 from prunus.plans import Plan
-from prunus.surgery import literals
+from prunus.surgery import rewrite_graph
 from prunus.surgery.cut import cut
-from prunus.surgery.trial import Trial, trial
+from prunus.surgery.proof_run import Trial, trial
 from prunus.surgery.verify import Check, compare_models, verify
 
 IMAGE = NetSpec("image", (2, 3, 1), width=8)
@@ -64,9 +64,9 @@ def said(it: Proof, **options: Any) -> str:
 
 def unscaled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a plausible bug into the rewriting: attention divides by the root of the new width."""
-    true = literals._rewritten
+    true = rewrite_graph._rewritten
 
-    def wrong(sizes: literals.Sizes, node: Node) -> Any:
+    def wrong(sizes: rewrite_graph.Sizes, node: Node) -> Any:
         return None if "attention" in node.op else true(sizes, node)
 
-    monkeypatch.setattr(literals, "_rewritten", wrong)
+    monkeypatch.setattr(rewrite_graph, "_rewritten", wrong)

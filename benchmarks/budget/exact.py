@@ -20,11 +20,11 @@ NETS = (*OWN, "resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "densenet121")
 
 def _net(name: str) -> tuple[nn.Module, torch.Tensor]:
     if name in OWN:
-        from prunus.workloads import WORKLOADS
+        from prunus.experiments.workloads import WORKLOADS
 
         workload = WORKLOADS.get(name)
         return workload.build(0).eval(), workload.example_inputs()[0]
-    from prunus.sources.vision_ops import import_torchvision
+    from prunus.experiments.sources.vision_ops import import_torchvision
 
     import_torchvision()
     import torchvision
@@ -36,9 +36,9 @@ def price_and_count(name: str) -> Row:
     """Allocate one network by every allocator and metric; count params and MACs of the cut network anew."""
     from prunus import analyse
     from prunus.budget import ALLOCATORS
+    from prunus.cost.price import cost_model
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
-    from prunus.measurement.price import cost_model
     from prunus.surgery.cut import operate
 
     model, x = _net(name)
@@ -76,11 +76,11 @@ def tree_seconds(leaves: int, levels: int) -> Row:
 def search_seconds(evaluations: int) -> Row:
     """Refine an allocation of a small network by its true loss."""
     from prunus.budget import allocate, parse_budget, unit_problem
-    from prunus.budget.evolve import Search, refine
+    from prunus.budget.evolutionary_search import Search, refine
+    from prunus.experiments.trained_model import trained_model
+    from prunus.foundation.progress import Silent
     from prunus.methods.layer_wise import masked_loss
-    from prunus.methods.neurons import unit_scores
-    from prunus.progress import Silent
-    from prunus.trained_model import trained_model
+    from prunus.methods.scored_units import unit_scores
 
     parent = trained_model(recipe_for("glyphs/resnet", {"prune": {"budget": {"params": 0.5}}}), 0, Silent())
     analysis = parent.analysis

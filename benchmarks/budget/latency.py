@@ -15,11 +15,11 @@ Row = dict[str, Any]
 
 def _net(name: str) -> tuple[nn.Module, torch.Tensor]:
     if name.startswith("glyphs/"):
-        from prunus.workloads import WORKLOADS, load_glyphs, trained
+        from prunus.experiments.workloads import WORKLOADS, load_glyphs, trained
 
         assert name in WORKLOADS
         return trained(name), next(iter(load_glyphs().calibration.batches(64)))[0]
-    from prunus.sources.vision_ops import import_torchvision
+    from prunus.experiments.sources.vision_ops import import_torchvision
 
     import_torchvision()
     import torchvision
@@ -39,12 +39,12 @@ def meet(name: str, share: float) -> Row:
 
 def predict(name: str, plans: int) -> Row:
     """Compare predicted and measured time ratios of networks at widths drawn anew."""
+    from prunus.analysis.score import make_plan
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
     from prunus.measurement.latency import latency_ratio
-    from prunus.planning import make_plan
+    from prunus.measurement.timing import latency_model
     from prunus.surgery.cut import operate
-    from prunus.timing import latency_model
 
     model, x = _net(name)
     coupling = couple(capture(model, x))
@@ -71,13 +71,13 @@ def against_macs(name: str, share: float, seed: int) -> Row:
     The MACs budget is bisected to the same predicted time; both plans come from equal scores and one allocator.
     """
     from prunus.budget import parse_budget
+    from prunus.experiments.trained_model import trained_model
+    from prunus.foundation.progress import Silent
     from prunus.measurement.latency import latency_ratio
     from prunus.measurement.quality import evaluate, paired_interval
     from prunus.methods import METHODS
     from prunus.outcome import train_
-    from prunus.progress import Silent
     from prunus.surgery.cut import operate
-    from prunus.trained_model import trained_model
 
     recipe = recipe_for(name, {"seed": seed, "prune": {"budget": {"latency_ms": share}}})
     parent = trained_model(recipe, seed, Silent())

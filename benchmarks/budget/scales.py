@@ -28,7 +28,7 @@ def recipe_for(workload: str, more: Mapping[str, Any]) -> Any:
     """Return the recipe of a built-in model, with its own training and recovery."""
     import yaml
 
-    from prunus.recipe import load_recipe
+    from prunus.experiments.recipe import load_recipe
 
     data = "digits" if workload == "digits" else "glyphs"
     with tempfile.TemporaryDirectory() as folder:
@@ -40,9 +40,9 @@ def recipe_for(workload: str, more: Mapping[str, Any]) -> Any:
 @functools.lru_cache(maxsize=2)
 def contest(workload: str, metric: str, seed: int) -> Any:
     """Train, or take from the cache, one seed's network once for all methods."""
-    from prunus.progress import Silent
-    from prunus.trained_model import trained_model
-    from prunus.trial import trial_of
+    from prunus.experiments.trained_model import trained_model
+    from prunus.experiments.trial import trial_of
+    from prunus.foundation.progress import Silent
 
     recipe = recipe_for(workload, {"seed": seed, "prune": {"budget": {metric: 0.5}},
                                    "compare": {"latency": {"rounds": _ROUNDS, "batch": 64}}})  # fmt: skip
@@ -53,9 +53,9 @@ def measure(workload: str, metric: str, method: str, kept: float, seed: int) -> 
     """Plan, cut, verify, recover and score one method; the test answers are kept for paired intervals."""
 
     from prunus.errors import BudgetError
+    from prunus.experiments.trial import carry_through
     from prunus.measurement.quality import evaluate
     from prunus.methods import METHODS
-    from prunus.trial import carry_through
 
     run = contest(workload, metric, seed)
     subject, way = run.analysis.in_metric(metric), METHODS.get(method)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prunus.calls import CALLS
+from prunus.outcome.calls import CALLS
 
 Record = Mapping[str, Any]
 COLUMNS = ("ok", "differs", "fails", "n/a", "not comparable")

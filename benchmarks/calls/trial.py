@@ -11,9 +11,9 @@ import torch
 
 import prunus
 from prunus.analysis import Analysis
+from prunus.analysis.score import make_plan
 from prunus.errors import BudgetError
 from prunus.outcome import Outcome
-from prunus.planning import make_plan
 from zoo.catalog import Entry
 from zoo.choices import kept_sets
 

@@ -18,16 +18,16 @@ def plan_language_model(_: str) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from prunus.sources.vision_ops import import_torchvision
+    from prunus.experiments.sources.vision_ops import import_torchvision
 
     import_torchvision()
     import transformers
 
+    from prunus.analysis.score import make_plan
     from prunus.budget import Limit, fit_units
+    from prunus.cost.price import cost_model
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
-    from prunus.measurement.price import cost_model
-    from prunus.planning import make_plan
 
     baseline = Baseline.now()
     with torch.device("meta"):

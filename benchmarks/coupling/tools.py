@@ -16,7 +16,7 @@ def build(name: str) -> tuple[Any, Any]:
     """Return a torchvision classifier with random weights, and one image."""
     import torch
 
-    from prunus.sources.vision_ops import import_torchvision
+    from prunus.experiments.sources.vision_ops import import_torchvision
 
     import_torchvision()
     import torchvision
@@ -34,13 +34,13 @@ def ours(name: str) -> Result:
     import numpy as np
     import torch
 
+    from prunus.analysis.score import make_plan
+    from prunus.cost.price import cost_model
     from prunus.criteria import UnitEvidence
     from prunus.criteria.units import unit_magnitude
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
     from prunus.graph.recorder import named_tensors
-    from prunus.measurement.price import cost_model
-    from prunus.planning import make_plan
     from prunus.surgery.cut import operate
 
     baseline = Baseline.now()

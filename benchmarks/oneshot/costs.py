@@ -33,15 +33,15 @@ def whole_network(name: str, side: int, samples: int) -> Row:
 
 
 def _whole(name: str, side: int, samples: int) -> Row:
-    from prunus.sources.vision_ops import import_torchvision
+    from prunus.experiments.sources.vision_ops import import_torchvision
     from zoo.memory import peak_bytes
 
     import_torchvision()
     import torchvision
 
     from prunus.analysis import analyse
+    from prunus.data.splits import Split
     from prunus.methods import METHODS
-    from prunus.workloads.splits import Split
 
     torch.set_num_threads(2)
     torch.manual_seed(0)

@@ -62,8 +62,8 @@ def _text(correct: Tensor) -> str:
 @functools.lru_cache(maxsize=1)
 def case_of(name: str, seed: int) -> Case:
     """Train a built-in network, or take it from the cache, and score it once."""
+    from prunus.experiments.workloads import WORKLOADS, trained
     from prunus.measurement.quality import evaluate
-    from prunus.workloads import WORKLOADS, trained
 
     data, model = WORKLOADS.get(name).load(), trained(name, seed).eval()
     quality = evaluate(model, data.test.batches(256), data.classes)
@@ -72,8 +72,8 @@ def case_of(name: str, seed: int) -> Case:
 
 def macs_of(model: nn.Module, example: tuple[Tensor]) -> int:
     """Count the MACs of a network as it stands; every tool is counted in this way."""
+    from prunus.cost.price import cost_model
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
-    from prunus.measurement.price import cost_model
 
     return cost_model(couple(capture(model, example))).price().macs_forward

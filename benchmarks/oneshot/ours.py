@@ -60,7 +60,7 @@ def _subject(net: str, seed: int, samples: int | str) -> Any:
     """Return the network with images whose labels are all zero: whatever looked at them would show."""
 
     from prunus.analysis import analyse
-    from prunus.workloads.splits import Split
+    from prunus.data.splits import Split
 
     case: Case = case_of(net, seed)
     images = case.images(samples)
@@ -80,8 +80,8 @@ def _l2(subject: Any, kept: float) -> Any:
 
 def _order(subject: Any, kept: float) -> Any:
     """Take the order in which group OBS removes units, the same share of every axis."""
+    from prunus.analysis.score import make_plan
     from prunus.methods.obs_units import unit_levels
-    from prunus.planning import make_plan
 
     keep = subject.fit(unit_levels(subject).scores, subject.limit(kept), allocator="uniform")
     return make_plan(subject.coupling, keep, cost=subject.cost)
@@ -89,9 +89,9 @@ def _order(subject: Any, kept: float) -> Any:
 
 def _searched(subject: Any, kept: float) -> Any:
     """Exchange levels between axes wherever the outputs come closer after a refold, from the measured levels on."""
+    from prunus.analysis.score import make_plan
     from prunus.methods.loss_search import LossSearch
     from prunus.methods.obs_units import ByLevels, unit_levels
-    from prunus.planning import make_plan
 
     levels = unit_levels(subject)
     search = LossSearch(subject, ByLevels(levels.damage), CANDIDATES, repair="refold")

@@ -17,7 +17,7 @@ EVERY = 3
 
 def resnet50() -> nn.Module:
     """Return an untrained ResNet-50 of 1,000 classes."""
-    from prunus.sources.vision_ops import import_torchvision
+    from prunus.experiments.sources.vision_ops import import_torchvision
 
     import_torchvision()
     import torchvision

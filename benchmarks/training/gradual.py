@@ -25,12 +25,12 @@ def measure(workload: str, method: str, kept: float, seed: int) -> Row:
     "gradual-again": likewise, by LAMP, which weighs layers of different scale alike, in as many steps again.
     "one-shot": the dense network loses the smallest weights at one blow, and is trained a quarter as many steps on top.
     """
+    from prunus.experiments.workloads import WORKLOADS, trained
     from prunus.masks import absolute_masks, prunable_weights
     from prunus.measurement.quality import evaluate
     from prunus.pruner import Pruner
     from prunus.pruner.loop import train_pruning_
     from prunus.training import finetune_
-    from prunus.workloads import WORKLOADS, trained
 
     work = WORKLOADS.get(workload)
     parent, data = trained(workload, seed), work.load()

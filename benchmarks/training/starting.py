@@ -62,9 +62,9 @@ class Parent:
 
 
 def _macs(model: nn.Module, example: Any) -> int:
+    from prunus.cost.price import cost_model
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
-    from prunus.measurement.price import cost_model
 
     return cost_model(couple(capture(model, example))).price().macs_forward
 
@@ -76,8 +76,8 @@ def _text(correct: Tensor) -> str:
 @functools.lru_cache(maxsize=1)
 def parent_of(net: str, seed: int) -> Parent:
     """Train a built-in network, or take it from the cache."""
+    from prunus.experiments.workloads import WORKLOADS, trained
     from prunus.measurement.quality import evaluate
-    from prunus.workloads import WORKLOADS, trained
 
     work, model = WORKLOADS.get(net), trained(net, seed).eval()
     data = work.load()

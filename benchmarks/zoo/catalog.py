@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.sources.vision_ops import compute_nms, import_torchvision
+from prunus.experiments.sources.vision_ops import compute_nms, import_torchvision
 
 HERE = Path(__file__).parent
 ZOOS = ("torchvision", "timm", "transformers", "torchvision-tasks")

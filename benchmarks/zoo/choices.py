@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from prunus.budget.fit import fit_units
+from prunus.budget.fit_units import fit_units
 from prunus.budget.limits import Limit
+from prunus.cost.price import cost_model
 from prunus.graph.coupling import Coupling
 from prunus.graph.layout import atoms_of
-from prunus.measurement.price import cost_model
 from prunus.surgery.record import Surgery
 
 

@@ -13,12 +13,12 @@ from torch import nn
 
 import prunus
 from prunus.analysis import Analysis
+from prunus.cost.price import cost_model
 from prunus.errors import BudgetError
 from prunus.graph.coupling import Coupling, couple
-from prunus.measurement.price import cost_model
 from prunus.nn import Bypass, MultiheadAttention, Zero
 from prunus.outcome import Outcome
-from prunus.surgery.dynamic import batch_size
+from prunus.surgery.recapture import batch_size
 
 from .catalog import Entry
 from .choices import coverage_macs

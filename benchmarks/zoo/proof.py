@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.cost.price import cost_model
 from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling, couple
-from prunus.graph.run import run
-from prunus.measurement.price import cost_model
+from prunus.graph.interpreter import run
 from prunus.plans import Plan
-from prunus.surgery.bisect import first_divergence, wrong_tensor
+from prunus.surgery.bisect_difference import first_divergence, wrong_tensor
+from prunus.surgery.proof_run import Trial, relative_error, trial
 from prunus.surgery.tensors import cut_tensors
-from prunus.surgery.trial import Trial, relative_error, trial
 from prunus.surgery.verify import Check
 
 Tensors = list[torch.Tensor]

@@ -14,7 +14,7 @@ from torch import nn
 from prunus.exporters.checkpoint import save
 from prunus.exporters.restore import load
 from prunus.graph.capture import preserved, split_inputs
-from prunus.graph.opening import opened_leaves
+from prunus.graph.open_outputs import opened_leaves
 from prunus.plans import Plan
 from prunus.surgery.record import Surgery
 

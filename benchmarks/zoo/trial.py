@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.analysis.score import make_plan
+from prunus.cost.price import cost_model
 from prunus.graph.coupling import Coupling, couple
-from prunus.graph.parts import Captured, capture_or_parts
-from prunus.measurement.price import cost_model
-from prunus.planning import make_plan
+from prunus.graph.partial_capture import Captured, capture_or_parts
 from prunus.plans import Plan
 from prunus.surgery.cut import operate
 from prunus.surgery.record import Surgery

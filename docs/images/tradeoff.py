@@ -8,7 +8,7 @@ from typing import Any
 
 from prunus.report.plots.canvas import COLOURS, DASHES, GRID, INK, MARKERS
 from prunus.report.plots.scale import accuracy_axis
-from prunus.results import Results, Summary
+from prunus.report.results import Results, Summary
 
 ROWS = ("absolute-threshold", "importance", "window-kernel", "alps", "sensitivity", "filter-norm", "obs-units",
         "key-path", "layer-wise", "multi-scale", "random", "smaller-dense")  # fmt: skip

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prunus.analysis import Analysis, analyse
-    from prunus.citation import cite
-    from prunus.comparison import compare
+    from prunus.data.splits import splits_from_loaders as splits
     from prunus.errors import PrunusError
+    from prunus.experiments.citation import cite
+    from prunus.experiments.comparison import compare
+    from prunus.experiments.recipe import Recipe, load_recipe
     from prunus.exporters import load, save, undo
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
-    from prunus.inspection import inspect_model as inspect
-    from prunus.measuring import measure
+    from prunus.measurement.network import measure
     from prunus.outcome import Outcome, check_calls, export, realise, recover, repair, verify
     from prunus.pipeline import apply, plan, prune
+    from prunus.pipeline.recovering import recover_
+    from prunus.pipeline.shrinking import shrink
     from prunus.plans import Plan
     from prunus.pruner import Pruner, PrunerOptions
-    from prunus.recipe import Recipe, load_recipe
-    from prunus.recovering import recover_
     from prunus.repairs import repair_
-    from prunus.shrinking import shrink
+    from prunus.report.inspection import inspect_model as inspect
     from prunus.tree import grow_tree
-    from prunus.workloads.splits import splits_from_loaders as splits
 
 _HOMES = {
     "Analysis": "prunus.analysis",
@@ -33,30 +33,30 @@ _HOMES = {
     "Pruner": "prunus.pruner",
     "PrunerOptions": "prunus.pruner",
     "PrunusError": "prunus.errors",
-    "Recipe": "prunus.recipe",
+    "Recipe": "prunus.experiments.recipe",
     "analyse": "prunus.analysis",
     "apply": "prunus.pipeline",
     "capture": "prunus.graph.capture",
     "check_calls": "prunus.outcome",
-    "cite": "prunus.citation",
-    "compare": "prunus.comparison",
+    "cite": "prunus.experiments.citation",
+    "compare": "prunus.experiments.comparison",
     "couple": "prunus.graph.coupling",
     "export": "prunus.outcome",
     "grow_tree": "prunus.tree",
-    "inspect": "prunus.inspection:inspect_model",
+    "inspect": "prunus.report.inspection:inspect_model",
     "load": "prunus.exporters",
-    "load_recipe": "prunus.recipe",
-    "measure": "prunus.measuring",
+    "load_recipe": "prunus.experiments.recipe",
+    "measure": "prunus.measurement.network",
     "plan": "prunus.pipeline",
     "prune": "prunus.pipeline",
     "realise": "prunus.outcome",
     "recover": "prunus.outcome",
-    "recover_": "prunus.recovering",
+    "recover_": "prunus.pipeline.recovering",
     "repair": "prunus.outcome",
     "repair_": "prunus.repairs",
     "save": "prunus.exporters",
-    "shrink": "prunus.shrinking",
-    "splits": "prunus.workloads.splits:splits_from_loaders",
+    "shrink": "prunus.pipeline.shrinking",
+    "splits": "prunus.data.splits:splits_from_loaders",
     "undo": "prunus.exporters",
     "verify": "prunus.outcome",
 }

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from prunus.arguments import door, shown
 from prunus.errors import PlanError, nearest
-from prunus.files import Contents, atomic_dir
+from prunus.foundation.arguments import door, shown
+from prunus.foundation.atomic_files import Contents, atomic_dir
 from prunus.graph.ir import Graph
 
 FORMAT = "prunus-plan/1"

@@ -16,10 +16,10 @@ from torch import nn
 
 import prunus
 import prunus.testing
-from prunus.arguments import door
 from prunus.budget import Bound
 from prunus.criteria import UnitRule
 from prunus.errors import DataError, ModelError, OptionError, PlanError, PrunusError, UsageError, nearest
+from prunus.foundation.arguments import door
 
 BUDGET = {"params": 0.5}
 
@@ -262,7 +262,7 @@ def test_a_damaged_plan(bench: Bench, change: Callable[[dict[str, Any]], Any], s
 def test_a_plan_whose_axes_and_tensors_do_not_agree(bench: Bench, emptied: str) -> None:
     plan = prunus.Plan.load(bench.stored(lambda text: {**text, emptied: {}}))
     refused(lambda: prunus.apply(bench.model, plan, bench.x), PlanError, "axes and its tensors do not agree on '0.")
-    refused(lambda: prunus.realise(bench.analysis, plan), PlanError, "prunus.review.settle")
+    refused(lambda: prunus.realise(bench.analysis, plan), PlanError, "prunus.analysis.review.settle")
 
 
 @pytest.mark.parametrize(

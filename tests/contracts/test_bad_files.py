@@ -11,7 +11,7 @@ import pytest
 import prunus
 from prunus.cli.main import main
 from prunus.errors import ModelError, PrunusError
-from prunus.sources import resolve_model
+from prunus.experiments.sources import resolve_model
 
 RECIPE = "version: 1\nmodel: digits\ndata: digits\nprune: {budget: {params: 0.5}}\n"
 FLAGS = [

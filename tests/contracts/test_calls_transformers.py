@@ -9,8 +9,8 @@ import pytest
 
 import prunus
 from factories_transformers import build
-from prunus.calls import CallTable
 from prunus.outcome import Outcome
+from prunus.outcome.calls import CallTable
 
 GENERATION = ("cache, two steps", "generate, greedy", "generate, beam", "generate, sampled")
 EVERYWHERE = (

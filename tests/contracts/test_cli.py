@@ -13,7 +13,7 @@ import pytest
 
 from prunus.cli.main import main
 from prunus.errors import BudgetError
-from prunus.registry import Registry
+from prunus.foundation.registry import Registry
 
 RECIPE = "version: 1\nmodel: digits\ndata: digits\ncompare: {kept: [0.5, 0.1], seeds: 2}\n"
 
@@ -52,7 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     members: dict[str, dict[str, Any]] = {
         "prunus.methods": {"METHODS": registry},
-        "prunus.comparison": {"compare": compare},
+        "prunus.experiments.comparison": {"compare": compare},
         "prunus.report.table": {"print_table": lambda results, console=None: sys.stdout.write("the table\n")},
     }
     for name, content in members.items():
@@ -220,7 +220,7 @@ def test_what_goes_wrong_inside(
     def fail(*args: Any, **named: Any) -> None:
         raise error
 
-    monkeypatch.setattr(sys.modules["prunus.comparison"], "compare", fail)
+    monkeypatch.setattr(sys.modules["prunus.experiments.comparison"], "compare", fail)
     assert run("compare", str(recipe)) == code
     captured = capsys.readouterr()
     assert captured.out == ""

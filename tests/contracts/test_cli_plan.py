@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import prunus
-from prunus.workloads import WORKLOADS
+from prunus.experiments.workloads import WORKLOADS
 
 RECIPE = (
     "version: 1\nmodel: digits\ndata: digits\ntrain: {steps: 6}\n"

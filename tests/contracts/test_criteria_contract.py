@@ -12,7 +12,7 @@ from prunus.analysis import Analysis
 from prunus.budget import fit_units
 from prunus.criteria import UNIT_CRITERIA, damage_curves, probes_for
 from prunus.errors import OptionError
-from prunus.methods.neurons import unit_scores
+from prunus.methods.scored_units import unit_scores
 from prunus.testing import criterion_suite
 
 TRAINING = ("movement",)  # these need the steps of a training, not a pass over data

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 import factories_transformers
 import prunus
 from prunus.errors import DataError
-from prunus.graph.arguments import Calls, as_called
+from prunus.graph.call_form import Calls, as_called
 from prunus.measurement.quality import evaluate
 from prunus.outcome import Outcome
 from prunus.pruner import Pruner, PrunerOptions

@@ -7,7 +7,6 @@ from prunus.budget import ALLOCATORS
 from prunus.criteria import CRITERIA
 from prunus.exporters import EXPORTERS
 from prunus.repairs import REPAIRS
-from prunus.schedules import KEPT_SCHEDULES
 from prunus.testing import (
     allocator_suite,
     exporter_suite,
@@ -15,6 +14,7 @@ from prunus.testing import (
     schedule_suite,
     weight_criterion_suite,
 )
+from prunus.training.schedules import KEPT_SCHEDULES
 
 # A folder for transformers alone: what it promises is tried on its models in tests/unit/test_huggingface.py.
 OF_TRANSFORMERS = ("huggingface",)

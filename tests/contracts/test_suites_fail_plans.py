@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from factories_suites import Broken, check_broken, check_covered
 from prunus.analysis import Analysis
+from prunus.analysis.score import make_plan
 from prunus.budget import Limits
 from prunus.errors import OptionError
 from prunus.exporters import EXPORTERS, Exporter
@@ -25,7 +26,6 @@ from prunus.exporters.parts import parts
 from prunus.graph.ir import Node
 from prunus.graph.rules import Flow
 from prunus.methods import METHODS, Method
-from prunus.planning import make_plan
 from prunus.plans import UNPRICED, Decision, Plan
 from prunus.repairs import REPAIRS
 from prunus.repairs.refold import Fit, refold

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from factories_training import blocks, fit, samples
 from prunus.errors import DataError, OptionError, UsageError
+from prunus.experiments.sources.vision_ops import import_torchvision
 from prunus.pruner import Pruner
 from prunus.pruner.adapters import accelerated, huggingface_callback, lightning_callback
-from prunus.sources.vision_ops import import_torchvision
 
 STEPS, BATCH, LR = 12, 32, 0.05
 RECIPES: list[dict[str, Any]] = [

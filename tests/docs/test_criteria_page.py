@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prunus.citation import member_sources, references_in
 from prunus.criteria import CRITERIA, UNIT_CRITERIA, UnitRule, probes_for
 from prunus.errors import OptionError
+from prunus.experiments.citation import member_sources, references_in
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "criteria.md"
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from prunus.cli.main import app
-from prunus.recipe import load_recipe
+from prunus.experiments.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from prunus.citation import member_sources, references_in
+from prunus.experiments.citation import member_sources, references_in
+from prunus.foundation.registry import Registry
 from prunus.methods import METHODS
 from prunus.pruner import STRATEGIES
 from prunus.recovery import RUNGS
-from prunus.registry import Registry
 from prunus.repairs import REPAIRS
-from prunus.schedules import KEPT_SCHEDULES
 from prunus.training import LOSSES
+from prunus.training.schedules import KEPT_SCHEDULES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES: list[tuple[str, Registry[Any]]] = [

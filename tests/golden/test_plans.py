@@ -12,10 +12,10 @@ from test_axes import BLOCKS
 from torch import nn
 
 from prunus import analyse
+from prunus.analysis.review import with_savings
 from prunus.budget import ALLOCATORS
-from prunus.methods.neurons import unit_scores
+from prunus.methods.scored_units import unit_scores
 from prunus.report.plan_table import plan_lines
-from prunus.review import with_savings
 
 FOLDER = Path(__file__).parent / "plans"
 BUDGETS = ({"params": 0.5}, {"macs": 0.3}, {"bytes": 0.6, "macs": 0.5})

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from factories_random_nets import random_inputs, random_net
+from prunus.analysis.score import make_plan
 from prunus.budget import ALLOCATORS, Bound, Limit, UnitProblem, allocate, parse_budget, unit_problem
 from prunus.budget.knapsack_tree import Group, Leaf, Solution, solve_tree
 from prunus.budget.weights import WEIGHT_ALLOCATORS, fit_weights
+from prunus.cost.price import CostModel, cost_model
 from prunus.errors import BudgetError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.measurement.price import CostModel, cost_model
-from prunus.planning import make_plan
 from prunus.surgery.cut import cut
 from prunus.tree import grow_tree
 from prunus.tree.choices import ChoiceTree

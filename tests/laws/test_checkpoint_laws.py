@@ -14,8 +14,8 @@ from factories_networks import NetSpec
 from factories_pruned import cut_at_random, same_bits, same_state
 from prunus.exporters import load, origins, packed_size, save, undo
 from prunus.exporters.pack import pack_tensors, unpack_tensors
+from prunus.graph.interpreter import run
 from prunus.graph.recorder import named_tensors
-from prunus.graph.run import run
 from prunus.plans import Plan
 from prunus.surgery.tensors import slice_tensors
 from prunus.surgery.verify import masked_tensors, reference_overrides

@@ -16,12 +16,12 @@ from factories_cuts import random_share
 from factories_pruned import same_state
 from factories_random_nets import RandomNet, random_inputs, random_net
 from factories_states import snapshot
+from prunus.analysis.score import make_plan
 from prunus.budget import Limit, fit_units
+from prunus.cost.price import cost_model
 from prunus.errors import BudgetError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
-from prunus.measurement.price import cost_model
-from prunus.planning import make_plan
 from prunus.plans import Cost, Plan
 from prunus.surgery.cut import cut, operate
 from prunus.surgery.tensors import slice_tensors

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prunus
-from prunus.commands import plan_recipe, prune_recipe
+from prunus.data.splits import Splits
+from prunus.experiments.commands import plan_recipe, prune_recipe
+from prunus.experiments.recipe import Recipe, load_recipe
+from prunus.experiments.trained_model import first_inputs, trained_model
+from prunus.foundation.progress import Silent
 from prunus.plans import Plan
-from prunus.progress import Silent
-from prunus.recipe import Recipe, load_recipe
-from prunus.trained_model import first_inputs, trained_model
-from prunus.workloads.splits import Splits
 
 CODE = """
 import torch

@@ -12,14 +12,14 @@ import torch
 
 from factories_analysis import analysis_of, planned_by
 from prunus.analysis import Analysis
+from prunus.data.splits import Split
+from prunus.experiments.workloads.digits import load_digits_splits
+from prunus.experiments.workloads.digits_net import DigitsNet
 from prunus.measurement.quality import Quality, evaluate
 from prunus.pipeline.damage import measure_damage
 from prunus.repairs import repair_
 from prunus.surgery.cut import operate
 from prunus.training import TrainingOptions, finetune_
-from prunus.workloads.digits import load_digits_splits
-from prunus.workloads.digits_net import DigitsNet
-from prunus.workloads.splits import Split
 
 STEPS = 60
 CALIBRATION = 192

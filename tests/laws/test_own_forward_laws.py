@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from factories_own_forward import keep_forward, terms_of
 from factories_random_nets import random_inputs, random_net
+from prunus.analysis.score import make_plan
 from prunus.budget import ALLOCATORS, Bound, Limit, fit_units
 from prunus.budget.tied import in_proportion
+from prunus.cost.price import cost_model
 from prunus.errors import OptionError
 from prunus.graph.capture import capture
-from prunus.graph.counts import Count
 from prunus.graph.coupling import couple
-from prunus.measurement.price import cost_model
-from prunus.planning import make_plan
+from prunus.graph.size_functions import Count
 from prunus.surgery.cut import operate
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from factories_recovery import CLASSES, FEATURES, case, dense, task
 from prunus.recovery import RUNGS, recovered_
+from prunus.recovery.distillation_loss import divergence
 from prunus.recovery.objectives import Distillation
-from prunus.recovery.soft import divergence
 
 SEEDS = st.integers(0, 2**16)
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from factories_cuts import random_share
 from factories_random_nets import random_inputs, random_net
 from factories_repair import cut_half, distance, net, samples
+from prunus.analysis.score import make_plan
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.planning import make_plan
 from prunus.repairs import Moments, Site, merged, walk
-from prunus.repairs.auto import _Best, _write_
-from prunus.repairs.normals import solved_on
+from prunus.repairs.normal_equations import solved_on
 from prunus.repairs.refold import refold
+from prunus.repairs.repair_model import _Best, _write_
 from prunus.repairs.repairs import REPAIRS, Mending
 from prunus.repairs.scales import rescale
 from prunus.repairs.walking import Walk, route

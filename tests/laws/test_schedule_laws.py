@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunus.errors import OptionError
-from prunus.schedules import KEPT_SCHEDULES, RAMP, kept_at
+from prunus.training.schedules import KEPT_SCHEDULES, RAMP, kept_at
 
 names = st.sampled_from(KEPT_SCHEDULES.names())
 fractions = st.floats(0.001, 1.0)

@@ -11,13 +11,13 @@ from torch import nn
 import prunus
 from factories_networks import NetSpec
 from factories_random_nets import random_inputs, random_net
+from prunus.analysis.score import make_plan
 from prunus.errors import OutcomeError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.graph.recorder import named_tensors
 from prunus.outcome import Outcome
-from prunus.planning import make_plan
-from prunus.surgery.dead import live_units
+from prunus.surgery.dead_units import live_units
 from prunus.surgery.reference import masked_tensors
 
 

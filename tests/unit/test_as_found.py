@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from prunus.as_found import (
+from prunus.foundation.as_found import (
     collector_paused,
     gradients_enabled_for,
     gradients_put_aside,

@@ -12,17 +12,17 @@ from torch import nn
 
 from factories_analysis import analysis_of
 from prunus.analysis import Analysis
+from prunus.cost.price import cost_model
 from prunus.errors import PlanError
+from prunus.experiments.workloads import Split
+from prunus.experiments.workloads.digits_net import DigitsNet
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
-from prunus.measurement.price import cost_model
 from prunus.methods.reduction import Reduction, whole
 from prunus.surgery.cut import cut
-from prunus.surgery.literals import rewrite
+from prunus.surgery.rewrite_graph import rewrite
 from prunus.surgery.verify import compare_models
 from prunus.tree import Branch, find_branches, structure_rows
-from prunus.workloads import Split
-from prunus.workloads.digits_net import DigitsNet
 
 
 def unit(inputs: int, outputs: int) -> nn.Sequential:

@@ -11,10 +11,10 @@ from torch import nn
 
 import prunus
 from prunus.budget import ALLOCATORS, Limit, UnitProblem, fit_units, parse_budget, top_up
+from prunus.cost.price import CostModel, cost_model
 from prunus.errors import BudgetError, OptionError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.measurement.price import CostModel, cost_model
 from prunus.plans import Cost
 
 BEFORE = Cost(params=1000, macs_forward=20_000, macs_backward=40_000, param_bytes=4000)

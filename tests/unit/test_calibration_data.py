@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import prunus
-from prunus.criteria.calibration import batches_of
+from prunus.data.calibration import batches_of
 from prunus.errors import DataError, OptionError
 
 

@@ -12,7 +12,7 @@ from torch import nn
 import prunus
 from factories_states import snapshot
 from prunus.errors import CaptureError, OptionError
-from prunus.graph.parts import capture_or_parts
+from prunus.graph.partial_capture import capture_or_parts
 
 HALF = {"params": 0.5}
 

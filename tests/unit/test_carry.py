@@ -15,13 +15,13 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import prunus
+from prunus.analysis.score import make_plan
 from prunus.errors import PlanError, UsageError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.planning import make_plan
 from prunus.plans import Drop, Plan
+from prunus.surgery.averaged_copy import carry_like
 from prunus.surgery.cut import cut
-from prunus.surgery.ema import carry_like
 from prunus.surgery.optimizer import carry_optimizer, carry_scheduler
 from prunus.surgery.reference import masked_tensors
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.calls import CALLS, CallTable, Row
 from prunus.errors import CaptureError, OptionError, UsageError, VerifyError
 from prunus.outcome import Outcome
+from prunus.outcome.calls import CALLS, CallTable, Row
 
 
 class Normed(nn.Module):

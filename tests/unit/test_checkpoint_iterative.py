@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from factories_cuts import random_share
 from factories_pruned import Cut, cut_at_random, same_state
+from prunus.analysis.score import make_plan
+from prunus.cost.price import cost_model
 from prunus.errors import PlanError
 from prunus.exporters import load, origins, save, undo
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.measurement.price import cost_model
-from prunus.planning import make_plan
 from prunus.surgery.cut import operate
 from prunus.surgery.verify import verify
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from prunus.citation import ROLES, Reference, cite, member_sources, references_in, source_text
 from prunus.cli.main import main
 from prunus.errors import OptionError
+from prunus.experiments.citation import ROLES, Reference, cite, member_sources, references_in, source_text
 
 
 def members() -> list[tuple[str, str]]:

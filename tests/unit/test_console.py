@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from prunus.cli.console import BarProgress, PlainProgress, shown_progress
-from prunus.progress import Progress, Silent
+from prunus.foundation.progress import Progress, Silent
 
 
 class Clock:

@@ -22,7 +22,7 @@ from prunus.criteria import (
 from prunus.errors import OptionError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.methods.neurons import unit_scores
+from prunus.methods.scored_units import unit_scores
 
 
 class Net(nn.Module):

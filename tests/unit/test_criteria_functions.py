@@ -32,7 +32,7 @@ from prunus.errors import OptionError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.masks import importance_masks
-from prunus.methods.neurons import unit_plan, unit_scores
+from prunus.methods.scored_units import unit_plan, unit_scores
 from prunus.methods.scored_weights import ranked_plan
 from prunus.pruner import Pruner, PrunerOptions
 

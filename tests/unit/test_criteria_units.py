@@ -13,7 +13,7 @@ from prunus.criteria import (
     collect_evidence,
     collect_gradients,
 )
-from prunus.criteria.places import find_places
+from prunus.criteria.producers_consumers import find_places
 from prunus.errors import DataError, OptionError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple

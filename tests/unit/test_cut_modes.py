@@ -15,10 +15,10 @@ from torch.overrides import TorchFunctionMode
 
 from factories_cuts import random_share
 from factories_states import snapshot
+from prunus.analysis.score import make_plan
 from prunus.errors import CaptureError, OptionError, PlanError, VerifyError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
-from prunus.planning import make_plan
 from prunus.plans import Drop, Plan
 from prunus.surgery.cut import cut, operate
 from prunus.surgery.record import Surgery

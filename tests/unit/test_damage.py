@@ -11,16 +11,16 @@ from torch.nn import functional as F
 from factories_analysis import analysis_of, planned_by
 from factories_digits import fresh_subject
 from prunus.analysis import Analysis
+from prunus.analysis.score import make_plan
 from prunus.budget import parse_budget, unit_problem
 from prunus.errors import OptionError
+from prunus.experiments.workloads import Split
 from prunus.methods.layer_wise import masked_loss
 from prunus.methods.loss_search import LossSearch
-from prunus.methods.neurons import unit_scores
+from prunus.methods.scored_units import unit_scores
 from prunus.pipeline.damage import measure_damage, with_damage
-from prunus.planning import make_plan
 from prunus.plans import Decision
 from prunus.report.plan_table import damage_lines, plan_lines
-from prunus.workloads import Split
 
 
 class Two(nn.Module):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from prunus.commands.planning import check_wanted, plan_recipe
 from prunus.errors import BudgetError, OptionError
+from prunus.experiments.commands.planning import check_wanted, plan_recipe
+from prunus.experiments.recipe import Recipe
+from prunus.experiments.trained_model import TrainedModel, recovery_of_recipe, trained_model
+from prunus.foundation.progress import Silent
 from prunus.pipeline.max_drop import check_drop, smallest_within
 from prunus.pipeline.request import allowed_drop
 from prunus.plans import Plan
-from prunus.progress import Silent
-from prunus.recipe import Recipe
-from prunus.trained_model import TrainedModel, recovery_of_recipe, trained_model
 
 
 def recipe(**prune: object) -> Recipe:

@@ -18,7 +18,7 @@ from prunus.exporters import load, save
 from prunus.exporters.header import FileMark
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.surgery.dynamic import growth
+from prunus.surgery.recapture import growth
 from prunus.surgery.verify import compare_models
 
 EXACT = 1e-6

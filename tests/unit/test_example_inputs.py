@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from prunus.errors import ModelError, OptionError
-from prunus.sources.examples import example_inputs, parse_shape
+from prunus.experiments.sources.examples import example_inputs, parse_shape
 
 
 def transformer(main: str, **config: Any) -> nn.Module:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 import prunus
 from factories_cuts import assert_exact
+from prunus.analysis.score import make_plan
 from prunus.budget import Limit, fit_units
+from prunus.cost.price import cost_model
 from prunus.errors import PlanError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
-from prunus.measurement.price import cost_model
-from prunus.planning import make_plan
 
 EXPERTS, WIDTH = 8, 16
 

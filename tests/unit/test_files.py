@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from prunus import files
 from prunus.errors import OptionError
-from prunus.files import Contents, atomic_dir, write_bytes_atomic, write_text_atomic
+from prunus.foundation import atomic_files
+from prunus.foundation.atomic_files import Contents, atomic_dir, write_bytes_atomic, write_text_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -113,7 +113,7 @@ def test_a_file_of_that_name_is_refused_before_work_starts(tmp_path: Path) -> No
 
 
 def test_temporary_names_differ(tmp_path: Path) -> None:
-    assert files._sibling(tmp_path / "a", "tmp") != files._sibling(tmp_path / "a", "tmp")
+    assert atomic_files._sibling(tmp_path / "a", "tmp") != atomic_files._sibling(tmp_path / "a", "tmp")
 
 
 @pytest.mark.parametrize("name", [".", "", ".."])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunus.data.sources import BatchList, Split
 from prunus.errors import DataError, OptionError, OutcomeError, SelectorError
 from prunus.training import SCHEDULES, TrainingOptions, finetune_, reestimate_statistics_
-from prunus.workloads.sources import BatchList, Split
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "adadelta")
 

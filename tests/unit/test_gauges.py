@@ -8,8 +8,8 @@ from torch import nn
 
 import prunus
 from prunus import analyse
+from prunus.cost.memory import memory_model
 from prunus.errors import BudgetError, OptionError
-from prunus.measurement.memory import memory_model
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from torch import nn
 from factories_pruned import Cut, cut_at_random
 from factories_transformers import build, cut_axes, kept, transformers
 from prunus.budget import fit_units, parse_budget
+from prunus.cost.price import cost_model
 from prunus.criteria import UNIT_CRITERIA, UnitEvidence
 from prunus.errors import ModelError, OptionError, UsageError
 from prunus.exporters import NeedsPrunusWarning, as_pretrained, config_widths, load, save, update_config_
 from prunus.exporters.config_proof import outputs
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.measurement.price import cost_model
 
 
 def cut_to_config(kind: str, share: float = 0.6) -> Cut:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from factories_networks import Grouped, Residual
 from prunus import capture, couple
-from prunus.inspection import Inspection, ModulePart, inspect_model, inspection_of, print_inspection
-from prunus.inspection.held import held_by_reason
-from prunus.inspection.reasons import meaning
-from prunus.inspection.text import plain_lines, short_place
-from prunus.inspection.tree import tree_rows
-from prunus.measurement.price import cost_model
+from prunus.cost.price import cost_model
+from prunus.report.inspection import Inspection, ModulePart, inspect_model, inspection_of, print_inspection
+from prunus.report.inspection.frozen_groups import held_by_reason
+from prunus.report.inspection.reasons import meaning
+from prunus.report.inspection.text import plain_lines, short_place
+from prunus.report.inspection.tree import tree_rows
 
 
 class Everything(nn.Module):

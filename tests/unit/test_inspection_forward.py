@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import prunus
 from prunus.errors import OptionError
-from prunus.inspection import Inspection, inspect_model
-from prunus.inspection.text import plain_lines
+from prunus.report.inspection import Inspection, inspect_model
+from prunus.report.inspection.text import plain_lines
 
 SOURCE = """
 import torch

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import prunus
+from prunus.analysis.score import make_plan
 from prunus.nn import Zero
-from prunus.planning import make_plan
 
 
 class Inception(nn.Module):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from prunus.data.learning import learning_data
+from prunus.data.sources import Split
 from prunus.errors import DataError
-from prunus.workloads.learning import learning_data
-from prunus.workloads.sources import Split
 
 INPUTS, LABELS = torch.arange(80.0).reshape(40, 2), torch.arange(40) % 3
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from prunus.experiments.recipe import Recipe
+from prunus.experiments.trained_model import TrainedModel, trained_model
+from prunus.foundation.progress import Silent
 from prunus.pipeline.levels import LevelRow, evaluate_levels
-from prunus.progress import Silent
-from prunus.recipe import Recipe
-from prunus.trained_model import TrainedModel, trained_model
 
 
 @pytest.fixture(scope="module")

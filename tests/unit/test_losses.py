@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from prunus.data.sources import Split
 from prunus.errors import DataError, OptionError
 from prunus.training import LOSSES, TrainingOptions, finetune_, loss_function
-from prunus.workloads.sources import Split
 
 
 def test_sparse_cross_entropy_reads_classes_from_the_last_axis() -> None:

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 import prunus
 from factories_states import snapshot
+from prunus.cost.price import cost_model
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.measurement.price import cost_model
-from prunus.measuring import Measurement
+from prunus.measurement.network import Measurement
 from prunus.plans import Cost
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from prunus.cost.memory import memory_model
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.measurement.memory import memory_model
 
 
 class Fork(nn.Module):

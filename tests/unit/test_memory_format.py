@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import l1_unstructured
 
 from factories_channels_last import ENTRIES, Functional, Narrow, network, pictures
-from prunus import memory_format
-from prunus.memory_format import (
+from prunus.experiments.workloads import train as training
+from prunus.experiments.workloads.glyphs.resnet import ResNet
+from prunus.foundation import memory_format
+from prunus.foundation.memory_format import (
     BLOCK,
     MemoryFormatWarning,
     hold_default_format_,
@@ -29,8 +31,6 @@ from prunus.memory_format import (
     sound_gradients,
     unsafe_in_channels_last,
 )
-from prunus.workloads import train as training
-from prunus.workloads.glyphs.resnet import ResNet
 
 WIDE = "layer1.0.conv1.weight"
 SCRIPT = Path(__file__).parents[1] / "factories_channels_last.py"

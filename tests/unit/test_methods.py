@@ -12,16 +12,16 @@ from torch import nn
 from factories_analysis import analysis_of, planned_by
 from factories_digits import fresh_subject
 from prunus.analysis import Analysis
+from prunus.analysis.score import cross_entropy
 from prunus.errors import BudgetError, OptionError
+from prunus.experiments.workloads import Split
 from prunus.methods import METHODS
 from prunus.methods.layer_wise import FRACTIONS, Scan, layer_wise_keep, masked_loss, sensitivity_scan
 from prunus.methods.multi_scale import Split as Division
 from prunus.methods.multi_scale import plan_split, splits
-from prunus.methods.neurons import unit_plan, unit_scores
+from prunus.methods.scored_units import unit_plan, unit_scores
 from prunus.methods.true_loss import loss_of
 from prunus.methods.weights import maskable, weights_to_keep
-from prunus.planning import cross_entropy
-from prunus.workloads import Split
 
 
 class Gears(nn.Module):

@@ -12,14 +12,14 @@ from factories_tree import Hybrid
 from prunus.analysis import Analysis
 from prunus.budget import fit_units
 from prunus.errors import BudgetError, DataError
+from prunus.experiments.workloads import Split
 from prunus.methods.depth import shallower
 from prunus.methods.masked_copy import live_axes, masked_copy
-from prunus.methods.neurons import unit_scores
+from prunus.methods.masked_run import Replay
 from prunus.methods.reduction import Reduction, droppable, whole
-from prunus.methods.replay import Replay
+from prunus.methods.scored_units import unit_scores
 from prunus.plans import Plan
 from prunus.surgery.cut import operate
-from prunus.workloads import Split
 
 
 class Blocks(nn.Module):

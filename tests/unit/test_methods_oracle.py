@@ -14,14 +14,14 @@ from factories_analysis import analysis_of, planned_by
 from factories_digits import digits, fresh_subject
 from prunus.analysis import Analysis
 from prunus.budget import Bound
+from prunus.data.splits import Split
 from prunus.errors import BudgetError, OptionError
-from prunus.methods.neurons import unit_plan
-from prunus.methods.replay import Replay
+from prunus.methods.masked_run import Replay
+from prunus.methods.scored_units import unit_plan
 from prunus.plans import Plan, fingerprint
 from prunus.surgery.cut import operate
 from prunus.surgery.verify import verify
 from prunus.training import TrainingOptions, finetune_
-from prunus.workloads.splits import Split
 
 KEPT = 0.5
 

@@ -12,9 +12,9 @@ from torch import nn
 from factories_analysis import analysis_of, planned_by
 from prunus.analysis import Analysis
 from prunus.errors import BudgetError, DataError
+from prunus.experiments.workloads import Split
 from prunus.methods.redundancy import without_twins
 from prunus.methods.similarity import Alignment, distinctness, unit_gram
-from prunus.workloads import Split
 
 
 class Twins(nn.Module):

@@ -16,14 +16,14 @@ from factories_digits import fresh_subject
 from prunus.analysis import Analysis
 from prunus.budget import Limit, fit_units
 from prunus.errors import BudgetError
+from prunus.experiments.workloads import Split
 from prunus.masks import top_masks
 from prunus.methods import fine_tuning
 from prunus.methods.fine_tuning import DECAY, ROUNDS, kept_after
-from prunus.methods.masks_left import masks_left
-from prunus.methods.neurons import unit_scores
+from prunus.methods.masks_after_units import masks_left
 from prunus.methods.reduction import whole
+from prunus.methods.scored_units import unit_scores
 from prunus.methods.weights import maskable
-from prunus.workloads import Split
 
 
 def mlp(*, frozen: bool = False) -> Analysis:

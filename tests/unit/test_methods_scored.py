@@ -9,11 +9,11 @@ import torch
 from factories_analysis import planned_by
 from factories_digits import fresh_subject
 from prunus.analysis import Analysis
-from prunus.citation import cite
 from prunus.criteria import CRITERIA, UNIT_CRITERIA, Evidence
 from prunus.criteria.relative import relative_scores
+from prunus.experiments.citation import cite
 from prunus.methods import METHODS
-from prunus.methods.neurons import unit_scores
+from prunus.methods.scored_units import unit_scores
 from prunus.methods.weights import gradient_evidence, maskable
 
 UNITS = {

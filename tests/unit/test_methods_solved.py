@@ -11,16 +11,16 @@ from torch import nn
 
 from factories_analysis import analysis_of, planned_by
 from prunus.analysis import Analysis
+from prunus.data.splits import Split
 from prunus.errors import BudgetError
+from prunus.methods.layer_inputs import readers_of, seen_inputs
 from prunus.methods.level_scan import LevelScan
-from prunus.methods.neurons import unit_scores
+from prunus.methods.levels_from_data import unlabelled
 from prunus.methods.obs_units import unit_levels
 from prunus.methods.output_fisher import output_fisher
-from prunus.methods.seen_inputs import readers_of, seen_inputs
+from prunus.methods.scored_units import unit_scores
 from prunus.methods.solved_weights import solved_plan
-from prunus.methods.unlabelled import unlabelled
 from prunus.solvers import Pruned, refit
-from prunus.workloads.splits import Split
 
 
 def subject(model: nn.Module, *shape: int, samples: int = 96, classes: int = 4, **options: str) -> Analysis:

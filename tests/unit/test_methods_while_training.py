@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from factories_digits import digits, fresh_subject
+from prunus.experiments.recipe import load_recipe
+from prunus.experiments.trained_model import TrainedModel
+from prunus.experiments.trial import Trial, enter, trial_of
 from prunus.methods import METHODS
 from prunus.methods.method import Lesson
-from prunus.recipe import load_recipe
-from prunus.results import Row, Skipped
+from prunus.report.results import Row, Skipped
 from prunus.surgery.cut import operate
 from prunus.surgery.verify import verify
-from prunus.trained_model import TrainedModel
 from prunus.training import TrainingOptions
-from prunus.trial import Trial, enter, trial_of
 
 TAUGHT = [name for name in METHODS if METHODS.get(name).teach is not None]
 STEPS = 6
@@ -65,7 +65,9 @@ def contest(folder: Path, recover: str) -> Trial:
 
 
 def test_a_row_says_where_the_steps_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunus.trial.recovered", lambda *_, **__: pytest.fail("recovered on top of the lesson"))
+    monkeypatch.setattr(
+        "prunus.experiments.trial.recovered", lambda *_, **__: pytest.fail("recovered on top of the lesson")
+    )
     row = enter(contest(tmp_path, "{steps: 5}"), METHODS.get("incremental"), 0.5)
     assert isinstance(row, Row)
     assert row.kept_actual == pytest.approx(0.5, abs=0.01)

@@ -8,16 +8,16 @@ from torch import nn
 
 from factories_analysis import analysis_of, planned_by
 from prunus.analysis import Analysis
+from prunus.data.splits import Split
 from prunus.errors import BudgetError
 from prunus.graph.recorder import named_tensors
 from prunus.masks.window import Strip, Tile
-from prunus.methods.seen_inputs import seen_inputs
+from prunus.methods.layer_inputs import seen_inputs
 from prunus.methods.solved_windows import STRIPS, TILES, Windows
 from prunus.methods.weights import maskable, weights_to_keep
-from prunus.methods.windows_left import best_windows, completed, room_for_one
+from prunus.methods.windows_to_budget import best_windows, completed, room_for_one
 from prunus.repairs import Site, repair_
 from prunus.surgery.cut import operate
-from prunus.workloads.splits import Split
 
 
 class Layered(nn.Module):

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from prunus.commands import prune_recipe
-from prunus.commands.planning import plan_recipe
+from prunus.data.splits import Split, Splits
 from prunus.errors import DataError, OptionError, RecipeError
-from prunus.progress import Silent
-from prunus.recipe import load_recipe, override
-from prunus.sources.noise import SAMPLES, noise_splits, with_noise
-from prunus.trained_model import trained_model
-from prunus.workloads.splits import Split, Splits
+from prunus.experiments.commands import prune_recipe
+from prunus.experiments.commands.planning import plan_recipe
+from prunus.experiments.recipe import load_recipe, override
+from prunus.experiments.sources.noise import SAMPLES, noise_splits, with_noise
+from prunus.experiments.trained_model import trained_model
+from prunus.foundation.progress import Silent
 
 MODEL = """
 import torch

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import prunus
+from prunus.data.splits import Split
 from prunus.training import TrainingOptions, finetune_
-from prunus.workloads.splits import Split
 
 MODES = [torch.no_grad, torch.inference_mode]
 Mode = Callable[[], AbstractContextManager[None]]

@@ -13,10 +13,10 @@ from torch import nn
 
 from factories_analysis import analysis_of, planned_by
 from prunus.budget.owl import SPREAD, outlier_share, owl_counts
+from prunus.data.splits import Split
 from prunus.errors import BudgetError, OptionError
 from prunus.methods.solved_layers import owl_shares
 from prunus.methods.weights import maskable
-from prunus.workloads.splits import Split
 
 
 def with_outliers(size: int, count: int) -> np.ndarray:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from factories_own_forward import keep_forward, kept_units, terms_of
+from prunus.analysis.score import make_plan
 from prunus.budget import Limit, fit_units
+from prunus.cost.price import cost_model
 from prunus.errors import CaptureError, OptionError, PlanError
 from prunus.exporters.checkpoint import save
 from prunus.exporters.restore import load
 from prunus.exporters.undo import undo
-from prunus.measurement.price import cost_model
-from prunus.planning import make_plan
 from prunus.surgery.cut import operate
 from prunus.surgery.verify import verify
 from prunus.tree.branches import find_branches

@@ -75,7 +75,7 @@ def test_an_axis_whose_size_the_path_with_a_mask_writes_down_is_held() -> None:
 
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen2ForCausalLM"])
 def test_language_models_with_shared_keys_take_padded_batches(name: str) -> None:
-    from prunus.sources.vision_ops import import_torchvision
+    from prunus.experiments.sources.vision_ops import import_torchvision
 
     pytest.importorskip("transformers")
     import_torchvision()

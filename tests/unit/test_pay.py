@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from prunus.analysis.score import make_plan
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
-from prunus.pay import Forecast, forecast, onnx_ratio, warnings_of
-from prunus.planning import make_plan
-from prunus.surgery.literals import rewrite
+from prunus.measurement.forecast import Forecast, forecast, onnx_ratio, warnings_of
+from prunus.surgery.rewrite_graph import rewrite
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from factories_recovery import EXAMPLE, dense, task
 from prunus.errors import DataError, ModelError, OptionError
 from prunus.measurement.quality import evaluate
 from prunus.pipeline import prune
-from prunus.recovering import recover_
+from prunus.pipeline.recovering import recover_
 
 
 def loader() -> DataLoader[tuple[torch.Tensor, ...]]:

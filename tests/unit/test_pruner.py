@@ -17,7 +17,7 @@ from prunus.errors import BudgetError, DataError, ModelError, OptionError, Selec
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.pruner import Pruner, PrunerOptions
-from prunus.pruner.scalars import to_all, to_mlflow, to_tensorboard
+from prunus.pruner.log_sinks import to_all, to_mlflow, to_tensorboard
 from prunus.pruner.strategies.adaptive import Adaptive
 from prunus.pruner.strategies.dynamic_threshold import DynamicThreshold
 

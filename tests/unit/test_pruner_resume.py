@@ -22,7 +22,7 @@ from prunus.errors import OptionError, UsageError
 from prunus.pruner import Pruner
 from prunus.pruner.checkpoint import read_state, write_state
 from prunus.pruner.loop import train_pruning_
-from prunus.pruner.resuming import Checkpoints
+from prunus.pruner.training_state import Checkpoints
 from prunus.training import TrainingOptions
 
 STEPS = 24
@@ -36,7 +36,7 @@ CHILD = """
     from factories_training import samples
     from test_pruner_resume import OPTIONS, net, pruner_of
     from prunus.pruner.loop import train_pruning_
-    from prunus.pruner.resuming import Checkpoints
+    from prunus.pruner.training_state import Checkpoints
 
     method, path, die_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
@@ -167,7 +167,7 @@ def test_another_recipe_is_refused(change: dict[str, Any], words: str, tmp_path:
 def test_another_number_of_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Checkpoints(tmp_path / "run")
     train_pruning_(net(), samples(), OPTIONS, checkpoints=place)
-    monkeypatch.setattr("prunus.pruner.resuming.world_size", lambda: 2)
+    monkeypatch.setattr("prunus.pruner.training_state.world_size", lambda: 2)
     with pytest.raises(OptionError, match="processes is 1 there and 2 here"):
         train_pruning_(net(), samples(), OPTIONS, checkpoints=place)
 

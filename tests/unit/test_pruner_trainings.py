@@ -11,7 +11,7 @@ from torch import nn
 from factories_training import OPTIMIZERS, blocks, fit, samples
 from prunus.errors import BudgetError, OptionError
 from prunus.pruner import Pruner
-from prunus.pruner.ranks import carrier
+from prunus.pruner.distributed import carrier
 
 STEPS = 12
 EXAMPLE = samples().inputs[:4]

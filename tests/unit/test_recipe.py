@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from prunus.errors import OptionError, RecipeError
-from prunus.recipe import Recipe, demo_recipe, load_recipe, override
-from prunus.registry import Registry
-from prunus.workloads import WORKLOADS
+from prunus.experiments.recipe import Recipe, demo_recipe, load_recipe, override
+from prunus.experiments.workloads import WORKLOADS
+from prunus.foundation.registry import Registry
 
 MINIMAL = "version: 1\nmodel: digits\ndata: digits\n"
 

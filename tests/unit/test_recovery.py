@@ -15,19 +15,19 @@ from torch import nn
 
 import prunus.recovery.autopilot as autopilot
 from factories_recovery import CLASSES, EXAMPLE, FEATURES, analysed, case, cut_by, dense, half_plan, task
+from prunus.analysis.score import make_plan
+from prunus.data.sources import Split
 from prunus.errors import DataError, ModelError, OptionError, OutcomeError, UsageError
-from prunus.planning import make_plan
-from prunus.recovering import recover_
+from prunus.pipeline.recovering import recover_
 from prunus.recovery import RUNGS, Case, RecoveryOptions, recovered_
-from prunus.recovery.best import Best
-from prunus.recovery.budget import Purse
-from prunus.recovery.flight import Course, fly
-from prunus.recovery.places import find_places
-from prunus.recovery.rung import Rung
+from prunus.recovery.best_state import Best
+from prunus.recovery.block_matching import find_places
+from prunus.recovery.recovery_method import Rung
+from prunus.recovery.step_budget import Purse
+from prunus.recovery.watched_training import Course, fly
 from prunus.surgery.cut import operate
 from prunus.training import TrainingOptions
 from prunus.tree import find_branches
-from prunus.workloads.sources import Split
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +164,7 @@ def test_a_step_free_way_that_brings_nothing_says_what_happened() -> None:
 def test_minutes_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     begun, looks = time.perf_counter(), itertools.count()
     it = case({"minutes": 0.02})
-    monkeypatch.setattr("prunus.recovery.budget.time.perf_counter", lambda: begun + 0.005 * next(looks))
+    monkeypatch.setattr("prunus.recovery.step_budget.time.perf_counter", lambda: begun + 0.005 * next(looks))
     report = recovered_(it)
     assert 1.0 < report.seconds < 1.5
     assert 20 < report.steps < 1000
@@ -173,7 +173,7 @@ def test_minutes_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_purse_counts_steps_or_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("prunus.recovery.budget.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("prunus.recovery.step_budget.time.perf_counter", lambda: now[0])
     purse = Purse(1000, 1.0, _began=0.0)
     now[0] = 10.0
     purse.take(20, 10.0)

@@ -12,13 +12,13 @@ from torch.nn import functional
 
 import prunus
 from factories_recovery import case, cut_by, dense, half_plan, task
+from prunus.data.sources import Split
 from prunus.errors import DataError, ModelError, OptionError
 from prunus.outcome import realising
-from prunus.recovering import recover_
+from prunus.pipeline.recovering import recover_
 from prunus.recovery import RecoveryOptions, recovered_
-from prunus.recovery.soft import kind_of, soft_loss
+from prunus.recovery.distillation_loss import kind_of, soft_loss
 from prunus.training import TrainingOptions
-from prunus.workloads.sources import Split
 
 
 @pytest.mark.parametrize("stopped", [KeyboardInterrupt, RuntimeError])

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from factories_recovery import case, task
+from prunus.data.sources import Split
 from prunus.errors import OptionError
-from prunus.recovering import recover_
+from prunus.pipeline.recovering import recover_
 from prunus.recovery import RecoveryOptions, recovered_
-from prunus.recovery.dropping import less_dropout
-from prunus.recovery.mixing import mixed_inputs
-from prunus.workloads.sources import Split
+from prunus.recovery.dropout import less_dropout
+from prunus.recovery.mixup import mixed_inputs
 
 FEW = 12
 

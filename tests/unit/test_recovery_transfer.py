@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from factories_recovery import EXAMPLE, analysed, cut_by, dense, half_plan, task
+from prunus.analysis.score import make_plan
 from prunus.errors import OptionError, PlanError, SelectorError
-from prunus.planning import make_plan
 from prunus.recovery import regrow, reseed_
 
 

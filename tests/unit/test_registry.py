@@ -16,8 +16,8 @@ from torch import nn
 import prunus
 from prunus.criteria import UNIT_CRITERIA
 from prunus.errors import OptionError
-from prunus.plugins import PluginWarning
-from prunus.registry import Registry
+from prunus.foundation.plugins import PluginWarning
+from prunus.foundation.registry import Registry
 
 Install = Callable[..., str]
 

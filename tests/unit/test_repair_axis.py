@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from prunus.comparison import compare
 from prunus.errors import OptionError, RecipeError
-from prunus.recipe import load_recipe, override
+from prunus.experiments.comparison import compare
+from prunus.experiments.recipe import load_recipe, override
 from prunus.report.table import print_table
 
 RECIPE = """

@@ -15,7 +15,7 @@ from factories_pruned import same_state
 from factories_repair import cut_half, distance, net, samples
 from prunus.errors import DataError, ModelError
 from prunus.repairs import repair_
-from prunus.repairs.normals import solved
+from prunus.repairs.normal_equations import solved
 
 X = samples(2, 9)
 
@@ -208,7 +208,7 @@ def test_too_little_memory_for_a_repair_is_told_as_such(
     cut_net: tuple[nn.Module, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, coupling, result = cut_net
-    monkeypatch.setattr("prunus.repairs.auto.samples_that_fit", lambda coupling: 1)
+    monkeypatch.setattr("prunus.repairs.repair_model.samples_that_fit", lambda coupling: 1)
     with pytest.raises(DataError, match=r"more than 8 GiB\. Give smaller ones"):
         repair_(model, copy.deepcopy(result.model), coupling, result.plan, [samples(32)], repair="refold")
 
@@ -244,7 +244,7 @@ class Attending(nn.Module):
 def test_a_mask_beside_more_samples_than_are_drawn_is_no_sample(
     monkeypatch: pytest.MonkeyPatch, infinite: bool, repair: str
 ) -> None:
-    monkeypatch.setattr("prunus.repairs.effort.MATCHING_STEPS", 3)
+    monkeypatch.setattr("prunus.repairs.choose_repairs.MATCHING_STEPS", 3)
     torch.manual_seed(0)
     model, x = Attending().eval(), torch.randn(160, 5, 8)
     mask: Tensor = nn.Transformer.generate_square_subsequent_mask(5)

@@ -101,7 +101,7 @@ def test_a_model_that_takes_a_list_gets_a_list_and_pictures_are_counted(
             assert isinstance(pictures, list)
             return super().forward(pictures)
 
-    monkeypatch.setattr("prunus.repairs.in_parts.MOST", 12)
+    monkeypatch.setattr("prunus.repairs.partial_models.MOST", 12)
     data = [((part[0],), None) if wrapped else (tuple(part[0]), None) for part in batches(8)]
     result = prunus.prune(Strict().eval(), (pictures(2),), budget=HALF, data=data, repair="refold")
     assert result.repair is not None

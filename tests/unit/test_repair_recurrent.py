@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from factories_repair import cut_half, distance, nothing
 from prunus.graph.ir import Node
 from prunus.repairs import repair_
-from prunus.repairs.cells import Recurrent
-from prunus.repairs.finding import find_sites
-from prunus.repairs.lanes import lanes_of
-from prunus.repairs.lockstep import Lockstep
-from prunus.repairs.programs import Programs
-from prunus.repairs.recurrent import _Lane, _ran, mend_recurrent
+from prunus.repairs.find_sites import find_sites
+from prunus.repairs.paired_run import Lockstep
+from prunus.repairs.program_pairs import Programs
 from prunus.repairs.refold import refold
 from prunus.repairs.repairs import REPAIRS, Mending
-from prunus.repairs.unrolling import CellWeights, Sequences, sequences_of, unrolled
+from prunus.repairs.rnn_cells import Recurrent
+from prunus.repairs.rnn_fit import _Lane, _ran, mend_recurrent
+from prunus.repairs.rnn_unroll import CellWeights, Sequences, sequences_of, unrolled
+from prunus.repairs.samples import lanes_of
 from prunus.repairs.walking import Stop, Walk, route
 
 PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

@@ -27,7 +27,7 @@ def rows(seed: int, count: int, width: int = 90, outputs: int = 4, groups: int =
 @pytest.mark.parametrize("shifts", [True, False])
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_dual_form_gives_the_same_weight(shifts: bool, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunus.repairs.normals.COLUMNS", 64)  # the rows do not fit in one piece
+    monkeypatch.setattr("prunus.repairs.normal_equations.COLUMNS", 64)  # the rows do not fit in one piece
     monkeypatch.setattr("prunus.repairs.moments.COLUMNS", 64)
     width = 90
     fit, check = rows(1, 30), rows(2, 10)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import prunus
 from factories_repair import cut_half, distance
 from prunus.repairs import Moments, Site, repair_, walk
-from prunus.repairs.finding import find_sites
+from prunus.repairs.find_sites import find_sites
 from prunus.repairs.refold import refold
 from prunus.repairs.walking import Stop, Walk, route
 

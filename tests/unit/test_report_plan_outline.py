@@ -11,10 +11,10 @@ from torch import nn
 
 from prunus import analyse
 from prunus.analysis import Analysis
-from prunus.methods.neurons import unit_scores
+from prunus.analysis.review import with_savings
+from prunus.methods.scored_units import unit_scores
 from prunus.plans import Drop, Plan
 from prunus.report.outline import MOST_CELLS, Part, lines, outline
-from prunus.review import with_savings
 
 
 class Block(nn.Module):

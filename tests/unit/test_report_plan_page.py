@@ -12,11 +12,11 @@ from torch import nn
 
 from prunus import analyse
 from prunus.analysis import Analysis
-from prunus.methods.neurons import unit_scores
-from prunus.pay import Forecast
+from prunus.analysis.review import with_savings
+from prunus.measurement.forecast import Forecast
+from prunus.methods.scored_units import unit_scores
 from prunus.plans import Plan
 from prunus.report.plan_page import PlanAbout, render_plan_page
-from prunus.review import with_savings
 
 
 @pytest.fixture(scope="module")

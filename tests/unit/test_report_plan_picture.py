@@ -17,12 +17,12 @@ from torch import nn
 
 from prunus import analyse
 from prunus.analysis import Analysis
-from prunus.methods.neurons import unit_scores
+from prunus.analysis.review import with_savings
+from prunus.methods.scored_units import unit_scores
 from prunus.plans import Drop, Plan
 from prunus.report.pictures import standalone, write_picture
 from prunus.report.plan_picture import plan_picture
 from prunus.report.sweep_picture import Swept, best_losses, sweep_picture
-from prunus.review import with_savings
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 DENSE = Swept(1.0, 1000, 5000, 4000, 0.1)

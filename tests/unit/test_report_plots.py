@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from factories_results import METHODS, make_results, make_row
-from prunus.report.cells import make_cells
 from prunus.report.plots import cost_bars, latency_scatter, stability, structure, tradeoff
 from prunus.report.plots.curves import front
 from prunus.report.plots.layers import MOST_LAYERS, largest
 from prunus.report.plots.scale import is_stretched
-from prunus.results import LayerChange, Results
+from prunus.report.results import LayerChange, Results
+from prunus.report.seed_averages import make_cells
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 

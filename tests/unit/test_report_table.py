@@ -9,10 +9,10 @@ from rich.console import Console
 
 from factories_results import METHODS, make_results, make_row
 from prunus.report import formats
-from prunus.report.cells import make_cells
 from prunus.report.findings import find
+from prunus.report.results import Results
+from prunus.report.seed_averages import make_cells
 from prunus.report.table import print_table
-from prunus.results import Results
 
 
 def printed(results: Results, *, terminal: bool = False, width: int = 80) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from factories_results import make_results, make_row
 from prunus.errors import DataError
-from prunus.results import SCHEMA, Environment, LayerChange, Results, Row, Skipped, Spread, Summary, summarise
+from prunus.report.results import SCHEMA, Environment, LayerChange, Results, Row, Skipped, Spread, Summary, summarise
 
 SCHEMA_PAGE = Path(__file__).parents[2] / "docs" / "results-schema.md"
 

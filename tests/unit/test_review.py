@@ -11,11 +11,11 @@ from torch import nn
 
 from prunus import analyse
 from prunus.analysis import Analysis
+from prunus.analysis.review import diff_plans, settle, with_savings
 from prunus.errors import BudgetError, OptionError, PlanError
-from prunus.methods.neurons import unit_scores
+from prunus.methods.scored_units import unit_scores
 from prunus.plans import Plan
 from prunus.report.plan_table import diff_lines, plan_lines
-from prunus.review import diff_plans, settle, with_savings
 from prunus.surgery.cut import operate
 from prunus.surgery.verify import verify
 from prunus.tree import find_branches

@@ -15,12 +15,12 @@ from torch import nn
 from factories_analysis import analysis_of
 from prunus.analysis import Analysis
 from prunus.budget import unit_problem
+from prunus.data.splits import Split
 from prunus.errors import DataError, OptionError, UsageError
+from prunus.experiments.recipe import load_recipe
 from prunus.methods.after_repair import AfterRepair
 from prunus.methods.loss_search import LossSearch
-from prunus.methods.neurons import unit_scores
-from prunus.recipe import load_recipe
-from prunus.workloads.splits import Split
+from prunus.methods.scored_units import unit_scores
 
 
 def subject(outputs: int = 4, samples: int = 96, *, labels: int = 0) -> Analysis:

@@ -11,7 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from prunus.graph import watching
+from prunus.graph import observer
 from prunus.graph.capture import capture
 from prunus.graph.ir import Graph
 from prunus.graph.shapes import by_formula
@@ -91,7 +91,7 @@ ANSWERED = [
 def test_the_formula_is_what_torch_says(func: Any, args: tuple[Any, ...]) -> None:
     with FakeTensorMode() as mode, torch.no_grad():
         one, two = (torch.utils._pytree.tree_map_only(torch.Tensor, mode.from_tensor, args) for _ in range(2))
-        expected = watching._stand_in(func)(*one)
+        expected = observer._stand_in(func)(*one)
     with mode, torch.no_grad():
         found = by_formula(func, two, {})
     assert found is not None

@@ -16,8 +16,8 @@ from prunus.errors import ModelError, OutcomeError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.graph.recorder import named_tensors
-from prunus.surgery.dead import live_units
-from prunus.surgery.ema import carry_like
+from prunus.surgery.averaged_copy import carry_like
+from prunus.surgery.dead_units import live_units
 from prunus.surgery.optimizer import carry_optimizer
 
 IMAGES = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))

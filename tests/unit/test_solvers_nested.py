@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from factories_analysis import analysis_of
 from prunus.analysis import Analysis
-from prunus.criteria.programs import Programs
+from prunus.data.programs import Programs
+from prunus.data.splits import Split
 from prunus.errors import OptionError
-from prunus.graph.run import run
+from prunus.graph.interpreter import run
+from prunus.methods.layer_inputs import Reader, readers_of
 from prunus.methods.level_scan import LevelScan
-from prunus.methods.seen_inputs import Reader, readers_of
-from prunus.methods.unlabelled import unlabelled
+from prunus.methods.levels_from_data import unlabelled
 from prunus.plans import Plan, fingerprint
 from prunus.solvers import Consumer, refit
 from prunus.solvers.nested import nested_refits
 from prunus.surgery.verify import masked_tensors, reference_overrides
-from prunus.workloads.splits import Split
 
 UNITS = 7
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from prunus.errors import DataError, ModelError
-from prunus.sources import resolve_data, resolve_model
+from prunus.experiments.sources import resolve_data, resolve_model
 
 NET = """
 import torch

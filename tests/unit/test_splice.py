@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from factories_cuts import random_share
+from prunus.analysis.score import make_plan
 from prunus.exporters.checkpoint import save
 from prunus.exporters.pack import read_tensors
 from prunus.exporters.restore import load
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.graph.grouped import NAME as GROUPED
-from prunus.planning import make_plan
+from prunus.graph.grouped_mm import NAME as GROUPED
 from prunus.plans import Plan
 from prunus.surgery.cut import operate
 from prunus.surgery.emit import ArgumentsError

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from factories_digits import digits, fresh_subject
-from prunus.commands.planning import check_wanted, plan_recipe
 from prunus.errors import BudgetError, OptionError, RecipeError
+from prunus.experiments.commands.planning import check_wanted, plan_recipe
+from prunus.experiments.recipe import Recipe, load_recipe
+from prunus.experiments.trained_model import TrainedModel, request_of
 from prunus.pipeline.stages import Staged
 from prunus.pipeline.stages import run_stages as run_request
-from prunus.recipe import Recipe, load_recipe
 from prunus.surgery.cut import operate
 from prunus.surgery.tensors import sliced_masks
 from prunus.surgery.verify import verify
-from prunus.trained_model import TrainedModel, request_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "stages.txt"
 HEAD = "version: 1\nmodel: digits\ndata: digits\nprune: {budget: {params: 0.3}}\n"

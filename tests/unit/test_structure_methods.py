@@ -15,20 +15,20 @@ from torch import nn
 
 from factories_analysis import analysis_of, planned_by
 from prunus.analysis import Analysis
+from prunus.cost.price import cost_model
 from prunus.errors import BudgetError, DataError
+from prunus.experiments.workloads import Split
+from prunus.experiments.workloads.digits_net import DigitsNet
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.graph.ir import INPUT, Graph, Node, Ref, TensorMeta, refs_in
-from prunus.measurement.price import cost_model
-from prunus.methods.gates import Gates
+from prunus.methods.join_importance import Gates
 from prunus.methods.key_path import key_path
 from prunus.methods.modular import exchanged, greedy
 from prunus.methods.reduction import SLACK, Reduction, droppable, trimmed, whole
 from prunus.plans import Plan
 from prunus.surgery.cut import cut
 from prunus.surgery.verify import verify
-from prunus.workloads import Split
-from prunus.workloads.digits_net import DigitsNet
 
 STRUCTURE = ("key-path", "modular")
 

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 import prunus
 from factories_states import snapshot
+from prunus.analysis.score import make_plan
 from prunus.errors import CaptureError, ModelError, PlanError, PrunusError, VerifyError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.planning import make_plan
 from prunus.surgery import cut as cutting
 from prunus.surgery.cut import operate
 

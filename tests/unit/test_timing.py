@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-import prunus.timing.model
-from prunus.caching import CacheWarning
+import prunus.measurement.timing.model
+from prunus.foundation.cache import CacheWarning
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.timing import OpTimes, latency_model, time_ops
-from prunus.timing.fit import fit_times
+from prunus.measurement.timing import OpTimes, latency_model, time_ops
+from prunus.measurement.timing.fit import fit_times
 
 
 def test_the_fit_finds_what_made_the_times() -> None:
@@ -64,20 +64,20 @@ def test_times_are_measured_once_for_a_machine_a_torch_and_a_program(
     x = torch.randn(4, 256)
     coupling = couple(capture(net, x))
     runs: list[int] = []
-    real = prunus.timing.model.time_ops
+    real = prunus.measurement.timing.model.time_ops
 
     def counted(*args: Any, **kwargs: Any) -> OpTimes:
         runs.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr("prunus.timing.model.time_ops", counted)
+    monkeypatch.setattr("prunus.measurement.timing.model.time_ops", counted)
     first, second = (latency_model(net, coupling, x, rounds=2) for _ in range(2))
     assert len(runs) == 1
     assert first.ms() == second.ms()
     assert first.measured == second.measured
     latency_model(net, couple(capture(net, torch.randn(8, 256))), torch.randn(8, 256), rounds=2)
     assert len(runs) == 2
-    monkeypatch.setattr("prunus.timing.table.machine", lambda: "another")
+    monkeypatch.setattr("prunus.measurement.timing.table.machine", lambda: "another")
     latency_model(net, coupling, x, rounds=2)
     assert len(runs) == 3
     for file in (tmp_path / "timing").iterdir():

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from prunus.analysis.score import make_plan
 from prunus.exporters import load, save
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.planning import make_plan
 from prunus.plans import Plan
 from prunus.surgery import cut as cutting
+from prunus.surgery import extra_captures
 from prunus.surgery.cut import operate
 from prunus.surgery.record import Surgery
 from prunus.surgery.splice import Splice
@@ -152,10 +153,9 @@ def test_batch_norm_counts_its_batches(mode: str) -> None:
 
 
 def test_where_nothing_drops_the_model_is_not_captured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prunus.surgery import study
 
     called: list[object] = []
-    monkeypatch.setattr(study, "training_of", lambda *args: called.append(args))
+    monkeypatch.setattr(extra_captures, "training_of", lambda *args: called.append(args))
     model = Net("torch").eval()
     model.attention.inner.dropout = 0.0
     coupling = couple(capture(model, X))

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from factories_training import blocks, samples
+from prunus.data.sources import BatchList, DatasetSplit, Split
 from prunus.errors import OptionError
 from prunus.pruner import Pruner
 from prunus.pruner.checkpoint import read_state
 from prunus.pruner.loop import train_pruning_
-from prunus.pruner.resuming import Checkpoints
+from prunus.pruner.training_state import Checkpoints
 from prunus.training import TrainingOptions
 from prunus.training.order import Order
-from prunus.workloads.sources import BatchList, DatasetSplit, Split
 
 ROWS = torch.arange(7.0)[:, None]
 

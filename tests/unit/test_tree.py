@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from factories_tree import coupling, tree
 from prunus.budget.knapsack_tree import solve_tree
+from prunus.cost.price import cost_model
 from prunus.errors import OptionError, SelectorError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.measurement.price import cost_model
 from prunus.tree import find_branches, grow_tree
 from prunus.tree.choices import ChoiceTree
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from factories_analysis import analysis_of, planned_by
 from prunus.analysis import Analysis
 from prunus.budget import fit_units
-from prunus.methods.neurons import unit_scores
+from prunus.experiments.workloads import Split
+from prunus.methods.scored_units import unit_scores
 from prunus.surgery.cut import cut
 from prunus.surgery.verify import verify
-from prunus.workloads import Split
 
 
 class Blocks(nn.Module):

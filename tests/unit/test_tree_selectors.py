@@ -7,9 +7,9 @@ import torch
 
 import prunus
 from factories_tree import Hybrid, coupling, tree
+from prunus.analysis.selectors import bounds_on, ignored_axes, select_nodes, selected_axes
 from prunus.budget import Bound
 from prunus.errors import BudgetError, OptionError, SelectorError
-from prunus.selectors import bounds_on, ignored_axes, select_nodes, selected_axes
 
 INPUTS = torch.randn(2, 3, 8, 8)
 

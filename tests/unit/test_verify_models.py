@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from factories_verified import ATTENTION, VECTOR, Proof, of, said, unscaled
+from prunus.analysis.score import make_plan
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.planning import make_plan
-from prunus.surgery import trial as trials
+from prunus.surgery import proof_run as trials
 from prunus.surgery.cut import operate
-from prunus.surgery.trial import Trial, relative_error
+from prunus.surgery.proof_run import Trial, relative_error
 from prunus.surgery.verify import TOLERANCE, verify
 
 

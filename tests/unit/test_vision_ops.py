@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prunus.sources.vision_ops import non_maximum_suppression
+from prunus.experiments.sources.vision_ops import non_maximum_suppression
 
 there = pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is an optional extra")
 CLI = "from prunus.cli.main import main; main()"
@@ -62,7 +62,8 @@ def test_a_model_is_inspected_in_a_fresh_process(model: str) -> None:
 @there
 def test_torchvision_suppresses_boxes_after_a_model_was_resolved() -> None:
     done = python(
-        "import torch; from prunus.sources import resolve_model; resolve_model('torchvision:squeezenet1_1');"
+        "import torch; from prunus.experiments.sources import resolve_model;"
+        "resolve_model('torchvision:squeezenet1_1');"
         "from torchvision.ops import nms; boxes = torch.tensor([[0., 0, 2, 2], [0, 0, 2, 1.9], [3, 3, 4, 4]]);"
         "print(nms(boxes, torch.tensor([0.5, 0.9, 0.1]), 0.5).tolist())"
     )
@@ -70,7 +71,7 @@ def test_torchvision_suppresses_boxes_after_a_model_was_resolved() -> None:
 
 
 CALL = (
-    "import torch; from prunus.sources.vision_ops import compute_nms, import_torchvision;"
+    "import torch; from prunus.experiments.sources.vision_ops import compute_nms, import_torchvision;"
     "import_torchvision(); import_torchvision(); compute_nms(); compute_nms(); import torchvision.ops.boxes;"
     "found = torch.ops.torchvision.nms(torch.eye(4)[:1], torch.ones(1), 0.5).tolist();"
     "print(found, torchvision.ops.boxes._assert_has_ops)"
@@ -101,7 +102,7 @@ def test_without_torchvision_there_is_nothing_to_do() -> None:
     done = python(
         "import importlib.util, sys; find = importlib.util.find_spec;"
         "importlib.util.find_spec = lambda name, *a: None if name == 'torchvision' else find(name, *a);"
-        "from prunus.sources.vision_ops import import_torchvision; import_torchvision();"
+        "from prunus.experiments.sources.vision_ops import import_torchvision; import_torchvision();"
         "print('torchvision' in sys.modules)"
     )
     assert done.stdout == "False\n", done.stderr

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import prunus
+from prunus.analysis.score import make_plan
 from prunus.errors import OptionError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
-from prunus.planning import make_plan
 from prunus.plans import Plan
 from prunus.surgery.cut import cut
 from prunus.surgery.verify import compare_models

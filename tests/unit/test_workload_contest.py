@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from prunus.comparison import compare
-from prunus.recipe import Recipe
-from prunus.results import Results
-from prunus.workloads import WORKLOADS
-from prunus.workloads.recommendation import ClickSizes, load_clicks
-from prunus.workloads.text import TextSizes, load_language
+from prunus.experiments.comparison import compare
+from prunus.experiments.recipe import Recipe
+from prunus.experiments.workloads import WORKLOADS
+from prunus.experiments.workloads.recommendation import ClickSizes, load_clicks
+from prunus.experiments.workloads.text import TextSizes, load_language
+from prunus.report.results import Results
 
 TINY = {
     "recommendation/deepfm": lambda: load_clicks(ClickSizes(train=2_000, calibration=64, selection=64, test=300)),

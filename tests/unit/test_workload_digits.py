@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from prunus.data.sources import BatchList, DatasetSplit
 from prunus.errors import DataError, OptionError
+from prunus.experiments.workloads import WORKLOADS, Split, Splits, splits_from_loaders
+from prunus.experiments.workloads.digits import SIZES
+from prunus.experiments.workloads.digits_net import DigitsNet, Parallel, Residual
 from prunus.measurement.quality import evaluate
 from prunus.training import finetune_
-from prunus.workloads import WORKLOADS, Split, Splits, splits_from_loaders
-from prunus.workloads.digits import SIZES
-from prunus.workloads.digits_net import DigitsNet, Parallel, Residual
-from prunus.workloads.sources import BatchList, DatasetSplit
 
 PARTS = ("train", "calibration", "selection", "test")
 

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from prunus.caching import CacheWarning, checksum
 from prunus.errors import DataError, OptionError
-from prunus.workloads import WORKLOADS
-from prunus.workloads.glyphs import (
+from prunus.experiments.workloads import WORKLOADS
+from prunus.experiments.workloads.glyphs import (
     CHARACTERS,
     CORRUPTIONS,
     SEVERITIES,
@@ -28,10 +27,11 @@ from prunus.workloads.glyphs import (
     load_glyphs,
     long_tail,
 )
-from prunus.workloads.glyphs import data as glyph_data
-from prunus.workloads.glyphs.data import glyph_key
-from prunus.workloads.glyphs.fonts import HELD_OUT, SEEN, draw_fonts, find_fonts
-from prunus.workloads.glyphs.render import GlyphSet, blurred, render
+from prunus.experiments.workloads.glyphs import data as glyph_data
+from prunus.experiments.workloads.glyphs.data import glyph_key
+from prunus.experiments.workloads.glyphs.fonts import HELD_OUT, SEEN, draw_fonts, find_fonts
+from prunus.experiments.workloads.glyphs.render import GlyphSet, blurred, render
+from prunus.foundation.cache import CacheWarning, checksum
 
 SMALL = GlyphSizes(train=310, calibration=62, selection=70, test=124, unseen_fonts=62)
 NAMES = tuple(item.name for item in fields(GlyphSizes))

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import prunus
-from prunus.sources import resolve_model
-from prunus.sources.examples import example_inputs
-from prunus.workloads import WORKLOADS
-from prunus.workloads.glyphs import DEFAULT, FAMILIES
+from prunus.experiments.sources import resolve_model
+from prunus.experiments.sources.examples import example_inputs
+from prunus.experiments.workloads import WORKLOADS
+from prunus.experiments.workloads.glyphs import DEFAULT, FAMILIES
 
 NAMES = tuple(f"glyphs/{name}" for name in FAMILIES)
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import nn
 
-from prunus.caching import CacheWarning, cache_folder, sweep
 from prunus.errors import OptionError
-from prunus.files import write_bytes_atomic
+from prunus.experiments.workloads import WORKLOADS, Workload, train_workload, trained
+from prunus.experiments.workloads import train as training
+from prunus.experiments.workloads.glyphs import GlyphSizes, load_glyphs
+from prunus.experiments.workloads.glyphs.resnet import ResNet
+from prunus.experiments.workloads.store import RECORD, WEIGHTS, EpochScore, read_trained
+from prunus.foundation.atomic_files import write_bytes_atomic
+from prunus.foundation.cache import CacheWarning, cache_folder, sweep
 from prunus.measurement.quality import evaluate
 from prunus.training import TrainingOptions
-from prunus.workloads import WORKLOADS, Workload, train_workload, trained
-from prunus.workloads import train as training
-from prunus.workloads.glyphs import GlyphSizes, load_glyphs
-from prunus.workloads.glyphs.resnet import ResNet
-from prunus.workloads.store import RECORD, WEIGHTS, EpochScore, read_trained
 
 SIZES = GlyphSizes(train=310, calibration=62, selection=62, test=62, unseen_fonts=62)
 ENOUGH = replace(SIZES, train=6200, test=310)  # to learn something

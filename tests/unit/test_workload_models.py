@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import prunus
-from prunus.sources import resolve_model
-from prunus.sources.examples import example_inputs
-from prunus.workloads import WORKLOADS, recommendation, speech, text
+from prunus.experiments.sources import resolve_model
+from prunus.experiments.sources.examples import example_inputs
+from prunus.experiments.workloads import WORKLOADS, recommendation, speech, text
 
 NAMES = tuple(
     [f"text/{name}" for name in text.CLASSIFIERS | text.LANGUAGE_MODELS]

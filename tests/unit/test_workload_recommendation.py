@@ -11,12 +11,12 @@ from torch import nn
 
 import prunus
 from prunus.errors import OptionError
+from prunus.experiments.workloads import WORKLOADS, Split
+from prunus.experiments.workloads.recommendation import FIELDS, ClickSizes, load_clicks, make_world
+from prunus.experiments.workloads.recommendation.data import click_key
+from prunus.experiments.workloads.recommendation.networks import DeepFM
 from prunus.measurement.quality import evaluate
 from prunus.training import TrainingOptions, finetune_
-from prunus.workloads import WORKLOADS, Split
-from prunus.workloads.recommendation import FIELDS, ClickSizes, load_clicks, make_world
-from prunus.workloads.recommendation.data import click_key
-from prunus.workloads.recommendation.networks import DeepFM
 
 SMALL = ClickSizes(train=6_000, calibration=100, selection=100, test=1_000)
 NAMES = tuple(item.name for item in fields(ClickSizes))

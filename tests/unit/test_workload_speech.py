@@ -13,12 +13,12 @@ import torch
 
 from prunus.cli.main import main
 from prunus.errors import DataError, OptionError
-from prunus.workloads import WORKLOADS, Split
-from prunus.workloads.speech import SHIFTS, WORDS, SpeechSizes, espeak, load_speech, speech_sets
-from prunus.workloads.speech.data import speech_key, varied
-from prunus.workloads.speech.espeak import PROGRAM, RATE, Utterance, check_voices, speak
-from prunus.workloads.speech.features import BANDS, FRAMES, WINDOW, log_mel, mel_filters, noisy, placed
-from prunus.workloads.speech.render import ACCENTS, CASTS, FAR_ACCENTS, NOISE
+from prunus.experiments.workloads import WORKLOADS, Split
+from prunus.experiments.workloads.speech import SHIFTS, WORDS, SpeechSizes, espeak, load_speech, speech_sets
+from prunus.experiments.workloads.speech.data import speech_key, varied
+from prunus.experiments.workloads.speech.espeak import PROGRAM, RATE, Utterance, check_voices, speak
+from prunus.experiments.workloads.speech.features import BANDS, FRAMES, WINDOW, log_mel, mel_filters, noisy, placed
+from prunus.experiments.workloads.speech.render import ACCENTS, CASTS, FAR_ACCENTS, NOISE
 
 SMALL = SpeechSizes(train=48, calibration=24, selection=24, test=24, odd_voices=4, far_accents=4)
 spoken = pytest.mark.skipif(shutil.which(PROGRAM) is None, reason="espeak-ng is not installed")
@@ -67,7 +67,7 @@ def test_the_groups_are_what_is_spoken(monkeypatch: pytest.MonkeyPatch, tmp_path
         said.append(utterance)
         return tone(440)
 
-    monkeypatch.setattr("prunus.workloads.speech.render.speak", note)
+    monkeypatch.setattr("prunus.experiments.workloads.speech.render.speak", note)
     speech_sets(SpeechSizes(train=200, calibration=1, selection=1, test=100, odd_voices=1, far_accents=1))
     train, test = said[:200], said[202:302]
     assert {u.variant for u in train} == set(CASTS["train"].variants)
@@ -82,7 +82,9 @@ def test_a_seed_gives_the_same_bytes_and_the_second_time_they_are_read(
     sets: dict[str, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = {name: split.inputs.clone() for name, split in sets.items()}
-    monkeypatch.setattr("prunus.workloads.speech.render.speak", lambda utterance: pytest.fail("spoken again"))
+    monkeypatch.setattr(
+        "prunus.experiments.workloads.speech.render.speak", lambda utterance: pytest.fail("spoken again")
+    )
     assert all(torch.equal(kept[name], split.inputs) for name, split in speech_sets(SMALL).items())
     monkeypatch.undo()
     monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path))

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from prunus.data.sources import AugmentedSplit
 from prunus.errors import DataError, OptionError
+from prunus.experiments.workloads import WORKLOADS, Split, Splits
+from prunus.experiments.workloads.text import PACKAGES, TextSizes, data, load_language, load_text
+from prunus.experiments.workloads.text.corpus import LONGEST, MODULES, SHARES, TextFile, read_corpus, share_out
+from prunus.experiments.workloads.text.data import CONTEXT, SNIPPET, replaced, snippets, text_key
+from prunus.experiments.workloads.text.language import ByteGPT
+from prunus.experiments.workloads.text.networks import TextTransformer
 from prunus.measurement.quality import evaluate
 from prunus.training import TrainingOptions, finetune_
-from prunus.workloads import WORKLOADS, Split, Splits
-from prunus.workloads.sources import AugmentedSplit
-from prunus.workloads.text import PACKAGES, TextSizes, data, load_language, load_text
-from prunus.workloads.text.corpus import LONGEST, MODULES, SHARES, TextFile, read_corpus, share_out
-from prunus.workloads.text.data import CONTEXT, SNIPPET, replaced, snippets, text_key
-from prunus.workloads.text.language import ByteGPT
-from prunus.workloads.text.networks import TextTransformer
 
 SMALL = TextSizes(train=70, calibration=21, selection=28, test=35)
 

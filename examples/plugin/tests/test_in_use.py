@@ -17,9 +17,9 @@ from prunus.budget import ALLOCATORS
 from prunus.criteria import CRITERIA, UNIT_CRITERIA, Evidence
 from prunus.errors import OptionError
 from prunus.methods import METHODS
-from prunus.methods.neurons import unit_scores
+from prunus.methods.scored_units import unit_scores
 from prunus.repairs import REPAIRS
-from prunus.schedules import KEPT_SCHEDULES, kept_at
+from prunus.training.schedules import KEPT_SCHEDULES, kept_at
 from prunus_example.gated import Gated, gated
 
 

@@ -7,33 +7,33 @@ from typing import Any
 
 from torch import nn
 
-from prunus.analysis.data import Given, sources_of
 from prunus.analysis.record import COVERAGE_REWRITTEN, Analysis, LossFunction, own_with_config
-from prunus.arguments import names
-from prunus.as_found import buffers_kept
+from prunus.analysis.score import check_weights
+from prunus.analysis.selectors import bounds_on, ignored_axes
 from prunus.budget import bounds_of
-from prunus.criteria.calibration import batches_of
+from prunus.cost.price import cost_model
 from prunus.criteria.noise import data_or_noise
-from prunus.defaults import DEFAULTS
+from prunus.data.batches import check_count, tensors_in
+from prunus.data.calibration import batches_of
+from prunus.data.calling import called
+from prunus.data.given import Given, sources_of
+from prunus.data.learning import as_often_as_needed
 from prunus.errors import CaptureError, DataError, OptionError
-from prunus.graph.arguments import Calls, as_called, without_labels
+from prunus.foundation.arguments import names
+from prunus.foundation.as_found import buffers_kept
+from prunus.foundation.autograd_mode import in_ordinary_mode
+from prunus.foundation.defaults import DEFAULTS
+from prunus.foundation.progress import Progress, Silent
+from prunus.foundation.user_code import UserFunction
+from prunus.graph.call_form import Calls, as_called, without_labels
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import couple, opted_in
-from prunus.graph.parts import Captured, capture_or_parts
-from prunus.measurement.batches import check_count, tensors_in
-from prunus.measurement.price import cost_model
-from prunus.ordinary import in_ordinary_mode
-from prunus.planning import check_weights
-from prunus.progress import Progress, Silent
-from prunus.selectors import bounds_on, ignored_axes
+from prunus.graph.partial_capture import Captured, capture_or_parts
 from prunus.surgery.cut import FORWARDS
 from prunus.surgery.own_forward import own_forward
 from prunus.training import loss_function
 from prunus.training.losses import check_loss, name_of
 from prunus.tree import grow_tree
-from prunus.user_code import UserFunction
-from prunus.workloads.calling import called
-from prunus.workloads.learning import as_often_as_needed
 
 
 @in_ordinary_mode

@@ -11,24 +11,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunus.analysis.data import Given, NoData
-from prunus.arguments import door
+from prunus.analysis.selectors import bounds_on, ignored_axes
 from prunus.budget import Bound, Limit, Limits, fit_units
 from prunus.budget.allocator import Allocator
 from prunus.budget.limits import LATENCY
+from prunus.cost.price import CostModel, cost_model
+from prunus.data.batches import DataSource, tensors_in
+from prunus.data.given import Given, NoData
 from prunus.errors import CaptureError
 from prunus.exporters import config_terms
+from prunus.foundation.arguments import door
+from prunus.foundation.progress import Progress, Silent
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.kept_forward import OwnForward
-from prunus.graph.parts import Captured
-from prunus.measurement.batches import DataSource, tensors_in
-from prunus.measurement.price import CostModel, cost_model
+from prunus.graph.partial_capture import Captured
+from prunus.measurement.timing import latency_model, widths_in_multiples
 from prunus.plans import Cost, Plan
-from prunus.progress import Progress, Silent
-from prunus.selectors import bounds_on, ignored_axes
 from prunus.surgery.cut import cut
 from prunus.surgery.own_forward import own_forward, with_terms
-from prunus.timing import latency_model, widths_in_multiples
 from prunus.tree import grow_tree
 
 LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -122,7 +122,7 @@ class Analysis:
 
     def inspect(self) -> Any:
         """Return what can go, what is frozen and why; printing it shows the module tree."""
-        return import_module("prunus.inspection").inspected(self)
+        return import_module("prunus.report.inspection").inspected(self)
 
     @property
     def has_data(self) -> bool:

@@ -3,10 +3,10 @@
 from prunus.budget.allocation import Allocation, Point, allocate
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
 from prunus.budget.bounds import Bound, bounds_of
-from prunus.budget.fit import fit_units
+from prunus.budget.fit_units import fit_units
 from prunus.budget.limits import METRICS, Limit, Limits, parse_budget
 from prunus.budget.problem import unit_problem
-from prunus.budget.topup import top_up
+from prunus.budget.spend_rest import top_up
 
 __all__ = [
     "ALLOCATORS",

@@ -14,9 +14,9 @@ import numpy as np
 from prunus.budget.allocator import ALLOCATORS, Allocator, UnitProblem
 from prunus.budget.frontier import survivors
 from prunus.errors import BudgetError, OptionError
+from prunus.foundation.registry import title_of
+from prunus.foundation.user_code import UserFunction
 from prunus.plans import Cost
-from prunus.registry import title_of
-from prunus.user_code import UserFunction
 
 TrueLoss = Callable[[Mapping[str, int]], float]
 

@@ -11,9 +11,9 @@ import numpy as np
 from prunus.budget.bounds import Bound
 from prunus.budget.limits import Limit
 from prunus.budget.polynomial import PricePolynomial
-from prunus.measurement.price import CostModel
+from prunus.cost.price import CostModel
+from prunus.foundation.registry import Registry
 from prunus.plans import Cost
-from prunus.registry import Registry
 
 T = TypeVar("T")
 _FREE = Bound()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
-from prunus.budget.shares import spread_shares
+from prunus.budget.proportional import spread_shares
 from prunus.errors import BudgetError
 from prunus.graph.coupling import Coupling
 

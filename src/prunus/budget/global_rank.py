@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
-from prunus.budget.ranking import keep_above
+from prunus.budget.one_threshold import keep_above
 
 
 @ALLOCATORS.register("global")

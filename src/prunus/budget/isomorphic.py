@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
-from prunus.budget.ranking import guarded_least
-from prunus.budget.refill import refill
+from prunus.budget.integer_repair import refill
+from prunus.budget.one_threshold import guarded_least
 from prunus.graph.coupling import Axis, Coupling
 from prunus.graph.layout import atoms_of
 

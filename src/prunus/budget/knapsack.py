@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
+from prunus.budget.integer_repair import refill
 from prunus.budget.knapsack_tree import Group, Leaf, Solution, solve_tree
 from prunus.budget.lagrangian import lagrangian
-from prunus.budget.levels import Grid, best_weights, mix
-from prunus.budget.refill import refill
+from prunus.budget.width_grid import Grid, best_weights, mix
 from prunus.errors import BudgetError
 
 LEVELS = 32

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
-from prunus.budget.levels import best_weights, considered, even_division, mix
-from prunus.budget.refill import refill
+from prunus.budget.integer_repair import refill
+from prunus.budget.width_grid import best_weights, considered, even_division, mix
 
 _SWEEPS = 4
 _STEPS = 26

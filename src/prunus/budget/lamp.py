@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
-from prunus.budget.ranking import keep_above
+from prunus.budget.one_threshold import keep_above
 from prunus.criteria.lamp import lamp_scores
 
 __all__ = ["lamp", "lamp_scores"]

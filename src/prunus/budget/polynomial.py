@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from prunus.cost.price import CostModel, Term
 from prunus.graph.coupling import count
 from prunus.graph.layout import Expr, Prod, atoms_of
-from prunus.measurement.price import CostModel, Term
 from prunus.plans import Cost
 
 FIELDS = ("params", "macs_forward", "macs_backward", "param_bytes", "latency_fs")

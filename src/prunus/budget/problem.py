@@ -10,8 +10,8 @@ from prunus.budget.allocator import UnitProblem
 from prunus.budget.bounds import Bound
 from prunus.budget.limits import LATENCY, Limit
 from prunus.budget.tied import with_ties
+from prunus.cost.price import CostModel
 from prunus.errors import BudgetError, OptionError
-from prunus.measurement.price import CostModel
 from prunus.plans import Cost
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
-from prunus.budget.shares import spread_shares
+from prunus.budget.proportional import spread_shares
 
 
 @ALLOCATORS.register("uniform")

@@ -10,10 +10,10 @@ import numpy as np
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
 from prunus.budget.elimination import elimination_order, minimise
 from prunus.budget.elimination_exact import eliminate, levels_of, work
+from prunus.budget.integer_repair import refill
 from prunus.budget.knapsack import improve
 from prunus.budget.lagrangian import Answer, best_of_mixes, lagrangian
-from prunus.budget.levels import Grid, best_weights, mix, tables
-from prunus.budget.refill import refill
+from prunus.budget.width_grid import Grid, best_weights, mix, tables
 
 LEVELS = 16
 _CELLS = 2**20

@@ -10,7 +10,7 @@ import numpy as np
 from prunus.budget.erk import erk_counts
 from prunus.budget.lamp import lamp_scores
 from prunus.errors import BudgetError
-from prunus.registry import Registry
+from prunus.foundation.registry import Registry
 
 Scores = Mapping[str, np.ndarray]
 WeightAllocator = Callable[[Scores, int], dict[str, int]]

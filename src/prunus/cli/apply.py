@@ -22,7 +22,7 @@ def apply(
     from prunus.exporters.header import CHECKPOINT
 
     check_out(out, CHECKPOINT)
-    from prunus.commands import apply_folder, read_plan_folder
+    from prunus.experiments.commands import apply_folder, read_plan_folder
     from prunus.report.plan_table import price_lines
 
     with shown_progress() as progress:

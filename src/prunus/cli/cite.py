@@ -17,7 +17,7 @@ def cite(
     debug: DebugOption = False,
 ) -> None:
     """Print the papers of the criterion, allocator, methods and repairs that a recipe uses."""
-    from prunus.citation import cite as cite_recipe
+    from prunus.experiments.citation import cite as cite_recipe
 
     found = cite_recipe(recipe)
     sys.stdout.write((found.bibtex() if bibtex else str(found)) + "\n")

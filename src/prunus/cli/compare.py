@@ -30,7 +30,7 @@ def compare(
     debug: DebugOption = False,
 ) -> None:
     """Compare pruning methods as the recipe says; options take precedence over the recipe."""
-    from prunus.recipe import load_recipe, override
+    from prunus.experiments.recipe import load_recipe, override
 
     wanted = override(
         load_recipe(recipe),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from prunus.progress import Progress
+from prunus.foundation.progress import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

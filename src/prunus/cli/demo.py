@@ -19,6 +19,6 @@ def demo(
     debug: DebugOption = False,
 ) -> None:
     """Compare every method on the built-in digits: no data, no network, no GPU."""
-    from prunus.recipe import demo_recipe
+    from prunus.experiments.recipe import demo_recipe
 
     carry_out(demo_recipe(seed=seed, seeds=seeds, out=str(out)), out, as_json=json)

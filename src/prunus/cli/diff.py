@@ -20,9 +20,9 @@ def diff(
     debug: DebugOption = False,
 ) -> None:
     """Show which nodes two plans cut differently, and what that does to the price."""
+    from prunus.analysis.review import diff_plans
     from prunus.plans import Plan
     from prunus.report.plan_table import diff_lines
-    from prunus.review import diff_plans
 
     plans = Plan.load(first), Plan.load(second)
     found = diff_plans(*plans)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prunus.cli.options import DebugOption, ForwardOption
-from prunus.defaults import DEFAULTS
+from prunus.foundation.defaults import DEFAULTS
 
 _MODEL = "torchvision:NAME, timm:NAME, hf:PATH, package.module:callable, file.py:callable, or a built-in name."
 
@@ -39,9 +39,9 @@ def inspect(
 
     if graph is not None:
         check_picture(graph)
-    from prunus.inspection import inspect_model, print_inspection
-    from prunus.sources import resolve_model
-    from prunus.sources.examples import example_inputs
+    from prunus.experiments.sources import resolve_model
+    from prunus.experiments.sources.examples import example_inputs
+    from prunus.report.inspection import inspect_model, print_inspection
 
     network = resolve_model(model, checkpoint=None if checkpoint is None else str(checkpoint))
     inputs = example_inputs(model, network, input_shape or ())

@@ -31,8 +31,8 @@ def levels(
     """Show cost, time, sensitivity and redundancy of every stage, block, layer and unit of a trained network."""
     if level not in _LEVELS:
         raise OptionError(f"--level: got {level!r}; allowed: {', '.join(_LEVELS)}.")
-    from prunus.recipe import load_recipe
-    from prunus.trained_model import trained_model
+    from prunus.experiments.recipe import load_recipe
+    from prunus.experiments.trained_model import trained_model
 
     wanted = load_recipe(recipe)
     with shown_progress() as progress:

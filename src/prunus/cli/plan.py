@@ -30,11 +30,11 @@ from prunus.cli.work import check_out
 from prunus.errors import OptionError
 
 if TYPE_CHECKING:
-    from prunus.pay import Forecast
+    from prunus.experiments.recipe import Recipe
+    from prunus.experiments.trained_model import TrainedModel
+    from prunus.foundation.progress import Progress
+    from prunus.measurement.forecast import Forecast
     from prunus.plans import Plan
-    from prunus.progress import Progress
-    from prunus.recipe import Recipe
-    from prunus.trained_model import TrainedModel
 
 _SHOWN = 40
 
@@ -73,14 +73,14 @@ def plan(
     debug: DebugOption = False,
 ) -> None:
     """Plan what would go, price it exactly and say why; a person may edit the folder's plan.json before apply."""
-    from prunus.commands.folder import PLAN_FOLDER
+    from prunus.experiments.commands.folder import PLAN_FOLDER
 
     check_out(out, PLAN_FOLDER if sweep is None else None)
-    from prunus.commands import plan_recipe, read_plan_folder, write_plan_folder
-    from prunus.commands.planning import check_wanted
+    from prunus.experiments.commands import plan_recipe, read_plan_folder, write_plan_folder
+    from prunus.experiments.commands.planning import check_wanted
+    from prunus.experiments.recipe import load_recipe, override
+    from prunus.experiments.trained_model import trained_model
     from prunus.pipeline.stage_checks import check_to_apply
-    from prunus.recipe import load_recipe, override
-    from prunus.trained_model import trained_model
 
     known = read_plan_folder(source) if source.is_dir() else None
     recipe = load_recipe(source) if known is None else known.recipe
@@ -134,7 +134,7 @@ def plan(
 
 
 def _draw(trained: TrainedModel, made: Plan, out: Path) -> None:
-    from prunus.commands.folder import PICTURE
+    from prunus.experiments.commands.folder import PICTURE
     from prunus.report.pictures import write_picture
     from prunus.report.plan_picture import plan_picture
 
@@ -145,7 +145,7 @@ def _draw(trained: TrainedModel, made: Plan, out: Path) -> None:
 
 
 def _forecast(trained: TrainedModel, made: Plan, progress: Progress) -> Forecast:
-    from prunus.pay import forecast
+    from prunus.measurement.forecast import forecast
 
     analysis = trained.analysis
     return forecast(analysis.model, analysis.coupling, analysis.example_inputs, made, batch=trained.samples,
@@ -153,7 +153,7 @@ def _forecast(trained: TrainedModel, made: Plan, progress: Progress) -> Forecast
 
 
 def _show_forecast(found: Forecast) -> None:
-    from prunus.pay import warnings_of
+    from prunus.measurement.forecast import warnings_of
     from prunus.report.plan_table import forecast_lines
 
     sys.stdout.write("\n")

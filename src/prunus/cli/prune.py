@@ -56,8 +56,8 @@ def prune(
     from prunus.exporters.header import CHECKPOINT
 
     check_out(out, CHECKPOINT)
-    from prunus.commands import prune_recipe
-    from prunus.recipe import load_recipe, override
+    from prunus.experiments.commands import prune_recipe
+    from prunus.experiments.recipe import load_recipe, override
 
     changes: dict[tuple[str, ...], Any] = {
         ("prune", "budget"): budget_of(budget),

@@ -25,19 +25,19 @@ def report(
     check_out(out.parent)
     if (folder / _RESULTS).is_file():
         from prunus.report import write_report
-        from prunus.results import Results
+        from prunus.report.results import Results
 
         write_report(Results.load(folder / _RESULTS), out)
     else:
-        from prunus.files import write_text_atomic
+        from prunus.foundation.atomic_files import write_text_atomic
 
         write_text_atomic(out, _plan_page(folder, pay))
     sys.stderr.write(f"report: {out}\n")
 
 
 def _plan_page(folder: Path, pay: bool) -> str:
-    from prunus.commands import read_plan_folder, review_folder
-    from prunus.pay import forecast
+    from prunus.experiments.commands import read_plan_folder, review_folder
+    from prunus.measurement.forecast import forecast
     from prunus.report.plan_page import PlanAbout, render_plan_page
 
     given = read_plan_folder(folder)

@@ -14,7 +14,7 @@ from prunus.errors import OptionError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prunus.trained_model import TrainedModel
+    from prunus.experiments.trained_model import TrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ def sweep_plans(
     picture: bool = True,
 ) -> None:
     """Plan for every share of the recipe's first metric, write each folder, draw and print the front."""
-    from prunus.commands import plan_again, write_plan_folder
+    from prunus.experiments.commands import plan_again, write_plan_folder
+    from prunus.experiments.recipe import override
     from prunus.methods.true_loss import selection_loss
-    from prunus.recipe import override
     from prunus.report.plan_table import aligned
 
     for share in shares:

@@ -16,8 +16,8 @@ import typer
 from prunus.cli.options import DebugOption
 
 if TYPE_CHECKING:
-    from prunus.workloads.store import EpochScore
-    from prunus.workloads.train import Trained, Watch
+    from prunus.experiments.workloads.store import EpochScore
+    from prunus.experiments.workloads.train import Trained, Watch
 
 
 def train_workload(
@@ -34,7 +34,7 @@ def train_workload(
     debug: DebugOption = False,
 ) -> None:
     """Train a built-in model and keep it; a second call finds it there."""
-    from prunus.workloads import train_workload as train
+    from prunus.experiments.workloads import train_workload as train
 
     with _cache_warnings_said(), _shown(name, sys.stderr) as watch:
         found = train(name, seed, epochs=epochs, folder=out, again=again, watch=watch)
@@ -63,7 +63,7 @@ def _told(found: Trained) -> str:
 @contextmanager
 def _cache_warnings_said() -> Iterator[None]:
     """Let what happened to the cache through as a line, where the command line is silent about other warnings."""
-    from prunus.caching import CacheWarning
+    from prunus.foundation.cache import CacheWarning
 
     def say(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if issubclass(category, CacheWarning):

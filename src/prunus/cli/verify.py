@@ -25,7 +25,7 @@ def verify(
     debug: DebugOption = False,
 ) -> None:
     """Prove the cut of a checkpoint again; with --calls train, generate, pad, save and export it too."""
-    from prunus.commands import verify_folder
+    from prunus.experiments.commands import verify_folder
 
     with shown_progress() as progress:
         found = verify_folder(folder, progress, calls=calls, base_dir=base)

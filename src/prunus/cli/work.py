@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from prunus.cli.console import shown_progress
 from prunus.errors import OptionError
-from prunus.files import Contents, check_replaceable
+from prunus.foundation.atomic_files import Contents, check_replaceable
 
 if TYPE_CHECKING:
-    from prunus.recipe import Recipe
+    from prunus.experiments.recipe import Recipe
 
 
 def carry_out(recipe: Recipe, out: Path, *, as_json: bool) -> None:
@@ -23,7 +23,7 @@ def carry_out(recipe: Recipe, out: Path, *, as_json: bool) -> None:
         PrunusError: whatever the comparison refuses, and a folder that cannot be written.
     """
     check_out(out)
-    from prunus.comparison import compare
+    from prunus.experiments.comparison import compare
 
     with shown_progress() as progress:
         results = compare(recipe, progress=progress, out=out)
@@ -43,8 +43,8 @@ def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
         PrunusError: the model, the data or the folder cannot be used.
     """
     check_out(out)
-    from prunus.sources import resolve_data, resolve_model
-    from prunus.sources.noise import NOISE, noise_splits
+    from prunus.experiments.sources import resolve_data, resolve_model
+    from prunus.experiments.sources.noise import NOISE, noise_splits
 
     model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=recipe.seed)
     if recipe.data == NOISE:
@@ -52,7 +52,7 @@ def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
     else:
         resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
     from prunus.methods import METHODS
-    from prunus.results import named
+    from prunus.report.results import named
 
     methods = METHODS.names() if recipe.compare.methods == "all" else list(recipe.compare.methods)
     seeds = [recipe.seed + offset for offset in range(recipe.compare.seeds)]

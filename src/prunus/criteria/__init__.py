@@ -2,13 +2,11 @@
 
 from prunus.criteria import gate_probes, moments, parameter_gradients  # noqa: F401  (probes)
 from prunus.criteria.activation import ActivationStatistics, activation_statistics
+from prunus.criteria.comparable_scores import comparable_scores, damage_curves
 from prunus.criteria.criterion import CRITERIA, Criterion
-from prunus.criteria.damage import comparable_scores, damage_curves
-from prunus.criteria.evidence import Evidence
 from prunus.criteria.functions import criterion_name, criterion_of, weight_criterion_of
 from prunus.criteria.gradient import gradient
 from prunus.criteria.gradients import collect_gradients
-from prunus.criteria.groups import Group, groups_of
 from prunus.criteria.importance import importance, importance_weighted
 from prunus.criteria.lamp import lamp
 from prunus.criteria.magnitude import magnitude
@@ -28,8 +26,10 @@ from prunus.criteria.unit_criterion import (
     needs_of,
     unit_rule,
 )
+from prunus.criteria.unit_group import Group, groups_of
 from prunus.criteria.units import unit_magnitude  # noqa: F401  (enrols the unit criteria)
 from prunus.criteria.wanda import wanda
+from prunus.criteria.weight_statistics import Evidence
 
 __all__ = [
     "CRITERIA",

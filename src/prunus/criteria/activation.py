@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.criteria.calibration import LossFunction, Progress, evaluating, inputs_of, loss_on, pairs
-from prunus.criteria.places import find_places
 from prunus.criteria.probes import Calibration, Statistics, probe
-from prunus.criteria.programs import Programs
+from prunus.criteria.producers_consumers import find_places
 from prunus.criteria.unit_sums import Reads, UnitSums
+from prunus.data.calibration import LossFunction, Progress, evaluating, inputs_of, loss_on, pairs
+from prunus.data.programs import Programs
 from prunus.graph.coupling import Coupling
+from prunus.graph.interpreter import run
 from prunus.graph.ir import Node, Ref
-from prunus.graph.run import run
 
 
 @dataclass(frozen=True, slots=True)

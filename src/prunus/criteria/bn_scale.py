@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunus.criteria.evidence import precise
-from prunus.criteria.places import dim_sums, unit_line
+from prunus.criteria.producers_consumers import dim_sums, unit_line
+from prunus.criteria.producing_weights import channel_norms
 from prunus.criteria.unit_criterion import UnitEvidence, finite, unit_rule
 from prunus.criteria.unit_norm import unit_magnitude
-from prunus.criteria.writers import channel_norms
+from prunus.criteria.weight_statistics import precise
 from prunus.errors import OptionError
 
 

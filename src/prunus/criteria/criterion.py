@@ -7,8 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from prunus.criteria.evidence import Evidence
-from prunus.registry import Registry
+from prunus.criteria.weight_statistics import Evidence
+from prunus.foundation.registry import Registry
 
 
 class Criterion(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunus.criteria.places import find_places, unit_rows
+from prunus.criteria.producers_consumers import find_places, unit_rows
 from prunus.criteria.unit_criterion import UnitEvidence, finite, unit_rule
 from prunus.errors import DataError
 

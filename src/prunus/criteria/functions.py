@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.criterion import CRITERIA, Criterion
-from prunus.criteria.evidence import Evidence, precise
-from prunus.criteria.groups import Group, groups_of
 from prunus.criteria.unit_criterion import UNIT_CRITERIA, CriterionLike, UnitCriterion, UnitEvidence, UnitRule
+from prunus.criteria.unit_group import Group, groups_of
+from prunus.criteria.weight_statistics import Evidence, precise
 from prunus.errors import OptionError
-from prunus.registry import Registry, title_of
-from prunus.user_code import UserFunction, errors_named
+from prunus.foundation.registry import Registry, title_of
+from prunus.foundation.user_code import UserFunction, errors_named
 
 GroupFunction: TypeAlias = Callable[[Group], Any]
 """(group) → ``group.size`` scores: a tensor, an array or a list; higher = keep."""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.criteria.calibration import loss_on
 from prunus.criteria.labels import drawn_loss
 from prunus.criteria.probes import Calibration, Statistics, probe
 from prunus.criteria.unit_gates import gate_slopes
+from prunus.data.calibration import loss_on
 
 
 @probe("gates", ("taylor_sample", "taylor_batch", "worst_class"), labels=True, backward=True)

@@ -9,11 +9,11 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from prunus.criteria.calibration import LossFunction, Progress, evaluating, loss_on, pairs
-from prunus.criteria.evidence import Evidence, precise
+from prunus.criteria.weight_statistics import Evidence, precise
+from prunus.data.batches import answer, call
+from prunus.data.calibration import LossFunction, Progress, evaluating, loss_on, pairs
 from prunus.errors import DataError, ModelError, OptionError, SelectorError, nearest
-from prunus.measurement.batches import answer, call
-from prunus.memory_format import sound_gradients
+from prunus.foundation.memory_format import sound_gradients
 
 _Grads = dict[str, Tensor]
 _Moments = dict[str, _Grads]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from prunus.criteria.criterion import CRITERIA
-from prunus.criteria.evidence import Evidence, needed, precise
+from prunus.criteria.weight_statistics import Evidence, needed, precise
 
 
 @CRITERIA.register("importance")

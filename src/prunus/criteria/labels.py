@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prunus.measurement.batches import logits_of
+from prunus.data.batches import logits_of
 
 _CERTAIN = 1e-14
 

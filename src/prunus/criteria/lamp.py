@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.criterion import CRITERIA
-from prunus.criteria.evidence import Evidence, precise
+from prunus.criteria.weight_statistics import Evidence, precise
 
 
 @CRITERIA.register("lamp")

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.criteria.calibration import evaluating, inputs_of
-from prunus.criteria.places import Edge, dim_sums, find_places
 from prunus.criteria.probes import Calibration, Statistics, probe
-from prunus.criteria.programs import Programs
+from prunus.criteria.producers_consumers import Edge, dim_sums, find_places
 from prunus.criteria.unit_sums import check_statistics
 from prunus.criteria.wanda import edge_key
+from prunus.data.calibration import evaluating, inputs_of
+from prunus.data.programs import Programs
 from prunus.graph.coupling import Axis, Coupling
+from prunus.graph.interpreter import run
 from prunus.graph.ir import Node, Ref
 from prunus.graph.layout import atoms_of
-from prunus.graph.run import run
 
 Visit = Callable[[Coupling, Mapping[str, tuple[Edge, ...]], Ref, Tensor], None]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.criterion import CRITERIA
-from prunus.criteria.evidence import Evidence, needed, precise
+from prunus.criteria.producing_weights import written
 from prunus.criteria.unit_criterion import UnitEvidence, unit_rule
-from prunus.criteria.writers import written
+from prunus.criteria.weight_statistics import Evidence, needed, precise
 
 
 @CRITERIA.register("movement")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from prunus.as_found import gradients_enabled_for
 from prunus.criteria.gradients import collect_gradients
 from prunus.criteria.probes import Calibration, Statistics, probe
+from prunus.foundation.as_found import gradients_enabled_for
 
 
 @probe("gradients", ("grad",), labels=True, backward=True, program=False)

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunus.criteria.calibration import LossFunction
 from prunus.criteria.unit_criterion import CriterionLike, UnitEvidence, needs_of
+from prunus.data.calibration import LossFunction
 from prunus.errors import OptionError
+from prunus.foundation.registry import Registry
 from prunus.graph.coupling import Coupling
 from prunus.graph.recorder import named_tensors
-from prunus.registry import Registry
 
 Statistics = dict[str, Mapping[str, Tensor]]
 

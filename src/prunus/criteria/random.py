@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.criterion import CRITERIA
-from prunus.criteria.evidence import Evidence
 from prunus.criteria.unit_criterion import UnitEvidence, unit_rule
+from prunus.criteria.weight_statistics import Evidence
 
 
 @CRITERIA.register("random")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.criterion import CRITERIA
-from prunus.criteria.evidence import Evidence
+from prunus.criteria.weight_statistics import Evidence
 from prunus.errors import DataError, OptionError
 
 Measure = Literal["max", "std"]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DataError, OptionError
+from prunus.foundation.registry import Registry
 from prunus.graph.coupling import Coupling
-from prunus.registry import Registry
 
 Scale = Literal["loss", "energy", "norm"]
 CriterionLike: TypeAlias = str | Callable[..., Any]

@@ -10,15 +10,15 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from prunus.criteria.calibration import checked_loss, evaluating, inputs_of, pairs
-from prunus.criteria.places import Edge, find_places, unit_columns
 from prunus.criteria.probes import Calibration
-from prunus.criteria.programs import Programs
+from prunus.criteria.producers_consumers import Edge, find_places, unit_columns
 from prunus.criteria.unit_sums import check_statistics
+from prunus.data.calibration import checked_loss, evaluating, inputs_of, pairs
+from prunus.data.programs import Programs
 from prunus.graph.coupling import Coupling
+from prunus.graph.interpreter import Override, run
 from prunus.graph.ir import Node
 from prunus.graph.layout import atoms_of
-from prunus.graph.run import Override, run
 
 Edges = Mapping[str, tuple[Edge, ...]]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from prunus.criteria.evidence import precise
-from prunus.criteria.places import square_sums
+from prunus.criteria.producers_consumers import square_sums
+from prunus.criteria.producing_weights import written
 from prunus.criteria.unit_criterion import UnitEvidence, unit_rule
-from prunus.criteria.writers import written
+from prunus.criteria.weight_statistics import precise
 
 
 @unit_rule("magnitude", "l2", scale="norm")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from prunus.criteria.places import dim_sums, unit_line
+from prunus.criteria.producers_consumers import dim_sums, unit_line
 from prunus.errors import DataError
 from prunus.graph.coupling import Axis, Coupling
 from prunus.graph.ir import Ref

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prunus.criteria.evidence import precise
-from prunus.criteria.places import dim_sums, unit_line
+from prunus.criteria.producers_consumers import dim_sums, unit_line
+from prunus.criteria.producing_weights import gate_parameters
 from prunus.criteria.unit_criterion import UnitEvidence, collected, finite, unit_rule
-from prunus.criteria.writers import gate_parameters
+from prunus.criteria.weight_statistics import precise
 
 
 @unit_rule("taylor", needs=("grad",))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.criterion import CRITERIA
-from prunus.criteria.evidence import Evidence, needed, precise
-from prunus.criteria.places import Edge, dim_sums, find_places, unit_line
+from prunus.criteria.producers_consumers import Edge, dim_sums, find_places, unit_line
 from prunus.criteria.unit_criterion import UnitEvidence, finite, unit_rule
+from prunus.criteria.weight_statistics import Evidence, needed, precise
 from prunus.graph.coupling import Axis, Coupling
 
 

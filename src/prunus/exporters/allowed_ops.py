@@ -9,9 +9,9 @@ from typing import Any
 from torch._ops import OpOverload
 
 from prunus.errors import ModelError
+from prunus.foundation.registry import words
+from prunus.graph.interpreter import resolve
 from prunus.graph.recorder import schema_of
-from prunus.graph.run import resolve
-from prunus.registry import words
 
 _NAME = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*\.[A-Za-z_]\w*", re.ASCII)
 # Inspection, files, and talk between processes: nothing that a network computes with.

@@ -12,11 +12,11 @@ from prunus.exporters.config_build import Builder, differing, own_class, shapes_
 from prunus.exporters.config_widths import are_computed, config_widths
 from prunus.exporters.widths import Width
 from prunus.graph.capture import unwrap
-from prunus.graph.counts import Count
 from prunus.graph.coupling import Coupling
 from prunus.graph.kept_forward import Equation, Multiple
 from prunus.graph.layout import Frozen
-from prunus.surgery.terms import Terms
+from prunus.graph.size_functions import Count
+from prunus.surgery.program_terms import Terms
 
 
 def config_terms(model: nn.Module, coupling: Coupling, example_inputs: Any) -> Terms:

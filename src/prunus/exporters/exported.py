@@ -17,15 +17,15 @@ from torch import nn
 from prunus.errors import ModelError
 from prunus.exporters.exported_reading import ABOUT, FORMAT, one_line, read_program, silent
 from prunus.exporters.parts import Pruned, check_metadata, class_name, example_call, parts
-from prunus.files import write_bytes_atomic
+from prunus.foundation.atomic_files import write_bytes_atomic
+from prunus.foundation.version import VERSION
 from prunus.graph.capture import capture, preserved, split_inputs
 from prunus.graph.recorder import named_tensors
 from prunus.plans import PLAN
-from prunus.surgery.dynamic import growth
-from prunus.surgery.program import Program
+from prunus.surgery.edited_program import Program
+from prunus.surgery.proof_run import output_tensors, relative_error
+from prunus.surgery.recapture import growth
 from prunus.surgery.record import Surgery
-from prunus.surgery.trial import output_tensors, relative_error
-from prunus.version import VERSION
 
 _TOLERANCE = 1e-6
 _BATCH = "dim 0 of the inputs"

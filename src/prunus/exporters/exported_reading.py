@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.decode import parse_json
 from prunus.errors import DataError, ModelError, UsageError
+from prunus.foundation.strict_json import parse_json
 from prunus.plans import PLAN
 
 FORMAT = "prunus-pt2/1"

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from prunus.errors import OptionError
-from prunus.registry import Registry
+from prunus.foundation.registry import Registry
 
 OPTIONS = ("tensors", "metadata", "example_inputs")
 """What `save` may pass on to a format, as keyword arguments."""
@@ -24,7 +24,7 @@ class Exporter:
         name: as in ``save(…, format=NAME)``.
         description: one line.
         write: (result, path, **options) → path. It writes the file or folder whole or not at all; the result is only
-            read. `prunus.files` has atomic writers.
+            read. `prunus.foundation.atomic_files` has atomic writers.
         takes: names out of `OPTIONS` that ``write`` has as keyword arguments; None stands for what was not given.
         suffix: how paths end for which this format is the default, such as ``.npz``; empty for none.
         read: (path, model or None) → the cut model, for `load`; None where a file is for other programs.

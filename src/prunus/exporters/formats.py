@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.arguments import door
 from prunus.errors import OptionError, UsageError
 from prunus.exporters import checkpoint, restore
 from prunus.exporters.exported import save_program
@@ -17,7 +16,8 @@ from prunus.exporters.exported_reading import SUFFIX, load_program
 from prunus.exporters.exporter import EXPORTERS, Exporter, exporter_for
 from prunus.exporters.huggingface import save_pretrained
 from prunus.exporters.parts import Pruned
-from prunus.ordinary import in_ordinary_mode
+from prunus.foundation.arguments import door
+from prunus.foundation.autograd_mode import in_ordinary_mode
 
 CHECKPOINT = "checkpoint"
 

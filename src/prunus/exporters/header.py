@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from prunus.decode import decode_record, parse_json
 from prunus.errors import DataError, ModelError
-from prunus.files import Contents
+from prunus.foundation.atomic_files import Contents
+from prunus.foundation.strict_json import decode_record, parse_json
+from prunus.foundation.version import VERSION
 from prunus.plans import PLAN, PLAN_FILES, Mend
-from prunus.version import VERSION
 
 FORMAT = "prunus-checkpoint/1"
 HEADER, GRAPH = "checkpoint.json", "graph.json"

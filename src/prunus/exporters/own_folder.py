@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.decode import parse_json
 from prunus.errors import DataError, ModelError
 from prunus.exporters.checkpoint import write_checkpoint
 from prunus.exporters.config_build import own_class, quiet
 from prunus.exporters.config_instance import dense_config
 from prunus.exporters.config_names import Widths, widths_by_name
 from prunus.exporters.parts import Pruned, parts
+from prunus.foundation.strict_json import parse_json
 from prunus.plans import Plan
 
 CONFIG, CARD, ENTRY = "config.json", "README.md", "prunus"

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from prunus.errors import OptionError, UsageError
-from prunus.graph.arguments import as_called
+from prunus.graph.call_form import as_called
 from prunus.graph.capture import unwrap
 from prunus.plans import Plan
 from prunus.surgery.record import Surgery

@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.decode import decode_record, parse_json
 from prunus.errors import CaptureError, DataError, ModelError, PlanError, PrunusError, UsageError
 from prunus.exporters.fit import check_fit, empty_slots, is_below
 from prunus.exporters.header import CONSTANTS, GRAPH, HEADER, WEIGHTS, Header, read_header
 from prunus.exporters.own_folder import fresh_from, load_pretrained
 from prunus.exporters.pack import read_tensors
 from prunus.exporters.surgery_json import Rewriting, constant_attribute, decode_surgery
+from prunus.foundation.strict_json import decode_record, parse_json
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan
-from prunus.surgery.leftovers import deep_copy
+from prunus.surgery.copy_module import deep_copy
+from prunus.surgery.edited_program import Program
 from prunus.surgery.mending import mend_
-from prunus.surgery.program import Program
 from prunus.surgery.record import Shipped
-from prunus.surgery.shipping import ship_
+from prunus.surgery.shipped_modules import ship_
 from prunus.surgery.splice import rebind_
 
 Tensors = dict[str, torch.Tensor]

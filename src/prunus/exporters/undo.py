@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunus.arguments import door, shown
 from prunus.errors import OptionError, PlanError, UsageError
+from prunus.exporters.dead_branch import silence_
 from prunus.exporters.pack import fleeting_names
-from prunus.exporters.silence import silence_
+from prunus.foundation.arguments import door, shown
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import Recorder, named_tensors
 from prunus.plans import Plan
-from prunus.surgery.leftovers import deep_copy
+from prunus.surgery.copy_module import deep_copy
 
 FILLS = ("original", "zero")
 

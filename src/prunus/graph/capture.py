@@ -12,14 +12,14 @@ import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
-from prunus.arguments import door
 from prunus.errors import CaptureError, ModelError, OptionError
-from prunus.graph.alone import ALONE
-from prunus.graph.arguments import as_called
+from prunus.foundation.arguments import door
+from prunus.foundation.user_code import user_line
+from prunus.graph.call_form import as_called
+from prunus.graph.capture_lock import ALONE
 from prunus.graph.ir import Graph
 from prunus.graph.passes import drop_dead, fold_constants
 from prunus.graph.recorder import record
-from prunus.user_code import user_line
 
 METHODS = ("auto", "record", "run", "export")
 
@@ -35,7 +35,7 @@ def capture(model: nn.Module, example_inputs: Any, *, method: str = "auto") -> G
     Args:
         model: any ``nn.Module``; DataParallel, DDP and ``torch.compile`` wrappers are looked through.
         example_inputs: a tensor, a tuple of positional arguments, a dict of keyword arguments, or the one nest of
-            tensors (dict, tuple, dataclass) that the forward takes, see `prunus.graph.arguments.as_called`.
+            tensors (dict, tuple, dataclass) that the forward takes, see `prunus.graph.call_form.as_called`.
         method: ``auto``, ``record`` (fake tensors), ``run`` (real tensors) or ``export``.
 
     Raises:

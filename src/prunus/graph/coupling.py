@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunus.arguments import door
 from prunus.errors import OptionError, SelectorError, nearest
+from prunus.foundation.arguments import door
+from prunus.graph.axis_names import first_roles, label
+from prunus.graph.freeze import freeze_outputs, freeze_unread, freeze_unused
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
 from prunus.graph.layout import ConflictError, Expr, Frozen, Prod, Sum, atoms_of
-from prunus.graph.naming import first_roles, label
-from prunus.graph.protecting import freeze_outputs, freeze_unread, freeze_unused
 from prunus.graph.rules import RULES, Flow, load_rules
-from prunus.graph.rules.flow import Dims, base_name
-from prunus.graph.tokens import give_tokens, settle_tokens
+from prunus.graph.rules.context import Dims, base_name
+from prunus.graph.vocabulary import give_tokens, settle_tokens
 
 if TYPE_CHECKING:
     from prunus.graph.kept_forward import OwnForward

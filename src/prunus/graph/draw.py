@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from prunus.graph.coupling import Coupling
+from prunus.graph.draw_labels import Labels
 from prunus.graph.ir import INPUT, TENSOR, Node, Ref, refs_in
-from prunus.graph.labels import Labels
 
 # More than this takes Graphviz minutes, and a reader longer.
 _MOST_BOXES, _MOST_EDGES = 250, 400

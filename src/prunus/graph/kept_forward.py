@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from prunus.graph.counts import Count
 from prunus.graph.coupling import Coupling, Tie, frozen_axes
 from prunus.graph.layout import Frozen
+from prunus.graph.size_functions import Count
 from prunus.graph.traced import Attribute
 
 

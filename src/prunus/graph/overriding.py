@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.graph.alone import ALONE
 from prunus.graph.capture import preserved, split_inputs
+from prunus.graph.capture_lock import ALONE
 from prunus.graph.ir import INPUT, TENSOR, Graph
+from prunus.graph.observer import bind, module_calls, ops_mode, schema_of
 from prunus.graph.recorder import Recorder, record
-from prunus.graph.watching import bind, module_calls, ops_mode, schema_of
 
 _TORCH = torch.__file__.rpartition("/")[0] + "/"
 _HERE = __file__.rpartition("/")[0] + "/"

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from prunus.foundation.registry import words
+from prunus.graph.constant_origins import ingredients
+from prunus.graph.interpreter import call_arguments, resolve
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, TensorInfo, is_mutating, map_refs, refs_in
-from prunus.graph.memory import storage_roots
-from prunus.graph.recipes import ingredients
-from prunus.graph.run import call_arguments, resolve
-from prunus.registry import words
+from prunus.graph.shared_memory import storage_roots
 
 _GENERATORS = ("arange", "linspace", "logspace", "eye", "range", "tril_indices", "triu_indices", "hann_window")
 _LARGEST = 1 << 24  # elements

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from prunus.graph.capture import cleaned, preserved, quiet, split_inputs, unwrap
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, refs_in
+from prunus.graph.module_twin import twin_with_origins
 from prunus.graph.passes import drop_dead, fold_constants
 from prunus.graph.recorder import Recorder, record
 from prunus.graph.traced import (
@@ -29,7 +30,6 @@ from prunus.graph.traced import (
     origin_of,
     plain,
 )
-from prunus.graph.twin import twin_with_origins
 
 _log = logging.getLogger(__name__)
 Place = tuple[str, str, int | None]

@@ -12,8 +12,8 @@ import torch.utils._pytree as pytree
 from torch import nn
 
 from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref, TensorInfo, TensorMeta
-from prunus.graph.opening import opened
-from prunus.graph.watching import bind, module_calls, recording, schema_of, source_line
+from prunus.graph.observer import bind, module_calls, recording, schema_of, source_line
+from prunus.graph.open_outputs import opened
 
 _SKIPPED = ("aten._assert", "aten.sym_", "prim.", "aten.is_", "aten.size", "aten.stride", "aten._has_", "profiler.")
 

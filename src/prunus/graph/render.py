@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from prunus.errors import OptionError
-from prunus.files import write_bytes_atomic, write_text_atomic
+from prunus.foundation.atomic_files import write_bytes_atomic, write_text_atomic
 from prunus.graph.coupling import Coupling
 from prunus.graph.draw import dot_text
 

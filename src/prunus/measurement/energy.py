@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunus.as_found import in_eval_mode
+from prunus.data.batches import Inputs, call, device_of, moved
 from prunus.errors import OptionError
-from prunus.measurement.batches import Inputs, call, device_of, moved
+from prunus.foundation.as_found import in_eval_mode
 from prunus.measurement.bootstrap import median_interval
 from prunus.measurement.interval import MedianRatio
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunus.as_found import collector_paused, gradients_put_aside, in_eval_mode, threads_set
+from prunus.data.batches import Inputs, call, check_count, device_of, moved, tensors_in
 from prunus.errors import OptionError
-from prunus.measurement.batches import Inputs, call, check_count, device_of, moved, tensors_in
+from prunus.foundation.as_found import collector_paused, gradients_put_aside, in_eval_mode, threads_set
+from prunus.foundation.memory_format import sound_gradients
 from prunus.measurement.bootstrap import median_interval
 from prunus.measurement.interval import MedianRatio
-from prunus.memory_format import sound_gradients
 
 
 @dataclass(frozen=True, slots=True)

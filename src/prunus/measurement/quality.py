@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunus.as_found import in_eval_mode
+from prunus.data.batches import IGNORED, Batch, answer, check_count, device_of, logits_of, moved, pair_of
 from prunus.errors import DataError, OutcomeError
-from prunus.measurement.batches import IGNORED, Batch, answer, check_count, device_of, logits_of, moved, pair_of
+from prunus.foundation.as_found import in_eval_mode
 from prunus.measurement.bootstrap import RESAMPLES, percentile_interval
 from prunus.measurement.interval import Interval
 from prunus.measurement.ranking import auc

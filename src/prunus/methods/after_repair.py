@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from prunus.analysis import Analysis
-from prunus.criteria.programs import names_of
+from prunus.data.batches import device_of
+from prunus.data.programs import names_of
 from prunus.errors import DataError
 from prunus.graph.ir import refs_in
-from prunus.measurement.batches import device_of
 from prunus.plans import Plan, fingerprint
 from prunus.repairs.blocks import Tuning
-from prunus.repairs.lanes import Lane, Role, lanes_of
+from prunus.repairs.memory_fit import samples_that_fit
 from prunus.repairs.repairs import REPAIRS, Mending
-from prunus.repairs.room import samples_that_fit
+from prunus.repairs.samples import Lane, Role, lanes_of
 from prunus.repairs.walking import Walk, route
 
 SAMPLES = 512

@@ -7,7 +7,7 @@ from dataclasses import replace
 from prunus.analysis import Analysis
 from prunus.budget import Limits
 from prunus.methods.method import method
-from prunus.methods.neurons import unit_plan
+from prunus.methods.scored_units import unit_plan
 from prunus.outcome import FRESH
 from prunus.plans import Plan
 

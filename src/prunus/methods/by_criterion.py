@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from prunus.analysis import Analysis
+from prunus.analysis.score import make_plan, unit_decisions
 from prunus.budget import ALLOCATORS, Limit, Limits
 from prunus.budget.allocator import Allocator
 from prunus.budget.weights import WEIGHT_ALLOCATORS, fit_weights
@@ -24,20 +25,19 @@ from prunus.criteria import (
     probes_for,
     weight_criterion_of,
 )
-from prunus.defaults import DEFAULTS
 from prunus.errors import BudgetError, OptionError, nearest
+from prunus.foundation.defaults import DEFAULTS
 from prunus.masks import top_masks
 from prunus.methods.level_scan import affordable_levels
 from prunus.methods.loss_search import LossSearch
-from prunus.methods.masks_left import masks_left
+from prunus.methods.masks_after_units import masks_left
 from prunus.methods.method import method
-from prunus.methods.neurons import unit_scores
 from prunus.methods.obs_units import LEVELS_MEMO, ByLevels, Level, level_decisions, unit_levels
 from prunus.methods.reduction import whole
+from prunus.methods.scored_units import unit_scores
 from prunus.methods.weights import maskable, masked_plan, weight_scores, weights_to_keep
-from prunus.planning import make_plan, unit_decisions
 from prunus.plans import Decision, Plan
-from prunus.surgery.draws import draws
+from prunus.surgery.random_ops import draws
 
 MAGNITUDE = "magnitude"
 UNITS = "units"

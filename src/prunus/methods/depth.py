@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prunus.analysis import Analysis
 from prunus.budget import Limits
+from prunus.methods.masked_run import Replay
 from prunus.methods.method import method
 from prunus.methods.reduction import SLACK, Reduction, droppable, trimmed, whole
-from prunus.methods.replay import Replay
 from prunus.plans import Plan
 
 

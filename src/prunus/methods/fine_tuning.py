@@ -8,13 +8,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from prunus.analysis import Analysis
+from prunus.analysis.score import make_plan
 from prunus.budget import Limits
 from prunus.criteria import activation_statistics
 from prunus.methods.masked_copy import masked_copy, parameter_masks, zero_
 from prunus.methods.method import method
-from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import whole
-from prunus.planning import make_plan
+from prunus.methods.scored_units import unit_scores
 from prunus.plans import Decision, Plan
 from prunus.training import TrainingOptions, finetune_
 

@@ -9,16 +9,16 @@ import numpy as np
 from torch import Tensor, nn
 
 from prunus.analysis import Analysis
+from prunus.analysis.score import make_plan
 from prunus.budget import Limit, Limits
 from prunus.criteria import CRITERIA, activation_statistics, collect_gradients
 from prunus.masks import top_masks
 from prunus.methods.depth import shallower
 from prunus.methods.masked_copy import live_axes, masked_copy
-from prunus.methods.masks_left import masks_left
+from prunus.methods.masks_after_units import masks_left
 from prunus.methods.method import method
 from prunus.methods.reduction import Reduction
 from prunus.methods.weights import maskable
-from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
 
 _BATCH = 32

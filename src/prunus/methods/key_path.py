@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from prunus.analysis import Analysis
 from prunus.budget import Limits
-from prunus.methods.gates import GateImportance, Gates
+from prunus.methods.join_importance import GateImportance, Gates
 from prunus.methods.method import method
 from prunus.methods.reduction import SLACK, Reduction, droppable, savings, trimmed, whole
 from prunus.plans import Plan

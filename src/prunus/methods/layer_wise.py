@@ -11,15 +11,15 @@ import torch
 from torch.func import functional_call
 
 from prunus.analysis import BATCH, Analysis
+from prunus.analysis.score import make_plan
 from prunus.budget import ALLOCATORS, Limits, UnitProblem, top_up
 from prunus.budget.limits import Limit
-from prunus.criteria.calibration import evaluating, pairs
+from prunus.cost.price import CostModel
+from prunus.data.batches import answer, device_of
+from prunus.data.calibration import evaluating, pairs
 from prunus.graph.recorder import named_tensors
-from prunus.measurement.batches import answer, device_of
-from prunus.measurement.price import CostModel
 from prunus.methods.method import method
-from prunus.methods.neurons import unit_scores
-from prunus.planning import make_plan
+from prunus.methods.scored_units import unit_scores
 from prunus.plans import Decision, Plan
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.75)

@@ -12,15 +12,15 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 
 from prunus.analysis import Analysis
-from prunus.criteria.calibration import evaluating, inputs_of
-from prunus.criteria.programs import Programs
+from prunus.data.calibration import evaluating, inputs_of
+from prunus.data.programs import Programs
 from prunus.graph.coupling import Coupling
+from prunus.graph.interpreter import run
 from prunus.graph.ir import TENSOR, Graph, refs_in
-from prunus.graph.run import run
-from prunus.methods.seen_inputs import Reader
-from prunus.methods.unlabelled import unlabelled
+from prunus.methods.layer_inputs import Reader
+from prunus.methods.levels_from_data import unlabelled
 from prunus.plans import Plan, fingerprint
-from prunus.repairs.lockstep import Track
+from prunus.repairs.paired_run import Track
 from prunus.solvers import refit
 from prunus.solvers.nested import nested_refits
 from prunus.solvers.problem import DAMPING

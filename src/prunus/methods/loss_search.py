@@ -11,11 +11,11 @@ from prunus.analysis import BATCH, Analysis
 from prunus.budget import allocate
 from prunus.budget.allocation import Allocation
 from prunus.budget.allocator import Allocator, UnitProblem
-from prunus.budget.evolve import Search, refine
+from prunus.budget.evolutionary_search import Search, refine
 from prunus.errors import OptionError
+from prunus.foundation.progress import Progress, Silent
 from prunus.methods.after_repair import AfterRepair
 from prunus.methods.layer_wise import masked_loss
-from prunus.progress import Progress, Silent
 from prunus.repairs import check_repair
 
 SAMPLES = 512

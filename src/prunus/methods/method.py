@@ -10,9 +10,9 @@ from torch import nn
 
 from prunus.analysis import Analysis
 from prunus.budget import Limits
-from prunus.measurement.batches import DataSource
+from prunus.data.batches import DataSource
+from prunus.foundation.registry import Registry
 from prunus.plans import Plan
-from prunus.registry import Registry
 from prunus.training.options import TrainingOptions
 
 Level = Literal["weight", "neuron", "structure", "hierarchical", "baseline"]

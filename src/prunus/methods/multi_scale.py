@@ -8,22 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunus.analysis import Analysis
+from prunus.analysis.score import make_plan
 from prunus.budget import Limit, Limits
 from prunus.criteria import damage_curves
 from prunus.errors import BudgetError
 from prunus.masks import absolute_masks
-from prunus.methods.gates import Gates
+from prunus.methods.join_importance import Gates
 from prunus.methods.masked_copy import live_axes
-from prunus.methods.masks_left import masks_left
+from prunus.methods.masks_after_units import masks_left
 from prunus.methods.method import method
 from prunus.methods.modular import exchanged, greedy
-from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import Reduction, droppable, whole
+from prunus.methods.scored_units import unit_scores
 from prunus.methods.true_loss import loss_of
 from prunus.methods.weights import maskable
-from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
-from prunus.surgery.leftovers import deep_copy
+from prunus.surgery.copy_module import deep_copy
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, finetune_, reestimate_statistics_
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from prunus.analysis import Analysis
+from prunus.analysis.score import make_plan
 from prunus.budget import ALLOCATORS, Limits, UnitProblem
+from prunus.methods.layer_inputs import Reader, readers_of, seen_inputs
 from prunus.methods.level_scan import LevelScan, level_curve
 from prunus.methods.method import method
-from prunus.methods.neurons import unit_scores
 from prunus.methods.output_fisher import output_fisher
-from prunus.methods.seen_inputs import Reader, readers_of, seen_inputs
-from prunus.planning import make_plan
+from prunus.methods.scored_units import unit_scores
 from prunus.plans import Decision, Plan
 from prunus.solvers import exchange_units, remove_units
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from prunus.analysis import Analysis
+from prunus.analysis.score import make_plan, unit_decisions
 from prunus.budget import Limits
 from prunus.budget.problem import unit_problem
 from prunus.errors import BudgetError, OptionError
+from prunus.methods.masked_run import Replay
 from prunus.methods.method import METHODS, Method
-from prunus.methods.replay import Replay
-from prunus.planning import make_plan, unit_decisions
 from prunus.plans import Plan, fingerprint
 
 MOST_UNITS = 256

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from prunus.analysis import Analysis
-from prunus.criteria.calibration import evaluating, inputs_of
 from prunus.criteria.labels import drawn_loss
-from prunus.criteria.programs import Programs
+from prunus.data.calibration import evaluating, inputs_of
+from prunus.data.programs import Programs
+from prunus.graph.interpreter import run
 from prunus.graph.ir import Node
-from prunus.graph.run import run
 
 _BATCH = 32
 

@@ -10,15 +10,15 @@ import torch
 
 from prunus.analysis import Analysis
 from prunus.budget import Limit
+from prunus.cost.price import CostModel, cost_model
 from prunus.criteria import UnitEvidence
 from prunus.criteria.units import unit_magnitude
 from prunus.errors import PlanError
 from prunus.graph.ir import TENSOR, Graph
 from prunus.graph.layout import atoms_of
 from prunus.graph.recorder import named_tensors
-from prunus.measurement.price import CostModel, cost_model
 from prunus.plans import Decision, Drop, Plan, fingerprint
-from prunus.surgery.literals import rewrite
+from prunus.surgery.rewrite_graph import rewrite
 from prunus.tree import Branch, find_branches
 
 SLACK = 0.03

@@ -9,9 +9,9 @@ import numpy as np
 from prunus.analysis import Analysis
 from prunus.budget import Limits
 from prunus.methods.masked_copy import live_axes
+from prunus.methods.masked_run import Replay
 from prunus.methods.method import method
 from prunus.methods.reduction import SLACK, Reduction, droppable, tensors_of, whole
-from prunus.methods.replay import Replay
 from prunus.methods.similarity import Alignment, distinctness, unit_gram
 from prunus.plans import Decision, Plan
 from prunus.tree import Branch

@@ -14,7 +14,7 @@ from prunus.budget.owl import owl_counts
 from prunus.budget.weights import WEIGHT_ALLOCATORS
 from prunus.graph.recorder import named_tensors
 from prunus.masks import contracted_dims, nm_masks
-from prunus.methods.seen_inputs import seen_inputs
+from prunus.methods.layer_inputs import seen_inputs
 from prunus.methods.weights import maskable, masked_plan, weights_to_keep
 from prunus.plans import Plan
 from prunus.repairs import Moments, Site, walk

@@ -17,7 +17,7 @@ from prunus.masks.window import Strip, Window
 from prunus.methods.method import method
 from prunus.methods.solved_layers import Layers, as_they_are, lamp_shares
 from prunus.methods.weights import maskable, masked_plan, weights_to_keep
-from prunus.methods.windows_left import best_windows, completed, room_for_one
+from prunus.methods.windows_to_budget import best_windows, completed, room_for_one
 from prunus.plans import Plan
 from prunus.repairs import Site
 from prunus.solvers import Pattern, Pruned, Tiles, alps, exact_obs, sparsegpt

@@ -11,11 +11,11 @@ from prunus.budget.knapsack_tree import solve_tree
 from prunus.budget.limits import LATENCY
 from prunus.criteria import damage_curves
 from prunus.errors import BudgetError
-from prunus.methods.gates import Gates
+from prunus.methods.join_importance import Gates
 from prunus.methods.masked_copy import live_axes
 from prunus.methods.method import method
-from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import SLACK, Reduction, droppable, whole
+from prunus.methods.scored_units import unit_scores
 from prunus.methods.true_loss import selection_loss
 from prunus.plans import Decision, Plan
 from prunus.tree import Branch, grow_tree

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from prunus.analysis import BATCH, Analysis
-from prunus.criteria.calibration import evaluating, pairs
-from prunus.measurement.batches import answer, device_of
+from prunus.data.batches import answer, device_of
+from prunus.data.calibration import evaluating, pairs
 from prunus.plans import Plan
 from prunus.training import reestimate_statistics_
 

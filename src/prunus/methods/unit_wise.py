@@ -5,7 +5,7 @@ from __future__ import annotations
 from prunus.analysis import Analysis
 from prunus.budget import Limits
 from prunus.methods.method import method
-from prunus.methods.neurons import unit_plan
+from prunus.methods.scored_units import unit_plan
 from prunus.plans import Plan
 
 

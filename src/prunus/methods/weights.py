@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from prunus.analysis import Analysis
+from prunus.analysis.score import make_plan
+from prunus.analysis.selectors import ignored_axes, matching_modules, tensors_below
 from prunus.budget import Limit, Limits
 from prunus.criteria import CRITERIA, CriterionLike, Evidence, collect_gradients, weight_criterion_of
 from prunus.errors import BudgetError, OptionError
@@ -25,9 +27,7 @@ from prunus.masks import (
     window_masks,
 )
 from prunus.methods.method import method
-from prunus.planning import make_plan
 from prunus.plans import Cost, Decision, Plan
-from prunus.selectors import ignored_axes, matching_modules, tensors_below
 
 _BATCH = 32
 

@@ -11,33 +11,33 @@ import torch
 from torch import nn
 
 from prunus.analysis.analyse import check_held_out, check_seed
-from prunus.analysis.data import Given, sources_of
-from prunus.arguments import door
-from prunus.calls import CallTable, Subject, WantedCalls, call_table
-from prunus.criteria.calibration import batches_of, evaluating
-from prunus.defaults import DEFAULTS
+from prunus.data.batches import answer, device_of, moved
+from prunus.data.calibration import batches_of, evaluating
+from prunus.data.calling import called
+from prunus.data.given import Given, sources_of
+from prunus.data.learning import as_often_as_needed
 from prunus.errors import OptionError, UsageError, VerifyError
 from prunus.exporters import save
 from prunus.exporters.exported_reading import SUFFIX
-from prunus.graph.arguments import Calls, as_called
+from prunus.foundation.arguments import door
+from prunus.foundation.autograd_mode import in_ordinary_mode
+from prunus.foundation.defaults import DEFAULTS
+from prunus.foundation.progress import Progress
+from prunus.graph.call_form import Calls, as_called
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling, couple
-from prunus.measurement.batches import answer, device_of, moved
-from prunus.ordinary import in_ordinary_mode
+from prunus.outcome.calls import CallTable, Subject, WantedCalls, call_table
 from prunus.outcome.cutting import cut_proved
 from prunus.outcome.realising import recovered, repaired
 from prunus.outcome.record import Outcome
 from prunus.outcome.training import Recover, recovery_of
 from prunus.plans import Plan
-from prunus.progress import Progress
 from prunus.repairs import check_repair
-from prunus.repairs.in_parts import as_example
-from prunus.repairs.lanes import checked, inputs_of
-from prunus.surgery.leftovers import deep_copy
+from prunus.repairs.partial_models import as_example
+from prunus.repairs.samples import checked, inputs_of
+from prunus.surgery.copy_module import deep_copy
 from prunus.surgery.verify import Check
 from prunus.surgery.verify import verify as verify_cut
-from prunus.workloads.calling import called
-from prunus.workloads.learning import as_often_as_needed
 
 
 @in_ordinary_mode

@@ -8,25 +8,25 @@ import numpy as np
 from torch import nn
 
 from prunus.analysis import Analysis
+from prunus.data.batches import DataSource
+from prunus.data.learning import NO_LABELS, learning_data
 from prunus.errors import OptionError, PlanError
+from prunus.foundation.autograd_mode import in_ordinary_mode
+from prunus.foundation.progress import Progress, Silent
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.graph.recorder import named_tensors
-from prunus.measurement.batches import DataSource
-from prunus.ordinary import in_ordinary_mode
 from prunus.outcome.cutting import cut_proved
 from prunus.outcome.record import Outcome
 from prunus.outcome.training import Recover, recovery_of, train_
 from prunus.plans import Plan
-from prunus.progress import Progress, Silent
 from prunus.recovery import Case, RecoveryOptions, recovered_
 from prunus.repairs import check_repair, repair_, repair_parts_
-from prunus.repairs.auto import NONE
-from prunus.repairs.effort import AUTO
+from prunus.repairs.choose_repairs import AUTO
+from prunus.repairs.repair_model import NONE
 from prunus.surgery.cut import check_fingerprint
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, reset_weights_
-from prunus.workloads.learning import NO_LABELS, learning_data
 
 FRESH = "fresh_weights"
 """The setting of a plan whose network starts from new weights."""
@@ -116,7 +116,7 @@ def check_follows(plan: Plan, coupling: Coupling) -> None:
         if one.keys() != other.keys() or not all(np.array_equal(one[dim], other[dim]) for dim in one):
             raise PlanError(
                 f"the plan's axes and its tensors do not agree on {tensor!r}; settle a plan that was edited by hand "
-                "with prunus.review.settle(plan, coupling), or give it to `prunus apply`."
+                "with prunus.analysis.review.settle(plan, coupling), or give it to `prunus apply`."
             )
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from prunus.analysis import Analysis
-from prunus.arguments import door
 from prunus.criteria import UNIT_CRITERIA, needs_of
 from prunus.errors import UsageError
 from prunus.exporters import save, undo
+from prunus.foundation.arguments import door
 from prunus.plans import Cost, Plan
 from prunus.recovery import RecoveryReport
 from prunus.repairs import RepairReport

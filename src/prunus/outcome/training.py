@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunus.data.batches import DataSource
 from prunus.errors import OptionError
-from prunus.measurement.batches import DataSource
-from prunus.progress import Progress
+from prunus.foundation.progress import Progress
 from prunus.recovery import RecoveryOptions
 from prunus.recovery.options import check_steps
 from prunus.training import TrainingOptions, finetune_

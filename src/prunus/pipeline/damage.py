@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from prunus.analysis import Analysis
-from prunus.methods.replay import Replay
+from prunus.foundation.progress import Progress
+from prunus.methods.masked_run import Replay
 from prunus.plans import Decision, Plan, fingerprint
-from prunus.progress import Progress
 
 SAMPLES = 1024
 """At most so many samples of the selection split are looked at."""

@@ -10,13 +10,13 @@ import torch
 
 from prunus.analysis import BATCH, Analysis
 from prunus.errors import BudgetError, PlanError
+from prunus.foundation.progress import Progress
 from prunus.graph.recorder import named_tensors
+from prunus.measurement.timing import time_ops
 from prunus.methods.layer_wise import masked_loss
-from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import Reduction, droppable
+from prunus.methods.scored_units import unit_scores
 from prunus.methods.true_loss import selection_loss
-from prunus.progress import Progress
-from prunus.timing import time_ops
 from prunus.tree import Tree, TreeNode, grow_tree
 
 

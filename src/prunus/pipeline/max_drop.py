@@ -9,11 +9,11 @@ import torch
 
 from prunus.analysis import BATCH, Analysis
 from prunus.errors import BudgetError
+from prunus.foundation.registry import title_of
 from prunus.measurement.interval import Interval
 from prunus.measurement.quality import evaluate, paired_interval
 from prunus.outcome import Recover, realise, recovery_of
 from prunus.plans import Plan
-from prunus.registry import title_of
 from prunus.training import reestimate_statistics_
 
 MAX_DROP = "max_drop"

@@ -11,8 +11,8 @@ from torch import nn
 from prunus.analysis import Analysis
 from prunus.budget import Limit
 from prunus.budget.limits import LATENCY
+from prunus.data.batches import device_of
 from prunus.errors import BudgetError
-from prunus.measurement.batches import device_of
 from prunus.measurement.energy import EnergyRatio, energy_ratio, find_meter
 from prunus.measurement.latency import LatencyRatio, latency_ratio
 from prunus.outcome import cut_proved

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prunus.budget import Limit, parse_budget
+from prunus.cost.memory import memory_model
 from prunus.errors import BudgetError, OptionError
 from prunus.graph.coupling import Coupling
-from prunus.measurement.memory import memory_model
 from prunus.plans import Cost, Plan
 
 MEMORY = "memory"

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from prunus.analysis import Analysis
+from prunus.analysis.review import with_savings
 from prunus.budget import Limit
 from prunus.budget.limits import LATENCY
+from prunus.data.batches import device_of
 from prunus.errors import BudgetError, DataError, OptionError
-from prunus.measurement.batches import device_of
+from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.measurement.energy import find_meter
 from prunus.methods.by_criterion import UNITS, check_removable, stored_scores
-from prunus.ordinary import in_ordinary_mode
 from prunus.outcome import recovery_of
 from prunus.pipeline.damage import measure_damage, with_damage
 from prunus.pipeline.max_drop import check_drop, smallest_within, with_drop
@@ -26,7 +27,6 @@ from prunus.pipeline.several import within_all
 from prunus.pipeline.stage_checks import check_to_apply
 from prunus.pipeline.stages import run_stages
 from prunus.plans import Plan
-from prunus.review import with_savings
 from prunus.surgery.adapters import MERGE, adapted_layers
 
 if TYPE_CHECKING:

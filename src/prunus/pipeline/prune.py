@@ -11,14 +11,14 @@ from torch import nn
 from prunus.analysis import Analysis, LossFunction, analyse
 from prunus.budget.allocator import Allocator
 from prunus.criteria import CriterionLike
-from prunus.defaults import DEFAULTS
-from prunus.ordinary import in_ordinary_mode
+from prunus.foundation.autograd_mode import in_ordinary_mode
+from prunus.foundation.defaults import DEFAULTS
+from prunus.foundation.progress import Progress
 from prunus.outcome import Outcome, Recover, realise, recovery_of
 from prunus.pipeline.planner import plan_for, planned
 from prunus.pipeline.request import Bounds, Budget, Request
 from prunus.pipeline.stage_checks import check_stages
 from prunus.plans import Plan
-from prunus.progress import Progress
 from prunus.repairs import check_repair
 
 
@@ -152,7 +152,7 @@ def rebudgeted(outcome: Outcome, budget: Budget, changes: Mapping[str, Any]) -> 
 
 
 def _stages(given: Iterable[Mapping[str, Any]]) -> Any:
-    from prunus.recipe.stage import stages_of
+    from prunus.pipeline.stage import stages_of
 
     return () if given == () else stages_of(given)
 

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunus.arguments import truth
 from prunus.budget import ALLOCATORS, METRICS, Bound, bounds_of, parse_budget
 from prunus.budget.allocator import Allocator
 from prunus.budget.weights import WEIGHT_ALLOCATORS
 from prunus.criteria import CriterionLike, criterion_name, weight_criterion_of
-from prunus.defaults import DEFAULTS
+from prunus.data.batches import check_count
 from prunus.errors import OptionError, nearest
-from prunus.measurement.batches import check_count
+from prunus.foundation.arguments import truth
+from prunus.foundation.defaults import DEFAULTS
+from prunus.foundation.registry import title_of
 from prunus.methods import METHODS, Method
 from prunus.methods.by_criterion import check_unit_criterion
 from prunus.outcome import Recover
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
 from prunus.plans import Cost
-from prunus.registry import title_of
 from prunus.repairs import check_repair
 
 if TYPE_CHECKING:
-    from prunus.recipe.stage import Stage
+    from prunus.pipeline.stage import Stage
 
 Budget = Mapping[str, float | int | str]
 Bounds = Mapping[str, Bound | Mapping[str, Any]]
@@ -77,7 +77,7 @@ class Request:
                 )
         given = dict(options)
         if given.get("stages", ()) != ():
-            from prunus.recipe.stage import stages_of
+            from prunus.pipeline.stage import stages_of
 
             given["stages"] = stages_of(given["stages"])
         return Request(budget, **given)

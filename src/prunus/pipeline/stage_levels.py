@@ -13,19 +13,19 @@ from prunus.analysis import Analysis
 from prunus.budget import Limit
 from prunus.masks import top_masks
 from prunus.methods.depth import shallower
-from prunus.methods.gates import Gates
+from prunus.methods.join_importance import Gates
 from prunus.methods.masked_copy import live_axes, masked_copy
-from prunus.methods.masks_left import masks_left
+from prunus.methods.masks_after_units import masks_left
 from prunus.methods.modular import exchanged, greedy
-from prunus.methods.neurons import unit_scores
 from prunus.methods.reduction import Reduction, droppable, whole
 from prunus.methods.redundancy import without_twins
+from prunus.methods.scored_units import unit_scores
 from prunus.methods.weights import maskable, weight_scores
 from prunus.plans import Decision
 
 if TYPE_CHECKING:
+    from prunus.pipeline.stage import Stage
     from prunus.pipeline.stages import State
-    from prunus.recipe.stage import Stage
 
 
 def _modular(analysis: Analysis, limit: int) -> tuple[Reduction, dict[str, str]]:

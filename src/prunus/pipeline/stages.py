@@ -10,26 +10,26 @@ import numpy as np
 from torch import nn
 
 from prunus.analysis import Analysis
+from prunus.analysis.score import make_plan
 from prunus.budget import Limit
+from prunus.data.batches import DataSource
+from prunus.data.learning import learning_data
 from prunus.errors import BudgetError, OptionError
 from prunus.exporters import undo
-from prunus.measurement.batches import DataSource
 from prunus.methods.reduction import Reduction, whole
 from prunus.pipeline.request import Request
 from prunus.pipeline.stage_checks import stage_budget
 from prunus.pipeline.stage_levels import LEVELS
-from prunus.planning import make_plan
 from prunus.plans import Decision, Plan
 from prunus.recovery import Case, recovered_
 from prunus.recovery.options import whole_recovery
-from prunus.schedules import kept_at
 from prunus.surgery.cut import operate
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, finetune_
-from prunus.workloads.learning import learning_data
+from prunus.training.schedules import kept_at
 
 if TYPE_CHECKING:
-    from prunus.recipe.stage import Stage
+    from prunus.pipeline.stage import Stage
 
 ROUNDS = 8
 """How often a schedule prunes, with training in between."""

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from prunus.errors import OptionError
-from prunus.files import write_bytes_atomic
+from prunus.foundation.atomic_files import write_bytes_atomic
 
 FORMAT = "prunus-training/2"
 _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from prunus.outcome import Cut, cut_proved
 from prunus.plans import Plan
 from prunus.pruner.structure import Structure
-from prunus.surgery.ema import carry_like
+from prunus.surgery.averaged_copy import carry_like
 from prunus.surgery.optimizer import carry_optimizer
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunus.data.batches import DataSource
 from prunus.errors import OptionError
+from prunus.foundation.progress import Progress, Silent
 from prunus.graph.capture import unwrap
-from prunus.measurement.batches import DataSource
-from prunus.progress import Progress, Silent
+from prunus.pruner.log_sinks import Log
 from prunus.pruner.pruner import Pruner
-from prunus.pruner.resuming import Checkpoints, Run, found_state, identity_of, random_states, set_random_states
-from prunus.pruner.scalars import Log
+from prunus.pruner.training_state import Checkpoints, Run, found_state, identity_of, random_states, set_random_states
 from prunus.training.loop import StepHooks, TrainingLoop, TrainingReport, in_train_mode, optimizer_of
 from prunus.training.objective import Labels, Objective
 from prunus.training.options import TrainingOptions

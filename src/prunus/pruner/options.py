@@ -11,9 +11,9 @@ from typing import Any
 from prunus.budget import ALLOCATORS
 from prunus.budget.limits import LATENCY, METRICS
 from prunus.criteria import CriterionLike, criterion_name
+from prunus.data.batches import check_count
 from prunus.errors import OptionError, nearest
-from prunus.measurement.batches import check_count
-from prunus.schedules import KEPT_SCHEDULES, RAMP, check_fraction
+from prunus.training.schedules import KEPT_SCHEDULES, RAMP, check_fraction
 
 CUTS = ("never", "final")
 UPDATES = 20

@@ -11,23 +11,23 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from prunus.arguments import door
+from prunus.analysis.score import make_plan
 from prunus.errors import OptionError, UsageError
+from prunus.foundation.arguments import door
+from prunus.foundation.memory_format import hold_default_format_, release_format_
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
-from prunus.memory_format import hold_default_format_, release_format_
 from prunus.outcome import Outcome
-from prunus.planning import make_plan
 from prunus.plans import Plan
-from prunus.pruner.clock import Clock
 from prunus.pruner.cutting import transplant_
+from prunus.pruner.distributed import agree_, average_
+from prunus.pruner.log_sinks import Log
+from prunus.pruner.mask_state import decisions_of, restore_scene, scene_state
 from prunus.pruner.options import PrunerOptions, options_of
-from prunus.pruner.ranks import agree_, average_
-from prunus.pruner.scalars import Log
-from prunus.pruner.storing import decisions_of, restore_scene, scene_state
+from prunus.pruner.prunable_weights import weights_of
+from prunus.pruner.step_schedule import Clock
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, strategy_of
 from prunus.pruner.structure import Structure, structure_of
-from prunus.pruner.targets import weights_of
 from prunus.training.mask_holder import MaskHolder
 
 _MARK = "_prunus_attached"
@@ -65,7 +65,7 @@ class Pruner:
         model: the network; parallel and compile wrappers are looked through.
         options: how to prune, or a mapping of its fields.
         example_inputs: one call of the network, where units or branches go.
-        log: called with (name, value, step) at every change of the masks: see `prunus.pruner.scalars`.
+        log: called with (name, value, step) at every change of the masks: see `prunus.pruner.log_sinks`.
         averages: averages of the network (EMA, SWA) that have to follow when units are cut during the training.
         prove: compare the cut with the masked network before the training goes on with it.
         structure: the network's analysis, where there is one already; in place of ``example_inputs``.

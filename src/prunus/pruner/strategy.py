@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import BudgetError, OptionError, nearest
+from prunus.foundation.registry import Registry
 from prunus.masks import resolve_count
 from prunus.pruner.options import PrunerOptions
 from prunus.pruner.structure import Structure
-from prunus.registry import Registry
 
 Masks = dict[str, Tensor]
 

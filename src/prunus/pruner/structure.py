@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from prunus.analysis import Analysis, analyse
+from prunus.analysis.score import make_plan
 from prunus.budget import Bound, Limit, fit_units
+from prunus.cost.price import CostModel, cost_model
 from prunus.errors import BudgetError, CaptureError, OptionError, PlanError
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph
-from prunus.measurement.price import CostModel, cost_model
-from prunus.planning import make_plan
 from prunus.plans import Decision, Drop, Plan
-from prunus.surgery.literals import rewrite
 from prunus.surgery.reference import masked_tensors
+from prunus.surgery.rewrite_graph import rewrite
 from prunus.tree import Branch
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from prunus.recovery.best import Best
-from prunus.recovery.budget import Purse
-from prunus.recovery.case import Case
-from prunus.recovery.flight import Course, fly
+from prunus.recovery.best_state import Best
 from prunus.recovery.log import Leg, RecoveryReport
 from prunus.recovery.options import AUTOPILOT
-from prunus.recovery.rung import RUNGS, Rung
+from prunus.recovery.recovery_method import RUNGS, Rung
+from prunus.recovery.step_budget import Purse
+from prunus.recovery.task import Case
+from prunus.recovery.watched_training import Course, fly
 from prunus.training.mask_holder import MaskHolder
 
 TRIAL = 0.06

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from prunus.as_found import in_eval_mode
-from prunus.measurement.batches import Inputs, call, logits_of
-from prunus.recovery.case import Case
-from prunus.recovery.mixing import mixed_inputs
-from prunus.recovery.places import Place
+from prunus.data.batches import Inputs, call, logits_of
+from prunus.foundation.as_found import in_eval_mode
+from prunus.recovery.block_matching import Place
+from prunus.recovery.distillation_loss import soft_loss
+from prunus.recovery.feature_hooks import Taps
+from prunus.recovery.mixup import mixed_inputs
 from prunus.recovery.projections import Projections
-from prunus.recovery.soft import soft_loss
-from prunus.recovery.taps import Taps
+from prunus.recovery.task import Case
 from prunus.training import loss_function
 from prunus.training.losses import relative_square_error
 

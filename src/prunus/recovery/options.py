@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from prunus.errors import OptionError, nearest
-from prunus.option_record import accepted_by, option_record
-from prunus.recovery.rung import RUNGS
+from prunus.foundation.option_record import accepted_by, option_record
+from prunus.recovery.recovery_method import RUNGS
 from prunus.training.options import Decay, Rate, TrainingOptions
 
 AUTOPILOT = "autopilot"

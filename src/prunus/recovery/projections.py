@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from prunus.as_found import in_eval_mode
-from prunus.measurement.batches import call, device_of
-from prunus.recovery.case import Case, first_batch
-from prunus.recovery.places import Place
-from prunus.recovery.taps import Taps
+from prunus.data.batches import call, device_of
+from prunus.foundation.as_found import in_eval_mode
+from prunus.recovery.block_matching import Place
+from prunus.recovery.feature_hooks import Taps
+from prunus.recovery.task import Case, first_batch
 
 _CHANNELS_SECOND = 4
 """From so many dims on (images) the features stand second; below (tokens, vectors) they stand last."""

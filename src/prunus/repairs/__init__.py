@@ -33,9 +33,9 @@ layers read (one stop, fitted to all), and recurrent layers, each cell of which 
 | ``in_parts`` | the same for every part of a model that no one program describes |
 """
 
-from prunus.repairs.auto import check_repair, repair_
-from prunus.repairs.in_parts import repair_parts_
 from prunus.repairs.moments import Moments, merged
+from prunus.repairs.partial_models import repair_parts_
+from prunus.repairs.repair_model import check_repair, repair_
 from prunus.repairs.repairs import REPAIRS
 from prunus.repairs.report import LayerRepair, RepairReport
 from prunus.repairs.sites import Site

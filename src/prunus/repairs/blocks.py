@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunus.foundation.memory_format import sound_gradients
 from prunus.graph.ir import INPUT, TENSOR, Graph, Ref, refs_in
-from prunus.memory_format import sound_gradients
-from prunus.repairs.lockstep import Lockstep, Track
+from prunus.repairs.paired_run import Lockstep, Track
 from prunus.repairs.repairs import Mending
 from prunus.repairs.sites import Site
 from prunus.repairs.walking import Route, Walk, Walked

@@ -11,13 +11,13 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.nn import functional
 
+from prunus.foundation.memory_format import sound_gradients
+from prunus.foundation.progress import Progress, Silent
 from prunus.graph.ir import refs_in
-from prunus.memory_format import sound_gradients
-from prunus.progress import Progress, Silent
-from prunus.repairs.blending import blended
 from prunus.repairs.blocks import RATE, falling, rate_of
-from prunus.repairs.lanes import LARGEST, Lane, joined
-from prunus.repairs.lockstep import Lockstep
+from prunus.repairs.mixup import blended
+from prunus.repairs.paired_run import Lockstep
+from prunus.repairs.samples import LARGEST, Lane, joined
 from prunus.repairs.walking import Route
 from prunus.training.losses import relative_square_error
 

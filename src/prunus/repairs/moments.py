@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import DataError, OptionError
-from prunus.repairs.normals import COLUMNS, Dual, Normal, Primal
+from prunus.repairs.normal_equations import COLUMNS, Dual, Normal, Primal
 
 _BLOCK = 512  # columns of a product of a matrix with itself that is made by halves
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from prunus.foundation.registry import Registry
 from prunus.graph.ir import refs_in
-from prunus.graph.rules.flow import base_name
-from prunus.registry import Registry
-from prunus.repairs.cells import with_joined
+from prunus.graph.rules.context import base_name
 from prunus.repairs.moments import Moments
 from prunus.repairs.refold import Fit, refold
 from prunus.repairs.report import LayerRepair
+from prunus.repairs.rnn_cells import with_joined
 from prunus.repairs.scales import rescale
 from prunus.repairs.sites import Norm, Site
 from prunus.repairs.statistics import Way, repair_norm
@@ -105,7 +105,7 @@ for _repair in (
         "fit",
         absorb=True,
         tunes=True,
-        documents=(_REFOLD, "prunus.repairs.blocks:Tuning", "prunus.repairs.blending:blended"),
+        documents=(_REFOLD, "prunus.repairs.blocks:Tuning", "prunus.repairs.mixup:blended"),
     ),
     Repair(
         "matching",
@@ -119,7 +119,7 @@ for _repair in (
             _REFOLD,
             "prunus.repairs.blocks:Tuning",
             "prunus.repairs.matching:matched",
-            "prunus.repairs.blending:blended",
+            "prunus.repairs.mixup:blended",
         ),
     ),
 ):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from prunus.repairs.moments import Moments
-from prunus.repairs.normals import solved
+from prunus.repairs.normal_equations import solved
 from prunus.repairs.refold import Fit, refold
 
 WIDEST = 16384

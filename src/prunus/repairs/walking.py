@@ -13,16 +13,16 @@ from prunus.errors import DataError, OptionError
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Node, Ref
 from prunus.plans import Plan
-from prunus.repairs.cells import Recurrent
-from prunus.repairs.lanes import Role
-from prunus.repairs.lockstep import Lockstep
 from prunus.repairs.moments import Moments, moments_of
-from prunus.repairs.recurrent import mend_recurrent
-from prunus.repairs.routes import Route, route
+from prunus.repairs.paired_run import Lockstep
+from prunus.repairs.residual_sums import lost
+from prunus.repairs.rnn_cells import Recurrent
+from prunus.repairs.rnn_fit import mend_recurrent
 from prunus.repairs.rows import Rows, norm_rows, site_rows
+from prunus.repairs.samples import Role
 from prunus.repairs.scales import WIDEST
 from prunus.repairs.sites import Norm, Site
-from prunus.repairs.tails import lost
+from prunus.repairs.walk_context import Route, route
 
 ROWS = 16384
 """Rows of a layer's problem at least, where the data have so many; layers with many inputs get more."""
@@ -74,7 +74,7 @@ def walk(model: nn.Module, coupling: Coupling, plan: Plan | None, data: Any, at:
         model: the dense network; untouched.
         coupling: its analysis.
         plan: what goes; None removes nothing.
-        data: calibration batches, see `prunus.repairs.lanes.lanes_of`; targets are not looked at.
+        data: calibration batches, see `prunus.repairs.samples.lanes_of`; targets are not looked at.
         at: (site, moments over all samples) → the new weight in ``site.shape``, or None to leave it.
         seed: of the rows that are drawn where there are more than are needed.
 

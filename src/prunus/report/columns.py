@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from prunus.report import formats
-from prunus.report.cells import Cell
+from prunus.report.seed_averages import Cell
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunus.report.cells import Cell, at, dense_cell, kept_fractions, make_cells
 from prunus.report.formats import kept_label, listed, percent, points, ratio
-from prunus.results import Results
+from prunus.report.results import Results
+from prunus.report.seed_averages import Cell, at, dense_cell, kept_fractions, make_cells
 
 TOLERANCE = 0.01
 """How much accuracy, as a share, counts as little lost."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.measurement.interval import Interval
-from prunus.results import Spread
+from prunus.report.results import Spread
 
 ABSENT = "-"
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunus.errors import UsageError
-from prunus.files import write_text_atomic
+from prunus.foundation.atomic_files import write_text_atomic
 from prunus.report import formats
-from prunus.report.cells import Cell, at, dense_cell, kept_fractions, levels, make_cells
 from prunus.report.columns import columns_of
 from prunus.report.findings import find
-from prunus.results import Results, Row
+from prunus.report.results import Results, Row
+from prunus.report.seed_averages import Cell, at, dense_cell, kept_fractions, levels, make_cells
 
 if TYPE_CHECKING:
     from jinja2 import Environment

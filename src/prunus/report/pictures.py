@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from prunus.files import write_text_atomic
+from prunus.foundation.atomic_files import write_text_atomic
 from prunus.report.plots.canvas import INK
 
 _VARIABLE = re.compile(r"var\(--[a-z-]+, (#[0-9a-f]{6})\)")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prunus.pay import Forecast, warnings_of
+from prunus.measurement.forecast import Forecast, warnings_of
 from prunus.plans import Decision, Plan
 from prunus.report import formats
 from prunus.report.html import Panel, page_environment

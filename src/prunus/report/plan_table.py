@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from prunus.plans import Cost, Decision, Plan, to_ranges
 
 if TYPE_CHECKING:
-    from prunus.pay import Forecast
-    from prunus.review.diff import PlanDiff
+    from prunus.analysis.review.diff import PlanDiff
+    from prunus.measurement.forecast import Forecast
 
 _COSTS = (
     ("params", "params"),
@@ -63,7 +63,7 @@ def damage_lines(plan: Plan) -> Iterator[str]:
 
 
 def forecast_lines(found: Forecast) -> Iterator[str]:
-    """Yield what a plan is predicted to gain, a line a runtime; warnings come from `prunus.pay.warnings_of`."""
+    """Yield what a plan is predicted to gain, a line a runtime; `forecast.warnings_of` makes the warnings."""
     rows: list[Row] = [(f"predicted time of dense (batch {found.batch}, threads {found.threads})", "")]
     for label, ratio in (
         ("eager PyTorch", found.eager),

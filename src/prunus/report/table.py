@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from prunus.report.cells import Cell, at, dense_cell, kept_fractions, levels, make_cells
 from prunus.report.columns import Column, columns_of
 from prunus.report.findings import find
 from prunus.report.formats import kept_label
-from prunus.results import Results
+from prunus.report.results import Results
+from prunus.report.seed_averages import Cell, at, dense_cell, kept_fractions, levels, make_cells
 
 if TYPE_CHECKING:
     from rich.console import Console

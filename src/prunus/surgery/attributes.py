@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from prunus.graph.ir import Graph
-from prunus.graph.rules.flow import base_name
+from prunus.graph.rules.context import base_name
 
 
 def mend_attributes_(model: nn.Module, before: Graph, after: Graph) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from prunus.errors import PlanError
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph, ModuleCall, Ref, refs_in
 from prunus.plans import Plan
-from prunus.surgery.calls import live_calls
+from prunus.surgery.module_calls import live_calls
 from prunus.surgery.record import Shipped
 
 

@@ -9,26 +9,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.as_found import in_eval_mode
 from prunus.errors import CaptureError, OptionError, PlanError
+from prunus.foundation.as_found import in_eval_mode
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan, fingerprint
 from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
-from prunus.surgery.keeping import keep_forwards
-from prunus.surgery.literals import rewrite
+from prunus.surgery.cut_keeping import keep_forwards
+from prunus.surgery.edited_program import Program
+from prunus.surgery.extra_captures import Study
 from prunus.surgery.own_forward import own_forward
-from prunus.surgery.program import Program
 from prunus.surgery.record import Surgery, merge_changes
-from prunus.surgery.search import Search
+from prunus.surgery.rewrite_graph import rewrite
+from prunus.surgery.rewrite_search import Search
 from prunus.surgery.splice import Splice
-from prunus.surgery.stale import stale_candidates
-from prunus.surgery.study import Study
+from prunus.surgery.stale_calls import stale_candidates
 from prunus.surgery.tensors import copy_with, cut_tensors
-from prunus.surgery.tokens import cut_inputs
-from prunus.surgery.unused import prune_modules_
+from prunus.surgery.token_ids import cut_inputs
+from prunus.surgery.unused_modules import prune_modules_
 
 MODES = ("hybrid", "module", "graph")
 FORWARDS = ("keep", "rewrite")

@@ -14,11 +14,11 @@ import torch
 import torch.utils._pytree as pytree
 
 from prunus.errors import CaptureError
+from prunus.graph.interpreter import LENIENT, call_arguments
 from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref
-from prunus.graph.opening import opened_leaves
-from prunus.graph.run import LENIENT, call_arguments
-from prunus.surgery.calls import CallIndex, module_below, tensor_below
-from prunus.surgery.switched import InTraining
+from prunus.graph.open_outputs import opened_leaves
+from prunus.surgery.module_calls import CallIndex, module_below, tensor_below
+from prunus.surgery.training_literals import InTraining
 
 _SWITCHED = ("training", "train")
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.foundation.memory_format import sound_gradients
 from prunus.graph.coupling import Coupling
+from prunus.graph.interpreter import run
 from prunus.graph.ir import Node, Ref
-from prunus.graph.run import run
-from prunus.memory_format import sound_gradients
 from prunus.plans import Plan
+from prunus.surgery.proof_run import Tensors, Trial, relative_error, trial
 from prunus.surgery.reference import masked_tensors, reference_overrides, removed_positions, without_debris
-from prunus.surgery.trial import Tensors, Trial, relative_error, trial
 
 _SMALL = 1e-6
 

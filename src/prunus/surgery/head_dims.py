@@ -10,7 +10,7 @@ from torch import nn
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import INPUT, TENSOR, Node, Ref
 from prunus.graph.layout import Frozen, Prod, atoms_of
-from prunus.graph.rules.flow import base_name
+from prunus.graph.rules.context import base_name
 
 
 def head_dims(model: nn.Module, coupling: Coupling) -> dict[int, Frozen]:

@@ -16,11 +16,12 @@ from torch import nn
 
 from prunus.errors import CaptureError
 from prunus.graph.coupling import Coupling, Keep
+from prunus.graph.interpreter import Override, run
 from prunus.graph.ir import Node, Ref, refs_in
 from prunus.graph.overriding import Overriding, Place, Replacement, places, positional
-from prunus.graph.parts import twin_of
-from prunus.graph.rules.flow import base_name
-from prunus.graph.run import Override, run
+from prunus.graph.partial_capture import twin_of
+from prunus.graph.rules.context import base_name
+from prunus.surgery.proof_run import Trial, relative_error
 from prunus.surgery.reference import (
     CONTRACTIONS,
     STATISTIC,
@@ -29,7 +30,6 @@ from prunus.surgery.reference import (
     removed_positions,
     without_debris,
 )
-from prunus.surgery.trial import Trial, relative_error
 
 _SINGULAR = frozenset(
     ("sqrt", "rsqrt", "pow", "div", "reciprocal", "log", "norm", "linalg_vector_norm", "std", "acos", "asin", "atan2")

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from prunus.graph.module_twin import is_config
 from prunus.graph.own_settings import entries, is_view, parts_of, view_of
-from prunus.graph.twin import is_config
 from prunus.plans import Mend
 
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[([^\]]*)\]")

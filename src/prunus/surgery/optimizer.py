@@ -18,7 +18,7 @@ from prunus.errors import UsageError
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import Recorder, named_tensors
 from prunus.plans import Plan
-from prunus.surgery.follow import kept_indices, masked, picked
+from prunus.surgery.slice_like import kept_indices, masked, picked
 
 _PER_GROUP = ("base_lrs", "_last_lr", "lr_lambdas", "max_lrs", "min_lrs", "base_momentums", "max_momentums")
 

@@ -8,16 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from prunus.graph.counts import Count
 from prunus.graph.coupling import Coupling
 from prunus.graph.kept_forward import Equation, Multiple, OwnForward
 from prunus.graph.layout import Frozen
 from prunus.graph.provenance import provenance
+from prunus.graph.size_functions import Count
 from prunus.graph.traced import Attribute
 from prunus.surgery.adapters import adapter_ranks
 from prunus.surgery.head_dims import head_dims as dims_of_heads
-from prunus.surgery.other_terms import masked_terms, other_terms, training_terms
-from prunus.surgery.terms import Terms, terms
+from prunus.surgery.other_programs import masked_terms, other_terms, training_terms
+from prunus.surgery.program_terms import Terms, terms
 from prunus.surgery.ties import tied
 
 

@@ -13,13 +13,13 @@ from torch import nn
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.plans import Plan
-from prunus.surgery.bisect import first_divergence, one_line, wrong_tensor
+from prunus.surgery.bisect_difference import first_divergence, one_line, wrong_tensor
 from prunus.surgery.check import Check
-from prunus.surgery.dynamic import batch_size
 from prunus.surgery.other_sizes import Size, analysed, proof_sizes
+from prunus.surgery.proof_run import Trial, relative_error, trial
+from prunus.surgery.recapture import batch_size
 from prunus.surgery.reference import reference_overrides
 from prunus.surgery.tensors import cut_tensors
-from prunus.surgery.trial import Trial, relative_error, trial
 
 Outputs = list[torch.Tensor]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from prunus.graph.ir import Graph
 from prunus.plans import Mend
-from prunus.surgery.dynamic import Growth
+from prunus.surgery.recapture import Growth
 from prunus.surgery.splice import Splice
 
 Changes = dict[str, dict[str, Any]]

@@ -10,10 +10,10 @@ import torch
 import torch.utils._pytree as pytree
 
 from prunus.graph.coupling import Coupling, Keep
+from prunus.graph.interpreter import Override, keyword_only, run
 from prunus.graph.ir import Node, Ref, refs_in
-from prunus.graph.rules.flow import base_name, positive
+from prunus.graph.rules.context import base_name, positive
 from prunus.graph.rules.reduction import STATISTIC_OPS, reduced_dims
-from prunus.graph.run import Override, keyword_only, run
 from prunus.plans import Plan
 
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from prunus.errors import CaptureError
 from prunus.graph.ir import TENSOR, Graph, ModuleCall, Node, Ref, refs_in
-from prunus.surgery.calls import CallIndex, handing_calls, module_below, tensor_below
-from prunus.surgery.dynamic import Growth
 from prunus.surgery.emit import Emission, Emitter, compile_forward
+from prunus.surgery.module_calls import CallIndex, handing_calls, module_below, tensor_below
+from prunus.surgery.recapture import Growth
 
 
 @dataclass(slots=True)

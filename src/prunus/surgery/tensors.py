@@ -14,8 +14,8 @@ from prunus.graph.ir import Graph
 from prunus.graph.layout import Expr
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan
-from prunus.surgery.leftovers import copied
-from prunus.surgery.tokens import renumbered
+from prunus.surgery.copy_module import copied
+from prunus.surgery.token_ids import renumbered
 
 
 def cut_tensors(model: nn.Module, coupling: Coupling, plan: Plan) -> dict[str, torch.Tensor]:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from prunus.graph.counts import Count, Monomial, Terms
 from prunus.graph.coupling import Coupling, Tie
 from prunus.graph.kept_forward import Equation, Multiple
 from prunus.graph.layout import Frozen
+from prunus.graph.size_functions import Count, Monomial, Terms
 
 
 @dataclass(slots=True)

@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 from prunus.errors import VerifyError
+from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
-from prunus.ordinary import in_ordinary_mode
 from prunus.plans import Plan
-from prunus.surgery.bisect import explain, one_line, wrong_tensor
+from prunus.surgery.bisect_difference import explain, one_line, wrong_tensor
 from prunus.surgery.check import ROUNDED, TOLERANCE, Check
 from prunus.surgery.gradients import compare_gradients, gradient_error
 from prunus.surgery.proof import Proof, inner_error, needs_float32, prove
+from prunus.surgery.proof_run import perturbed, relative_error, trial
 from prunus.surgery.reference import masked_tensors, reference_overrides
 from prunus.surgery.tensors import cut_tensors
-from prunus.surgery.trial import perturbed, relative_error, trial
 
 
 @in_ordinary_mode

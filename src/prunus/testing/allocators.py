@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunus.arguments import door
 from prunus.budget import ALLOCATORS, Bound, Limit, UnitProblem, allocate, unit_problem
 from prunus.budget.allocator import Allocator
+from prunus.cost.price import CostModel, cost_model
+from prunus.foundation.arguments import door
+from prunus.foundation.registry import title_of
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.measurement.price import CostModel, cost_model
-from prunus.registry import title_of
 from prunus.testing.cases import example_analysis
 from prunus.testing.suite import Suite, check_member, suite_for
 

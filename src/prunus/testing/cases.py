@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from prunus.analysis import Analysis, analyse
+from prunus.data.splits import Split
+from prunus.experiments.workloads.digits_net import DigitsNet
 from prunus.graph.capture import preserved
 from prunus.graph.coupling import Axis, Coupling
 from prunus.graph.recorder import named_tensors
 from prunus.training import TrainingOptions, finetune_
-from prunus.workloads.digits_net import DigitsNet
-from prunus.workloads.splits import Split
 
 CLASSES, SIDE, SAMPLES = 10, 8, 64
 NOISE = 0.4

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from prunus.analysis import Analysis
-from prunus.arguments import door
 from prunus.criteria import (
     PROBES,
     Calibration,
@@ -21,6 +20,7 @@ from prunus.criteria import (
     criterion_of,
     needs_of,
 )
+from prunus.foundation.arguments import door
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.testing.cases import example_analysis, permuted, plain_axis, state_of

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunus.arguments import door
+from prunus.analysis.score import make_plan
 from prunus.errors import PrunusError
 from prunus.exporters import EXPORTERS, load, save
 from prunus.exporters.exporter import Exporter
 from prunus.exporters.parts import Pruned
-from prunus.planning import make_plan
+from prunus.foundation.arguments import door
 from prunus.plans import Plan
 from prunus.surgery.cut import operate
+from prunus.surgery.proof_run import output_tensors, relative_error
 from prunus.surgery.record import Surgery
-from prunus.surgery.trial import output_tensors, relative_error
 from prunus.testing.cases import example_analysis, state_of
 from prunus.testing.suite import Suite, check_member, suite_for
 
@@ -107,7 +107,7 @@ class ExporterSuite(Suite):
                 "it leaves other files beside the path",
                 beside[:3],
                 "none",
-                "Write through prunus.files.write_bytes_atomic or atomic_dir.",
+                "Write through prunus.foundation.atomic_files.write_bytes_atomic or atomic_dir.",
             )
 
     def test_an_older_one_is_replaced(self) -> None:
@@ -123,7 +123,7 @@ class ExporterSuite(Suite):
                 "an older file is not replaced by what is written into an empty place",
                 "other content",
                 "the same content",
-                "Write through prunus.files, and put no dates into the file.",
+                "Write through prunus.foundation.atomic_files, and put no dates into the file.",
             )
 
     def test_the_values_of_the_model_are_written(self) -> None:

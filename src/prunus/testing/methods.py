@@ -10,13 +10,13 @@ from typing import Any, Protocol, get_args
 from torch import nn
 
 from prunus.analysis import Analysis
-from prunus.arguments import door
 from prunus.budget import Limit
+from prunus.cost.price import cost_model
+from prunus.data.batches import call
 from prunus.errors import PrunusError
+from prunus.foundation.arguments import door
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.measurement.batches import call
-from prunus.measurement.price import cost_model
 from prunus.methods import METHODS, Level, Method
 from prunus.outcome import cut_proved
 from prunus.plans import UNPRICED, Cost, Plan
@@ -152,7 +152,7 @@ class MethodSuite(Suite):
             found, check = self.attempt(
                 f"its plan {where} cannot be applied",
                 lambda plan=plan: _cut_and_checked(analysis, plan),  # type: ignore[misc]
-                "Build plans with prunus.planning.make_plan.",
+                "Build plans with prunus.analysis.score.make_plan.",
             )
             self.expect(
                 check.error <= PROVED and check.change > CHANGED,
@@ -171,7 +171,7 @@ class MethodSuite(Suite):
                 f"the price in its plan {where} is not that of the network that is cut",
                 f"{self._after(plan)}",
                 f"{counted}",
-                "Build plans with prunus.planning.make_plan.",
+                "Build plans with prunus.analysis.score.make_plan.",
             )
             zeros = sum(int((p == 0).sum()) for p in found.parameters())
             self.expect(
@@ -191,7 +191,7 @@ class MethodSuite(Suite):
                 "before is not the price of the network",
                 f"{plan.before}",
                 f"{self._analysis().cost.price()}",
-                "Build plans with prunus.planning.make_plan.",
+                "Build plans with prunus.analysis.score.make_plan.",
             )
             self.expect(
                 not plan.is_empty, f"nothing goes at {kept:.0%}", "an empty plan", "a plan", "Remove something."

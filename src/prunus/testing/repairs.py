@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from prunus.analysis import Analysis
-from prunus.arguments import door
+from prunus.analysis.score import make_plan
 from prunus.budget import fit_units
 from prunus.criteria import UNIT_CRITERIA, UnitEvidence
+from prunus.foundation.arguments import door
 from prunus.graph.recorder import named_tensors
-from prunus.planning import make_plan
 from prunus.plans import Plan
 from prunus.repairs import REPAIRS, RepairReport, repair_
 from prunus.repairs.repairs import Repair

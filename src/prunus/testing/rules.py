@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunus.arguments import door
+from prunus.analysis.score import make_plan
+from prunus.cost.price import cost_model
+from prunus.foundation.arguments import door
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.ir import INPUT, TENSOR, Ref, refs_in
 from prunus.graph.rules import RULES, Rule, load_rules
-from prunus.graph.rules.flow import base_name
-from prunus.measurement.price import cost_model
-from prunus.planning import make_plan
+from prunus.graph.rules.context import base_name
 from prunus.surgery.cut import cut
 from prunus.surgery.verify import compare_models
 from prunus.testing.cases import first_change, state_of

@@ -6,10 +6,10 @@ import itertools
 import math
 from typing import Any
 
-from prunus.arguments import door
-from prunus.registry import title_of
-from prunus.schedules import KEPT_SCHEDULES, Schedule
+from prunus.foundation.arguments import door
+from prunus.foundation.registry import title_of
 from prunus.testing.suite import Suite, check_member, suite_for
+from prunus.training.schedules import KEPT_SCHEDULES, Schedule
 
 KEPT = (0.01, 0.1, 0.37, 0.5, 0.9, 1.0)
 STEPS = 96

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.arguments import door
 from prunus.criteria import CriterionLike, Evidence, criterion_name, weight_criterion_of
 from prunus.errors import OptionError
+from prunus.foundation.arguments import door
 from prunus.testing.suite import Suite, check_member, suite_for
 
 SHAPES = {"conv.weight": (6, 4, 3, 3), "linear.weight": (5, 7)}
@@ -112,7 +112,7 @@ class WeightCriterionSuite(Suite):
                 "without statistics it fails without naming one",
                 f"{type(error).__name__}: {error}",
                 "scores, or an OptionError that names the field",
-                "Ask prunus.criteria.evidence.needed for it.",
+                "Ask prunus.criteria.weight_statistics.needed for it.",
             )
 
     def test_half_precision_is_taken(self) -> None:
@@ -127,7 +127,7 @@ class WeightCriterionSuite(Suite):
                 f"the scores{where} vanish or saturate",
                 f"one value for all of {flat}",
                 "different scores",
-                "Compute in float32: prunus.criteria.evidence.precise(weight).",
+                "Compute in float32: prunus.criteria.weight_statistics.precise(weight).",
             )
 
     def _called(self, evidence: Evidence) -> Any:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from prunus.as_found import seeded
-from prunus.measurement.batches import DataSource
+from prunus.data.batches import DataSource
+from prunus.foundation.as_found import seeded
 from prunus.training.loop import StepHooks, TrainingLoop, TrainingReport, in_train_mode, optimizer_of
 from prunus.training.mask_holder import MaskHolder
 from prunus.training.objective import Labels, Objective
@@ -56,7 +56,7 @@ def finetune_(
 
     Example:
         >>> import torch
-        >>> from prunus.workloads.splits import Split
+        >>> from prunus.data.splits import Split
         >>> data = Split(torch.eye(4), torch.arange(4), "train")
         >>> finetune_(nn.Linear(4, 4), data, TrainingOptions(steps=3, lr=0.1)).steps
         3

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from prunus.as_found import modes_kept
+from prunus.data.batches import Batch, device_of, moved
 from prunus.errors import OptionError, OutcomeError
-from prunus.measurement.batches import Batch, device_of, moved
-from prunus.memory_format import sound_gradients
+from prunus.foundation.as_found import modes_kept
+from prunus.foundation.memory_format import sound_gradients
 from prunus.training.objective import Objective
 from prunus.training.options import OPTIMIZERS, SCHEDULES, TrainingOptions
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from prunus.data.batches import IGNORED, logits_of
 from prunus.errors import DataError, OptionError
-from prunus.measurement.batches import IGNORED, logits_of
-from prunus.registry import Registry, title_of
+from prunus.foundation.registry import Registry, title_of
 
 Losses: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Loss: TypeAlias = str | Callable[[Any, Tensor], Tensor]

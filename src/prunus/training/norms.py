@@ -8,9 +8,9 @@ from itertools import chain, count, islice
 import torch
 from torch import nn
 
-from prunus.as_found import in_eval_mode
+from prunus.data.batches import Batch, answer, check_count, device_of, moved, pair_of, tensors_in
 from prunus.errors import DataError
-from prunus.measurement.batches import Batch, answer, check_count, device_of, moved, pair_of, tensors_in
+from prunus.foundation.as_found import in_eval_mode
 
 
 def reestimate_statistics_(model: nn.Module, batches: Iterable[Batch], *, max_batches: int = 100) -> int:

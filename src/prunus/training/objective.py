@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from prunus.measurement.batches import Inputs, call
+from prunus.data.batches import Inputs, call
 from prunus.training.losses import Loss, loss_function
 
 

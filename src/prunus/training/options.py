@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BeforeValidator, Field, PlainValidator
 from torch import nn, optim
 
-from prunus.option_record import accepted_by, option_record
-from prunus.registry import Registry
+from prunus.foundation.option_record import accepted_by, option_record
+from prunus.foundation.registry import Registry
 from prunus.training.losses import Loss, check_loss, name_of
 
 Optimizers: TypeAlias = Callable[[list[nn.Parameter], float, float], optim.Optimizer]

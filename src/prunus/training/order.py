@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 
+from prunus.data.batches import Batch, DataSource, pair_of
 from prunus.errors import DataError
-from prunus.measurement.batches import Batch, DataSource, pair_of
 
 
 class Order:
@@ -22,7 +22,7 @@ class Order:
     Example:
         >>> from itertools import islice
         >>> import torch
-        >>> from prunus.workloads.splits import Split
+        >>> from prunus.data.splits import Split
         >>> order = Order(Split(torch.arange(4.0), torch.zeros(4), "train"), 2, seed=0)
         >>> _ = list(islice(order, 3))
         >>> order.walk, order.taken

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from prunus.as_found import seeded
+from prunus.foundation.as_found import seeded
 
 
 def reset_weights_(model: nn.Module, seed: int = 0) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from prunus.graph.interpreter import resolve
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, is_mutating, refs_in
-from prunus.graph.run import resolve
 
 # Their schemas promise a fresh tensor, but in eval mode they hand back their argument.
 _SAME = ("dropout", "feature_dropout", "alpha_dropout", "type_as")

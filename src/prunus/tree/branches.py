@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from prunus.cost.price import cost_model
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import INPUT, Graph, Node, Ref, refs_in
-from prunus.graph.rules.flow import base_name
-from prunus.measurement.price import cost_model
+from prunus.graph.rules.context import base_name
 from prunus.plans import Drop
 from prunus.tree.aliasing import Storage
 from prunus.tree.naming import branch_names

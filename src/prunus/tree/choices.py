@@ -10,7 +10,7 @@ import numpy as np
 
 from prunus.budget.knapsack_tree import Group, Leaf, Solution
 from prunus.budget.limits import METRICS
-from prunus.measurement.price import CostModel, Term
+from prunus.cost.price import CostModel, Term
 from prunus.plans import Cost
 from prunus.tree.layers import find_layers, price_of
 from prunus.tree.levels import Tree, TreeNode

@@ -9,7 +9,7 @@ import numpy as np
 
 from prunus.graph.coupling import Coupling, Keep
 from prunus.graph.ir import Graph
-from prunus.graph.rules.flow import base_name
+from prunus.graph.rules.context import base_name
 from prunus.plans import Plan
 from prunus.tree.removal import Readers, cut_edges
 

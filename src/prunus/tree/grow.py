@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from prunus.arguments import door
+from prunus.cost.price import cost_model
+from prunus.foundation.arguments import door
 from prunus.graph.coupling import Coupling
-from prunus.measurement.price import cost_model
 from prunus.plans import Cost
 from prunus.tree.blocks import Block, find_blocks
 from prunus.tree.branches import find_branches

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from prunus.cost.price import CostModel, Term
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, refs_in
 from prunus.graph.layout import atoms_of
-from prunus.measurement.price import CostModel, Term
 from prunus.plans import Cost
 from prunus.tree.units import UnitNames
 

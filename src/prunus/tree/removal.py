@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prunus.graph.coupling import Coupling, Keep, count
 from prunus.graph.ir import INPUT, TENSOR, Graph, Ref, refs_in
 from prunus.graph.layout import Expr
-from prunus.graph.rules.flow import base_name
+from prunus.graph.rules.context import base_name
 from prunus.plans import Drop
 from prunus.tree.aliasing import parents
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from prunus.cost.price import CostModel, Term
 from prunus.graph.coupling import Coupling, count
 from prunus.graph.ir import Ref, refs_in
 from prunus.graph.layout import Expr, Prod, Sum, atoms_of
-from prunus.graph.rules.flow import base_name
-from prunus.measurement.price import CostModel, Term
+from prunus.graph.rules.context import base_name
 from prunus.tree.removal import CONCAT_OPS, Edge, Readers, is_empty, value_is_empty
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from prunus.foundation.registry import words
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
 from prunus.graph.layout import Expr, atoms_of
-from prunus.graph.rules.flow import base_name
-from prunus.registry import words
+from prunus.graph.rules.context import base_name
 
 _NAMES = {
     op: name

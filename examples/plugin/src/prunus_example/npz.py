@@ -12,7 +12,7 @@ import numpy as np
 
 from prunus.exporters import Exporter
 from prunus.exporters.parts import Pruned, check_metadata, parts
-from prunus.files import write_bytes_atomic
+from prunus.foundation.atomic_files import write_bytes_atomic
 
 
 def _write(result: Pruned, path: Path | str, *, metadata: Mapping[str, Any] | None = None) -> Path:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from prunus.analysis import Analysis
+from prunus.analysis.score import make_plan, unit_decisions
 from prunus.budget import Limits
 from prunus.criteria import UnitEvidence, comparable_scores
 from prunus.methods import Method
-from prunus.planning import make_plan, unit_decisions
 from prunus.plans import Plan
 from prunus_example.path_norm import path_norm
 from prunus_example.square_root import square_root

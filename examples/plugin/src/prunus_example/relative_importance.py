@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from prunus.criteria import Evidence
-from prunus.criteria.evidence import precise
+from prunus.criteria.weight_statistics import precise
 
 
 def relative_importance(evidence: Evidence, /) -> dict[str, Tensor]:

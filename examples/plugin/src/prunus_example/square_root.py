@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.budget import UnitProblem
-from prunus.budget.shares import spread_shares
+from prunus.budget.proportional import spread_shares
 
 
 def square_root(problem: UnitProblem, /) -> dict[str, int]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 
-from prunus.graph.rules.flow import RULES, Flow, Rule, rule
-from prunus.registry import words
+from prunus.foundation.registry import words
+from prunus.graph.rules.context import RULES, Flow, Rule, rule
 
 _FAMILIES = words(
     "elementwise contraction convolution normalisation reshape join reduction indexing attention recurrent spatial "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.graph.ir import Node
-from prunus.graph.rules.flow import Dims, Flow, rule
+from prunus.graph.rules.context import Dims, Flow, rule
 
 
 @rule("scaled_dot_product_attention")

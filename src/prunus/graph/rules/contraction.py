@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prunus.graph.ir import Node
 from prunus.graph.layout import Expr
-from prunus.graph.rules.flow import Dims, Flow, rule
+from prunus.graph.rules.context import Dims, Flow, rule
 
 
 @rule("linear")

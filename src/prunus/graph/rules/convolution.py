@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prunus.foundation.registry import words
 from prunus.graph.ir import Node
 from prunus.graph.layout import Expr, product
-from prunus.graph.rules.flow import Dims, Flow, rule
-from prunus.registry import words
+from prunus.graph.rules.context import Dims, Flow, rule
 
 
 def _spatial(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from prunus.foundation.registry import words
 from prunus.graph.ir import Node
-from prunus.graph.rules.flow import Dims, Flow, rule
-from prunus.registry import words
+from prunus.graph.rules.context import Dims, Flow, rule
 
 
 @rule(

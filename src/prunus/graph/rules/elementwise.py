@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.graph.ir import Node, Ref, refs_in
-from prunus.graph.rules.flow import RULES, Dims, Flow, rule
+from prunus.graph.rules.context import RULES, Dims, Flow, rule
 
 _POINTWISE = """
 add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2 hypot

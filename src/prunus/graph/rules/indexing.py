@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from prunus.foundation.registry import words
 from prunus.graph.ir import Node, Ref, refs_in
 from prunus.graph.layout import Expr
-from prunus.graph.rules.flow import Dims, Flow, positive, rule
-from prunus.graph.rules.picking import picked, unfollowed
-from prunus.registry import words
+from prunus.graph.rules.constant_index import picked, unfollowed
+from prunus.graph.rules.context import Dims, Flow, positive, rule
 
 
 @rule("embedding")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from prunus.foundation.registry import words
 from prunus.graph.ir import Node
 from prunus.graph.layout import UNIT, Expr, concat
-from prunus.graph.rules.flow import Dims, Flow, positive, rule
-from prunus.registry import words
+from prunus.graph.rules.context import Dims, Flow, positive, rule
 
 
 @rule("cat", "concat", "concatenate")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.graph.ir import Node
-from prunus.graph.rules.flow import Dims, Flow, rule
+from prunus.graph.rules.context import Dims, Flow, rule
 
 
 def _results(node: Node, out: Dims, flow: Flow) -> list[Dims | None]:

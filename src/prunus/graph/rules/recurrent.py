@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prunus.graph.ir import Node, Ref
 from prunus.graph.layout import Expr, concat
-from prunus.graph.rules.flow import Dims, Flow, rule
+from prunus.graph.rules.context import Dims, Flow, rule
 
 
 def _cell(flow: Flow, params: Sequence[Ref], x: Expr, hidden: Expr, state: Expr) -> None:

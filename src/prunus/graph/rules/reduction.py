@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prunus.graph.ir import Node, Ref
 from prunus.graph.layout import UNIT, Expr, concat
-from prunus.graph.rules.flow import RULES, Dims, Flow, positive, rule
+from prunus.graph.rules.context import RULES, Dims, Flow, positive, rule
 
 STATISTIC_OPS = ("mean", "var", "std", "var_mean", "std_mean", "amax", "amin", "logsumexp", "nanmean")
 _EXACT_OPS = ("sum", "linalg_vector_norm", "norm", "nansum", "count_nonzero")

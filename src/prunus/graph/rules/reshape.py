@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prunus.foundation.registry import words
 from prunus.graph.ir import Node
 from prunus.graph.layout import UNIT, ConflictError, Expr, product
-from prunus.graph.rules.flow import Dims, Flow, positive, rule
-from prunus.registry import words
+from prunus.graph.rules.context import Dims, Flow, positive, rule
 
 
 @rule(*words("view reshape flatten unflatten _unsafe_view view_as reshape_as _reshape_alias ravel view_copy"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prunus.graph.ir import Node
 from prunus.graph.layout import Expr, concat, product
-from prunus.graph.rules.flow import RULES, Dims, Flow, rule
+from prunus.graph.rules.context import RULES, Dims, Flow, rule
 
 _POOLS = """max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d lp_pool2d max_pool1d_with_indices
 max_pool2d_with_indices max_pool3d_with_indices"""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunus.errors import DataError
 from prunus.masks import resolve_count, top_masks
-from prunus.pruner.evidence import Gathered
+from prunus.pruner.gradient_statistics import Gathered
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
 
 LATE = 0.75

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.criteria.evidence import precise
+from prunus.criteria.weight_statistics import precise
 from prunus.masks import resolve_count, top_masks
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
-from prunus.schedules import linear
+from prunus.training.schedules import linear
 
 DECAY = 0.9
 SWING = 4.0

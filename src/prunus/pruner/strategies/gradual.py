@@ -21,7 +21,7 @@ from prunus.masks import (
     window_masks,
 )
 from prunus.masks.window import Strip, Window
-from prunus.pruner.evidence import Gathered, below
+from prunus.pruner.gradient_statistics import Gathered, below
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from prunus.budget import Limit
+from prunus.cost.price import cost_model
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import INPUT, TENSOR, Graph, refs_in
 from prunus.graph.layout import atoms_of
-from prunus.measurement.price import cost_model
 from prunus.pruner.strategies.units import unit_scores
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
 from prunus.pruner.structure import emptied

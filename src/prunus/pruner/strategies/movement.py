@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prunus.masks import resolve_count, top_masks
-from prunus.pruner.evidence import zeros_for
+from prunus.pruner.gradient_statistics import zeros_for
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunus.criteria.places import find_places
+from prunus.criteria.producers_consumers import find_places
 from prunus.pruner.strategies.units import check_units, prune_units_, unit_scores
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunus.criteria import UNIT_CRITERIA, CriterionLike, UnitEvidence, criterion_of, needs_of
 from prunus.errors import OptionError
-from prunus.pruner.evidence import zeros_for
+from prunus.pruner.gradient_statistics import zeros_for
 from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunus.report.cells import Cell, at, dense_cell, make_cells
 from prunus.report.formats import count, kept_label, percent
 from prunus.report.plots.canvas import COLOURS, FAINT, GRID, INK, PAPER, axes_at, draw, gid
 from prunus.report.plots.scale import accuracy_axis
-from prunus.results import Results
+from prunus.report.results import Results
+from prunus.report.seed_averages import Cell, at, dense_cell, make_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

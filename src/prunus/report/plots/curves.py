@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from prunus.report.cells import Cell, dense_cell, kept_fractions, levels, make_cells
 from prunus.report.formats import kept_label, percent, percent_spread, ratio, ratio_interval
 from prunus.report.plots.canvas import COLOURS, DASHES, FAINT, INK, MARKERS, PAPER, axes_at, draw, gid
 from prunus.report.plots.scale import accuracy_axis
-from prunus.results import Results
+from prunus.report.results import Results
+from prunus.report.seed_averages import Cell, dense_cell, kept_fractions, levels, make_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

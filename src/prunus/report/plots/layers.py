@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prunus.report.formats import kept_label
 from prunus.report.plots.canvas import COLOURS, FAINT, INK, axes_at, draw
-from prunus.results import LayerChange, Row
+from prunus.report.results import LayerChange, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,60 @@
+"""Scores + limits → which units stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from prunus.budget import (  # noqa: F401  (enrols the allocators)
+    erk,
+    global_rank,
+    isomorphic,
+    knapsack,
+    lagrangian,
+    lamp,
+    uniform,
+    viterbi,
+)
+from prunus.budget.allocation import divide
+from prunus.budget.allocator import Allocator
+from prunus.budget.bounds import Bound
+from prunus.budget.limits import Limit
+from prunus.budget.problem import unit_problem
+from prunus.cost.price import CostModel
+
+
+def fit_units(
+    cost: CostModel,
+    scores: Mapping[str, np.ndarray],
+    limit: Limit | Sequence[Limit],
+    *,
+    allocator: str | Allocator = "uniform",
+    base: Mapping[str, np.ndarray] | None = None,
+    floor: int = 1,
+    bounds: Mapping[str, Bound] | None = None,
+    damage: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """Choose the units that stay so that every limit holds.
+
+    Args:
+        cost: price of the network.
+        scores: axis id → one score a unit; only these axes are touched. Higher stays; ties keep the lower index.
+        limit: one limit or several.
+        allocator: ``uniform``, ``global``, any enrolled name, or an allocator itself.
+        base: units that are gone already (bool, True = still there); emptied axes stay empty.
+        floor: least number of units an axis keeps; `Axis.least` may ask for more.
+        bounds: axis id → floor, ceiling, multiple, frozen or forced width of that axis.
+        damage: axis id → predicted rise of the loss when it alone keeps 0, 1, … of its units, the best first, for
+            allocators that trade damage for price; by default the sums of the scores of the units that go.
+
+    Returns:
+        Axis id → bool keep mask, for every axis in ``scores`` or ``base``.
+
+    Raises:
+        BudgetError: even at the floor a limit does not hold; names the least reachable and what stands in the way.
+        OptionError: an unknown allocator, or bounds that leave an axis no width.
+        SelectorError: a bound on an axis that does not exist.
+    """
+    problem = unit_problem(cost, scores, limit, base=base, floor=floor, bounds=bounds, damage=damage)
+    return problem.masks(divide(problem, allocator))

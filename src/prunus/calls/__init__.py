@@ -1,8 +1,0 @@
-"""Which calls a cut network takes as the dense one does: a table, each row compared with the masked dense network."""
-
-from prunus.calls.built_in import CALLS
-from prunus.calls.record import CallTable, Row
-from prunus.calls.subject import Subject
-from prunus.calls.table import WantedCalls, call_table
-
-__all__ = ["CALLS", "CallTable", "Row", "Subject", "WantedCalls", "call_table"]

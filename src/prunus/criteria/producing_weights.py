@@ -1,0 +1,124 @@
+"""The parameters that make a unit: the weights that write it, their biases, or the norm that has the last word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from prunus.criteria.producers_consumers import dim_sums, find_places, unit_line
+from prunus.criteria.unit_criterion import finite
+from prunus.errors import DataError
+from prunus.graph.coupling import Coupling, Member
+from prunus.graph.ir import TENSOR, Graph, Node, refs_in
+from prunus.graph.layout import atoms_of
+from prunus.graph.rules.context import base_name
+
+CHANNEL_NORMS = ("batch_norm", "instance_norm", "group_norm")
+
+
+def written(
+    coupling: Coupling, values: Mapping[str, Tensor], sums: Callable[[Tensor, int], Tensor] = dim_sums
+) -> dict[str, Tensor]:
+    """Sum values over the weights that write each unit; over all its weights where none is known to write it.
+
+    Args:
+        coupling: the axes.
+        values: tensor name → one value a weight.
+        sums: (value, dim) → a sum for each position of the dim.
+
+    Raises:
+        DataError: a weight that writes an axis has no value, or a sum is not finite.
+    """
+    writes, scores = find_places(coupling).writes, {}
+    for name, axis in coupling.axes.items():
+        total = torch.zeros(axis.size, dtype=torch.float64)
+        for member in writes[name] or axis.members:
+            if coupling.graph.tensors[member.tensor].kind != "parameter":
+                continue
+            if member.tensor not in values:
+                if not writes[name]:
+                    continue
+                raise DataError(f"axis {name!r} is written by {member.tensor!r}, for which there is no value; add it.")
+            total += unit_line(coupling, axis, member.expr, sums(values[member.tensor], member.dim))
+        scores[name] = finite(name, total)
+    return scores
+
+
+def channel_norms(coupling: Coupling) -> dict[str, tuple[Member, ...]]:
+    """Return, per axis, the scales γ of the batch, instance and group norms that it runs through."""
+    return {
+        axis: tuple(m for node in nodes for m in _affine(coupling, axis, node, "weight"))
+        for axis, nodes in _norms_on(coupling).items()
+    }
+
+
+def gate_parameters(coupling: Coupling) -> dict[str, tuple[Member, ...]]:
+    """Return, per axis, the parameters that scale with a gate on its units, each way into the axis once.
+
+    A weight that writes the axis counts with its bias. Where a norm alone reads what the weight writes, the norm's
+    scale and shift take their place: the gate sits behind the norm, as that is what goes with the unit.
+    """
+    writes, norms = find_places(coupling).writes, _norms_on(coupling)
+    readers = _readers(coupling.graph)
+    found: dict[str, tuple[Member, ...]] = {}
+    for axis, members in writes.items():
+        chosen: dict[tuple[str, int], Member] = {}
+        for member in members:
+            ways = [_way(coupling, axis, member, node, readers, norms[axis]) for node in _users(coupling, member)]
+            for way in ways or [(member,)]:
+                chosen.update({(m.tensor, m.dim): m for m in way})
+        found[axis] = tuple(chosen.values()) or _parameters(coupling, axis)
+    return found
+
+
+def _way(
+    coupling: Coupling, axis: str, member: Member, node: Node, readers: Mapping[str, list[Node]], norms: list[Node]
+) -> tuple[Member, ...]:
+    after = readers.get(node.name, [])
+    affine = [m for part in ("weight", "bias") for m in _affine(coupling, axis, after[0], part)] if after else []
+    if len(after) == 1 and after[0] in norms and affine:
+        return tuple(affine)
+    return (member, *_affine(coupling, axis, node, "bias"))
+
+
+def _affine(coupling: Coupling, axis: str, node: Node, part: str) -> list[Member]:
+    """Return the vector that an op takes as its weight or bias, where it lies on the axis."""
+    graph = coupling.graph
+    names = {graph.node(ref.node).tensor for ref in refs_in(node.args.get(part))}
+    return [
+        m
+        for m in coupling.axes[axis].members
+        if m.tensor in names and len(graph.tensors[m.tensor].shape) == 1 and graph.tensors[m.tensor].kind == "parameter"
+    ]
+
+
+def _norms_on(coupling: Coupling) -> dict[str, list[Node]]:
+    found: dict[str, list[Node]] = {axis: [] for axis in coupling.axes}
+    for node in coupling.graph.nodes:
+        if base_name(node.op) in CHANNEL_NORMS:
+            for ref in refs_in(node.args.get("weight")):
+                for expr in coupling.tensors.get(coupling.graph.node(ref.node).tensor, ()):
+                    for axis in {coupling.axis_of[a] for a in atoms_of(expr) if a in coupling.axis_of}:
+                        found[axis].append(node)
+    return found
+
+
+def _readers(graph: Graph) -> dict[str, list[Node]]:
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for name in dict.fromkeys(ref.node for ref in refs_in(node.args)):
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def _users(coupling: Coupling, member: Member) -> list[Node]:
+    """Return the ops that take a weight directly."""
+    graph = coupling.graph
+    sources = {node.name for node in graph.nodes if node.op == TENSOR and node.tensor == member.tensor}
+    return [node for node in graph.nodes if any(ref.node in sources for ref in refs_in(node.args))]
+
+
+def _parameters(coupling: Coupling, axis: str) -> tuple[Member, ...]:
+    return tuple(m for m in coupling.axes[axis].members if coupling.graph.tensors[m.tensor].kind == "parameter")

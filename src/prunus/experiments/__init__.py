@@ -1,0 +1,1 @@
+"""A recipe in; trained networks, comparisons, plan folders and citations out."""

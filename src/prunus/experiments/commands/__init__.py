@@ -1,0 +1,21 @@
+"""What the commands plan, apply, prune and verify do: a recipe in, a folder out, and back."""
+
+from prunus.experiments.commands.applying import apply_folder
+from prunus.experiments.commands.folder import PlanFolder, read_plan_folder, write_plan_folder
+from prunus.experiments.commands.planning import plan_again, plan_recipe, planned_recipe
+from prunus.experiments.commands.pruning import prune_recipe
+from prunus.experiments.commands.reviewing import review_folder
+from prunus.experiments.commands.verifying import verify_folder
+
+__all__ = [
+    "PlanFolder",
+    "apply_folder",
+    "plan_again",
+    "plan_recipe",
+    "planned_recipe",
+    "prune_recipe",
+    "read_plan_folder",
+    "review_folder",
+    "verify_folder",
+    "write_plan_folder",
+]

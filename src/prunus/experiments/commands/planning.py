@@ -1,0 +1,73 @@
+"""Plan what a recipe asks for; an analysis answers further budgets without measuring again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prunus.errors import PlanError
+from prunus.experiments.trained_model import TrainedModel, request_of
+from prunus.methods.by_criterion import restore_scores, stored_scores
+from prunus.pipeline import Request
+from prunus.pipeline.planner import Planned, plan_request, planned
+from prunus.pipeline.stage_checks import check_stages
+from prunus.plans import Plan
+
+if TYPE_CHECKING:
+    from prunus.experiments.recipe import Recipe
+
+
+def check_wanted(recipe: Recipe) -> Request:
+    """Refuse what cannot be planned before anything is trained, and return what is asked for.
+
+    Raises:
+        OptionError: no budget, an unknown metric, criterion, allocator or method, or stages that cannot be had so.
+    """
+    request = request_of(recipe)
+    check_stages(request)
+    return request
+
+
+def plan_recipe(
+    trained: TrainedModel, scores: Mapping[str, np.ndarray] | None = None
+) -> tuple[Plan, Mapping[str, np.ndarray]]:
+    """Return the plan of a recipe, every decision priced, and the scores that it rests on.
+
+    Args:
+        trained: the network of the recipe.
+        scores: those of an earlier plan by the same criterion; they are not measured again.
+
+    Raises:
+        OptionError: no budget, an unknown criterion, allocator or method, or a budget that the method does not know.
+        BudgetError: the budget is out of reach or met already.
+    """
+    request = check_wanted(trained.recipe)
+    if scores:
+        restore_scores(trained.analysis, request.criterion, scores)
+    plan = plan_request(trained.analysis, request)
+    return plan, stored_scores(trained.analysis, plan.settings.get("criterion"))
+
+
+def plan_again(trained: TrainedModel, recipe: Recipe) -> tuple[Plan, Mapping[str, np.ndarray]]:
+    """Return the plan of another recipe for the same network; what was measured is not measured again."""
+    return plan_recipe(trained.with_recipe(recipe))
+
+
+def planned_recipe(trained: TrainedModel) -> Planned:
+    """Plan a recipe whose stages may learn; the network with what they learned comes along."""
+    return planned(trained.analysis, check_wanted(trained.recipe))
+
+
+def check_weights_of(digest: str | None, trained: TrainedModel) -> None:
+    """Refuse a plan whose weights were others: its scores would mean nothing.
+
+    Raises:
+        PlanError: the tensors differ from those it was made for.
+    """
+    own = trained.digest
+    if digest is not None and digest != own:
+        raise PlanError(
+            f"The plan was made for weights {digest}; those of {trained.recipe.model!r} are {own} now. Plan again."
+        )

@@ -1,0 +1,71 @@
+"""The whole way for one recipe: plan, cut, verify, recover, measure; checkpoint, results and report in one folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunus.experiments.commands.planning import check_wanted
+from prunus.experiments.comparison import results_of, threads_of, write_results
+from prunus.experiments.trained_model import trained_model
+from prunus.experiments.trial import carry_through, dense_row, trial_of
+from prunus.foundation.progress import Progress
+from prunus.methods import METHODS, Level, Method
+from prunus.outcome import Outcome
+from prunus.pipeline import planned
+from prunus.report.results import Results
+
+if TYPE_CHECKING:
+    from prunus.experiments.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """The recovered network with its plan, its proof and what was measured; MACs of the plan are for ``samples``."""
+
+    outcome: Outcome
+    results: Results
+    samples: int
+
+
+def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned:
+    """Prune one recipe's network from beginning to end.
+
+    The folder gets the checkpoint that `prunus.load` reads, ``results.json`` and ``report.html``.
+
+    Raises:
+        PrunusError: whatever model, data or budget refuse; nothing half-written stays.
+    """
+    request = check_wanted(recipe)
+    with threads_of(recipe.threads):
+        run = trial_of(trained_model(recipe, recipe.seed, progress), recipe.seed)
+        started = time.perf_counter()
+        found = planned(run.analysis, request)
+        kept = found.plan.after.params / found.plan.before.params
+        # A repair goes by the dense network's answers alone, and would undo what stages have learned from labels.
+        repair = "none" if found.weights is not None else recipe.prune.repair
+        entry = carry_through(
+            run, found.plan, _way(recipe, found.plan.settings.get("criterion")), kept, started, progress,
+            weights=found.weights, repair=repair,
+        )  # fmt: skip
+        results = results_of(recipe, "One network pruned", [dense_row(run)], [entry.row])
+    if out is not None:
+        entry.outcome.save(out, metadata={"recipe": recipe.model_dump(mode="json")})
+        write_results(results, out, progress)
+    return Pruned(entry.outcome, results, run.trained.samples)
+
+
+def _way(recipe: Recipe, criterion: str | None) -> Method:
+    """Return the method that the recipe names, or one that stands for its criterion and allocator."""
+    wanted = recipe.prune
+    if wanted.method is not None and not recipe.stages:
+        return METHODS.get(wanted.method)
+    units = METHODS.get("units")
+    if recipe.stages:
+        name = ", ".join(f"{stage.level} by {stage.way}" for stage in recipe.stages)
+        return Method(name, "hierarchical", units.plan, name)
+    name = ", ".join(part for part in (criterion, wanted.allocator) if part)
+    kind: Level = "hierarchical" if len(wanted.levels) > 1 else "neuron" if wanted.levels == ("unit",) else "weight"
+    return Method(name, kind, units.plan, f"{' and '.join(wanted.levels)}s by {name}")

@@ -1,0 +1,25 @@
+"""Lay a plan folder beside its model again: settled as ``apply`` takes it, every decision priced."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prunus.analysis.review import settle, with_savings
+from prunus.analysis.review.edit import Settled
+from prunus.experiments.commands.folder import PlanFolder
+from prunus.experiments.commands.planning import check_weights_of
+from prunus.experiments.trained_model import TrainedModel, trained_model
+from prunus.foundation.progress import Progress
+
+
+def review_folder(given: PlanFolder, progress: Progress) -> tuple[TrainedModel, Settled]:
+    """Return the recipe's network and the plan as a person left it; nothing is cut.
+
+    Raises:
+        PlanError: the model or its weights are not those of the plan, or an edit breaks a constraint.
+    """
+    trained = trained_model(given.recipe, given.recipe.seed, progress, given.weights)
+    check_weights_of(given.digest, trained)
+    coupling = trained.analysis.coupling
+    settled = settle(given.plan, coupling)
+    return trained, replace(settled, plan=with_savings(settled.plan, coupling, given.scores))

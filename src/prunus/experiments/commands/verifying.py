@@ -1,0 +1,83 @@
+"""Prove a checkpoint folder again: its cut, and the calls that the network in it takes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunus.errors import UsageError
+from prunus.experiments.sources import resolve_model
+from prunus.experiments.trained_model import trained_model
+from prunus.exporters import load
+from prunus.exporters.header import read_header
+from prunus.foundation.progress import Progress
+from prunus.outcome import FRESH, check_calls, realise
+from prunus.outcome.calls import CallTable
+from prunus.plans import Plan
+from prunus.surgery.verify import Check
+
+if TYPE_CHECKING:
+    from prunus.experiments.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The proof of a folder; ``calls`` is None where nobody asked for the table."""
+
+    check: Check
+    calls: CallTable | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the cut is right and no call fails or differs."""
+        return self.check.ok and (self.calls is None or self.calls.ok)
+
+
+def verify_folder(folder: Path, progress: Progress, *, calls: bool = False, base_dir: Path | None = None) -> Verified:
+    """Prove the cut that a checkpoint folder holds, on a fresh instance of its dense network.
+
+    The proof gives all weights noise, so nothing is trained.
+
+    Args:
+        folder: what ``prunus prune`` or ``prunus apply`` wrote.
+        progress: told of what takes long.
+        calls: make the table of calls too, of the network in the folder.
+        base_dir: where relative paths in its recipe start from; by default the working folder.
+
+    Raises:
+        ModelError: no checkpoint there, or a damaged one.
+        UsageError: it holds no recipe, and so does not say how its dense network is built.
+        PlanError: the recipe builds another network than the one that was cut.
+        VerifyError: cut and masked network differ.
+    """
+    recipe = _recipe(folder, base_dir or Path())
+    plan = Plan.load(folder)
+    plan = replace(plan, settings={k: v for k, v in plan.settings.items() if k != FRESH})
+    fresh = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=recipe.seed)
+    analysis = trained_model(recipe, recipe.seed, progress, weights=fresh.state_dict()).analysis
+    found = realise(analysis, plan, repair=None, progress=progress)
+    assert found.check is not None
+    if not calls:
+        return Verified(found.check, None)
+    stored = load(folder, copy.deepcopy(analysis.user_model))
+    return Verified(found.check, check_calls(replace(found, model=stored), progress=progress))
+
+
+def _recipe(folder: Path, base_dir: Path) -> Recipe:
+    from pydantic import ValidationError
+
+    from prunus.experiments.recipe import Recipe
+
+    values = read_header(folder).metadata.get("recipe")
+    if values is None:
+        raise UsageError(
+            f"{folder} holds no recipe, which says how its dense network is built; in Python: prunus.verify(outcome), "
+            "prunus.check_calls(outcome)."
+        )
+    try:
+        return Recipe.model_validate_json(json.dumps(values)).located(base_dir)
+    except ValidationError as error:
+        raise UsageError(f"the recipe in {folder} cannot be read: {str(error).splitlines()[0]}.") from error

@@ -1,0 +1,7 @@
+"""Recipes: one strict, versioned YAML file that says what to compare."""
+
+from prunus.experiments.recipe.loading import demo_recipe, load_recipe, override
+from prunus.experiments.recipe.schema import Compare, Latency, Recipe
+from prunus.pipeline.stage import Stage
+
+__all__ = ["Compare", "Latency", "Recipe", "Stage", "demo_recipe", "load_recipe", "override"]

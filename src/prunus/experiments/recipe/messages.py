@@ -1,0 +1,106 @@
+"""Turn what pydantic found into one line that a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from prunus.errors import nearest
+from prunus.experiments.recipe.schema import Recipe
+from prunus.experiments.recipe.yaml_lines import Path_, dotted
+
+
+class Finding(NamedTuple):
+    """What is wrong, and the path of the key where it stands."""
+
+    path: Path_
+    text: str
+
+
+def findings(error: ValidationError) -> list[Finding]:
+    """Return one finding for each key that is wrong, in the order of the schema."""
+    found: dict[Path_, Finding] = {}
+    for details in error.errors(include_url=False):
+        finding = _finding(details)
+        found.setdefault(finding.path, finding)
+    # A union reports its failed arms beside the element that failed; the element says more.
+    outer = {path[:depth] for path in found for depth in range(len(path))}
+    return [finding for path, finding in found.items() if path not in outer]
+
+
+def _finding(details: ErrorDetails) -> Finding:
+    path = _known_part(details["loc"])
+    if details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        section, key = path[:-1], str(path[-1])
+        keys = sorted(_section(section).__pydantic_fields__)
+        return Finding(path, f"unknown key {dotted(path)!r}.{nearest(key, keys)} Allowed here: {', '.join(keys)}.")
+    allowed = _allowed(path)
+    if details["type"] == "missing":
+        return Finding(path, f"the key {dotted(path)!r} is missing; add it: {allowed}.")
+    if details["type"] == "value_error":
+        problem = str(details["ctx"]["error"])
+        return Finding(
+            path, f"{dotted(path)}: {problem}{'' if 'allowed: ' in problem.lower() else f'; allowed: {allowed}'}."
+        )
+    return Finding(path, f"{dotted(path)}: got {shown(details['input'])}; allowed: {allowed}.")
+
+
+def shown(value: Any) -> str:
+    """Return a short word for a value: its text, and its kind where that is the surprise."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a section"
+    if isinstance(value, list | tuple):
+        return "an empty list" if not value else "a list"
+    text = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    return f"the text {text}" if isinstance(value, str) else text
+
+
+_ARMS = ("bool", "float", "int", "str")
+"""What pydantic calls the arms of a union of plain types."""
+
+
+def _known_part(loc: tuple[int | str, ...]) -> Path_:
+    """Drop what pydantic adds to a location for the arms of a union."""
+    return tuple(
+        part
+        for part in loc
+        if isinstance(part, int) or not ("[" in part or "(" in part or part.removeprefix("constrained-") in _ARMS)
+    )
+
+
+def _section(path: Path_) -> Any:
+    """Return the class of a section, whose ``__pydantic_fields__`` tell its keys."""
+    model: Any = Recipe
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = model.__pydantic_fields__.get(part)
+        inner = next(_sections_in(field.annotation), None) if field else None
+        if inner is None:
+            break
+        model = inner
+    return model
+
+
+def _sections_in(annotation: Any) -> Iterator[Any]:
+    """Yield the sections that a field may hold: itself, of a list, or beside null."""
+    if hasattr(annotation, "__pydantic_fields__"):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections_in(argument)
+
+
+def _allowed(path: Path_) -> str:
+    keys = [part for part in path if isinstance(part, str)]
+    if not keys:
+        return f"a section with the keys {', '.join(Recipe.model_fields)}"
+    # Keys of a mapping have no description of their own: that of the mapping tells of them.
+    fields = (
+        _section(tuple(keys[:depth])).__pydantic_fields__.get(keys[depth]) for depth in reversed(range(len(keys)))
+    )
+    return next((field.description for field in fields if field is not None and field.description), "another value")

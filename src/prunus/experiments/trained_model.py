@@ -1,0 +1,196 @@
+"""From a recipe to the trained network, its data and its analysis: what planning and pruning start from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.analysis import Analysis, analyse
+from prunus.analysis.score import check_weights
+from prunus.budget.limits import LATENCY
+from prunus.data.calling import called
+from prunus.data.splits import Splits
+from prunus.errors import DataError, OptionError
+from prunus.experiments.sources import resolve_data, resolve_model
+from prunus.experiments.sources.noise import NOISE, noise_splits, with_noise
+from prunus.experiments.workloads import WORKLOADS, trained
+from prunus.foundation.progress import Progress
+from prunus.graph.call_form import Calls, as_called
+from prunus.graph.capture import unwrap
+from prunus.graph.recorder import named_tensors
+from prunus.outcome import train_
+from prunus.pipeline.request import Request
+
+if TYPE_CHECKING:
+    from prunus.experiments.recipe import Recipe
+    from prunus.recovery import RecoveryOptions
+    from prunus.training import TrainingOptions
+
+_EXAMPLES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """The dense network of a recipe, trained, with its data and its analysis."""
+
+    recipe: Recipe
+    data: Splits
+    analysis: Analysis
+
+    @property
+    def model(self) -> nn.Module:
+        """The dense network."""
+        return self.analysis.user_model
+
+    @property
+    def samples(self) -> int:
+        """How many samples the captured program, and so its MACs, are for."""
+        return self.analysis.samples
+
+    def with_recipe(self, recipe: Recipe) -> TrainedModel:
+        """Return the same network under another recipe for it, one with another budget say."""
+        return replace(self, recipe=recipe)
+
+    @property
+    def digest(self) -> str:
+        """A short hash of the network's weights."""
+        return weights_digest(self.model)
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether its weights come from training that the recipe asked for, and so from no file."""
+        return self.recipe.train.steps > 0
+
+
+def trained_model(
+    recipe: Recipe, seed: int, progress: Progress, weights: Mapping[str, Tensor] | None = None
+) -> TrainedModel:
+    """Build, train and analyse the dense network of one seed; ``weights`` spares the training.
+
+    Raises:
+        PrunusError: whatever the model or the data refuse.
+    """
+    given = None if recipe.data == NOISE else resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
+    model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=seed)
+    check_weights(model)
+    given = None if given is None else as_called_data(model, given)
+    if weights is None and _kept_between_runs(recipe):
+        weights = _trained_once(recipe, seed, progress).state_dict()
+    if weights is not None:
+        model.load_state_dict(weights)
+    elif given is not None:
+        train_(model, given.train, recipe.train.options(), seed, progress, f"train (seed {seed})")
+    data = _with_noise(recipe, given, model, seed)
+    # A budget in milliseconds is one for the batch that the recipe times.
+    samples = recipe.compare.latency.batch if LATENCY in recipe.prune.budget else _EXAMPLES
+    analysis = analyse(
+        model,
+        first_inputs(data, samples),
+        data=data,
+        loss=recipe.recover.options().loss,
+        ignore=recipe.ignore,
+        opt_in=recipe.opt_in,
+        forward=recipe.forward,
+        config_ties=recipe.config_ties,
+        seed=seed,
+        progress=progress,
+    )
+    return TrainedModel(recipe, data, analysis)
+
+
+def request_of(recipe: Recipe) -> Request:
+    """Return what the section ``prune`` of a recipe and its ``stages`` ask for.
+
+    Raises:
+        OptionError: no budget, or an option that is not allowed.
+    """
+    wanted = recipe.prune
+    if not wanted.budget:
+        raise OptionError(
+            "The recipe has no budget; add a section 'prune: {budget: {params: 0.5}}', or give --budget params=0.5."
+        )
+    recover = recipe.recover if recipe.stages else recovery_of_recipe(recipe)
+    return Request(
+        wanted.budget,
+        method=wanted.method,
+        criterion=wanted.criterion,
+        allocator=wanted.allocator,
+        levels=wanted.levels,
+        bounds=wanted.bounds or None,
+        search=wanted.search,
+        judge=wanted.judge,
+        stages=recipe.stages,
+        damage=wanted.damage,
+        recover=recover,
+        threads=recipe.compare.latency.threads,
+    )
+
+
+def recovery_of_recipe(recipe: Recipe) -> RecoveryOptions | TrainingOptions:
+    """Return how a recipe recovers: a way that held-out data judge, or plain fine-tuning by steps."""
+    return recipe.recover.recovery() or recipe.recover.options()
+
+
+def _with_noise(recipe: Recipe, given: Splits | None, model: nn.Module, seed: int) -> Splits:
+    """Put noise, answered by the trained network, in the place of calibration data, or of all."""
+    if given is None:
+        return noise_splits(recipe.model, model, recipe.data_args, seed)
+    return with_noise(given, model, seed) if recipe.calibration == NOISE else given
+
+
+def _kept_between_runs(recipe: Recipe) -> bool:
+    """Whether a built-in model is trained for minutes, in its own way on its own data, and so is kept."""
+    if recipe.model not in WORKLOADS or recipe.data not in WORKLOADS or recipe.model_args or recipe.checkpoint:
+        return False
+    workload = WORKLOADS.get(recipe.model)
+    # Only data that are made here have a key; those that ship with a library are learnt in seconds.
+    same = bool(workload.data_key()) and workload.data_key() == WORKLOADS.get(recipe.data).data_key()
+    return same and recipe.train.options() == workload.training
+
+
+def _trained_once(recipe: Recipe, seed: int, progress: Progress) -> nn.Module:
+    """Take the model from the user's cache; the first time it is trained and put there."""
+    task, told = f"train {recipe.model} (seed {seed})", 0
+
+    def watch(done: int, steps: int, score: object) -> None:
+        nonlocal told
+        if not told:
+            progress.start(task, steps)
+        progress.advance(task, done - told)
+        told = done
+
+    model = trained(recipe.model, seed, watch=watch)
+    if told:
+        progress.finish(task)
+    return model
+
+
+def as_called_data(model: nn.Module, data: Splits) -> Splits:
+    """Return splits whose batches have the form in which the model is called."""
+    example = as_called(unwrap(model), first_inputs(data, 1))
+    found: Splits = called(data, Calls(example))
+    return found
+
+
+def first_inputs(data: Splits, count: int) -> Any:
+    """Return the inputs of the first ``count`` test samples; fewer where the split is smaller."""
+    found = next(islice(data.test.batches(count), 1), None)
+    if found is None:
+        raise DataError("split 'test' is empty; at least 1 sample is needed.")
+    return found[0]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return a short hash of all tensor values: a plan knows which weights it was made for."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named_tensors(model).items()):
+        digest.update(name.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()[:16]

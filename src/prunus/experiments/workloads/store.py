@@ -1,0 +1,107 @@
+"""Trained weights with the record of their training, as a folder that is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from prunus.errors import DataError, OptionError
+from prunus.foundation.atomic_files import atomic_dir
+from prunus.foundation.cache import checksum, read_summed, summed_bytes
+from prunus.foundation.strict_json import decode_record, parse_json
+
+FORMAT = "prunus-trained/1"
+WEIGHTS, RECORD = "weights.safetensors", "training.json"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochScore:
+    """What the selection split said after an epoch; ``selection_nll`` in nats."""
+
+    epoch: int
+    selection_accuracy: float
+    selection_nll: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """The content of ``training.json``.
+
+    Attributes:
+        workload: Its name.
+        seed: Of the weights and of the training.
+        options: The training options as a mapping; ``options["steps"]`` is the whole length.
+        data_key: What the data were; see `Workload`.
+        epochs: Walks through the train split.
+        params: Of the model.
+        scores: After each epoch.
+        selection_accuracy: At the end.
+        test_accuracy: At the end; the test split was looked at this once.
+        test_nll: Likewise, in nats.
+        losses: About 100 of the step losses.
+        seconds: Of training, the scores after each epoch included.
+        threads: Torch's.
+        weights_sum: Checksum of the tensors in ``weights.safetensors``.
+    """
+
+    format: str
+    prunus: str
+    torch: str
+    workload: str
+    seed: int
+    options: dict[str, object]
+    data_key: str
+    epochs: int
+    params: int
+    scores: tuple[EpochScore, ...]
+    selection_accuracy: float
+    test_accuracy: float
+    test_nll: float
+    losses: tuple[float, ...]
+    seconds: float
+    threads: int
+    weights_sum: str
+
+    def identity(self) -> tuple[object, ...]:
+        """Return what decides the weights, apart from versions and threads."""
+        return self.workload, self.seed, self.options, self.data_key
+
+
+def write_trained(folder: Path, model: nn.Module, record: TrainingRecord) -> None:
+    """Write weights and record; an older folder of that name is replaced.
+
+    Raises:
+        OptionError: the folder cannot be written; an older one is then untouched.
+    """
+    with atomic_dir(folder) as temporary:
+        try:
+            (temporary / WEIGHTS).write_bytes(summed_bytes(state_of(model)))
+            text = json.dumps(asdict(record), indent=1, allow_nan=False)
+            (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise OptionError(
+                f"cannot write {str(folder)!r}: {error.strerror or type(error).__name__}; make room, or give another "
+                "folder."
+            ) from error
+
+
+def read_trained(folder: Path) -> tuple[dict[str, Tensor], TrainingRecord] | None:
+    """Return weights and record of a folder, or None where they are missing, damaged, or not of one training."""
+    try:
+        where = str(folder / RECORD)
+        record = decode_record(TrainingRecord, parse_json((folder / RECORD).read_text("utf-8"), where), where)
+    except (OSError, UnicodeDecodeError, DataError):
+        return None
+    weights = read_summed(folder / WEIGHTS)
+    if weights is None or record.format != FORMAT or record.weights_sum != checksum(weights):
+        return None
+    return weights, record
+
+
+def state_of(model: nn.Module) -> Mapping[str, Tensor]:
+    """Return the state dict in memory of its own, in the plain order of dims, as safetensors wants it."""
+    return {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,109 @@
+"""Where built things are kept between runs, and files of tensors that hold their own checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from prunus.errors import OptionError
+from prunus.foundation.atomic_files import write_bytes_atomic
+
+_SUM = "sha256"
+_LONGEST_WRITING = 3600.0  # seconds
+
+
+class CacheWarning(UserWarning):
+    """Something kept from an earlier run could not be used, or could not be kept; the work goes on without it."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of the user's cache: $PRUNUS_CACHE, $XDG_CACHE_HOME/prunus or ~/.cache/prunus.
+
+    It may not exist yet. A relative $XDG_CACHE_HOME is passed over, as its specification asks.
+
+    Raises:
+        OptionError: none of the three is there to go by.
+    """
+    if own := os.environ.get("PRUNUS_CACHE"):
+        return Path(own).expanduser().absolute()
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if shared.is_absolute():
+        return shared / "prunus"
+    try:
+        return Path.home() / ".cache" / "prunus"
+    except RuntimeError as error:
+        raise OptionError("this user has no home folder for the cache; set PRUNUS_CACHE to a folder.") from error
+
+
+def cached_tensors(path: Path, make: Callable[[], dict[str, Tensor]], what: str) -> dict[str, Tensor]:
+    """Return the tensors kept at ``path``; where there are none, or they are damaged, make them and keep them.
+
+    Args:
+        path: a safetensors file.
+        make: called once if the file cannot be used.
+        what: begins the warnings: whose tensors these are.
+
+    Warns:
+        CacheWarning: a damaged file, which is made again, or a place that cannot be written, which is done without.
+    """
+    if path.is_file():
+        found = read_summed(path)
+        if found is not None:
+            return found
+        warnings.warn(f"{what}: the cached file {str(path)!r} is damaged; made again.", CacheWarning, stacklevel=2)
+    tensors = make()
+    try:
+        write_bytes_atomic(path, summed_bytes(tensors))
+    except OptionError as error:
+        warnings.warn(f"{what} not kept for the next run: {error}", CacheWarning, stacklevel=2)
+    else:
+        sweep(path)
+    return tensors
+
+
+def summed_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return a safetensors file as bytes, with a checksum of its tensors among the metadata."""
+    from safetensors.torch import save
+
+    return save(dict(tensors), {_SUM: checksum(tensors)})
+
+
+def read_summed(path: Path) -> dict[str, Tensor] | None:
+    """Return the tensors of a file written from `summed_bytes`, or None where it cannot be read or was changed."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except (SafetensorError, OSError, ValueError):
+        return None
+    return tensors if metadata.get(_SUM) == checksum(tensors) else None
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def sweep(final: Path) -> None:
+    """Remove what killed writers of ``final`` left beside it; what is younger than an hour may still be at work."""
+    leftover = re.compile(re.escape(f".{final.name}.") + r"\d+-[0-9a-f]{8}\.(tmp|old)")  # the names that `files` gives
+    for entry in final.absolute().parent.iterdir():
+        if leftover.fullmatch(entry.name) and time.time() - entry.lstat().st_mtime > _LONGEST_WRITING:
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""How axes are called: after the first tensor that makes their units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from prunus.graph.ir import INPUT, TENSOR, Graph, Ref
+from prunus.graph.layout import atoms_of
+from prunus.graph.rules.context import base_name
+
+if TYPE_CHECKING:
+    from prunus.graph.coupling import Axis, Member
+
+
+def label(found: Sequence[Member], atom: int, roles: Mapping[str, str], taken: Mapping[str, Axis]) -> str:
+    """Name an axis after its first producer, ``layer1.conv:out``; a factor gets its place too, ``qkv:out[1]``."""
+    named = [(m, _role(m, roles)) for m in found]
+    best, role = min(named, key=lambda pair: (pair[1] != "out", not pair[0].tensor.endswith("weight")))
+    inside = list(dict.fromkeys(atoms_of(best.expr)))
+    path = best.tensor.rpartition(".")[0]
+    name = f"{path}:{role}" + (f"[{inside.index(atom)}]" if len(inside) > 1 else "")
+    number, label = 1, name
+    while label in taken:
+        number += 1
+        label = f"{name}#{number}"
+    return label
+
+
+def _role(member: Member, roles: Mapping[str, str]) -> str:
+    leaf = member.tensor.rpartition(".")[2]
+    if not leaf.startswith("weight") or member.dim > 1:
+        return f"{leaf}.{member.dim}"
+    first = roles.get(member.tensor, "out")
+    return first if member.dim == 0 else "in" if first == "out" else "out"
+
+
+def first_roles(graph: Graph) -> dict[str, str]:
+    """Return what dim 0 of a weight is where it is not the outputs: transposed layers and embeddings."""
+    operand = {"embedding": "weight", "embedding_bag": "weight", "addmm": "mat2", "mm": "mat2", "matmul": "other"}
+    roles = {}
+    for node in graph.nodes:
+        name = base_name(node.op) if node.op not in (INPUT, TENSOR) else ""
+        ref = node.get("weight" if name.startswith("conv_transpose") else operand.get(name, ""))
+        if isinstance(ref, Ref) and graph.node(ref.node).op == TENSOR:
+            roles[graph.node(ref.node).tensor] = "rows" if name.startswith("embedding") else "in"
+    return roles
+
+
+__all__ = ["first_roles", "label"]

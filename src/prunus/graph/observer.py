@@ -1,0 +1,159 @@
+"""See what a forward does while it runs: every op before autograd takes it apart, every call of a module."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+import torch.utils._pytree as pytree
+from torch import nn
+
+from prunus.graph import grouped_mm  # noqa: F401  (defines an op)
+from prunus.graph.ir import Ref
+
+_HERE = __file__.rpartition("/")[0] + "/"
+_LIBRARY = (torch.__file__.rpartition("/")[0] + "/", _HERE, "<")
+
+
+class Watcher(Protocol):
+    """Who is told."""
+
+    def ref(self, tensor: torch.Tensor) -> Ref:
+        """A tensor is about to be used."""
+
+    def record(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        """An op has run."""
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> int:
+        """A module is being called."""
+
+    def leave(self, index: int, out: Any) -> None:
+        """A module has returned."""
+
+
+def source_line() -> str:
+    """Return the model's line that is running: the innermost frame outside torch; empty where there is none."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(_LIBRARY):
+            return f"{name}:{frame.f_lineno} in {frame.f_code.co_name}"
+        # What lies further out called the capture and is no part of the model.
+        if frame.f_back is None or name == f"{_HERE}recorder.py":
+            break
+        frame = frame.f_back
+    return ""
+
+
+@functools.cache
+def schema_of(func: Any) -> tuple[tuple[str, Any, bool], ...]:
+    """Return (name, default, keyword-only) of every argument of an op."""
+    return tuple(
+        (a.name, a.default_value if a.has_default_value() else None, a.kwarg_only) for a in func._schema.arguments
+    )
+
+
+def bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every schema argument of a call by name, defaults included."""
+    bound = {}
+    for i, (name, default, _) in enumerate(schema_of(func)):
+        bound[name] = args[i] if i < len(args) else kwargs.get(name, default)
+    return bound
+
+
+def _stand_in(func: Any) -> Any:
+    """Return what computes the result's shape: the op itself, except where torch's own shape function is too strict."""
+    if func in (torch.ops.aten._grouped_mm.default, torch.ops.prunus.grouped_mm.default):
+        return functools.partial(_grouped_mm, func)
+    if func in _DROPOUTS:
+        return functools.partial(_another_object, func)
+    return func
+
+
+_DROPOUTS = (torch.ops.aten.dropout.default, torch.ops.aten.feature_dropout.default,
+             torch.ops.aten.alpha_dropout.default)  # fmt: skip
+
+
+def _another_object(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Tell x from dropout(x), which in evaluation are one object: who reads which matters in training."""
+    out: torch.Tensor = func(x, *args, **kwargs)
+    return torch.ops.aten.alias.default(out) if out is x else out
+
+
+def _grouped_mm(func: Any, mat_a: torch.Tensor, mat_b: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Accept any float type on fake tensors (torch's shape function takes bfloat16 alone)."""
+    if "FakeTensor" not in type(mat_a).__name__ or (mat_a.dim(), mat_b.dim()) != (2, 3):
+        result: torch.Tensor = func(mat_a, mat_b, *args, **kwargs)
+        return result
+    return mat_a.new_empty(mat_a.shape[0], mat_b.shape[-1])
+
+
+@functools.cache
+def ops_mode() -> type:
+    """Return the dispatch mode that sees ops before autograd takes them apart; made on demand, importing it is slow.
+
+    It is made with what runs an op: ``(op, args, kwargs) → result``.
+    """
+    from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class _Mode(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
+        """The pre-dispatch key admits only this mode's family."""
+
+        def __init__(self, run_op: Callable[[Any, Any, Any], Any]) -> None:
+            TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
+            self.run_op = run_op
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return self.run_op(func, args, kwargs or {})
+
+        def __enter__(self) -> Any:
+            return TorchDispatchMode.__enter__(self)  # type: ignore[no-untyped-call]
+
+        def __exit__(self, *error: Any) -> None:
+            TorchDispatchMode.__exit__(self, *error)  # type: ignore[no-untyped-call]
+
+    return _Mode
+
+
+def recording(recorder: Watcher) -> Any:
+    """Return the mode that shows every op to a recorder."""
+    from prunus.graph.shapes import by_formula
+
+    def run_op(func: Any, args: Any, kwargs: Any) -> Any:
+        for value in pytree.tree_leaves((args, kwargs)):
+            if isinstance(value, torch.Tensor):
+                recorder.ref(value)
+        out = by_formula(func, args, kwargs)
+        if out is None:
+            out = _stand_in(func)(*args, **kwargs)
+        recorder.record(func, args, kwargs, out)
+        return out
+
+    return ops_mode()(run_op)
+
+
+@contextlib.contextmanager
+def module_calls(recorder: Watcher) -> Iterator[None]:
+    """Show the recorder every call of a module, from the outside in."""
+    original = nn.Module.__call__
+
+    @functools.wraps(original)
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        # What the recorder asks of tensors is no part of the model: function modes are not to see it.
+        with torch._C.DisableTorchFunction():
+            index = recorder.enter(module, args, kwargs)
+        out = original(module, *args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            recorder.leave(index, out)
+        return out
+
+    nn.Module.__call__ = call  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = original  # type: ignore[method-assign]

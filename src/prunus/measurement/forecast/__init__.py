@@ -1,0 +1,7 @@
+"""Will it pay? What a plan is predicted to gain in time and size on each runtime, before anything is cut."""
+
+from prunus.measurement.forecast.forecast import Forecast, forecast, warnings_of
+from prunus.measurement.forecast.onnx_ops import onnx_ratio
+from prunus.measurement.forecast.sparse_ops import sparse_ratio
+
+__all__ = ["Forecast", "forecast", "onnx_ratio", "sparse_ratio", "warnings_of"]

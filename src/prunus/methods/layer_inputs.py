@@ -1,0 +1,115 @@
+"""What every layer of the dense network reads on calibration data, and which of it is fed by which unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prunus.analysis import Analysis
+from prunus.graph.coupling import Axis, Coupling
+from prunus.graph.ir import refs_in
+from prunus.graph.recorder import named_tensors
+from prunus.graph.rules.context import base_name
+from prunus.methods.levels_from_data import unlabelled
+from prunus.repairs import Moments, Site, walk
+from prunus.solvers import Consumer
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A layer with the moments of its inputs, in the dense network.
+
+    Attributes:
+        site: where it is.
+        moments: of its inputs and outputs.
+        shifts: a constant error of its outputs can be made up for: it has a bias, or a batch norm follows.
+    """
+
+    site: Site
+    moments: Moments
+    shifts: bool
+
+    def centred(self) -> Tensor:
+        """Return the moment that counts: the covariance where constants are made up for. Shapes: → (G, D, D)."""
+        return self.moments.covariance() if self.shifts else self.moments.second
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A layer that reads an axis: one layer problem for each of its groups."""
+
+    seen: Seen
+    consumers: tuple[Consumer, ...]
+
+
+def seen_inputs(analysis: Analysis) -> dict[str, Seen]:
+    """Return node name → layer, in the order of the program; measured once an analysis."""
+
+    def measure() -> dict[str, Seen]:
+        graph = analysis.coupling.graph
+        normed = {r.node for n in graph.nodes if base_name(n.op) == "batch_norm" for r in refs_in(n.args)}
+        found: dict[str, Seen] = {}
+
+        def note(site: Site, moments: Moments) -> None:
+            found[site.node] = Seen(site, moments, bool(site.bias) or site.node in normed)
+
+        walk(analysis.model, analysis.coupling, None, unlabelled(analysis), note, seed=analysis.seed)
+        return found
+
+    layers: dict[str, Seen] = analysis.remember("seen inputs", measure)
+    return layers
+
+
+def readers_of(analysis: Analysis, axis: Axis, outputs: Mapping[str, Tensor] | None = None) -> list[Reader]:
+    """Return the layers that read the units of an axis.
+
+    A layer reads an axis if the axis lies on its weight's inputs; so a depthwise convolution does not, it loses its
+    filters with the units. Every error is measured in units of the variance of the layer's output, unless ``outputs``
+    says how much each output counts.
+
+    Args:
+        analysis: the network and its data.
+        axis: whose units.
+        outputs: node name → S of `prunus.methods.output_fisher`.
+    """
+    weights = named_tensors(analysis.model)
+    found = []
+    for node, seen in seen_inputs(analysis).items():
+        unit = units_of_inputs(analysis.coupling, axis, seen.site)
+        if unit is None:
+            continue
+        matrix = seen.site.matrix(weights[seen.site.tensor].detach().cpu().double())
+        moment = seen.centred().cpu()
+        counts = None if outputs is None else outputs.get(node)
+        scale = 1.0 if counts is not None else 1.0 / max(float(seen.moments.target_variance().sum()), 1e-30)
+        size = matrix.shape[1]
+        found.append(
+            Reader(
+                seen,
+                tuple(
+                    Consumer(matrix[g], moment[g], unit, None if counts is None else _block(counts, g, size), scale)
+                    for g in range(len(matrix))
+                ),
+            )
+        )
+    return found
+
+
+def units_of_inputs(coupling: Coupling, axis: Axis, site: Site) -> Tensor | None:
+    """Return which unit of an axis feeds each input of a layer's matrix, −1 for none; None if it reads none of them.
+
+    Shapes: → (D,), int64, kernel positions last.
+    """
+    expr = coupling.tensors[site.tensor][0 if site.turned else 1]
+    unit: Tensor | None = None
+    for where in coupling.positions(expr, axis):
+        line = torch.from_numpy(where)
+        unit = line if unit is None else torch.where(line >= 0, line, unit)
+    return None if unit is None or not bool((unit >= 0).any()) else unit.repeat_interleave(site.positions)
+
+
+def _block(matrix: Tensor, group: int, size: int) -> Tensor:
+    return matrix[group * size : (group + 1) * size, group * size : (group + 1) * size].cpu().double()

@@ -1,0 +1,50 @@
+"""Calibration samples without their targets, as the measured choice of units reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from prunus.analysis import Analysis
+from prunus.data.batches import Batch, device_of
+from prunus.data.programs import names_of
+from prunus.repairs.memory_fit import samples_that_fit
+from prunus.repairs.samples import MOST, Lane, lanes_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unlabelled:
+    """Calibration samples as methods read their data; the targets are zeros, for there are none."""
+
+    lanes: tuple[Lane, ...]
+
+    def __len__(self) -> int:
+        return sum(lane.count for lane in self.lanes)
+
+    def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
+        """Yield (inputs, zeros) in the parts that the samples were divided into, in stored order."""
+        return iter([(lane.inputs, torch.zeros(lane.count, dtype=torch.int64)) for lane in self.lanes])
+
+
+def unlabelled(analysis: Analysis) -> Unlabelled:
+    """Return the calibration samples as far as memory reaches, without their targets; divided once an analysis.
+
+    Raises:
+        OptionError: there are no data.
+        DataError: no batches, NaN, or batches that do not go through the model.
+    """
+
+    def divide() -> Unlabelled:
+        most = min(MOST, samples_that_fit(analysis.coupling))
+        given = analysis.given.data if analysis.given is not None and analysis.given.splits is None else None
+        data = analysis.calibration if given is None else given
+        names = names_of(analysis.model, analysis.coupling.graph)
+        return Unlabelled(lanes_of(data, device_of(analysis.model), names=names, most=most))
+
+    found: Unlabelled = analysis.remember("unlabelled samples", divide)
+    return found
+
+
+__all__ = ["Unlabelled", "unlabelled"]

@@ -1,0 +1,84 @@
+"""Run the captured program on data as a plan would leave it: the true loss, and the values of nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunus.analysis import BATCH, Analysis
+from prunus.data.batches import DataSource
+from prunus.data.calibration import pairs
+from prunus.graph.capture import split_inputs
+from prunus.graph.coupling import Coupling
+from prunus.graph.interpreter import flat_inputs, run
+from prunus.graph.ir import Node, Ref
+from prunus.graph.program_by_shape import ProgramsByShape, ops_of
+from prunus.methods.reduction import tensors_of
+from prunus.plans import Plan
+from prunus.surgery.verify import masked_tensors, reference_overrides
+
+
+class Replay:
+    """The program of a analysis, run on batches of any size without cutting anything.
+
+    Removed units are zero, dropped operands bypassed, and averages see kept positions only: what the cut network
+    computes, for the price of a forward pass.
+    """
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        self._tensors = tensors_of(analysis) | dict(analysis.coupling.graph.constants)
+        self._device = next((t.device for t in self._tensors.values()), torch.device("cpu"))
+        self._programs = ProgramsByShape(analysis.model, analysis.coupling, {"ops": ops_of}, made=lambda local: local)
+
+    def loss(self, data: DataSource, plan: Plan, samples: int | None = None) -> float:
+        """Return the mean loss over a split of the network that a plan leaves, without recovery.
+
+        Args:
+            data: the split.
+            plan: made for the analysis; units, branches and weights that it removes count as gone.
+            samples: look at no more batches once so many were seen; None looks at all.
+
+        Raises:
+            DataError: no batches, or batches of another program than the captured one.
+        """
+        masked = masked_tensors(self._tensors, self.analysis.coupling, plan)
+        total = count = 0.0
+        for coupling, inputs, targets in self._batches(data):
+            with torch.no_grad():
+                outputs = run(coupling.graph, masked | dict(coupling.graph.constants), inputs,
+                              override=reference_overrides(coupling, plan))  # fmt: skip
+                total += float(self.analysis.loss(outputs, targets)) * len(inputs[0])
+            count += len(inputs[0])
+            if samples is not None and count >= samples:
+                break
+        return total / count
+
+    def values(self, data: DataSource, wanted: Iterable[Ref]) -> Iterator[dict[Ref, Tensor]]:
+        """Yield, for every batch, what the whole network computes at some places.
+
+        Raises:
+            DataError: no batches, or batches of another program than the captured one.
+        """
+        places: dict[str, list[Ref]] = {}
+        for ref in wanted:
+            places.setdefault(ref.node, []).append(ref)
+        for coupling, inputs, _ in self._batches(data):
+            found: dict[Ref, Tensor] = {}
+
+            def observe(node: Node, result: Any, found: dict[Ref, Tensor] = found) -> None:
+                for ref in places.get(node.name, ()):
+                    # A copy, so that a later in-place op cannot change it.
+                    found[ref] = (result[ref.index] if isinstance(result, (tuple, list)) else result).clone()
+
+            with torch.no_grad():
+                run(coupling.graph, self._tensors | dict(coupling.graph.constants), inputs, observe=observe)
+            yield found
+
+    def _batches(self, data: DataSource) -> Iterator[tuple[Coupling, list[Tensor], Any]]:
+        for inputs, targets in pairs(data.batches(BATCH), self._device):
+            coupling = self._programs.of(inputs)
+            yield coupling, flat_inputs(coupling.graph, *split_inputs(inputs)), targets

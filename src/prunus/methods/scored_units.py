@@ -1,0 +1,97 @@
+"""Neuron level: units with the lowest score go, with everything that is coupled to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from prunus.analysis import Analysis
+from prunus.analysis.score import make_plan, unit_decisions
+from prunus.budget import Limits
+from prunus.criteria import (
+    UNIT_CRITERIA,
+    Calibration,
+    CriterionLike,
+    collect_evidence,
+    comparable_scores,
+    criterion_name,
+    criterion_of,
+    damage_curves,
+    probes_for,
+)
+from prunus.errors import OptionError
+from prunus.methods.method import METHODS, Method, Planning
+from prunus.plans import Plan
+
+_BATCH = 32
+
+
+def unit_scores(analysis: Analysis, criterion: CriterionLike) -> dict[str, np.ndarray]:
+    """Score every removable unit by a criterion; a pass over the data is made once an analysis."""
+
+    def measure() -> dict[str, np.ndarray]:
+        wanted = probes_for(criterion)
+        if wanted and not analysis.has_data:
+            labels = any(probe.labels for probe in wanted)
+            kind = "batches of (inputs, targets)" if labels else "batches of inputs, with or without targets"
+            name = criterion_name(criterion)
+            raise OptionError(f"criterion {name!r} needs data={kind}; give some, or use magnitude.")
+        batches = list(analysis.calibration.batches(_BATCH)) if wanted else []
+        calibration = Calibration(analysis.user_model, analysis.coupling, batches, analysis.loss, analysis.seed)
+        evidence = collect_evidence(criterion, calibration, analysis.remember)
+        return {a: s.numpy() for a, s in criterion_of(criterion)(evidence).items()}
+
+    # A function has no name of its own to be remembered by: another may take the same one.
+    scores: dict[str, np.ndarray] = (
+        measure() if callable(criterion) else analysis.remember(f"units:{criterion}", measure)
+    )
+    return {a: scores[a] for a in analysis.free_axes()}
+
+
+def unit_plan(analysis: Analysis, limits: Limits, criterion: CriterionLike, allocator: str = "uniform") -> Plan:
+    """Remove the lowest units until the limits hold."""
+    scores = unit_scores(analysis, criterion)
+    damage = damage_curves(analysis.coupling, scores, criterion)
+    keep = analysis.fit(comparable_scores(scores), limits, allocator=allocator, damage=damage)
+    return make_plan(analysis.coupling, keep, decisions=unit_decisions(keep, criterion), cost=analysis.cost)
+
+
+def _by(criterion: str) -> Planning:
+    def plan(analysis: Analysis, limits: Limits) -> Plan:
+        return unit_plan(analysis, limits, criterion)
+
+    return plan
+
+
+def _unit_method(name: str, criterion: str, description: str) -> Planning:
+    """Enrol a method that removes the units of lowest score, with the same share of every axis."""
+    rule = UNIT_CRITERIA.get(criterion)
+    score: Any = getattr(rule, "score", rule)
+    documents = (f"{score.__module__}:{score.__qualname__}",)
+    METHODS.register(name)(Method(name, "neuron", _by(criterion), description, documents=documents, joint=True))
+    return METHODS.get(name).plan
+
+
+sensitivity = _unit_method(
+    "sensitivity", "sensitivity", "remove the units to whose output the loss is least sensitive, E[(∂L/∂a)²]"
+)
+contribution = _unit_method("contribution", "contribution", "remove the units with the least output energy, E[a²]")
+filter_norm = _unit_method("filter-norm", "magnitude", "remove the units whose producing weights have the least norm")
+
+for _name, _criterion, _description in (
+    ("filter-norm-l1", "l1", "remove the units whose producing weights have the least sum of |w|"),
+    ("fpgm", "fpgm", "remove the units that are nearest to all others of their axis (FPGM)"),
+    ("bn-scale", "bn_scale", "remove the units with the least scale in the norms on their way"),
+    ("mean-activation", "mean_activation", "remove the units with the least mean |a|"),
+    ("apoz", "apoz", "remove the units whose output is zero most often (APoZ)"),
+    ("units-wanda", "wanda", "remove the units of which least is read, Σ |w|·‖x‖"),
+    ("units-snip", "snip", "remove the units of least Σ |w·E[g]|"),
+    ("units-redundancy", "redundancy", "remove the units whose output correlates most with another's"),
+    ("taylor", "taylor", "remove the units of least (Σ w·E[g])², the mean over all data"),
+    ("taylor-sample", "taylor_sample", "remove the units of least E[(∂ℓ/∂γ)²], squared for each sample"),
+    ("taylor-batch", "taylor_batch", "remove the units of least E[(∂ℓ/∂γ)²], squared for each batch"),
+    ("fisher", "fisher", "remove the units that change the predictions least; needs no labels"),
+    ("worst-class", "worst_class", "remove the units that the class which needs them most misses least"),
+):
+    _unit_method(_name, _criterion, _description)

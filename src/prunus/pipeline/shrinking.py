@@ -1,0 +1,139 @@
+"""`shrink`: from zeros to a smaller network that computes the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from torch import nn
+
+from prunus.analysis import analyse
+from prunus.analysis.score import check_weights, make_plan
+from prunus.errors import OutcomeError, VerifyError
+from prunus.foundation.as_found import seeded
+from prunus.foundation.autograd_mode import in_ordinary_mode
+from prunus.graph.call_form import as_called
+from prunus.graph.capture import preserved, split_inputs, unwrap
+from prunus.graph.open_outputs import opened_leaves
+from prunus.graph.recorder import named_tensors
+from prunus.outcome import Outcome, realise
+from prunus.plans import Decision
+from prunus.surgery.copy_module import copied
+from prunus.surgery.dead_units import live_units
+from prunus.surgery.precision import computing_in
+from prunus.surgery.proof_run import relative_error
+
+TOLERANCE = 1e-6
+
+
+@in_ordinary_mode
+def shrink(model: nn.Module, example_inputs: Any, *, forward: str = "rewrite") -> Outcome:
+    """Remove the structure that zeros have made dead; the network computes the same and is smaller.
+
+    f_small(x) = f(x) for every x: a unit goes if, by where the weights are zero, no output can depend on it (all that
+    write it are zero and so it stays through what follows, or all that read it are zero). Weights that
+    `torch.nn.utils.prune` masks count as zero: a copy of the model is made and its masks are made permanent there, so
+    that the result has plain parameters (``weight``, not ``weight_orig``). Other zeros stay zeros, and may grow again
+    in training. One unit of every axis stays, dead or not.
+
+    Not dead: a unit that has become a constant other than zero. A zero filter before a batch norm still brings the
+    norm's shift; set the norm's weight and bias to zero too. Hidden units of LSTM and GRU, and units that a layer norm
+    averages over, are left as they are.
+
+    Args:
+        model: any network that can be captured; it is left untouched.
+        example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
+        forward: ``rewrite`` removes all that is dead at once; ``keep``, as in `prunus.prune`, leaves forwards as they
+            are, and with them what is dead on an axis that their code holds.
+
+    Returns:
+        As `prune`; besides the proof of the cut, the outputs on the example inputs were found equal to those of
+        ``model`` to 1e-6 relative, in float64 and eval mode.
+
+    Raises:
+        UsageError: NaN weights, bad arguments.
+        CaptureError: the model cannot be captured.
+        OutcomeError: nothing is dead.
+        VerifyError: the result differs; nothing is returned.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> _ = model[2].weight.data[:, 1:3].zero_()
+        >>> shrink(model, torch.randn(2, 3)).model[0]
+        Linear(in_features=3, out_features=2, bias=True)
+    """
+    model = unwrap(model)
+    check_weights(model)
+    plain = _without_masks(model)
+    analysis = analyse(plain, example_inputs, forward=forward)
+    live = live_units(analysis.coupling, named_tensors(analysis.model))
+    keep = {axis: _at_least_one(units) for axis, units in live.items()}
+    decisions = [
+        Decision(axis, "unit", int((~units).sum()), len(units), "no output depends on it: its weights are zero")
+        for axis, units in keep.items()
+        if not units.all()
+    ]
+    if not decisions:
+        raise OutcomeError(
+            f"Nothing is dead in {type(model).__name__}: on its {len(live)} removable axes an output may depend on "
+            f"each of the {sum(map(len, live.values())):,} units. A unit goes when all weights and biases that write "
+            "it are zero (those of a norm behind it too), or all that read it; to remove more, use prunus.prune."
+        )
+    plan = make_plan(analysis.coupling, keep, decisions=decisions, settings={"method": "shrink"})
+    found = realise(analysis, plan, repair=None)
+    _check_same(model, found.model, example_inputs)
+    return found
+
+
+def _at_least_one(units: np.ndarray) -> np.ndarray:
+    if units.any():
+        return units
+    first = np.zeros_like(units)
+    first[0] = True
+    return first
+
+
+def _without_masks(model: nn.Module) -> nn.Module:
+    """Return a copy in which the masks of `torch.nn.utils.prune` are zeros in plain parameters."""
+    from torch.nn.utils import prune
+
+    plain = copied(model)
+    for module in plain.modules():
+        for hook in list(module._forward_pre_hooks.values()):
+            if not isinstance(hook, prune.BasePruningMethod):
+                continue
+            # A mask belongs to one use of a tied weight; removing it would write the zeros into the others.
+            name = f"{hook._tensor_name}_orig"
+            weight = module.get_parameter(name)
+            module.register_parameter(name, nn.Parameter(weight.detach().clone(), weight.requires_grad))
+            prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
+    return plain
+
+
+def _check_same(model: nn.Module, small: nn.Module, example_inputs: Any) -> None:
+    expected, got = _outputs(model, example_inputs), _outputs(small, example_inputs)
+    error = relative_error(got, expected)
+    if not error <= TOLERANCE:
+        raise VerifyError(
+            f"The shrunk {type(model).__name__} differs from the model on the example inputs: relative error "
+            f"{error:.2e}, allowed {TOLERANCE:.0e}. Please report this model; nothing was changed."
+        )
+
+
+def _outputs(model: nn.Module, example_inputs: Any) -> list[torch.Tensor]:
+    """Return what a model puts out in eval mode and float64, random numbers drawn from a fixed seed."""
+
+    def wide(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.detach()
+        return tensor.double() if tensor.is_floating_point() else tensor
+
+    twin = copied(model).to(torch.float64)
+    for module in twin.modules():  # a masked weight that is read without its module being called
+        plain = {k: wide(v) for k, v in module.__dict__.items() if isinstance(v, torch.Tensor)}
+        module.__dict__.update(plain)
+    example_inputs = as_called(model, example_inputs)
+    args, kwargs = pytree.tree_map_only(torch.Tensor, wide, split_inputs(example_inputs))
+    with preserved(twin), computing_in(torch.float64), torch.no_grad(), seeded(0):
+        return [x.double() for x in opened_leaves(twin(*args, **kwargs)) if isinstance(x, torch.Tensor)]

@@ -1,0 +1,179 @@
+"""One entry of a recipe's list of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prunus.errors import OptionError
+from prunus.foundation.option_record import accepted_by
+from prunus.recovery.options import (
+    METHOD_ALLOWED,
+    STEPS_WITHOUT_CLOCK,
+    MethodName,
+    Minutes,
+    RecoveryOptions,
+    whole_recovery,
+)
+from prunus.training.options import Count
+
+Name = Annotated[str, Field(min_length=1, description="a text that is not empty")]
+
+LEVELS = ("blocks", "units", "weights")
+WAYS = {"blocks": "depth", "units": "magnitude", "weights": "importance"}
+"""How a level chooses where nothing is said."""
+
+
+@accepted_by
+def _schedule(name: str) -> None:
+    from prunus.training.schedules import KEPT_SCHEDULES
+
+    KEPT_SCHEDULES.get(name)
+
+
+@accepted_by
+def _allocator(name: str) -> None:
+    from prunus.budget import ALLOCATORS
+
+    ALLOCATORS.get(name)
+
+
+class StageRecovery(BaseModel):
+    """What follows a stage: a budget of steps or minutes; the rest is as in the recipe's ``recover``."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    steps: Count | None = Field(default=None, description="a whole number of steps, 1 or more")
+    minutes: Minutes | None = Field(default=None, description="a number of minutes above 0, in place of steps")
+    method: MethodName | None = Field(default=None, description=METHOD_ALLOWED)
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> StageRecovery:
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError("steps and minutes stand side by side; a recovery has one budget, give just one of them")
+        return self
+
+    def over(self, recover: Any) -> RecoveryOptions:
+        """Return the recovery of the whole with what is said here in its place.
+
+        Args:
+            recover: a mapping, `RecoveryOptions`, the options of plain fine-tuning, or None for the defaults.
+        """
+        own = {name: value for name, value in self.model_dump().items() if value is not None}
+        if "steps" in own:
+            own["minutes"] = None
+        elif "minutes" in own:
+            own["steps"] = STEPS_WITHOUT_CLOCK
+        base = whole_recovery(recover)
+        return replace(base, **{"steps": max(1, base.steps), **own})
+
+
+class Stage(BaseModel):
+    """One step of a pruning in several: a level, how it chooses, how much it keeps, and how it recovers."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    level: Literal["blocks", "units", "weights"] = Field(description=f"one of {', '.join(LEVELS)}")
+    kept: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = Field(
+        default=None, description="the fraction that this stage leaves of what it finds, between 0 and 1, or null"
+    )
+    method: Name | None = Field(
+        default=None, description="for blocks depth, modular or redundancy; else the same as criterion"
+    )
+    criterion: Name | None = Field(default=None, description="the name of a criterion of units or of weights")
+    allocator: Annotated[Name, AfterValidator(_allocator)] | None = Field(
+        default=None, description="for units, the name of an allocator"
+    )
+    schedule: Annotated[Name, AfterValidator(_schedule)] | None = Field(
+        default=None, description="how the level is reached while training: linear, cubic, cosine, geometric, …"
+    )
+    steps: Count | None = Field(
+        default=None, description="a whole number of training steps, 1 or more, that the schedule takes"
+    )
+    recover: StageRecovery | None = Field(default=None, description="a section with the keys steps, minutes, method")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Stage:
+        problem = _problem(self)
+        if problem:
+            raise ValueError(f"a stage of {self.level} {problem}")
+        return self
+
+    @property
+    def way(self) -> str:
+        """How the level chooses: the method or criterion, else what the level does by itself."""
+        return self.method or self.criterion or WAYS[self.level]
+
+
+def stages_of(given: Any) -> tuple[Stage, ...]:
+    """Return stages from records or mappings, as `prunus.prune` takes them.
+
+    Raises:
+        OptionError: no list, an unknown key or value, or stages that do not fit together.
+    """
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise OptionError(
+            f"stages is {given!r}; allowed: a list of mappings such as {{'level': 'units', 'kept': 0.5}}."
+        )
+    try:
+        found = tuple(item if isinstance(item, Stage) else Stage.model_validate(item) for item in given)
+        return check_stages(found)
+    except (ValidationError, ValueError) as error:
+        problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        where = ".".join(map(str, problem["loc"]))
+        text = str(problem["msg"]).removeprefix("Value error, ")
+        raise OptionError(f"stages{f': {where}' if where else ''}: {text}.") from error
+
+
+def check_stages(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Refuse what does not fit together; the message names the stage, counted from 1.
+
+    Raises:
+        ValueError: finer before coarser, or a last stage that names a share of its own.
+    """
+    for number, stage in enumerate(stages, 1):
+        problem = _order_problem(stages, number)
+        if problem:
+            raise ValueError(f"stage {number} ({stage.level}) {problem}")
+    return stages
+
+
+def _order_problem(stages: tuple[Stage, ...], number: int) -> str:
+    stage = stages[number - 1]
+    before = stages[number - 2] if number > 1 else None
+    if before is not None and LEVELS.index(before.level) > LEVELS.index(stage.level):
+        return f"follows {before.level}; the order is blocks, units, weights"
+    if before is not None and before.level == stage.level == "blocks":
+        return "follows blocks; one stage of blocks is enough"
+    if number == len(stages) and stage.kept is not None:
+        return "is the last and meets the budget; leave kept out"
+    return ""
+
+
+def _problem(stage: Stage) -> str:
+    if stage.method is not None and stage.criterion is not None:
+        return "has a method and a criterion; name one of them"
+    if stage.allocator is not None and stage.level != "units":
+        return "has an allocator; only units have one"
+    if (stage.schedule is None) != (stage.steps is None):
+        return "needs both schedule and steps, or neither"
+    if stage.schedule is not None and stage.level == "blocks":
+        return "has a schedule; blocks go at once"
+    known = known_ways(stage.level)
+    return "" if stage.way in known else f"has no way {stage.way!r}; known are {', '.join(known)}"
+
+
+def known_ways(level: str) -> list[str]:
+    """Return the names that a level knows."""
+    from prunus.criteria import UNIT_CRITERIA
+    from prunus.pruner.gradient_statistics import shown_criteria
+
+    known = {
+        "blocks": ["depth", "modular", "redundancy"],
+        "units": UNIT_CRITERIA.names(),
+        "weights": shown_criteria(),
+    }
+    return known[level]

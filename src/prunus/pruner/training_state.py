@@ -1,0 +1,189 @@
+"""What a training is at one moment: weights, optimizer, masks, order of the data, random states; and whose it is."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from prunus.data.batches import Batch, DataSource, check_count, cuda_devices
+from prunus.errors import OptionError
+from prunus.foundation.registry import title_of
+from prunus.graph.recorder import named_tensors
+from prunus.pruner.checkpoint import read_state, write_state
+from prunus.pruner.distributed import gather, rank, world_size
+from prunus.pruner.pruner import Pruner
+from prunus.training.objective import Objective
+from prunus.training.options import TrainingOptions
+from prunus.training.order import Order
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """Where a training is stored, and every how many steps.
+
+    A training that finds a checkpoint there goes on from it; one of another recipe is refused.
+    """
+
+    path: Path | str
+    every: int = 100
+
+    def __post_init__(self) -> None:
+        check_count("every", self.every)
+        if not isinstance(self.path, Path | str) or Path(self.path).is_dir():
+            raise OptionError(
+                f"the path of checkpoints is {str(self.path)!r}; allowed: one file, such as 'training.safetensors'."
+            )
+
+
+@dataclass(slots=True)
+class Run:
+    """A running training: everything that its next step depends on.
+
+    Attributes:
+        began: the random states when the present walk through the data began, from which a reader of the data may draw.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    objective: Objective
+    order: Order
+    pruner: Pruner | None
+    losses: list[float]
+    began: dict[str, Any] = field(default_factory=dict)
+
+    def walk_begins(self) -> None:
+        """Note the random states; the order of the data calls it."""
+        self.began = random_states(self.model)
+
+    def store(self, place: Checkpoints, identity: Mapping[str, Any]) -> None:
+        """Write a checkpoint; process 0 writes it for all.
+
+        Raises:
+            OptionError: the file cannot be written; the one before is then intact.
+        """
+        if self.pruner is not None:
+            self.pruner.settle_()
+        states, began = gather(random_states(self.model)), gather(self.began)
+        if rank() == 0:
+            write_state(
+                place.path,
+                {
+                    "identity": identity,
+                    "model": named_tensors(self.model),
+                    "objective": list(self.objective.parameters()),
+                    "optimizer": self.optimizer.state_dict(),
+                    "order": [self.order.walk, self.order.taken],
+                    "pruner": self.pruner.state_dict() if self.pruner else None,
+                    "losses": self.losses,
+                    "random": states,
+                    "began": began,
+                },
+            )
+
+    def batches(self, state: Mapping[str, Any] | None) -> Iterator[Batch]:
+        """Return the batches to come; after a checkpoint, those behind it are read again with the draws of then."""
+        behind, self.order.taken = self.order.taken, 0
+        batches = iter(self.order)
+        if state is not None:
+            set_random_states(state["began"][rank()])
+            for _ in range(behind):
+                next(batches)
+            set_random_states(state["random"][rank()])
+        return batches
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over a checkpoint's content, the random states aside."""
+        for name, tensor in named_tensors(self.model).items():
+            tensor.copy_(state["model"][name])
+        for learned, value in zip(self.objective.parameters(), state["objective"], strict=True):
+            learned.copy_(value)
+        self.optimizer.load_state_dict(dict(state["optimizer"]))
+        for parameter, entries in self.optimizer.state.items():
+            for key, value in entries.items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    # The layout in memory decides how a kernel rounds.
+                    entries[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        self.order.walk, self.order.taken = state["order"]
+        self.losses = list(state["losses"])
+        if self.pruner is not None:
+            self.pruner.load_state_dict(state["pruner"])
+
+
+def found_state(place: Checkpoints, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the checkpoint of this training, None where there is none yet.
+
+    Raises:
+        OptionError: it belongs to a training with another recipe, model, data or number of processes, or is damaged.
+    """
+    if not Path(place.path).is_file():
+        return None
+    state = read_state(place.path)
+    for name, own in identity.items():
+        stored = state["identity"].get(name)
+        if stored != own:
+            raise OptionError(
+                f"the checkpoint {str(place.path)!r} belongs to another training: {name} is {stored!r} there and "
+                f"{own!r} here. Go on with the same recipe, or give another path."
+            )
+    return state
+
+
+def identity_of(
+    model: nn.Module,
+    data: DataSource,
+    options: TrainingOptions,
+    pruner: Pruner | None,
+    objective: Objective,
+    seed: int,
+) -> dict[str, Any]:
+    """Return what has to be the same when a training goes on, in JSON's own types."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named_tensors(model).items()):
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype};".encode())
+    found = {f"training {f.name}": _plain(getattr(options, f.name)) for f in fields(options)}
+    pruning = pruner.options.describe() if pruner else {}
+    found |= {f"pruning {name}": value for name, value in pruning.items()}
+    return {
+        **found,
+        "pruned": pruner is not None,
+        "model": digest.hexdigest()[:16],
+        "samples": len(data),
+        "objective": type(objective).__name__,
+        "seed": seed,
+        "processes": world_size(),
+    }
+
+
+def random_states(model: nn.Module) -> dict[str, Any]:
+    """Return the random states of torch, Python and NumPy in this process."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": {str(index): torch.cuda.get_rng_state(index) for index in cuda_devices(model)},
+        "python": random.getstate(),
+        "numpy": (kind, [int(key) for key in keys], *rest),
+    }
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Set the random states that `random_states` returned."""
+    torch.set_rng_state(states["torch"])
+    for index, state in states["cuda"].items():
+        torch.cuda.set_rng_state(state, int(index))
+    random.setstate(states["python"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, np.asarray(keys, np.uint32), *rest))
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, int | float | bool) else title_of(value)

@@ -1,0 +1,156 @@
+"""Both programs of a lane, run side by side, each as far as it is told."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunus.errors import DataError
+from prunus.graph.interpreter import LENIENT, Override, call_arguments, mutated_sources, resolve
+from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, map_refs, refs_in
+from prunus.repairs.program_pairs import Pair
+from prunus.repairs.samples import Lane
+
+
+class Track:
+    """One program on its way: the values that later nodes still need.
+
+    Tensors of the model are looked up when they are read, so that a repair takes effect in everything behind it.
+    ``tensors`` is shared by all lanes; ``constants`` are the program's own.
+    """
+
+    def __init__(
+        self, graph: Graph, feed: list[Tensor], tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]
+    ) -> None:
+        self.graph, self.tensors, self.constants = graph, tensors, constants
+        self.values: dict[str, Any] = {}
+        self._feed = dict(zip(graph.inputs, feed, strict=True))
+        self._own = mutated_sources(graph)
+        self._freed = _freed(graph)
+
+    def branched(self, values: dict[str, Any], tensors: Mapping[str, Tensor]) -> Track:
+        """Return another track of the same program, from other values and with other tensors."""
+        other = copy.copy(self)
+        other.values, other.tensors = values, tensors
+        return other
+
+    def copied(self, tensors: Mapping[str, Tensor]) -> Track:
+        """Return a track that goes on from here with other tensors and leaves this one as it is.
+
+        Views go on showing the values that they show here, for in-place ops write through them.
+        """
+        return self.branched(copy.deepcopy(self.values), tensors)
+
+    def step(self, node: Node, override: Override | None = None) -> None:
+        """Compute a node from what it reads, perhaps in another way, and let go of what nothing reads any more."""
+        if node.op == INPUT:
+            self.values[node.name] = self._feed[node.name].clone()
+        elif node.op == TENSOR:
+            if node.name in self._own:
+                self.values[node.name] = self._named(node.tensor).clone()
+        else:
+            self.values[node.name] = self.computed(node, override)
+        for name in self._freed.get(node.name, ()):
+            self.values.pop(name, None)
+
+    def computed(self, node: Node, override: Override | None = None, **changes: Any) -> Any:
+        """Return what a node gives, some of its arguments replaced."""
+        values = {k: map_refs(v, self.value) for k, v in node.args.items()} | changes
+        args, kwargs = call_arguments(node, values)
+        function = resolve(LENIENT.get(node.op, node.op))
+        return override(node, function, args, kwargs) if override is not None else function(*args, **kwargs)
+
+    def value(self, ref: Ref) -> Any:
+        """Return a value that is still needed, or a tensor of the model."""
+        if ref.node in self.values:
+            held = self.values[ref.node]
+            return held[ref.index] if isinstance(held, (tuple, list)) else held
+        return self._named(self.graph.node(ref.node).tensor)
+
+    def outputs(self) -> list[Any]:
+        """Return the output values in order, once all nodes are done."""
+        return [self.value(ref) for ref in refs_in(list(self.graph.outputs))]
+
+    def _named(self, name: str) -> Tensor:
+        value = self.constants.get(name)
+        value = self.tensors.get(name) if value is None else value
+        if value is None:
+            raise DataError(f"No value was given for tensor {name!r}.")
+        return value
+
+
+class Lockstep:
+    """A lane on its way through the dense program and the small one.
+
+    ``dense`` and ``small`` map tensor names to values; all lanes share them.
+    """
+
+    def __init__(self, lane: Lane, pair: Pair, dense: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> None:
+        self.lane, self.pair = lane, pair
+        feeds = pair.feeds(lane.inputs)
+        self.dense = Track(pair.dense, feeds[0], dense, pair.dense.constants)
+        self.small = Track(pair.small, feeds[1], small, pair.constants)
+
+    def branched(self) -> Lockstep:
+        """Return another walk of the same lane that goes on from here and leaves this one where it is."""
+        other = copy.copy(self)
+        other.dense, other.small = self.dense.copied(self.dense.tensors), self.small.copied(self.small.tensors)
+        return other
+
+    @torch.no_grad()
+    def advance(self, start: int, stop: int) -> None:
+        """Run nodes ``start`` to ``stop`` of the dense program, and those of them that the small one has."""
+        for position in range(start, stop):
+            self.advance_dense(position)
+            self.advance_small(position)
+
+    @torch.no_grad()
+    def advance_dense(self, position: int) -> None:
+        """Run one node of the dense program alone."""
+        self.dense.step(self.pair.dense.nodes[position])
+
+    @torch.no_grad()
+    def advance_small(self, position: int) -> None:
+        """Run the node of the small program that has the same name, if there is one."""
+        own = self.pair.small.find(self.pair.dense.nodes[position].name)
+        if own is not None:
+            self.small.step(own)
+
+    def target(self, ref: Ref) -> Tensor:
+        """Return a dense value at the positions that the small program has."""
+        value: Tensor = self.dense.value(ref)
+        return self.pair.kept(value, ref)
+
+    def output_errors(self) -> list[float]:
+        """Return ‖dense − small‖² and ‖dense‖² of every output of floats, one after the other.
+
+        Where both answer the same infinity, as masked logits do, they are alike.
+        """
+        found = []
+        refs = refs_in(list(self.pair.dense.outputs))
+        for ref, narrow in zip(refs, self.small.outputs(), strict=True):
+            wide = self.target(ref)
+            if isinstance(narrow, Tensor) and narrow.is_floating_point():
+                wide, narrow = wide.to(torch.float64), narrow.to(torch.float64)
+                miss = (wide - narrow).where(wide != narrow, 0.0)
+                found += [float(miss.square().sum()), float(wide.where(wide.isfinite(), 0.0).square().sum())]
+        return found
+
+
+def _freed(graph: Graph) -> dict[str, list[str]]:
+    """Map each node to the values that nothing reads after it."""
+    last: dict[str, str] = {}
+    for node in graph.nodes:
+        last[node.name] = node.name
+        for ref in refs_in(node.args):
+            last[ref.node] = node.name
+    for ref in refs_in(list(graph.outputs)):
+        last.pop(ref.node, None)
+    freed: dict[str, list[str]] = {}
+    for name, at in last.items():
+        freed.setdefault(at, []).append(name)
+    return freed

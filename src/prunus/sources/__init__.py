@@ -1,7 +1,0 @@
-"""From the ``model:`` and ``data:`` texts of a recipe to a module and its data."""
-
-from prunus.sources.checkpoints import load_checkpoint_
-from prunus.sources.data import resolve_data
-from prunus.sources.models import resolve_model
-
-__all__ = ["load_checkpoint_", "resolve_data", "resolve_model"]

@@ -1,0 +1,142 @@
+"""Cut a model in which every forward stays the user's: tensors sliced, numbers mended, attention of torch widened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prunus.errors import CaptureError, PlanError
+from prunus.graph.capture import capture
+from prunus.graph.coupling import Coupling
+from prunus.graph.ir import Graph, Node
+from prunus.graph.kept_forward import OwnForward
+from prunus.plans import Mend, Plan
+from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
+from prunus.surgery.bypassing import silenced
+from prunus.surgery.diff_programs import Differ
+from prunus.surgery.foreign_scales import other_number
+from prunus.surgery.mending import mend_
+from prunus.surgery.record import Surgery, merge_changes
+from prunus.surgery.shipped_modules import ship_, widen_attention_
+from prunus.surgery.tensors import copy_with
+
+
+def keep_forwards(
+    model: nn.Module,
+    coupling: Coupling,
+    plan: Plan,
+    edited: Graph,
+    values: Mapping[str, torch.Tensor],
+    inputs: Any,
+    own: OwnForward,
+) -> tuple[nn.Module, Surgery]:
+    """Cut a model on the terms of its own forwards.
+
+    Args:
+        model: the original; untouched.
+        coupling: its analysis.
+        plan: what goes.
+        edited: the program that the cut model shall compute.
+        values: its tensors.
+        inputs: of the cut model.
+        own: the terms.
+
+    Raises:
+        PlanError: the plan breaks them; the message says which, and what to do.
+        CaptureError: the cut model does not run.
+    """
+    refuse_broken_terms(own, coupling, plan)
+    _refuse_uneven(own, coupling, plan)
+    mends = mends_of(own, coupling, plan.axes)
+    if plan.mended and plan.mended != mends:
+        raise PlanError(
+            f"The numbers to mend in the plan do not follow from its axes: {_told_otherwise(plan.mended, mends)}. "
+            "Plan again."
+        )
+    small = copy_with(model, coupling.graph, values)
+    changes = merge_changes(mend_attributes_(small, coupling.graph, edited), mend_convolutions_(small, edited))
+    try:
+        done = mend_(small, mends)
+    except LookupError as error:
+        raise CaptureError(
+            f"{type(model).__name__} was changed since it was captured: {error}. Capture it again."
+        ) from error
+    zeros = silenced(model, coupling, plan, edited)
+    shipped = widen_attention_(small, coupling, plan, zeros)
+    ship_(small, zeros)
+    how = "record" if "fake" in coupling.graph.how else "run"
+    again = capture(small, inputs, method=how)
+    same = Differ(edited, again, values).first() is None
+    other = None if same else other_number(edited, again)
+    if other is not None:
+        raise CaptureError(
+            f"{type(model).__name__} cannot keep its forward under this plan: {again.where(other)} computes a number "
+            f"from a size that is cut ({_floats_of(other)}). Hold the axes of it, or cut with forward='rewrite'."
+        )
+    return small, Surgery("module", changes, removed=tuple(zeros), mended=done, shipped={**shipped, **zeros},
+                          forward="keep", same_program=same)  # fmt: skip
+
+
+def _floats_of(node: Node) -> str:
+    return ", ".join(f"{k} = {v:g} in {node.op}" for k, v in node.args.items() if type(v) is float)
+
+
+def refuse_broken_terms(own: OwnForward, coupling: Coupling, plan: Plan) -> None:
+    """Insist that a plan keeps whole what has to stay whole, and sizes equal that have to be equal."""
+    name, graph = coupling.axis_of.__getitem__, coupling.graph
+    way = "Plan with the forward kept in mind (own_forward(…).on(coupling)), or cut with forward='rewrite'."
+    for axis, why in own.frozen.items():
+        mask = plan.axes.get(axis)
+        if mask is not None and not mask.all():
+            where = f" ({graph.where(graph.node(why.node))})" if why.node else ""
+            raise PlanError(f"Axis {axis!r} would lose units, but {why.reason}{where}. {way}")
+
+    for axis, after in own.emptied.items():
+        mask = plan.axes.get(axis)
+        cut = [a for a in after if a in plan.axes and not plan.axes[a].all()]
+        if cut and (mask is None or mask.any()):
+            raise PlanError(f"Axis {cut[0]!r} would lose units while {axis!r}, behind it in a slice, stays. {way}")
+
+    def kept(atom: int) -> int:
+        return coupling.kept(atom, plan.axes)
+
+    for equation in own.equations:
+        gap = (equation.left - equation.right).at(kept)
+        if gap != 0:
+            left, right = (side.described(name) for side in (equation.left, equation.right))
+            where = f" ({graph.where(graph.node(equation.node))})" if graph.find(equation.node) else ""
+            raise PlanError(f"The plan breaks {left} = {right}, for {equation.reason}{where}. {way}")
+
+
+def _refuse_uneven(own: OwnForward, coupling: Coupling, plan: Plan) -> None:
+    for multiple in own.multiples:
+        now, before = (multiple.count.at(size) for size in (lambda a: coupling.kept(a, plan.axes), coupling.size))
+        if now is not None and now != before and now % multiple.step:
+            formula = multiple.count.described(coupling.axis_of.__getitem__)
+            raise PlanError(f"The plan keeps {formula} = {now}, no multiple of {multiple.step}: {multiple.reason}.")
+
+
+def mends_of(own: OwnForward, coupling: Coupling, keep: Mapping[str, np.ndarray]) -> tuple[Mend, ...]:
+    """Return the numbers that a cut changes, by the names of their modules.
+
+    Raises:
+        PlanError: one would be no whole number.
+    """
+    found = []
+    for attribute, count in own.attributes.items():
+        new, old = count.at(lambda atom: coupling.kept(atom, keep)), own.old[attribute]
+        if new is None:
+            formula = count.described(coupling.axis_of.__getitem__)
+            raise PlanError(f"{attribute} would have to be {formula}, which is no whole number; keep other counts.")
+        if new != old:
+            found.append(Mend(attribute.path, attribute.name, old, new))
+    return tuple(sorted(found, key=lambda m: (m.path, m.name)))
+
+
+def _told_otherwise(told: Sequence[Mend], mends: Sequence[Mend]) -> str:
+    one, two = {str(m) for m in told}, {str(m) for m in mends}
+    return f"it says {', '.join(sorted(one - two)) or 'nothing'}, its axes {', '.join(sorted(two - one)) or 'nothing'}"

@@ -1,0 +1,168 @@
+"""What other programs of a model ask for, in training or for nothing, in the axes of the one that was analysed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.graph.capture import split_inputs, unwrap
+from prunus.graph.coupling import Axis, Coupling, couple
+from prunus.graph.ir import TENSOR, Graph
+from prunus.graph.kept_forward import Equation, Multiple
+from prunus.graph.layout import Frozen
+from prunus.graph.provenance import Provenance, in_training, of_another_call
+from prunus.graph.size_functions import Count
+from prunus.graph.traced import Attribute
+from prunus.surgery.program_terms import Terms, terms
+
+Places = dict[tuple[str, int], tuple[bytes, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class OtherTerms:
+    """As `Terms`, in the atoms of the program in evaluation; ``old`` are the values of the attributes."""
+
+    attributes: Mapping[Attribute, Count]
+    equations: tuple[Equation, ...]
+    multiples: tuple[Multiple, ...]
+    frozen: Mapping[int, Frozen]
+    old: Mapping[Attribute, int]
+
+
+def training_terms(model: nn.Module, coupling: Coupling, example_inputs: Any) -> OtherTerms | None:
+    """Record a model in training mode and return what that program asks for; None where no code looks at the mode.
+
+    An axis that training reads elsewhere too, or may not cut, is frozen. Weights that this run did not use (layers are
+    dropped at random) say nothing.
+    """
+    if not any(_looks_at_mode(m) for m in model.modules()):
+        return None
+    found = in_training(model, coupling.graph, example_inputs)
+    return None if found is None else other_terms(model, coupling, *found, "in training")
+
+
+def masked_terms(model: nn.Module, coupling: Coupling, example_inputs: Any) -> OtherTerms | None:
+    """Record a model on the example with a padded mask, and return what that program asks for.
+
+    Where the example has no mask, code may take another path with one: repeat the keys of grouped queries, say. None
+    where the forward takes no mask, or none of this form: (batch, length), 0 where nothing is.
+    """
+    call = _with_mask(unwrap(model), example_inputs)
+    found = None if call is None else of_another_call(model, coupling.graph, call)
+    return None if found is None else other_terms(model, coupling, *found, "with a padded mask")
+
+
+_MASKS = ("attention_mask", "mask", "padding_mask", "pad_mask", "src_mask")
+
+
+def _with_mask(model: nn.Module, example_inputs: Any) -> dict[str, Any] | None:
+    args, kwargs = split_inputs(example_inputs)
+    try:
+        signature = inspect.signature(model.forward)
+        given = signature.bind(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        return None
+    names = [n for n in _MASKS if n in signature.parameters and n not in given]
+    kinds = {signature.parameters[n].kind for n in (*names[:1], *given)}
+    first = next((x for x in given.values() if isinstance(x, torch.Tensor) and x.dim() > 1), None)
+    if not names or first is None or first.shape[1] < 2 or not kinds <= {_PLAIN, inspect.Parameter.KEYWORD_ONLY}:
+        return None
+    if first.dim() != (3 if first.is_floating_point() else 2):
+        return None
+    mask = torch.ones(first.shape[:2], dtype=torch.int64, device=first.device)
+    mask[:, -1] = 0
+    return {**given, names[0]: mask}
+
+
+_PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def other_terms(model: nn.Module, coupling: Coupling, graph: Graph, known: Provenance, when: str) -> OtherTerms:
+    """Return what another program of the same model asks for, in the axes of ``coupling``.
+
+    Args:
+        model: whose programs they are.
+        coupling: the analysis of the one.
+        graph, known: the other, and where its numbers come from.
+        when: it runs, for messages.
+    """
+    other = couple(graph, **coupling.options)
+    names, frozen = _matched(coupling, other, when)
+    asked = terms(model, other, known)
+    held = {a: other.sizes[a] for a in other.axis_of if a not in names}
+    frozen |= {names[a]: Frozen(f"{when} {why.reason}") for a, why in asked.frozen.items() if a in names}
+    return _translated(asked, names, held, frozen, known.values, when)
+
+
+def _looks_at_mode(module: nn.Module) -> bool:
+    kind = type(module)
+    if kind.__module__.startswith("torch.nn."):
+        return False
+    code = getattr(kind.forward, "__code__", None)
+    return code is None or "training" in code.co_names
+
+
+def _translated(
+    asked: Terms,
+    names: Mapping[int, int],
+    held: Mapping[int, int],
+    frozen: dict[int, Frozen],
+    old: Mapping[Attribute, int],
+    when: str,
+) -> OtherTerms:
+    def of(count: Count) -> Count:
+        return count.with_constants(held).renamed(names)
+
+    return OtherTerms(
+        {a: of(n) for a, n in asked.attributes.items()},
+        tuple(Equation(of(e.left), of(e.right), "", f"{e.reason} ({when})") for e in asked.equations),
+        tuple(replace(m, count=of(m.count), node="") for m in asked.multiples),
+        frozen,
+        old,
+    )
+
+
+def _matched(coupling: Coupling, other: Coupling, when: str) -> tuple[dict[int, int], dict[int, Frozen]]:
+    """Return atom of the other → atom of the one, and the atoms of the one that have no equal, with the reason."""
+    used = {n.tensor for n in other.graph.nodes if n.op == TENSOR}
+    seen = {n.tensor for n in coupling.graph.nodes if n.op == TENSOR}
+    theirs = {axis.atom: _places(other, axis, used) for axis in other.axes.values()}
+    at = {(place, lines): a for a, places in theirs.items() for place, lines in places.items()}
+    names: dict[int, int] = {}
+    frozen: dict[int, Frozen] = {}
+    for axis in coupling.axes.values():
+        mine = _places(coupling, axis, used)
+        if not mine:
+            continue
+        place = next(iter(mine))
+        equal = at.get((place, mine[place]))
+        if equal is None:
+            frozen[axis.atom] = Frozen(f"{when} {_reason(other, *place)}")
+            continue
+        more = sorted({tensor for tensor, _ in theirs[equal].keys() - mine.keys()})
+        if theirs[equal] == mine:
+            names[equal] = axis.atom
+        else:
+            who = next((t for t in more if t not in seen), "the code")
+            frozen[axis.atom] = Frozen(f"{when} {who} reads it too")
+    return names, frozen
+
+
+def _places(coupling: Coupling, axis: Axis, used: set[str]) -> Places:
+    """Return (tensor, dim) → where its units lie in that dim, for the tensors that a program reads."""
+    found: Places = {}
+    for member in axis.members:
+        if member.tensor in used and coupling.graph.tensors[member.tensor].kind != "constant":
+            lines = tuple(where.tobytes() for where in coupling.positions(member.expr, axis))
+            found[(member.tensor, member.dim)] = lines
+    return found
+
+
+def _reason(coupling: Coupling, tensor: str, dim: int) -> str:
+    reasons = [f.reason for f in coupling.frozen if (f.tensor, f.dim) == (tensor, dim)]
+    return f"it is frozen: {reasons[0]}" if reasons else "it is divided otherwise"
