@@ -48,10 +48,15 @@ def pruned_to_(
     import torch_pruning as tp
 
     pruner = tp.pruner.BasePruner(
-        model, example, importance=importance, global_pruning=scope == "global", pruning_ratio=_MOST,
-        iterative_steps=STEPS, num_heads={m.qkv: m.heads for m in model.modules() if isinstance(m, _Attention)},
+        model,
+        example,
+        importance=importance,
+        global_pruning=scope == "global",
+        pruning_ratio=_MOST,
+        iterative_steps=STEPS,
+        num_heads={m.qkv: m.heads for m in model.modules() if isinstance(m, _Attention)},
         ignored_layers=[m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes],
-    )  # fmt: skip
+    )
     whole, _ = tp.utils.count_ops_and_params(model, example)
     left = sorted(shares, reverse=True)
     for _ in range(STEPS):

@@ -123,8 +123,13 @@ def _repaired(repair: str) -> None:
 
 
 def _gradients(*, per_sample: bool) -> None:
-    collect_gradients(network(), [(pictures(), torch.arange(8) % 4)], nn.functional.cross_entropy, ["down.weight"],
-                      per_sample=per_sample)  # fmt: skip
+    collect_gradients(
+        network(),
+        [(pictures(), torch.arange(8) % 4)],
+        nn.functional.cross_entropy,
+        ["down.weight"],
+        per_sample=per_sample,
+    )
 
 
 def _compared() -> None:
@@ -150,7 +155,7 @@ ENTRIES: dict[str, Callable[[], object]] = {
     "gradients": lambda: _gradients(per_sample=False),
     "gradients of each sample": lambda: _gradients(per_sample=True),
     "compare gradients": _compared,
-}  # fmt: skip
+}
 
 
 def unguarded() -> None:

@@ -14,7 +14,7 @@ from prunus.graph.coupling import Coupling, couple
 from prunus.graph.kept_forward import OwnForward
 from prunus.nn import Bypass, MultiheadAttention, Zero
 from prunus.plans import Plan
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.own_forward import own_forward
 from prunus.surgery.verify import Check, verify
 
@@ -48,7 +48,7 @@ def keep_forward(
     coupling, own = terms_of(model, inputs, **options)
     coupling = own.on(coupling)
     plan = make_plan(coupling, kept_units(coupling, share, seed))
-    small, surgery = operate(model, coupling, plan, inputs)
+    small, surgery = cut_with_record(model, coupling, plan, inputs)
     check: Check = verify(model, small, coupling, plan, inputs, same_program=same_program)
     assert_own_forwards(model, small)
     return SimpleNamespace(model=small, surgery=surgery, plan=plan, check=check, coupling=coupling, own=own)

@@ -15,7 +15,7 @@ from prunus.analysis.score import make_plan
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Drop, Plan
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.record import Surgery
 
 
@@ -46,7 +46,7 @@ def cut_at_random(
     names = [n for n, p in model.named_parameters() if p.dim() > 1] if masked else []
     masks = {n: generator.random(tuple(model.get_parameter(n).shape)) >= masked for n in names}
     plan = make_plan(coupling, random_share(coupling, seed, 0.3, 0.9), drops, masks=masks)
-    small, surgery = operate(model, coupling, plan, inputs, mode=mode)
+    small, surgery = cut_with_record(model, coupling, plan, inputs, mode=mode)
     return Cut(small, plan, surgery, model, inputs, coupling)
 
 

@@ -14,8 +14,8 @@ from prunus.data.sources import Split
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Plan
-from prunus.recovery import Case, RecoveryOptions
-from prunus.surgery.cut import operate
+from prunus.recovery import RecoveryOptions, RecoveryTask
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, finetune_
 
@@ -81,10 +81,10 @@ def half_plan(share: float = 0.5, *, masked: bool = False) -> Plan:
 
 
 def cut_by(plan: Plan) -> nn.Module:
-    return operate(dense(), analysed(), plan, EXAMPLE)[0]
+    return cut_with_record(dense(), analysed(), plan, EXAMPLE)[0]
 
 
-def case(recover: dict[str, Any], *, masked: bool = False, **changes: Any) -> Case:
+def case(recover: dict[str, Any], *, masked: bool = False, **changes: Any) -> RecoveryTask:
     """Return the recovery of the network cut in half."""
     plan = half_plan(masked=masked)
     found = {
@@ -98,4 +98,4 @@ def case(recover: dict[str, Any], *, masked: bool = False, **changes: Any) -> Ca
         "coupling": analysed(),
         "example_inputs": EXAMPLE,
     }
-    return Case(**(found | changes))
+    return RecoveryTask(**(found | changes))

@@ -15,7 +15,7 @@ from prunus.analysis.score import make_plan
 from prunus.experiments.sources.vision_ops import import_torchvision
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 
 SIZES = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
 WORDS = {"vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -69,5 +69,5 @@ def cut_axes(model: nn.Module, inputs: Any, keep: Mapping[str, np.ndarray], coup
     """Cut these masks."""
     coupling = couple(capture(model, inputs)) if coupling is None else coupling
     plan = make_plan(coupling, keep)
-    small, surgery = operate(model, coupling, plan, inputs)
+    small, surgery = cut_with_record(model, coupling, plan, inputs)
     return Cut(small, plan, surgery, model, inputs, coupling)

@@ -39,7 +39,7 @@ def price_and_count(name: str) -> Row:
     from prunus.cost.price import cost_model
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
-    from prunus.surgery.cut import operate
+    from prunus.surgery.cut import cut_with_record
 
     model, x = _net(name)
     parent = analyse(model, x)
@@ -47,7 +47,7 @@ def price_and_count(name: str) -> Row:
     for allocator in ALLOCATORS.names():
         for metric, share in (("params", 0.5), ("macs", 0.4), ("bytes", 0.3)):
             plan = parent.plan({metric: share}, allocator=allocator)
-            small, _ = operate(model, parent.coupling, plan, x)
+            small, _ = cut_with_record(model, parent.coupling, plan, x)
             counted = cost_model(couple(capture(small, x))).price()
             field = {"params": "params", "macs": "macs_forward", "bytes": "param_bytes"}[metric]
             plans += 1
@@ -69,8 +69,13 @@ def tree_seconds(leaves: int, levels: int) -> Row:
     root = Group("network", blocks)
     start, cpu = time.perf_counter(), time.process_time()
     solution = solve_tree(root, sum(int(leaf.cost[-1]) for leaf in made) // 3)
-    return {"nodes": leaves + len(blocks), "levels": levels, "seconds": time.perf_counter() - start,
-            "cpu_seconds": time.process_time() - cpu, "damage": float(solution.damage)}  # fmt: skip
+    return {
+        "nodes": leaves + len(blocks),
+        "levels": levels,
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu,
+        "damage": float(solution.damage),
+    }
 
 
 def search_seconds(evaluations: int) -> Row:

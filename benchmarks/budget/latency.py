@@ -33,8 +33,11 @@ def meet(name: str, share: float) -> Row:
 
     model, x = _net(name)
     result = prunus.prune(model, x, budget={"latency_ms": share})
-    return {**result.plan.settings["latency"], "params_kept": result.after.params / result.before.params,
-            "macs_kept": result.after.macs_forward / result.before.macs_forward}  # fmt: skip
+    return {
+        **result.plan.settings["latency"],
+        "params_kept": result.after.params / result.before.params,
+        "macs_kept": result.after.macs_forward / result.before.macs_forward,
+    }
 
 
 def predict(name: str, plans: int) -> Row:
@@ -44,7 +47,7 @@ def predict(name: str, plans: int) -> Row:
     from prunus.graph.coupling import couple
     from prunus.measurement.latency import latency_ratio
     from prunus.measurement.timing import latency_model
-    from prunus.surgery.cut import operate
+    from prunus.surgery.cut import cut_with_record
 
     model, x = _net(name)
     coupling = couple(capture(model, x))
@@ -53,7 +56,7 @@ def predict(name: str, plans: int) -> Row:
     points = []
     for _ in range(plans):
         keep = {a.id: np.arange(a.size) < _width(a.size, generator) for a in coupling.axes.values()}
-        small, _ = operate(model, coupling, make_plan(coupling, keep), x)
+        small, _ = cut_with_record(model, coupling, make_plan(coupling, keep), x)
         measured = latency_ratio(small, model, x, rounds=21, threads=1)
         points.append([times.ms(keep) / times.ms(), measured.median, measured.low, measured.high])
     errors = [abs(p / m - 1) for p, m, _, _ in points]
@@ -77,7 +80,7 @@ def against_macs(name: str, share: float, seed: int) -> Row:
     from prunus.measurement.quality import evaluate, paired_interval
     from prunus.methods import METHODS
     from prunus.outcome import train_
-    from prunus.surgery.cut import operate
+    from prunus.surgery.cut import cut_with_record
 
     recipe = recipe_for(name, {"seed": seed, "prune": {"budget": {"latency_ms": share}}})
     parent = trained_model(recipe, seed, Silent())
@@ -95,7 +98,7 @@ def against_macs(name: str, share: float, seed: int) -> Row:
     found: Row = {}
     correct = []
     for label, plan in (("latency", by_time), ("macs", by_macs)):
-        small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
+        small, _ = cut_with_record(subject.model, subject.coupling, plan, subject.example_inputs)
         time = latency_ratio(small, subject.model, subject.example_inputs, rounds=21, threads=1)
         train_(small, parent.data.train, parent.recipe.recover.options(), seed, Silent(), "recover")
         quality = evaluate(small, parent.data.test.batches(256), parent.data.classes)

@@ -87,9 +87,17 @@ def _mean(rows: Rows, cell: Cell, method: str, seeds: int, field: str) -> float 
 
 def page(rows: Rows, about: Mapping[str, str], seeds: int) -> str:
     """Return the text of the page."""
-    lines = ["# One budget over all levels", "",
-             f"Command: `make bench-budget` · torch {about['torch']} · {about['cpu']} · one thread.", "",
-             claims_table(claims(rows, seeds)), "", *_latency(rows), "", *_scales(rows, seeds)]  # fmt: skip
+    lines = [
+        "# One budget over all levels",
+        "",
+        f"Command: `make bench-budget` · torch {about['torch']} · {about['cpu']} · one thread.",
+        "",
+        claims_table(claims(rows, seeds)),
+        "",
+        *_latency(rows),
+        "",
+        *_scales(rows, seeds),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -132,9 +140,13 @@ def _latency(rows: Rows) -> list[str]:
     found = {k: r for k, r in rows.items() if k.startswith("against/")}
     if not found:
         return []
-    lines = ["## Planned for milliseconds against planned for MACs, equal predicted time", "",
-             "| network, seed | accuracy, for ms | accuracy, for MACs | gain, paired 95 % interval | time, for ms | "
-             "time, for MACs |", "|---|--:|--:|--:|--:|--:|"]  # fmt: skip
+    lines = [
+        "## Planned for milliseconds against planned for MACs, equal predicted time",
+        "",
+        "| network, seed | accuracy, for ms | accuracy, for MACs | gain, paired 95 % interval | time, for ms | "
+        "time, for MACs |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
     for key, row in found.items():
         gain, low, high = row["gain"]
         lines.append(
@@ -153,8 +165,9 @@ def _scale_claims(rows: Rows, seeds: int) -> list[tuple[str, str, bool]]:
         if single is None or math.isnan(even[0]):
             continue
         best = paired(rows, OURS, single, cell, seeds)
-        found.append((f"{cell}: {OURS} at least as accurate as the best single level ({single})", _interval(best),
-                      best[0] >= 0))  # fmt: skip
+        found.append(
+            (f"{cell}: {OURS} at least as accurate as the best single level ({single})", _interval(best), best[0] >= 0)
+        )
         found.append((f"{cell}: {OURS} better than uniform, interval above 0", _interval(even), even[1] > 0))
     return found
 
@@ -162,9 +175,12 @@ def _scale_claims(rows: Rows, seeds: int) -> list[tuple[str, str, bool]]:
 def _scales(rows: Rows, seeds: int) -> list[str]:
     lines = [f"## Several scales under one budget against one level, {seeds} seeds", "", _HOW, ""]
     for cell in cells(rows):
-        lines += [f"### {cell}", "",
-                  "| method | accuracy | before recovery | bytes | time | multi-scale − it |",
-                  "|---|--:|--:|--:|--:|--:|"]  # fmt: skip
+        lines += [
+            f"### {cell}",
+            "",
+            "| method | accuracy | before recovery | bytes | time | multi-scale − it |",
+            "|---|--:|--:|--:|--:|--:|",
+        ]
         for method in (*SEVERAL, *UNITS, *WEIGHTS):
             done = [r for s in range(seeds) if (r := rows.get(cell.name(method, s))) and cell.met(r)]
             if not done:

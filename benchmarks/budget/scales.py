@@ -44,8 +44,10 @@ def contest(workload: str, metric: str, seed: int) -> Any:
     from prunus.experiments.trial import trial_of
     from prunus.foundation.progress import Silent
 
-    recipe = recipe_for(workload, {"seed": seed, "prune": {"budget": {metric: 0.5}},
-                                   "compare": {"latency": {"rounds": _ROUNDS, "batch": 64}}})  # fmt: skip
+    recipe = recipe_for(
+        workload,
+        {"seed": seed, "prune": {"budget": {metric: 0.5}}, "compare": {"latency": {"rounds": _ROUNDS, "batch": 64}}},
+    )
     return trial_of(trained_model(recipe, seed, Silent()), seed)
 
 
@@ -53,7 +55,7 @@ def measure(workload: str, metric: str, method: str, kept: float, seed: int) -> 
     """Plan, cut, verify, recover and score one method; the test answers are kept for paired intervals."""
 
     from prunus.errors import BudgetError
-    from prunus.experiments.trial import carry_through
+    from prunus.experiments.trial import entered_row
     from prunus.measurement.quality import evaluate
     from prunus.methods import METHODS
 
@@ -64,20 +66,29 @@ def measure(workload: str, metric: str, method: str, kept: float, seed: int) -> 
         plan = way.plan(subject, subject.limits(kept)) if metric != "latency_ms" else as_fast(subject, way, kept)
     except BudgetError as error:
         return {"ok": False, "reason": str(error)}
-    entry = carry_through(run, plan, way, kept, started)
+    entry = entered_row(run, plan, way, kept, started)
     answers = evaluate(entry.outcome.model, run.data.test.batches(256), run.data.classes).correct
     row = entry.row
-    return {"ok": True, "accuracy": row.accuracy, "before": row.accuracy_before_recovery, "bytes": row.size_bytes,
-            "params": row.params, "macs": row.macs_forward, "time": row.latency_forward_ratio, "seconds": row.seconds,
-            "dense": run.quality.accuracy, "notes": list(row.notes),
-            "correct": "".join("1" if c else "0" for c in answers.tolist())}  # fmt: skip
+    return {
+        "ok": True,
+        "accuracy": row.accuracy,
+        "before": row.accuracy_before_recovery,
+        "bytes": row.size_bytes,
+        "params": row.params,
+        "macs": row.macs_forward,
+        "time": row.latency_forward_ratio,
+        "seconds": row.seconds,
+        "dense": run.quality.accuracy,
+        "notes": list(row.notes),
+        "correct": "".join("1" if c else "0" for c in answers.tolist()),
+    }
 
 
 def as_fast(subject: Any, way: Any, share: float) -> Any:
     """Plan for a predicted time, measure, and plan again until the measured ratio is the wanted one."""
     from prunus.errors import BudgetError
     from prunus.measurement.latency import latency_ratio
-    from prunus.surgery.cut import operate
+    from prunus.surgery.cut import cut_with_record
 
     best, nearest, asked = None, float("inf"), share
     for _ in range(_TRIES):
@@ -87,7 +98,7 @@ def as_fast(subject: Any, way: Any, share: float) -> Any:
             if best is None:
                 raise
             break
-        small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
+        small, _ = cut_with_record(subject.model, subject.coupling, plan, subject.example_inputs)
         found = latency_ratio(small, subject.model, subject.example_inputs, rounds=_ROUNDS, threads=1).median
         off = abs(found / share - 1)
         if off < nearest:

@@ -73,12 +73,17 @@ def page(document: Mapping[str, Any]) -> str:
     """Return the page of the numbers."""
     time, about = document["hours"], document["about"]
     run, all_models = (sum(document[key].values()) for key in ("run", "models"))
-    parts = [HEAD, f"{run} of {all_models} models were run ({_of(document)}), in {time['run']} processor hours, "
-             f"one thread each (torch {about['torch']}, {about['cpu']}). The whole takes about {time['whole']} hours: "
-             "`make bench-calls` runs half an hour of it, the smallest models of every zoo first, and goes on where it "
-             "was; `python benchmarks/bench_calls.py --all` runs everything. "
-             f"{document['rewritten']} forwards were rewritten.\n",
-             "## Calls\n", _table(document["calls"]), "\n## What does not go on\n"]  # fmt: skip
+    parts = [
+        HEAD,
+        f"{run} of {all_models} models were run ({_of(document)}), in {time['run']} processor hours, "
+        f"one thread each (torch {about['torch']}, {about['cpu']}). The whole takes about {time['whole']} hours: "
+        "`make bench-calls` runs half an hour of it, the smallest models of every zoo first, and goes on where it "
+        "was; `python benchmarks/bench_calls.py --all` runs everything. "
+        f"{document['rewritten']} forwards were rewritten.\n",
+        "## Calls\n",
+        _table(document["calls"]),
+        "\n## What does not go on\n",
+    ]
     lines = document["failures"]
     parts.append("\n".join(f"- {line}" for line in lines) if lines else "Nothing.")
     return "\n".join(parts) + "\n"

@@ -9,8 +9,15 @@ from zoo.memory import GIGABYTE, Baseline, peak_bytes
 
 NAME = "llama-70b"
 # The shape of Llama 3 70B.
-_CONFIG = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
-           "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192}  # fmt: skip
+_CONFIG = {
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+}
 
 
 def plan_language_model(_: str) -> dict[str, Any]:

@@ -59,10 +59,14 @@ def claims(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         found[k] for k in ("prunus_slowest", "densenet201_seconds", "share_of_allowed_memory_max")
     )
     llama, n = found[NAME], found["models"]
-    rows = [("every classifier is cut by prune, forwards kept, and proved", f"{found['proved']}/{n}",
-             found["proved"] == n),
-            ("every classifier is cut", f"{found['prunus_ok']}/{n} (Torch-Pruning: {found['torch_pruning_ok']})",
-             found["prunus_ok"] == n)]  # fmt: skip
+    rows = [
+        ("every classifier is cut by prune, forwards kept, and proved", f"{found['proved']}/{n}", found["proved"] == n),
+        (
+            "every classifier is cut",
+            f"{found['prunus_ok']}/{n} (Torch-Pruning: {found['torch_pruning_ok']})",
+            found["prunus_ok"] == n,
+        ),
+    ]
     for key, unit in (("seconds", "s"), ("cpu_seconds", "s of processor time")):
         if key not in found:
             continue
@@ -81,9 +85,14 @@ def claims(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
             if prune:
                 mean = prune["geometric_mean_ratio"]
                 spread = " to ".join(f"{q:.2f}" for q in (prune["quartiles"][0], prune["quartiles"][2]))
-                rows.append((f"prune with its proof at three batch sizes, {key.replace('_', ' ')}, {words} "
-                             f"({prune['models']} models): geometric mean ≤ {most}",
-                             f"{mean:.2f}, quartiles {spread}", mean <= most))  # fmt: skip
+                rows.append(
+                    (
+                        f"prune with its proof at three batch sizes, {key.replace('_', ' ')}, {words} "
+                        f"({prune['models']} models): geometric mean ≤ {most}",
+                        f"{mean:.2f}, quartiles {spread}",
+                        mean <= most,
+                    )
+                )
     rows.append(("no model over 20 s", f"slowest {slowest:.1f} s", slowest <= 20))
     if dense is not None:
         rows.append(("densenet201 ≤ 8 s", f"{dense:.1f} s", dense <= 8))
@@ -92,10 +101,13 @@ def claims(found: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     if llama["ok"]:
         seconds, peak = llama["seconds"], llama["peak_gigabytes"]
         rows += [
-            (f"{NAME}: captured, coupled, priced, planned in ≤ 60 s", f"{seconds:.1f} s, {llama['params'] / 1e9:.1f} "
-             f"billion parameters, {llama['axes']} axes", seconds <= 60),
+            (
+                f"{NAME}: captured, coupled, priced, planned in ≤ 60 s",
+                f"{seconds:.1f} s, {llama['params'] / 1e9:.1f} billion parameters, {llama['axes']} axes",
+                seconds <= 60,
+            ),
             (f"{NAME}: ≤ 4 GB", f"{peak:.2f} GB", peak <= 4),
-        ]  # fmt: skip
+        ]
     else:
         rows.append((f"{NAME}: captured, coupled, priced, planned", str(llama.get("reason", "budget missed")), False))
     return rows
@@ -133,8 +145,10 @@ def _line(row: Row) -> str:
     a, b = (row[tool] for tool in _TOOLS)
     left = f"– | – | – | – | {a.get('reason')}"
     if a["ok"]:
-        left = (f"{a['seconds']:.2f} | {a['capture']:.2f} | {a['peak_bytes'] / 2**20:.0f} | {a['kept_params']:.0%} "
-                f"| {a['mode']}")  # fmt: skip
+        left = (
+            f"{a['seconds']:.2f} | {a['capture']:.2f} | {a['peak_bytes'] / 2**20:.0f} | {a['kept_params']:.0%} "
+            f"| {a['mode']}"
+        )
     right = f"{b.get('reason')} | – | –"
     if b["ok"]:
         right = f"{b['seconds']:.2f} | {b['peak_bytes'] / 2**20:.0f} | {b['kept_params']:.0%}"

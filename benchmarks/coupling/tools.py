@@ -41,7 +41,7 @@ def ours(name: str) -> Result:
     from prunus.graph.capture import capture
     from prunus.graph.coupling import couple
     from prunus.graph.recorder import named_tensors
-    from prunus.surgery.cut import operate
+    from prunus.surgery.cut import cut_with_record
 
     baseline = Baseline.now()
     model, x = build(name)
@@ -58,7 +58,7 @@ def ours(name: str) -> Result:
         keep[axis][np.argsort(-score)[: max(1, len(score) // 2)]] = True
     plan = make_plan(coupling, keep, cost=cost_model(coupling))
     planned = time.perf_counter()
-    small, surgery = operate(model, coupling, plan, x)
+    small, surgery = cut_with_record(model, coupling, plan, x)
     ended, cpu = time.perf_counter(), time.process_time() - cpu
     memory = baseline.describe(model)
     with torch.no_grad():

@@ -21,8 +21,12 @@ def sparsegpt_seconds(size: int = 1024) -> Row:
     inputs = torch.randn(2 * size, size, generator=generator).double()
     started, cpu = time.perf_counter(), time.process_time()
     found = sparsegpt(weight, inputs.T @ inputs / len(inputs), size * size // 2)
-    return {"size": size, "seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu,
-            "zeros": float((~found.mask).double().mean())}  # fmt: skip
+    return {
+        "size": size,
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu,
+        "zeros": float((~found.mask).double().mean()),
+    }
 
 
 def whole_network(name: str, side: int, samples: int) -> Row:
@@ -51,6 +55,12 @@ def _whole(name: str, side: int, samples: int) -> Row:
     started, cpu = time.perf_counter(), time.process_time()
     subject = analyse(model, (images[:2],), data=split, held_out=split).in_metric("macs")
     plan = METHODS.get("obs-units").plan(subject, subject.limits(0.5))
-    return {"network": name, "side": side, "samples": samples, "seconds": time.perf_counter() - started,
-            "cpu_seconds": time.process_time() - cpu, "peak_gib": peak_bytes() / GIB,
-            "macs": plan.after.macs_forward / plan.before.macs_forward}  # fmt: skip
+    return {
+        "network": name,
+        "side": side,
+        "samples": samples,
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_gib": peak_bytes() / GIB,
+        "macs": plan.after.macs_forward / plan.before.macs_forward,
+    }

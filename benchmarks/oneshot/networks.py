@@ -51,8 +51,13 @@ class Case:
         from prunus.measurement.quality import evaluate
 
         quality = evaluate(model, self.data.test.batches(256), self.data.classes)
-        return {"accuracy": quality.accuracy, "dense": self.accuracy, "lost": self.accuracy - quality.accuracy,
-                "correct": _text(quality.correct), "dense_correct": _text(self.correct)}  # fmt: skip
+        return {
+            "accuracy": quality.accuracy,
+            "dense": self.accuracy,
+            "lost": self.accuracy - quality.accuracy,
+            "correct": _text(quality.correct),
+            "dense_correct": _text(self.correct),
+        }
 
 
 def _text(correct: Tensor) -> str:

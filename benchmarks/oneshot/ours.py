@@ -39,20 +39,26 @@ def rung(net: str, kept: float, seed: int, name: str) -> Row:
 def shot(net: str, kept: float, seed: int, method: str, repair: str, samples: int | str) -> Row:
     """Plan, cut, repair and score; images are unlabelled, and nothing is chosen by the test split."""
     from prunus.repairs import repair_
-    from prunus.surgery.cut import operate
+    from prunus.surgery.cut import cut_with_record
 
     case, subject = case_of(net, seed), _subject(net, seed, samples)
     started = time.perf_counter(), time.process_time()
     plan = _WAYS.get(method, functools.partial(_by_method, method))(subject, kept)
     planned = time.process_time()
-    small, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
+    small, _ = cut_with_record(subject.model, subject.coupling, plan, subject.example_inputs)
     report = repair_(subject.model, small, subject.coupling, plan, subject.calibration, repair=repair, seed=seed)
     assert plan.before is not None
     assert plan.after is not None
-    return {**case.judged(small), "macs": plan.after.macs_forward / plan.before.macs_forward,
-            "params": plan.after.params / plan.before.params, "repair": report.chosen, "error": report.after,
-            "plan_cpu_seconds": planned - started[1], "cpu_seconds": time.process_time() - started[1],
-            "seconds": time.perf_counter() - started[0]}  # fmt: skip
+    return {
+        **case.judged(small),
+        "macs": plan.after.macs_forward / plan.before.macs_forward,
+        "params": plan.after.params / plan.before.params,
+        "repair": report.chosen,
+        "error": report.after,
+        "plan_cpu_seconds": planned - started[1],
+        "cpu_seconds": time.process_time() - started[1],
+        "seconds": time.perf_counter() - started[0],
+    }
 
 
 @functools.lru_cache(maxsize=1)

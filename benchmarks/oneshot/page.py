@@ -28,10 +28,19 @@ _HOW = (
 
 def page(rows: Rows, about: Mapping[str, str]) -> str:
     """Return the text of the page."""
-    lines = ["# One shot, without labels", "",
-             f"Command: `make bench-oneshot` · torch {about['torch']} · {about['cpu']}.", "",
-             claims_table(claims(rows)), *_picture(rows), "", *_cells(rows), *_ladder(rows),
-             *_samples(rows), *_costs(rows)]  # fmt: skip
+    lines = [
+        "# One shot, without labels",
+        "",
+        f"Command: `make bench-oneshot` · torch {about['torch']} · {about['cpu']}.",
+        "",
+        claims_table(claims(rows)),
+        *_picture(rows),
+        "",
+        *_cells(rows),
+        *_ladder(rows),
+        *_samples(rows),
+        *_costs(rows),
+    ]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -76,8 +85,13 @@ def claims(rows: Rows) -> list[tuple[str, str, bool]]:
         found.append(("SparseGPT of 1,024 × 1,024 in ≤ 10 s", told, row["seconds"] <= 10))
     if row := rows.get("cost/resnet50"):
         told = f"{row['seconds']:.0f} s, {row['peak_gib']:.1f} GiB at most"
-        found.append(("ResNet-50: moments, OBS and levels of all layers in ≤ 10 min and ≤ 8 GB", told,
-                      row["seconds"] <= 600 and row["peak_gib"] * 2**30 <= 8e9))  # fmt: skip
+        found.append(
+            (
+                "ResNet-50: moments, OBS and levels of all layers in ≤ 10 min and ≤ 8 GB",
+                told,
+                row["seconds"] <= 600 and row["peak_gib"] * 2**30 <= 8e9,
+            )
+        )
     return found
 
 
@@ -132,8 +146,10 @@ def _bootstrapped(ours: Row, theirs: Row | None) -> Interval:
 
     from prunus.measurement.quality import paired_interval
 
-    right = [torch.tensor([c == "1" for c in text]) for text in
-             (theirs["correct"] if theirs else ours["dense_correct"], ours["correct"])]  # fmt: skip
+    right = [
+        torch.tensor([c == "1" for c in text])
+        for text in (theirs["correct"] if theirs else ours["dense_correct"], ours["correct"])
+    ]
     found = paired_interval(*right)
     return found.estimate, found.low, found.high
 
@@ -153,15 +169,22 @@ def _cells(rows: Rows) -> list[str]:
     if not cells(rows):
         return []
     how = _HOW.format(method=METHOD, repair=REPAIR, count=len(CRITERIA) * len(SCOPES))
-    lines = ["## Against Torch-Pruning at equal MACs", "", how, "",
-             "| network | MACs | seeds | dense | ours loses | Torch-Pruning's best | seeds | it loses | ours − it |",
-             "|---|--:|--:|--:|--:|---|--:|--:|--:|"]  # fmt: skip
+    lines = [
+        "## Against Torch-Pruning at equal MACs",
+        "",
+        how,
+        "",
+        "| network | MACs | seeds | dense | ours loses | Torch-Pruning's best | seeds | it loses | ours − it |",
+        "|---|--:|--:|--:|--:|---|--:|--:|--:|",
+    ]
     for net, kept in cells(rows):
         ours, best = of_seeds(rows, f"cells/{net}/{kept:g}", "ours"), best_peer(rows, net, kept)
         dense = statistics.fmean(r["dense"] for r in ours.values())
-        peer = "– | – | – | –" if best is None else (
-            f"{best[0]} | {len(best[1])} | {_shown(interval(best[1]))} | {_shown(interval(ours, best[1]))}"
-        )  # fmt: skip
+        peer = (
+            "– | – | – | –"
+            if best is None
+            else (f"{best[0]} | {len(best[1])} | {_shown(interval(best[1]))} | {_shown(interval(ours, best[1]))}")
+        )
         lines.append(f"| {net} | {kept:.0%} | {len(ours)} | {dense:.2%} | {_shown(interval(ours))} | {peer} |")
     if refused := _refused(rows):
         lines += ["", "Configurations of Torch-Pruning that gave no network within the budget:", "", *refused]
@@ -175,8 +198,10 @@ def _refused(rows: Rows) -> list[str]:
             net, kept, seed, way = key.removeprefix("cells/").rsplit("/", 3)
             reason = row.get("reason", "missed the budget")
             seeds.setdefault((net, way.removeprefix("torch-pruning-"), kept, reason), set()).add(seed)
-    return [f"- {net}, {way}, {float(kept):.0%} of the MACs, seeds {', '.join(sorted(found))}: {reason}"
-            for (net, way, kept, reason), found in seeds.items()]  # fmt: skip
+    return [
+        f"- {net}, {way}, {float(kept):.0%} of the MACs, seeds {', '.join(sorted(found))}: {reason}"
+        for (net, way, kept, reason), found in seeds.items()
+    ]
 
 
 def ladder_nets(rows: Rows) -> list[str]:
@@ -190,8 +215,14 @@ def _ladder(rows: Rows) -> list[str]:
     if not nets:
         return []
     heads = [f"{name}, {float(kept):.0%}" for name, _, kept in (net.rpartition("/") for net in nets)]
-    lines = ["## Where the gains come from", "", "Points lost on the test split.", "",
-             "| rung | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(nets)]  # fmt: skip
+    lines = [
+        "## Where the gains come from",
+        "",
+        "Points lost on the test split.",
+        "",
+        "| rung | " + " | ".join(heads) + " |",
+        "|---|" + "--:|" * len(nets),
+    ]
     for number, rung in enumerate(RUNGS):
         found = [of_rung(rows, net, number) for net in nets]
         lines.append(f"| {rung} | " + " | ".join(_shown(interval(f)) if f else "–" for f in found) + " |")
@@ -218,8 +249,14 @@ def _samples(rows: Rows) -> list[str]:
         columns[str(SAMPLES)] = {seed: row for seed, row in same.items() if seed in seeds}
     counts = sorted({c for columns in found.values() for c in columns}, key=lambda c: int(c) if c.isdigit() else 10**9)
     about = "Points lost with so many unlabelled images; noise: 512 images of Gaussian noise."
-    lines = ["## How many images", "", about, "",
-             "| network | MACs | " + " | ".join(counts) + " |", "|---|--:|" + "--:|" * len(counts)]  # fmt: skip
+    lines = [
+        "## How many images",
+        "",
+        about,
+        "",
+        "| network | MACs | " + " | ".join(counts) + " |",
+        "|---|--:|" + "--:|" * len(counts),
+    ]
     for (net, kept), columns in found.items():
         told = [_shown(interval(columns[c])) if columns.get(c) else "–" for c in counts]
         lines.append(f"| {net} | {float(kept):.0%} | " + " | ".join(told) + " |")
@@ -230,11 +267,19 @@ def _costs(rows: Rows) -> list[str]:
     done = [r for k, r in rows.items() if k.startswith("cost/")]
     if not done:
         return []
-    lines = ["## What it costs", "", "Moments, the OBS order of all units and all levels measured, two threads.", "",
-             "| network | images | seconds | processor seconds | peak memory |", "|---|---|--:|--:|--:|"]  # fmt: skip
+    lines = [
+        "## What it costs",
+        "",
+        "Moments, the OBS order of all units and all levels measured, two threads.",
+        "",
+        "| network | images | seconds | processor seconds | peak memory |",
+        "|---|---|--:|--:|--:|",
+    ]
     for r in done:
-        lines.append(f"| {r['network']} | {r['samples']} of {r['side']}² | {r['seconds']:.0f} | "
-                     f"{r['cpu_seconds']:.0f} | {r['peak_gib']:.1f} GiB |")  # fmt: skip
+        lines.append(
+            f"| {r['network']} | {r['samples']} of {r['side']}² | {r['seconds']:.0f} | "
+            f"{r['cpu_seconds']:.0f} | {r['peak_gib']:.1f} GiB |"
+        )
     return lines
 
 

@@ -30,12 +30,23 @@ def cells(net: str, seed: int, criterion: str, scope: str, shares: Sequence[floa
     try:
         if criterion in ("taylor", "hessian"):
             _give_gradients_(model, case, squared=criterion == "hessian")
-        for kept, macs in pruned_to_(model, case.example[0], _CLASSES, shares, _importance(criterion), scope,
-                                     lambda m: macs_of(m, case.example) / dense):  # fmt: skip
+        for kept, macs in pruned_to_(
+            model,
+            case.example[0],
+            _CLASSES,
+            shares,
+            _importance(criterion),
+            scope,
+            lambda m: macs_of(m, case.example) / dense,
+        ):
             scored = copy.deepcopy(model)
             _reestimate_(scored, case)
-            found[f"{kept:g}"] = {**case.judged(scored), "ok": macs <= kept, "macs": macs,
-                                  "cpu_seconds": time.process_time() - started}  # fmt: skip
+            found[f"{kept:g}"] = {
+                **case.judged(scored),
+                "ok": macs <= kept,
+                "macs": macs,
+                "cpu_seconds": time.process_time() - started,
+            }
     except (RuntimeError, ValueError, IndexError, KeyError, AttributeError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
         return {"shares": {f"{kept:g}": found.get(f"{kept:g}", {"ok": False, "reason": reason}) for kept in shares}}
@@ -46,9 +57,14 @@ def cells(net: str, seed: int, criterion: str, scope: str, shares: Sequence[floa
 def _importance(criterion: str) -> Any:
     import torch_pruning as tp
 
-    kinds = {"l2": lambda: tp.importance.GroupMagnitudeImportance(p=2), "taylor": tp.importance.GroupTaylorImportance,
-             "fpgm": tp.importance.FPGMImportance, "lamp": tp.importance.LAMPImportance,
-             "bn_scale": tp.importance.BNScaleImportance, "hessian": tp.importance.GroupHessianImportance}  # fmt: skip
+    kinds = {
+        "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+        "taylor": tp.importance.GroupTaylorImportance,
+        "fpgm": tp.importance.FPGMImportance,
+        "lamp": tp.importance.LAMPImportance,
+        "bn_scale": tp.importance.BNScaleImportance,
+        "hessian": tp.importance.GroupHessianImportance,
+    }
     return kinds[criterion]()
 
 

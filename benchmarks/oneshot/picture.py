@@ -64,8 +64,14 @@ def _steps(axes: Any, rows: Rows) -> None:
         found = [(place, of_rung(rows, net, place)) for place in range(len(RUNGS))]
         lost = [(place, _points(interval(rung)[0])) for place, rung in found if rung]
         name, _, kept = net.removeprefix("glyphs/").partition("/")
-        axes.plot([x for _, x in lost], [y for y, _ in lost], marker=MARKERS[number], color=colours[number % 3], ms=5,
-                  label=f"{name}, {float(kept):.0%}")  # fmt: skip
+        axes.plot(
+            [x for _, x in lost],
+            [y for y, _ in lost],
+            marker=MARKERS[number],
+            color=colours[number % 3],
+            ms=5,
+            label=f"{name}, {float(kept):.0%}",
+        )
     axes.set_yticks(range(len(RUNGS)), [_in_two_lines(rung) for rung in RUNGS], color=INK)
     axes.legend(frameon=False, loc="upper left")
     axes.invert_yaxis()

@@ -63,8 +63,16 @@ def overhead(method: str, batch: int, side: int, steps: int) -> Row:
     pruner.train_end()
     plain, each, prepared, change = (statistics.median(values) for values in (rest, hooks, before, updates))
     change += max(0.0, prepared - each)
-    return {"method": method, "batch": batch, "side": side, "step": plain, "every_step": each, "update": change,
-            "share": each / plain, "share_of_1000": (each + change * 20 / 1000) / plain}  # fmt: skip
+    return {
+        "method": method,
+        "batch": batch,
+        "side": side,
+        "step": plain,
+        "every_step": each,
+        "update": change,
+        "share": each / plain,
+        "share_of_1000": (each + change * 20 / 1000) / plain,
+    }
 
 
 def cut(proved: bool) -> Row:

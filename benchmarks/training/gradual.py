@@ -11,8 +11,11 @@ from prunus.training import TrainingOptions
 Row = dict[str, Any]
 AFTER = 0.25
 """Of the steps that trained the network: what pruning a trained one may train on top."""
-GRADUAL = {"gradual": ("fresh", "magnitude", 1.0), "gradual-trained": ("trained", "magnitude", AFTER),
-           "gradual-again": ("trained", "lamp", 1.0)}  # fmt: skip
+GRADUAL = {
+    "gradual": ("fresh", "magnitude", 1.0),
+    "gradual-trained": ("trained", "magnitude", AFTER),
+    "gradual-again": ("trained", "lamp", 1.0),
+}
 """Method → (the weights it starts from, how weights are scored, steps as a share of the dense network's)."""
 METHODS = (*GRADUAL, "one-shot")
 
@@ -52,8 +55,17 @@ def measure(workload: str, method: str, kept: float, seed: int) -> Row:
     left = sum(int(w.count_nonzero()) for w in weights.values()) / sum(w.numel() for w in weights.values())
     model.eval()
     pruned = evaluate(model, data.test.batches(256), data.classes).accuracy
-    return {"workload": workload, "method": method, "kept": left, "steps": options.steps, "dense": dense,
-            "accuracy": pruned, "lost": dense - pruned, "seconds": seconds, "seed": seed}  # fmt: skip
+    return {
+        "workload": workload,
+        "method": method,
+        "kept": left,
+        "steps": options.steps,
+        "dense": dense,
+        "accuracy": pruned,
+        "lost": dense - pruned,
+        "seconds": seconds,
+        "seed": seed,
+    }
 
 
 def _after(training: TrainingOptions, share: float) -> TrainingOptions:

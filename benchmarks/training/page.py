@@ -13,16 +13,27 @@ from .gradual import METHODS
 
 Row = dict[str, Any]
 Rows = Mapping[str, Row]
-_WHEN = {"gradual": "from fresh weights on", "gradual-trained": "of the trained network, a quarter as many steps",
-         "gradual-again": "of the trained network by LAMP, as many steps again"}  # fmt: skip
+_WHEN = {
+    "gradual": "from fresh weights on",
+    "gradual-trained": "of the trained network, a quarter as many steps",
+    "gradual-again": "of the trained network by LAMP, as many steps again",
+}
 
 
 def page(rows: Rows, about: Mapping[str, str]) -> str:
     """Return the text of the page."""
-    lines = ["# Pruning while training, and recovery", "",
-             f"Command: `make bench-training` · torch {about['torch']} · {about['cpu']} · one thread.", "",
-             claims_table(claims(rows)), "", *_costs(rows), "", *_gradual(rows),
-             *recovered.tables(rows)]  # fmt: skip
+    lines = [
+        "# Pruning while training, and recovery",
+        "",
+        f"Command: `make bench-training` · torch {about['torch']} · {about['cpu']} · one thread.",
+        "",
+        claims_table(claims(rows)),
+        "",
+        *_costs(rows),
+        "",
+        *_gradual(rows),
+        *recovered.tables(rows),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -53,10 +64,14 @@ def _losses(rows: Rows, method: str) -> dict[str, list[float]]:
 
 
 def _costs(rows: Rows) -> list[str]:
-    lines = ["## What it costs", "",
-             "Processor time on a ResNet-50 with SGD; a change of the masks happens about twenty times a training.", "",
-             "| strategy | step | hooks | share | one change of masks | share in 1,000 steps |",
-             "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    lines = [
+        "## What it costs",
+        "",
+        "Processor time on a ResNet-50 with SGD; a change of the masks happens about twenty times a training.",
+        "",
+        "| strategy | step | hooks | share | one change of masks | share in 1,000 steps |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     for name, row in rows.items():
         if name.startswith("overhead/"):
             lines.append(
@@ -64,8 +79,11 @@ def _costs(rows: Rows) -> list[str]:
                 f"| {row['share']:.1%} | {row['update']:.2f} s | {row['share_of_1000']:.1%} |"
             )
     lines += ["", "| cut to half the parameters | seconds | processor seconds |", "|---|---:|---:|"]
-    lines += [f"| {name.split('/')[1]} | {row['seconds']:.2f} | {row['cpu_seconds']:.2f} |"
-              for name, row in rows.items() if name.startswith("cut/")]  # fmt: skip
+    lines += [
+        f"| {name.split('/')[1]} | {row['seconds']:.2f} | {row['cpu_seconds']:.2f} |"
+        for name, row in rows.items()
+        if name.startswith("cut/")
+    ]
     return lines
 
 
@@ -73,13 +91,17 @@ def _gradual(rows: Rows) -> list[str]:
     cells = {(r["workload"], r["seed"], r["method"]): r for r in rows.values() if "method" in r and "lost" in r}
     if not cells:
         return []
-    lines = ["## While training, and afterwards", "",
-             "90 % of the weights zero; accuracy on the test split. Gradual, cubic: from fresh weights, in the steps "
-             "of the dense network; or from the dense network, in a quarter as many steps on top, or in as many "
-             "steps again with weights scored by LAMP. One shot: the dense network, then trained for a quarter as many "
-             "steps.", "",
-             "| network | seed | dense | fresh | trained, a quarter | trained, as many, LAMP | one shot, a quarter |",
-             "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    lines = [
+        "## While training, and afterwards",
+        "",
+        "90 % of the weights zero; accuracy on the test split. Gradual, cubic: from fresh weights, in the steps "
+        "of the dense network; or from the dense network, in a quarter as many steps on top, or in as many "
+        "steps again with weights scored by LAMP. One shot: the dense network, then trained for a quarter as many "
+        "steps.",
+        "",
+        "| network | seed | dense | fresh | trained, a quarter | trained, as many, LAMP | one shot, a quarter |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
     for net, seed in dict.fromkeys((net, seed) for net, seed, _ in cells):
         own = [cells.get((net, seed, method)) for method in METHODS]
         dense = next(row["dense"] for row in own if row)

@@ -31,10 +31,16 @@ def tables(rows: Rows) -> list[str]:
     from .starting import METHOD, REPAIR
 
     peers = " and ".join(f"`{c}`" for c in CRITERIA) + ", within layers and over all"
-    lines = ["", "## Recovery in a tenth of the steps", "", HOW.format(method=METHOD, repair=REPAIR, peers=peers), "",
-             "| network | MACs | seeds | as cut | fine-tuned | distilled | autopilot | Torch-Pruning, best "
-             "| as it was cut | scratch, all steps | scratch, a tenth |",
-             "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|"]  # fmt: skip
+    lines = [
+        "",
+        "## Recovery in a tenth of the steps",
+        "",
+        HOW.format(method=METHOD, repair=REPAIR, peers=peers),
+        "",
+        "| network | MACs | seeds | as cut | fine-tuned | distilled | autopilot | Torch-Pruning, best "
+        "| as it was cut | scratch, all steps | scratch, a tenth |",
+        "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|",
+    ]
     for net in NETS:
         for kept in KEPT:
             ways = {way: _of(rows, f"recovery/{net}/{kept:g}/{way}/") for way in (*CHOICES, *SCRATCH)}
@@ -43,11 +49,23 @@ def tables(rows: Rows) -> list[str]:
             peer = best_peer(rows, net, kept)
             theirs = (f"{_points(peer[1])} ({peer[0]})", _cut(peer[1])) if peer else ("–", "–")
             shown = [_points(ways[way]) for way in (*CHOICES, *SCRATCH)]
-            cells = [net, f"{kept:.0%}", str(len(ways["finetune"])), _cut(ways["finetune"]),
-                     *shown[:3], *theirs, *shown[3:]]  # fmt: skip
+            cells = [
+                net,
+                f"{kept:.0%}",
+                str(len(ways["finetune"])),
+                _cut(ways["finetune"]),
+                *shown[:3],
+                *theirs,
+                *shown[3:],
+            ]
             lines.append("| " + " | ".join(cells) + " |")
-    failed = sorted({f"{name.rsplit('/', 1)[0]}: {row['reason']}" for name, row in rows.items()
-                     if name.startswith("peer/") and not row["ok"]})  # fmt: skip
+    failed = sorted(
+        {
+            f"{name.rsplit('/', 1)[0]}: {row['reason']}"
+            for name, row in rows.items()
+            if name.startswith("peer/") and not row["ok"]
+        }
+    )
     return lines + (["", "What Torch-Pruning could not do:", "", *(f"- {line}" for line in failed)] if failed else [])
 
 
@@ -112,8 +130,11 @@ def _both(rows: Rows, net: str, kept: float) -> Sequence[tuple[Row, Row]]:
 
 
 def _of(rows: Rows, start: str) -> Seeds:
-    return {int(name.removeprefix(start)): row for name, row in rows.items()
-            if name.startswith(start) and row.get("ok", True)}  # fmt: skip
+    return {
+        int(name.removeprefix(start)): row
+        for name, row in rows.items()
+        if name.startswith(start) and row.get("ok", True)
+    }
 
 
 def _points(found: Seeds) -> str:

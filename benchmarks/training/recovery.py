@@ -37,13 +37,29 @@ def measure(net: str, kept: float, way: str, seed: int) -> Row:
     else:
         options = parent.piloted() if way == AUTOPILOT else options
         recover_(parent, model, options, way, plan=cut.plan, coupling=cut.coupling)
-    return {**parent.judged(model), "cut": raw["accuracy"], "macs": parent.macs(model), "steps": options.steps,
-            "cpu_seconds": time.process_time() - started, "cut_cpu_seconds": cut.seconds}  # fmt: skip
+    return {
+        **parent.judged(model),
+        "cut": raw["accuracy"],
+        "macs": parent.macs(model),
+        "steps": options.steps,
+        "cpu_seconds": time.process_time() - started,
+        "cut_cpu_seconds": cut.seconds,
+    }
 
 
 def recover_(model: Any, parent: Parent, options: TrainingOptions, way: str, **known: Any) -> None:
     """Train a cut network back; whoever cut it, the same state-keeping and the same steps."""
     wanted = RecoveryOptions(**asdict(options), method=way)
     data = parent.data
-    recovered_(Case(model, parent.model, data.train, data.selection, wanted, example_inputs=parent.example,
-                    seed=parent.seed, **known))  # fmt: skip
+    recovered_(
+        Case(
+            model,
+            parent.model,
+            data.train,
+            data.selection,
+            wanted,
+            example_inputs=parent.example,
+            seed=parent.seed,
+            **known,
+        )
+    )

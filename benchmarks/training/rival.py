@@ -33,8 +33,14 @@ def measure(net: str, kept: float, criterion: str, scope: str, seed: int) -> Row
     reestimate_statistics_(model, parent.data.calibration.batches(64), max_batches=100)
     cut = parent.judged(model)["accuracy"]
     recover_(parent, model, parent.short(), "finetune")
-    return {**parent.judged(model), "ok": True, "cut": cut, "macs": macs, "steps": parent.short().steps,
-            "cpu_seconds": time.process_time() - started}  # fmt: skip
+    return {
+        **parent.judged(model),
+        "ok": True,
+        "cut": cut,
+        "macs": macs,
+        "steps": parent.short().steps,
+        "cpu_seconds": time.process_time() - started,
+    }
 
 
 def _pruned(parent: Parent, kept: float, criterion: str, scope: str) -> tuple[nn.Module, float]:

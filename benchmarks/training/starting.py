@@ -52,9 +52,15 @@ class Parent:
         chosen = evaluate(model, self.data.selection.batches(256), self.data.classes)
         told = evaluate(model, self.data.test.batches(256), self.data.classes)
         dense = float(self.correct.float().mean())
-        return {"selection": chosen.accuracy, "selection_nll": chosen.nll, "accuracy": told.accuracy, "dense": dense,
-                "lost": dense - told.accuracy, "correct": _text(told.correct),
-                "dense_correct": _text(self.correct)}  # fmt: skip
+        return {
+            "selection": chosen.accuracy,
+            "selection_nll": chosen.nll,
+            "accuracy": told.accuracy,
+            "dense": dense,
+            "lost": dense - told.accuracy,
+            "correct": _text(told.correct),
+            "dense_correct": _text(self.correct),
+        }
 
     def macs(self, model: nn.Module) -> float:
         """Return a network's MACs as a share of the dense one's; every tool is counted in this way."""
@@ -105,13 +111,13 @@ def cut_of(net: str, kept: float, seed: int) -> Cut:
     from prunus.analysis import analyse
     from prunus.methods import METHODS
     from prunus.repairs import repair_
-    from prunus.surgery.cut import operate
+    from prunus.surgery.cut import cut_with_record
 
     parent, started = parent_of(net, seed), time.process_time()
     calibration = parent.data.calibration
     subject = analyse(parent.model, parent.example, data=calibration, held_out=calibration, seed=seed).in_metric("macs")
     plan = METHODS.get(METHOD).plan(subject, subject.limits(kept))
-    small, _ = operate(parent.model, subject.coupling, plan, parent.example)
+    small, _ = cut_with_record(parent.model, subject.coupling, plan, parent.example)
     repair_(parent.model, small, subject.coupling, plan, calibration, repair=REPAIR, seed=seed)
     return Cut(small, plan, subject.coupling, time.process_time() - started)
 

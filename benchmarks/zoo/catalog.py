@@ -82,8 +82,11 @@ def _tasks() -> list[Entry]:
     for task in TASKS:
         for name in models.list_models(module=getattr(models, task)):
             weight = int(next(iter(models.get_model_weights(name))).meta["num_params"])
-            found.append(Entry("torchvision-tasks", name, weight, lambda t=task, n=name: _task_model(t, n),
-                               name.startswith(_LONG)))  # fmt: skip
+            found.append(
+                Entry(
+                    "torchvision-tasks", name, weight, lambda t=task, n=name: _task_model(t, n), name.startswith(_LONG)
+                )
+            )
             if task == "detection":
                 parts = f"{name}.backbone"
                 found.append(Entry("torchvision-tasks", parts, weight, lambda n=name: _detection_backbone(n)))

@@ -54,8 +54,10 @@ def write_page(document: Mapping[str, Any], path: Path) -> None:
     kept = [r for r in document["models"] if r["mode"] == KEEP]
     parts.append(_out_of_reach(kept))
     for zoo in ZOOS:
-        hybrid, graph = ({r["model"]: r for r in document["models"] if (r["mode"], r["zoo"]) == (m, zoo)}
-                         for m in ("hybrid", "graph"))  # fmt: skip
+        hybrid, graph = (
+            {r["model"]: r for r in document["models"] if (r["mode"], r["zoo"]) == (m, zoo)}
+            for m in ("hybrid", "graph")
+        )
         parts.append(_model_table(zoo, hybrid, graph))
         parts.append(_kept_table(zoo, {r["model"]: r for r in kept if r["zoo"] == zoo}))
     path.write_text("\n".join(p for p in parts if p), encoding="utf-8")

@@ -15,7 +15,7 @@ from prunus.cost.price import cost_model
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.partial_capture import Captured, capture_or_parts
 from prunus.plans import Plan
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.record import Surgery
 
 from .catalog import Entry
@@ -76,8 +76,12 @@ def run_trial(entry: Entry, options: Options = Options()) -> list[Record]:
     records = {mode: {"mode": mode} for mode in options.modes}
     try:
         subject = _prepared(entry, base)
-        prover = Prover(subject.captured.model, subject.coupling, subject.captured.inputs,
-                        torch.float32 if entry.giant else torch.float64)  # fmt: skip
+        prover = Prover(
+            subject.captured.model,
+            subject.coupling,
+            subject.captured.inputs,
+            torch.float32 if entry.giant else torch.float64,
+        )
         for kind in options.kinds:
             base["stage"] = kind
             _try_kind(subject, kind, options, prover if options.prove else None, records)
@@ -156,7 +160,7 @@ def _prove(prover: Prover, plan: Plan, cuts: list[_Cut]) -> None:
 
 def _cut(subject: _Analysis, plan: Plan, mode: str, planning: float) -> _Cut:
     start, cpu = time.perf_counter(), time.process_time()
-    small, surgery = operate(subject.captured.model, subject.coupling, plan, subject.captured.inputs, mode=mode)
+    small, surgery = cut_with_record(subject.captured.model, subject.coupling, plan, subject.captured.inputs, mode=mode)
     cut_seconds, cut_cpu = _since(start), time.process_time() - cpu
     predicted = cost_model(subject.coupling).price(plan.axes)
     params = sum(p.numel() for p in small.parameters())

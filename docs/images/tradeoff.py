@@ -10,8 +10,20 @@ from prunus.report.plots.canvas import COLOURS, DASHES, GRID, INK, MARKERS
 from prunus.report.plots.scale import accuracy_axis
 from prunus.report.results import Results, Summary
 
-ROWS = ("absolute-threshold", "importance", "window-kernel", "alps", "sensitivity", "filter-norm", "obs-units",
-        "key-path", "layer-wise", "multi-scale", "random", "smaller-dense")  # fmt: skip
+ROWS = (
+    "absolute-threshold",
+    "importance",
+    "window-kernel",
+    "alps",
+    "sensitivity",
+    "filter-norm",
+    "obs-units",
+    "key-path",
+    "layer-wise",
+    "multi-scale",
+    "random",
+    "smaller-dense",
+)
 LINE = 0.036
 """The height of a label, as a share of the axis."""
 

@@ -241,9 +241,18 @@ def _parsed(path: Path) -> Any:
 
 
 _FORMS: Mapping[str, type] = {
-    "format": str, "fingerprint": str, "axes": dict, "tensors": dict, "drops": list, "masks": dict, "mended": list,
-    "decisions": list, "before": dict, "after": dict, "settings": dict,
-}  # fmt: skip
+    "format": str,
+    "fingerprint": str,
+    "axes": dict,
+    "tensors": dict,
+    "drops": list,
+    "masks": dict,
+    "mended": list,
+    "decisions": list,
+    "before": dict,
+    "after": dict,
+    "settings": dict,
+}
 """Key of the JSON form → what it holds."""
 _WORDS: Mapping[type, str] = {str: "a text", dict: "an object {…}", list: "a list […]"}
 

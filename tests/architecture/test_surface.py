@@ -12,11 +12,39 @@ import pytest
 import prunus
 
 SURFACE = {
-    "Analysis", "Outcome", "Plan", "Pruner", "PrunerOptions", "PrunusError", "Recipe", "analyse", "apply", "capture",
+    "Analysis",
+    "Outcome",
+    "Plan",
+    "Pruner",
+    "PrunerOptions",
+    "PrunusError",
+    "Recipe",
+    "analyse",
+    "apply",
+    "capture",
     "check_calls",
-    "cite", "compare", "couple", "export", "grow_tree", "inspect", "load", "load_recipe", "measure", "plan", "prune",
-    "realise", "recover", "recover_", "repair", "repair_", "save", "shrink", "splits", "undo", "verify",
-}  # fmt: skip
+    "cite",
+    "compare",
+    "couple",
+    "export",
+    "grow_tree",
+    "inspect",
+    "load",
+    "load_recipe",
+    "measure",
+    "plan",
+    "prune",
+    "realise",
+    "recover",
+    "recover_",
+    "repair",
+    "repair_",
+    "save",
+    "shrink",
+    "splits",
+    "undo",
+    "verify",
+}
 HEAVY = {"matplotlib", "sklearn", "typer", "jinja2", "scipy", "PIL", "transformers", "torchvision", "timm"}
 SECONDS_BEYOND_TORCH = 0.1
 

@@ -185,7 +185,7 @@ DOORS: list[tuple[str, Callable[[Bench], Any], type[PrunusError], str]] = [
     ("inspect alone", lambda b: prunus.inspect(b.model), OptionError, "^inspect needs example_inputs"),
     ("Pruner", lambda b: prunus.Pruner(5, {"kept": 0.5}), ModelError, "Pruner: model is 5; allowed: a torch.nn.Module"),
     ("rebudget", lambda b: b.outcome.rebudget(None), OptionError, "^budget is None; give a dict"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("call", "kind", "said"), [case[1:] for case in DOORS], ids=[case[0] for case in DOORS])

@@ -14,10 +14,26 @@ from prunus.outcome.calls import CallTable
 
 GENERATION = ("cache, two steps", "generate, greedy", "generate, beam", "generate, sampled")
 EVERYWHERE = (
-    "eval", "train, backward", "other batch", "shorter", "longer", "padded mask, integers", "padded mask, booleans",
-    "labels", "inputs_embeds", "output_hidden_states", "output_attentions", "return_dict=False", "eager attention",
-    "sdpa attention", "gradient checkpointing", "training step", "pickle", "prunus.save, load", "forward hooks",
-)  # fmt: skip
+    "eval",
+    "train, backward",
+    "other batch",
+    "shorter",
+    "longer",
+    "padded mask, integers",
+    "padded mask, booleans",
+    "labels",
+    "inputs_embeds",
+    "output_hidden_states",
+    "output_attentions",
+    "return_dict=False",
+    "eager attention",
+    "sdpa attention",
+    "gradient checkpointing",
+    "training step",
+    "pickle",
+    "prunus.save, load",
+    "forward hooks",
+)
 
 
 def cut(kind: str) -> Outcome:

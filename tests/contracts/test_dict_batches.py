@@ -124,7 +124,7 @@ FORMS: dict[str, Callable[[], tuple[nn.Module, Any, Any]]] = {
     "tuple": lambda: (Pair(), (IMAGES[:6], MASK[:6]), [((IMAGES[r], MASK[r]), LABELS[r]) for r in ROWS]),
     "dataclass": lambda: (Record(), Sample(*_pair(ROWS[0])), [(Sample(*_pair(r)), LABELS[r]) for r in ROWS]),
     "named tuple": lambda: (Record(), Names(*_pair(ROWS[0])), [(Names(*_pair(r)), LABELS[r]) for r in ROWS]),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=FORMS)

@@ -31,8 +31,13 @@ def test_its_tests_pass(environment: dict[str, str], tmp_path: Path) -> None:
     pytest_alone = [sys.executable, "-m", "pytest", "-c", str(PLUGIN / "pyproject.toml"), "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*pytest_alone, "-p", "no:xdist", f"--basetemp={tmp_path / 'inner'}", str(PLUGIN / "tests")],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False,
-    )  # fmt: skip
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 50
 
@@ -52,7 +57,10 @@ def test_a_switch_leaves_it_out(environment: dict[str, str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "remove the units of least path norm, wide layers first"
     off = subprocess.run(
-        [sys.executable, "-c", code], env={**environment, "PRUNUS_PLUGINS": "off"}, capture_output=True, text=True,
+        [sys.executable, "-c", code],
+        env={**environment, "PRUNUS_PLUGINS": "off"},
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert "Unknown method 'path-units'" in off.stderr

@@ -102,8 +102,22 @@ CASES: dict[str, dict[str, Any]] = {
 globals().update(suites(CASES, rule_suite, CASES))
 
 
-@pytest.mark.parametrize("family", ["elementwise", "contraction", "convolution", "normalisation", "reshape", "join",
-                                    "reduction", "indexing", "attention", "recurrent", "spatial"])  # fmt: skip
+@pytest.mark.parametrize(
+    "family",
+    [
+        "elementwise",
+        "contraction",
+        "convolution",
+        "normalisation",
+        "reshape",
+        "join",
+        "reduction",
+        "indexing",
+        "attention",
+        "recurrent",
+        "spatial",
+    ],
+)
 def test_every_family_is_among_them(family: str) -> None:
     modules = {RULES.get(op).__module__ for op in CASES}
     assert any(module.endswith(f".{family}") for module in modules)

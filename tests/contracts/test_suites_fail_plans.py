@@ -77,10 +77,16 @@ METHOD_CASES: list[Broken] = [
     ("test_the_budget_holds", but(lambda s, p: 1 // 0), "makes no plan that keeps 50% of the parameters; got ZeroDivi"),
     ("test_the_budget_holds", but(lambda s, p: replace(p, after=UNPRICED)), "its plan has no price; got no counts"),
     ("test_the_budget_is_used", at(lambda kept: 0.8 * kept), r"the budget of 50% of the parameters is not used; got"),
-    ("test_a_budget_of_macs_holds_and_is_used", replace(GOOD, plan=lambda s, to: GOOD.plan(
-        s, replace(s, metric="params").limits(s.kept(to[0])))), r"the budget of half the MACs is missed; got [\d,]+,"),
-    ("test_a_budget_of_macs_holds_and_is_used", but(lambda s, p: replace(p, masks={
-        "head.weight": np.zeros((10, 320), bool)})), r"it masks weights, .*; got \['head.weight'\], allowed: no masks"),
+    (
+        "test_a_budget_of_macs_holds_and_is_used",
+        replace(GOOD, plan=lambda s, to: GOOD.plan(s, replace(s, metric="params").limits(s.kept(to[0])))),
+        r"the budget of half the MACs is missed; got [\d,]+,",
+    ),
+    (
+        "test_a_budget_of_macs_holds_and_is_used",
+        but(lambda s, p: replace(p, masks={"head.weight": np.zeros((10, 320), bool)})),
+        r"it masks weights, .*; got \['head.weight'\], allowed: no masks",
+    ),
     ("test_less_budget_keeps_less", at(lambda kept: 0.5), r"30% of the parameters keeps no fewer than 50%; got"),
     ("test_the_cut_is_proved", but(lambda s, p: replace(p, fingerprint="0" * 64)), "cannot be applied; got PlanError:"),
     ("test_the_cut_is_proved", but(lambda s, p: replace(p, after=p.before)), "the price in its plan at 50% .* is not"),
@@ -93,7 +99,7 @@ METHOD_CASES: list[Broken] = [
     ("test_held_axes_stay", replace(GOOD, plan=lambda s, to: unheld(s, to, GOOD)), r"an axis that is held; got \["),
     ("test_held_axes_stay", replace(MASKS, plan=lambda s, to: unheld(s, to, MASKS)), "masks weights on an axis th"),
     ("test_a_budget_out_of_reach_is_refused", at(lambda kept: max(kept, 0.2)), "0.0001 % is not refused; got Plan and"),
-]  # fmt: skip
+]
 
 
 @torch.library.custom_op("prunustests::turned", mutates_args=())
@@ -154,7 +160,7 @@ RULE_CASES: list[Broken] = [
     ("test_every_axis_alone_is_cut_exactly", (OP, Turning, same), "computes something else with half of axis 'a:out'"),
     ("test_all_axes_together_are_cut_exactly", (OP, Turning, same), "computes something else with random units of 1 a"),
     ("test_the_model_stays", (OP, Watched, growing), "analysing changes the model; got values of 'a.weight', allowed"),
-]  # fmt: skip
+]
 
 
 def refitted(change: Callable[[Tensor], Tensor], masked: bool = True) -> Any:
@@ -173,7 +179,7 @@ REPAIR_CASES: list[Broken] = [
     ("test_new_samples_come_closer", refitted(torch.zeros_like), "on new samples the outputs do not come closer .*; g"),
     ("test_masked_weights_stay_zero", refitted(lambda w: w, masked=False), r"come back; got \d+ of \d+, allowed: none"),
     ("test_the_same_again", refitted(lambda w: w + 1e-4 * torch.rand_like(w)), "the same seed gives other weights; go"),
-]  # fmt: skip
+]
 
 KEPT = EXPORTERS.get("checkpoint")
 
@@ -247,7 +253,7 @@ EXPORTER_CASES: list[Broken] = [
     ("test_the_result_stays", writing(write=halved), "it changes the model; got values of 'stem.conv.weight', allowed"),
     ("test_the_result_stays", writing(write=renamed), "it changes the plan; got another plan, allowed: no change"),
     ("test_a_bare_model_is_refused", writing(write=careless), "a bare model is not refused; got PosixPath and no erro"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("check", "member", "words"), METHOD_CASES)
@@ -287,8 +293,11 @@ def test_every_check_can_fail() -> None:
 
 def test_failures_say_all_at_once_without_pytest() -> None:
     found = exporter_suite(writing(write=planned, description="")).failures()
-    assert list(found) == ["test_its_record_is_sound", "test_the_values_of_the_model_are_written",
-                           "test_what_is_read_back_computes_the_same"]  # fmt: skip
+    assert list(found) == [
+        "test_its_record_is_sound",
+        "test_the_values_of_the_model_are_written",
+        "test_what_is_read_back_computes_the_same",
+    ]
     assert exporter_suite(writing()).failures() == {}
 
 

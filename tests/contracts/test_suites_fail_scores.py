@@ -69,7 +69,7 @@ CRITERIA_CASES: list[Broken] = [
     ("test_the_order_of_samples_changes_nothing", "taylor_batch", "in another order give other scores; got a relative"),
     ("test_the_order_of_units_changes_nothing", "random", "the units of axis '.*' in another order have other scores"),
     ("test_the_order_of_units_changes_nothing", changed(lambda s: torch.arange(len(s)) + 1.0), "have other scores; go"),
-]  # fmt: skip
+]
 
 
 def weighed(function: Callable[[Tensor], Any]) -> Any:
@@ -124,19 +124,22 @@ WEIGHT_CASES: list[Broken] = [
     ("test_missing_statistics_are_named", Enrolled(telling_much), r"got a message of several lines 'I need\\ngrad'"),
     ("test_half_precision_is_taken", Enrolled(lambda e: {n: w * w for n, w in e.weights.items()}), "float16 weights o"),
     ("test_half_precision_is_taken", Enrolled(lambda e: {n: w**8 for n, w in e.weights.items()}), "vanish or saturate"),
-]  # fmt: skip
+]
 
 SCHEDULES: list[Broken] = [
     ("test_it_begins_whole", lambda s, k: k, "at progress 0 with the final fraction 0.01 is another; got 0.01, allowe"),
     ("test_it_ends_at_the_final_fraction", lambda s, k: 1 - (1 - k) * s / 2, "at progress 1 with .* is another; got 0"),
     ("test_it_stays_between_final_and_whole", lambda s, k: 1 - (1 - k) * 4 * s * s * (1.25 - s), "leaves its range; g"),
     ("test_it_never_rises", lambda s, k: k + (1 - k) * (0.5 + 0.5 * math.cos(9.42477796 * s)), "rises at progress 0.3"),
-    ("test_a_smaller_final_fraction_never_keeps_more", lambda s, k: k + (1 - k) * (1 - s) ** (1 if k < 0.2 else 3),
-     "at progress 0.01. the final fraction 0.1 keeps more than 0.37; got"),
+    (
+        "test_a_smaller_final_fraction_never_keeps_more",
+        lambda s, k: k + (1 - k) * (1 - s) ** (1 if k < 0.2 else 3),
+        "at progress 0.01. the final fraction 0.1 keeps more than 0.37; got",
+    ),
     ("test_it_has_no_memory", lambda s, k: 1 - (1 - k) * s + 1e-13 * (next(counter) % 7), "when asked in another orde"),
     ("test_it_begins_whole", lambda s, k: None, "at progress 0.0 it returns no number; got None, allowed: a finite fl"),
     ("test_it_begins_whole", lambda s, k: s / 0, "got ZeroDivisionError: float division by zero, allowed: no error"),
-]  # fmt: skip
+]
 
 
 def divided(function: Callable[[UnitProblem, dict[str, int]], Any]) -> Any:
@@ -169,17 +172,23 @@ ALLOCATOR_CASES: list[Broken] = [
     ("test_every_axis_has_a_whole_number", divided(lambda p, n: None), r"got NoneType, allowed: \['0:out', '2:out'\]"),
     ("test_every_axis_has_a_whole_number", divided(lambda p, n: n or {"x": 1}), r"answers something; got \{'x': 1\},"),
     ("test_counts_lie_between_least_and_most", divided(lambda p, n: dict.fromkeys(n, 0)), "out of its range .* got 0,"),
-    ("test_counts_lie_between_least_and_most", divided(lambda p, n: {a: len(s) + 1 for a, s in p.scores.items()}),
-     "keeps a number out of its range .*; got 17, allowed: 1 to 16"),
+    (
+        "test_counts_lie_between_least_and_most",
+        divided(lambda p, n: {a: len(s) + 1 for a, s in p.scores.items()}),
+        "keeps a number out of its range .*; got 17, allowed: 1 to 16",
+    ),
     ("test_every_limit_holds", divided(lambda p, n: p.most), r"the budget is broken \(params ≤ \d+\); got params 355"),
     ("test_the_budget_is_used", divided(lambda p, n: p.least), r"is not used .*; got 15, allowed: 84 to 106\. Go on"),
-    ("test_a_budget_for_everything_keeps_everything", divided(lambda p, n: {a: max(1, x - 1) for a, x in n.items()}),
-     "removes units where everything fits; got {'0:out': 15, '2:out': 11}, allowed: every axis whole"),
+    (
+        "test_a_budget_for_everything_keeps_everything",
+        divided(lambda p, n: {a: max(1, x - 1) for a, x in n.items()}),
+        "removes units where everything fits; got {'0:out': 15, '2:out': 11}, allowed: every axis whole",
+    ),
     ("test_bounds_hold", divided(starving), r"it fails under Bound\(.*floor=9.*BudgetError.* params at \d+, .* 220"),
     ("test_bounds_hold", divided(lambda p, n: 1 // 0 if p.bounds else n), r"it fails under Bound.*ZeroDivisionError"),
     ("test_the_same_again", divided(shuffled), r"the same problem has another answer \(params ≤ \d+\); got"),
     ("test_the_problem_stays", divided(sorting), "it changes the problem; got other scores or floors, allowed: no cha"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("check", "member", "words"), CRITERIA_CASES)

@@ -120,15 +120,25 @@ def huggingface_trainer(wrapped: nn.Module, pruner: Pruner, folder: Path, **opti
             return torch.utils.data.SequentialSampler(Rows())
 
     arguments = transformers.TrainingArguments(
-        output_dir=str(folder), max_steps=STEPS, per_device_train_batch_size=BATCH, max_grad_norm=0.0, use_cpu=True,
-        report_to=[], disable_tqdm=True, logging_strategy="no", **{"save_strategy": "no", **options},
-    )  # fmt: skip
+        output_dir=str(folder),
+        max_steps=STEPS,
+        per_device_train_batch_size=BATCH,
+        max_grad_norm=0.0,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        logging_strategy="no",
+        **{"save_strategy": "no", **options},
+    )
     optimizer = optimizer_of(wrapped)
     constant = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     return InOrder(
-        wrapped, arguments, train_dataset=Rows(), optimizers=(optimizer, constant),
+        wrapped,
+        arguments,
+        train_dataset=Rows(),
+        optimizers=(optimizer, constant),
         callbacks=[huggingface_callback(pruner)],
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.get("method", "gradual"))
@@ -176,9 +186,15 @@ def test_lightning(recipe: dict[str, Any], tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = lightning.Trainer(
-            max_steps=STEPS, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, default_root_dir=tmp_path, callbacks=[lightning_callback(pruner)],
-        )  # fmt: skip
+            max_steps=STEPS,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            callbacks=[lightning_callback(pruner)],
+        )
         trainer.fit(Module(model), torch.utils.data.DataLoader(Rows(), batch_size=BATCH))
     check_same(recipe, pruner, model)
 
@@ -242,10 +258,16 @@ def test_lightning_lets_go_after_an_error_and_wants_an_end(tmp_path: Path) -> No
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trainer = lightning.Trainer(
-                max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
-                enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+                max_steps=steps,
+                max_epochs=-1,
+                accelerator="cpu",
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                default_root_dir=tmp_path,
                 callbacks=[lightning_callback(pruner_of(model, RECIPES[0]))],
-            )  # fmt: skip
+            )
             trainer.fit(Failing(model), torch.utils.data.DataLoader(Rows(), batch_size=BATCH))
 
     model = blocks()

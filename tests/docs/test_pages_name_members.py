@@ -12,7 +12,7 @@ from prunus.experiments.citation import member_sources, references_in
 from prunus.foundation.registry import Registry
 from prunus.methods import METHODS
 from prunus.pruner import STRATEGIES
-from prunus.recovery import RUNGS
+from prunus.recovery import RECOVERY_METHODS
 from prunus.repairs import REPAIRS
 from prunus.training import LOSSES
 from prunus.training.schedules import KEPT_SCHEDULES
@@ -22,7 +22,7 @@ PAGES: list[tuple[str, Registry[Any]]] = [
     ("methods.md", METHODS),
     ("repair.md", REPAIRS),
     ("training.md", STRATEGIES),
-    ("training.md", RUNGS),
+    ("training.md", RECOVERY_METHODS),
     ("training.md", KEPT_SCHEDULES),
     ("recipes.md", LOSSES),
 ]

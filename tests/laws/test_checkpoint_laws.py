@@ -117,11 +117,19 @@ def test_undo_with_zeros_is_the_masked_original(seed: int) -> None:
     shape=st.lists(st.integers(0, 40), max_size=3),
     density=st.sampled_from((0.0, 0.02, 0.3, 1.0)),
     dtype=st.sampled_from(
-        (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.int64, torch.bool,
-         torch.complex64)
+        (
+            torch.float32,
+            torch.float16,
+            torch.bfloat16,
+            torch.float64,
+            torch.int8,
+            torch.int64,
+            torch.bool,
+            torch.complex64,
+        )
     ),
     seed=SEEDS,
-)  # fmt: skip
+)
 def test_packing_keeps_every_bit(shape: list[int], density: float, dtype: torch.dtype, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(shape, generator=generator) * (torch.rand(shape, generator=generator) < density)

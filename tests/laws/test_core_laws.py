@@ -23,7 +23,7 @@ from prunus.errors import BudgetError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Cost, Plan
-from prunus.surgery.cut import cut, operate
+from prunus.surgery.cut import cut, cut_with_record
 from prunus.surgery.tensors import slice_tensors
 from prunus.surgery.verify import Check, compare_models
 
@@ -188,7 +188,7 @@ def test_cutting_what_was_cut_stays_exact(seed: int, mode: str) -> None:
         coupling = couple(capture(model, inputs))
         assume(coupling.axes)
         plan = make_plan(coupling, random_share(coupling, seed + step, 0.5, 0.95))
-        small, _ = operate(model, coupling, plan, inputs, mode=mode)
+        small, _ = cut_with_record(model, coupling, plan, inputs, mode=mode)
         assert_exact(compare_models(model, small, coupling, plan, inputs))
         assert plan.after == count(small, inputs)
         model = small

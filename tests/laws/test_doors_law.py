@@ -164,8 +164,12 @@ def doors(folder: Path, kind: str, budget: dict[str, Any], options: dict[str, An
     return [written(p, folder) for p in (once.plan, plan, realised.plan, again, by_recipe)]
 
 
-@settings(max_examples=24, deadline=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+@settings(
+    max_examples=24,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(kind=st.sampled_from(MODELS), budget=st.sampled_from(BUDGETS), options=st.sampled_from(OPTIONS))
 def test_every_door_gives_one_plan(folder: Path, kind: str, budget: dict[str, Any], options: dict[str, Any]) -> None:
     try:

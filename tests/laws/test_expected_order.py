@@ -18,7 +18,7 @@ from prunus.experiments.workloads.digits_net import DigitsNet
 from prunus.measurement.quality import Quality, evaluate
 from prunus.pipeline.damage import measure_damage
 from prunus.repairs import repair_
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.training import TrainingOptions, finetune_
 
 STEPS = 60
@@ -41,7 +41,7 @@ def left(method: str, kept: float = 0.5, repair: str | None = None) -> Quality:
     """Return what a cut network is worth without any training."""
     it = subject()
     plan = planned_by(method, it, kept)
-    small, _ = operate(it.model, it.coupling, plan, it.example_inputs)
+    small, _ = cut_with_record(it.model, it.coupling, plan, it.example_inputs)
     if repair is not None:
         repair_(it.model, small, it.coupling, plan, it.calibration.batches(64), repair=repair)
     return evaluate(small, it.selection.batches(256))

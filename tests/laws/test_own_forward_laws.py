@@ -17,7 +17,7 @@ from prunus.errors import OptionError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.graph.size_functions import Count
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -63,7 +63,7 @@ def test_every_allocator_keeps_the_ties_within_the_budget_at_the_exact_price(all
     for tie in coupling.ties:
         assert len({int(keep[a].sum()) / n for a, n in tie.units.items()}) == 1
     plan = make_plan(coupling, keep)
-    small, _ = operate(model, coupling, plan, x)
+    small, _ = cut_with_record(model, coupling, plan, x)
     counted = cost_model(couple(capture(small, x))).price()
     assert counted == cost.price(plan.axes)
     assert limit.holds(counted)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factories_recovery import CLASSES, FEATURES, case, dense, task
-from prunus.recovery import RUNGS, recovered_
+from prunus.recovery import RECOVERY_METHODS, recovered_
 from prunus.recovery.distillation_loss import divergence
 from prunus.recovery.objectives import Distillation
 
@@ -29,7 +29,7 @@ def _one_thread() -> Iterator[None]:
 recoveries = st.fixed_dictionaries(
     {
         "steps": st.integers(1, 12),
-        "method": st.sampled_from(["autopilot", *RUNGS.names()]),
+        "method": st.sampled_from(["autopilot", *RECOVERY_METHODS.names()]),
         "optimizer": st.sampled_from(["sgd", "adam", "adamw", "adadelta"]),
         "lr": st.sampled_from([1e-4, 1e-2, 1.0, 100.0]),
         "weight_decay": st.sampled_from([0.0, 0.1]),
@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_weights(method: str, seed: int) -> None:
         torch.manual_seed(draws)  # The caller's random state must not matter.
         it = case({"steps": 8, "method": method}, seed=seed)
         report = recovered_(it)
-        ends.append((it.model.state_dict(), [str(leg).split("(")[0] for leg in report.legs]))
+        ends.append((it.model.state_dict(), [str(attempt).split("(")[0] for attempt in report.attempts]))
     (ours, told), (theirs, told_again) = ends
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert told == told_again

@@ -90,9 +90,20 @@ def verdicts(table: CallTable) -> dict[str, str]:
 
 
 MADE_BY_ALL = {
-    "eval", "train, backward", "other batch", "another batch", "bfloat16", "training step", "torch.export, dynamic",
-    "forward hooks", "state_dict names", "deepcopy", "pickle", "torch.save", "prunus.save, load",
-}  # fmt: skip
+    "eval",
+    "train, backward",
+    "other batch",
+    "another batch",
+    "bfloat16",
+    "training step",
+    "torch.export, dynamic",
+    "forward hooks",
+    "state_dict names",
+    "deepcopy",
+    "pickle",
+    "torch.save",
+    "prunus.save, load",
+}
 
 
 def test_a_sound_cut_passes_every_call_that_the_dense_network_takes(normed: Outcome) -> None:

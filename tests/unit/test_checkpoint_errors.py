@@ -130,16 +130,28 @@ def test_a_graph_that_wants_more_than_a_network(folder: Path, change: Callable[[
     [
         ({"tuple": [{"tuple": ["*"]}, {"dict": ["*"], "keys": ["x=exit(), y"]}]}, "a keyword argument named"),
         ({"tuple": [{"tuple": ["*"]}, {"dict": ["*"], "keys": ["lambda"]}]}, "a keyword argument named 'lambda'"),
-        ({"registered": [], "type": "collections.defaultdict", "context":
-          {"default_factory_module": "os", "default_factory_name": "getcwd", "dict_context": []}}, "factory 'getcwd'"),
-        ({"registered": [], "type": "collections.OrderedDict", "context":
-          '[{"__enum__": true, "fqn": "antigravity:X", "name": "a"}]'}, "names an enumeration"),
+        (
+            {
+                "registered": [],
+                "type": "collections.defaultdict",
+                "context": {"default_factory_module": "os", "default_factory_name": "getcwd", "dict_context": []},
+            },
+            "factory 'getcwd'",
+        ),
+        (
+            {
+                "registered": [],
+                "type": "collections.OrderedDict",
+                "context": '[{"__enum__": true, "fqn": "antigravity:X", "name": "a"}]',
+            },
+            "names an enumeration",
+        ),
         ({"registered": [], "type": "nowhere.Type", "context": "null"}, "import its module before loading"),
         ({"namedtuple": [], "class": "os:system"}, "named tuple 'os:system'"),
         ({"namedtuple": [], "class": "not_imported.module:Pair"}, "import its module before loading"),
         ({"set": []}, "unknown structure 'set'"),
     ],
-)  # fmt: skip
+)
 def test_a_structure_that_wants_more_than_a_structure(folder: Path, spec: Any, match: str) -> None:
     rewrite(folder, "graph.json", lambda g: attention_call(g).update(in_spec=spec))
     refused(folder, match)
@@ -159,8 +171,7 @@ def test_another_model_is_named_by_its_first_tensor(folder: Path) -> None:
     other = NetSpec("sequence", (2, 1), width=8)
     refused(folder, r"'pieces\.0\.norm\.weight' is not in it", PlanError, other.build())
     shorter = NetSpec("sequence", (0,), width=8)
-    refused(folder, r"it holds 'pieces\.1\.gru\.\w+', which this model does not have", PlanError,
-            shorter.build())  # fmt: skip
+    refused(folder, r"it holds 'pieces\.1\.gru\.\w+', which this model does not have", PlanError, shorter.build())
     small, narrow = NetSpec("vector", (1,), width=6), NetSpec("vector", (1,), width=8)
     place = save(cut_at_random(small.build(), small.inputs(), seed=1), folder.parent / "other")
     refused(place, r"'stem\.weight' has shape \(8, 5\) here; it has .* parameters", PlanError, narrow.build())

@@ -19,7 +19,7 @@ from prunus.errors import PlanError
 from prunus.exporters import load, origins, save, undo
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.verify import verify
 
 CUTS = 5
@@ -128,7 +128,7 @@ def _cut(model: nn.Module, inputs: torch.Tensor, step: int) -> Cut:
     generator = np.random.default_rng(step)
     masks = {n: generator.random(p.shape) > 0.2 for n, p in model.named_parameters() if p.dim() > 1 and step == 1}
     plan = make_plan(coupling, random_share(coupling, step, 0.75, 0.97), masks=masks)
-    small, surgery = operate(model, coupling, plan, inputs)
+    small, surgery = cut_with_record(model, coupling, plan, inputs)
     return Cut(small, plan, surgery, model, inputs, coupling)
 
 

@@ -112,8 +112,11 @@ def test_scores_may_be_any_list_of_numbers(make: Any) -> None:
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (lambda g: [1.0] * (g.size - 1), r"returned scores of shape \(5,\) for group 'a:out' of 6 units; allowed: "
-         r"finite numbers of shape \(6,\), higher = keep\.$"),
+        (
+            lambda g: [1.0] * (g.size - 1),
+            r"returned scores of shape \(5,\) for group 'a:out' of 6 units; allowed: "
+            r"finite numbers of shape \(6,\), higher = keep\.$",
+        ),
         (lambda g: torch.ones(g.size, 1), r"returned scores of shape \(6, 1\) for group 'a:out'"),
         (lambda g: 1.0, r"returned a float for group 'a:out' of 6 units; allowed"),
         (lambda g: None, r"returned a NoneType for group 'a:out'"),
@@ -123,7 +126,7 @@ def test_scores_may_be_any_list_of_numbers(make: Any) -> None:
         (lambda g: [float("nan")] * g.size, r"returned NaN or infinite scores for group 'a:out' of 6 units; allowed"),
         (lambda g: np.full(g.size, np.inf), r"returned NaN or infinite scores"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_score_is_one_line(returned: Any, message: str) -> None:
     model, coupling = analysed()
     returned.__name__ = "mine"
@@ -180,8 +183,11 @@ def test_it_needs_no_data_and_counts_as_energy() -> None:
     given, nameless = (damage_curves(coupling, scores, c) for c in (producing_norm, "of no criterion"))
     assert all((given[a] == nameless[a]).all() for a in scores)
     assert [criterion_name(c) for c in ("fpgm", producing_norm, lambda g: g, Callable())] == [
-        "fpgm", "producing_norm", "<lambda>", "Callable",
-    ]  # fmt: skip
+        "fpgm",
+        "producing_norm",
+        "<lambda>",
+        "Callable",
+    ]
 
 
 class Callable:

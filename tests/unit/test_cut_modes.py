@@ -20,7 +20,7 @@ from prunus.errors import CaptureError, OptionError, PlanError, VerifyError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Drop, Plan
-from prunus.surgery.cut import cut, operate
+from prunus.surgery.cut import cut, cut_with_record
 from prunus.surgery.record import Surgery
 from prunus.surgery.verify import compare_models, verify
 
@@ -70,7 +70,7 @@ def operated(
     model = kind().train(training)
     coupling = couple(capture(model, INPUTS[kind]))
     plan = make_plan(coupling, random_share(coupling, 1, 0.4, 0.7))
-    small, surgery = operate(model, coupling, plan, INPUTS[kind], mode=mode)
+    small, surgery = cut_with_record(model, coupling, plan, INPUTS[kind], mode=mode)
     return model, small, surgery, coupling, plan
 
 
@@ -239,7 +239,7 @@ def test_a_written_forward_lets_go_of_values_that_nothing_reads_any_more() -> No
     x = torch.randn(2, 6)
     coupling = couple(capture(model, x))
     plan = make_plan(coupling, {a.id: np.arange(a.size) < 4 for a in coupling.axes.values()})
-    program, _ = operate(model, coupling, plan, x, mode="graph")
+    program, _ = cut_with_record(model, coupling, plan, x, mode="graph")
     with torch.no_grad(), Alive() as alive:
         program(x)
     assert len(alive.made) >= 16

@@ -219,11 +219,14 @@ class Rounded(nn.Module):
         return self.down(h if x.shape[1] < 10 else h.relu())
 
 
-@pytest.mark.parametrize(("how", "why"), [
-    ("stride", "is static in the top level: shape of aten.reshape.default is no multiple of a size"),
-    ("scale", "is static in the top level: other of aten.mul.Tensor was computed from it"),
-    ("branch", "is static: at 17, aten.relu.default takes the place of aten.linear.default"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("stride", "is static in the top level: shape of aten.reshape.default is no multiple of a size"),
+        ("scale", "is static in the top level: other of aten.mul.Tensor was computed from it"),
+        ("branch", "is static: at 17, aten.relu.default takes the place of aten.linear.default"),
+    ],
+)
 def test_what_cannot_be_followed_is_said(how: str, why: str) -> None:
     torch.manual_seed(0)
     cut = cut_at_random(Rounded(how).eval(), tokens(2, 7), seed=1, mode="graph")

@@ -162,10 +162,20 @@ def test_layers_that_differ_where_the_class_reads_them_one_by_one(tmp_path: Path
     library = transformers()
     step = pytest.importorskip("transformers.models.step3p7.modeling_step3p7", reason="an older transformers")
     config = library.Step3p7Config().text_config.__class__(
-        hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, sliding_window=4, vocab_size=50, mlp_layer_types=["dense", "dense"],
-        layer_types=["full_attention", "full_attention"], bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=4,
+        vocab_size=50,
+        mlp_layer_types=["dense", "dense"],
+        layer_types=["full_attention", "full_attention"],
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
     torch.manual_seed(0)
     model, inputs = step.Step3p7TextModel(config).eval(), {"input_ids": torch.arange(14).view(2, 7), "use_cache": False}
     cut = cut_axes(model, inputs, kept(_coupling(model, inputs), {"layers.1.self_attn.q_proj:out[1]": 1}))

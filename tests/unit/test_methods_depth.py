@@ -19,7 +19,7 @@ from prunus.methods.masked_run import Replay
 from prunus.methods.reduction import Reduction, droppable, whole
 from prunus.methods.scored_units import unit_scores
 from prunus.plans import Plan
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 
 
 class Blocks(nn.Module):
@@ -54,7 +54,7 @@ def blocks(*factors: float) -> Analysis:
 
 
 def cut_loss(it: Analysis, plan: Plan) -> float:
-    small, _ = operate(it.model, it.coupling, plan, it.example_inputs)
+    small, _ = cut_with_record(it.model, it.coupling, plan, it.example_inputs)
     inputs, targets = next(iter(it.selection.batches(30)))
     with torch.no_grad():
         return float(it.loss(small(inputs), targets))
@@ -128,7 +128,7 @@ def test_the_masked_copy_computes_what_the_cut_network_does() -> None:
     assert reduction is not None
     keep = {axis: np.arange(it.coupling.axes[axis].size) % 3 > 0 for axis in live_axes(reduction)}
     model, masks = masked_copy(reduction, keep)
-    small, _ = operate(it.model, it.coupling, reduction.as_plan(keep), it.example_inputs)
+    small, _ = cut_with_record(it.model, it.coupling, reduction.as_plan(keep), it.example_inputs)
     inputs = torch.randn(5, 4)
     assert torch.allclose(model(inputs), small(inputs), atol=1e-5)
     assert not torch.allclose(model(inputs), it.model(inputs), atol=1e-2)

@@ -19,7 +19,7 @@ from prunus.errors import BudgetError, OptionError
 from prunus.methods.masked_run import Replay
 from prunus.methods.scored_units import unit_plan
 from prunus.plans import Plan, fingerprint
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.verify import verify
 from prunus.training import TrainingOptions, finetune_
 
@@ -53,7 +53,7 @@ def test_the_first_removal_is_the_cheapest_of_all() -> None:
         for unit in range(found.size):
             keep = {axis: np.arange(found.size) != unit}
             plan = Plan(fingerprint(subject.coupling.graph), keep, subject.coupling.tensor_masks(keep))
-            model, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
+            model, _ = cut_with_record(subject.model, subject.coupling, plan, subject.example_inputs)
             x, y = next(iter(subject.selection.batches(64)))
             with torch.no_grad():
                 loss = float(subject.loss(model(x), y))
@@ -67,7 +67,7 @@ def test_it_meets_the_budget_and_is_proved() -> None:
     subject, plan = small(), oracle_plan()
     allowed = KEPT * subject.cost.price().params
     assert 0.9 * allowed <= plan.after.params <= allowed
-    model, _ = operate(subject.model, subject.coupling, plan, subject.example_inputs)
+    model, _ = cut_with_record(subject.model, subject.coupling, plan, subject.example_inputs)
     assert verify(subject.model, model, subject.coupling, plan, subject.example_inputs).error < 1e-8
     assert loss_of(plan) == pytest.approx(plan.settings["losses"][-1])
     assert len(plan.settings["losses"]) == 1 + sum(int((~mask).sum()) for mask in plan.axes.values())

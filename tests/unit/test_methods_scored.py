@@ -82,8 +82,10 @@ def scores_of(subject: Analysis, name: str) -> dict[str, torch.Tensor]:
 def test_weights_that_stay_score_higher_in_the_whole_network(name: str) -> None:
     subject = fresh_subject()
     plan, scores = planned_by(name, subject, 0.4), scores_of(subject, name)
-    masks = {n: torch.from_numpy(plan.masks[n]) if n in plan.masks else torch.ones_like(s, dtype=torch.bool)
-             for n, s in scores.items()}  # fmt: skip
+    masks = {
+        n: torch.from_numpy(plan.masks[n]) if n in plan.masks else torch.ones_like(s, dtype=torch.bool)
+        for n, s in scores.items()
+    }
     # Every tensor keeps its best weight, whatever the others have.
     least = min(float(s[masks[n]].min()) for n, s in scores.items() if int(masks[n].sum()) > 1)
     assert least >= max(float(s[~masks[n]].max()) for n, s in scores.items() if not masks[n].all())

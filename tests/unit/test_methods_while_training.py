@@ -14,7 +14,7 @@ from prunus.experiments.trial import Trial, enter, trial_of
 from prunus.methods import METHODS
 from prunus.methods.method import Lesson
 from prunus.report.results import Row, Skipped
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.verify import verify
 from prunus.training import TrainingOptions
 
@@ -46,7 +46,7 @@ def test_the_lesson_is_all_the_training_and_its_weights_are_what_is_cut(name: st
     learned = teach(subject, subject.limits(0.5), Lesson(data, TrainingOptions(STEPS, 1e-2, 32), seed=1))
     assert data.taken == STEPS
     assert all(torch.equal(value, before[key]) for key, value in subject.model.state_dict().items())
-    small, _ = operate(learned.model, subject.coupling, learned.plan, subject.example_inputs)
+    small, _ = cut_with_record(learned.model, subject.coupling, learned.plan, subject.example_inputs)
     assert verify(learned.model, small, subject.coupling, learned.plan, subject.example_inputs).ok
     moved = [n for n, p in learned.model.named_parameters() if not torch.equal(p, before[n])]
     assert len(moved) > 10

@@ -17,7 +17,7 @@ from prunus.methods.solved_windows import STRIPS, TILES, Windows
 from prunus.methods.weights import maskable, weights_to_keep
 from prunus.methods.windows_to_budget import best_windows, completed, room_for_one
 from prunus.repairs import Site, repair_
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 
 
 class Layered(nn.Module):
@@ -72,8 +72,10 @@ def test_whole_windows_stay_but_for_one_and_the_count_is_exact(name: str, window
         w.numel() for n, w in weights.items() if n not in plan.masks
     )
     assert count == weights_to_keep(subject, weights, subject.limits(kept))
-    parts = {n: min(broken(torch.from_numpy(m), labels) for labels in numbers(subject, n, windows))
-             for n, m in plan.masks.items()}  # fmt: skip
+    parts = {
+        n: min(broken(torch.from_numpy(m), labels) for labels in numbers(subject, n, windows))
+        for n, m in plan.masks.items()
+    }
     assert sum(parts.values()) <= 1
     assert {"stem.weight", "rnn.weight_ih_l0"} <= parts.keys()
     assert all(m.any() for m in plan.masks.values())
@@ -104,7 +106,7 @@ def test_groups_have_windows_of_their_own() -> None:
 def outputs_missed(subject: Analysis, name: str, kept: float) -> float:
     """Return the squared error of the network's outputs on the selection split once what stays is refitted."""
     plan, dense = planned_by(name, subject, kept), subject.model
-    small, _ = operate(dense, subject.coupling, plan, subject.example_inputs)
+    small, _ = cut_with_record(dense, subject.coupling, plan, subject.example_inputs)
     repair_(dense, small, subject.coupling, plan, subject.calibration.batches(64), repair="refold")
     inputs = next(iter(subject.selection.batches(64)))[0]
     with torch.no_grad():

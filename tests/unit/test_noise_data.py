@@ -90,8 +90,11 @@ def test_without_data_targets_are_the_network_s_answers() -> None:
 
 
 def test_a_person_without_data_prunes_and_repairs(tmp_path: Path) -> None:
-    file = recipe_file(tmp_path, BARE + "prune: {budget: {params: 0.6}, criterion: fisher, repair: refold}\n"
-                       "compare: {latency: {rounds: 2, batch: 8}}\n")  # fmt: skip
+    file = recipe_file(
+        tmp_path,
+        BARE + "prune: {budget: {params: 0.6}, criterion: fisher, repair: refold}\n"
+        "compare: {latency: {rounds: 2, batch: 8}}\n",
+    )
     recipe = load_recipe(file)
     assert (recipe.recover.steps, recipe.train.steps) == (0, 0)
     done = prune_recipe(recipe, tmp_path / "small", Silent())

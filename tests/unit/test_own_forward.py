@@ -21,7 +21,7 @@ from prunus.errors import CaptureError, OptionError, PlanError
 from prunus.exporters.checkpoint import save
 from prunus.exporters.restore import load
 from prunus.exporters.undo import undo
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.verify import verify
 from prunus.tree.branches import find_branches
 
@@ -241,7 +241,7 @@ def test_torch_attention_stays_torchs_where_the_heads_fill_the_width() -> None:
     coupling, own = terms_of(model, (torch.randn(2, 6, 24),))
     coupling = own.on(coupling)
     plan = make_plan(coupling, {"linear1:out": np.arange(48) < 20})
-    small, _ = operate(model, coupling, plan, (torch.randn(2, 6, 24),))
+    small, _ = cut_with_record(model, coupling, plan, (torch.randn(2, 6, 24),))
     assert type(small.self_attn) is nn.MultiheadAttention
     assert small.self_attn._qkv_same_embed_dim  # the fused path of the layer stays open
 
@@ -252,7 +252,7 @@ def test_dropped_branches_answer_zero() -> None:
     coupling = own.on(coupling)
     branch = next(b for b in find_branches(coupling) if b.drop is not None)
     plan = make_plan(coupling, {}, drops=(branch.drop,))
-    small, surgery = operate(model, coupling, plan, x)
+    small, surgery = cut_with_record(model, coupling, plan, x)
     assert verify(model, small, coupling, plan, x).ok
     assert type(small.block).__name__ == "Zero"
     assert type(small).forward is Tower.forward
@@ -280,7 +280,7 @@ def test_checkpoints_keep_shipped_attention_and_silent_branches(tmp_path: Any) -
     coupling = own.on(coupling)
     drop = [b.drop for b in find_branches(coupling) if b.drop is not None][-1]
     plan = make_plan(coupling, kept_units(coupling), drops=(drop,))
-    small, surgery = operate(model, coupling, plan, (x,))
+    small, surgery = cut_with_record(model, coupling, plan, (x,))
 
     class Result:
         pass
@@ -297,13 +297,13 @@ def test_plans_that_break_the_terms_are_refused_in_one_line() -> None:
     coupling, own = terms_of(model, x)
     uneven = make_plan(coupling, {"stem:out": np.arange(24) < 12})
     with pytest.raises(PlanError, match=r"breaks .*shape is .*forward='rewrite'"):
-        operate(model, own.on(coupling), uneven, x)
+        cut_with_record(model, own.on(coupling), uneven, x)
     narrow = make_plan(coupling, {"block.q:out[1]": np.arange(6) < 3})
     with pytest.raises(PlanError, match="would lose units, but"):
-        operate(model, coupling, narrow, x, forward="keep")
-    assert operate(model, coupling, narrow, x, forward="rewrite")[1].spliced
+        cut_with_record(model, coupling, narrow, x, forward="keep")
+    assert cut_with_record(model, coupling, narrow, x, forward="rewrite")[1].spliced
     with pytest.raises(OptionError, match="allowed: keep, rewrite"):
-        operate(model, coupling, narrow, x, forward="kept")
+        cut_with_record(model, coupling, narrow, x, forward="kept")
 
 
 def test_a_model_that_was_changed_after_planning_is_refused() -> None:
@@ -313,7 +313,7 @@ def test_a_model_that_was_changed_after_planning_is_refused() -> None:
     plan = make_plan(coupling, kept_units(coupling))
     model.block.inner = 99
     with pytest.raises(CaptureError, match=r"block\.inner is 99 where the cut found 24"):
-        operate(model, coupling, plan, x)
+        cut_with_record(model, coupling, plan, x)
 
 
 def test_a_cut_that_changes_a_number_that_the_code_hides_is_refused() -> None:
@@ -330,4 +330,4 @@ def test_a_cut_that_changes_a_number_that_the_code_hides_is_refused() -> None:
     coupling, own = terms_of(model, x)
     kept = own.on(coupling)
     with pytest.raises(CaptureError, match=r"computes a number from a size that is cut \(other = "):
-        operate(model, kept, make_plan(kept, kept_units(kept)), x)
+        cut_with_record(model, kept, make_plan(kept, kept_units(kept)), x)

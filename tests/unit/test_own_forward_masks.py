@@ -83,8 +83,15 @@ def test_language_models_with_shared_keys_take_padded_batches(name: str) -> None
 
     kind = getattr(transformers, name)
     torch.manual_seed(0)
-    config = kind.config_class(hidden_size=48, intermediate_size=64, num_hidden_layers=1, num_attention_heads=8,
-                               num_key_value_heads=2, vocab_size=60, max_position_embeddings=32)  # fmt: skip
+    config = kind.config_class(
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        vocab_size=60,
+        max_position_embeddings=32,
+    )
     model, tokens = kind(config).eval(), torch.randint(3, 60, (2, 8))
     for share in (0.75, 0.5):
         found = prunus.prune(model, {"input_ids": tokens}, budget={"params": share})

@@ -31,9 +31,14 @@ def mlp() -> nn.Sequential:
 def convnet() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(12, 8, 3), nn.Flatten(),
+        nn.Conv2d(3, 12, 3),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Conv2d(12, 8, 3),
+        nn.Flatten(),
         nn.Linear(32, 4),
-    )  # fmt: skip
+    )
 
 
 IMAGES = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))

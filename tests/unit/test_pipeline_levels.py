@@ -19,8 +19,10 @@ def test_data_alone_choose_units_by_measured_levels() -> None:
     assert "scored by: obs-units" in str(measured)
     assert measured.after.macs_forward <= 0.5 * measured.before.macs_forward
     assert all(d.damage is not None and d.damage >= 0 for d in measured.plan.decisions)
-    mended = [prunus.prune(model, X, budget={"macs": 0.5}, data=data, criterion=c, repair="refold").model
-              for c in ("magnitude", None)]  # fmt: skip
+    mended = [
+        prunus.prune(model, X, budget={"macs": 0.5}, data=data, criterion=c, repair="refold").model
+        for c in ("magnitude", None)
+    ]
     assert distance(model, mended[1], FRESH) < distance(model, mended[0], FRESH)
 
 

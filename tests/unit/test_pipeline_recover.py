@@ -53,6 +53,8 @@ def test_a_model_without_a_plan_is_recovered_as_far_as_its_shapes_allow() -> Non
     small = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 4))
     report = recover_(dense(), small, loader(), {"steps": 40, "lr": 1e-2})
     assert report.after < 0.8 * report.before
-    assert {leg.rung: leg.reason for leg in report.legs}["refold"] == "it is not known how the network was cut"
+    assert {attempt.method: attempt.reason for attempt in report.attempts}[
+        "refold"
+    ] == "it is not known how the network was cut"
     with pytest.raises(ModelError, match="must have the same outputs"):
         recover_(dense(), torch.nn.Linear(8, 3), loader(), {"steps": 4})

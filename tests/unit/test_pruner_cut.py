@@ -19,9 +19,10 @@ STRUCTURES = ("units", "key-path", "group-lasso", "growing-regularisation")
 
 def pruner_of(model: nn.Module, **options: Any) -> Pruner:
     return Pruner(
-        model, {"kept": 0.4, "method": "units", "every": 3, "metric": "params", **options},
+        model,
+        {"kept": 0.4, "method": "units", "every": 3, "metric": "params", **options},
         example_inputs=samples().inputs[:4],
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -59,8 +60,12 @@ def test_every_object_of_the_loop_stays_the_one_it_was(method: str) -> None:
     optimizer = torch.optim.AdamW(groups, lr=0.01)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, [0.01, 0.02], total_steps=18)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    pruner = Pruner(model, {"kept": 0.4, "method": method, "cut": "final", "end_step": 9},
-                    example_inputs=samples().inputs[:4], averages=[average])  # fmt: skip
+    pruner = Pruner(
+        model,
+        {"kept": 0.4, "method": method, "cut": "final", "end_step": 9},
+        example_inputs=samples().inputs[:4],
+        averages=[average],
+    )
     data, before = samples(), (model, optimizer, id(model), sum(p.numel() for p in model.parameters()))
     with pruner.attached(optimizer, 18):
         for _ in range(18):
@@ -137,8 +142,11 @@ def test_nothing_changes_where_the_proof_fails(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(VerifyError):
         pruner.cut_()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(a is b for old, g in zip(groups, optimizer.param_groups, strict=True)
-               for a, b in zip(old, g["params"], strict=True))  # fmt: skip
+    assert all(
+        a is b
+        for old, g in zip(groups, optimizer.param_groups, strict=True)
+        for a, b in zip(old, g["params"], strict=True)
+    )
     assert pruner.plans == []
 
 
@@ -173,8 +181,9 @@ def test_the_key_path_moves_with_the_gradients() -> None:
         with torch.no_grad():
             getattr(model, "right" if steep == "left" else "left").weight.mul_(1e-3)
             getattr(model, "right" if steep == "left" else "left").bias.mul_(1e-3)
-        pruner = Pruner(model, {"kept": 0.74, "method": "key-path", "end_step": 2, "every": 2},
-                        example_inputs=data.inputs[:4])  # fmt: skip
+        pruner = Pruner(
+            model, {"kept": 0.74, "method": "key-path", "end_step": 2, "every": 2}, example_inputs=data.inputs[:4]
+        )
         fit(model, pruner, torch.optim.SGD(model.parameters(), lr=1e-3), 3)
         return tuple(name for name, mask in pruner.masks.items() if not mask.any())
 

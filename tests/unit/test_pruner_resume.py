@@ -93,8 +93,14 @@ def check_identical(one: dict[str, Any], other: dict[str, Any]) -> None:
 def test_killed_twice_it_ends_bit_by_bit_where_it_would_have(tmp_path: Path) -> None:
     method, killed = "dynamic-threshold", tmp_path / "killed.safetensors"
     model = net()
-    train_pruning_(model, samples(), OPTIONS, pruner=pruner_of(model, method), seed=5,
-                   checkpoints=Checkpoints(tmp_path / "whole.safetensors"))  # fmt: skip
+    train_pruning_(
+        model,
+        samples(),
+        OPTIONS,
+        pruner=pruner_of(model, method),
+        seed=5,
+        checkpoints=Checkpoints(tmp_path / "whole.safetensors"),
+    )
     assert start(method, killed, die_at=7) == -signal.SIGKILL
     assert read_state(killed)["order"] == [0, 6]
     assert start(method, killed, die_at=16) == -signal.SIGKILL
@@ -207,10 +213,15 @@ def test_a_cut_while_training_and_checkpoints_exclude_each_other(tmp_path: Path)
 def test_states_of_every_kind_come_back_and_nothing_else_goes_in(tmp_path: Path) -> None:
     shared = torch.arange(4.0)
     state = {
-        "bf16": torch.ones(2, dtype=torch.bfloat16), "bool": torch.tensor([True, False]), "scalar": torch.tensor(3),
-        "empty": torch.zeros(0, 2), "view": shared[1:], "same": shared, "turned": torch.rand(2, 3).T,
+        "bf16": torch.ones(2, dtype=torch.bfloat16),
+        "bool": torch.tensor([True, False]),
+        "scalar": torch.tensor(3),
+        "empty": torch.zeros(0, 2),
+        "view": shared[1:],
+        "same": shared,
+        "turned": torch.rand(2, 3).T,
         "nest": {1: [None, 1.5, ("a", True)], "$odd": {}},
-    }  # fmt: skip
+    }
     check_identical(read_state(write_state(tmp_path / "state", state)), state)
     with pytest.raises(OptionError, match="cannot hold a set"):
         write_state(tmp_path / "state", {"a": {1}})

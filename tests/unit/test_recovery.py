@@ -19,13 +19,13 @@ from prunus.analysis.score import make_plan
 from prunus.data.sources import Split
 from prunus.errors import DataError, ModelError, OptionError, OutcomeError, UsageError
 from prunus.pipeline.recovering import recover_
-from prunus.recovery import RUNGS, Case, RecoveryOptions, recovered_
+from prunus.recovery import RECOVERY_METHODS, RecoveryOptions, RecoveryTask, recovered_
 from prunus.recovery.best_state import Best
 from prunus.recovery.block_matching import find_places
-from prunus.recovery.recovery_method import Rung
-from prunus.recovery.step_budget import Purse
-from prunus.recovery.watched_training import Course, fly
-from prunus.surgery.cut import operate
+from prunus.recovery.recovery_method import RecoveryMethod
+from prunus.recovery.step_budget import StepBudget
+from prunus.recovery.watched_training import Course, watched_training
+from prunus.surgery.cut import cut_with_record
 from prunus.training import TrainingOptions
 from prunus.tree import find_branches
 
@@ -38,13 +38,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("method", RUNGS.names())
+@pytest.mark.parametrize("method", RECOVERY_METHODS.names())
 def test_every_way_lowers_the_held_out_loss(method: str) -> None:
     it = case({"steps": 24, "method": method})
     report = recovered_(it)
     assert report.after < 0.97 * report.before
     assert report.after == pytest.approx(it.measure())
-    assert report.steps == (24 if RUNGS.get(method).trained else 0)
+    assert report.steps == (24 if RECOVERY_METHODS.get(method).trained else 0)
 
 
 def test_hints_train_projections_and_lower_the_loss() -> None:
@@ -74,7 +74,7 @@ def test_places_are_blocks_with_the_positions_that_stayed() -> None:
 def test_a_dropped_block_is_answered_for_by_the_one_before() -> None:
     drops = [b.drop for b in find_branches(analysed()) if b.id == "blocks.1" and b.drop]
     plan = make_plan(analysed(), {}, drops)
-    small, _ = operate(dense(), analysed(), plan, EXAMPLE)
+    small, _ = cut_with_record(dense(), analysed(), plan, EXAMPLE)
     places = find_places(case({"steps": 1}, plan=plan, model=small))
     assert [(place.last, place.dense) for place in places][1:3] == [("blocks.0", "blocks.1"), ("blocks.2", "blocks.2")]
 
@@ -84,7 +84,7 @@ def test_without_labels_the_teacher_takes_their_place_and_it_is_said() -> None:
     small = cut_by(plan)
     report = recover_(dense(), small, task()[0].inputs, {"steps": 20, "method": "finetune"}, plan=plan)
     assert "no labels" in report.notes[0]
-    assert [leg.rung for leg in report.legs] == ["finetune", "distil"]
+    assert [attempt.method for attempt in report.attempts] == ["finetune", "distil"]
     assert report.after < 0.9 * report.before
     assert "distance to the dense network" in str(report)
 
@@ -107,17 +107,17 @@ def test_the_dense_network_is_left_as_it_is() -> None:
 def test_the_autopilot_compares_and_goes_on_with_what_paid_most(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autopilot, "TRIAL_LEAST", 3)
     report = recovered_(case({"steps": 60}))
-    trials = [leg for leg in report.legs if leg.reason.startswith("trial")]
-    assert sorted(leg.rung for leg in trials) == ["blocks", "distil", "finetune"]
-    assert sum(leg.kept for leg in trials) == 1
-    assert report.steps == sum(leg.steps for leg in report.legs) <= 60
-    assert [leg.rung for leg in report.legs][:2] == ["statistics", "refold"]
+    trials = [attempt for attempt in report.attempts if attempt.reason.startswith("trial")]
+    assert sorted(attempt.method for attempt in trials) == ["blocks", "distil", "finetune"]
+    assert sum(attempt.kept for attempt in trials) == 1
+    assert report.steps == sum(attempt.steps for attempt in report.attempts) <= 60
+    assert [attempt.method for attempt in report.attempts][:2] == ["statistics", "refold"]
     text = str(report)
     assert text.startswith(f"held-out loss {report.before:.4f} → {report.after:.4f} in {report.steps} steps")
-    assert len(text.splitlines()) == 1 + len(report.legs)
+    assert len(text.splitlines()) == 1 + len(report.attempts)
 
 
-def idle(given: Case, options: TrainingOptions, watch: Any) -> None:
+def idle(given: RecoveryTask, options: TrainingOptions, watch: Any) -> None:
     for done in range(1, options.steps + 1):
         if watch(done, options.steps) is True:
             return
@@ -125,12 +125,12 @@ def idle(given: Case, options: TrainingOptions, watch: Any) -> None:
 
 def test_a_leg_that_brings_nothing_ends_early_unless_it_was_asked_for() -> None:
     it = case({"steps": 40, "method": "finetune"})
-    rung = Rung("idle", True, idle, lambda case: "")
-    purse = Purse(80)
-    leg = fly(it, Course(rung, 40), Best(it), purse, "test")
-    assert (leg.steps, leg.kept) == (purse.spent, False) == (25, False)
-    assert "the rate is too high" in leg.reason
-    assert fly(it, Course(rung, 40, patient=True), Best(it), purse, "test").steps == 40
+    recovery_method = RecoveryMethod("idle", True, idle, lambda case: "")
+    step_budget = StepBudget(80)
+    attempt = watched_training(it, Course(recovery_method, 40), Best(it), step_budget, "test")
+    assert (attempt.steps, attempt.kept) == (step_budget.spent, False) == (25, False)
+    assert "the rate is too high" in attempt.reason
+    assert watched_training(it, Course(recovery_method, 40, patient=True), Best(it), step_budget, "test").steps == 40
 
 
 def test_a_flat_curve_saves_the_rest_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_a_flat_curve_saves_the_rest_of_the_steps(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(autopilot, "TRIAL", 0.0)
     report = recovered_(case({"steps": 120}))
     assert report.steps == 60
-    assert "the curve is flat; 60 steps are left" in report.legs[-2].reason
+    assert "the curve is flat; 60 steps are left" in report.attempts[-2].reason
 
 
 def test_a_loss_that_explodes_is_undone() -> None:
@@ -148,7 +148,7 @@ def test_a_loss_that_explodes_is_undone() -> None:
     report = recovered_(it)
     assert report.after == report.before
     assert all(torch.equal(before[name], value) for name, value in it.model.state_dict().items())
-    assert "the loss is" in report.legs[-1].reason
+    assert "the loss is" in report.attempts[-1].reason
 
 
 def test_a_step_free_way_that_brings_nothing_says_what_happened() -> None:
@@ -157,8 +157,10 @@ def test_a_step_free_way_that_brings_nothing_says_what_happened() -> None:
 
     for run, said in ((lambda *_: None, "it changed nothing"), (unusable, "no plan; give one")):
         it = case({"steps": 24})
-        leg = fly(it, Course(Rung("idle", False, run, lambda _case: "")), Best(it), Purse(24), "costs no steps")
-        assert str(leg) == f"idle        passed over: {said}"
+        attempt = watched_training(
+            it, Course(RecoveryMethod("idle", False, run, lambda _case: "")), Best(it), StepBudget(24), "costs no steps"
+        )
+        assert str(attempt) == f"idle        passed over: {said}"
 
 
 def test_minutes_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,15 +176,15 @@ def test_minutes_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_purse_counts_steps_or_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("prunus.recovery.step_budget.time.perf_counter", lambda: now[0])
-    purse = Purse(1000, 1.0, _began=0.0)
+    step_budget = StepBudget(1000, 1.0, _began=0.0)
     now[0] = 10.0
-    purse.take(20, 10.0)
-    assert purse.left == 100
-    assert purse.price(20, 10.0) == 10.0
+    step_budget.take(20, 10.0)
+    assert step_budget.left == 100
+    assert step_budget.price(20, 10.0) == 10.0
     now[0] = 61.0
-    assert purse.out_of_time
-    assert purse.left == 0
-    assert (Purse(30).left, Purse(30).price(5, 9.0)) == (30, 5.0)
+    assert step_budget.out_of_time
+    assert step_budget.left == 0
+    assert (StepBudget(30).left, StepBudget(30).price(5, 9.0)) == (30, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -256,12 +258,14 @@ def test_soft_is_what_the_labels_leave() -> None:
 
 
 def test_outcome_errors_of_training_are_not_swallowed_silently() -> None:
-    def broken(given: Case, options: TrainingOptions, watch: Any) -> None:
+    def broken(given: RecoveryTask, options: TrainingOptions, watch: Any) -> None:
         raise OutcomeError("the loss is nan at step 1; it must stay finite.")
 
     it = case({"steps": 5})
-    leg = fly(it, Course(Rung("broken", True, broken, lambda case: ""), 5), Best(it), Purse(5), "test")
-    assert leg.reason == "test; the loss is nan at step 1"
+    attempt = watched_training(
+        it, Course(RecoveryMethod("broken", True, broken, lambda case: ""), 5), Best(it), StepBudget(5), "test"
+    )
+    assert attempt.reason == "test; the loss is nan at step 1"
 
 
 @pytest.mark.parametrize(("loss", "shift"), [("sparse_cross_entropy", 1), ("next_token", 0)])

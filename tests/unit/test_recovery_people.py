@@ -41,8 +41,13 @@ def test_whoever_stops_a_recovery_keeps_the_best_state(stopped: type[BaseExcepti
 
 def test_hints_serve_a_network_of_double_precision() -> None:
     train, held = (Split(part.inputs.double(), part.targets) for part in task())
-    it = case({"steps": 8, "method": "distil", "hints": 1.0}, train=train, held_out=held,
-              model=cut_by(half_plan()).double(), dense=copy.deepcopy(dense()).double())  # fmt: skip
+    it = case(
+        {"steps": 8, "method": "distil", "hints": 1.0},
+        train=train,
+        held_out=held,
+        model=cut_by(half_plan()).double(),
+        dense=copy.deepcopy(dense()).double(),
+    )
     assert recovered_(it).steps == 8
 
 
@@ -97,8 +102,14 @@ def test_a_teacher_that_would_learn_too_or_reads_other_numbers_is_refused() -> N
     with pytest.raises(ModelError, match=r"shares '.*' with the dense one"):
         recover_(small, small, train, {"steps": 2})
     with pytest.raises(ModelError, match=r"is torch.float32 on cpu, the dense one torch.float64 on cpu"):
-        recover_(copy.deepcopy(dense()).double(), small, train, {"steps": 2}, plan=half_plan(),
-                 example_inputs=train.inputs[:2].double())  # fmt: skip
+        recover_(
+            copy.deepcopy(dense()).double(),
+            small,
+            train,
+            {"steps": 2},
+            plan=half_plan(),
+            example_inputs=train.inputs[:2].double(),
+        )
 
 
 def test_what_a_loss_refuses_is_told_in_one_sentence() -> None:

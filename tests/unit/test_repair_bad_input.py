@@ -229,8 +229,12 @@ class Attending(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.qkv, self.out, self.up, self.down, self.head = (
-            nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 24), nn.Linear(24, 8), nn.Linear(8, 3),
-        )  # fmt: skip
+            nn.Linear(8, 24),
+            nn.Linear(8, 8),
+            nn.Linear(8, 24),
+            nn.Linear(24, 8),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, -1)

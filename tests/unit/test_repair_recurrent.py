@@ -185,8 +185,13 @@ def test_packed_sequences_are_replayed() -> None:
     sizes = tuple(packed.batch_sizes.tolist())
     for back, names in ((False, "l0"), (True, "l0_reverse")):
         tensors = [getattr(layer, f"{name}_{names}").detach().double() for name in PARTS]
-        own = unrolled("gru", CellWeights(*tensors, None), Sequences(packed.data.double(), sizes),
-                       [torch.zeros(4, 4, dtype=torch.float64)], back=back)  # fmt: skip
+        own = unrolled(
+            "gru",
+            CellWeights(*tensors, None),
+            Sequences(packed.data.double(), sizes),
+            [torch.zeros(4, 4, dtype=torch.float64)],
+            back=back,
+        )
         torch.testing.assert_close(own.after, wanted[:, 4 * back : 4 * back + 4], rtol=1e-6, atol=1e-6)
 
 

@@ -92,8 +92,9 @@ def test_the_shared_weight_is_the_optimum_over_all_its_readers() -> None:
         if getattr(stop.site, "tensor", "") != "again.weight":
             return {}
         moments = stop.all
-        fit = refold(torch.zeros_like(moments.cross), torch.zeros_like(moments.target), moments, None, shifts=True,
-                     grid=(1e-13,))  # fmt: skip
+        fit = refold(
+            torch.zeros_like(moments.cross), torch.zeros_like(moments.target), moments, None, shifts=True, grid=(1e-13,)
+        )
         seen.append(torch.cat([fit.matrix[0], fit.bias.T], 1))
         assert moments.count == 3 * 64
         return {}

@@ -51,9 +51,12 @@ def test_rows_times_matrix_is_what_the_layer_answers(
 def test_a_decoder_comes_closer() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.ReLU(), nn.ConvTranspose2d(16, 12, 4, stride=2, padding=1),
-        nn.ReLU(), nn.ConvTranspose2d(12, 2, 3, padding=1),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(16, 12, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(12, 2, 3, padding=1),
+    ).eval()
     coupling, result = cut_half(model, samples(2))
     small, fresh = copy.deepcopy(result.model), samples(64, 5)
     report = repair_(model, small, coupling, result.plan, [samples(96)], repair="refold")

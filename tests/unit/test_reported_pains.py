@@ -21,7 +21,7 @@ from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.measurement.quality import evaluate
 from prunus.outcome import Outcome
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.training import TrainingOptions, finetune_
 
 Build = Callable[[], nn.Module]
@@ -91,7 +91,8 @@ def _grouped(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
 ATTENTION: dict[str, Build] = {
     "torch": lambda: Forward(
         lambda m, x: m.head(m.attention(x, x, x)[0]),
-        attention=nn.MultiheadAttention(12, 3, batch_first=True), head=nn.Linear(12, 3),
+        attention=nn.MultiheadAttention(12, 3, batch_first=True),
+        head=nn.Linear(12, 3),
     ),
     "grouped": lambda: Forward(
         _grouped, q=nn.Linear(12, 16), k=nn.Linear(12, 8), v=nn.Linear(12, 8), o=nn.Linear(16, 3)
@@ -99,7 +100,7 @@ ATTENTION: dict[str, Build] = {
     "encoder layer": lambda: nn.Sequential(
         nn.TransformerEncoderLayer(12, 3, 24, batch_first=True, norm_first=True), nn.Linear(12, 3)
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ATTENTION)
@@ -128,7 +129,9 @@ def test_5_nothing_is_pickled(tmp_path: Path) -> None:
 
 def test_6_a_short_training_repairs_what_a_cut_broke() -> None:
     subject = fresh_subject()
-    small, _ = operate(trained(), subject.coupling, planned_by("filter-norm", subject, 0.3), subject.example_inputs)
+    small, _ = cut_with_record(
+        trained(), subject.coupling, planned_by("filter-norm", subject, 0.3), subject.example_inputs
+    )
     before = evaluate(small, digits().test.batches(256)).accuracy
     finetune_(small, digits().train, TrainingOptions(steps=12, lr=5e-3), seed=0)
     assert evaluate(small.eval(), digits().test.batches(256)).accuracy > before + 0.2
@@ -159,7 +162,7 @@ def test_8_the_optimizer_of_the_original_knows_nothing_of_the_cut_model() -> Non
 def test_9_whole_branches_go() -> None:
     subject = fresh_subject(forward="rewrite")
     plan = planned_by("key-path", subject, 0.3)
-    small, surgery = operate(trained(), subject.coupling, plan, subject.example_inputs)
+    small, surgery = cut_with_record(trained(), subject.coupling, plan, subject.example_inputs)
     assert plan.drops
     assert surgery.removed
     left = {path for path, _ in small.named_modules()}

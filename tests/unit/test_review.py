@@ -16,7 +16,7 @@ from prunus.errors import BudgetError, OptionError, PlanError
 from prunus.methods.scored_units import unit_scores
 from prunus.plans import Plan
 from prunus.report.plan_table import diff_lines, plan_lines
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.verify import verify
 from prunus.tree import find_branches
 
@@ -169,7 +169,7 @@ def test_a_branch_may_be_forced_out_by_its_name(scored: Analysis) -> None:
     assert done.plan.decisions[0].node == name
     torch.manual_seed(0)
     model, x = Residual(), torch.randn(2, 1, 6, 6)
-    small, _ = operate(model, scored.coupling, done.plan, x)
+    small, _ = cut_with_record(model, scored.coupling, done.plan, x)
     assert verify(model, small, scored.coupling, done.plan, x).ok
     assert sum(p.numel() for p in small.parameters()) == done.plan.after.params  # type: ignore[union-attr]
     text["drops"] = [name + "x"]

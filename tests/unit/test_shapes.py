@@ -84,7 +84,7 @@ ANSWERED = [
     (a.gru.input, gru(batch_first=True, bias=False)),
     (a.gru.input, (T.transpose(0, 1), *gru()[1:-1], True)),
     (a.gru.input, gru(batch_first=True, num_layers=2, bidirectional=True)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("func", "args"), ANSWERED, ids=[str(func) for func, _ in ANSWERED])
@@ -101,9 +101,20 @@ def test_the_formula_is_what_torch_says(func: Any, args: tuple[Any, ...]) -> Non
 def _described(out: Any, args: Any) -> Any:
     inputs = [x for x in torch.utils._pytree.tree_leaves(args) if isinstance(x, torch.Tensor)]
     results = list(out) if isinstance(out, (tuple, list)) else [out]
-    return [(type(r).__name__, r.shape, r.stride(), r.storage_offset(), r.dtype, r.device, r.requires_grad,
-             [r is x for x in inputs], [r.untyped_storage()._cdata == x.untyped_storage()._cdata for x in inputs])
-            for r in results]  # fmt: skip
+    return [
+        (
+            type(r).__name__,
+            r.shape,
+            r.stride(),
+            r.storage_offset(),
+            r.dtype,
+            r.device,
+            r.requires_grad,
+            [r is x for x in inputs],
+            [r.untyped_storage()._cdata == x.untyped_storage()._cdata for x in inputs],
+        )
+        for r in results
+    ]
 
 
 LEFT = [
@@ -119,9 +130,11 @@ LEFT = [
     (a.cat.default, ([X, T], 1)),
     (a.cumsum.default, (T, 1)),
     (a.gru.input, (*gru()[:5], 0.5, True, False, False)),
-    (a.gru.input, (T.double(), *(x.double() for x in gru()[1:2]), [w.double() for w in gru()[2][:3]] + gru()[2][3:],
-                   *gru()[3:])),
-]  # fmt: skip
+    (
+        a.gru.input,
+        (T.double(), *(x.double() for x in gru()[1:2]), [w.double() for w in gru()[2][:3]] + gru()[2][3:], *gru()[3:]),
+    ),
+]
 
 
 @pytest.mark.parametrize(("func", "args"), LEFT, ids=[f"{i} {func}" for i, (func, _) in enumerate(LEFT)])

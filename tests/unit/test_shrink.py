@@ -28,9 +28,14 @@ TOKENS = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
 def convnet(activation: nn.Module | None = None) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), activation or nn.ReLU(inplace=True), nn.MaxPool2d(2),
-        nn.Conv2d(8, 6, 3, padding=1), nn.Flatten(), nn.Linear(54, 4),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        activation or nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 6, 3, padding=1),
+        nn.Flatten(),
+        nn.Linear(54, 4),
+    )
 
 
 def zero_(*tensors: torch.Tensor) -> None:
@@ -82,12 +87,25 @@ def test_a_zero_filter_behind_a_norm_is_dead_only_without_the_norms_shift() -> N
 
 @pytest.mark.parametrize(
     ("activation", "zero_stays_zero"),
-    [(nn.ReLU(), True), (nn.GELU(), True), (nn.SiLU(), True), (nn.Tanh(), True), (nn.Hardswish(), True),
-     (nn.PReLU(8), True), (nn.Hardtanh(-1, 1), True), (nn.Dropout(0.5), True), (nn.LeakyReLU(0.1, inplace=True), True),
-     (nn.GroupNorm(8, 8, affine=False), True), (nn.InstanceNorm2d(8), True),
-     (nn.Sigmoid(), False), (nn.Softplus(), False), (nn.Hardtanh(0.5, 1), False), (nn.Softmax(1), False)],
+    [
+        (nn.ReLU(), True),
+        (nn.GELU(), True),
+        (nn.SiLU(), True),
+        (nn.Tanh(), True),
+        (nn.Hardswish(), True),
+        (nn.PReLU(8), True),
+        (nn.Hardtanh(-1, 1), True),
+        (nn.Dropout(0.5), True),
+        (nn.LeakyReLU(0.1, inplace=True), True),
+        (nn.GroupNorm(8, 8, affine=False), True),
+        (nn.InstanceNorm2d(8), True),
+        (nn.Sigmoid(), False),
+        (nn.Softplus(), False),
+        (nn.Hardtanh(0.5, 1), False),
+        (nn.Softmax(1), False),
+    ],
     ids=repr,
-)  # fmt: skip
+)
 def test_zero_is_followed_through_activations(activation: nn.Module, zero_stays_zero: bool) -> None:
     model = convnet(activation).eval()
     zero_(model[1].weight[:2], model[1].bias[:2])

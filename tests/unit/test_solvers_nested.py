@@ -102,9 +102,12 @@ def direct(subject: Analysis, name: str, kept: np.ndarray, readers: list[Reader]
         for x, _ in unlabelled(subject).batches():
             batch, flat = Programs(subject.model, coupling).of(x)
             found = run(
-                batch.graph, values, flat, override=reference_overrides(batch, plan),
+                batch.graph,
+                values,
+                flat,
+                override=reference_overrides(batch, plan),
                 observe=lambda node, result: result + shifts[node.name] if node.name in shifts else None,
-            )  # fmt: skip
+            )
             dense = subject.model(x)
             miss += float((found - dense).double().square().mean())
             whole += float((dense - dense.mean(0)).double().square().mean())

@@ -19,7 +19,7 @@ from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.graph.grouped_mm import NAME as GROUPED
 from prunus.plans import Plan
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.emit import ArgumentsError
 from prunus.surgery.precision import grouped_product
 from prunus.surgery.record import Surgery
@@ -193,7 +193,7 @@ def operated(model: nn.Module, inputs: object = X, *, one: bool = False) -> tupl
     coupling = couple(capture(model.eval(), inputs))
     keep = {a: np.arange(x.size) == 1 for a, x in coupling.axes.items()} if one else random_share(coupling, 1, 0.4, 0.7)
     plan = make_plan(coupling, keep)
-    small, surgery = operate(model, coupling, plan, inputs)
+    small, surgery = cut_with_record(model, coupling, plan, inputs)
     assert verify(model, small, coupling, plan, inputs).error < 1e-8
     assert isinstance(small, type(model))
     assert surgery.mode != "graph"
@@ -264,7 +264,7 @@ def test_experts_of_any_width_run() -> None:
     coupling = couple(capture(model, X))
     keep = {a: np.arange(x.size) < x.size // 2 - 1 for a, x in coupling.axes.items()}
     plan = make_plan(coupling, keep)
-    small, surgery = operate(model, coupling, plan, X)
+    small, surgery = cut_with_record(model, coupling, plan, X)
     assert verify(model, small, coupling, plan, X).error < 1e-6
     assert {n.op for n in surgery.splice.graph.nodes} >= {GROUPED}
     small(X).sum().backward()

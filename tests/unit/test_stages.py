@@ -16,7 +16,7 @@ from prunus.experiments.recipe import Recipe, load_recipe
 from prunus.experiments.trained_model import TrainedModel, request_of
 from prunus.pipeline.stages import Staged
 from prunus.pipeline.stages import run_stages as run_request
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.tensors import sliced_masks
 from prunus.surgery.verify import verify
 
@@ -26,9 +26,14 @@ HEAD = "version: 1\nmodel: digits\ndata: digits\nprune: {budget: {params: 0.3}}\
 
 def parent(stages: list[dict[str, Any]], budget: dict[str, Any] | None = None, **more: Any) -> TrainedModel:
     recipe = Recipe(
-        version=1, model="digits", data="digits", prune={"budget": budget or {"params": 0.3}}, stages=stages,
-        recover={"steps": 4, "lr": 2e-3, "batch_size": 32}, **more,
-    )  # fmt: skip
+        version=1,
+        model="digits",
+        data="digits",
+        prune={"budget": budget or {"params": 0.3}},
+        stages=stages,
+        recover={"steps": 4, "lr": 2e-3, "batch_size": 32},
+        **more,
+    )
     return TrainedModel(recipe, digits(), fresh_subject())
 
 
@@ -51,7 +56,7 @@ def test_three_levels_meet_one_budget_exactly_in_one_plan() -> None:
     masked = sum(int((~mask).sum()) for mask in plan.masks.values())
     assert plan.after.params - masked == int(0.3 * plan.before.params)
     assert {d.level for d in plan.decisions} == {"block", "unit", "weight"}
-    small, _ = operate(staged.model, subject.coupling, plan, subject.example_inputs)
+    small, _ = cut_with_record(staged.model, subject.coupling, plan, subject.example_inputs)
     assert verify(staged.model, small, subject.coupling, plan, subject.example_inputs).ok
     assert sum(int(torch.count_nonzero(p)) for p in small.parameters()) <= int(0.3 * plan.before.params)
     for name, mask in sliced_masks(plan).items():
@@ -126,7 +131,7 @@ def test_a_plan_alone_is_refused_where_stages_learn() -> None:
             plan_recipe(it)
     it = parent([{"level": "blocks", "kept": 0.8}, {"level": "units"}])
     plan, _ = plan_recipe(it)
-    small, _ = operate(it.model, it.analysis.coupling, plan, it.analysis.example_inputs)
+    small, _ = cut_with_record(it.model, it.analysis.coupling, plan, it.analysis.example_inputs)
     assert sum(p.numel() for p in small.parameters()) == plan.after.params
 
 
@@ -182,9 +187,12 @@ def test_a_recipe_says_what_is_wrong_and_where(tmp_path: Path, text: str, line: 
 
 def test_a_stage_recovers_as_the_recipe_does_unless_it_says_otherwise() -> None:
     recipe = Recipe(
-        version=1, model="digits", data="digits", recover={"minutes": 2.0, "method": "distil", "lr": 0.01},
+        version=1,
+        model="digits",
+        data="digits",
+        recover={"minutes": 2.0, "method": "distil", "lr": 0.01},
         stages=[{"level": "units", "recover": {"steps": 7}}],
-    )  # fmt: skip
+    )
     own = recipe.stages[0].recover
     assert own is not None
     said = own.over(recipe.recover).recovery()

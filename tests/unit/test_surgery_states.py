@@ -19,7 +19,7 @@ from prunus.errors import CaptureError, ModelError, PlanError, PrunusError, Veri
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.surgery import cut as cutting
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 
 X = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
 HALF = {"params": 0.5}
@@ -50,7 +50,7 @@ def net() -> Net:
 def halved(model: nn.Module, mode: str = "hybrid") -> nn.Module:
     coupling = couple(capture(model, X))
     keep = {a: np.arange(x.size) < max(1, x.size // 2) for a, x in coupling.axes.items()}
-    return operate(model, coupling, make_plan(coupling, keep), X, mode=mode)[0]
+    return cut_with_record(model, coupling, make_plan(coupling, keep), X, mode=mode)[0]
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "graph"])
@@ -191,9 +191,9 @@ def failed_cut(model: nn.Module, monkeypatch: pytest.MonkeyPatch, what: str) -> 
     plan = make_plan(coupling, keep)
     if what == "plan":
         other = couple(capture(OTHER, X))
-        operate(model, other, plan, X)
+        cut_with_record(model, other, plan, X)
     elif what == "mode":
-        operate(model, coupling, plan, X, mode="module")
+        cut_with_record(model, coupling, plan, X, mode="module")
     elif what == "budget":
         prunus.prune(model, X, budget={"params": 1e-9})
     elif what == "verify":
@@ -201,7 +201,7 @@ def failed_cut(model: nn.Module, monkeypatch: pytest.MonkeyPatch, what: str) -> 
         prunus.prune(model, X, budget=HALF, forward="rewrite")
     else:
         monkeypatch.setattr(cutting.Search if what == "search" else cutting, what_fails(what), raising)
-        operate(model, coupling, plan, X, mode="graph" if what == "program" else "hybrid")
+        cut_with_record(model, coupling, plan, X, mode="graph" if what == "program" else "hybrid")
 
 
 def what_fails(what: str) -> str:

@@ -18,7 +18,7 @@ from prunus.graph.coupling import couple
 from prunus.plans import Plan
 from prunus.surgery import cut as cutting
 from prunus.surgery import extra_captures
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.record import Surgery
 from prunus.surgery.splice import Splice
 from prunus.surgery.verify import verify
@@ -85,7 +85,7 @@ def operated(how: str, mode: str, training: bool = False) -> tuple[Net, nn.Modul
     keep = {a: np.arange(x.size) != 1 for a, x in coupling.axes.items() if x.size == 3}
     keep |= {"up:out": np.arange(8) < 5}
     plan = make_plan(coupling, keep)
-    small, surgery = operate(model, coupling, plan, X, mode=mode)
+    small, surgery = cut_with_record(model, coupling, plan, X, mode=mode)
     assert verify(model, small, coupling, plan, X).error < 1e-8
     return model, small, plan, surgery
 
@@ -160,7 +160,7 @@ def test_where_nothing_drops_the_model_is_not_captured_again(monkeypatch: pytest
     model.attention.inner.dropout = 0.0
     coupling = couple(capture(model, X))
     keep = {a: np.arange(x.size) != 1 for a, x in coupling.axes.items() if x.size == 3}
-    assert operate(model, coupling, make_plan(coupling, keep), X)[1].mode == "hybrid"
+    assert cut_with_record(model, coupling, make_plan(coupling, keep), X)[1].mode == "hybrid"
     assert not called
 
 
@@ -196,7 +196,7 @@ def test_a_forward_that_writes_everything_out_still_drops_paths(monkeypatch: pyt
     plan = make_plan(coupling, {"up:out": np.arange(8) < 5})
     monkeypatch.setattr(Splice, "settle", Splice.take_all)
     monkeypatch.setattr(cutting, "stale_candidates", lambda *_: ({0}, {0}))
-    small, surgery = operate(model, coupling, plan, X)
+    small, surgery = cut_with_record(model, coupling, plan, X)
     assert surgery.spliced == ("",)
     assert "self.path(" in small.prunus_source
     assert "self.up(" not in small.prunus_source
@@ -238,7 +238,7 @@ def test_constants_of_one_cut_outlive_the_next(mode: str) -> None:
         generator = np.random.default_rng(seed)
         keep = {a: generator.permutation(x.size) > 0 for a, x in coupling.axes.items() if x.size > 1}
         plan = make_plan(coupling, keep)
-        small, surgery = operate(model, coupling, plan, X, mode=mode)
+        small, surgery = cut_with_record(model, coupling, plan, X, mode=mode)
         assert surgery.mode == mode
         assert verify(model, small, coupling, plan, X).error < 1e-8
         model = small

@@ -62,10 +62,13 @@ def test_a_dataset_that_draws_random_numbers_goes_on_bit_by_bit(stop: int, tmp_p
         model = blocks()
         model.insert(2, torch.nn.Dropout(0.2))
         train_pruning_(
-            model, DatasetSplit(Noisy(), torch.arange(40)), TrainingOptions(steps=12, lr=0.01, batch_size=8),
-            pruner=Pruner(model, {"kept": 0.5}), checkpoints=Checkpoints(tmp_path / name, every=1),
+            model,
+            DatasetSplit(Noisy(), torch.arange(40)),
+            TrainingOptions(steps=12, lr=0.01, batch_size=8),
+            pruner=Pruner(model, {"kept": 0.5}),
+            checkpoints=Checkpoints(tmp_path / name, every=1),
             log=log if stopped else None,
-        )  # fmt: skip
+        )
 
     train("whole", stopped=False)
     with pytest.raises(Stop):

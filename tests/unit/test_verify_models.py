@@ -16,7 +16,7 @@ from prunus.analysis.score import make_plan
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.surgery import proof_run as trials
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.proof_run import Trial, relative_error
 from prunus.surgery.verify import TOLERANCE, verify
 
@@ -175,7 +175,7 @@ def test_a_layout_that_another_kernel_would_not_give_is_no_error(mode: str) -> N
     model, x = Masked().eval(), torch.randn(2, 7, 24)
     coupling = couple(capture(model, x))
     plan = make_plan(coupling, {a.id: np.arange(a.size) < a.size // 2 for a in coupling.axes.values()})
-    small, _ = operate(model, coupling, plan, x, mode=mode)
+    small, _ = cut_with_record(model, coupling, plan, x, mode=mode)
     assert verify(model, small, coupling, plan, x, gradients=True).ok
     # With a gradient for the mask another kernel runs, with other strides.
     small(x).sum().backward()

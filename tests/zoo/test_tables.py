@@ -14,15 +14,44 @@ if importlib.util.find_spec("torchvision") is None:
     pytest.skip("torchvision is not installed", allow_module_level=True)
 
 GOOD: dict[str, Any] = {
-    "zoo": "torchvision", "model": "net", "mode": "hybrid", "ok": True, "stage": "done", "nodes": 9, "axes": 3,
-    "params": 100, "macs": 1000, "coverage_params": 1.0, "coverage_macs": 0.995, "unknown": [], "seconds": 2.0,
-    "capture_s": 0.1, "couple_s": 0.1, "peak_bytes": 2**20, "model_bytes": 400, "share_of_allowed_memory": 0.01,
-}  # fmt: skip
+    "zoo": "torchvision",
+    "model": "net",
+    "mode": "hybrid",
+    "ok": True,
+    "stage": "done",
+    "nodes": 9,
+    "axes": 3,
+    "params": 100,
+    "macs": 1000,
+    "coverage_params": 1.0,
+    "coverage_macs": 0.995,
+    "unknown": [],
+    "seconds": 2.0,
+    "capture_s": 0.1,
+    "couple_s": 0.1,
+    "peak_bytes": 2**20,
+    "model_bytes": 400,
+    "share_of_allowed_memory": 0.01,
+}
 CUT: dict[str, Any] = {
-    "ok": True, "params": 50, "macs": 400, "kept_of_removable": 0.5, "work_cpu_s": 1.5, "verified": True,
-    "error": 2e-16, "change": 0.5, "values_equal": True, "price_exact": True, "survives": True, "surgery": "module",
-    "spliced": 0, "spliced_paths": [], "own_share": 1.0, "rewritten_share": 0.0, "reload": "equal",
-}  # fmt: skip
+    "ok": True,
+    "params": 50,
+    "macs": 400,
+    "kept_of_removable": 0.5,
+    "work_cpu_s": 1.5,
+    "verified": True,
+    "error": 2e-16,
+    "change": 0.5,
+    "values_equal": True,
+    "price_exact": True,
+    "survives": True,
+    "surgery": "module",
+    "spliced": 0,
+    "spliced_paths": [],
+    "own_share": 1.0,
+    "rewritten_share": 0.0,
+    "reload": "equal",
+}
 
 
 def record(model: str, mode: str = "hybrid", **changes: Any) -> dict[str, Any]:
@@ -35,10 +64,25 @@ def failed(model: str) -> dict[str, Any]:
 
 
 KEPT: dict[str, Any] = {
-    "ok": True, "reached": True, "wanted_macs": 0.5, "work_cpu_s": 2.0, "params": 50, "macs": 480, "rewritten": 0,
-    "rewritten_paths": [], "mended": 2, "shipped": 0, "same_program": True, "verified": True, "error": 3e-16,
-    "change": 0.5, "price_exact": True, "proved_batches": 3, "sizes": ["batch 3 of 64×64"], "reload": "equal",
-}  # fmt: skip
+    "ok": True,
+    "reached": True,
+    "wanted_macs": 0.5,
+    "work_cpu_s": 2.0,
+    "params": 50,
+    "macs": 480,
+    "rewritten": 0,
+    "rewritten_paths": [],
+    "mended": 2,
+    "shipped": 0,
+    "same_program": True,
+    "verified": True,
+    "error": 3e-16,
+    "change": 0.5,
+    "price_exact": True,
+    "proved_batches": 3,
+    "sizes": ["batch 3 of 64×64"],
+    "reload": "equal",
+}
 
 
 def kept(model: str, share: float = 1.0, **changes: Any) -> dict[str, Any]:

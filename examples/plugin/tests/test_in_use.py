@@ -30,9 +30,13 @@ def network() -> nn.Module:
 
 def test_names_are_listed() -> None:
     for registry, name in (
-        (UNIT_CRITERIA, "path-norm"), (CRITERIA, "relative-importance"), (ALLOCATORS, "square-root"),
-        (METHODS, "path-units"), (KEPT_SCHEDULES, "exponential"), (REPAIRS, "line-search"),
-    ):  # fmt: skip
+        (UNIT_CRITERIA, "path-norm"),
+        (CRITERIA, "relative-importance"),
+        (ALLOCATORS, "square-root"),
+        (METHODS, "path-units"),
+        (KEPT_SCHEDULES, "exponential"),
+        (REPAIRS, "line-search"),
+    ):
         assert name in registry
         assert name in registry.names()
 
@@ -40,9 +44,14 @@ def test_names_are_listed() -> None:
 def test_prune_takes_them(tmp_path: Path) -> None:
     x, data = torch.randn(2, 3, 6, 6), [torch.randn(8, 3, 6, 6) for _ in range(8)]
     result = prunus.prune(
-        network(), x, budget={"params": 0.6}, criterion="path-norm", allocator="square-root", data=data,
+        network(),
+        x,
+        budget={"params": 0.6},
+        criterion="path-norm",
+        allocator="square-root",
+        data=data,
         repair="line-search",
-    )  # fmt: skip
+    )
     assert result.check.ok
     assert result.model[1].gate.shape == (result.model[0].out_channels,), "the gates went with their channels"
     path = prunus.save(result, tmp_path / "small.npz", metadata={"run": 3})

@@ -43,8 +43,11 @@ class PricePolynomial:
         The width of an axis with a group counts its steps: every axis of the group has so many units for each.
         """
         coupling, tied = cost.coupling, groups or {}
-        variable = {coupling.axis(member).atom: Steps(i, units) for i, name in enumerate(axes)
-                    for member, units in tied.get(name, {name: 1}).items()}  # fmt: skip
+        variable = {
+            coupling.axis(member).atom: Steps(i, units)
+            for i, name in enumerate(axes)
+            for member, units in tied.get(name, {name: 1}).items()
+        }
         constant = {coupling.axes[name].atom: n for name, n in fixed.items() if name in coupling.axes}
         sizes = {a: constant.get(a, size) for a, size in enumerate(coupling.sizes)}
         found: dict[Monomial, list[int]] = {}

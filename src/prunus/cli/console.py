@@ -28,9 +28,13 @@ def shown_progress(stream: TextIO | None = None) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("to go"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("to go"),
         TimeRemainingColumn(),
-    )  # fmt: skip
+    )
     with Bars(*columns, console=Console(file=stream), transient=True) as bars:
         yield BarProgress(bars)
 

@@ -54,10 +54,17 @@ def _lines(rows: list[LevelRow]) -> list[str]:
         depth = 0 if row.id == "(network)" else row.id.count("/") + 1
         name = "  " * depth + row.id.rpartition("/")[2]
         units = f" × {row.units}" if row.units else ""
-        table.append((
-            name, row.level, f"{row.kind}{units}", f"{row.params:,}", f"{row.macs_forward:,}", f"{row.param_bytes:,}",
-            "–" if row.milliseconds is None else f"{row.milliseconds:.3f}",
-            "–" if row.sensitivity is None else f"{row.sensitivity:+.4f}",
-            "–" if row.redundancy is None else f"{row.redundancy:.2f}",
-        ))  # fmt: skip
+        table.append(
+            (
+                name,
+                row.level,
+                f"{row.kind}{units}",
+                f"{row.params:,}",
+                f"{row.macs_forward:,}",
+                f"{row.param_bytes:,}",
+                "–" if row.milliseconds is None else f"{row.milliseconds:.3f}",
+                "–" if row.sensitivity is None else f"{row.sensitivity:+.4f}",
+                "–" if row.redundancy is None else f"{row.redundancy:.2f}",
+            )
+        )
     return list(aligned(table, right=range(3, 9)))

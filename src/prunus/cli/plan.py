@@ -148,8 +148,15 @@ def _forecast(trained: TrainedModel, made: Plan, progress: Progress) -> Forecast
     from prunus.measurement.forecast import forecast
 
     analysis = trained.analysis
-    return forecast(analysis.model, analysis.coupling, analysis.example_inputs, made, batch=trained.samples,
-                    threads=trained.recipe.compare.latency.threads, progress=progress)  # fmt: skip
+    return forecast(
+        analysis.model,
+        analysis.coupling,
+        analysis.example_inputs,
+        made,
+        batch=trained.samples,
+        threads=trained.recipe.compare.latency.threads,
+        progress=progress,
+    )
 
 
 def _show_forecast(found: Forecast) -> None:

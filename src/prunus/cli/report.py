@@ -45,9 +45,15 @@ def _plan_page(folder: Path, pay: bool) -> str:
         trained, settled = review_folder(given, progress)
         analysis, recipe, found = trained.analysis, trained.recipe, None
         if pay:
-            found = forecast(analysis.model, analysis.coupling, analysis.example_inputs, settled.plan,
-                             batch=trained.samples, threads=recipe.compare.latency.threads,
-                             progress=progress)  # fmt: skip
+            found = forecast(
+                analysis.model,
+                analysis.coupling,
+                analysis.example_inputs,
+                settled.plan,
+                batch=trained.samples,
+                threads=recipe.compare.latency.threads,
+                progress=progress,
+            )
     title = f"plan for {recipe.model} on {recipe.data}"
     about = PlanAbout(title, trained.samples, settled.edits, found)
     return render_plan_page(analysis.coupling, settled.plan, about)

@@ -71,8 +71,10 @@ def sweep_plans(
         sys.stdout.write(json.dumps([asdict(p) for p in points], indent=1) + "\n")
         return
     rows = [(f"{metric} kept", "params", "MACs", "bytes", "selection loss before recovery", "folder")]
-    rows += [(f"{p.kept:g}", f"{p.params:,}", f"{p.macs_forward:,}", f"{p.param_bytes:,}", f"{p.loss:.4f}", p.folder)
-             for p in points]  # fmt: skip
+    rows += [
+        (f"{p.kept:g}", f"{p.params:,}", f"{p.macs_forward:,}", f"{p.param_bytes:,}", f"{p.loss:.4f}", p.folder)
+        for p in points
+    ]
     for line in aligned(rows, right=range(5)):
         sys.stdout.write(line + "\n")
 

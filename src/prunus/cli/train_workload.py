@@ -85,9 +85,12 @@ def _shown(name: str, stream: TextIO) -> Iterator[Watch]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[score]}"),
-    )  # fmt: skip
+    )
     with Progress(*columns, console=Console(file=stream), transient=True) as bars:
         task = bars.add_task(name, total=None, score="")
 

@@ -110,7 +110,7 @@ def enter(run: Trial, method: Method, kept: float, repair: str = "none") -> Row 
         return Skipped(named(method.name, repair), kept, str(error))
     weights = learned.model if method.teach else None
     started = time.perf_counter() - spent
-    entry = carry_through(run, learned.plan, method, kept, started, weights=weights, repair=repair)
+    entry = entered_row(run, learned.plan, method, kept, started, weights=weights, repair=repair)
     name = named(method.name, repair)
     if run.networks is not None:
         place = run.networks / f"{name}-{kept:g}-seed{run.seed}"
@@ -138,10 +138,17 @@ class Entry:
     row: Row
 
 
-def carry_through(
-    run: Trial, plan: Plan, method: Method, kept: float, started: float, progress: Progress | None = None,
-    *, weights: nn.Module | None = None, repair: str = "none",
-) -> Entry:  # fmt: skip
+def entered_row(
+    run: Trial,
+    plan: Plan,
+    method: Method,
+    kept: float,
+    started: float,
+    progress: Progress | None = None,
+    *,
+    weights: nn.Module | None = None,
+    repair: str = "none",
+) -> Entry:
     """Realise a plan and measure the network; ``started`` is when the planning began.
 
     ``weights`` is the dense network with what was learned while planning; without it the dense network is cut.
@@ -159,18 +166,28 @@ def carry_through(
     else:
         wanted = recovery_of(recovery_of_recipe(run.recipe), has_data=True)
         found = recovered(found, wanted, progress=progress)
-        told = [] if found.recovery is None else [f"recovery: {leg}" for leg in found.recovery.legs if leg.kept]
+        told = [] if found.recovery is None else [f"recovery: {one}" for one in found.recovery.attempts if one.kept]
     spent = time.perf_counter() - started
     quality = evaluate(
         found.model, run.data.test.batches(_TEST_BATCH), run.data.classes, loss=title_of(run.analysis.loss)
     )
     proof = None if found.check is None else found.check.error
     row = _row(
-        run, found.model, quality, plan.after, sliced_masks(plan),
-        method=method.name, level=method.level, kept_fraction=kept, seconds=spent, check_error=proof,
-        accuracy_before_recovery=raw.accuracy, notes=(*_notes(plan, method), *mended, *told),
-        structure=_structure(run.analysis, plan), repair=repair,
-    )  # fmt: skip
+        run,
+        found.model,
+        quality,
+        plan.after,
+        sliced_masks(plan),
+        method=method.name,
+        level=method.level,
+        kept_fraction=kept,
+        seconds=spent,
+        check_error=proof,
+        accuracy_before_recovery=raw.accuracy,
+        notes=(*_notes(plan, method), *mended, *told),
+        structure=_structure(run.analysis, plan),
+        repair=repair,
+    )
     return Entry(found, row)
 
 
@@ -178,17 +195,33 @@ def dense_row(run: Trial) -> Row:
     """Measure the dense network like everything else."""
     cost = run.analysis.cost.price()
     return _row(
-        run, run.dense, run.quality, cost, {},
-        method="dense", level="dense", kept_fraction=1.0, seconds=0.0, check_error=None,
-        accuracy_before_recovery=run.quality.accuracy, notes=(),
+        run,
+        run.dense,
+        run.quality,
+        cost,
+        {},
+        method="dense",
+        level="dense",
+        kept_fraction=1.0,
+        seconds=0.0,
+        check_error=None,
+        accuracy_before_recovery=run.quality.accuracy,
+        notes=(),
         structure=_structure(run.analysis, None),
-    )  # fmt: skip
+    )
 
 
 def _row(
-    run: Trial, model: nn.Module, quality: Quality, cost: Cost, masks: dict[str, Tensor], *,
-    notes: Sequence[str], structure: tuple[LayerChange, ...], **about: Any,
-) -> Row:  # fmt: skip
+    run: Trial,
+    model: nn.Module,
+    quality: Quality,
+    cost: Cost,
+    masks: dict[str, Tensor],
+    *,
+    notes: Sequence[str],
+    structure: tuple[LayerChange, ...],
+    **about: Any,
+) -> Row:
     nonzero = sum(int(torch.count_nonzero(p)) for p in model.parameters())
     whole = sum(int(torch.count_nonzero(p)) for p in run.dense.parameters())
     forward, backward = _latency(run, model)
@@ -225,8 +258,15 @@ def _latency(run: Trial, model: nn.Module) -> tuple[LatencyRatio, LatencyRatio]:
     baseline = copy.deepcopy(run.dense) if model is run.dense else run.dense
 
     def timed(backward: bool) -> LatencyRatio:
-        return latency_ratio(model, baseline, run.timing, backward=backward, rounds=options.rounds,
-                             threads=options.threads, seed=run.seed)  # fmt: skip
+        return latency_ratio(
+            model,
+            baseline,
+            run.timing,
+            backward=backward,
+            rounds=options.rounds,
+            threads=options.threads,
+            seed=run.seed,
+        )
 
     return timed(False), timed(True)
 

@@ -17,7 +17,7 @@ from prunus.exporters.widths import ConfigWidths, Width
 from prunus.graph.coupling import Coupling
 from prunus.graph.layout import Expr, Sum, atoms_of
 from prunus.plans import Plan, fingerprint
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 
 _CHOICES = 3  # heads, heads of a group, their width: the factors of a size that may be the one that shrinks
 
@@ -86,7 +86,7 @@ def are_computed(model: nn.Module, coupling: Coupling, widths: Sequence[Width], 
     numbers = {} if whole is None else builder.open_numbers(whole)
     numbers |= {p: v * (w.steps // 2) // w.steps for w in widths for p, v in w.fields.items()}
     try:
-        small, _ = operate(model, coupling, plan, example_inputs)
+        small, _ = cut_with_record(model, coupling, plan, example_inputs)
         if shapes_of(small) != builder.shapes(numbers):
             return False
         return instance_of(small, builder, numbers, example_inputs)[0] is not None

@@ -29,12 +29,19 @@ One number for all processors: a network is then trained in the same format, and
 
 _CONVOLUTIONS = frozenset(
     {
-        torch.conv1d, torch.conv2d, torch.convolution,
-        torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.convolution.default,
-        torch.ops.aten.conv1d.padding, torch.ops.aten.conv2d.padding, torch.ops.aten.convolution,
-        torch.ops.aten.conv1d, torch.ops.aten.conv2d,
+        torch.conv1d,
+        torch.conv2d,
+        torch.convolution,
+        torch.ops.aten.conv1d.default,
+        torch.ops.aten.conv2d.default,
+        torch.ops.aten.convolution.default,
+        torch.ops.aten.conv1d.padding,
+        torch.ops.aten.conv2d.padding,
+        torch.ops.aten.convolution,
+        torch.ops.aten.conv1d,
+        torch.ops.aten.conv2d,
     }
-)  # fmt: skip
+)
 Weights = nn.Module | Mapping[str, Tensor]
 
 

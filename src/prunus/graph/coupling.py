@@ -186,8 +186,11 @@ def _positions(expr: Expr, atom: int, sizes: Sequence[int]) -> Iterator[np.ndarr
 def frozen_axes(coupling: Coupling, reasons: Mapping[str, Frozen]) -> Coupling:
     """Return an analysis in which some axes stay whole: axis id → why, and the node that wants it."""
     held = {name: axis for name, axis in coupling.axes.items() if name in reasons}
-    dims = [FrozenDim(m.tensor, m.dim, reasons[name].reason, reasons[name].node, axis.size)
-            for name, axis in held.items() for m in axis.members]  # fmt: skip
+    dims = [
+        FrozenDim(m.tensor, m.dim, reasons[name].reason, reasons[name].node, axis.size)
+        for name, axis in held.items()
+        for m in axis.members
+    ]
     return replace(
         coupling,
         axes={name: axis for name, axis in coupling.axes.items() if name not in held},

@@ -53,8 +53,11 @@ def _rebound(value: Any, twins: dict[int, Any]) -> Any:
     if isinstance(value, types.MethodType) and id(value.__self__) in twins:
         return types.MethodType(value.__func__, twins[id(value.__self__)])
     if isinstance(value, functools.partial):
-        return functools.partial(_rebound(value.func, twins), *(_rebound(a, twins) for a in value.args),
-                                 **{k: _rebound(v, twins) for k, v in value.keywords.items()})  # fmt: skip
+        return functools.partial(
+            _rebound(value.func, twins),
+            *(_rebound(a, twins) for a in value.args),
+            **{k: _rebound(v, twins) for k, v in value.keywords.items()},
+        )
     return value
 
 
@@ -86,8 +89,9 @@ def _traced_config(value: Any, at: Attribute, trace: Trace, depth: int) -> Any:
         )
     try:
         made = copy.copy(value)
-        vars(made).update({k: _traced(v, _inside(at, f".{k}"), trace, depth + 1) for k, v in vars(value).items()
-                           if k[:1] != "_"})  # fmt: skip
+        vars(made).update(
+            {k: _traced(v, _inside(at, f".{k}"), trace, depth + 1) for k, v in vars(value).items() if k[:1] != "_"}
+        )
     except Exception:  # an object that does not want to be copied is no plain configuration
         return value
     return made

@@ -74,8 +74,11 @@ def _stand_in(func: Any) -> Any:
     return func
 
 
-_DROPOUTS = (torch.ops.aten.dropout.default, torch.ops.aten.feature_dropout.default,
-             torch.ops.aten.alpha_dropout.default)  # fmt: skip
+_DROPOUTS = (
+    torch.ops.aten.dropout.default,
+    torch.ops.aten.feature_dropout.default,
+    torch.ops.aten.alpha_dropout.default,
+)
 
 
 def _another_object(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -19,8 +19,13 @@ from prunus.graph.open_outputs import opened_leaves
 from prunus.graph.value_dependence import what_depends_on_values
 
 _DEPTH = 8
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
-          "_forward_hooks_always_called")  # fmt: skip
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +182,9 @@ def _owns_its_tensors(model: nn.Module, part: nn.Module) -> bool:
     """Whether no tensor of the part is also reached from outside it."""
     inside = {id(m) for m in part.modules()}
     own = {id(t) for t in (*part.parameters(), *part.buffers())}
-    outside = [t for m in model.modules() if id(m) not in inside
-               for t in (*m._parameters.values(), *m._buffers.values())]  # fmt: skip
+    outside = [
+        t for m in model.modules() if id(m) not in inside for t in (*m._parameters.values(), *m._buffers.values())
+    ]
     return not any(id(t) in own for t in outside)
 
 

@@ -100,8 +100,11 @@ def provenance(model: nn.Module, graph: Graph, example_inputs: Any) -> Provenanc
 def _with_idle(graph: Graph, found: Graph) -> Graph | None:
     """Return the recorded program with the ops on parameters that no output needs: a kept forward runs them too."""
     read = {n.tensor for n in graph.nodes if n.op == TENSOR}
-    idle = {n.name for n in found.nodes
-            if n.op == TENSOR and n.tensor not in read and found.tensors[n.tensor].kind == "parameter"}  # fmt: skip
+    idle = {
+        n.name
+        for n in found.nodes
+        if n.op == TENSOR and n.tensor not in read and found.tensors[n.tensor].kind == "parameter"
+    }
     if not idle:
         return None
     for node in found.nodes:
@@ -305,9 +308,11 @@ class _Mode(TorchFunctionMode):
 
 _KNOWN_IN_TRAINING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RNNBase)
 _SIZES = {torch.Tensor.shape.__get__, torch.Tensor.size, torch.Tensor.__len__, torch.Tensor.numel}  # type: ignore[attr-defined]
-_UNSEEN = {getattr(torch.Tensor, name).__get__ for name in
-           ["dtype", "device", "ndim", "is_cuda", "requires_grad", "layout", "is_nested", "grad", "data_ptr"]
-           if hasattr(getattr(torch.Tensor, name), "__get__")} | {torch.Tensor.dim}  # fmt: skip
+_UNSEEN = {
+    getattr(torch.Tensor, name).__get__
+    for name in ["dtype", "device", "ndim", "is_cuda", "requires_grad", "layout", "is_nested", "grad", "data_ptr"]
+    if hasattr(getattr(torch.Tensor, name), "__get__")
+} | {torch.Tensor.dim}
 _INDEXING = ("__getitem__", "__setitem__")
 _VALUES = ("tensor", "as_tensor", "scalar_tensor")
 _DIMS = frozenset({"dim", "dims", "dim0", "dim1", "axis", "start_dim", "end_dim", "dtype", "layout"})

@@ -73,8 +73,10 @@ class Count:
         other = Count.of(other)
         if self.below == other.below:
             return _quotient(_sum(self.above, other.above), self.below)
-        return _quotient(_sum(_product(self.above, other.below), _product(other.above, self.below)),
-                         _product(self.below, other.below))  # fmt: skip
+        return _quotient(
+            _sum(_product(self.above, other.below), _product(other.above, self.below)),
+            _product(self.below, other.below),
+        )
 
     __radd__ = __add__
 

@@ -227,5 +227,17 @@ def _give_operators() -> None:
 
 _give_operators()
 
-__all__ = ["Attribute", "Comparison", "Operation", "Origin", "Size", "Trace", "TracedFloat", "TracedInt",
-           "attributes_of", "is_constant", "origin_of", "plain"]  # fmt: skip
+__all__ = [
+    "Attribute",
+    "Comparison",
+    "Operation",
+    "Origin",
+    "Size",
+    "Trace",
+    "TracedFloat",
+    "TracedInt",
+    "attributes_of",
+    "is_constant",
+    "origin_of",
+    "plain",
+]

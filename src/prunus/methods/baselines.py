@@ -22,8 +22,13 @@ def random(analysis: Analysis, limits: Limits) -> Plan:
     return unit_plan(analysis, limits, "random")
 
 
-@method("smaller-dense", "baseline", "a uniformly narrower network of equal cost, new weights, trained from scratch",
-        fresh_weights=True, joint=True)  # fmt: skip
+@method(
+    "smaller-dense",
+    "baseline",
+    "a uniformly narrower network of equal cost, new weights, trained from scratch",
+    fresh_weights=True,
+    joint=True,
+)
 def smaller_dense(analysis: Analysis, limits: Limits) -> Plan:
     """Give the shape of a uniformly narrower network; the comparison trains it from new weights.
 

@@ -47,8 +47,13 @@ _DAMAGE = "damage of "
 _UNIT_OPTIONS = ("criterion", "allocator", "search", "judge")
 
 
-@method(UNITS, "neuron", "remove units by a criterion, the budget divided by an allocator", options=_UNIT_OPTIONS,
-        joint=True)  # fmt: skip
+@method(
+    UNITS,
+    "neuron",
+    "remove units by a criterion, the budget divided by an allocator",
+    options=_UNIT_OPTIONS,
+    joint=True,
+)
 def units(
     analysis: Analysis,
     limits: Limits,
@@ -78,8 +83,12 @@ def units(
     return make_plan(analysis.coupling, keep, decisions=decisions, settings=settings, cost=analysis.cost)
 
 
-@method("weights", "weight", "mask weights by a criterion, the budget divided by an allocator",
-        options=("criterion", "allocator"))  # fmt: skip
+@method(
+    "weights",
+    "weight",
+    "mask weights by a criterion, the budget divided by an allocator",
+    options=("criterion", "allocator"),
+)
 def weights(
     analysis: Analysis,
     limits: Limits,
@@ -105,8 +114,12 @@ def weights(
     return replace(plan, settings={"criterion": told})
 
 
-@method("units-weights", "hierarchical", "units by a criterion, then weights among what is left, one budget",
-        options=_UNIT_OPTIONS)  # fmt: skip
+@method(
+    "units-weights",
+    "hierarchical",
+    "units by a criterion, then weights among what is left, one budget",
+    options=_UNIT_OPTIONS,
+)
 def units_and_weights(
     analysis: Analysis,
     limits: Limits,

@@ -60,8 +60,15 @@ def integrated(analysis: Analysis, limits: Limits) -> Plan:
         Decision(name, "weight", int((~mask).sum()), mask.size, "lowest E[g²]·w² of what blocks and units left")
         for name, mask in masks.items()
     ]
-    return make_plan(analysis.coupling, keep, reduction.drops, masks=masks, decisions=decisions,
-                     settings={"method": "integrated"}, cost=analysis.cost)  # fmt: skip
+    return make_plan(
+        analysis.coupling,
+        keep,
+        reduction.drops,
+        masks=masks,
+        decisions=decisions,
+        settings={"method": "integrated"},
+        cost=analysis.cost,
+    )
 
 
 def _units(reduction: Reduction, limit: Limit) -> dict[str, np.ndarray]:

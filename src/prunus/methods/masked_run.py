@@ -49,8 +49,12 @@ class Replay:
         total = count = 0.0
         for coupling, inputs, targets in self._batches(data):
             with torch.no_grad():
-                outputs = run(coupling.graph, masked | dict(coupling.graph.constants), inputs,
-                              override=reference_overrides(coupling, plan))  # fmt: skip
+                outputs = run(
+                    coupling.graph,
+                    masked | dict(coupling.graph.constants),
+                    inputs,
+                    override=reference_overrides(coupling, plan),
+                )
                 total += float(self.analysis.loss(outputs, targets)) * len(inputs[0])
             count += len(inputs[0])
             if samples is not None and count >= samples:

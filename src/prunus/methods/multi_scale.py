@@ -102,8 +102,10 @@ def plan_split(analysis: Analysis, split: Split, limit: Limit) -> Plan:
     """
     reduction = _drop_blocks(analysis, split.blocks)
     keep = dict(reduction.keep)
-    decisions = [Decision(b.id, "block", b.params, b.params, "least gate importance for what it spends")
-                 for b in reduction.dropped]  # fmt: skip
+    decisions = [
+        Decision(b.id, "block", b.params, b.params, "least gate importance for what it spends")
+        for b in reduction.dropped
+    ]
     shared = analysis.limit(split.blocks * split.units) if split.weights < 1 else limit
     if reduction.spent > shared.value:
         live = set(live_axes(reduction))
@@ -112,12 +114,22 @@ def plan_split(analysis: Analysis, split: Split, limit: Limit) -> Plan:
         keep = analysis.fit(
             scores, shared, cost=reduction.cost, base=reduction.keep, allocator="knapsack", damage=damage
         )
-        decisions += [Decision(a, "unit", int((~m).sum()), len(m), "its width by the knapsack over sensitivities")
-                      for a, m in keep.items() if m.any() and not m.all()]  # fmt: skip
+        decisions += [
+            Decision(a, "unit", int((~m).sum()), len(m), "its width by the knapsack over sensitivities")
+            for a, m in keep.items()
+            if m.any() and not m.all()
+        ]
     masks = _masks(reduction, keep, limit) if analysis.masks_save else {}
     decisions += [Decision(n, "weight", int((~m).sum()), m.size, "|w| below the threshold") for n, m in masks.items()]
-    return make_plan(analysis.coupling, keep, reduction.drops, masks=masks, decisions=decisions,
-                     settings={"method": "multi-scale", "split": str(split)}, cost=analysis.cost)  # fmt: skip
+    return make_plan(
+        analysis.coupling,
+        keep,
+        reduction.drops,
+        masks=masks,
+        decisions=decisions,
+        settings={"method": "multi-scale", "split": str(split)},
+        cost=analysis.cost,
+    )
 
 
 def _drop_blocks(analysis: Analysis, share: float) -> Reduction:

@@ -48,9 +48,12 @@ def window_strip_column(analysis: Analysis, limits: Limits) -> Plan:
 
 def _strips(analysis: Analysis, limits: Limits, along: Direction) -> Plan:
     weights = maskable(analysis)
-    masks = window_masks(_magnitudes(analysis, weights), Strip(STRIP, along),
-                         keep_count=weights_to_keep(analysis, weights, limits),
-                         input_dims=contracted_dims(analysis.model))  # fmt: skip
+    masks = window_masks(
+        _magnitudes(analysis, weights),
+        Strip(STRIP, along),
+        keep_count=weights_to_keep(analysis, weights, limits),
+        input_dims=contracted_dims(analysis.model),
+    )
     return masked_plan(analysis, masks, "strip of low mean |w|")
 
 

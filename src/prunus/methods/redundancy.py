@@ -110,8 +110,11 @@ def _aligned(analysis: Analysis, branches: dict[str, Branch]) -> Alignment:
 def _distinctness(reduction: Reduction) -> dict[str, np.ndarray]:
     coupling = reduction.analysis.coupling
     present = {node.tensor for node in reduction.graph.nodes if node.tensor}
-    weights = {name: value for name, value in tensors_of(reduction.analysis).items()
-               if name in present and coupling.graph.tensors[name].kind == "parameter"}  # fmt: skip
+    weights = {
+        name: value
+        for name, value in tensors_of(reduction.analysis).items()
+        if name in present and coupling.graph.tensors[name].kind == "parameter"
+    }
     return {axis: distinctness(unit_gram(coupling, coupling.axes[axis], weights)) for axis in live_axes(reduction)}
 
 

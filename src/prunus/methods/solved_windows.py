@@ -84,8 +84,13 @@ def windowed_plan(analysis: Analysis, limits: Limits, solver: _Solver, windows: 
     weights = maskable(analysis)
     count, sizes = weights_to_keep(analysis, weights, limits), {name: w.numel() for name, w in weights.items()}
     counts = room_for_one(lamp_shares(analysis, weights, count), sizes, windows.area)
-    layers = Layers(partial(solver, pattern=windows.tile), counts, as_they_are(analysis, weights),
-                    turned=windows.turned, least=windows.area).solve(analysis)  # fmt: skip
+    layers = Layers(
+        partial(solver, pattern=windows.tile),
+        counts,
+        as_they_are(analysis, weights),
+        turned=windows.turned,
+        least=windows.area,
+    ).solve(analysis)
     dims = contracted_dims(analysis.model)
     masks, numbers, scores = {}, {}, {}
     for name, weight in weights.items():

@@ -168,8 +168,13 @@ def gradient_threshold(analysis: Analysis, limits: Limits) -> Plan:
 def _importance(analysis: Analysis, limits: Limits, variant: str) -> Plan:
     weights = maskable(analysis)
     found = gradient_evidence(analysis)
-    evidence = Evidence(weights=weights, grad_sq=_only(found.grad_sq, weights), grad=_only(found.grad, weights),
-                        grad_abs=_only(found.grad_abs, weights), seed=analysis.seed)  # fmt: skip
+    evidence = Evidence(
+        weights=weights,
+        grad_sq=_only(found.grad_sq, weights),
+        grad=_only(found.grad, weights),
+        grad_abs=_only(found.grad_abs, weights),
+        seed=analysis.seed,
+    )
     masks = importance_masks(evidence, variant=variant, keep_count=weights_to_keep(analysis, weights, limits))
     return masked_plan(analysis, masks, f"lowest {variant}")
 
@@ -196,8 +201,12 @@ def importance_weighted(analysis: Analysis, limits: Limits) -> Plan:
 def _windows(analysis: Analysis, limits: Limits, window: Tile | KernelPosition, reason: str) -> Plan:
     weights = maskable(analysis)
     scores = CRITERIA.get("magnitude")(Evidence(weights=weights, seed=analysis.seed))
-    masks = window_masks(scores, window, keep_count=weights_to_keep(analysis, weights, limits),
-                         input_dims=contracted_dims(analysis.model))  # fmt: skip
+    masks = window_masks(
+        scores,
+        window,
+        keep_count=weights_to_keep(analysis, weights, limits),
+        input_dims=contracted_dims(analysis.model),
+    )
     return masked_plan(analysis, masks, reason)
 
 

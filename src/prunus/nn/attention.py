@@ -50,8 +50,9 @@ class MultiheadAttention(nn.MultiheadAttention):
         value_dim: int | None = None,
         scale: float | None = None,
     ) -> None:
-        super().__init__(num_heads, num_heads, dropout, bias, add_bias_kv, add_zero_attn, kdim, vdim, batch_first,
-                         device, dtype)  # fmt: skip
+        super().__init__(
+            num_heads, num_heads, dropout, bias, add_bias_kv, add_zero_attn, kdim, vdim, batch_first, device, dtype
+        )
         width = head_dim if head_dim is not None else embed_dim // num_heads
         values = width if value_dim is None else value_dim
         self.embed_dim, self.kdim, self.vdim = embed_dim, kdim or embed_dim, vdim or embed_dim
@@ -138,8 +139,11 @@ class MultiheadAttention(nn.MultiheadAttention):
             q, k, v = torch.split(F.linear(query, self.in_proj_weight, self.in_proj_bias), sizes, dim=-1)
         else:
             packed = self.in_proj_weight is not None
-            weights = (torch.split(self.in_proj_weight, sizes) if packed
-                       else (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight))  # fmt: skip
+            weights = (
+                torch.split(self.in_proj_weight, sizes)
+                if packed
+                else (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+            )
             biases = (None,) * 3 if self.in_proj_bias is None else torch.split(self.in_proj_bias, sizes)
             q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
         if not batched:

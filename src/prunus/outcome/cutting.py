@@ -10,7 +10,7 @@ from torch import nn
 from prunus.errors import CaptureError, VerifyError
 from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Plan
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.record import Surgery
 from prunus.surgery.verify import Check, verify
 
@@ -45,7 +45,7 @@ def cut_proved(
         VerifyError: the cut network differs from the masked original; nothing is returned.
     """
     try:
-        small, surgery = operate(model, coupling, plan, example_inputs)
+        small, surgery = cut_with_record(model, coupling, plan, example_inputs)
         same = surgery.same_program
         check = verify(model, small, coupling, plan, example_inputs, seed=seed, same_program=same) if prove else None
     except (CaptureError, VerifyError):

@@ -20,7 +20,7 @@ from prunus.outcome.cutting import cut_proved
 from prunus.outcome.record import Outcome
 from prunus.outcome.training import Recover, recovery_of, train_
 from prunus.plans import Plan
-from prunus.recovery import Case, RecoveryOptions, recovered_
+from prunus.recovery import RecoveryOptions, RecoveryTask, recovered_
 from prunus.repairs import check_repair, repair_, repair_parts_
 from prunus.repairs.choose_repairs import AUTO
 from prunus.repairs.repair_model import NONE
@@ -164,9 +164,15 @@ def repaired(found: Outcome, repair: str, *, recovered: bool = False, progress: 
         )
     else:
         report = repair_(
-            analysis.model, found.model, analysis.coupling, plan, data, repair=repair, seed=analysis.seed,
+            analysis.model,
+            found.model,
+            analysis.coupling,
+            plan,
+            data,
+            repair=repair,
+            seed=analysis.seed,
             progress=progress,
-        )  # fmt: skip
+        )
     return replace(found, repair=report)
 
 
@@ -204,7 +210,7 @@ def recovered(
         train_(found.model, train, options, analysis.seed, shown, "recover", masks or None)
         return found
     in_parts = bool(analysis.parts)
-    case = Case(
+    task = RecoveryTask(
         unwrap(found.model),
         unwrap(analysis.user_model),
         train,
@@ -217,7 +223,7 @@ def recovered(
         seed=analysis.seed,
         labelled=labelled,
     )
-    report = recovered_(case)
+    report = recovered_(task)
     return replace(found, recovery=report if labelled else replace(report, notes=(*report.notes, NO_LABELS)))
 
 

@@ -38,9 +38,14 @@ def recovery_of(recover: Recover, *, has_data: bool) -> RecoveryOptions | Traini
 
 
 def train_(
-    model: nn.Module, data: DataSource, options: TrainingOptions, seed: int, progress: Progress, task: str,
+    model: nn.Module,
+    data: DataSource,
+    options: TrainingOptions,
+    seed: int,
+    progress: Progress,
+    task: str,
     masks: Mapping[str, Tensor] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Train a model as options say, with a bar; no steps leave it as it is."""
     if not options.steps:
         return

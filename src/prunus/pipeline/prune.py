@@ -122,9 +122,18 @@ def prune(
     check_repair(repair)
     recovery_of(recover, has_data=data is not None)
     analysis = analyse(
-        model, example_inputs, data=data, held_out=held_out, loss=loss, ignore=ignore, opt_in=opt_in, seed=seed,
-        forward=forward, config_ties=config_ties, progress=progress,
-    )  # fmt: skip
+        model,
+        example_inputs,
+        data=data,
+        held_out=held_out,
+        loss=loss,
+        ignore=ignore,
+        opt_in=opt_in,
+        seed=seed,
+        forward=forward,
+        config_ties=config_ties,
+        progress=progress,
+    )
     return carried_out(analysis, request, repair, progress)
 
 
@@ -180,9 +189,18 @@ def plan(
     """
     Request.of(budget, options)
     analysis = analyse(
-        model, example_inputs, data=data, held_out=held_out, loss=loss, ignore=ignore, opt_in=opt_in, seed=seed,
-        forward=forward, config_ties=config_ties, progress=progress,
-    )  # fmt: skip
+        model,
+        example_inputs,
+        data=data,
+        held_out=held_out,
+        loss=loss,
+        ignore=ignore,
+        opt_in=opt_in,
+        seed=seed,
+        forward=forward,
+        config_ties=config_ties,
+        progress=progress,
+    )
     return plan_for(analysis, budget, **options)
 
 

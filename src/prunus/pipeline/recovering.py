@@ -18,7 +18,7 @@ from prunus.graph.call_form import Calls, as_called
 from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.plans import Plan
-from prunus.recovery import AUTOPILOT, Case, RecoveryOptions, RecoveryReport, recovered_
+from prunus.recovery import AUTOPILOT, RecoveryOptions, RecoveryReport, RecoveryTask, recovered_
 from prunus.surgery.tensors import sliced_masks
 
 _EXAMPLES = 2
@@ -70,7 +70,7 @@ def recover_(
     example = as_called(teacher, _example(learning_data(data)[0]) if example_inputs is None else example_inputs)
     calls = Calls(example)
     train, deciding, labelled = learning_data(called(data, calls), called(as_often_as_needed(held_out), calls))
-    case = Case(
+    task = RecoveryTask(
         unwrap(small),
         teacher,
         train,
@@ -83,7 +83,7 @@ def recover_(
         seed=seed,
         labelled=labelled,
     )
-    report = recovered_(case)
+    report = recovered_(task)
     return report if labelled else replace(report, notes=(*report.notes, NO_LABELS))
 
 

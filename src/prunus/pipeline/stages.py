@@ -21,9 +21,9 @@ from prunus.pipeline.request import Request
 from prunus.pipeline.stage_checks import stage_budget
 from prunus.pipeline.stage_levels import LEVELS
 from prunus.plans import Decision, Plan
-from prunus.recovery import Case, recovered_
+from prunus.recovery import RecoveryTask, recovered_
 from prunus.recovery.options import whole_recovery
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, finetune_
 from prunus.training.schedules import kept_at
@@ -55,8 +55,9 @@ class State:
 
     def plan(self) -> Plan:
         """Return the plan of all stages so far."""
-        return make_plan(self.analysis.coupling, self.keep, self.reduction.drops, self.masks, self.decisions,
-                         cost=self.analysis.cost)  # fmt: skip
+        return make_plan(
+            self.analysis.coupling, self.keep, self.reduction.drops, self.masks, self.decisions, cost=self.analysis.cost
+        )
 
     def spent(self) -> int:
         """Return what is left of the metric; weights at zero count as gone where they save something."""
@@ -171,7 +172,7 @@ def _recovered(state: State, dense: nn.Module, stage: Stage, request: Request) -
     plan, small = _cut(state)
     analysis = state.analysis
     train, deciding = _learning(analysis)
-    case = Case(
+    task = RecoveryTask(
         small,
         dense,
         train,
@@ -183,7 +184,7 @@ def _recovered(state: State, dense: nn.Module, stage: Stage, request: Request) -
         analysis.example_inputs,
         analysis.seed,
     )
-    recovered_(case)
+    recovered_(task)
     return state.with_weights(undo(small, plan, analysis.model))
 
 
@@ -196,7 +197,7 @@ def _learning(analysis: Analysis) -> tuple[DataSource, DataSource]:
 
 def _cut(state: State) -> tuple[Plan, nn.Module]:
     plan, analysis = state.plan(), state.analysis
-    return plan, operate(analysis.model, analysis.coupling, plan, analysis.example_inputs)[0]
+    return plan, cut_with_record(analysis.model, analysis.coupling, plan, analysis.example_inputs)[0]
 
 
 def _line(number: int, stage: Stage, before: int, after: int, metric: str) -> str:

@@ -2,23 +2,23 @@
 
 from prunus.recovery import methods
 from prunus.recovery.autopilot import recovered_
-from prunus.recovery.log import Leg, RecoveryReport
+from prunus.recovery.log import Attempt, RecoveryReport
 from prunus.recovery.options import AUTOPILOT, RecoveryOptions
-from prunus.recovery.recovery_method import RUNGS, Rung, rung
+from prunus.recovery.recovery_method import RECOVERY_METHODS, RecoveryMethod, recovery_method
 from prunus.recovery.regrow_from_dense import regrow, reseed_
-from prunus.recovery.task import Case
+from prunus.recovery.task import RecoveryTask
 
 __all__ = [
     "AUTOPILOT",
-    "RUNGS",
-    "Case",
-    "Leg",
+    "RECOVERY_METHODS",
+    "Attempt",
+    "RecoveryMethod",
     "RecoveryOptions",
     "RecoveryReport",
-    "Rung",
+    "RecoveryTask",
     "methods",
     "recovered_",
+    "recovery_method",
     "regrow",
     "reseed_",
-    "rung",
 ]

@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from prunus.recovery.task import Case
+from prunus.recovery.task import RecoveryTask
 
 
 class Best:
@@ -19,10 +19,10 @@ class Best:
         value: the held-out loss of that state.
     """
 
-    def __init__(self, case: Case) -> None:
-        self._case = case
-        self.value = case.measure()
-        self._state = _state(case.model)
+    def __init__(self, task: RecoveryTask) -> None:
+        self._task = task
+        self.value = task.measure()
+        self._state = _state(task.model)
 
     def fork(self) -> Best:
         """Return a second keeper that begins with the same best state and goes its own way."""
@@ -30,15 +30,15 @@ class Best:
 
     def offer(self) -> float:
         """Measure the model as it is now, keep it if it is the best so far, and return its loss."""
-        value = self._case.measure()
+        value = self._task.measure()
         if value < self.value or (math.isfinite(value) and not math.isfinite(self.value)):
-            self.value, self._state = value, _state(self._case.model)
+            self.value, self._state = value, _state(self._task.model)
         return value
 
     def restore_(self) -> None:
         """Give the model its best state back."""
         with torch.no_grad():
-            for name, tensor in _tensors(self._case.model).items():
+            for name, tensor in _tensors(self._task.model).items():
                 tensor.copy_(self._state[name])
 
 

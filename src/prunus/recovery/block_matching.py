@@ -19,7 +19,7 @@ from prunus.recovery.feature_hooks import Taps
 from prunus.tree import TreeNode, grow_tree
 
 if TYPE_CHECKING:
-    from prunus.recovery.task import Case
+    from prunus.recovery.task import RecoveryTask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,25 +47,25 @@ class Place:
         return value
 
 
-def find_places(case: Case) -> tuple[Place, ...]:
-    """Return the places of a case in the order of execution: outermost blocks, and layers outside of blocks.
+def find_places(task: RecoveryTask) -> tuple[Place, ...]:
+    """Return the places of a task in the order of execution: outermost blocks, and layers outside of blocks.
 
     A norm belongs to the layer before it. Where a block was dropped, the one before it answers for both. What the
     small network does not call as a module any more, or answers in another shape, is left out.
     """
-    if case.coupling is None:
+    if task.coupling is None:
         return ()
     found: list[tuple[Place, tuple[Expr, ...]]] = []
-    for node, dims, joins in _stretches(case.coupling):
-        if found and (joins or not _has_parameters(case.model, node.module)):
+    for node, dims, joins in _stretches(task.coupling):
+        if found and (joins or not _has_parameters(task.model, node.module)):
             before, wide = found[-1]
             if dims == wide:
-                last = node.module if joins and _has_parameters(case.model, node.module) else before.last
+                last = node.module if joins and _has_parameters(task.model, node.module) else before.last
                 found[-1] = replace(before, last=last, dense=node.module), wide
             continue
-        if _has_parameters(case.model, node.module):
-            found.append((Place(node.module, node.module, node.module, _kept(case, dims)), dims))
-    return _seen(case, [place for place, _ in found])
+        if _has_parameters(task.model, node.module):
+            found.append((Place(node.module, node.module, node.module, _kept(task, dims)), dims))
+    return _seen(task, [place for place, _ in found])
 
 
 def _stretches(coupling: Coupling) -> Iterator[tuple[TreeNode, tuple[Expr, ...], bool]]:
@@ -87,10 +87,10 @@ def _stretches(coupling: Coupling) -> Iterator[tuple[TreeNode, tuple[Expr, ...],
                 yield node, tuple(dims), norm
 
 
-def _kept(case: Case, dims: Sequence[Expr]) -> tuple[Tensor | None, ...]:
-    if case.plan is None or case.coupling is None:
+def _kept(task: RecoveryTask, dims: Sequence[Expr]) -> tuple[Tensor | None, ...]:
+    if task.plan is None or task.coupling is None:
         return (None,) * len(dims)
-    masks = [case.coupling.mask(expr, case.plan.axes) for expr in dims]
+    masks = [task.coupling.mask(expr, task.plan.axes) for expr in dims]
     return tuple(None if mask.all() else torch.from_numpy(np.flatnonzero(mask)) for mask in masks)
 
 
@@ -103,16 +103,16 @@ def _has_parameters(model: nn.Module, path: str) -> bool:
     return any(p.requires_grad for p in module.parameters()) if module is not None else False
 
 
-def _seen(case: Case, places: Sequence[Place]) -> tuple[Place, ...]:
+def _seen(task: RecoveryTask, places: Sequence[Place]) -> tuple[Place, ...]:
     """Keep the places that one call of both networks passes once, with answers of one shape."""
     from prunus.recovery.task import first_batch
 
-    inputs, _ = first_batch(case.train, case.model)
-    with torch.no_grad(), in_eval_mode(case.model), in_eval_mode(case.dense):
-        with Taps(case.model, {p for place in places for p in (place.first, place.last)}) as ours:
-            call(case.model, inputs)
-        with Taps(case.dense, {place.dense for place in places}) as theirs:
-            call(case.dense, inputs)
+    inputs, _ = first_batch(task.train, task.model)
+    with torch.no_grad(), in_eval_mode(task.model), in_eval_mode(task.dense):
+        with Taps(task.model, {p for place in places for p in (place.first, place.last)}) as ours:
+            call(task.model, inputs)
+        with Taps(task.dense, {place.dense for place in places}) as theirs:
+            call(task.dense, inputs)
 
     def fits(place: Place) -> bool:
         once = ours.calls.get(place.first) == ours.calls.get(place.last) == theirs.calls.get(place.dense) == 1

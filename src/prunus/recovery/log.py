@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Leg:
+class Attempt:
     """One thing that was tried.
 
     Attributes:
-        rung: which way.
+        method: which way.
         steps, seconds: what it took.
         before, after: held-out loss where it began, and at its best look; equal where nothing was tried.
         kept: whether the model went on from it.
         reason: why it was tried, why it ended, or why it was passed over.
     """
 
-    rung: str
+    method: str
     steps: int
     seconds: float
     before: float
@@ -27,10 +27,10 @@ class Leg:
 
     def __str__(self) -> str:
         if not self.steps and self.before == self.after:
-            return f"{self.rung:<11} passed over: {self.reason}"
+            return f"{self.method:<11} passed over: {self.reason}"
         change = f"{self.before:.4f} → {self.after:.4f}"
         effort = f"{self.steps} steps, {self.seconds:.1f} s"
-        return f"{self.rung:<11} {change}  ({effort})  {'kept' if self.kept else 'undone'}: {self.reason}"
+        return f"{self.method:<11} {change}  ({effort})  {'kept' if self.kept else 'undone'}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class RecoveryReport:
     Attributes:
         before, after: held-out loss; ``after`` is never above ``before``.
         steps, seconds: what it took in all.
-        legs: what was tried, in order.
+        attempts: what was tried, in order.
         labelled: whether labels were used; else the losses are distances to the dense network.
         notes: what had to be done otherwise than asked.
     """
@@ -49,11 +49,11 @@ class RecoveryReport:
     after: float
     steps: int
     seconds: float
-    legs: tuple[Leg, ...]
+    attempts: tuple[Attempt, ...]
     labelled: bool = True
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         what = "held-out loss" if self.labelled else "held-out distance to the dense network"
         head = f"{what} {self.before:.4f} → {self.after:.4f} in {self.steps} steps, {self.seconds:.1f} s"
-        return "\n".join([head, *(f"  {note}" for note in self.notes), *(f"  {leg}" for leg in self.legs)])
+        return "\n".join([head, *(f"  {note}" for note in self.notes), *(f"  {attempt}" for attempt in self.attempts)])

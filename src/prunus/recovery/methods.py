@@ -9,8 +9,8 @@ from torch import nn
 from prunus.recovery.block_matching import find_places
 from prunus.recovery.dropout import less_dropout
 from prunus.recovery.objectives import BlockByBlock, Distillation
-from prunus.recovery.recovery_method import rung
-from prunus.recovery.task import Case
+from prunus.recovery.recovery_method import recovery_method
+from prunus.recovery.task import RecoveryTask
 from prunus.repairs import repair_
 from prunus.training import Objective, TrainingOptions, Watch, finetune_, reestimate_statistics_
 
@@ -19,85 +19,85 @@ _REFOLD_BATCH, _REFOLD_SAMPLES = 64, 512
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def _no_norms(case: Case) -> str:
-    found = any(isinstance(m, _NORMS) and m.running_mean is not None for m in case.model.modules())
+def _no_norms(task: RecoveryTask) -> str:
+    found = any(isinstance(m, _NORMS) and m.running_mean is not None for m in task.model.modules())
     return "" if found else "no batch norm"
 
 
-def _no_plan(case: Case) -> str:
-    return "" if case.plan is not None and case.coupling is not None else "it is not known how the network was cut"
+def _no_plan(task: RecoveryTask) -> str:
+    return "" if task.plan is not None and task.coupling is not None else "it is not known how the network was cut"
 
 
-def _nothing_to_train(case: Case) -> str:
-    return "" if any(p.requires_grad for p in case.model.parameters()) else "no parameter may be trained"
+def _nothing_to_train(task: RecoveryTask) -> str:
+    return "" if any(p.requires_grad for p in task.model.parameters()) else "no parameter may be trained"
 
 
-def _no_labels(case: Case) -> str:
-    return _nothing_to_train(case) or ("" if case.labelled else "the data have no labels")
+def _no_labels(task: RecoveryTask) -> str:
+    return _nothing_to_train(task) or ("" if task.labelled else "the data have no labels")
 
 
-def _no_places(case: Case) -> str:
-    return _nothing_to_train(case) or ("" if find_places(case) else "no block that both networks have")
+def _no_places(task: RecoveryTask) -> str:
+    return _nothing_to_train(task) or ("" if find_places(task) else "no block that both networks have")
 
 
-@rung("statistics", trained=False, unfit=_no_norms)
-def statistics_(case: Case, options: TrainingOptions, watch: Watch) -> None:
+@recovery_method("statistics", trained=False, unfit=_no_norms)
+def statistics_(task: RecoveryTask, options: TrainingOptions, watch: Watch) -> None:
     """Measure the running statistics of batch norms anew on about 100 forward batches.
 
     Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576.
     """
-    batches = case.train.batches(options.batch_size, case.seed)
-    reestimate_statistics_(case.model, batches, max_batches=_STATISTICS_BATCHES)
+    batches = task.train.batches(options.batch_size, task.seed)
+    reestimate_statistics_(task.model, batches, max_batches=_STATISTICS_BATCHES)
 
 
-@rung("refold", trained=False, unfit=_no_plan)
-def refold_(case: Case, options: TrainingOptions, watch: Watch) -> None:
+@recovery_method("refold", trained=False, unfit=_no_plan)
+def refold_(task: RecoveryTask, options: TrainingOptions, watch: Watch) -> None:
     """Refit every layer by ridge regression, so that it answers as the dense network's does.
 
     Source: He, Zhang & Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", arXiv:1707.06168 (the
     reconstruction).
     """
-    assert case.plan is not None
-    assert case.coupling is not None
-    batches = list(islice(case.train.batches(_REFOLD_BATCH), _REFOLD_SAMPLES // _REFOLD_BATCH))
-    repair_(case.dense, case.model, case.coupling, case.plan, batches, repair="refold", seed=case.seed)
+    assert task.plan is not None
+    assert task.coupling is not None
+    batches = list(islice(task.train.batches(_REFOLD_BATCH), _REFOLD_SAMPLES // _REFOLD_BATCH))
+    repair_(task.dense, task.model, task.coupling, task.plan, batches, repair="refold", seed=task.seed)
 
 
-@rung("blocks", trained=True, unfit=_no_places, most=0.25)
-def blocks_(case: Case, options: TrainingOptions, watch: Watch) -> None:
+@recovery_method("blocks", trained=True, unfit=_no_places, most=0.25)
+def blocks_(task: RecoveryTask, options: TrainingOptions, watch: Watch) -> None:
     """Let each block rebuild the dense network's block, without labels.
 
     Source: Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction",
     arXiv:2102.05426 (blocks as the unit).
     """
-    objective = BlockByBlock(case, find_places(case))
-    _train_(case, options, watch, objective)
+    objective = BlockByBlock(task, find_places(task))
+    _train_(task, options, watch, objective)
 
 
-@rung("distil", trained=True, unfit=_nothing_to_train)
-def distil_(case: Case, options: TrainingOptions, watch: Watch) -> None:
+@recovery_method("distil", trained=True, unfit=_nothing_to_train)
+def distil_(task: RecoveryTask, options: TrainingOptions, watch: Watch) -> None:
     """Learn from the dense network's answers, and from labels where there are some.
 
     Source: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531; Romero et al.,
     "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550 (hints).
     """
-    places = find_places(case) if case.options.hints else ()
-    objective = Distillation(case, places)
-    _train_(case, options, watch, objective)
+    places = find_places(task) if task.options.hints else ()
+    objective = Distillation(task, places)
+    _train_(task, options, watch, objective)
 
 
-@rung("finetune", trained=True, unfit=_no_labels)
-def finetune_on_labels_(case: Case, options: TrainingOptions, watch: Watch) -> None:
+@recovery_method("finetune", trained=True, unfit=_no_labels)
+def finetune_on_labels_(task: RecoveryTask, options: TrainingOptions, watch: Watch) -> None:
     """Learn from labels alone.
 
     Source: own; training after pruning: Han et al., "Learning both Weights and Connections for Efficient Neural
     Networks", arXiv:1506.02626.
     """
-    _train_(case, options, watch, None)
+    _train_(task, options, watch, None)
 
 
-def _train_(case: Case, options: TrainingOptions, watch: Watch, objective: Objective | None) -> None:
-    with less_dropout(case.model, case.options.dropout or 0.0):
+def _train_(task: RecoveryTask, options: TrainingOptions, watch: Watch, objective: Objective | None) -> None:
+    with less_dropout(task.model, task.options.dropout or 0.0):
         finetune_(
-            case.model, case.train, options, masks=case.masks, seed=case.seed, objective=objective, progress=watch
+            task.model, task.train, options, masks=task.masks, seed=task.seed, objective=objective, progress=watch
         )

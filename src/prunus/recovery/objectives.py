@@ -14,7 +14,7 @@ from prunus.recovery.distillation_loss import soft_loss
 from prunus.recovery.feature_hooks import Taps
 from prunus.recovery.mixup import mixed_inputs
 from prunus.recovery.projections import Projections
-from prunus.recovery.task import Case
+from prunus.recovery.task import RecoveryTask
 from prunus.training import loss_function
 from prunus.training.losses import relative_square_error
 
@@ -28,24 +28,24 @@ class Distillation:
     Romero et al., "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550 (the last term).
 
     Args:
-        case: whose dense network teaches.
+        task: whose dense network teaches.
         places: where features are compared; projections are made for them.
     """
 
-    def __init__(self, case: Case, places: Sequence[Place] = ()) -> None:
-        self._case, self._places = case, tuple(places)
-        self._loss = loss_function(case.options.loss)
-        self._projections = Projections(case, self._places)
+    def __init__(self, task: RecoveryTask, places: Sequence[Place] = ()) -> None:
+        self._task, self._places = task, tuple(places)
+        self._loss = loss_function(task.options.loss)
+        self._projections = Projections(task, self._places)
 
     def __call__(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
         """Return the loss of one batch."""
-        soft = self._case.options.soft if self._case.labelled else 1.0
-        inputs = mixed_inputs(inputs, self._case.options.mixed)
-        with torch.no_grad(), in_eval_mode(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
-            taught = logits_of(call(self._case.dense, inputs))
+        soft = self._task.options.soft if self._task.labelled else 1.0
+        inputs = mixed_inputs(inputs, self._task.options.mixed)
+        with torch.no_grad(), in_eval_mode(self._task.dense), Taps(self._task.dense, _dense(self._places)) as theirs:
+            taught = logits_of(call(self._task.dense, inputs))
         with Taps(model, _last(self._places)) as ours:
             output = call(model, inputs)
-        loss = soft * soft_loss(self._case.options, logits_of(output), taught)
+        loss = soft * soft_loss(self._task.options, logits_of(output), taught)
         if soft < 1:
             loss = loss + (1 - soft) * self._loss(output, targets)
         if self._places:
@@ -55,7 +55,7 @@ class Distillation:
                 )
                 for place in self._places
             ]
-            loss = loss + self._case.options.hints * torch.stack(errors).mean()
+            loss = loss + self._task.options.hints * torch.stack(errors).mean()
         return loss
 
     def parameters(self) -> Iterable[nn.Parameter]:
@@ -70,13 +70,13 @@ class BlockByBlock:
     Blocks that are nearly right count as little as they cost; each is divided by the energy of its own goal.
     """
 
-    def __init__(self, case: Case, places: Sequence[Place]) -> None:
-        self._case, self._places = case, tuple(places)
+    def __init__(self, task: RecoveryTask, places: Sequence[Place]) -> None:
+        self._task, self._places = task, tuple(places)
 
     def __call__(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
         """Return the loss of one batch."""
-        with torch.no_grad(), in_eval_mode(self._case.dense), Taps(self._case.dense, _dense(self._places)) as theirs:
-            call(self._case.dense, inputs)
+        with torch.no_grad(), in_eval_mode(self._task.dense), Taps(self._task.dense, _dense(self._places)) as theirs:
+            call(self._task.dense, inputs)
         borders = [place.first for place in self._places]
         with Taps(model, _last(self._places), borders) as ours:
             call(model, inputs)

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from prunus.errors import OptionError, nearest
 from prunus.foundation.option_record import accepted_by, option_record
-from prunus.recovery.recovery_method import RUNGS
+from prunus.recovery.recovery_method import RECOVERY_METHODS
 from prunus.training.options import Decay, Rate, TrainingOptions
 
 AUTOPILOT = "autopilot"
@@ -21,8 +21,8 @@ STEPS_WITHOUT_CLOCK = 100_000
 
 def check_method(name: str) -> None:
     """Raise OptionError unless ``name`` is ``autopilot`` or a way to recover."""
-    if not isinstance(name, str) or (name != AUTOPILOT and name not in RUNGS):
-        known = (AUTOPILOT, *RUNGS.names())
+    if not isinstance(name, str) or (name != AUTOPILOT and name not in RECOVERY_METHODS):
+        known = (AUTOPILOT, *RECOVERY_METHODS.names())
         raise OptionError(f"Unknown recovery method {name!r}.{nearest(str(name), known)} Known: {', '.join(known)}.")
 
 
@@ -39,7 +39,7 @@ class RecoveryOptions(TrainingOptions):
 
     Attributes:
         minutes: a budget of time in place of steps.
-        method: ``autopilot``, or the one rung to use.
+        method: ``autopilot``, or the one method to use.
         temperature: T of the softened distributions.
         soft: weight of the dense network's answers, 0 to 1; labels have the rest.
         hints: weight of the error of inner features, on top; 0 leaves them alone.

@@ -13,7 +13,7 @@ from prunus.errors import OptionError, PlanError, SelectorError, nearest
 from prunus.graph.coupling import Coupling
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def regrow(
         PlanError: the wider plan drops something that the small network still has, or plan and network do not fit.
     """
     _check_weights(plan, wider)
-    grown, _ = operate(dense, coupling, wider, example_inputs)
+    grown, _ = cut_with_record(dense, coupling, wider, example_inputs)
     values = named_tensors(small)
     with torch.no_grad():
         for name, tensor in named_tensors(grown).items():

@@ -9,7 +9,7 @@ SECONDS_A_MINUTE = 60.0
 
 
 @dataclass(slots=True)
-class Purse:
+class StepBudget:
     """A budget being spent.
 
     Args:
@@ -46,11 +46,11 @@ class Purse:
         return min(left, max(1, int(remaining / self._pace))) if self._pace else left
 
     def take(self, steps: int, seconds: float) -> None:
-        """Book what a leg took; its pace is what the rest is planned by."""
+        """Book what an attempt took; its pace is what the rest is planned by."""
         self.spent += steps
         if steps:
             self._pace = seconds / steps
 
     def price(self, steps: int, seconds: float) -> float:
-        """Return what a leg cost in the budget's own unit: steps, or seconds where the budget is in minutes."""
+        """Return what an attempt cost in the budget's own unit: steps, or seconds where the budget is in minutes."""
         return max(seconds, 1e-9) if self.minutes is not None else float(max(steps, 1))

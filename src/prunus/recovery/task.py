@@ -27,7 +27,7 @@ HELD_OUT_AT_MOST = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Case:
+class RecoveryTask:
     """One recovery, checked once.
 
     Attributes:
@@ -37,7 +37,7 @@ class Case:
         held_out: what decides; nothing is learned from it.
         options: budget and ways.
         masks: weights of ``model`` that stay zero, True = keep.
-        plan, coupling: how ``model`` was cut from ``dense``; without them rungs that need them are passed over.
+        plan, coupling: how ``model`` was cut from ``dense``; without them methods that need them are passed over.
         example_inputs: one call of ``dense``.
         labelled: whether the data have labels; without them the teacher's answers take their place.
     """

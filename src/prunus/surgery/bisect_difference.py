@@ -100,8 +100,14 @@ def _kept_values(trial: Trial, names: set[str]) -> dict[str, dict[int, torch.Ten
         return clean
 
     with trial.computing():
-        run(coupling.graph, masked_tensors(trial.values, coupling, plan), trial.inputs, dtype=trial.dtype,
-            override=reference_overrides(coupling, plan), observe=observe)  # fmt: skip
+        run(
+            coupling.graph,
+            masked_tensors(trial.values, coupling, plan),
+            trial.inputs,
+            dtype=trial.dtype,
+            override=reference_overrides(coupling, plan),
+            observe=observe,
+        )
     return kept
 
 

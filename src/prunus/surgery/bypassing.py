@@ -60,8 +60,11 @@ def _last_calls(graph: Graph, plan: Plan, outer: Sequence[ModuleCall], join: str
                 made.setdefault(leaf, set()).add(call.index)
     inside = {c.index for c in outer}
     found: set[int] = set()
-    todo = [[graph.node(d.join).args["self"], graph.node(d.join).args["other"]][d.operand]
-            for d in plan.drops if join in ("", d.join)]  # fmt: skip
+    todo = [
+        [graph.node(d.join).args["self"], graph.node(d.join).args["other"]][d.operand]
+        for d in plan.drops
+        if join in ("", d.join)
+    ]
     seen: set[Ref] = set()
     while todo:
         ref = todo.pop()

@@ -37,11 +37,11 @@ _ROUNDS = 16
 
 
 def cut(model: nn.Module, coupling: Coupling, plan: Plan, example_inputs: Any, *, mode: str = "hybrid") -> nn.Module:
-    """Return a smaller model; the argument is untouched. See `operate`, which also returns how it was done."""
-    return operate(model, coupling, plan, example_inputs, mode=mode)[0]
+    """Return a smaller model; the argument is untouched. See `cut_with_record`, which also returns how it was done."""
+    return cut_with_record(model, coupling, plan, example_inputs, mode=mode)[0]
 
 
-def operate(
+def cut_with_record(
     model: nn.Module,
     coupling: Coupling,
     plan: Plan,

@@ -77,8 +77,15 @@ def keep_forwards(
             f"{type(model).__name__} cannot keep its forward under this plan: {again.where(other)} computes a number "
             f"from a size that is cut ({_floats_of(other)}). Hold the axes of it, or cut with forward='rewrite'."
         )
-    return small, Surgery("module", changes, removed=tuple(zeros), mended=done, shipped={**shipped, **zeros},
-                          forward="keep", same_program=same)  # fmt: skip
+    return small, Surgery(
+        "module",
+        changes,
+        removed=tuple(zeros),
+        mended=done,
+        shipped={**shipped, **zeros},
+        forward="keep",
+        same_program=same,
+    )
 
 
 def _floats_of(node: Node) -> str:

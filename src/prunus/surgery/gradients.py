@@ -98,9 +98,15 @@ def _masked_gradients(it: Trial) -> Tensors | None:
 
     with it.computing(gradients=True):
         outputs = it.kept_outputs(
-            run(coupling.graph, leaves, it.inputs, dtype=it.dtype, override=reference_overrides(coupling, plan),
-                observe=observe)
-        )  # fmt: skip
+            run(
+                coupling.graph,
+                leaves,
+                it.inputs,
+                dtype=it.dtype,
+                override=reference_overrides(coupling, plan),
+                observe=observe,
+            )
+        )
     found = _backward(it, outputs, {n: v for n, v in leaves.items() if v.requires_grad})
     return None if found is None else {n: it.kept(g, coupling.tensors[n]) for n, g in found.items()}
 

@@ -28,8 +28,11 @@ def head_dims(model: nn.Module, coupling: Coupling) -> dict[int, Frozen]:
         if any(a in coupling.axis_of and a not in inside for a in atoms_of(product))
         for a in atoms_of(product)
     }
-    found = {a: Frozen("head dims stay whole, heads go", node) for a, node in inside.items()
-             if a in coupling.axis_of and a in beside}  # fmt: skip
+    found = {
+        a: Frozen("head dims stay whole, heads go", node)
+        for a, node in inside.items()
+        if a in coupling.axis_of and a in beside
+    }
     return {**_widths_of_torch_attention(model, coupling), **found}
 
 

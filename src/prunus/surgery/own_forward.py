@@ -94,8 +94,11 @@ def _settled(
             frozen |= {a: frozen[atom] for a in after if a not in frozen}
     ties = tied(coupling, equations, multiples, frozen)
     names = coupling.axis_of
-    goes = {names[a]: tuple(names[b] for b in sorted(after) if b not in ties.frozen)
-            for a, after in emptied.items() if a not in ties.frozen}  # fmt: skip
+    goes = {
+        names[a]: tuple(names[b] for b in sorted(after) if b not in ties.frozen)
+        for a, after in emptied.items()
+        if a not in ties.frozen
+    }
     held = {a: coupling.sizes[a] for a in ties.frozen}
     formulas = {a: n.with_constants(held) for a, n in attributes.items()}
     equations = [replace(e, left=e.left.with_constants(held), right=e.right.with_constants(held)) for e in equations]

@@ -97,8 +97,9 @@ _Choice = tuple[list[_Group], "_Group | None"]
 def _batch(leaves: Sequence[Any]) -> Iterator[_Choice]:
     size = batch_size(leaves)
     if size:
-        places = tuple((i, 0) for i, x in enumerate(leaves)
-                       if isinstance(x, torch.Tensor) and x.dim() and x.shape[0] == size)  # fmt: skip
+        places = tuple(
+            (i, 0) for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.dim() and x.shape[0] == size
+        )
         yield [_Group(f"dim 0 of the inputs (size {size})", places, size, (size + 1,))], None
 
 
@@ -115,8 +116,12 @@ def _lengths(leaves: Sequence[Any]) -> Iterator[_Choice]:
         # Far from a multiple, so that a rounded share of the length shows; nearer where a table ends before that.
         sizes = (2 * size + 3, size + 1, size - 1)
         alone = [((i, 1),) for i, own in sequences.items() if own == size]
-        shared = tuple((i, d) for i, x in tensors.items() for d in range(x.dim())
-                       if x.shape[d] == size and _may_be_a_length(x, d, batch_size(leaves)))  # fmt: skip
+        shared = tuple(
+            (i, d)
+            for i, x in tensors.items()
+            for d in range(x.dim())
+            if x.shape[d] == size and _may_be_a_length(x, d, batch_size(leaves))
+        )
         joint = None if [shared] == alone else _Group(f"the sequence length (size {size})", shared, size, sizes)
         yield (
             [

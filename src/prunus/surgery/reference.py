@@ -95,15 +95,41 @@ def reference_overrides(coupling: Coupling, plan: Plan) -> dict[str, Override]:
 
 
 STATISTIC = frozenset(
-    (*STATISTIC_OPS, "layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "max", "min",
-     "native_layer_norm")
-)  # fmt: skip
+    (
+        *STATISTIC_OPS,
+        "layer_norm",
+        "rms_norm",
+        "group_norm",
+        "batch_norm",
+        "instance_norm",
+        "max",
+        "min",
+        "native_layer_norm",
+    )
+)
 
 
 CONTRACTIONS = frozenset(
-    ("sum", "nansum", "matmul", "mm", "bmm", "baddbmm", "addbmm", "dot", "einsum", "linalg_vector_norm", "norm",
-     "cumsum", "cosine_similarity", "pairwise_distance", "cdist", "count_nonzero", "scaled_dot_product_attention")
-)  # fmt: skip
+    (
+        "sum",
+        "nansum",
+        "matmul",
+        "mm",
+        "bmm",
+        "baddbmm",
+        "addbmm",
+        "dot",
+        "einsum",
+        "linalg_vector_norm",
+        "norm",
+        "cumsum",
+        "cosine_similarity",
+        "pairwise_distance",
+        "cdist",
+        "count_nonzero",
+        "scaled_dot_product_attention",
+    )
+)
 
 
 # What a router does with the scores of its experts.

@@ -59,9 +59,14 @@ def rewrite(coupling: Coupling, keep: Keep, drops: Sequence[Drop] = ()) -> Graph
     )
     indices = {n: cut_indices(coupling, keep, n, v) for n, v in graph.constants.items() if n in coupling.ids}
     edited = dataclasses.replace(
-        graph, nodes=tuple(nodes), outputs=outputs, tensors=tensors, constants={**graph.constants, **indices},
-        calls=calls, _by_name={},
-    )  # fmt: skip
+        graph,
+        nodes=tuple(nodes),
+        outputs=outputs,
+        tensors=tensors,
+        constants={**graph.constants, **indices},
+        calls=calls,
+        _by_name={},
+    )
     edited = _without_orphans(graph, drop_dead(edited))
     _refuse_empty(coupling, edited)
     _refuse_too_few(coupling, keep)

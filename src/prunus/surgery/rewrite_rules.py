@@ -85,8 +85,9 @@ def _expand(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
     return _with(node, size=[-1 if o == -1 else n for o, n in zip(node.args["size"], new, strict=True)])
 
 
-@REWRITES.register("zeros", "ones", "full", "empty", "rand", "randn", "randint", "new_zeros", "new_ones", "new_full",
-                   "new_empty")  # fmt: skip
+@REWRITES.register(
+    "zeros", "ones", "full", "empty", "rand", "randn", "randint", "new_zeros", "new_ones", "new_full", "new_empty"
+)
 def _create(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
     return _with(node, size=list(sizes.new(Ref(node.name)))) if "size" in node.args else None
 
@@ -106,8 +107,18 @@ def _counted(key: str) -> Rewrite:
 
 
 REWRITES.register("group_norm")(_counted("num_groups"))
-REWRITES.register("channel_shuffle", "native_channel_shuffle", "convolution", "_convolution", "conv1d", "conv2d",
-                  "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")(_counted("groups"))  # fmt: skip
+REWRITES.register(
+    "channel_shuffle",
+    "native_channel_shuffle",
+    "convolution",
+    "_convolution",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+)(_counted("groups"))
 REWRITES.register("one_hot")(_counted("num_classes"))
 
 
@@ -148,8 +159,9 @@ def _roll(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
     return _with(node, shifts=[old if old in (n, n - after[d]) else n for old, n, d in pairs])
 
 
-@REWRITES.register("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk",
-                   "unsafe_split_with_sizes")  # fmt: skip
+@REWRITES.register(
+    "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes"
+)
 def _split(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
     rank = len(sizes.old(node.args["self"]))
     dim = positive(node.get("dim", 0), rank)

@@ -55,14 +55,18 @@ def widen_attention_(
         if type(module) is not nn.MultiheadAttention or path in silent:
             continue
         prefix = f"{path}." if path else ""
-        names = {n: coupling.graph.aliases.get(f"{prefix}{n}", f"{prefix}{n}")
-                 for n in ("out_proj.weight", "in_proj_weight", "q_proj_weight")}  # fmt: skip
+        names = {
+            n: coupling.graph.aliases.get(f"{prefix}{n}", f"{prefix}{n}")
+            for n in ("out_proj.weight", "in_proj_weight", "q_proj_weight")
+        }
         inner = coupling.tensors[names["out_proj.weight"]][1]
         heads, width = _heads_of(coupling, inner, module.head_dim)
         num_heads, value_dim = coupling.kept(heads, plan.axes), coupling.kept(width, plan.axes)
-        rows = (coupling.kept(coupling.tensors[names["in_proj_weight"]][0], plan.axes) - num_heads * value_dim
-                if module._qkv_same_embed_dim
-                else 2 * coupling.kept(coupling.tensors[names["q_proj_weight"]][0], plan.axes))  # fmt: skip
+        rows = (
+            coupling.kept(coupling.tensors[names["in_proj_weight"]][0], plan.axes) - num_heads * value_dim
+            if module._qkv_same_embed_dim
+            else 2 * coupling.kept(coupling.tensors[names["q_proj_weight"]][0], plan.axes)
+        )
         head_dim, scale = rows // (2 * num_heads), 1 / math.sqrt(module.head_dim)
         apart = path.rpartition(".")[0] in beside
         record = _resized(module, num_heads, head_dim, value_dim, scale, apart=apart)
@@ -77,8 +81,13 @@ def _resized(
     """Set the widths of an attention; it stays torch's where torch's can hold them. None where nothing changed."""
     first = module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
     width, query = module.out_proj.weight.shape[0], first.shape[1]
-    sizes = {"embed_dim": width, "query_dim": query, "num_heads": num_heads, "head_dim": head_dim,
-             "value_dim": value_dim}  # fmt: skip
+    sizes = {
+        "embed_dim": width,
+        "query_dim": query,
+        "num_heads": num_heads,
+        "head_dim": head_dim,
+        "value_dim": value_dim,
+    }
     old = module.embed_dim, module.embed_dim, module.num_heads, module.head_dim, module.head_dim
     if tuple(sizes.values()) == old and not apart:
         return None

@@ -18,8 +18,19 @@ from prunus.graph.rules.context import base_name, positive
 from prunus.graph.size_functions import Count, counted
 from prunus.surgery.rewrite_rules import REWRITES, Sizes
 
-_SPLITS = frozenset({"split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk",
-                     "unsafe_split_with_sizes", "hsplit", "vsplit"})  # fmt: skip
+_SPLITS = frozenset(
+    {
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "tensor_split",
+        "unsafe_split",
+        "unsafe_chunk",
+        "unsafe_split_with_sizes",
+        "hsplit",
+        "vsplit",
+    }
+)
 # What these hold has a meaning of its own and is mended with the module (`surgery.attributes`).
 _MENDED = frozenset({"embedding"})
 
@@ -143,8 +154,13 @@ def _of_constant(formulas: Formulas, node: Node) -> Iterator[Forbidden]:
     if coupling.graph.tensors[node.tensor].kind != "constant":
         return
     free = _stretched(coupling, node)
-    atoms = frozenset(a for d, e in enumerate(coupling.tensors[node.tensor]) if d not in free
-                      for a in atoms_of(e) if a in coupling.axis_of)  # fmt: skip
+    atoms = frozenset(
+        a
+        for d, e in enumerate(coupling.tensors[node.tensor])
+        if d not in free
+        for a in atoms_of(e)
+        if a in coupling.axis_of
+    )
     ids = coupling.ids.get(node.tensor)
     if ids is not None:
         atoms |= {a for a in atoms_of(ids) if a in coupling.axis_of}

@@ -186,8 +186,11 @@ class Splice:
 def _anonymous(source: str) -> str:
     """Number local names in order of appearance, so that two calls of one module read alike."""
     seen: dict[str, str] = {}
-    return re.sub(r"\b([a-z_]+\w*_\d+|call_\d+|[a-z]\w*)\b(?=( = |\[|,|\)|\.shape))",
-                  lambda m: seen.setdefault(m[1], f"n{len(seen)}"), source)  # fmt: skip
+    return re.sub(
+        r"\b([a-z_]+\w*_\d+|call_\d+|[a-z]\w*)\b(?=( = |\[|,|\)|\.shape))",
+        lambda m: seen.setdefault(m[1], f"n{len(seen)}"),
+        source,
+    )
 
 
 def splice_(small: nn.Module, splice: Splice, values: Mapping[str, torch.Tensor], growth: Growth) -> tuple[str, ...]:
@@ -225,8 +228,12 @@ def rebind_(
             module.register_buffer(attribute, values[name].clone(), persistent=False)
     own = type(module)
     function = compile_forward(source, emission.names, own.__name__)
-    body: dict[str, Any] = {"forward": function, "__module__": own.__module__, "__doc__": own.__doc__,
-                            "prunus_source": source}  # fmt: skip
+    body: dict[str, Any] = {
+        "forward": function,
+        "__module__": own.__module__,
+        "__doc__": own.__doc__,
+        "prunus_source": source,
+    }
     module.__class__ = type(own.__name__, (own,), body)
     if isinstance(module, nn.MultiheadAttention):
         module._qkv_same_embed_dim = (

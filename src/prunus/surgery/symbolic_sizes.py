@@ -120,8 +120,10 @@ class Growth:
     def sizes(self, name: str, key: str, position: int | None, held: Mapping[int, str]) -> tuple[Any, ...]:
         """Return the values of a literal in ``graph`` and in each of ``others``; in those held, that of ``graph``."""
         first = _literal(self.graph, name, key, position)
-        return (first, *(first if k in held else _literal(o.graph, name, key, position)
-                         for k, o in enumerate(self.others)))  # fmt: skip
+        return (
+            first,
+            *(first if k in held else _literal(o.graph, name, key, position) for k, o in enumerate(self.others)),
+        )
 
     def _growing(self, name: str, key: str, position: int | None, held: Mapping[int, str]) -> list[int]:
         first, *others = self.sizes(name, key, position, held)

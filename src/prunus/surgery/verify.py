@@ -127,9 +127,12 @@ def _compared(
         return Check(float("inf"), change, equal, it.dtype, failure=one_line(error))
     found = gradient_error(it, small) if gradients else None
     return Check(
-        max(error_of_outputs, inner_error(it, masked)), change, equal, it.dtype,
+        max(error_of_outputs, inner_error(it, masked)),
+        change,
+        equal,
+        it.dtype,
         gradient_error=None if found is None else found.error,
-    )  # fmt: skip
+    )
 
 
 def _message(
@@ -157,5 +160,14 @@ def _message(
     )
 
 
-__all__ = ["ROUNDED", "TOLERANCE", "Check", "compare_gradients", "compare_models", "masked_tensors", "perturbed",
-           "reference_overrides", "verify"]  # fmt: skip
+__all__ = [
+    "ROUNDED",
+    "TOLERANCE",
+    "Check",
+    "compare_gradients",
+    "compare_models",
+    "masked_tensors",
+    "perturbed",
+    "reference_overrides",
+    "verify",
+]

@@ -102,15 +102,44 @@ def _on_channels(value: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | 
     return 1.0 if value is None else value.reshape(1, -1, *[1] * (x.dim() - 2))
 
 
-@INFLUENCES.register("detach", "alias", "lift_fresh", "lift_fresh_copy", "clone", "contiguous", "to", "_to_copy",
-                     "type_as", "dropout", "feature_dropout")  # fmt: skip
+@INFLUENCES.register(
+    "detach",
+    "alias",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "clone",
+    "contiguous",
+    "to",
+    "_to_copy",
+    "type_as",
+    "dropout",
+    "feature_dropout",
+)
 def _same(step: Step) -> Any:
     return step.first
 
 
-@INFLUENCES.register("reshape", "flatten", "unflatten", "cat", "concat", "concatenate", "stack", "repeat", "tile",
-                     "roll", "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
-                     "split", "chunk", "tensor_split", "_unsafe_view")  # fmt: skip
+@INFLUENCES.register(
+    "reshape",
+    "flatten",
+    "unflatten",
+    "cat",
+    "concat",
+    "concatenate",
+    "stack",
+    "repeat",
+    "tile",
+    "roll",
+    "flip",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "channel_shuffle",
+    "native_channel_shuffle",
+    "split",
+    "chunk",
+    "tensor_split",
+    "_unsafe_view",
+)
 def _moved(step: Step) -> Any:
     return None if any(isinstance(v, torch.Tensor) for k, v in step.args.items() if k in _PLACES) else step.run()
 
@@ -140,9 +169,28 @@ def _quotient(step: Step) -> Any:
     return a * (1 + b) if isinstance(b, torch.Tensor) else a
 
 
-@INFLUENCES.register("linear", "matmul", "mm", "bmm", "addmm", "addmv", "baddbmm", "addbmm", "mv", "dot", "einsum",
-                     "bilinear", "conv1d", "conv2d", "conv3d", "convolution", "_convolution", "conv_transpose1d",
-                     "conv_transpose2d", "conv_transpose3d")  # fmt: skip
+@INFLUENCES.register(
+    "linear",
+    "matmul",
+    "mm",
+    "bmm",
+    "addmm",
+    "addmv",
+    "baddbmm",
+    "addbmm",
+    "mv",
+    "dot",
+    "einsum",
+    "bilinear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "convolution",
+    "_convolution",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+)
 def _contracted(step: Step) -> Any:
     return step.run(**{k: 1 for k in ("alpha", "beta") if k in step.args})
 
@@ -155,10 +203,21 @@ def _reduced(step: Step) -> Any:
 
 @INFLUENCES.register(
     *[f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)],
-    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
-    "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "reflection_pad1d",
-    "reflection_pad2d", "replication_pad1d", "replication_pad2d", "replication_pad3d",
-)  # fmt: skip
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "upsample_linear1d",
+    "upsample_bilinear2d",
+    "upsample_bicubic2d",
+    "upsample_trilinear3d",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "replication_pad1d",
+    "replication_pad2d",
+    "replication_pad3d",
+)
 def _resampled(step: Step) -> Any:
     if step.node.multi:
         return None

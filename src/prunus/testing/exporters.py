@@ -21,7 +21,7 @@ from prunus.exporters.exporter import Exporter
 from prunus.exporters.parts import Pruned
 from prunus.foundation.arguments import door
 from prunus.plans import Plan
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 from prunus.surgery.proof_run import output_tensors, relative_error
 from prunus.surgery.record import Surgery
 from prunus.testing.cases import example_analysis, state_of
@@ -52,7 +52,7 @@ def example_result() -> Saved:
     analysis = example_analysis()
     keep = {name: np.arange(axis.size) % 3 > 0 for name, axis in analysis.coupling.axes.items()}
     plan = make_plan(analysis.coupling, keep)
-    model, surgery = operate(analysis.model, analysis.coupling, plan, analysis.example_inputs)
+    model, surgery = cut_with_record(analysis.model, analysis.coupling, plan, analysis.example_inputs)
     return Saved(model, plan, surgery, torch.rand(2, 1, 8, 8), lambda: type(analysis.model)())
 
 

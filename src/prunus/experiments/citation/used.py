@@ -23,7 +23,7 @@ ROLES: Mapping[str, tuple[str, str]] = {
     "repair": ("prunus.repairs", "REPAIRS"),
     "schedule": ("prunus.training.schedules", "KEPT_SCHEDULES"),
     "strategy": ("prunus.pruner", "STRATEGIES"),
-    "recovery": ("prunus.recovery.recovery_method", "RUNGS"),
+    "recovery": ("prunus.recovery.recovery_method", "RECOVERY_METHODS"),
 }
 """Role → where its registry is. A key of a recipe that is a role names a member of it."""
 

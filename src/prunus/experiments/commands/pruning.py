@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prunus.experiments.commands.planning import check_wanted
 from prunus.experiments.comparison import results_of, threads_of, write_results
 from prunus.experiments.trained_model import trained_model
-from prunus.experiments.trial import carry_through, dense_row, trial_of
+from prunus.experiments.trial import dense_row, entered_row, trial_of
 from prunus.foundation.progress import Progress
 from prunus.methods import METHODS, Level, Method
 from prunus.outcome import Outcome
@@ -46,10 +46,16 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
         kept = found.plan.after.params / found.plan.before.params
         # A repair goes by the dense network's answers alone, and would undo what stages have learned from labels.
         repair = "none" if found.weights is not None else recipe.prune.repair
-        entry = carry_through(
-            run, found.plan, _way(recipe, found.plan.settings.get("criterion")), kept, started, progress,
-            weights=found.weights, repair=repair,
-        )  # fmt: skip
+        entry = entered_row(
+            run,
+            found.plan,
+            _way(recipe, found.plan.settings.get("criterion")),
+            kept,
+            started,
+            progress,
+            weights=found.weights,
+            repair=repair,
+        )
         results = results_of(recipe, "One network pruned", [dense_row(run)], [entry.row])
     if out is not None:
         entry.outcome.save(out, metadata={"recipe": recipe.model_dump(mode="json")})

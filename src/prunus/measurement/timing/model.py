@@ -23,7 +23,7 @@ from prunus.measurement.timing.fit import fit_times
 from prunus.measurement.timing.sampling import OpTimes, time_ops
 from prunus.measurement.timing.table import kept_times
 from prunus.plans import Plan, fingerprint
-from prunus.surgery.cut import operate
+from prunus.surgery.cut import cut_with_record
 
 Kept = Mapping[str, int | np.ndarray]
 Dims = tuple[Expr, ...]
@@ -115,7 +115,7 @@ def _cut_ratio(
     before, after = cost_model(coupling).price(), cost_model(coupling).price(keep)
     plan = Plan(fingerprint(coupling.graph), keep, coupling.tensor_masks(keep), before=before, after=after)
     try:
-        small, _ = operate(model, coupling, plan, inputs)
+        small, _ = cut_with_record(model, coupling, plan, inputs)
     except PrunusError:
         return math.nan
     return latency_ratio(small, model, inputs, rounds=rounds, threads=threads).median

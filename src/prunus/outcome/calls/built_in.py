@@ -312,9 +312,13 @@ def _step(it: Subject, name: str) -> Row:
     except NotTaken as why:
         run, told = call_of(pair.args, pair.kwargs), f"without labels: {why}"
     return pair.row(
-        name, trained_once(run, pair.twin.mask_), cut=trained_once(run), one_number=True,
-        tolerance=SINGLE, reason=told,
-    )  # fmt: skip
+        name,
+        trained_once(run, pair.twin.mask_),
+        cut=trained_once(run),
+        one_number=True,
+        tolerance=SINGLE,
+        reason=told,
+    )
 
 
 @call("torch.export, dynamic")

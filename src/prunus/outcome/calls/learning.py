@@ -125,8 +125,16 @@ class _NoDropout(TorchFunctionMode):
 
 # Where the rate stands among the arguments of torch's attention.
 _RATE_AT = 4
-_DROPOUTS = ("dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
-             "feature_alpha_dropout")  # fmt: skip
+_DROPOUTS = (
+    "dropout",
+    "dropout_",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "alpha_dropout",
+    "feature_dropout",
+    "feature_alpha_dropout",
+)
 
 
 def _gradients(model: nn.Module) -> dict[str, torch.Tensor]:

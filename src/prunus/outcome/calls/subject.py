@@ -79,9 +79,14 @@ class Subject:
         small = it.twin(self.model).eval()
         args, kwargs = split_inputs(self.inputs)
         pair = Pair(
-            twin, small, lambda: it.holding(self.dense, it.values).eval(), it, args, kwargs,
+            twin,
+            small,
+            lambda: it.holding(self.dense, it.values).eval(),
+            it,
+            args,
+            kwargs,
             cut_masks(self.coupling, self.plan.axes),
-        )  # fmt: skip
+        )
         pair.args, pair.kwargs = pair.wide((args, kwargs))
         return pair
 
