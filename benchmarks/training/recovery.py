@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-from prunus.recovery import AUTOPILOT, Case, RecoveryOptions, recovered_
+from prunus.recovery import AUTOPILOT, RecoveryOptions, RecoveryTask, recovered_
 from prunus.training import TrainingOptions, finetune_
 
 from .starting import Parent, anew, cut_of, parent_of
@@ -52,7 +52,7 @@ def recover_(model: Any, parent: Parent, options: TrainingOptions, way: str, **k
     wanted = RecoveryOptions(**asdict(options), method=way)
     data = parent.data
     recovered_(
-        Case(
+        RecoveryTask(
             model,
             parent.model,
             data.train,
