@@ -19,13 +19,13 @@ from prunus.plans import Plan, fingerprint
 from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
 from prunus.surgery.cut_keeping import keep_forwards
 from prunus.surgery.edited_program import Program
-from prunus.surgery.extra_captures import Study
+from prunus.surgery.module_calls import stale_candidates
 from prunus.surgery.own_forward import own_forward
+from prunus.surgery.recapture import FurtherCaptures
 from prunus.surgery.record import Surgery, merge_changes
 from prunus.surgery.rewrite_graph import rewrite
 from prunus.surgery.rewrite_search import Search
 from prunus.surgery.splice import Splice
-from prunus.surgery.stale_calls import stale_candidates
 from prunus.surgery.tensors import copy_with, cut_tensors
 from prunus.surgery.token_ids import cut_inputs
 from prunus.surgery.unused_modules import prune_modules_
@@ -113,14 +113,14 @@ def _keep_classes(
     with _still(small):
         changes = merge_changes(mend_attributes_(small, graph, edited), mend_convolutions_(small, edited))
     maybe, sure = stale_candidates(graph, edited)
-    study = Study(model, graph, inputs[0])
+    captures = FurtherCaptures(model, graph, inputs[0])
     search = Search(small, edited, values, inputs[1], Splice(edited, set(sure)), maybe)
     paths: tuple[str, ...] = ()
     for left in reversed(range(_ROUNDS)):
         if search.splice.stale:
             if mode == "module":
                 raise _stale_error(model, edited, search.splice)
-            paths = search.splice_(study)
+            paths = search.splice_(captures)
         if search.settled():
             removed = prune_modules_(small, search.splice, graph) if paths else ()
             return small, Surgery.of(mode if paths else "module", changes, paths, search.splice, search.grown, removed)
@@ -149,9 +149,9 @@ def _whole_program(
 ) -> tuple[nn.Module, Surgery]:
     named = named_tensors(model)
     trainable = {n: named[n].requires_grad for n in values if n in named}
-    study, calls = Study(model, graph, example_inputs), range(len(edited.calls))
-    training = study.training({c.path for c in edited.calls})
-    grown, edited = training.grown(study.growth(), calls).opened(training.applied(edited, calls))
+    captures, calls = FurtherCaptures(model, graph, example_inputs), range(len(edited.calls))
+    training = captures.training({c.path for c in edited.calls})
+    grown, edited = training.grown(captures.growth(), calls).opened(training.applied(edited, calls))
     program = Program(edited, values, trainable, grown)
     modes = {path: m.training for path, m in model.named_modules(remove_duplicate=False)}
     for path, module in program.named_modules(remove_duplicate=False):

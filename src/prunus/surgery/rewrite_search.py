@@ -16,10 +16,10 @@ from prunus.graph.capture import capture, preserved, split_inputs
 from prunus.graph.ir import INPUT, Graph, Ref
 from prunus.surgery.diff_programs import Differ
 from prunus.surgery.emit import ArgumentsError
-from prunus.surgery.extra_captures import Study
 from prunus.surgery.module_calls import parameter_free
-from prunus.surgery.recapture import Growth
+from prunus.surgery.recapture import FurtherCaptures
 from prunus.surgery.splice import Splice, splice_
+from prunus.surgery.symbolic_sizes import Growth
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class Search:
     _base: Graph | None = None
     _kinds: dict[str, type] = field(default_factory=dict)
 
-    def splice_(self, study: Study) -> tuple[str, ...]:
+    def splice_(self, captures: FurtherCaptures) -> tuple[str, ...]:
         """Rewrite the chosen forwards, and only those; returns their paths."""
         modules = dict(self.small.named_modules(remove_duplicate=False))
         if not self._kinds:
@@ -62,15 +62,15 @@ class Search:
                     if name in module._non_persistent_buffers_set:
                         delattr(module, name)
         self._base = self._base or self.edited
-        self.splice.use(study.growth().opened(self._base)[1])
+        self.splice.use(captures.growth().opened(self._base)[1])
         try:
             self.splice.settle()
         except CaptureError:
             self.splice.take_all()
         written = self.splice.written()
-        training = study.training({self._base.calls[i].path for i in written})
+        training = captures.training({self._base.calls[i].path for i in written})
         self.edited = training.applied(self._base, written)
-        self.grown, opened = training.grown(study.growth(), written).opened(self.edited)
+        self.grown, opened = training.grown(captures.growth(), written).opened(self.edited)
         self.splice.use(opened)
         return splice_(self.small, self.splice, self.values, self.grown)
 
