@@ -93,8 +93,8 @@ def masked_twin(
     located = places(captured, it.coupling.graph, example_inputs)
     if located is None:
         raise CaptureError(
-            f"the calls of {type(model).__name__} cannot be compared: its program ({it.coupling.graph.how}) cannot be "
-            "found again in what its modules run."
+            f"the calls of {type(model).__name__} cannot be compared: the ops of its program "
+            f"({it.coupling.graph.how}) cannot be matched to the ops that its modules run."
         )
     masked, observed = _masked_program(it)
     twin = MaskedTwin(

@@ -49,7 +49,7 @@ class Size:
         return Size(self.name, first_samples(self.inputs, batch), (batch,))
 
 
-def proof_sizes(example_inputs: Any, met: Collection[int], *, whole: bool) -> Iterator[list[Size]]:
+def proof_sizes(example_inputs: Any, compared: Collection[int], *, whole: bool) -> Iterator[list[Size]]:
     """Yield lists of sizes for a proof: the call itself and other batch sizes, three batch sizes in all.
 
     The proof tries the sizes of a list in order, until the model runs at one. Smaller images and shorter sequences come
@@ -57,7 +57,7 @@ def proof_sizes(example_inputs: Any, met: Collection[int], *, whole: bool) -> It
 
     Args:
         example_inputs: the call.
-        met: the batch sizes that were run so far; read again for every list.
+        compared: the batch sizes that were run so far; read again for every list.
         whole: run the call as it is. If False, a smaller one may replace it.
     """
     leaves, spec = pytree.tree_flatten(split_inputs(example_inputs))
@@ -74,9 +74,9 @@ def proof_sizes(example_inputs: Any, met: Collection[int], *, whole: bool) -> It
 
     whole_size, smaller = [("", list(leaves))], [*_smaller_images(leaves), *_shorter(leaves)]
     yield sizes(smaller, others if whole else every)
-    if whole and met:
+    if whole and compared:
         yield [itself]
-    elif not met:
+    elif not compared:
         yield [*sizes(whole_size, every if own in every or not whole else ()), itself]
     yield [*sizes(whole_size, others), *sizes([*smaller, *whole_size], others[1:])]
 

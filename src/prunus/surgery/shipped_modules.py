@@ -129,7 +129,9 @@ def _heads_of(coupling: Coupling, inner: Expr, head_dim: int) -> tuple[Expr, Exp
         return Prod(()), inner  # a single head
     if not any(a in coupling.axis_of for a in atoms_of(inner)):
         return _constant(size // head_dim), _constant(head_dim)
-    raise CaptureError("The heads of an attention could not be told from their width; use forward='rewrite'.")
+    raise CaptureError(
+        "The inner width of an attention could not be split into heads and their width; use forward='rewrite'."
+    )
 
 
 def _constant(size: int) -> Expr:

@@ -154,7 +154,7 @@ def _message(
     try:
         where = explain(it, small, example_inputs, cut_tensors(model, coupling, plan))
     except Exception as error:  # a failed search must not hide the failed check
-        where = f"Where could not be found out ({one_line(error)})."
+        where = f"The place of the difference could not be found ({one_line(error)})."
     return (
         f"The cut {type(small).__name__} {what} the masked original: {size}, allowed {check.tolerance:.0e}. "
         f"{where} {end}"
