@@ -17,7 +17,7 @@ from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.plans import Plan
 from prunus.surgery import cut as cutting
-from prunus.surgery import extra_captures
+from prunus.surgery import recapture
 from prunus.surgery.cut import cut_with_record
 from prunus.surgery.record import Surgery
 from prunus.surgery.splice import Splice
@@ -155,7 +155,7 @@ def test_batch_norm_counts_its_batches(mode: str) -> None:
 def test_where_nothing_drops_the_model_is_not_captured_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
     called: list[object] = []
-    monkeypatch.setattr(extra_captures, "training_of", lambda *args: called.append(args))
+    monkeypatch.setattr(recapture, "training_of", lambda *args: called.append(args))
     model = Net("torch").eval()
     model.attention.inner.dropout = 0.0
     coupling = couple(capture(model, X))

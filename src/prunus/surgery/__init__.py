@@ -1,1 +1,1 @@
-"""Mask, cut, splice and verify."""
+"""Model, coupling and plan in; a smaller model and the proof that it equals the masked original out."""

@@ -1,4 +1,4 @@
-"""Adapters of peft in a model: their layers are cut with their base, their rank stays."""
+"""Adapters of peft in a model: their layers are cut together with the base layer, and their rank is kept."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def adapted_layers(model: nn.Module) -> list[str]:
 
 
 def adapter_ranks(model: nn.Module, coupling: Coupling) -> dict[int, Frozen]:
-    """Return the atoms that are the rank of an adapter: its config names one rank for all layers, and saves it."""
-    found: dict[int, Frozen] = {}
+    """Return the atoms that are the rank of an adapter; its config saves one rank for all layers."""
+    ranks: dict[int, Frozen] = {}
     for path in adapted_layers(model):
         starts = tuple(f"{path}.{name}." if path else f"{name}." for name in _DOWN)
         for tensor, dims in coupling.tensors.items():
             if tensor.startswith(starts) and dims:
-                why = Frozen("the rank of an adapter stays, as its config says it")
-                found.update({a: why for a in atoms_of(dims[0]) if a in coupling.axis_of})
-    return found
+                reason = Frozen("the rank of an adapter stays, as its config says it")
+                ranks.update({a: reason for a in atoms_of(dims[0]) if a in coupling.axis_of})
+    return ranks

@@ -1,4 +1,4 @@
-"""Lay two programs of one model beside each other, call by call: which node is which, and who reads a value where."""
+"""Align two programs of one model, call by call: match their nodes, and find the readers of a value."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One place that names a value.
+    """A place that names a value.
 
     Attributes:
-        kind: ``node``, ``in`` or ``out`` (of a module call), or ``output`` of the program.
+        kind: ``node``, ``in`` or ``out`` (of a module call), or ``output`` (of the program).
         of: name of the node, or number of the call.
         key: name of the argument; empty for leaves.
-        position: in a list argument, or of the leaf; -1 for a plain argument.
+        position: index in a list argument, or index of the leaf; -1 for a plain argument.
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Alignment:
 
     Attributes:
         one, two: the programs.
-        pairs: the nodes that are the same in both, by module call and order.
+        pairs: nodes that are the same in both, by module call and order.
         names: node of ``two`` → node of ``one``.
         calls: module call of ``two`` → that of ``one``.
     """
@@ -64,21 +64,21 @@ class Alignment:
         return None if name is None else Ref(name, ref.index)
 
     def call(self, index: int) -> int:
-        """Return the call of ``one`` in which a call of ``two`` lies."""
+        """Return the call of ``one`` that matches a call of ``two`` or the nearest caller of it."""
         while index not in self.calls and index > 0:
             index = self.two.calls[index].parent
         return self.calls.get(index, 0)
 
     def sites(self, read: Ref, instead: Ref) -> Iterator[Site]:
-        """Yield where ``two`` reads a value for which ``one`` reads another."""
+        """Yield the places at which ``two`` reads the value ``read`` and ``one`` reads ``instead``."""
         for a, b in self.pairs:
             for key, value in b.args.items():
-                for position, found in _placed(value):
-                    if found == read and _at(a.args.get(key), position) == instead:
+                for position, item in _placed(value):
+                    if item == read and _at(a.args.get(key), position) == instead:
                         yield Site("node", a.name, key, position)
         for two, one in self.calls.items():
-            here, there = self.one.calls[one], self.two.calls[two]
-            leaves = ("in", here.in_leaves, there.in_leaves), ("out", here.out_leaves, there.out_leaves)
+            a_call, b_call = self.one.calls[one], self.two.calls[two]
+            leaves = ("in", a_call.in_leaves, b_call.in_leaves), ("out", a_call.out_leaves, b_call.out_leaves)
             for kind, old, new in leaves:
                 yield from (Site(kind, one, position=i) for i in _same_places(old, new, instead, read))
         for i in _same_places(self.one.outputs, self.two.outputs, instead, read):
@@ -86,7 +86,7 @@ class Alignment:
 
 
 def put(graph: Graph, sites: Collection[Site], old: Ref, new: Ref) -> Graph:
-    """Return a program in which some places name ``new``; places that no longer name ``old`` stay as they are."""
+    """Return a program in which the given places name ``new``; a place that does not name ``old`` is left unchanged."""
     by_node: dict[str | int, list[Site]] = {}
     for site in sites:
         if site.kind == "node":
@@ -123,21 +123,21 @@ def _put_in_node(node: Node, sites: Collection[Site], old: Ref, new: Ref) -> Nod
 
 
 def _numbered(graph: Graph) -> dict[int, tuple[str, int]]:
-    """Return call → (module path, how many calls of it came before)."""
+    """Return call → (module path, number of earlier calls of that module)."""
     counts: dict[str, int] = {}
-    found = {}
+    numbered = {}
     for call in graph.calls:
         counts[call.path] = counts.get(call.path, -1) + 1
-        found[call.index] = (call.path, counts[call.path])
-    return found
+        numbered[call.index] = (call.path, counts[call.path])
+    return numbered
 
 
 def _by_call(graph: Graph) -> dict[int, list[Node]]:
-    found: dict[int, list[Node]] = {}
+    nodes: dict[int, list[Node]] = {}
     for node in graph.nodes:
         if node.op not in (INPUT, TENSOR):
-            found.setdefault(node.call, []).append(node)
-    return found
+            nodes.setdefault(node.call, []).append(node)
+    return nodes
 
 
 def _matched(a: Sequence[Node], b: Sequence[Node]) -> Iterator[tuple[Node, Node]]:

@@ -20,13 +20,13 @@ def carry_like(other: nn.Module, small: nn.Module, plan: Plan, model: nn.Module)
 
     W′ = (mask ⊙ W_other)[kept indices]. The values are not verified: the proof of ``small`` covers the structure.
     dtype, device, ``requires_grad`` and train/eval modes are those of ``other``. Wrappers that hold the model as
-    ``.module`` (`torch.optim.swa_utils.AveragedModel`) come back around the cut one, with their counters; parallel and
-    compile wrappers are taken off.
+    ``.module`` (`torch.optim.swa_utils.AveragedModel`) are returned around the cut one, with their counters; parallel
+    and compile wrappers are removed.
 
     Args:
         other: a copy of the original with values of its own (EMA, SWA, a teacher); untouched.
         small: the cut model; untouched.
-        plan: by which it was cut.
+        plan: the plan of the cut.
         model: the original.
 
     Raises:
@@ -47,9 +47,9 @@ def carry_like(other: nn.Module, small: nn.Module, plan: Plan, model: nn.Module)
 
 def _core(other: nn.Module, model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
     """Return the module inside ``other`` that has the model's tensors, and the parallel wrappers right around it."""
-    wanted = dict(model.named_parameters())
+    required = dict(model.named_parameters())
     core, wrappers = other, []
-    while missing := [name for name in wanted if name not in named_tensors(core)]:
+    while missing := [name for name in required if name not in named_tensors(core)]:
         inner = getattr(core, "module", None)
         if not isinstance(inner, nn.Module):
             raise UsageError(
@@ -59,7 +59,7 @@ def _core(other: nn.Module, model: nn.Module) -> tuple[nn.Module, list[nn.Module
         core = unwrap(inner)
         wrappers += [inner] if core is not inner else []
     own = named_tensors(core)
-    for name, tensor in wanted.items():
+    for name, tensor in required.items():
         if own[name].shape != tensor.shape:
             raise UsageError(
                 f"{name!r} has shape {tuple(own[name].shape)} in the {type(other).__name__}, {tuple(tensor.shape)} in "
@@ -69,11 +69,11 @@ def _core(other: nn.Module, model: nn.Module) -> tuple[nn.Module, list[nn.Module
 
 
 def _values(core: nn.Module, small: nn.Module, plan: Plan, model: nn.Module) -> dict[int, Any]:
-    """Return ``id`` of each tensor of the cut model → the tensor that takes its place."""
+    """Return ``id`` of each tensor of the cut model → the tensor that replaces it."""
     own, aliases = named_tensors(core), Recorder(model).aliases
-    found: dict[int, Any] = {}
+    values: dict[int, Any] = {}
     for name, tensor in named_tensors(small).items():
-        if id(tensor) in found:
+        if id(tensor) in values:
             continue
         source = own.get(name)
         if source is None and f"{name}_orig" in own and f"{name}_mask" in own:
@@ -81,13 +81,13 @@ def _values(core: nn.Module, small: nn.Module, plan: Plan, model: nn.Module) -> 
         if source is None:
             if isinstance(tensor, nn.Parameter):
                 raise PlanError(f"The cut model has a parameter {name!r} that the model has not; give the right pair.")
-            continue  # constants of a rewritten forward: no model has values of its own for them
+            continue  # a constant of a rewritten forward: it has the same value for every model
         canonical = aliases.get(name, name)
         value = masked(source.detach(), plan, canonical)
         for dim, index in kept_indices(plan, canonical, source, tensor).items():
             value = picked(value, dim, index)
-        found[id(tensor)] = _like(source, value.clone())
-    return found
+        values[id(tensor)] = _like(source, value.clone())
+    return values
 
 
 def _like(source: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Say where a cut goes wrong: the first node of the edited graph, or the first module, that leaves the reference."""
+"""Find the first node of the edited graph, or the first module, at which a cut model differs from the reference."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ _ALLOWED = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """The first place where two programs part.
+    """The first place at which two programs differ.
 
     Attributes:
-        node: its name in the graph; ``op`` what it does; ``module`` whose forward it is in; ``source`` the user's line.
-        error: relative difference; ∞ where it fails or has another shape.
-        reason: what is different there.
+        node: name of the node in the graph.
+        op: its op.
+        module: the module whose forward it is in.
+        source: the user's line.
+        error: relative difference; ∞ if it fails or has another shape.
+        reason: the difference in words.
     """
 
     node: str
@@ -46,49 +49,49 @@ class Divergence:
         return f"node {self.node!r} ({self.op}) in {self.module or 'the top level'}{at}: {self.reason}"
 
 
-class _PartedError(Exception):
-    """Ends a run at the node in question."""
+class _DivergedError(Exception):
+    """The signal that ends a run at the first node that differs."""
 
 
 def first_divergence(
     trial: Trial, *, edited: Graph | None = None, values: Mapping[str, torch.Tensor] | None = None
 ) -> Divergence | None:
-    """Run the edited graph against the masked original and return the first node whose kept positions differ.
+    """Run the edited graph and the masked original, and return the first node whose kept positions differ.
 
     Args:
-        trial: what both are run with.
-        edited: the program of the cut model; by default what the plan makes of the captured one.
+        trial: inputs and tensors of both runs.
+        edited: the program of the cut model; by default the captured program, rewritten for the plan.
         values: its tensors; by default the slices of the trial's.
     """
     edited = edited or rewrite(trial.coupling, trial.plan.axes, trial.plan.drops)
     values = values or slice_tensors(trial.values, trial.coupling, trial.plan)
     expected = _kept_values(trial, {n.name for n in edited.nodes})
     allowed = _ALLOWED.get(trial.dtype, 1e-3)
-    met: list[Node] = []
-    found: list[Divergence] = []
+    done: list[Node] = []
+    differing: list[Divergence] = []
 
     def compare(node: Node, result: Any) -> None:
-        met.append(node)
-        got, wanted = _tensors(result), expected.pop(node.name)
-        error = relative_error(list(got.values()), list(wanted.values()), least=_LEAST)
+        done.append(node)
+        got, reference = _tensors(result), expected.pop(node.name)
+        error = relative_error(list(got.values()), list(reference.values()), least=_LEAST)
         if error > allowed:
-            found.append(_divergence(edited, node, error, _comparison(got, wanted, error)))
-            raise _PartedError
+            differing.append(_divergence(edited, node, error, _comparison(got, reference, error)))
+            raise _DivergedError
 
     try:
         with trial.computing():
             run(edited, values, trial.inputs, dtype=trial.dtype, observe=compare)
-    except _PartedError:
-        return found[0]
+    except _DivergedError:
+        return differing[0]
     except Exception as error:
-        if len(met) == len(edited.nodes):
+        if len(done) == len(edited.nodes):
             raise
-        return _divergence(edited, edited.nodes[len(met)], float("inf"), f"it fails: {one_line(error)}")
+        return _divergence(edited, edited.nodes[len(done)], float("inf"), f"it fails: {one_line(error)}")
     return None
 
 
 def _kept_values(trial: Trial, names: set[str]) -> dict[str, dict[int, torch.Tensor]]:
-    """Run the masked original and keep, of every value, a copy of the positions that stay."""
+    """Run the masked original, and return a copy of the kept positions of every value."""
     coupling, plan = trial.coupling, trial.plan
     kept: dict[str, dict[int, torch.Tensor]] = {}
 
@@ -116,8 +119,8 @@ def _tensors(result: Any) -> dict[int, torch.Tensor]:
     return {i: t for i, t in enumerate(results) if isinstance(t, torch.Tensor)}
 
 
-def _comparison(got: Mapping[int, torch.Tensor], wanted: Mapping[int, torch.Tensor], error: float) -> str:
-    shapes = [tuple(t.shape) for t in got.values()], [tuple(t.shape) for t in wanted.values()]
+def _comparison(got: Mapping[int, torch.Tensor], expected: Mapping[int, torch.Tensor], error: float) -> str:
+    shapes = [tuple(t.shape) for t in got.values()], [tuple(t.shape) for t in expected.values()]
     if shapes[0] != shapes[1]:
         one, two = (", ".join(map(str, s)) for s in shapes)
         return f"shape {one} instead of {two}"
@@ -135,13 +138,13 @@ def _divergence(graph: Graph, node: Node, error: float, reason: str) -> Divergen
 def departing_node(
     small: nn.Module, edited: Graph, values: Mapping[str, torch.Tensor], example_inputs: Any
 ) -> Divergence | None:
-    """Capture a cut model and return the first node of the edited graph that its own code does otherwise.
+    """Capture a cut model and return the first node of the edited graph that its own code does not compute.
 
     Args:
         small: the cut model.
-        edited: the program it should run.
+        edited: the program that it should run.
         values: the constants of that program.
-        example_inputs: of the original.
+        example_inputs: inputs of the original.
     """
     try:
         again = capture(small, example_inputs, method="record" if "fake" in edited.how else "run")
@@ -153,7 +156,7 @@ def departing_node(
 
 
 def wrong_tensor(small: nn.Module, graph: Graph, values: Mapping[str, torch.Tensor]) -> Divergence | None:
-    """Return the first tensor of a cut model that is not the slice it should be."""
+    """Return the first tensor of a cut model that differs from the slice that it should be."""
     for name, tensor in named_tensors(unwrap(small)).items():
         canonical = graph.aliases.get(name, name)
         expected = values.get(canonical)
@@ -161,10 +164,9 @@ def wrong_tensor(small: nn.Module, graph: Graph, values: Mapping[str, torch.Tens
             tensor.shape == expected.shape and torch.equal(tensor.detach(), expected.to(tensor.dtype))
         ):
             continue
-        got, wanted = {0: tensor.detach()}, {0: expected}
-        error = relative_error([got[0]], [wanted[0]])
+        error = relative_error([tensor.detach()], [expected])
         node = next((n for n in graph.nodes if n.op == TENSOR and n.tensor == canonical), None)
-        reason = _comparison(got, wanted, error)
+        reason = _comparison({0: tensor.detach()}, {0: expected}, error)
         if node is None:
             return Divergence(name, TENSOR, name.rpartition(".")[0], "", error, f"{reason}; nothing reads it")
         return _divergence(graph, node, error, reason)
@@ -172,21 +174,21 @@ def wrong_tensor(small: nn.Module, graph: Graph, values: Mapping[str, torch.Tens
 
 
 def explain(trial: Trial, small: nn.Module, example_inputs: Any, sliced: Mapping[str, torch.Tensor]) -> str:
-    """Return in one line where a cut model parts from the masked original, and whose fault that is.
+    """Return one line that names the first difference between a cut model and the masked original, and its cause.
 
     Args:
-        trial: of the comparison that failed.
+        trial: the comparison that failed.
         small: the cut model.
-        example_inputs: of the original.
-        sliced: the tensors it should hold.
+        example_inputs: inputs of the original.
+        sliced: the tensors that the cut model should hold.
     """
     edited = rewrite(trial.coupling, trial.plan.axes, trial.plan.drops)
     tensor = wrong_tensor(small, edited, sliced)
     if tensor is not None:
         return f"The first wrong tensor is {tensor}."
-    parted = first_divergence(trial, edited=edited)
-    if parted is not None:
-        return f"The edited graph first parts from it at {parted}."
+    difference = first_divergence(trial, edited=edited)
+    if difference is not None:
+        return f"The edited graph first parts from it at {difference}."
     departed = departing_node(small, edited, sliced, example_inputs)
     if departed is None:
         return (

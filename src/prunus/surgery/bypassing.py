@@ -1,4 +1,4 @@
-"""Dropped branches and segments in a model that keeps its forwards: their modules answer zero, or nothing at all."""
+"""Dropped branches and segments in a model that keeps its forwards: their modules return zeros, or no channels."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from prunus.surgery.record import Shipped
 
 
 def silenced(model: nn.Module, coupling: Coupling, plan: Plan, edited: Graph) -> dict[str, Shipped]:
-    """Return module path → the module that answers zero there, for every branch or segment that a plan drops.
+    """Return module path → the module that returns zeros there, for every branch or segment that a plan drops.
 
-    A branch is silent when the last of its modules answers zero; a segment of a concatenation is, when its modules
-    answer with no channels. Those before it are silent too where they have parameters: nobody reads what they compute.
+    A branch is silent if the last of its modules returns zeros; a segment of a concatenation is silent if its modules
+    return no channels. Earlier modules that have parameters are replaced too, because nothing reads their results.
 
     Raises:
-        PlanError: a branch without a module of its own, or one whose answer has a shape that no such module gives.
+        PlanError: a branch has no module of its own, or its result has a shape that no such module returns.
     """
     if not plan.drops and all(mask.any() for mask in plan.axes.values()):
         return {}
@@ -34,32 +34,32 @@ def silenced(model: nn.Module, coupling: Coupling, plan: Plan, edited: Graph) ->
         by_path.setdefault(call.path, set()).add(call.index)
     last = _last_calls(graph, plan, outer)
     modules = dict(model.named_modules(remove_duplicate=False))
-    found: dict[str, Shipped] = {}
+    zeros: dict[str, Shipped] = {}
     for call in outer:
-        wholly = by_path[call.path] <= dead
+        all_dead = by_path[call.path] <= dead
         has_parameters = next(modules[call.path].parameters(), None) is not None
-        if wholly and (call.index in last or has_parameters):
-            found[call.path] = _zero(coupling, plan, call)
+        if all_dead and (call.index in last or has_parameters):
+            zeros[call.path] = _zero(coupling, plan, call)
     for drop in plan.drops:
         ends = {c.path for c in outer if c.index in _last_calls(graph, plan, outer, drop.join)}
-        if not ends & found.keys():
+        if not ends & zeros.keys():
             where = graph.where(graph.node(drop.join))
             raise PlanError(
                 f"Branch {drop.label!r} cannot be bypassed while {where} keeps its forward: no module of the branch "
                 "stands alone. Leave the branch, or cut with forward='rewrite'."
             )
-    return found
+    return zeros
 
 
 def _last_calls(graph: Graph, plan: Plan, outer: Sequence[ModuleCall], join: str = "") -> set[int]:
-    """Return the calls whose results reach a dropped operand by ops of the forward that joins the branches."""
+    """Return the calls whose results reach a dropped operand through ops of the forward that joins the branches."""
     made: dict[Ref, set[int]] = {}
-    for call in outer:  # several where one hands on what another made
+    for call in outer:  # several calls return one value if one passes on the result of another
         for leaf in call.out_leaves:
             if isinstance(leaf, Ref):
                 made.setdefault(leaf, set()).add(call.index)
     inside = {c.index for c in outer}
-    found: set[int] = set()
+    last: set[int] = set()
     todo = [
         [graph.node(d.join).args["self"], graph.node(d.join).args["other"]][d.operand]
         for d in plan.drops
@@ -72,10 +72,10 @@ def _last_calls(graph: Graph, plan: Plan, outer: Sequence[ModuleCall], join: str
             continue
         seen.add(ref)
         if ref in made:
-            found |= made[ref]
+            last |= made[ref]
         elif graph.node(ref.node).call not in inside:
             todo.extend(refs_in(graph.node(ref.node).args))
-    return found
+    return last
 
 
 def _zero(coupling: Coupling, plan: Plan, call: ModuleCall) -> Shipped:
@@ -111,7 +111,7 @@ def _zero(coupling: Coupling, plan: Plan, call: ModuleCall) -> Shipped:
 
 
 def _results(call: ModuleCall) -> int | None:
-    """Return 0 for a call that returns a tensor, the length of a tuple that begins with one, None for other things."""
+    """Return 0 for a call that returns a tensor, the length of a tuple that begins with one, None for other results."""
     if not call.out_leaves or not isinstance(call.out_leaves[0], Ref):
         return None
     shape = pytree.tree_unflatten(list(call.out_leaves), call.out_spec)

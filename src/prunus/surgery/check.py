@@ -1,4 +1,4 @@
-"""What a proof of a cut found."""
+"""The result of a proof of a cut, and the errors that it allows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 TOLERANCE = 1e-5
-"""What an error may be in float64."""
+"""The largest error allowed in float64."""
 ROUNDED = 1e-4
-"""What it may be where a check ran in a narrower type, which rounds."""
+"""The largest error allowed in narrower float types, which round more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +18,15 @@ class Check:
 
     Attributes:
         error: largest relative difference ‖cut − masked‖∞ / ‖masked‖∞ over the outputs.
-        change: the same between masked and uncut: near zero would mean that the check proves nothing.
+        change: the same between masked and uncut; a value near zero would mean that the check proves nothing.
         values_equal: the cut model's tensors are exactly the slices of the original's.
         dtype: the float type in which both ran.
-        gradient_error: the same over the gradients of the parameters; None where it was not asked for, or where no
-            output has a gradient.
-        failure: what the cut model raised instead of returning something.
-        sizes: the other sizes of the inputs at which masked and cut were compared; ``error`` is the largest.
-        on_example: both ran on the example inputs. Without, the cut model was seen to run the edited program there, op
-            by op, and smaller inputs stood for them.
+        gradient_error: the same over the gradients of the parameters; None if it was not requested, or if no output
+            has a gradient.
+        failure: the error that the cut model raised instead of returning a result.
+        sizes: other sizes of the inputs at which masked and cut were compared; ``error`` is the largest over all.
+        on_example: both ran on the example inputs. If False, the capture of the cut model on them equals the edited
+            program op by op, and the comparison ran on smaller inputs.
     """
 
     error: float
@@ -40,12 +40,12 @@ class Check:
 
     @property
     def tolerance(self) -> float:
-        """What ``error`` and ``gradient_error`` may be in this float type."""
+        """The largest ``error`` and ``gradient_error`` allowed in this float type."""
         return TOLERANCE if self.dtype is torch.float64 else ROUNDED
 
     @property
     def ok(self) -> bool:
-        """Whether masked and cut agree."""
+        """True if masked and cut agree."""
         learns = self.gradient_error is None or self.gradient_error <= self.tolerance
         return self.error <= self.tolerance and self.values_equal and learns
 

@@ -1,4 +1,4 @@
-"""Copy a module that has been run: what a forward left behind must not keep it from being copied."""
+"""Copy a module that has been run, with the tensors and objects that its forward left in it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import nn
 
 
 def copied(model: nn.Module, replaced: Mapping[int, Any] | None = None) -> nn.Module:
-    """Return a deep copy of a module; objects whose ``id`` is in ``replaced`` are exchanged for the given ones.
+    """Return a deep copy of a module; objects whose ``id`` is in ``replaced`` are replaced by the given ones.
 
-    Attributes that carry a history (the weight of a `torch.nn.utils.prune` module after a forward) are detached:
-    torch refuses to copy them as they are.
+    Attributes with an autograd history (the weight of a `torch.nn.utils.prune` module after a forward) are detached,
+    because torch refuses to copy them otherwise.
     """
     memo = dict(replaced or {})
     for module in model.modules():
@@ -24,7 +24,8 @@ def copied(model: nn.Module, replaced: Mapping[int, Any] | None = None) -> nn.Mo
                 if not kept.is_leaf:
                     memo.setdefault(id(kept), kept.detach().clone())
             elif not kept and type(kept) in (OrderedDict, dict, set):
-                # Every module holds a dozen, for hooks and names; `deepcopy` takes one apart slower than a tensor.
+                # Every module has a dozen empty ones, for hooks and names; `deepcopy` needs longer for one than for a
+                # tensor.
                 memo.setdefault(id(kept), type(kept)())
     made = deep_copy(model, memo)
     _attach_again_(model, made)
@@ -36,11 +37,11 @@ _OF_TORCH = frozenset(vars(nn.Module()))
 
 
 def deep_copy(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
-    """Deep-copy a model; what it holds that nobody can copy (a lock, a generator, a file) is shared with the copy.
+    """Deep-copy a model; attributes that cannot be copied (a lock, a generator, a file) are shared with the copy.
 
     Args:
         model: any module.
-        memo: as of `copy.deepcopy`.
+        memo: the memo of `copy.deepcopy`.
     """
     known = dict(memo or {})
     try:
@@ -59,9 +60,9 @@ def deep_copy(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Mod
 
 
 def _attach_again_(model: nn.Module, made: nn.Module) -> None:
-    """Give a copy what its class lets go of when it is copied, such as the trainer that a module is attached to."""
+    """Restore attributes that a class drops from its copies, such as the trainer that a module is attached to."""
     for old, new in zip(model.modules(), made.modules(), strict=False):
-        letting_go = getattr(type(old).__getstate__, "__module__", None) or "torch"  # object's has none
-        if not letting_go.startswith("torch") and type(old) is type(new):
+        owner = getattr(type(old).__getstate__, "__module__", None) or "torch"  # object's has none
+        if not owner.startswith("torch") and type(old) is type(new):
             lost = {k: v for k, v in vars(old).items() if v is not None and vars(new).get(k) is None}
             vars(new).update(lost)

@@ -1,4 +1,4 @@
-"""Remove units and branches: slice tensors, mend the integers of torch.nn modules, rewrite forwards where needed."""
+"""Remove units and branches: slice tensors, mend the integers of torch.nn modules, rewrite forwards that need it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from prunus.plans import Plan, fingerprint
 from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
 from prunus.surgery.cut_keeping import keep_forwards
 from prunus.surgery.edited_program import Program
-from prunus.surgery.extra_captures import Study
+from prunus.surgery.module_calls import stale_candidates
 from prunus.surgery.own_forward import own_forward
+from prunus.surgery.recapture import FurtherCaptures
 from prunus.surgery.record import Surgery, merge_changes
 from prunus.surgery.rewrite_graph import rewrite
 from prunus.surgery.rewrite_search import Search
 from prunus.surgery.splice import Splice
-from prunus.surgery.stale_calls import stale_candidates
 from prunus.surgery.tensors import copy_with, cut_tensors
 from prunus.surgery.token_ids import cut_inputs
 from prunus.surgery.unused_modules import prune_modules_
 
 MODES = ("hybrid", "module", "graph")
 FORWARDS = ("keep", "rewrite")
-# The last round writes the whole program out in the top level: its class survives even then.
+# The last round writes the whole program out in the top level; even then its class survives.
 _ROUNDS = 16
 
 
 def cut(model: nn.Module, coupling: Coupling, plan: Plan, example_inputs: Any, *, mode: str = "hybrid") -> nn.Module:
-    """Return a smaller model; the argument is untouched. See `cut_with_record`, which also returns how it was done."""
+    """Return a smaller model; the argument is untouched. `cut_with_record` also returns a record of the cut."""
     return cut_with_record(model, coupling, plan, example_inputs, mode=mode)[0]
 
 
@@ -50,17 +50,18 @@ def cut_with_record(
     mode: str = "hybrid",
     forward: str | None = None,
 ) -> tuple[nn.Module, Surgery]:
-    """Cut a model and tell how: which integers were mended, which forwards were rewritten.
+    """Cut a model and return it with a record: the mended integers and the rewritten forwards.
 
     Args:
         model: the model that ``coupling`` was made from; untouched.
         coupling: its analysis.
-        plan: what goes. Weight masks are applied to the tensors before they are sliced.
-        example_inputs: used to prove by a second capture that the cut model runs the edited graph.
+        plan: kept units, dropped branches and weight masks. Masks are applied before tensors are sliced.
+        example_inputs: inputs for a second capture, which proves that the cut model runs the edited graph.
         mode: ``module`` keeps the user's classes and forwards throughout; ``graph`` returns the edited program as one
             module; ``hybrid`` keeps the user's classes and rewrites only the forwards that hold a stale size.
         forward: ``keep`` leaves every forward as the user wrote it and mends the numbers that modules hold; ``rewrite``
-            writes those anew that hold a stale size. By default what ``coupling`` was made for (`OwnForward.on`).
+            rewrites forwards that hold a stale size. By default, the mode that ``coupling`` was made for
+            (`OwnForward.on`).
 
     Raises:
         PlanError: the plan belongs to another model, or empties something that is needed.
@@ -81,9 +82,9 @@ def cut_with_record(
         return keep_forwards(model, coupling, plan, edited, values, args or kwargs, own)
     if mode != "graph":
         args, kwargs = cut_inputs(coupling, plan.axes, example_inputs)
-        found = _keep_classes(model, coupling.graph, edited, values, (example_inputs, args or kwargs), mode)
-        if found is not None:
-            return found
+        result = _keep_classes(model, coupling.graph, edited, values, (example_inputs, args or kwargs), mode)
+        if result is not None:
+            return result
     return _whole_program(model, coupling.graph, edited, values, example_inputs)
 
 
@@ -105,22 +106,22 @@ def _keep_classes(
     inputs: tuple[Any, Any],
     mode: str,
 ) -> tuple[nn.Module, Surgery] | None:
-    """Rewrite as few forwards as a repeated capture proves to be enough; None if that does not lead there.
+    """Rewrite as few forwards as possible, until a capture equals the edited graph; None if no round gets there.
 
-    ``inputs`` are examples of the original's and of the cut model's: ids have other numbers there.
+    ``inputs`` are example inputs of the original and of the cut model, in which ids have other numbers.
     """
     small = copy_with(model, graph, values)
-    with _still(small):
+    with _buffers_unchanged(small):
         changes = merge_changes(mend_attributes_(small, graph, edited), mend_convolutions_(small, edited))
     maybe, sure = stale_candidates(graph, edited)
-    study = Study(model, graph, inputs[0])
+    captures = FurtherCaptures(model, graph, inputs[0])
     search = Search(small, edited, values, inputs[1], Splice(edited, set(sure)), maybe)
     paths: tuple[str, ...] = ()
     for left in reversed(range(_ROUNDS)):
         if search.splice.stale:
             if mode == "module":
                 raise _stale_error(model, edited, search.splice)
-            paths = search.splice_(study)
+            paths = search.splice_(captures)
         if search.settled():
             removed = prune_modules_(small, search.splice, graph) if paths else ()
             return small, Surgery.of(mode if paths else "module", changes, paths, search.splice, search.grown, removed)
@@ -130,8 +131,8 @@ def _keep_classes(
 
 
 @contextlib.contextmanager
-def _still(model: nn.Module) -> Iterator[None]:
-    """Keep parametrisations from moving their buffers: reading a spectral-normed weight does in training mode."""
+def _buffers_unchanged(model: nn.Module) -> Iterator[None]:
+    """Keep parametrisations from updating their buffers, as reading a spectral-normed weight does in training mode."""
     with in_eval_mode(model), torch.no_grad():
         yield
 
@@ -149,9 +150,9 @@ def _whole_program(
 ) -> tuple[nn.Module, Surgery]:
     named = named_tensors(model)
     trainable = {n: named[n].requires_grad for n in values if n in named}
-    study, calls = Study(model, graph, example_inputs), range(len(edited.calls))
-    training = study.training({c.path for c in edited.calls})
-    grown, edited = training.grown(study.growth(), calls).opened(training.applied(edited, calls))
+    captures, calls = FurtherCaptures(model, graph, example_inputs), range(len(edited.calls))
+    training = captures.training({c.path for c in edited.calls})
+    grown, edited = training.grown(captures.growth(), calls).opened(training.applied(edited, calls))
     program = Program(edited, values, trainable, grown)
     modes = {path: m.training for path, m in model.named_modules(remove_duplicate=False)}
     for path, module in program.named_modules(remove_duplicate=False):

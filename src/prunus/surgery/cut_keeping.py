@@ -1,4 +1,4 @@
-"""Cut a model in which every forward stays the user's: tensors sliced, numbers mended, attention of torch widened."""
+"""Cut a model and keep all of its forwards: slice tensors, mend numbers, resize torch's attention."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def keep_forwards(
     Args:
         model: the original; untouched.
         coupling: its analysis.
-        plan: what goes.
-        edited: the program that the cut model shall compute.
-        values: its tensors.
-        inputs: of the cut model.
+        plan: kept units and dropped branches.
+        edited: the program that the cut model has to compute.
+        values: the tensors of that program.
+        inputs: inputs of the cut model.
         own: the terms.
 
     Raises:
-        PlanError: the plan breaks them; the message says which, and what to do.
+        PlanError: the plan breaks a term; the message names it, and says what to do.
         CaptureError: the cut model does not run.
     """
     refuse_broken_terms(own, coupling, plan)
@@ -54,13 +54,13 @@ def keep_forwards(
     mends = mends_of(own, coupling, plan.axes)
     if plan.mended and plan.mended != mends:
         raise PlanError(
-            f"The numbers to mend in the plan do not follow from its axes: {_told_otherwise(plan.mended, mends)}. "
+            f"The numbers to mend in the plan do not follow from its axes: {_difference(plan.mended, mends)}. "
             "Plan again."
         )
     small = copy_with(model, coupling.graph, values)
     changes = merge_changes(mend_attributes_(small, coupling.graph, edited), mend_convolutions_(small, edited))
     try:
-        done = mend_(small, mends)
+        mended = mend_(small, mends)
     except LookupError as error:
         raise CaptureError(
             f"{type(model).__name__} was changed since it was captured: {error}. Capture it again."
@@ -68,24 +68,33 @@ def keep_forwards(
     zeros = silenced(model, coupling, plan, edited)
     shipped = widen_attention_(small, coupling, plan, zeros)
     ship_(small, zeros)
-    how = "record" if "fake" in coupling.graph.how else "run"
-    again = capture(small, inputs, method=how)
-    same = Differ(edited, again, values).first() is None
-    other = None if same else other_number(edited, again)
-    if other is not None:
-        raise CaptureError(
-            f"{type(model).__name__} cannot keep its forward under this plan: {again.where(other)} computes a number "
-            f"from a size that is cut ({_floats_of(other)}). Hold the axes of it, or cut with forward='rewrite'."
-        )
     return small, Surgery(
         "module",
         changes,
         removed=tuple(zeros),
-        mended=done,
+        mended=mended,
         shipped={**shipped, **zeros},
         forward="keep",
-        same_program=same,
+        same_program=_runs_program(small, edited, values, inputs),
     )
+
+
+def _runs_program(small: nn.Module, edited: Graph, values: Mapping[str, torch.Tensor], inputs: Any) -> bool:
+    """Return True if a cut model runs the edited program op by op.
+
+    Raises:
+        CaptureError: it computes a number from a size that is cut.
+    """
+    again = capture(small, inputs, method="record" if "fake" in edited.how else "run")
+    if Differ(edited, again, values).first() is None:
+        return True
+    other = other_number(edited, again)
+    if other is not None:
+        raise CaptureError(
+            f"{type(small).__name__} cannot keep its forward under this plan: {again.where(other)} computes a number "
+            f"from a size that is cut ({_floats_of(other)}). Freeze its axes, or cut with forward='rewrite'."
+        )
+    return False
 
 
 def _floats_of(node: Node) -> str:
@@ -93,20 +102,19 @@ def _floats_of(node: Node) -> str:
 
 
 def refuse_broken_terms(own: OwnForward, coupling: Coupling, plan: Plan) -> None:
-    """Insist that a plan keeps whole what has to stay whole, and sizes equal that have to be equal."""
+    """Raise an error if a plan cuts a frozen axis, or breaks an equation between sizes."""
     name, graph = coupling.axis_of.__getitem__, coupling.graph
-    way = "Plan with the forward kept in mind (own_forward(…).on(coupling)), or cut with forward='rewrite'."
+    advice = "Plan with the forward kept in mind (own_forward(…).on(coupling)), or cut with forward='rewrite'."
     for axis, why in own.frozen.items():
         mask = plan.axes.get(axis)
         if mask is not None and not mask.all():
             where = f" ({graph.where(graph.node(why.node))})" if why.node else ""
-            raise PlanError(f"Axis {axis!r} would lose units, but {why.reason}{where}. {way}")
-
+            raise PlanError(f"Axis {axis!r} would lose units, but {why.reason}{where}. {advice}")
     for axis, after in own.emptied.items():
         mask = plan.axes.get(axis)
         cut = [a for a in after if a in plan.axes and not plan.axes[a].all()]
         if cut and (mask is None or mask.any()):
-            raise PlanError(f"Axis {cut[0]!r} would lose units while {axis!r}, behind it in a slice, stays. {way}")
+            raise PlanError(f"Axis {cut[0]!r} would lose units while {axis!r}, behind it in a slice, stays. {advice}")
 
     def kept(atom: int) -> int:
         return coupling.kept(atom, plan.axes)
@@ -116,7 +124,7 @@ def refuse_broken_terms(own: OwnForward, coupling: Coupling, plan: Plan) -> None
         if gap != 0:
             left, right = (side.described(name) for side in (equation.left, equation.right))
             where = f" ({graph.where(graph.node(equation.node))})" if graph.find(equation.node) else ""
-            raise PlanError(f"The plan breaks {left} = {right}, for {equation.reason}{where}. {way}")
+            raise PlanError(f"The plan breaks {left} = {right}, for {equation.reason}{where}. {advice}")
 
 
 def _refuse_uneven(own: OwnForward, coupling: Coupling, plan: Plan) -> None:
@@ -128,22 +136,22 @@ def _refuse_uneven(own: OwnForward, coupling: Coupling, plan: Plan) -> None:
 
 
 def mends_of(own: OwnForward, coupling: Coupling, keep: Mapping[str, np.ndarray]) -> tuple[Mend, ...]:
-    """Return the numbers that a cut changes, by the names of their modules.
+    """Return the numbers that a cut changes, sorted by module and name.
 
     Raises:
-        PlanError: one would be no whole number.
+        PlanError: a number would not be whole.
     """
-    found = []
+    mends = []
     for attribute, count in own.attributes.items():
         new, old = count.at(lambda atom: coupling.kept(atom, keep)), own.old[attribute]
         if new is None:
             formula = count.described(coupling.axis_of.__getitem__)
             raise PlanError(f"{attribute} would have to be {formula}, which is no whole number; keep other counts.")
         if new != old:
-            found.append(Mend(attribute.path, attribute.name, old, new))
-    return tuple(sorted(found, key=lambda m: (m.path, m.name)))
+            mends.append(Mend(attribute.path, attribute.name, old, new))
+    return tuple(sorted(mends, key=lambda m: (m.path, m.name)))
 
 
-def _told_otherwise(told: Sequence[Mend], mends: Sequence[Mend]) -> str:
-    one, two = {str(m) for m in told}, {str(m) for m in mends}
+def _difference(planned: Sequence[Mend], mends: Sequence[Mend]) -> str:
+    one, two = {str(m) for m in planned}, {str(m) for m in mends}
     return f"it says {', '.join(sorted(one - two)) or 'nothing'}, its axes {', '.join(sorted(two - one)) or 'nothing'}"

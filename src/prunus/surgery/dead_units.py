@@ -1,4 +1,4 @@
-"""Find the units on which no output depends, whatever the input: they can go, and the function stays the same."""
+"""Find the units on which no output depends for any input; removing them leaves the function unchanged."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from prunus.surgery.zero_propagation import MARK, influence, shows_memory
 
 
 def live_units(coupling: Coupling, tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """Return axis id → which units some output may depend on.
+    """Return axis id → mask of the units that some output may depend on.
 
-    A value is alive where it may differ from zero *and* may influence an output. Both follow from where the weights
-    are zero, for every input: one pass of marks forward through the program and one backward. A unit is dead if it is
-    alive nowhere, in no weight and in no activation. Where the program's ops tell too little, units count as alive.
-    Units that an op averages over, or that an output shows, are never dead.
+    A position of a value is alive if it may differ from zero *and* may influence an output. Both follow from the zeros
+    of the weights, for every input: marks run through the program once forward and once backward. A unit is dead if it
+    is alive in no weight and in no activation. If too little is known about an op, its units count as alive. Units of
+    an axis that an op averages over, or that an output contains, are never dead.
 
     Args:
         coupling: the analysis of the model.
         tensors: its parameters and buffers by name.
 
     Raises:
-        OutcomeError: the program writes in place into a view that is read later; nothing can be said then.
+        OutcomeError: the program writes in place into a view that is read later, so marks cannot be followed.
     """
     graph = coupling.graph
     _refuse_hidden_writes(graph)
@@ -43,8 +43,8 @@ def live_units(coupling: Coupling, tensors: Mapping[str, torch.Tensor]) -> dict[
 
     def observe(node: Node, result: Any) -> Any:
         many = isinstance(result, (list, tuple))
-        found = [_watched(coupling, alive, Ref(node.name, i), x) for i, x in enumerate(result if many else [result])]
-        return found if many else found[0]
+        marked = [_marked(coupling, alive, Ref(node.name, i), x) for i, x in enumerate(result if many else [result])]
+        return marked if many else marked[0]
 
     with torch.enable_grad():
         inputs = [torch.ones(graph.node(name).shape, dtype=MARK) for name in graph.inputs]
@@ -53,8 +53,8 @@ def live_units(coupling: Coupling, tensors: Mapping[str, torch.Tensor]) -> dict[
         ends = [x.sum() for x in pytree.tree_leaves(output) if isinstance(x, torch.Tensor) and x.requires_grad]
         if ends:
             torch.autograd.backward(ends)
-    held = _shown(coupling) | {name for name, axis in coupling.axes.items() if axis.statistic}
-    return {a: np.ones(len(n), bool) if a in held else (n > 0).numpy() for a, n in alive.items()}
+    never_dead = _output_axes(coupling) | {name for name, axis in coupling.axes.items() if axis.statistic}
+    return {a: np.ones(len(n), bool) if a in never_dead else (n > 0).numpy() for a, n in alive.items()}
 
 
 def _override(graph: Graph, node: Node, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -62,7 +62,7 @@ def _override(graph: Graph, node: Node, function: Any, args: tuple[Any, ...], kw
 
 
 class _Mark(torch.autograd.Function):
-    """Non-negative numbers → marks, and marks again on the way back, so that no path is ever rounded away."""
+    """A map from non-negative numbers to marks, in the forward and in the backward, so that no path is rounded away."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -73,8 +73,8 @@ class _Mark(torch.autograd.Function):
         return (grads[0] > 0).to(MARK)
 
 
-def _watched(coupling: Coupling, alive: dict[str, torch.Tensor], ref: Ref, value: Any) -> Any:
-    """Return the marks of a value, and note where it is alive once the way back has come to it."""
+def _marked(coupling: Coupling, alive: dict[str, torch.Tensor], ref: Ref, value: Any) -> Any:
+    """Return the marks of a value; the backward adds its live positions to ``alive``."""
     if not isinstance(value, torch.Tensor):
         return value
     start = value if value.requires_grad else value.detach().requires_grad_(True)
@@ -82,12 +82,12 @@ def _watched(coupling: Coupling, alive: dict[str, torch.Tensor], ref: Ref, value
     nonzero = mark.detach() > 0
 
     def note(matters: torch.Tensor) -> None:
-        here = (matters > 0) & nonzero
+        living = (matters > 0) & nonzero
         for dim, expr in enumerate(coupling.values.get(ref, ())):
             names = {coupling.axis_of[atom] for atom in atoms_of(expr) if atom in coupling.axis_of}
             if not names:
                 continue
-            line = here.movedim(dim, 0).reshape(here.shape[dim], -1).any(1)
+            line = living.movedim(dim, 0).reshape(living.shape[dim], -1).any(1)
             for name in names:
                 alive[name] += unit_line(coupling, coupling.axis(name), expr, line)
 
@@ -95,20 +95,20 @@ def _watched(coupling: Coupling, alive: dict[str, torch.Tensor], ref: Ref, value
     return mark
 
 
-def _shown(coupling: Coupling) -> set[str]:
-    """Return the axes that an output shows: states, which follow the cut."""
-    found: set[str] = set()
+def _output_axes(coupling: Coupling) -> set[str]:
+    """Return the axes that are dims of an output, such as a state that follows the cut."""
+    axes: set[str] = set()
     for ref in refs_in(list(coupling.graph.outputs)):
         for expr in coupling.values.get(ref, ()):
-            found |= {coupling.axis_of[atom] for atom in atoms_of(expr) if atom in coupling.axis_of}
-    return found
+            axes |= {coupling.axis_of[atom] for atom in atoms_of(expr) if atom in coupling.axis_of}
+    return axes
 
 
 _MAY_SHARE = ("reshape", "flatten", "unflatten", "contiguous", "to", "type_as", "dropout", "feature_dropout")
 
 
 def _refuse_hidden_writes(graph: Graph) -> None:
-    """Refuse a program in which a value changes behind the back of its name."""
+    """Raise an error if an op writes into memory that a later op reads under another name."""
     family: dict[str, str] = {}
     members: dict[str, list[tuple[int, str]]] = {}
     last_use: dict[str, int] = {ref.node: len(graph.nodes) for ref in refs_in(list(graph.outputs))}

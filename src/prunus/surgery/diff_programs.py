@@ -1,4 +1,4 @@
-"""Compare two programs op by op: is what a cut model runs the edited graph, and where does it first depart?"""
+"""Compare two programs op by op: find the first node at which a cut model does not run the edited graph."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _SAME = {
     "aten.split.Tensor": "aten.split_with_sizes.default",
     "aten.squeeze.default": "aten.squeeze.dims",
 }
-# Ops that hand their argument on. A call of one may vanish with a size: a tensor of one head is contiguous already.
+# Ops that return their argument. A cut may remove them: a tensor of one head is contiguous already.
 _THROUGH = frozenset({"aten.contiguous.default", "aten.alias.default", "aten.detach.default"})
 
 
 @dataclass(slots=True)
 class Differ:
-    """Walks an expected and a found program in step.
+    """A comparison of an expected and a found program, node by node.
 
     Args:
         expected: the edited graph.
-        found: what the cut model was captured as.
+        found: the captured program of the cut model.
         constants: values of the expected program's constants.
     """
 
@@ -38,7 +38,7 @@ class Differ:
     _right: dict[str, Ref] = field(default_factory=dict)
 
     def first(self) -> Node | None:
-        """Return the first node of ``expected`` that ``found`` does otherwise, or None if they are one program."""
+        """Return the first node of ``expected`` that differs in ``found``, or None if the programs are equal."""
         left, self._left = _steps(self.expected)
         right, self._right = _steps(self.found)
         self._names = dict(zip(self.expected.inputs, self.found.inputs, strict=False))
@@ -70,7 +70,7 @@ class Differ:
             return same and all(self._value(x, y) for x, y in zip(a, b, strict=True))
         if isinstance(a, int) and isinstance(b, int) and not isinstance(a, bool) and a != b:
             return -1 in (a, b)
-        # A number that switches in training is the plain one in evaluation.
+        # A number that switches in training equals the plain float in evaluation.
         alike = type(a) is type(b) or (isinstance(a, float) and isinstance(b, float))
         return alike and bool(a == b)
 
@@ -86,7 +86,7 @@ class Differ:
 
 
 def _steps(graph: Graph) -> tuple[list[Node], dict[str, Ref]]:
-    """Return the nodes that compute, and for every node that only hands a value on, that value."""
+    """Return the nodes that compute, and a map from every node that only returns its argument to that argument."""
     written = {next(refs_in(n.args)).node for n in graph.nodes if n.op not in (INPUT, TENSOR) and is_mutating(n.op)}
     through: dict[str, Ref] = {}
     steps = []

@@ -1,4 +1,4 @@
-"""The edited graph as an nn.Module: the user's module tree and parameter names, a forward written from the graph."""
+"""The edited graph as an nn.Module, with the user's module tree and parameter names; its forward is generated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from prunus.graph.ir import TENSOR, Graph
 from prunus.surgery.emit import Emitter, compile_forward
-from prunus.surgery.recapture import Growth
+from prunus.surgery.symbolic_sizes import Growth
 
 
 class Program(nn.Module):
@@ -43,9 +43,7 @@ class Program(nn.Module):
             else:
                 placed.setdefault(canonical, values[canonical].clone())
             self._register(name, placed[canonical], info.kind)
-        emitter = Emitter(graph, 0)
-        if growth is not None:
-            emitter.size_text = lambda node, key, position, value: growth.text(emitter, node, key, position, value)
+        emitter = Emitter(graph, 0, growth=growth)
         emission = emitter.emit()
         self.source = emitter.source()
         self._run = compile_forward(self.source, emission.names, "program")
@@ -72,5 +70,5 @@ class Program(nn.Module):
             owner.register_buffer(leaf, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the edited program on inputs of the captured structure."""
+        """Run the edited program on inputs that have the captured structure."""
         return self._run(self, *args, **kwargs)

@@ -18,30 +18,29 @@ from prunus.graph.interpreter import LENIENT, call_arguments
 from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref
 from prunus.graph.open_outputs import opened_leaves
 from prunus.surgery.module_calls import CallIndex, module_below, tensor_below
-from prunus.surgery.training_literals import InTraining
+from prunus.surgery.symbolic_sizes import Growth
+from prunus.surgery.training_program import InTraining
 
 _SWITCHED = ("training", "train")
-
-SizeText = Callable[[Node, str, int | None, int], "str | None"]
 
 
 @dataclass(slots=True)
 class Emission:
-    """Source text of one forward, and the objects it names."""
+    """The source text of one forward, and the objects that it names."""
 
     lines: list[str] = field(default_factory=list)
     names: dict[str, Any] = field(default_factory=dict)
 
 
 class Emitter:
-    """Turns one module call of a graph into the text of ``forward(self, *args, **kwargs)``.
+    """A writer that turns one module call of a graph into the text of ``forward(self, *args, **kwargs)``.
 
     Args:
         graph: the edited program.
         root: index of the call whose forward is written.
-        natives: calls that stay calls of the module they were; every other call below ``root`` is written out.
-        size_text: replaces an integer literal by an expression over input shapes (dynamic batch).
-        index: of the graph, where there is one already.
+        natives: calls that stay calls of their module; every other call below ``root`` is written out.
+        growth: the program at several input sizes; integers that grow become expressions over input shapes.
+        index: the call index of the graph, if it was made already.
     """
 
     def __init__(
@@ -49,16 +48,16 @@ class Emitter:
         graph: Graph,
         root: int,
         natives: frozenset[int] = frozenset(),
-        size_text: SizeText | None = None,
+        growth: Growth | None = None,
         index: CallIndex | None = None,
     ) -> None:
         self.graph = graph
         self._index = index or CallIndex.of(graph)
         self._leaves = graph.calls[root].in_leaves
-        there = (x if not isinstance(x, Ref) or x.node in self._index.names else None for x in self._leaves)
-        self.root = dataclasses.replace(graph.calls[root], in_leaves=tuple(there))
+        existing = (x if not isinstance(x, Ref) or x.node in self._index.names else None for x in self._leaves)
+        self.root = dataclasses.replace(graph.calls[root], in_leaves=tuple(existing))
         self.natives = natives
-        self.size_text = size_text
+        self.growth = growth
         self.out = Emission()
         self._text: dict[Ref, str] = {}
         self._variables: dict[str, str] = {}
@@ -90,7 +89,7 @@ class Emitter:
                 self._device = self._device or f"x{i}.device"
 
     def _expected(self, leaf: Any) -> tuple[Any, ...] | None:
-        """Return what `arguments` compares a leaf with: None for a tensor, () for one that nothing reads."""
+        """Return the value that `arguments` compares a leaf with: None for a tensor, () if nothing reads the leaf."""
         if isinstance(leaf, Ref):
             return None if leaf in self._read else ()
         return (leaf,)
@@ -122,13 +121,13 @@ class Emitter:
             self._text[Ref(node.name, i)] = f"{name}[{i}]" if node.multi else name
 
     def _count_batches(self, node: Node) -> None:
-        """Let a batch norm that is written out count the batches it was trained on, as the module did."""
+        """Make a batch norm that is written out count its training batches, as the module did."""
         mean = node.get("running_mean")
         if node.op != "aten.batch_norm.default" or node.get("training") is not False or not isinstance(mean, Ref):
             return
-        held = self.graph.node(mean.node)
-        counter = f"{held.tensor.rpartition('.')[0]}.num_batches_tracked".removeprefix(".")
-        if held.op == TENSOR and (counter in self.graph.tensors or counter in self.graph.aliases):
+        source = self.graph.node(mean.node)
+        counter = f"{source.tensor.rpartition('.')[0]}.num_batches_tracked".removeprefix(".")
+        if source.op == TENSOR and (counter in self.graph.tensors or counter in self.graph.aliases):
             module = self._module(self.graph.calls[node.call].path)
             self.out.lines.append(f"    if {module}.training: {self._tensor(counter)}.add_(1)")
 
@@ -198,12 +197,12 @@ class Emitter:
             self._read.add(ref)
             return text
         if ref.node not in self._index.names:
-            return "None"  # an argument that nothing reads any more
+            return "None"  # nothing reads this argument any more
         node = self.graph.node(ref.node)
         if node.op == TENSOR:
             return self._tensor(node.tensor)
         raise CaptureError(
-            f"Value {ref.node!r} reaches {self.root.path or 'the model'} by a way that is not its arguments "
+            f"{self.root.path or 'The model'} needs the value {ref.node!r}, which is not one of its arguments "
             f"({self.graph.where(node)})."
         )
 
@@ -228,10 +227,9 @@ class Emitter:
             return f"({value.training!r} if {module}.training else {self._literal(float(value))})"
         if isinstance(value, torch.device):
             return self._device or self._literal(value)
-        if self.size_text is not None and type(value) is int:
-            text = self.size_text(node, key, position, value)
-            if text is not None:
-                return text
+        if self.growth is not None and type(value) is int:
+            literal = (node.name, key, position)
+            return self.growth.text(self.graph, self.root, self.natives, literal, value) or self._literal(value)
         return self._literal(value)
 
     def _literal(self, value: Any) -> str:
@@ -252,7 +250,7 @@ class Emitter:
 
 
 def module_text(root: str, path: str) -> str:
-    """Return the expression for a module path as seen from the module at ``root``.
+    """Return a Python expression that reaches a module path from the module at ``root``.
 
     Raises:
         CaptureError: ``path`` does not lie below ``root``.
@@ -273,19 +271,19 @@ _ASSIGNED = re.compile(r"    ([A-Za-z_]\w*) = ")
 
 
 def _released(lines: Sequence[str]) -> list[str]:
-    """Let go of every local after its last reader: a value that is still named keeps its memory until the return."""
-    assigned = {found[1] for line in lines if (found := _ASSIGNED.match(line))}
+    """Delete every local after its last reader; otherwise its memory stays allocated until the return."""
+    assigned = {match[1] for line in lines if (match := _ASSIGNED.match(line))}
     last: dict[str, int] = {}
     for i, line in enumerate(lines):
         last.update((name, i) for name in _NAME.findall(line) if name in assigned)
-    going: dict[int, list[str]] = {}
+    deleted: dict[int, list[str]] = {}
     for name, i in last.items():
-        going.setdefault(i, []).append(name)
+        deleted.setdefault(i, []).append(name)
     out: list[str] = []
     for i, line in enumerate(lines):
         out.append(line)
-        if i in going and i < len(lines) - 1:
-            out.append(f"    del {', '.join(going[i])}")
+        if i in deleted and i < len(lines) - 1:
+            out.append(f"    del {', '.join(deleted[i])}")
     return out
 
 
@@ -295,16 +293,16 @@ def _children_of(spec: Any) -> list[Any]:
 
 
 def arguments(module: Any, args: Any, kwargs: Any, spec: Any, literals: Sequence[Any]) -> list[Any]:
-    """Flatten call arguments and insist on the structure and literals the forward was captured with.
+    """Flatten call arguments, and require the structure and literals that the forward was captured with.
 
     Raises:
-        ArgumentsError: another structure, another number or text, None for a tensor or a tensor for None.
+        ArgumentsError: the structure, a number or a text differs, or None stands for a tensor or a tensor for None.
     """
     leaves, got = pytree.tree_flatten((args, kwargs))
-    told = f"{type(module).__name__} was captured with"
+    opening = f"{type(module).__name__} was captured with"
     if got != spec:
         raise ArgumentsError(
-            f"{told} arguments {spec}; got {got}. "
+            f"{opening} arguments {spec}; got {got}. "
             "Call it as it was called when it was captured, or capture it again with these arguments.",
             module,
         )
@@ -312,19 +310,19 @@ def arguments(module: Any, args: Any, kwargs: Any, spec: Any, literals: Sequence
         if literal == ():
             continue
         if literal is not None and isinstance(leaf, (int, float, str)) and leaf != literal[0]:
-            raise ArgumentsError(f"{told} argument {literal[0]!r}; got {leaf!r}. Capture it again.", module, i)
+            raise ArgumentsError(f"{opening} argument {literal[0]!r}; got {leaf!r}. Capture it again.", module, i)
         if (leaf is None) != (literal is not None and literal[0] is None):
             before, now = ("a tensor", "None") if leaf is None else ("None", f"a {type(leaf).__name__}")
-            raise ArgumentsError(f"{told} {before} as argument {i}; got {now}. Capture it again.", module, i)
+            raise ArgumentsError(f"{opening} {before} as argument {i}; got {now}. Capture it again.", module, i)
     return leaves
 
 
 class ArgumentsError(TypeError):
-    """A rewritten forward was called in another way than it was captured.
+    """A rewritten forward was called with other arguments than it was captured with.
 
     Attributes:
-        module: whose forward.
-        leaf: number of the argument, in order; None where the structure differs.
+        module: the module that has the forward.
+        leaf: number of the argument, in order; None if the structure differs.
     """
 
     def __init__(self, message: str, module: Any, leaf: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Prove that a cut model learns as the masked original does: one backward of the same scalar on both."""
+"""Compare the gradients of a cut model and of the masked original: one backward of the same scalar on both."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _SMALL = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Gradients:
-    """How far the gradients of a cut model are from those of the masked original.
+    """The difference between the gradients of a cut model and those of the masked original.
 
     Attributes:
         error: largest relative difference over the parameters.
-        tensor: the parameter it belongs to.
+        tensor: the parameter that has this difference.
     """
 
     error: float
@@ -49,26 +49,26 @@ def compare_gradients(
     error = max_p ‖∂L/∂p′ − (∂L/∂p)_kept‖∞ / max(‖(∂L/∂p)_kept‖∞, 10⁻⁶ · max_q ‖∂L/∂q‖∞),  L = Σ ⟨r, output⟩
 
     r is a fixed random projection of the outputs; both networks are in eval mode, on the noisy tensors of `verify`.
-    Masked weights count: their gradients are compared like all others. A forward that computes under
-    ``torch.no_grad()`` differs here, since a graph does not show it.
+    Gradients of masked weights are compared too. A forward that computes under ``torch.no_grad()`` differs here,
+    because a graph does not show that.
 
     Args:
         model: the original.
         small: the cut model.
         coupling: the analysis of the original.
-        plan: what went.
-        example_inputs: of the original.
-        seed: of noise and projection.
-        dtype: compute in this.
+        plan: the plan of the cut.
+        example_inputs: inputs of the original.
+        seed: seed of the noise and of the projection.
+        dtype: float type of both computations.
 
     Returns:
-        None where no output follows smoothly from a parameter (integer outputs).
+        None if no output is a differentiable function of a parameter (integer outputs).
     """
     return gradient_error(trial(model, coupling, plan, example_inputs, seed=seed, dtype=dtype), small)
 
 
 def gradient_error(it: Trial, small: nn.Module) -> Gradients | None:
-    """Compare gradients within a trial; see `compare_gradients`."""
+    """Compare gradients on the tensors and inputs of a trial; see `compare_gradients`."""
     with _differentiable(it), sound_gradients(it.values, small):
         expected = _masked_gradients(it)
         if expected is None:
@@ -76,7 +76,7 @@ def gradient_error(it: Trial, small: nn.Module) -> Gradients | None:
         got = _cut_gradients(it, it.twin(small))
     if got is None:
         return Gradients(float("inf"), next(iter(expected)))
-    expected = {n: g for n, g in expected.items() if n in got}  # what is gone has none
+    expected = {n: g for n, g in expected.items() if n in got}  # removed parameters have no gradient
     scale = max(float(g.abs().max()) if g.numel() else 0.0 for g in expected.values())
     errors = {n: relative_error([got[n]], [g], least=max(_SMALL * scale, 1e-12)) for n, g in expected.items()}
     worst = max(errors, key=lambda n: errors[n])
@@ -84,7 +84,7 @@ def gradient_error(it: Trial, small: nn.Module) -> Gradients | None:
 
 
 def _masked_gradients(it: Trial) -> Tensors | None:
-    """Return the gradients of the masked original's parameters at the positions that stay; None if there are none."""
+    """Return the gradients of the masked original's parameters at kept positions; None if there are none."""
     coupling, plan = it.coupling, it.plan
     leaves = {n: v.detach() for n, v in masked_tensors(it.values, coupling, plan).items()}
     for name, value in leaves.items():
@@ -93,7 +93,7 @@ def _masked_gradients(it: Trial) -> Tensors | None:
 
     def observe(node: Node, result: Any) -> Any:
         clean = without_debris(coupling, plan.axes, node, result)
-        _drop_debris(coupling, plan, node, result if clean is None else clean)
+        _zero_debris(coupling, plan, node, result if clean is None else clean)
         return clean
 
     with it.computing(gradients=True):
@@ -107,20 +107,20 @@ def _masked_gradients(it: Trial) -> Tensors | None:
                 observe=observe,
             )
         )
-    found = _backward(it, outputs, {n: v for n, v in leaves.items() if v.requires_grad})
-    return None if found is None else {n: it.kept(g, coupling.tensors[n]) for n, g in found.items()}
+    gradients = _backward(it, outputs, {n: v for n, v in leaves.items() if v.requires_grad})
+    return None if gradients is None else {n: it.kept(g, coupling.tensors[n]) for n, g in gradients.items()}
 
 
-def _drop_debris(coupling: Coupling, plan: Plan, node: Node, result: Any) -> None:
-    """Zero gradients that are not finite at removed positions: 0/0 there must not reach what stays."""
+def _zero_debris(coupling: Coupling, plan: Plan, node: Node, result: Any) -> None:
+    """Zero gradients that are not finite at removed positions: 0/0 there must not reach kept positions."""
     for index, value in enumerate(result if isinstance(result, (tuple, list)) else [result]):
         if not isinstance(value, torch.Tensor) or not value.requires_grad:
             continue
         removed = removed_positions(coupling, plan.axes, Ref(node.name, index))
         if removed is not None:
-            gone = removed.to(value.device)
+            where = removed.to(value.device)
             value.register_hook(  # type: ignore[no-untyped-call]
-                lambda g, gone=gone: g.masked_fill(gone & ~g.isfinite(), 0)
+                lambda g, where=where: g.masked_fill(where & ~g.isfinite(), 0)
             )
 
 
@@ -129,12 +129,12 @@ def _cut_gradients(it: Trial, twin: nn.Module) -> Tensors | None:
     parameters: Tensors = {aliases.get(n, n): p for n, p in twin.named_parameters() if p.is_floating_point()}
     try:
         return _backward(it, it.cut(twin, gradients=True), parameters)
-    except RuntimeError:  # a forward that writes into a parameter, or is not differentiable
+    except RuntimeError:  # the forward writes into a parameter, or is not differentiable
         return None
 
 
 def _backward(it: Trial, outputs: Sequence[torch.Tensor], leaves: Tensors) -> Tensors | None:
-    """Return the gradient of every leaf; zeros where nothing depends on it, None where nothing depends on any."""
+    """Return the gradient of every leaf; zeros if no output depends on it, None if no output depends on any leaf."""
     generator = torch.Generator().manual_seed(it.seed)
     total: torch.Tensor | None = None
     for output in outputs:
@@ -146,12 +146,12 @@ def _backward(it: Trial, outputs: Sequence[torch.Tensor], leaves: Tensors) -> Te
             total = term if total is None else total + term
     if total is None:
         return None
-    found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    return {n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(leaves.items(), found, strict=True)}
+    gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    return {n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(leaves.items(), gradients, strict=True)}
 
 
 @contextlib.contextmanager
 def _differentiable(it: Trial) -> Iterator[None]:
-    """CuDNN has no backward for recurrent layers in eval mode."""
+    """Run a block without cuDNN, which has no backward for recurrent layers in eval mode."""
     with torch.backends.cudnn.flags(enabled=False) if it.device.type == "cuda" else contextlib.nullcontext():
         yield

@@ -1,4 +1,4 @@
-"""The user's own module as a plan masks it: removed slices are zero, averages run over what is kept, any call goes."""
+"""A masked copy of the user's module that takes any call: removed slices are zero, averages see kept positions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from prunus.surgery.reference import (
 _SINGULAR = frozenset(
     ("sqrt", "rsqrt", "pow", "div", "reciprocal", "log", "norm", "linalg_vector_norm", "std", "acos", "asin", "atan2")
 )
-"""Ops whose derivative may be infinite at zero."""
+"""Ops that may have an infinite derivative at zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class MaskedTwin:
 
     Attributes:
         model: the copy; its removed slices are zero.
-        overriding: the ops that see kept positions only while it runs.
-        trial: where its numbers come from.
+        overriding: the ops that see kept positions only, while the copy runs.
+        trial: the source of its tensors.
     """
 
     model: nn.Module
@@ -53,18 +53,18 @@ class MaskedTwin:
 
     @contextlib.contextmanager
     def running(self, model: nn.Module | None = None) -> Iterator[nn.Module]:
-        """Run calls of the twin, or of a copy of it, within; then ask `missed`."""
+        """Run calls of the twin, or of a copy of it, within this block; read `missed` after it."""
         chosen = self.model if model is None else model
         with self.overriding.over(chosen):
             yield chosen
 
     @property
     def missed(self) -> str:
-        """What of the last calls could not be kept to the kept positions; empty where everything was."""
+        """The ops of the last calls that saw removed positions too; empty if there were none."""
         return "; ".join(list(self.overriding.missed)[:2])
 
     def mask_(self, model: nn.Module) -> None:
-        """Set removed slices of a trained copy to zero again; masked weights may grow, as in the cut network."""
+        """Zero the removed slices of a trained copy again; masked weights may grow, as in the cut network."""
         own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
         known = {n: t.detach() for n, t in own.items() if n in self.trial.coupling.tensors}
         units = dataclasses.replace(self.trial.plan, masks={})
@@ -81,24 +81,24 @@ def masked_twin(
 
     Args:
         model: the user's network.
-        captured: what the program was captured from: ``model``, or what calls its parts.
-        example_inputs: of ``captured``.
-        parts: the submodules that were captured, where the whole could not be.
+        captured: the module that was captured: ``model``, or a module that calls its parts.
+        example_inputs: inputs of ``captured``.
+        parts: the submodules that were captured, if the whole network could not be.
         it: noisy tensors, inputs and plan.
 
     Raises:
-        CaptureError: the program cannot be found again in the network's own calls, or the twin computes something
-            else than the masked program.
+        CaptureError: the program's ops cannot be matched to the network's own calls, or the twin and the masked program
+            compute different outputs.
     """
-    found = places(captured, it.coupling.graph, example_inputs)
-    if found is None:
+    located = places(captured, it.coupling.graph, example_inputs)
+    if located is None:
         raise CaptureError(
-            f"the calls of {type(model).__name__} cannot be compared: its program ({it.coupling.graph.how}) cannot be "
-            "found again in what its modules run."
+            f"the calls of {type(model).__name__} cannot be compared: the ops of its program "
+            f"({it.coupling.graph.how}) cannot be matched to the ops that its modules run."
         )
-    masked, seen = _masked_program(it)
+    masked, observed = _masked_program(it)
     twin = MaskedTwin(
-        it.holding(model, masked_tensors(it.values, it.coupling, it.plan)), _overriding(it, found, seen), it
+        it.holding(model, masked_tensors(it.values, it.coupling, it.plan)), _overriding(it, located, observed), it
     )
     called: nn.Module = twin_of(twin.model, parts) if parts else twin.model
     with twin.running(called):
@@ -119,30 +119,30 @@ _EXACT, _ROUNDED = 1e-9, 1e-5
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What the masked program showed on the example inputs.
+class _Observed:
+    """Observations of the masked program on the example inputs.
 
     Attributes:
         debris: nodes whose result is not finite at removed positions.
-        active: contractions whose result, where it stays, hangs on what stands at removed positions.
+        active: contractions whose result at kept positions depends on values at removed positions.
     """
 
     debris: set[str]
     active: set[str]
 
 
-def _masked_program(it: Trial) -> tuple[list[torch.Tensor], _Seen]:
-    """Run the masked program once; return its outputs where they stay, and what was met on the way."""
-    coupling, keep, seen = it.coupling, it.plan.axes, _Seen(set(), set())
+def _masked_program(it: Trial) -> tuple[list[torch.Tensor], _Observed]:
+    """Run the masked program once; return its outputs at kept positions, and observations of its ops."""
+    coupling, keep, observed = it.coupling, it.plan.axes, _Observed(set(), set())
     overrides = reference_overrides(coupling, it.plan)
 
     def observe(node: Node, result: Any) -> Any:
         clean = without_debris(coupling, keep, node, result)
         if clean is not None:
-            seen.debris.add(node.name)
+            observed.debris.add(node.name)
         return clean
 
-    def watched(override: Override) -> Override:
+    def compared(override: Override) -> Override:
         def apply(node: Node, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             plain, result = function(*args, **kwargs), override(node, function, args, kwargs)
             both = [
@@ -150,51 +150,54 @@ def _masked_program(it: Trial) -> tuple[list[torch.Tensor], _Seen]:
                 for value in (plain, result)
             ]
             if relative_error(*both) > (_EXACT if it.dtype is torch.float64 else _ROUNDED):
-                seen.active.add(node.name)
+                observed.active.add(node.name)
             return result
 
         return apply
 
     wrapped = {
-        name: watched(o) if base_name(coupling.graph.node(name).op) in CONTRACTIONS else o
+        name: compared(o) if base_name(coupling.graph.node(name).op) in CONTRACTIONS else o
         for name, o in overrides.items()
     }
     with it.computing():
         tensors = masked_tensors(it.values, coupling, it.plan)
-        found = run(coupling.graph, tensors, it.inputs, dtype=it.dtype, override=wrapped, observe=observe)
-        return it.kept_outputs(found), seen
+        outputs = run(coupling.graph, tensors, it.inputs, dtype=it.dtype, override=wrapped, observe=observe)
+        return it.kept_outputs(outputs), observed
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
     return [x for x in pytree.tree_leaves(value) if isinstance(x, torch.Tensor)]
 
 
-def _overriding(it: Trial, found: Mapping[str, Place], seen: _Seen) -> Overriding:
+def _overriding(it: Trial, located: Mapping[str, Place], observed: _Observed) -> Overriding:
     """Return the ops to replace, by the places at which they run.
 
-    A module that is called several times has one replacement for each of its ops; where its calls lose other units,
-    none fits, and whoever meets it is told.
+    A module that is called several times has one replacement for each of its ops. If its calls lose different units,
+    no replacement fits, and `MaskedTwin.missed` names the op.
     """
     coupling, keep = it.coupling, it.plan.axes
     overrides = reference_overrides(coupling, it.plan)
     singular = {n.name for n in coupling.graph.nodes if base_name(n.op) in _SINGULAR and _lossy(coupling, keep, n)}
-    chosen = {name for name in overrides.keys() | seen.debris | singular if name in found}
+    chosen = {name for name in overrides.keys() | observed.debris | singular if name in located}
     nodes: dict[Place, list[Node]] = {}
     for node in coupling.graph.nodes:
-        if node.name in found:
-            nodes.setdefault(found[node.name], []).append(node)
+        if node.name in located:
+            nodes.setdefault(located[node.name], []).append(node)
     calls = Counter(call.path for call in coupling.graph.calls)
     replacements: dict[Place, Replacement] = {}
     needed: set[Place] = set()
-    for place in {found[name] for name in chosen}:
+    for place in {located[name] for name in chosen}:
         same = nodes[place]
-        if any(n.name in overrides and (base_name(n.op) not in CONTRACTIONS or n.name in seen.active) for n in same):
+        if any(
+            n.name in overrides and (base_name(n.op) not in CONTRACTIONS or n.name in observed.active) for n in same
+        ):
             needed.add(place)
         if len({_signature(coupling, keep, n) for n in same}) > 1:
             replacements[place] = lambda func, bound: NotImplemented
         else:
             node = next(n for n in same if n.name in chosen)
-            replacements[place] = _replacement(coupling, keep, node, overrides.get(node.name), node.name in seen.debris)
+            debris = node.name in observed.debris
+            replacements[place] = _replacement(coupling, keep, node, overrides.get(node.name), debris)
     always = frozenset(place for place in needed if len(nodes[place]) >= calls[place.path])
     suspects = frozenset(f"aten.{name}" for name in _AVERAGES)
     return Overriding(replacements, frozenset(needed), always, _suspect(coupling, keep), suspects)
@@ -209,7 +212,7 @@ def _lossy(coupling: Coupling, keep: Keep, node: Node) -> bool:
 
 
 def _signature(coupling: Coupling, keep: Keep, node: Node) -> tuple[Any, ...]:
-    """Return which positions of an op's operands stay."""
+    """Return the kept positions of an op's operands, in a form that can be compared."""
     return tuple(
         (key, tuple((d, m.tobytes()) for d, m in _cut_dims(coupling, keep, r).items()))
         for key, value in node.args.items()
@@ -223,14 +226,14 @@ def _cut_dims(coupling: Coupling, keep: Keep, ref: Ref) -> dict[int, np.ndarray]
 
 
 def _replacement(coupling: Coupling, keep: Keep, node: Node, override: Override | None, debris: bool) -> Replacement:
-    """Return what runs in the place of a node, for arguments whose cut dims are those of the program."""
+    """Return a function that replaces a node, for arguments that have the cut dims of the program."""
     forms = {
         key: [
             (len(coupling.values[r]), {d: len(m) for d, m in _cut_dims(coupling, keep, r).items()}) for r in refs_in(v)
         ]
         for key, v in node.args.items()
     }
-    gone = removed_positions(coupling, keep, Ref(node.name)) if debris else None
+    removed_result = removed_positions(coupling, keep, Ref(node.name)) if debris else None
     removed = {
         key: [removed_positions(coupling, keep, r) for r in refs_in(v)]
         for key, v in node.args.items()
@@ -245,18 +248,18 @@ def _replacement(coupling: Coupling, keep: Keep, node: Node, override: Override 
                 _finite_gradient(tensor, mask)
         args, kwargs = positional(func, bound)
         result = func(*args, **kwargs) if override is None else override(node, func, args, kwargs)
-        if gone is not None and isinstance(result, torch.Tensor):
-            return result.masked_fill(gone.to(result.device) & ~result.isfinite(), 0.0)
+        if removed_result is not None and isinstance(result, torch.Tensor):
+            return result.masked_fill(removed_result.to(result.device) & ~result.isfinite(), 0.0)
         return result
 
     return replace
 
 
 def _finite_gradient(tensor: torch.Tensor, removed: torch.Tensor | None) -> None:
-    """Keep what is not finite at removed positions (the slope of √0) from reaching what stays."""
+    """Zero gradients that are not finite at removed positions (the slope of √0), so that none reaches kept ones."""
     if removed is not None and tensor.requires_grad:
-        gone = removed.to(tensor.device)
-        tensor.register_hook(lambda g: g.masked_fill(gone & ~g.isfinite(), 0))  # type: ignore[no-untyped-call]
+        where = removed.to(tensor.device)
+        tensor.register_hook(lambda g: g.masked_fill(where & ~g.isfinite(), 0))  # type: ignore[no-untyped-call]
 
 
 def _fits(value: Any, form: list[tuple[int, dict[int, int]]]) -> bool:
@@ -270,17 +273,17 @@ def _fits(value: Any, form: list[tuple[int, dict[int, int]]]) -> bool:
 
 
 def cut_masks(coupling: Coupling, keep: Keep) -> dict[int, list[np.ndarray]]:
-    """Return every way in which a dim is cut anywhere in the program, by the size of the dim."""
+    """Return size of a dim → every mask by which a dim of that size is cut in the program."""
     exprs = {e for dims in (*coupling.values.values(), *coupling.tensors.values()) for e in dims}
-    found: dict[int, dict[bytes, np.ndarray]] = {}
+    by_size: dict[int, dict[bytes, np.ndarray]] = {}
     for mask in (coupling.mask(e, keep) for e in exprs):
         if not mask.all():
-            found.setdefault(len(mask), {})[mask.tobytes()] = mask
-    return {size: list(masks.values()) for size, masks in found.items()}
+            by_size.setdefault(len(mask), {})[mask.tobytes()] = mask
+    return {size: list(masks.values()) for size, masks in by_size.items()}
 
 
 def _suspect(coupling: Coupling, keep: Keep) -> Callable[[Any, dict[str, Any]], str]:
-    """Return what recognises an average over a cut axis that the program does not hold: by the zeros in it."""
+    """Return a function that detects an average over a cut axis outside the program, by the zeros in its operand."""
     masks = cut_masks(coupling, keep)
 
     def suspect(func: Any, bound: dict[str, Any]) -> str:
@@ -289,14 +292,14 @@ def _suspect(coupling: Coupling, keep: Keep) -> Callable[[Any, dict[str, Any]], 
             return ""
         rank = tensor.dim()
         if "normalized_shape" in bound:
-            gone = range(rank - len(bound["normalized_shape"]), rank)
+            averaged = range(rank - len(bound["normalized_shape"]), rank)
         elif "num_groups" in bound:
-            gone = range(1, 2)
+            averaged = range(1, 2)
         else:
             dim = bound.get("dim")
             dims = list(range(rank)) if dim is None or dim == [] else [dim] if isinstance(dim, int) else list(dim)
-            gone = sorted(d % rank for d in dims)  # type: ignore[assignment]
-        for d in gone:
+            averaged = sorted(d % rank for d in dims)  # type: ignore[assignment]
+        for d in averaged:
             for mask in masks.get(tensor.shape[d], ()):
                 removed = tensor.detach().index_select(d, torch.from_numpy(np.flatnonzero(~mask)).to(tensor.device))
                 if not bool(removed.any()) and bool(tensor.detach().any()):

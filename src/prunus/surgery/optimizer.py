@@ -1,4 +1,4 @@
-"""Take a running optimizer, and its schedule, over to the cut model: momentum and averages follow the weights."""
+"""Carry a running optimizer and its schedule over to the cut model: momentum and averages follow the weights."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ _PER_GROUP = ("base_lrs", "_last_lr", "lr_lambdas", "max_lrs", "min_lrs", "base_
 
 @dataclass(frozen=True, slots=True)
 class _Heir:
-    """What becomes of one parameter of an optimizer: its name in the plan, and the cut one (None: it is gone)."""
+    """The cut parameter that replaces one of the optimizer's (None if it was removed), and its name in the plan."""
 
     name: str
     new: torch.Tensor | None
 
 
 def carry_optimizer(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan: Plan) -> Optimizer:
-    """Return an optimizer of the same class for the cut model that goes on where the given one stands.
+    """Return an optimizer of the same class for the cut model that continues from the state of the given one.
 
-    state′ = (mask ⊙ state)[kept indices] for every state tensor of the parameter's shape; factored ones (Adafactor's
-    rows and columns) along the dims they have; step counts are copied. Groups keep their order, options and the order
-    of their parameters; parameters that are gone leave their group, empty groups are dropped. Parameters of other
-    modules (a learnt loss) stay, with their state. Hooks registered on the optimizer are not taken over.
+    state′ = (mask ⊙ state)[kept indices] for every state tensor of the parameter's shape; factored states (Adafactor's
+    rows and columns) are cut along the dims that they have; step counts are copied. Groups keep their options and the
+    order of their parameters; removed parameters leave their group, and empty groups are dropped. Parameters of other
+    modules (a learnt loss) stay, with their state. Hooks registered on the optimizer are not carried over.
 
     Args:
-        optimizer: over the parameters of ``model``; untouched.
+        optimizer: an optimizer of the parameters of ``model``; untouched.
         model: the original.
         small: the cut model.
-        plan: by which it was cut.
+        plan: the plan of the cut.
 
     Raises:
         UsageError: the optimizer holds no parameter of the model, cannot be built from its own defaults, or keeps
@@ -60,18 +60,18 @@ def carry_optimizer(optimizer: Optimizer, model: nn.Module, small: nn.Module, pl
         for _, old, heir in pairs:
             if heir.new is None or old not in optimizer.state:
                 continue
-            follow = _Follow(plan, heir.name, old, heir.new, type(optimizer).__name__)
-            carried.state[heir.new] = {k: follow(k, v) for k, v in optimizer.state[old].items()}
+            cut = _StateCut(plan, heir.name, old, heir.new, type(optimizer).__name__)
+            carried.state[heir.new] = {k: cut(k, v) for k, v in optimizer.state[old].items()}
     return carried
 
 
 def carry_scheduler(scheduler: LRScheduler, carried: Optimizer, model: nn.Module, small: nn.Module) -> LRScheduler:
-    """Return a copy of a learning-rate schedule that drives the carried optimizer from where it stands.
+    """Return a copy of a learning-rate schedule that continues on the carried optimizer.
 
     Args:
-        scheduler: bound to the optimizer that was carried; untouched. Nested schedules follow.
-        carried: what `carry_optimizer` returned.
-        model, small: as given to `carry_optimizer`.
+        scheduler: the schedule of the optimizer that was carried; untouched. Nested schedules are copied too.
+        carried: the optimizer that `carry_optimizer` returned.
+        model, small: the arguments of `carry_optimizer`.
 
     Raises:
         UsageError: the schedule and the carried optimizer do not belong together.
@@ -86,7 +86,7 @@ def carry_scheduler(scheduler: LRScheduler, carried: Optimizer, model: nn.Module
     twin = copy.deepcopy(scheduler, {id(old): carried})
     if len(kept) < len(old.param_groups):
         _drop_groups_(twin, kept)
-    # torch warns on the first step unless a scheduler has seen the optimizer; this one changes nothing.
+    # torch warns on the first step of an optimizer without a scheduler; this one changes nothing.
     ConstantLR(carried, factor=1.0, total_iters=0)
     return twin
 
@@ -101,37 +101,35 @@ def _drop_groups_(scheduler: Any, kept: list[int]) -> None:
 
 
 def _heirs(optimizer: Optimizer, model: nn.Module, small: nn.Module) -> dict[int, _Heir]:
-    """Map the ``id`` of every parameter of the model to what becomes of it."""
+    """Map the ``id`` of every parameter of the model to its heir."""
     model = unwrap(model)
     named, new, aliases = named_tensors(model), dict(unwrap(small).named_parameters()), Recorder(model).aliases
-    found: dict[int, _Heir] = {}
+    heirs: dict[int, _Heir] = {}
     for name, tensor in named.items():
+        # torch.nn.utils.prune renames a parameter to …_orig beside …_mask; shrink restores the name.
         plain = name.removesuffix("_orig")
-        if (
-            plain == name or f"{plain}_mask" not in named
-        ):  # else torch.nn.utils.prune renamed it, and shrink named it back
-            plain = name
+        plain = plain if f"{plain}_mask" in named else name
         heir = _Heir(aliases.get(plain, plain), new.get(plain))
-        if id(tensor) not in found or found[id(tensor)].new is None:
-            found[id(tensor)] = heir
-    if not any(id(p) in found for group in optimizer.param_groups for p in group["params"]):
+        if id(tensor) not in heirs or heirs[id(tensor)].new is None:
+            heirs[id(tensor)] = heir
+    if not any(id(p) in heirs for group in optimizer.param_groups for p in group["params"]):
         raise UsageError(
             f"The {type(optimizer).__name__} holds no parameter of this {type(model).__name__}; "
             "give the optimizer that trains the model that was pruned."
         )
-    return found
+    return heirs
 
 
 def _surviving(
     optimizer: Optimizer, heirs: Mapping[int, _Heir]
 ) -> Iterator[tuple[int, dict[str, Any], list[tuple[int, torch.Tensor, _Heir]]]]:
-    """Yield (index, group, [(place in the group, old parameter, heir)]) of the groups that keep something."""
+    """Yield (index, group, [(place in the group, old parameter, heir)]) of the groups that keep a parameter."""
     taken: set[int] = set()
     for index, group in enumerate(optimizer.param_groups):
         pairs = []
         for place, old in enumerate(group["params"]):
             heir = heirs.get(id(old), _Heir("", old))
-            if heir.new is None or id(heir.new) in taken:  # two that shared memory became one
+            if heir.new is None or id(heir.new) in taken:  # two parameters that shared memory are one now
                 continue
             taken.add(id(heir.new))
             pairs.append((place, old, heir))
@@ -162,8 +160,8 @@ def _built(optimizer: Optimizer, groups: list[dict[str, Any]]) -> Optimizer:
     return carried
 
 
-class _Follow:
-    """Cuts the state of one parameter as the parameter was cut."""
+class _StateCut:
+    """A function that cuts the state of one parameter as the parameter was cut."""
 
     def __init__(self, plan: Plan, name: str, old: torch.Tensor, new: torch.Tensor, kind: str) -> None:
         self.plan, self.name, self.old, self.new, self.kind = plan, name, old, new, kind
@@ -195,5 +193,5 @@ class _Follow:
 
 
 def _follows(state: torch.Size, parameter: torch.Size) -> bool:
-    """Whether a state has a parameter's dims, each whole or averaged away."""
+    """Return True if a state has a parameter's dims, each whole or reduced to size 1."""
     return len(state) == len(parameter) and all(s in (1, n) for s, n in zip(state, parameter, strict=True))

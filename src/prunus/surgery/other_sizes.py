@@ -1,4 +1,4 @@
-"""The same model at other sizes of its inputs: what a proof runs on, where a forward takes any size."""
+"""Inputs of other sizes for the proof of a cut that keeps the user's forwards."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from prunus.plans import Plan
 from prunus.surgery.recapture import batch_size, input_lengths
 
 _SIDE, _STEP = 64, 32
-"""Images go down to this side, or to half of it in whole steps: strides of 32 are common."""
+"""Images are cropped to this side, or to half their side in whole steps; strides of 32 are common."""
 _LENGTH = 16
-"""Sequences go down to this length."""
+"""Sequences are cropped to this length."""
 _MOST = 3
-"""The most samples that a proof runs on, where the call itself need not be run."""
+"""The largest batch of a proof, unless the call itself is run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Size:
     """Inputs of another size.
 
     Attributes:
-        name: of the images or sequences; empty where they are as in the example.
-        inputs: a call of the most samples.
-        batches: how many of them a proof takes, the most first; empty for the example inputs themselves.
+        name: the size of images or sequences in words; empty if they are as in the example.
+        inputs: a call with the largest batch.
+        batches: batch sizes of the proof, the largest first; empty for the example inputs themselves.
     """
 
     name: str
@@ -40,25 +40,25 @@ class Size:
     batches: tuple[int, ...] = ()
 
     def described(self, batch: int) -> str:
-        """Return what a call of so many samples is called; empty for the example inputs."""
-        of = f" of {self.name}" if self.name else ""
-        return f"batch {batch}{of}" if self.batches else ""
+        """Return a name for a call with this batch size; empty for the example inputs."""
+        suffix = f" of {self.name}" if self.name else ""
+        return f"batch {batch}{suffix}" if self.batches else ""
 
     def of_batch(self, batch: int) -> Size:
-        """Return the first samples alone."""
+        """Return the first ``batch`` samples."""
         return Size(self.name, first_samples(self.inputs, batch), (batch,))
 
 
-def proof_sizes(example_inputs: Any, met: Collection[int], *, whole: bool) -> Iterator[list[Size]]:
-    """Yield what a proof runs on: the call itself and other batch sizes, three in all.
+def proof_sizes(example_inputs: Any, compared: Collection[int], *, whole: bool) -> Iterator[list[Size]]:
+    """Yield lists of sizes for a proof: the call itself and other batch sizes, three batch sizes in all.
 
-    Each is a list of sizes to try, the first at which the model runs being enough. Smaller images and shorter sequences
-    come first: they prove another size too, and cost less.
+    The proof tries the sizes of a list in order, until the model runs at one. Smaller images and shorter sequences come
+    first: they prove another size too, and cost less.
 
     Args:
         example_inputs: the call.
-        met: the batch sizes that were run so far; asked again for every list.
-        whole: run the call as it is. Without, a smaller one may stand for it.
+        compared: the batch sizes that were run so far; read again for every list.
+        whole: run the call as it is. If False, a smaller one may replace it.
     """
     leaves, spec = pytree.tree_flatten(split_inputs(example_inputs))
     own, itself = batch_size(leaves), Size("", example_inputs)
@@ -66,17 +66,17 @@ def proof_sizes(example_inputs: Any, met: Collection[int], *, whole: bool) -> It
     others = tuple(n for n in every if n != own)[:: 1 if own in every else 2]
 
     def sizes(variants: list[tuple[str, list[Any]]], batches: tuple[int, ...]) -> list[Size]:
-        found = []
+        resized = []
         for name, changed in variants if batches else []:
             args, kwargs = pytree.tree_unflatten(_batch(changed, batches[0]), spec)
-            found.append(Size(name, kwargs if kwargs and not args else args, batches))
-        return found
+            resized.append(Size(name, kwargs if kwargs and not args else args, batches))
+        return resized
 
     whole_size, smaller = [("", list(leaves))], [*_smaller_images(leaves), *_shorter(leaves)]
     yield sizes(smaller, others if whole else every)
-    if whole and met:
+    if whole and compared:
         yield [itself]
-    elif not met:
+    elif not compared:
         yield [*sizes(whole_size, every if own in every or not whole else ()), itself]
     yield [*sizes(whole_size, others), *sizes([*smaller, *whole_size], others[1:])]
 
@@ -90,15 +90,15 @@ def first_samples(inputs: Any, batch: int) -> Any:
 def _smaller_images(leaves: Sequence[Any]) -> list[tuple[str, list[Any]]]:
     images = {i: x for i, x in _tensors(leaves) if x.dim() == 4 and x.is_floating_point() and min(x.shape[2:]) > _SIDE}
     least = min((min(x.shape[2:]) for x in images.values()), default=0)
-    found = []
+    variants = []
     for side in dict.fromkeys((_SIDE, max(_SIDE, least // 2 // _STEP * _STEP))) if images else ():
         changed = [x[..., :side, :side].contiguous() if i in images else x for i, x in enumerate(leaves)]
-        found.append((f"{side}×{side}", changed))
-    return found
+        variants.append((f"{side}×{side}", changed))
+    return variants
 
 
 def _shorter(leaves: Sequence[Any]) -> list[tuple[str, list[Any]]]:
-    """Return the inputs with all sequences cut, then half as long, then each of them alone."""
+    """Return the inputs with all sequences cropped to 16, then all halved, then each length halved alone."""
     lengths = list(input_lengths(leaves))
     halves = {length: max(2, length // 2 + 1) for length, _ in lengths}
     rules = [
@@ -106,7 +106,7 @@ def _shorter(leaves: Sequence[Any]) -> list[tuple[str, list[Any]]]:
         halves,
         *({k: n} for k, n in halves.items() if len(halves) > 1),
     ]
-    found: dict[str, list[Any]] = {}
+    variants: dict[str, list[Any]] = {}
     for rule in rules:
         changed, names = list(leaves), []
         for length, places in lengths:
@@ -114,8 +114,8 @@ def _shorter(leaves: Sequence[Any]) -> list[tuple[str, list[Any]]]:
                 changed = _resized(changed, places, length, rule[length])
                 names.append(str(rule[length]))
         if names:
-            found.setdefault(f"length {' and '.join(names)}", changed)
-    return list(found.items())
+            variants.setdefault(f"length {' and '.join(names)}", changed)
+    return list(variants.items())
 
 
 def _batch(leaves: Sequence[Any], size: int) -> list[Any]:
@@ -136,16 +136,16 @@ def _resized(leaves: Sequence[Any], places: Sequence[tuple[int, int]], old: int,
 
 
 def analysed(model: nn.Module, coupling: Coupling, plan: Plan, inputs: Any) -> Coupling | None:
-    """Return the analysis at another size; None where the model does not run or falls into other axes there."""
+    """Return the analysis at another size; None if the model does not run there or has other axes."""
     try:
         graph = capture(model, inputs, method="record" if "fake" in coupling.graph.how else "run")
     except PrunusError:
         return None
-    found = couple(graph, **coupling.options)
-    alike = all(a in found.axes and found.axes[a].size == coupling.axes[a].size for a in plan.axes)
+    other = couple(graph, **coupling.options)
+    alike = all(a in other.axes and other.axes[a].size == coupling.axes[a].size for a in plan.axes)
     joins = all(graph.find(d.join) is not None for d in plan.drops)
-    held = {a: found.axes[a].atom for a in found.axes if a in plan.axes}
-    return dataclasses.replace(found, axis_of={atom: a for a, atom in held.items()}) if alike and joins else None
+    axis_of = {other.axes[a].atom: a for a in other.axes if a in plan.axes}
+    return dataclasses.replace(other, axis_of=axis_of) if alike and joins else None
 
 
 __all__ = ["Size", "analysed", "first_samples", "proof_sizes"]

@@ -1,4 +1,4 @@
-"""Compute in another float type without touching the code that runs: dtype literals are read as that type."""
+"""Compute in another float type without changing the code that runs: its dtype literals become that type."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class _Replace(TorchFunctionMode):
-    """Every float dtype that a call names becomes ``dtype``; ``x.float()`` and ``x.half()`` too."""
+    """A mode that replaces every float dtype in a call by ``dtype``, also in ``x.float()`` and ``x.half()``."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def grouped_product(
     bias: torch.Tensor | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Multiply rows (T, K) by the matrix of their group, (G, K, N) → (T, N): torch's kernel knows no float64."""
+    """Multiply rows (T, K) by the matrix of their group, (G, K, N) → (T, N); torch's kernel has no float64."""
     if offs is None or mat_a.dim() == 3:
         return mat_a @ mat_b
     stops = [int(v) for v in offs]
@@ -52,7 +52,7 @@ def grouped_product(
 
 @contextlib.contextmanager
 def computing_in(dtype: torch.dtype) -> Iterator[None]:
-    """Run a block in which float literals and new float tensors have ``dtype``; tensors that exist keep theirs."""
+    """Run a block in which dtype literals and new float tensors have ``dtype``; existing tensors keep theirs."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

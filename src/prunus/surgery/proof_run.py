@@ -1,4 +1,4 @@
-"""One trial of a cut: noisy tensors in a wide float type, and what the original, its masked form and the cut do."""
+"""One trial of a cut: noisy tensors in a wide float type, and the outputs of the original, masked and cut models."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trial:
-    """Everything that a masked and a cut model are run with.
+    """The tensors, inputs and settings with which a masked and a cut model run.
 
     Attributes:
         coupling: the analysis, on the device of the trial.
-        plan: what goes.
+        plan: the plan of the cut.
         values: the original's tensors, with noise, in ``dtype``.
         args, kwargs: the call of the cut model.
-        inputs: the tensors of the original's call, in the graph's order; ids that go are replaced by some that stay.
-        dtype: float type of everything.
-        seed: of noise and random ops.
-        device: where it runs.
+        inputs: the tensors of the original's call, in the graph's order; removed ids are replaced by kept ones.
+        dtype: float type of both runs.
+        seed: seed of the noise and of random ops.
+        device: device of both runs.
         random: the program draws random numbers.
         zeroed: ``values`` are those of the masked original; see `zero_`.
     """
@@ -64,7 +64,7 @@ class Trial:
     def computing(self, *, gradients: bool = False) -> Iterator[None]:
         """Run a block in the trial's float type, from its random state."""
         with (
-            ALONE,  # the default float type is the process's
+            ALONE,  # the default float type is shared by all threads of the process
             torch.set_grad_enabled(gradients),
             seeded(self.seed, one_number=self.random),
             computing_in(self.dtype),
@@ -72,18 +72,18 @@ class Trial:
             yield
 
     def uncut(self) -> list[torch.Tensor]:
-        """Return the outputs of the original, at the positions that stay."""
+        """Return the outputs of the original at kept positions."""
         with self.computing():
             return self.kept_outputs(run(self.coupling.graph, self.values, self.inputs, dtype=self.dtype))
 
     def masked(self) -> list[torch.Tensor]:
-        """Return the outputs of the masked original, at the positions that stay."""
+        """Return the outputs of the masked original at kept positions."""
         values = self.values if self.zeroed else masked_tensors(self.values, self.coupling, self.plan)
         with self.computing():
             return self.kept_outputs(masked_run(self.coupling, self.plan, values, self.inputs, self.dtype))
 
     def zero_(self) -> Trial:
-        """Return the trial with what goes at zero in its own tensors: no second copy of them is held from now on."""
+        """Zero the removed slices in the trial's own tensors, so that no second copy is needed; return the trial."""
         values = dict(self.values)
         for name, value in self.values.items():
             if self.coupling.graph.tensors[name].kind == "constant" or not value.is_floating_point():
@@ -93,13 +93,13 @@ class Trial:
         return dataclasses.replace(self, values=values, zeroed=True)
 
     def cut(self, twin: nn.Module, *, gradients: bool = False) -> list[torch.Tensor]:
-        """Return the outputs of a cut model made by `twin`."""
+        """Return the outputs of a cut model that `twin` returned."""
         args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (self.args, self.kwargs))
         with preserved(twin), self.computing(gradients=gradients):
             return output_tensors(twin(*args, **kwargs))
 
     def kept_outputs(self, value: Any) -> list[torch.Tensor]:
-        """Return the output tensors without what a cut removes from them (states; outputs that are not protected)."""
+        """Return the output tensors at kept positions; a cut may remove others (states, outputs not protected)."""
         refs = [leaf for leaf in self.coupling.graph.outputs if isinstance(leaf, Ref)]
         return [
             self.kept(tensor, self.coupling.values[ref])
@@ -107,7 +107,7 @@ class Trial:
         ]
 
     def kept(self, tensor: torch.Tensor, dims: Dims) -> torch.Tensor:
-        """Return the positions of a value, or a tensor, that stay."""
+        """Return the kept positions of a value or a tensor."""
         for dim, expr in enumerate(dims):
             mask = self.coupling.mask(expr, self.plan.axes)
             if not mask.all():
@@ -115,7 +115,7 @@ class Trial:
         return tensor
 
     def at(self, coupling: Coupling, example_inputs: Any) -> Trial:
-        """Return the same trial on other inputs, of which ``coupling`` is the analysis."""
+        """Return the same trial on other inputs; ``coupling`` is the analysis at their size."""
         coupling = dataclasses.replace(coupling, graph=_on(coupling.graph, self.device))
         inputs, args, kwargs = _calls(coupling, self.plan, example_inputs, self.dtype, self.device)
         known = {n: v for n, v in self.values.items() if n in coupling.tensors}
@@ -124,20 +124,20 @@ class Trial:
         return dataclasses.replace(self, coupling=coupling, values=values, args=args, kwargs=kwargs, inputs=inputs)
 
     def twin(self, small: nn.Module) -> nn.Module:
-        """Return a copy of a cut model that holds the slices of the noisy tensors, all floats in the trial's type."""
+        """Return a copy of a cut model with the slices of the noisy tensors, all floats in the trial's type."""
         return self.holding(small, slice_tensors(self.values, self.coupling, self.plan))
 
     def original(self, model: nn.Module) -> nn.Module:
-        """Return a copy of the original around the very tensors of the trial: what `zero_` zeroes is zero in it."""
+        """Return a copy of the original that shares the trial's tensors, so that `zero_` zeroes them in it too."""
         return self.holding(model, self.values, shared=True)
 
     def holding(self, model: nn.Module, values: Mapping[str, torch.Tensor], *, shared: bool = False) -> nn.Module:
-        """Return a copy of a model that holds these tensors where they have its shapes, all in the trial's type.
+        """Return a copy of a model with the given tensors if they have its shapes, all in the trial's type.
 
         Args:
-            model: cut or not.
-            values: by canonical name.
-            shared: hold the trial's own tensors, not copies of them.
+            model: a model, cut or not.
+            values: tensors by canonical name.
+            shared: use the trial's own tensors instead of copies.
         """
         model, aliases = unwrap(model), self.coupling.graph.aliases
         taken = set() if shared else {v.data_ptr() for v in self.values.values()}
@@ -150,10 +150,10 @@ class Trial:
             is_parameter = isinstance(tensor, nn.Parameter)
             memo.setdefault(id(tensor), nn.Parameter(own, own.is_floating_point()) if is_parameter else own)
         for module in model.modules():
-            # Tensors in plain attributes meet those in the model's float type, and torch copies none with a history.
-            for held in _in_attributes(module):
-                if not isinstance(held, nn.Parameter):
-                    memo.setdefault(id(held), self._wide(held).detach().clone())
+            # Tensors in plain attributes need the trial's float type too, and torch copies none with a history.
+            for tensor in _attribute_tensors(module):
+                if not isinstance(tensor, nn.Parameter):
+                    memo.setdefault(id(tensor), self._wide(tensor).detach().clone())
         return deep_copy(model, memo)
 
     def _wide(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -163,8 +163,8 @@ class Trial:
 _OF_TORCH = frozenset(vars(nn.Module())) - {"_buffers"}
 
 
-def _in_attributes(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Yield the tensors in a module's own attributes, and in the containers there."""
+def _attribute_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield the tensors in a module's own attributes, and in containers in them."""
     for name, value in vars(module).items():
         if name in _OF_TORCH or isinstance(value, (int, float, str, nn.Module)):
             continue
@@ -180,7 +180,7 @@ def trial(
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> Trial:
-    """Prepare a trial on the device of the model, or on the CPU where that device has no such float type."""
+    """Prepare a trial on the device of the model, or on the CPU if that device lacks the float type."""
     full = original_tensors(model, coupling.graph)
     device = next((t.device for t in full.values()), torch.device("cpu"))
     if not has_dtype(device, dtype):
@@ -194,7 +194,7 @@ def trial(
 def _calls(
     coupling: Coupling, plan: Plan, example_inputs: Any, dtype: torch.dtype, device: torch.device
 ) -> tuple[list[torch.Tensor], tuple[Any, ...], dict[str, Any]]:
-    """Return the tensors of the original's call, and the arguments of the cut model's."""
+    """Return the tensors of the original's call, and the arguments of the cut model's call."""
     calls = [f(coupling, plan.axes, example_inputs) for f in (kept_inputs, cut_inputs)]
     original, (args, kwargs) = pytree.tree_map_only(
         torch.Tensor, lambda t: widened(t.detach(), dtype, device if t.dim() else t.device), calls
@@ -216,7 +216,10 @@ def perturbed(
     dtype: torch.dtype = torch.float64,
     device: torch.device | None = None,
 ) -> Tensors:
-    """Return copies in a wide dtype, vectors and buffers with noise of 0.1; integers and constants as they are."""
+    """Return copies in a wide dtype; add noise of 0.1 to vectors, buffers and tensors of one repeated value.
+
+    Integers and constants are returned unchanged.
+    """
     generator = torch.Generator().manual_seed(seed)
     out = {}
     for name, value in values.items():
@@ -245,7 +248,7 @@ def widened(tensor: torch.Tensor, dtype: torch.dtype, device: torch.device) -> t
 
 
 def has_dtype(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a device computes in a float type; some accelerators have no float64."""
+    """Return True if a device computes in a float type; some accelerators have no float64."""
     try:
         return bool((torch.ones((), dtype=dtype, device=device) + 1).isfinite())
     except (RuntimeError, TypeError):
@@ -253,14 +256,14 @@ def has_dtype(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def output_tensors(value: Any) -> list[torch.Tensor]:
-    """Return the tensors of a result, those inside its objects included."""
+    """Return the tensors of a result, including those inside objects such as caches."""
     return [x for x in opened_leaves(value) if isinstance(x, torch.Tensor)]
 
 
 def relative_error(got: list[torch.Tensor], expected: list[torch.Tensor], *, least: float = 1e-12) -> float:
     """Return the largest ‖got − expected‖∞ / max(‖expected‖∞, least) over pairs; ∞ for NaN and for other shapes.
 
-    Equal infinities agree: masked scores are −∞ on purpose.
+    Equal infinities count as equal: masked scores are −∞ on purpose.
     """
     if len(got) != len(expected):
         return float("inf")
@@ -282,7 +285,7 @@ def _difference(a: torch.Tensor, b: torch.Tensor, least: float) -> float:
 
 
 def _on(graph: Graph, device: torch.device) -> Graph:
-    """Return a program whose device literals and constants lie on ``device``."""
+    """Return a program with its device literals and constants moved to ``device``."""
     nodes = tuple(
         dataclasses.replace(n, args={k: device if isinstance(v, torch.device) else v for k, v in n.args.items()})
         for n in graph.nodes

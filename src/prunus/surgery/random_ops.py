@@ -1,4 +1,7 @@
-"""Make random ops draw one number each: a cut changes shapes, and with them what a seed gives to every position."""
+"""Make each random op draw one number for all positions.
+
+A cut changes shapes, so that one seed would give kept positions other numbers in the cut model than in the original.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _OFF = {"train": False, "training": False, "p": 0.0, "dropout": 0.0, "dropout_p"
 
 
 def draws(graph: Graph) -> bool:
-    """Whether a program draws random numbers; dropout that is switched off does not."""
+    """Return True if a program draws random numbers; dropout that is switched off draws none."""
     return any(
         node.op not in (INPUT, TENSOR)
         and torch.Tag.nondeterministic_seeded in resolve(node.op).tags
@@ -30,7 +33,7 @@ def draws(graph: Graph) -> bool:
 
 
 class _OneNumber(TorchDispatchMode):
-    """Every random op gives one number for all positions, the same at every call."""
+    """A mode in which every random op returns one number for all positions, the same in every call."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -47,7 +50,7 @@ class _OneNumber(TorchDispatchMode):
 def _drawn(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     name, overload = str(func).split(".")[1:]
     if name in _SIZED:
-        at = len(args) - 1  # size is the last positional argument: rand(size), randint(high, size)
+        at = len(args) - 1  # the size is the last positional argument: rand(size), randint(high, size)
         return func(*args[:at], [], **kwargs).expand(args[at]).clone()
     if name in _LIKE:
         return func(args[0].new_empty(()), *args[1:], **kwargs).expand(args[0].shape).clone()
@@ -62,11 +65,11 @@ def _drawn(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
 
 @contextlib.contextmanager
 def seeded(seed: int, *, one_number: bool) -> Iterator[None]:
-    """Run a block from a fixed random state and put the state back.
+    """Run a block from a fixed random state, then restore the state.
 
     Args:
-        seed: of the state.
-        one_number: random ops give one number for all positions of their result.
+        seed: seed of the state.
+        one_number: random ops return one number for all positions.
     """
     with random_state_kept(), _OneNumber(seed) if one_number else contextlib.nullcontext():
         torch.manual_seed(seed)

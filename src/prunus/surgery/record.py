@@ -1,4 +1,4 @@
-"""How a cut was done, for checkpoints: mended integers, rewritten forwards and the graph they were written from."""
+"""The record of a cut, for checkpoints: mended integers, rewritten forwards and the graph they were written from."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from prunus.graph.ir import Graph
 from prunus.plans import Mend
-from prunus.surgery.recapture import Growth
 from prunus.surgery.splice import Splice
+from prunus.surgery.symbolic_sizes import Growth
 
 Changes = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Shipped:
-    """A module of `prunus.nn` in the place of one of torch: which, and its sizes."""
+    """A module of `prunus.nn` that replaces one of torch: its class and its sizes."""
 
     kind: str
     sizes: dict[str, int] = field(default_factory=dict)
@@ -25,21 +25,21 @@ class Shipped:
 
 @dataclass(frozen=True, slots=True)
 class Surgery:
-    """The way from the user's model to the cut one.
+    """The changes that turn the user's model into the cut one.
 
     Attributes:
         mode: ``module`` (no forward rewritten), ``hybrid`` or ``graph``.
         attributes: module path → integer attribute → new value.
         spliced: paths of modules with a rewritten forward.
-        splice: which calls they were written from; None in module mode.
+        splice: the calls that they were written from; None in module mode.
         growth: the program at several sizes of its inputs, for literals that follow them.
         program: the whole edited program, in graph mode.
-        removed: paths of submodules that nothing calls any more; they are gone.
-        static: which dims of the inputs the rewritten forwards cannot follow, and why.
-        mended: numbers of the user's own modules, with what they were.
-        shipped: module path → which module of `prunus.nn` stands there.
-        forward: ``keep`` where every forward was to stay the user's, else ``rewrite``.
-        same_program: the cut model was seen to run the edited graph, op by op; where not, numbers have to prove it.
+        removed: paths of submodules that were deleted because nothing calls them any more.
+        static: sentences that name the dims of the inputs that rewritten forwards cannot follow, with the reason.
+        mended: numbers of the user's own modules, with their old values.
+        shipped: module path → the module of `prunus.nn` that replaced it.
+        forward: ``keep`` if every forward had to stay the user's, else ``rewrite``.
+        same_program: the captured cut model equals the edited graph op by op; if False, only numbers prove the cut.
     """
 
     mode: str

@@ -1,4 +1,4 @@
-"""The reference of a proof: the original program with removed units at zero, averages over kept positions."""
+"""The reference of a proof: the original program with removed units at zero and averages over kept positions."""
 
 from __future__ import annotations
 
@@ -37,9 +37,12 @@ def masked_run(
 
 
 def without_debris(coupling: Coupling, keep: Keep, node: Node, result: Any) -> Any:
-    """Zero what is not finite at removed positions: 0/0 there (a rate, a norm of a zero row) says nothing."""
+    """Zero values that are not finite at removed positions: 0/0 there (a rate, a norm of a zero row) has no meaning.
+
+    Returns None if nothing had to be zeroed.
+    """
     if not isinstance(result, torch.Tensor) or not result.is_floating_point() or bool(result.sum().isfinite()):
-        return None  # a sum is finite only where all are, and takes a third of the time of asking each
+        return None  # a finite sum implies finite values, and costs a third of testing each value
     removed = removed_positions(coupling, keep, Ref(node.name))
     debris = None if removed is None else removed.to(result.device) & ~result.isfinite()
     return result.masked_fill(debris, 0.0) if debris is not None and bool(debris.any()) else None
@@ -62,7 +65,7 @@ def masked_tensors(values: Mapping[str, torch.Tensor], coupling: Coupling, plan:
 
 
 def zero_removed_(tensor: torch.Tensor, name: str, coupling: Coupling, plan: Plan) -> None:
-    """Zero, in place, what `masked_tensors` zeroes of one tensor."""
+    """Zero one tensor in place, as `masked_tensors` does in a copy."""
     mask = plan.masks.get(name)
     if mask is not None:
         tensor.mul_(torch.from_numpy(np.ascontiguousarray(mask)).to(tensor.device, tensor.dtype))
@@ -73,11 +76,11 @@ def zero_removed_(tensor: torch.Tensor, name: str, coupling: Coupling, plan: Pla
 
 
 def reference_overrides(coupling: Coupling, plan: Plan) -> dict[str, Override]:
-    """Return the ops that must look at kept positions only, and the additions that lose an operand."""
+    """Return overrides for ops that must see kept positions only, and for additions that lose an operand."""
     overrides: dict[str, Override] = {}
-    chosen = {ref for node in coupling.graph.nodes for ref in refs_in(node.args)}
+    read = {ref for node in coupling.graph.nodes for ref in refs_in(node.args)}
     for node in coupling.graph.nodes:
-        if node.op == "aten.max.dim" and Ref(node.name, 1) in chosen:
+        if node.op == "aten.max.dim" and Ref(node.name, 1) in read:
             wrapped = _out_of_reach(coupling, plan.axes, node)
         elif base_name(node.op) in STATISTIC and node.op.startswith("aten."):
             wrapped = _gathered(coupling, plan.axes, node)
@@ -132,12 +135,12 @@ CONTRACTIONS = frozenset(
 )
 
 
-# What a router does with the scores of its experts.
+# The ops that a router applies to the scores of its experts.
 _CHOICES = frozenset(("softmax", "_softmax", "log_softmax", "_log_softmax", "topk", "argmax"))
 
 
 def _out_of_reach(coupling: Coupling, keep: Keep, node: Node) -> Override | None:
-    """Put −∞ at the removed positions of the scores: they get no share, and nothing chooses them."""
+    """Put −∞ at the removed positions of the scores, so that they get no share and are never chosen."""
     dims, dim = coupling.values[next(refs_in(node.args))], node.get("dim", -1)
     mask = coupling.mask(dims[dim], keep) if isinstance(dim, int) and dims else np.ones(1, bool)
     if mask.all():
@@ -155,7 +158,7 @@ def _out_of_reach(coupling: Coupling, keep: Keep, node: Node) -> Override | None
 
 
 def _zeroed(coupling: Coupling, keep: Keep, node: Node) -> Override | None:
-    """Put zeros at the removed positions of every operand: f(0) ≠ 0 (a sigmoid) must not enter a sum."""
+    """Put zeros at the removed positions of every operand, so that f(0) ≠ 0 (a sigmoid) does not enter a sum."""
     operands = {key: [removed_positions(coupling, keep, r) for r in refs_in(value)] for key, value in node.args.items()}
     if all(removed is None for masks in operands.values() for removed in masks):
         return None
@@ -170,18 +173,18 @@ def _zeroed(coupling: Coupling, keep: Keep, node: Node) -> Override | None:
 
 
 def _zero_at(value: Any, removed: list[torch.Tensor | None]) -> Any:
-    """Put zeros at removed positions of the tensors of one argument; one that the program has none of stays."""
+    """Put zeros at removed positions of the tensors of one argument; a tensor without a mask is unchanged."""
     masks = iter(removed)
 
     def clean(tensor: torch.Tensor) -> torch.Tensor:
-        gone = next(masks, None)
-        return tensor if gone is None else tensor.masked_fill(gone.to(tensor.device), 0)
+        mask = next(masks, None)
+        return tensor if mask is None else tensor.masked_fill(mask.to(tensor.device), 0)
 
     return pytree.tree_map_only(torch.Tensor, clean, value)
 
 
 def removed_positions(coupling: Coupling, keep: Keep, ref: Ref) -> torch.Tensor | None:
-    """Return where a value lies on a removed unit, broadcastable to it; None where nothing of it goes."""
+    """Return a mask of the removed positions of a value, broadcastable to it; None if it loses none."""
     masks = [coupling.mask(expr, keep) for expr in coupling.values[ref]]
     if all(m.all() for m in masks):
         return None
@@ -206,7 +209,7 @@ def _without_operand(operand: int) -> Override:
 
 
 def _gathered(coupling: Coupling, keep: Keep, node: Node) -> Override | None:
-    """Run a statistic op on the kept positions and scatter the result back among zeros."""
+    """Run a statistic op on the kept positions, and scatter its result into zeros."""
     ref = next(v for v in node.args.values() if isinstance(v, Ref))
     dims = coupling.values[ref]
     masks = {d: coupling.mask(e, keep) for d, e in enumerate(dims)}
@@ -227,8 +230,8 @@ def _gathered(coupling: Coupling, keep: Keep, node: Node) -> Override | None:
         return _gathered_channels(reduced, None) if reduced else None
     if name in ("max", "min") and "other" in node.args:
         return None
-    gone = {positive(d, rank) for d in reduced_dims(node, rank)}
-    reduced = {d: i for d, i in index.items() if d in gone}
+    dims_reduced = {positive(d, rank) for d in reduced_dims(node, rank)}
+    reduced = {d: i for d, i in index.items() if d in dims_reduced}
     return _gathered_reduction(reduced) if reduced else None
 
 

@@ -1,4 +1,4 @@
-"""Rewrite a graph for a plan: every size literal is recomputed from the expression it counts, never searched for."""
+"""Rewrite a graph for a plan: every size literal is recomputed from the dim expression that it counts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from prunus.surgery.token_ids import cut_indices
 
 
 def rewrite(coupling: Coupling, keep: Keep, drops: Sequence[Drop] = ()) -> Graph:
-    """Return the program of the cut model: new shapes, new literals, bypassed branches gone.
+    """Return the program of the cut model: new shapes and literals, without bypassed branches.
 
     Raises:
-        PlanError: an axis would be emptied that something still needs.
+        PlanError: the plan empties an axis that is still needed.
     """
     sizes = Sizes(coupling, keep)
     graph = coupling.graph
@@ -35,8 +35,8 @@ def rewrite(coupling: Coupling, keep: Keep, drops: Sequence[Drop] = ()) -> Graph
         )
         op, args = node.op, node.args
         if node.op not in (INPUT, TENSOR):
-            found = _rewritten(sizes, node)
-            op, args = found if found is not None else (node.op, node.args)
+            rewritten = _rewritten(sizes, node)
+            op, args = rewritten if rewritten is not None else (node.op, node.args)
             args = {k: map_refs(v, lambda r: alias.get(r.node, r)) for k, v in args.items()}
             args = _without_empty(sizes, op, args)
         nodes.append(dataclasses.replace(node, op=op, args=args, outputs=metas))
@@ -74,11 +74,11 @@ def rewrite(coupling: Coupling, keep: Keep, drops: Sequence[Drop] = ()) -> Graph
 
 
 def _without_orphans(before: Graph, edited: Graph) -> Graph:
-    """Forget the tensors that lost their last reader; those that never had one are the user's to keep."""
-    gone = {n.tensor for n in before.nodes if n.op == TENSOR} - {n.tensor for n in edited.nodes if n.op == TENSOR}
-    tensors = {name: info for name, info in edited.tensors.items() if name not in gone}
-    aliases = {alias: name for alias, name in edited.aliases.items() if name not in gone}
-    return dataclasses.replace(edited, tensors=tensors, aliases=aliases, _by_name={}) if gone else edited
+    """Remove the tensors that lost their last reader; those that never had a reader belong to the user."""
+    orphans = {n.tensor for n in before.nodes if n.op == TENSOR} - {n.tensor for n in edited.nodes if n.op == TENSOR}
+    tensors = {name: info for name, info in edited.tensors.items() if name not in orphans}
+    aliases = {alias: name for alias, name in edited.aliases.items() if name not in orphans}
+    return dataclasses.replace(edited, tensors=tensors, aliases=aliases, _by_name={}) if orphans else edited
 
 
 def _rewritten(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
@@ -87,7 +87,7 @@ def _rewritten(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
 
 
 def _bypasses(graph: Graph, drops: Sequence[Drop]) -> dict[str, Ref]:
-    """Map each bypassed addition to the operand that stays."""
+    """Map each bypassed addition to the operand that it keeps."""
     alias: dict[str, Ref] = {}
     known = {n.name for n in graph.nodes}
     for drop in drops:
@@ -107,7 +107,7 @@ def _bypasses(graph: Graph, drops: Sequence[Drop]) -> dict[str, Ref]:
 
 
 def _without_empty(sizes: Sizes, op: str, args: Args) -> Args:
-    """Drop the operands of a concatenation that lost everything."""
+    """Drop the operands of a concatenation that lost all units."""
     if base_name(op) not in ("cat", "concat", "concatenate"):
         return args
     real = [r for r in args["tensors"] if 0 not in sizes.new(r) or 0 in sizes.old(r)]

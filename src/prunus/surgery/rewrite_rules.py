@@ -1,4 +1,4 @@
-"""The literals of one op after a cut, one function an op family: each is counted anew from the dims it stands for."""
+"""Rules that recompute the literals of one op after a cut from the dims that they count; one function an op family."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ Args = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sizes:
-    """Old and new sizes of everything, under one keep."""
+    """Old and new sizes of every value, for one choice of kept units."""
 
     coupling: Coupling
     keep: Keep
 
     def old(self, ref: Ref) -> tuple[int, ...]:
-        """Return the shape before."""
+        """Return the shape before the cut."""
         return self.coupling.graph.meta(ref).shape
 
     def new(self, ref: Ref) -> tuple[int, ...]:
-        """Return the shape after."""
+        """Return the shape after the cut."""
         return tuple(self.coupling.kept(e, self.keep) for e in self.coupling.values[ref])
 
     def aux(self, node: Node, key: str) -> list[int] | None:
-        """Return the new values of a literal that counts an expression, or None where none was noted."""
+        """Return the new values of a literal that counts expressions, or None if the coupling noted none."""
         exprs = self.coupling.aux.get((node.name, key))
         return None if exprs is None else [self.coupling.kept(e, self.keep) for e in exprs]
 
     def prefix(self, expr: Expr, stop: int) -> int:
-        """Return how many of the first ``stop`` positions of a dim stay."""
+        """Return the number of kept positions among the first ``stop`` of a dim."""
         return int(np.count_nonzero(self.coupling.mask(expr, self.keep)[:stop]))
 
-    def position(self, expr: Expr, old: int, gone: int) -> int:
-        """Return the new number of a position, ``gone`` where it goes; no position of the dim stays as it is."""
+    def position(self, expr: Expr, old: int, removed: int) -> int:
+        """Return the new number of a position: ``removed`` if it is cut, ``old`` if it lies outside the dim."""
         if not 0 <= old < self.coupling.size(expr):
             return old
-        return self.prefix(expr, old) if self.coupling.mask(expr, self.keep)[old] else gone
+        return self.prefix(expr, old) if self.coupling.mask(expr, self.keep)[old] else removed
 
 
 Rewrite = Callable[[Sizes, Node], "tuple[str, Args] | None"]
@@ -124,11 +124,11 @@ REWRITES.register("one_hot")(_counted("num_classes"))
 
 @REWRITES.register("repeat_interleave")
 def _repeat_interleave(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
-    new, told = sizes.aux(node, "repeats"), node.get("output_size")
-    if new is None and told is None:
+    new, output_size = sizes.aux(node, "repeats"), node.get("output_size")
+    if new is None and output_size is None:
         return None
     changes = {} if new is None else {"repeats": new[0]}
-    if told is not None:
+    if output_size is not None:
         shape = sizes.new(Ref(node.name))
         changes["output_size"] = shape[0 if node.get("dim") is None else positive(node.args["dim"], len(shape))]
     return _with(node, **changes)
@@ -205,10 +205,10 @@ def _squeeze(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
     if node.get("dim") is not None:
         return None
     old, new = sizes.old(node.args["self"]), sizes.new(node.args["self"])
-    gone = [i for i, n in enumerate(old) if n == 1]
-    if [i for i, n in enumerate(new) if n == 1] == gone:
+    squeezed = [i for i, n in enumerate(old) if n == 1]
+    if [i for i, n in enumerate(new) if n == 1] == squeezed:
         return None
-    return "aten.squeeze.dims", {"self": node.args["self"], "dim": gone}
+    return "aten.squeeze.dims", {"self": node.args["self"], "dim": squeezed}
 
 
 @REWRITES.register("scaled_dot_product_attention")
@@ -236,13 +236,13 @@ def _comparison(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
     exprs = sizes.coupling.aux.get((node.name, "other"))
     if exprs is None:
         return None
-    never = sizes.coupling.kept(exprs[0], sizes.keep)  # one past the last: no id is equal to it
+    never = sizes.coupling.kept(exprs[0], sizes.keep)  # one past the last id, so that no id equals it
     return _with(node, other=sizes.position(exprs[0], node.args["other"], never))
 
 
 @REWRITES.register("_grouped_mm")
 def _experts(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
-    """Torch's kernel takes rows of whole 16 bytes alone; other sizes go through an op that pads."""
+    """Use an op that pads if rows are no multiple of 16 bytes, which torch's kernel requires."""
     first, second = node.args["self"], node.args["mat2"]
     step = row_items(sizes.coupling.graph.meta(first).dtype)
     plain = len(sizes.old(first)) == 2 and len(sizes.old(second)) == 3

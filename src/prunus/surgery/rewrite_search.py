@@ -1,4 +1,4 @@
-"""Find the forwards that have to be rewritten: capture what was cut, see where it departs, choose, again."""
+"""Find the forwards that have to be rewritten: capture the cut model, choose forwards where it differs, and repeat."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from prunus.graph.capture import capture, preserved, split_inputs
 from prunus.graph.ir import INPUT, Graph, Ref
 from prunus.surgery.diff_programs import Differ
 from prunus.surgery.emit import ArgumentsError
-from prunus.surgery.extra_captures import Study
 from prunus.surgery.module_calls import parameter_free
-from prunus.surgery.recapture import Growth
+from prunus.surgery.recapture import FurtherCaptures
 from prunus.surgery.splice import Splice, splice_
+from prunus.surgery.symbolic_sizes import Growth
 
 
 @dataclass(slots=True)
 class Search:
-    """One cut network on its way to running the edited graph.
+    """A search for forwards to rewrite, until a cut network runs the edited graph.
 
     Args:
-        small: a copy of the user's model around the cut tensors; its classes change while searching.
-        edited: what it shall run.
+        small: a copy of the user's model with the cut tensors; its classes change during the search.
+        edited: the program that it has to run.
         values: the cut tensors.
-        example_inputs: what it is captured with.
+        example_inputs: the inputs of its captures.
         splice: the choice so far.
         maybe: calls that may hold a stale size.
 
     Attributes:
-        grown: the program at several sizes, with the nodes of ``edited``; None until something is rewritten.
+        grown: the program at several sizes, with the nodes of ``edited``; None until a forward is rewritten.
     """
 
     small: nn.Module
@@ -48,8 +48,8 @@ class Search:
     _base: Graph | None = None
     _kinds: dict[str, type] = field(default_factory=dict)
 
-    def splice_(self, study: Study) -> tuple[str, ...]:
-        """Rewrite the chosen forwards, and only those; returns their paths."""
+    def splice_(self, captures: FurtherCaptures) -> tuple[str, ...]:
+        """Rewrite exactly the chosen forwards, and return their paths."""
         modules = dict(self.small.named_modules(remove_duplicate=False))
         if not self._kinds:
             self._kinds = {path: type(m) for path, m in modules.items()}
@@ -62,21 +62,21 @@ class Search:
                     if name in module._non_persistent_buffers_set:
                         delattr(module, name)
         self._base = self._base or self.edited
-        self.splice.use(study.growth().opened(self._base)[1])
+        self.splice.use(captures.growth().opened(self._base)[1])
         try:
             self.splice.settle()
         except CaptureError:
             self.splice.take_all()
         written = self.splice.written()
-        training = study.training({self._base.calls[i].path for i in written})
+        training = captures.training({self._base.calls[i].path for i in written})
         self.edited = training.applied(self._base, written)
-        self.grown, opened = training.grown(study.growth(), written).opened(self.edited)
+        self.grown, opened = training.grown(captures.growth(), written).opened(self.edited)
         self.splice.use(opened)
         return splice_(self.small, self.splice, self.values, self.grown)
 
     def settled(self) -> bool:
-        """Whether the network runs the edited graph; where it does not, the choice is widened."""
-        # A real call is cheaper than a capture, and what it shows makes the next capture another one.
+        """Return True if the network runs the edited graph; if it does not, widen the choice."""
+        # A real call is cheaper than a capture, and its failure changes the choice before the capture.
         return self._takes_real_arguments() and self._same_program()
 
     def _same_program(self) -> bool:
@@ -95,14 +95,14 @@ class Search:
         return False
 
     def _choose(self, suspects: list[int]) -> None:
-        """Take the nearest candidate around the first suspect, with all of its class; else the forward around it."""
+        """Choose the nearest candidate around the first suspect, with all of its class; without one, widen."""
         calls, splice = self.edited.calls, self.splice
-        left = self.maybe - splice.stale - splice.inlined
+        candidates = self.maybe - splice.stale - splice.inlined
         at = suspects[0]
-        while at >= 0 and at not in left:
+        while at >= 0 and at not in candidates:
             at = calls[at].parent
         if at >= 0:
-            splice.stale |= {i for i in left if calls[i].kind == calls[at].kind}
+            splice.stale |= {i for i in candidates if calls[i].kind == calls[at].kind}
             return
         self._widen(suspects)
 
@@ -118,10 +118,10 @@ class Search:
             splice.take_all()
 
     def _takes_real_arguments(self) -> bool:
-        """Whether the rewritten forwards are called with what they were captured with when values are at hand.
+        """Return True if a call on real tensors gives the rewritten forwards the arguments of their capture.
 
-        Code may leave a mask out where its values allow it; on fake tensors there are none. The forward that decides
-        so is rewritten too: it hands the mask on always.
+        User code may drop a mask after reading its values, which fake tensors do not have. The forward that makes the
+        mask is then rewritten too, so that it always passes the mask on.
         """
         if "fake" not in self.edited.how or not self._is_given_masks():
             return True
@@ -136,7 +136,7 @@ class Search:
                     self._take_maker(call.index, error.leaf)
             return False
         except Exception:
-            return True  # not about arguments: `verify` runs it too and says what it is
+            return True  # another failure: `verify` runs the model too, and reports it
         return True
 
     def _is_given_masks(self) -> bool:

@@ -1,4 +1,4 @@
-"""Modules of `prunus.nn` in the place of what a cut left behind: attention of another width, what is bypassed."""
+"""Modules of `prunus.nn` that a cut puts into a model: attention of any width, and modules that return zeros."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def ship_(model: nn.Module, shipped: Mapping[str, Shipped]) -> None:
     """Put the modules that a record describes into a model whose tensors are cut already.
 
     Raises:
-        ValueError: a record that does not fit the module in its place.
-        LookupError: there is no such place.
+        ValueError: a record does not fit the module that it replaces.
+        LookupError: the model has no such module.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     for path, record in shipped.items():
@@ -44,10 +44,10 @@ def ship_(model: nn.Module, shipped: Mapping[str, Shipped]) -> None:
 def widen_attention_(
     small: nn.Module, coupling: Coupling, plan: Plan, silent: Collection[str] = ()
 ) -> dict[str, Shipped]:
-    """Give every `torch.nn.MultiheadAttention` that lost something its new widths.
+    """Give every `torch.nn.MultiheadAttention` that lost units its new widths.
 
-    One beside a module that is to answer zero (``silent``) becomes ours too: torch's fused kernels of whole encoder
-    layers read the weights of both.
+    An attention beside a module that has to return zeros (``silent``) is replaced by `prunus.nn`'s too, because torch's
+    fused kernels of whole encoder layers read the weights of both.
     """
     beside = {path.rpartition(".")[0] for path in silent}
     shipped = {}
@@ -78,7 +78,10 @@ def widen_attention_(
 def _resized(
     module: nn.MultiheadAttention, num_heads: int, head_dim: int, value_dim: int, scale: float, *, apart: bool
 ) -> Shipped | None:
-    """Set the widths of an attention; it stays torch's where torch's can hold them. None where nothing changed."""
+    """Set the widths of an attention, and return the record; None if nothing changed.
+
+    The module remains torch's if torch's class allows these widths.
+    """
     first = module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
     width, query = module.out_proj.weight.shape[0], first.shape[1]
     sizes = {
@@ -101,7 +104,7 @@ def _resized(
 
 
 def _ship_attention_(module: nn.Module, record: Shipped) -> None:
-    """Make a module of torch the shipped one that a record describes; its parameters are cut already."""
+    """Turn a module of torch into the one that a record describes; its parameters are cut already."""
     if not isinstance(module, nn.MultiheadAttention):
         raise ValueError(f"a {type(module).__name__} where the cut found a MultiheadAttention")
     sizes = record.sizes
@@ -115,7 +118,7 @@ def _ship_attention_(module: nn.Module, record: Shipped) -> None:
 
 
 def _heads_of(coupling: Coupling, inner: Expr, head_dim: int) -> tuple[Expr, Expr]:
-    """Write the inner width of an attention as heads × width of a head."""
+    """Split the inner width of an attention into heads × width of a head."""
     if isinstance(inner, Prod):
         for at in range(1, len(inner.factors)):
             trail = Prod(inner.factors[at:])
@@ -126,9 +129,11 @@ def _heads_of(coupling: Coupling, inner: Expr, head_dim: int) -> tuple[Expr, Exp
         return Prod(()), inner  # a single head
     if not any(a in coupling.axis_of for a in atoms_of(inner)):
         return _constant(size // head_dim), _constant(head_dim)
-    raise CaptureError("The heads of an attention could not be told from their width; use forward='rewrite'.")
+    raise CaptureError(
+        "The inner width of an attention could not be split into heads and their width; use forward='rewrite'."
+    )
 
 
 def _constant(size: int) -> Expr:
-    """Return an expression of a size that no cut changes."""
+    """Return an expression with a size that no cut changes."""
     return Sum((UNIT,) * size)

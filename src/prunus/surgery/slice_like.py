@@ -1,4 +1,4 @@
-"""Cut a tensor beside the model's own, such as momentum or an average, as the plan cut the parameter of that name."""
+"""Cut a tensor that belongs to a parameter, such as its momentum or average, as the plan cut that parameter."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from prunus.plans import Plan
 
 
 def kept_indices(plan: Plan, name: str, old: torch.Tensor, new: torch.Tensor) -> Mapping[int, np.ndarray]:
-    """Return dim → kept indices of a tensor, once it is sure that they lead from ``old`` to the shape of ``new``.
+    """Return dim → kept indices of a tensor, after checking that they cut ``old`` to the shape of ``new``.
 
     Raises:
-        PlanError: they do not.
+        PlanError: they cut it to another shape.
     """
     keep = plan.keep.get(name, {})
     outside = any(d >= old.dim() or (len(i) and i.max() >= old.shape[d]) for d, i in keep.items())
@@ -29,7 +29,7 @@ def kept_indices(plan: Plan, name: str, old: torch.Tensor, new: torch.Tensor) ->
 
 
 def masked(value: torch.Tensor, plan: Plan, name: str) -> torch.Tensor:
-    """Return a tensor of the original shape with the weights at zero that the plan masks."""
+    """Return a tensor of the original shape with the plan's masked weights at zero."""
     mask = plan.masks.get(name)
     if mask is None:
         return value
@@ -37,5 +37,5 @@ def masked(value: torch.Tensor, plan: Plan, name: str) -> torch.Tensor:
 
 
 def picked(value: torch.Tensor, dim: int, index: np.ndarray) -> torch.Tensor:
-    """Return the kept positions of one dim."""
+    """Return a tensor with only the kept positions of one dim."""
     return value.index_select(dim, torch.from_numpy(np.asarray(index, np.int64)).to(value.device))

@@ -1,4 +1,4 @@
-"""Rewrite the forward of the modules that hold a stale size, of nothing else; every class and name stays."""
+"""Rewrite the forwards of modules that hold a stale size, and no others; every class and name stays."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import nn
 from prunus.errors import CaptureError
 from prunus.graph.ir import TENSOR, Graph, ModuleCall, Node, Ref, refs_in
 from prunus.surgery.emit import Emission, Emitter, compile_forward
-from prunus.surgery.module_calls import CallIndex, handing_calls, module_below, tensor_below
-from prunus.surgery.recapture import Growth
+from prunus.surgery.module_calls import CallIndex, module_below, passing_calls, tensor_below
+from prunus.surgery.symbolic_sizes import Growth
 
 
 @dataclass(slots=True)
 class Splice:
-    """Which module calls get a new forward, and which are written out inside their parent's."""
+    """Chosen module calls: ``stale`` ones get a new forward, ``inlined`` ones are written out in their caller's."""
 
     graph: Graph
     stale: set[int] = field(default_factory=set)
@@ -28,7 +28,7 @@ class Splice:
 
     @property
     def index(self) -> CallIndex:
-        """The calls of the graph, indexed."""
+        """An index of the graph's calls."""
         if self._index is None:
             self._index = CallIndex.of(self.graph)
         return self._index
@@ -36,11 +36,11 @@ class Splice:
     def settle(self) -> None:
         """Widen the choice until every new forward can reach every value it needs.
 
-        A value made inside a child and not returned by it: the child is written out. A value that arrives from outside
-        by another way than the arguments: the call itself is written out in its parent, which then is rewritten too.
+        If a child makes a needed value and does not return it, the child is written out. If a value comes from outside
+        and is no argument, the call itself is written out in its parent, and the parent is rewritten too.
 
         Raises:
-            CaptureError: a value reaches even the top level by an unknown way.
+            CaptureError: the top level itself needs a value that is no argument.
         """
         todo = set(self.stale)
         while todo:
@@ -57,12 +57,12 @@ class Splice:
             todo = self._unequal_calls()
 
     def use(self, graph: Graph) -> None:
-        """Go on with another program of the same calls."""
+        """Replace the graph by another program with the same calls."""
         if graph is not self.graph:
             self.graph, self._index = graph, None
 
     def written(self) -> set[int]:
-        """Return the calls whose ops stand in a new forward."""
+        """Return the calls whose ops are part of a new forward."""
         return {c.index for c in self.graph.calls if self.owner(c.index) in self.stale}
 
     def natives(self, index: int) -> frozenset[int]:
@@ -70,20 +70,20 @@ class Splice:
         return frozenset(c.index for c in self._kept_children(index))
 
     def owner(self, index: int) -> int:
-        """Return the call in whose forward the ops of ``index`` stand: itself, or the one that writes it out."""
+        """Return the call whose forward contains the ops of ``index``: itself, or the one that it is written out in."""
         while index in self.inlined:
             index = self.graph.calls[index].parent
         return index
 
     def lift(self, index: int) -> int:
-        """Write a call out in the forward that makes it, which is rewritten from now on; returns that call.
+        """Write a call out in its caller's forward, mark the caller as stale, and return it.
 
         Raises:
-            CaptureError: it is the top level.
+            CaptureError: the call is the top level.
         """
         parent = self.graph.calls[index].parent
         if parent < 0:
-            raise CaptureError("a value reaches the top level by a way that is not its arguments")
+            raise CaptureError("the top level needs a value that is not one of its arguments")
         self.inlined.add(index)
         self.stale.discard(index)
         above = self.owner(parent)
@@ -91,7 +91,7 @@ class Splice:
         return above
 
     def widen(self, index: int) -> None:
-        """Rewrite the forward that runs ``index``, or, where that has been done, the one around it.
+        """Rewrite the forward that runs ``index``; if it is rewritten already, rewrite its caller.
 
         Raises:
             CaptureError: even the top level is rewritten already.
@@ -103,9 +103,12 @@ class Splice:
             self.stale.add(at)
 
     def take_all(self) -> None:
-        """Write the whole program out in the top level's forward; what only hands on may do more in training."""
-        handing = handing_calls(self.graph)
-        self.stale, self.inlined = {0}, {c.index for c in self.graph.calls[1:] if c.index not in handing}
+        """Write the whole program out in the top level's forward, except calls that only pass their input on.
+
+        Those may compute something in training.
+        """
+        passing = passing_calls(self.graph)
+        self.stale, self.inlined = {0}, {c.index for c in self.graph.calls[1:] if c.index not in passing}
 
     def _kept_children(self, index: int) -> Iterator[ModuleCall]:
         for call in self.index.children.get(index, ()):
@@ -122,7 +125,7 @@ class Splice:
                 yield from self._members(call.index)
 
     def _missing(self, index: int) -> int | None:
-        """Return None if all values are at hand, a child call to write out, or -1 if ``index`` itself must be."""
+        """Return None if the forward reaches all values, else the child to write out, or -1 for ``index`` itself."""
         call, known = self.graph.calls[index], self.index
         kept = list(self._kept_children(index))
         for child in kept:
@@ -157,9 +160,9 @@ class Splice:
         return -1
 
     def _unequal_calls(self) -> set[int]:
-        """Calls of one module must have one forward; where they differ, they are written out in their parents.
+        """Write calls of one module out in their parents if they would need different forwards.
 
-        Returns the calls that have to be settled again; none if all is well.
+        Returns the calls that have to be settled again; none if all calls of each module share a forward.
         """
         by_path: dict[str, list[int]] = {}
         for call in self.graph.calls:
@@ -184,7 +187,7 @@ class Splice:
 
 
 def _anonymous(source: str) -> str:
-    """Number local names in order of appearance, so that two calls of one module read alike."""
+    """Number local names in order of appearance, so that equal forwards of two calls have equal texts."""
     seen: dict[str, str] = {}
     return re.sub(
         r"\b([a-z_]+\w*_\d+|call_\d+|[a-z]\w*)\b(?=( = |\[|,|\)|\.shape))",
@@ -194,7 +197,7 @@ def _anonymous(source: str) -> str:
 
 
 def splice_(small: nn.Module, splice: Splice, values: Mapping[str, torch.Tensor], growth: Growth) -> tuple[str, ...]:
-    """Give every stale module of ``small`` its new forward; returns their paths.
+    """Give every stale module of ``small`` its new forward, and return the paths of these modules.
 
     The module becomes an instance of a subclass of its own class: children, parameters, hooks and names stay.
     """
@@ -212,15 +215,14 @@ def splice_(small: nn.Module, splice: Splice, values: Mapping[str, torch.Tensor]
 
 def write_forward(splice: Splice, index: int, growth: Growth) -> tuple[Emission, str]:
     """Emit the forward of one stale call."""
-    emitter = Emitter(splice.graph, index, splice.natives(index), index=splice.index)
-    emitter.size_text = lambda node, key, position, value: growth.text(emitter, node, key, position, value)
+    emitter = Emitter(splice.graph, index, splice.natives(index), growth, splice.index)
     return emitter.emit(), emitter.source()
 
 
 def rebind_(
     module: nn.Module, source: str, emission: Emission, graph: Graph, values: Mapping[str, torch.Tensor]
 ) -> None:
-    """Make ``module`` run emitted source; constants it names become non-persistent buffers."""
+    """Make ``module`` run the emitted source; constants named in it become non-persistent buffers."""
     named = set(re.findall(r"\bself\.(\w+)", source)) if graph.constants else set()
     for name in graph.constants:
         attribute = re.sub(r"[^0-9A-Za-z_]", "_", name)
@@ -236,6 +238,5 @@ def rebind_(
     }
     module.__class__ = type(own.__name__, (own,), body)
     if isinstance(module, nn.MultiheadAttention):
-        module._qkv_same_embed_dim = (
-            False  # keeps nn.TransformerEncoderLayer from its fused path, which reads old sizes
-        )
+        # Keeps nn.TransformerEncoderLayer from its fused path, which reads old sizes.
+        module._qkv_same_embed_dim = False

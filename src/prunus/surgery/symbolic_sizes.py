@@ -1,4 +1,4 @@
-"""Which integers of a program grow with its inputs, and how a rewritten forward says so."""
+"""Integers of a program that grow with its inputs, written as expressions over input shapes in a rewritten forward."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import torch
 
 from prunus.graph.constant_origins import unfold
 from prunus.graph.ir import TENSOR, Graph, ModuleCall, Node, Ref, refs_in
-from prunus.surgery.emit import Emitter
 
+Literal = tuple[str, str, int | None]
+"""The place of a literal: name of the node, name of the argument, position in a list argument."""
 _MISSING = object()
 _Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """The program at another size of some dims of its inputs; ``name`` says which."""
+    """The program at another size of some dims of its inputs; ``name`` describes these dims."""
 
     name: str
     graph: Graph
@@ -29,13 +30,13 @@ class Variation:
 class Growth:
     """A program at several sizes of its inputs.
 
-    A forward *follows* a variation where everything in it that differs can be written with the shapes of its
-    arguments; else its sizes stay as captured, and the first thing that could not is the reason.
+    A forward *follows* a variation if everything in it that differs can be written with the shapes of its arguments.
+    Otherwise its sizes stay as captured, and the first thing that cannot be written is the reason.
 
     Attributes:
         graph: the program as captured.
         others: the same program, op by op, at other sizes.
-        static: which dims of the inputs could not be varied, and why.
+        static: sentences that name the dims of the inputs that cannot vary, with the reason.
     """
 
     graph: Graph
@@ -45,27 +46,37 @@ class Growth:
     _dims_of: dict[int, list[_Dim]] = field(default_factory=dict, repr=False, compare=False)
 
     def opened(self, edited: Graph) -> tuple[Growth, Graph]:
-        """Return both with the constants computed anew that follow a size of the inputs and lost nothing."""
-        follow = {node.name for node in self.graph.nodes if node.op == TENSOR and self._follows(node, edited)}
-        if not follow:
+        """Unfold, in both programs, the constants that follow a size of the inputs and lost nothing in the cut.
+
+        The rewritten forward then computes them in every call.
+        """
+        growing = {node.name for node in self.graph.nodes if node.op == TENSOR and self._follows(node, edited)}
+        if not growing:
             return self, edited
-        others = tuple(Variation(o.name, unfold(o.graph, follow)) for o in self.others)
-        return Growth(unfold(self.graph, follow), others, self.static), unfold(edited, follow)
+        others = tuple(Variation(o.name, unfold(o.graph, growing)) for o in self.others)
+        return Growth(unfold(self.graph, growing), others, self.static), unfold(edited, growing)
 
     def _follows(self, node: Node, edited: Graph) -> bool:
-        here = self.graph.constants.get(node.tensor)
-        if here is None or node.tensor not in edited.tensors or edited.tensors[node.tensor].shape != here.shape:
+        captured = self.graph.constants.get(node.tensor)
+        if captured is None or node.tensor not in edited.tensors or edited.tensors[node.tensor].shape != captured.shape:
             return False
         values = (o.graph.constants.get(node.tensor) for o in self.others)
-        return any(value is not None and not _equal_tensors(here, value) for value in values)
+        return any(value is not None and not _equal_tensors(captured, value) for value in values)
 
-    def text(self, emitter: Emitter, node: Node, key: str, position: int | None, value: int) -> str | None:
-        """Return an expression over the shapes of a forward's arguments for a literal that grows, else None."""
-        held = self.held(emitter.graph, emitter.root.index, emitter.natives)
-        return self._expression(emitter.graph, emitter.root, self.sizes(node.name, key, position, held), value)
+    def text(self, graph: Graph, root: ModuleCall, natives: frozenset[int], literal: Literal, value: int) -> str | None:
+        """Return an expression over the shapes of a forward's arguments for a literal that grows, else None.
+
+        Args:
+            graph: the edited program.
+            root: the call whose forward is written.
+            natives: the calls below it that stay calls of their module.
+            literal: the place of the literal.
+            value: its value in the edited program.
+        """
+        return self._expression(graph, root, self.sizes(*literal, self.held(graph, root.index, natives)), value)
 
     def held(self, graph: Graph, root: int, natives: frozenset[int]) -> Mapping[int, str]:
-        """Return the variations that a forward cannot follow: index in ``others`` → why.
+        """Return the variations that a forward cannot follow: index in ``others`` → reason.
 
         Args:
             graph: the edited program.
@@ -74,71 +85,71 @@ class Growth:
         """
         known = self._known.get((root, natives))
         if known is None:
-            known = self._held(graph, root, natives)
+            known = self._fixed(graph, root, natives)
             self._known[(root, natives)] = known
         return known
 
     def reasons(self, graph: Graph, roots: Mapping[int, frozenset[int]]) -> tuple[str, ...]:
-        """Return in words which dims of the inputs some forward cannot follow, and why.
+        """Return sentences that name the dims of the inputs that some forward cannot follow, with the reason.
 
         Args:
             graph: the edited program.
-            roots: the calls whose forwards are written → the calls below them that are not.
+            roots: each call whose forward is written → the calls below it that stay calls.
         """
-        found = dict.fromkeys(self.static)
+        sentences = dict.fromkeys(self.static)
         for root, natives in roots.items():
             path = graph.calls[root].path or "the top level"
-            for k, why in self.held(graph, root, natives).items():
-                found[f"{self.others[k].name} is static in {path}: {why}."] = None
-        return tuple(found)
+            for k, reason in self.held(graph, root, natives).items():
+                sentences[f"{self.others[k].name} is static in {path}: {reason}."] = None
+        return tuple(sentences)
 
-    def _held(self, graph: Graph, root: int, natives: frozenset[int]) -> dict[int, str]:
+    def _fixed(self, graph: Graph, root: int, natives: frozenset[int]) -> dict[int, str]:
         nodes = list(members(graph, root, natives))
         given = {r for r in graph.calls[root].in_leaves if isinstance(r, Ref)}
         given |= {r for i in natives for r in graph.calls[i].out_leaves if isinstance(r, Ref)}
-        held: dict[int, str] = {}
+        fixed: dict[int, str] = {}
         for k in range(len(self.others)):
-            why = self._fixed_argument(k, root, natives) or self._fixed_value(k, graph, nodes, given)
-            why = why or self._fixed_handed(k, graph, natives, given)
-            if why:
-                held[k] = why
+            reason = self._fixed_argument(k, root, natives) or self._fixed_value(k, graph, nodes, given)
+            reason = reason or self._fixed_passed(k, graph, natives, given)
+            if reason:
+                fixed[k] = reason
         before = -1
-        while before < len(held):  # a variation that is held changes what the others have to fit
-            before = len(held)
+        while before < len(fixed):  # each variation that is fixed changes the sizes that the others have to fit
+            before = len(fixed)
             for node in nodes:
-                self._hold_numbers(held, graph, root, node)
-        return held
+                self._fix_unexplained_(fixed, graph, root, node)
+        return fixed
 
-    def _hold_numbers(self, held: dict[int, str], graph: Graph, root: int, node: Node) -> None:
-        """Give up the variations that a number follows in no known way; the last first, for it may follow the batch."""
+    def _fix_unexplained_(self, fixed: dict[int, str], graph: Graph, root: int, node: Node) -> None:
+        """Fix the variations in which a number fits no expression; the last first, because the first is the batch."""
         for key, position, value in _literals(node):
-            for k in reversed(self._growing(node.name, key, position, held)):
-                if self._expression(graph, graph.calls[root], self.sizes(node.name, key, position, held), value):
+            for k in reversed(self._growing(node.name, key, position, fixed)):
+                if self._expression(graph, graph.calls[root], self.sizes(node.name, key, position, fixed), value):
                     break
-                held[k] = f"{key} of {node.op} is no multiple of a size ({graph.where(node)})"
+                fixed[k] = f"{key} of {node.op} is no multiple of a size ({graph.where(node)})"
 
-    def sizes(self, name: str, key: str, position: int | None, held: Mapping[int, str]) -> tuple[Any, ...]:
-        """Return the values of a literal in ``graph`` and in each of ``others``; in those held, that of ``graph``."""
+    def sizes(self, name: str, key: str, position: int | None, fixed: Mapping[int, str]) -> tuple[Any, ...]:
+        """Return the values of a literal in ``graph`` and in each of ``others``; for fixed ones, that of ``graph``."""
         first = _literal(self.graph, name, key, position)
         return (
             first,
-            *(first if k in held else _literal(o.graph, name, key, position) for k, o in enumerate(self.others)),
+            *(first if k in fixed else _literal(o.graph, name, key, position) for k, o in enumerate(self.others)),
         )
 
-    def _growing(self, name: str, key: str, position: int | None, held: Mapping[int, str]) -> list[int]:
-        first, *others = self.sizes(name, key, position, held)
+    def _growing(self, name: str, key: str, position: int | None, fixed: Mapping[int, str]) -> list[int]:
+        first, *others = self.sizes(name, key, position, fixed)
         return [k for k, other in enumerate(others) if not _equal(first, other)]
 
     def _fixed_argument(self, k: int, root: int, natives: frozenset[int]) -> str:
-        """Say which number among the arguments and results of the forward and its children changes."""
+        """Return a reason if a number among the arguments or results of the forward or its children changes."""
         one, two = self.graph.calls, self.others[k].graph.calls
         for index in (root, *sorted(natives)):
             if not _same_numbers(one[index], two[index]):
                 return f"{one[index].path or 'the model'} is called with a number that follows it"
         return ""
 
-    def _fixed_handed(self, k: int, graph: Graph, natives: frozenset[int], given: Set[Ref]) -> str:
-        """Say which constant that a child is called with was made for one size."""
+    def _fixed_passed(self, k: int, graph: Graph, natives: frozenset[int], given: Set[Ref]) -> str:
+        """Return a reason if a child is called with a constant that was made for one size."""
         for call in (graph.calls[i] for i in sorted(natives)):
             for leaf in call.in_leaves:
                 shape = self._constant_of(k, graph, leaf) if isinstance(leaf, Ref) and leaf not in given else None
@@ -147,7 +158,7 @@ class Growth:
         return ""
 
     def _constant_of(self, k: int, graph: Graph, ref: Ref) -> tuple[int, ...] | None:
-        """Return the shape of a constant that a variation changes; None for another value or one that is gone."""
+        """Return the shape of a constant that a variation changes; None for other values, and for removed ones."""
         node = graph.find(ref.node)
         if node is None or node.op != TENSOR:
             return None
@@ -155,7 +166,7 @@ class Growth:
         return tuple(a.shape) if a is not None and b is not None and not _equal_tensors(a, b) else None
 
     def _fixed_value(self, k: int, graph: Graph, nodes: Sequence[Node], given: Set[Ref]) -> str:
-        """Say which constant that the forward holds was made for one size, or which number has no size to follow."""
+        """Return a reason if the forward reads a constant made for one size, or a number that no size explains."""
         for node in nodes:
             for ref in refs_in(node.args):
                 shape = None if ref in given else self._constant_of(k, graph, ref)
@@ -167,7 +178,7 @@ class Growth:
         return ""
 
     def _expression(self, graph: Graph, root: ModuleCall, sizes: tuple[Any, ...], value: int) -> str | None:
-        """Return the first dim, or product or quotient of two, that fits every variation when scaled by a number."""
+        """Return the first dim, or product or quotient of two dims, that is proportional to a literal's sizes."""
         if not all(type(v) is int for v in sizes) or len(set(sizes)) == 1:
             return None
         dims = self._dims(graph, root)
@@ -185,7 +196,7 @@ class Growth:
         return None
 
     def _dims(self, graph: Graph, root: ModuleCall) -> list[_Dim]:
-        """Return the dims of a forward's arguments that vary."""
+        """Return those dims of a forward's arguments that vary."""
         if root.index not in self._dims_of:
             self._dims_of[root.index] = list(self._varying(graph, root))
         return self._dims_of[root.index]
@@ -206,7 +217,7 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class _Dim:
-    """A dim as text, its size in each program, and its size as it is cut."""
+    """A dim as text, its size in each program, and its size after the cut."""
 
     text: str
     sizes: _Sizes
@@ -214,7 +225,7 @@ class _Dim:
 
 
 def members(graph: Graph, root: int, natives: frozenset[int]) -> Iterator[Node]:
-    """Yield the nodes that are written out in the forward of a call."""
+    """Yield the nodes that the forward of a call contains once it is written out."""
     inside = {root}
     for call in graph.calls:
         if call.parent in inside and call.index not in natives:
@@ -260,7 +271,7 @@ def _proportional(sizes: _Sizes, to: _Sizes) -> bool:
 
 
 def _scaled(text: str, divisor: str, value: int, size: int) -> str:
-    """Write text / divisor · value / size with whole numbers."""
+    """Write text / divisor · value / size as a Python expression over integers."""
     shared = math.gcd(value, size)
     times, over = value // shared, size // shared
     text = text if times == 1 else f"{text} * {times}"

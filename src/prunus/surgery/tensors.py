@@ -26,7 +26,7 @@ def cut_tensors(model: nn.Module, coupling: Coupling, plan: Plan) -> dict[str, t
 
 
 def slice_tensors(values: Mapping[str, torch.Tensor], coupling: Coupling, plan: Plan) -> dict[str, torch.Tensor]:
-    """Mask and slice a set of tensors."""
+    """Return tensors by name, masked and sliced."""
     out: dict[str, torch.Tensor] = {}
     known: dict[Expr, np.ndarray | None] = {}
     for name, value in values.items():
@@ -57,9 +57,9 @@ def sliced_masks(plan: Plan) -> dict[str, torch.Tensor]:
 
 
 def copy_with(model: nn.Module, graph: Graph, values: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Deep-copy a model while replacing its tensors; ties, flags and references inside modules follow.
+    """Deep-copy a model and replace its tensors; ties, flags and references inside modules follow.
 
-    What was sliced goes into the copy as it is; what is still the model's own is copied.
+    Sliced tensors are used as they are; tensors that still share the model's memory are copied.
     """
     replaced: dict[int, Any] = {}
     made: dict[str, torch.Tensor] = {}
@@ -69,7 +69,7 @@ def copy_with(model: nn.Module, graph: Graph, values: Mapping[str, torch.Tensor]
         value = values[canonical]
         own = value.data_ptr() == tensor.data_ptr()
         if canonical in tied or not own:
-            # Two parameters may share memory without being one object: they become one.
+            # Two parameters may share memory without being one object; in the copy they are one.
             if canonical not in made:
                 made[canonical] = _like(tensor, value.clone() if own else value)
             replaced[id(tensor)] = made[canonical]

@@ -1,4 +1,4 @@
-"""Inputs that name positions of a dim that was cut: which may be used, and how the cut model numbers them."""
+"""Ids, inputs that are positions of a cut dim: replace removed ids by kept ones, and renumber for the cut model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _Change = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 def renumbered(coupling: Coupling, keep: Keep, source: str, value: torch.Tensor) -> torch.Tensor:
-    """Return a tensor of positions in the numbers of the cut model; negative ones count from the end, as before.
+    """Return a tensor of positions, renumbered for the cut model; negative ones count from the end, as before.
 
     Args:
         coupling: the analysis.
-        keep: what stays.
+        keep: the kept units.
         source: the input or constant, a name in ``coupling.ids``.
-        value: positions that stay.
+        value: kept positions.
     """
     mask = coupling.mask(coupling.ids[source], keep)
     if mask.all():
@@ -35,7 +35,7 @@ def renumbered(coupling: Coupling, keep: Keep, source: str, value: torch.Tensor)
 
 
 def cut_indices(coupling: Coupling, keep: Keep, name: str, value: torch.Tensor) -> torch.Tensor:
-    """Return a constant index as the cut model needs it: without what goes, and renumbered."""
+    """Return a constant index for the cut model: without removed positions, and renumbered."""
     for dim, expr in enumerate(coupling.tensors[name]):
         index = np.flatnonzero(coupling.mask(expr, keep))
         value = value.index_select(dim, torch.from_numpy(index).to(value.device))
@@ -43,19 +43,19 @@ def cut_indices(coupling: Coupling, keep: Keep, name: str, value: torch.Tensor) 
 
 
 def kept_inputs(coupling: Coupling, keep: Keep, example_inputs: Any) -> _Call:
-    """Return a call of the original in which every id that goes is replaced by one that stays."""
+    """Return a call of the original in which every removed id is replaced by a kept one."""
 
     def replace(source: str, value: torch.Tensor) -> torch.Tensor:
         mask = coupling.mask(coupling.ids[source], keep)
-        stays = torch.from_numpy(np.flatnonzero(mask)).to(value.device)
-        known = torch.from_numpy(mask).to(value.device)[value.long()]
-        return torch.where(known, value.long(), stays[value.long() % len(stays)]).to(value.dtype)
+        kept = torch.from_numpy(np.flatnonzero(mask)).to(value.device)
+        stays = torch.from_numpy(mask).to(value.device)[value.long()]
+        return torch.where(stays, value.long(), kept[value.long() % len(kept)]).to(value.dtype)
 
     return _mapped(coupling, keep, split_inputs(example_inputs), replace)
 
 
 def cut_inputs(coupling: Coupling, keep: Keep, example_inputs: Any) -> _Call:
-    """Return the call of `kept_inputs` in the numbers of the cut model."""
+    """Return the call of `kept_inputs` with ids renumbered for the cut model."""
     call = kept_inputs(coupling, keep, example_inputs)
     return _mapped(coupling, keep, call, lambda source, value: renumbered(coupling, keep, source, value))
 

@@ -1,4 +1,7 @@
-"""What a forward does in training alone, from a second capture in that mode: dropout that its own code switches."""
+"""Differences between a program in training and in evaluation: numbers, and dropout that the user's code switches.
+
+They come from a second capture, in training mode.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +20,48 @@ from prunus.graph.passes import drop_dead, fold_constants
 from prunus.graph.recorder import record
 from prunus.surgery.align_programs import Alignment, Site, put
 from prunus.surgery.symbolic_sizes import Growth
-from prunus.surgery.training_literals import InTraining
 
 _DROPOUT = ("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default")
-# Their numbers, and how they switch, are seen in evaluation: their ops say whether they train.
+# The capture in evaluation shows the numbers of these modules, and their ops have an argument that switches them.
 _SEEN = ("torch.nn.modules.dropout", "torch.nn.modules.batchnorm", "torch.nn.modules.rnn")
-# Numbers that no dropout is: a module that holds no others needs no second capture.
+# Numbers with these names are no dropout probability: a module with no other numbers needs no second capture.
 _NO_CHANCES = ("scal", "eps", "momentum", "norm", "slope", "temperature", "theta")
+
+
+class InTraining(float):
+    """A literal with two values: as a float it has the value of evaluation.
+
+    Example:
+        >>> p = InTraining(0.0, 0.1)
+        >>> (float(p), p.training)
+        (0.0, 0.1)
+    """
+
+    __slots__ = ("training",)
+    training: float
+
+    def __new__(cls, value: float, training: float) -> InTraining:
+        """Make a number from its values in evaluation and in training."""
+        made = super().__new__(cls, value)
+        made.training = float(training)
+        return made
+
+    def __getnewargs__(self) -> tuple[float, float]:  # type: ignore[override]
+        return float(self), self.training
 
 
 @dataclass(frozen=True, slots=True)
 class Dropout:
-    """A dropout that runs in training alone.
+    """A dropout that runs in training only.
 
     Attributes:
-        name: of its node.
-        op: which dropout.
-        call: in whose forward it runs.
-        value: what it drops from.
-        root: what its readers read in evaluation.
+        name: name of its node.
+        op: its op.
+        call: the module call whose forward runs it.
+        value: its input.
+        root: the value that its readers read in evaluation.
         p: its probability.
-        sites: where its readers name it.
+        sites: the places at which its readers name it.
     """
 
     name: str
@@ -54,15 +78,15 @@ class Training:
     """The differences between a program in training and in evaluation.
 
     Attributes:
-        numbers: (node, argument) → its value in training.
-        dropouts: what runs in training alone.
+        numbers: (node, argument) → value in training.
+        dropouts: dropouts that run in training only.
     """
 
     numbers: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
     dropouts: tuple[Dropout, ...] = ()
 
     def applied(self, graph: Graph, calls: Collection[int]) -> Graph:
-        """Return a program in which the forwards of some calls know what they do in training."""
+        """Return a program in which the forwards of some calls follow the training mode too."""
         chosen = [d for d in self.dropouts if d.call in calls]
         if chosen:
             graph = _with_dropouts(graph, chosen)
@@ -72,7 +96,7 @@ class Training:
         return dataclasses.replace(graph, nodes=nodes, _by_name={})
 
     def grown(self, growth: Growth, calls: Collection[int]) -> Growth:
-        """Return a program at several sizes with the same nodes as `applied` gives it."""
+        """Return a program at several sizes, with the nodes that `applied` adds."""
         chosen = [d for d in self.dropouts if d.call in calls]
         if not chosen:
             return growth
@@ -80,12 +104,12 @@ class Training:
         return Growth(_with_dropouts(growth.graph, chosen), others, growth.static)
 
     def _switched(self, node: Node) -> Node:
-        found = {
+        changes = {
             key: InTraining(float(value), self.numbers[node.name, key])
             for key, value in node.args.items()
             if (node.name, key) in self.numbers
         }
-        return dataclasses.replace(node, args={**node.args, **found}) if found else node
+        return dataclasses.replace(node, args={**node.args, **changes}) if changes else node
 
 
 def _with_dropouts(graph: Graph, dropouts: Collection[Dropout]) -> Graph:
@@ -97,7 +121,7 @@ def _with_dropouts(graph: Graph, dropouts: Collection[Dropout]) -> Graph:
 
 
 def _with_dropout(graph: Graph, dropout: Dropout, value: Ref) -> Graph:
-    """Put a dropout, off as in evaluation, behind the value that it drops from."""
+    """Insert a dropout, switched off as in evaluation, after its input."""
     own = Ref(dropout.name)
     before = graph.node(value.node)
     args = {"input": value, "p": dropout.p, "train": False}
@@ -109,14 +133,12 @@ def _with_dropout(graph: Graph, dropout: Dropout, value: Ref) -> Graph:
 
 
 def training_of(model: nn.Module, graph: Graph, example_inputs: Any) -> Training:
-    """Capture a model in training mode and return what is different then.
-
-    Nothing is known of a model that does not run on these inputs in training mode.
+    """Capture a model in training mode and return the differences; none if it does not run on these inputs then.
 
     Args:
         model: the original.
         graph: its program in evaluation.
-        example_inputs: what that was captured with.
+        example_inputs: the inputs of that capture.
     """
     other = _captured(model, graph, example_inputs)
     if other is None:
@@ -139,7 +161,7 @@ def _dropouts(aligned: Alignment) -> Iterator[Dropout]:
         read = node.args["input"]
         value, root = aligned.ref(read), roots.get(read.node, aligned.ref(read))
         if root is None or value is None or not node.args["p"]:
-            continue  # of something that evaluation does not compute
+            continue  # evaluation does not compute its input
         name = f"{node.name}_in_training"
         roots[node.name] = root
         sites = tuple(aligned.sites(Ref(node.name), root))
@@ -155,16 +177,16 @@ def _captured(model: nn.Module, graph: Graph, example_inputs: Any) -> Graph | No
         with preserved(model):
             for module in model.modules():
                 module.training = True
-            found = record(model, args, kwargs, fake="fake" in graph.how)
+            captured = record(model, args, kwargs, fake="fake" in graph.how)
     except Exception:
         return None
     finally:
         logging.disable(before)
-    return drop_dead(fold_constants(drop_dead(found)))
+    return drop_dead(fold_constants(drop_dead(captured)))
 
 
 def may_switch(module: nn.Module) -> bool:
-    """Whether a forward may do in training what its capture in evaluation does not show."""
+    """Return True if a forward may do something in training that its capture in evaluation does not show."""
     kind = type(module)
     code = getattr(kind.forward, "__code__", None)
     if kind.__module__ in _SEEN:
@@ -177,11 +199,11 @@ def may_switch(module: nn.Module) -> bool:
 
 
 def _chances(module: nn.Module, constants: Collection[Any]) -> Iterator[float]:
-    """Yield the numbers that may be probabilities: in the code, in the module, its dropouts and its config."""
+    """Yield numbers that may be probabilities: in the code, the module, its dropouts and its config."""
     yield from (x for x in constants if type(x) is float)
     for holder in (module, *(m for m in module.children() if type(m).__module__ == _SEEN[0])):
         numbers = ((name.lower(), x) for name, x in vars(holder).items() if type(x) is float)
         yield from (x for name, x in numbers if not any(word in name for word in _NO_CHANCES))
     config = getattr(module, "config", None)
-    held = entries(config) if hasattr(config, "__dict__") else {}
-    yield from (x for name, x in held.items() if type(x) is float and "drop" in name.lower())
+    settings = entries(config) if hasattr(config, "__dict__") else {}
+    yield from (x for name, x in settings.items() if type(x) is float and "drop" in name.lower())

@@ -1,4 +1,4 @@
-"""Units behind the end of a slice that nothing else reads: when they are gone, ``x[..., :6]`` takes what is left."""
+"""Units behind the end of a slice that nothing else reads; without them, ``x[..., :6]`` returns the kept units."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _SLICES = frozenset({"slice", "slice_copy"})
 
 
 def cut_off(coupling: Coupling, node: Node, key: str) -> frozenset[int]:
-    """Return the atoms behind the end of a slice that begins at zero, where all of them are unread; else nothing."""
+    """Return the atoms behind the end of a slice that starts at zero if all of them are unread, else none."""
     if base_name(node.op) not in _SLICES or key != "end" or node.get("start") or node.get("step", 1) != 1:
         return frozenset()
     dims = coupling.values.get(node.args["self"])
-    if dims is None:  # of a table that is folded
+    if dims is None:  # the sliced table is a folded constant
         return frozenset()
     expr = dims[positive(node.args["dim"], len(dims))]
     if not isinstance(expr, Sum):
@@ -32,14 +32,14 @@ def cut_off(coupling: Coupling, node: Node, key: str) -> frozenset[int]:
 
 
 def _is_unread(coupling: Coupling, atom: int) -> bool:
-    """Whether every op that is given the atom hands it on or slices it away, and no output shows it."""
+    """Return True if every op that reads the atom passes it on or slices it away, and no output contains it."""
     holders = {ref for ref, dims in coupling.values.items() if any(atom in atoms_of(e) for e in dims)}
     if any(leaf in holders for leaf in coupling.graph.outputs if isinstance(leaf, Ref)):
         return False
     for node in coupling.graph.nodes:
         if node.op in (INPUT, TENSOR) or not any(r in holders for r in refs_in(node.args)):
             continue
-        hands_on = all(Ref(node.name, i) in holders for i, m in enumerate(node.outputs) if m is not None)
-        if not hands_on and base_name(node.op) not in _SLICES:
+        passes_on = all(Ref(node.name, i) in holders for i, m in enumerate(node.outputs) if m is not None)
+        if not passes_on and base_name(node.op) not in _SLICES:
             return False
     return not coupling.axes[coupling.axis_of[atom]].statistic

@@ -12,9 +12,9 @@ from prunus.surgery.splice import Splice
 
 
 def prune_modules_(small: nn.Module, splice: Splice, before: Graph) -> tuple[str, ...]:
-    """Delete the submodules that no rewritten forward calls any more and whose tensors nothing reads; returns paths.
+    """Delete submodules that no rewritten forward calls any more and whose tensors nothing reads; return their paths.
 
-    What nothing read before the cut either is the user's to keep.
+    Modules that were unused before the cut are kept.
     """
     graph = splice.graph
     read = {n.tensor for n in graph.nodes if n.op == TENSOR}
@@ -25,20 +25,20 @@ def prune_modules_(small: nn.Module, splice: Splice, before: Graph) -> tuple[str
     by_path: dict[str, list[int]] = {}
     for call in graph.calls:
         by_path.setdefault(call.path, []).append(call.index)
-    gone: list[str] = []
+    removed: list[str] = []
     for path, module in list(small.named_modules(remove_duplicate=False)):
-        if not path or any(path.startswith(f"{g}.") for g in gone):
+        if not path or any(path.startswith(f"{r}.") for r in removed):
             continue
         inside = [p for p, _ in module.named_modules(prefix=path, remove_duplicate=False) if p in by_path]
         if any(p in alive for p in inside) or not any(p in was_alive for p in inside):
             continue
         unread = not any(t in read for t in _tensor_names(module, path))
         if unread and _callers_are_rewritten(splice, by_path, live, path):
-            gone.append(path)
-    for path in gone:
+            removed.append(path)
+    for path in removed:
         parent, _, leaf = path.rpartition(".")
         del small.get_submodule(parent)._modules[leaf]
-    return tuple(gone)
+    return tuple(removed)
 
 
 def _tensor_names(module: nn.Module, path: str) -> Iterator[str]:
@@ -47,7 +47,7 @@ def _tensor_names(module: nn.Module, path: str) -> Iterator[str]:
 
 
 def _callers_are_rewritten(splice: Splice, by_path: dict[str, list[int]], live: set[int], path: str) -> bool:
-    """Whether every call of ``path`` hangs under a call that was written anew, with nothing alive between."""
+    """Return True if the nearest live caller of every call of ``path`` has a rewritten forward."""
     calls = splice.graph.calls
     for index in by_path.get(path, ()):
         at = calls[index].parent

@@ -1,4 +1,4 @@
-"""Prove a cut: the cut model against the masked original, on perturbed constants, in float64."""
+"""Prove a cut: compare the cut model with the masked original, on perturbed constants, in float64."""
 
 from __future__ import annotations
 
@@ -36,49 +36,50 @@ def verify(
 ) -> Check:
     """Compare a cut model with the masked original.
 
-    The reference runs the captured graph with every removed slice at zero, norms taken over the kept positions.
-    All constants are perturbed first (value + 0.1 · noise) so that zeros hide nothing, in float64, seeds reset.
-    Forwards that are the user's own are compared at two more batch sizes, and at another length or image size.
+    The reference runs the captured graph with every removed slice at zero and norms over kept positions. Both run in
+    float64 with reset seeds. All constants are perturbed first (value + 0.1 · noise), so that zeros hide no difference.
+    If the forwards are the user's own, both are also compared at two more batch sizes, and at another length or image
+    size.
 
     Args:
         model: the original.
         small: the cut model.
         coupling: the analysis of the original.
-        plan: what went.
-        example_inputs: of the original.
-        seed: of the noise.
+        plan: the plan of the cut.
+        example_inputs: inputs of the original.
+        seed: seed of the noise.
         gradients: compare the gradients of the parameters too; costs a backward of both.
-        same_program: the cut model was seen to run the edited program on the example inputs, op by op; smaller inputs
-            may then stand for them where a forward takes any size.
+        same_program: the captured cut model equals the edited program on the example inputs, op by op; smaller inputs
+            may then replace them if a forward takes any size.
 
     Raises:
-        VerifyError: they differ by more than the tolerance, or a tensor is not the slice it should be; the message
-            names the first node or module that parts from the reference.
+        VerifyError: they differ by more than the tolerance, or a tensor is not the slice that it should be; the message
+            names the first node or module that differs from the reference.
     """
     if coupling.forward is None:
-        found = Proof(_compared(model, small, coupling, plan, example_inputs, seed, torch.float64, gradients))
+        proof = Proof(_compared(model, small, coupling, plan, example_inputs, seed, torch.float64, gradients))
     else:
-        found = prove(model, small, coupling, plan, example_inputs, seed=seed, whole=gradients or not same_program)
-    check = found.check
+        proof = prove(model, small, coupling, plan, example_inputs, seed=seed, whole=gradients or not same_program)
+    check = proof.check
     if check.ok and gradients and coupling.forward is not None:
-        learnt = gradient_error(trial(model, coupling, plan, example_inputs, seed=seed, dtype=check.dtype), small)
-        check = replace(check, gradient_error=None if learnt is None else learnt.error)
+        difference = gradient_error(trial(model, coupling, plan, example_inputs, seed=seed, dtype=check.dtype), small)
+        check = replace(check, gradient_error=None if difference is None else difference.error)
     if check.ok:
         return check
-    if found.at:
-        there = _compared(model, small, coupling, plan, example_inputs, seed, torch.float64, gradients)
-        if there.ok:
-            raise VerifyError(_message_elsewhere(found, small))
-        check = there
+    if proof.at:
+        on_example = _compared(model, small, coupling, plan, example_inputs, seed, torch.float64, gradients)
+        if on_example.ok:
+            raise VerifyError(_message_at_size(proof, small))
+        check = on_example
     raise VerifyError(_message(check, model, small, coupling, plan, example_inputs, seed))
 
 
-def _message_elsewhere(found: Proof, small: nn.Module) -> str:
-    told = f" ({found.check.failure})" if found.check.failure else ""
+def _message_at_size(proof: Proof, small: nn.Module) -> str:
+    failure = f" ({proof.check.failure})" if proof.check.failure else ""
     return (
         f"The cut {type(unwrap(small)).__name__} computes what the masked original computes on the example inputs, but "
-        f"not at {found.at}: relative error {found.check.error:.2e}{told}, allowed {found.check.tolerance:.0e}. A "
-        "number in its code was made for one size; hold the axes that it counts, or use forward='rewrite'."
+        f"not at {proof.at}: relative error {proof.check.error:.2e}{failure}, allowed {proof.check.tolerance:.0e}. A "
+        "number in its code was made for one size; freeze the axes that it counts, or use forward='rewrite'."
     )
 
 
@@ -93,9 +94,9 @@ def compare_models(
     dtype: torch.dtype = torch.float64,
     gradients: bool = False,
 ) -> Check:
-    """Measure a cut without judging it; see `verify`.
+    """Compare as `verify` does, and return the check whatever it says.
 
-    ``dtype`` float32 halves the memory and rounds more; it is also used where an op of the model knows no float64.
+    ``dtype`` float32 halves the memory and rounds more; it is also used if an op of the model has no float64.
     """
     return _compared(model, small, coupling, plan, example_inputs, seed, dtype, gradients)
 
@@ -125,13 +126,13 @@ def _compared(
         error_of_outputs = relative_error(it.cut(it.twin(small)), masked)
     except Exception as error:
         return Check(float("inf"), change, equal, it.dtype, failure=one_line(error))
-    found = gradient_error(it, small) if gradients else None
+    difference = gradient_error(it, small) if gradients else None
     return Check(
         max(error_of_outputs, inner_error(it, masked)),
         change,
         equal,
         it.dtype,
-        gradient_error=None if found is None else found.error,
+        gradient_error=None if difference is None else difference.error,
     )
 
 
@@ -142,8 +143,8 @@ def _message(
     it = trial(model, coupling, plan, example_inputs, seed=seed, dtype=check.dtype)
     end = "Please report this model; nothing was changed."
     if check.values_equal and check.error <= check.tolerance:
-        found = gradient_error(it, small)
-        at = "" if found is None else f", first of all at {found.tensor!r}"
+        difference = gradient_error(it, small)
+        at = "" if difference is None else f", first of all at {difference.tensor!r}"
         return (
             f"The cut {type(small).__name__} computes what the masked original computes, but its gradients differ: "
             f"relative error {check.gradient_error:.2e}{at}, allowed {check.tolerance:.0e}. {end}"
@@ -152,8 +153,8 @@ def _message(
     size = f"it fails with {check.failure}" if check.failure else f"relative error {check.error:.2e}"
     try:
         where = explain(it, small, example_inputs, cut_tensors(model, coupling, plan))
-    except Exception as error:  # the search must not hide what was found
-        where = f"Where could not be found out ({one_line(error)})."
+    except Exception as error:  # a failed search must not hide the failed check
+        where = f"The place of the difference could not be found ({one_line(error)})."
     return (
         f"The cut {type(small).__name__} {what} the masked original: {size}, allowed {check.tolerance:.0e}. "
         f"{where} {end}"

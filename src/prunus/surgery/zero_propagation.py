@@ -1,8 +1,9 @@
-"""What may be zero and what may matter: every op as a sum of non-negative terms, one per way a value reaches another.
+"""Rules that propagate marks of possible non-zeros, and of possible influence, through the ops of a program.
 
-Each value stands for 1 where it may differ from zero and 0 where it never does. An op maps marks to non-negative
-numbers that are positive exactly where its result may differ from zero, and whose derivative is positive exactly where
-an operand may influence the result. Where nothing better is known, all is marked and everything influences everything.
+A mark is 1 where a value may differ from zero, and 0 where it never does. A rule maps marks to non-negative numbers:
+each is a sum of one term for every path on which an operand reaches the result. The number is positive exactly where
+the result may differ from zero, and its derivative is positive exactly where an operand may influence the result. If
+nothing better is known about an op, all of its result is marked, and every operand influences all of it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MARK = torch.float64  # exact zeros: the float32 kernels of some backends round 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One op on marks: its arguments by name, tensors as marks, and a way to run the op itself on them."""
+    """One op on marks: its arguments by name, with tensors as marks, and a function that runs the op on them."""
 
     node: Node
     args: Mapping[str, Any]
@@ -35,8 +36,8 @@ class Step:
     @property
     def first(self) -> torch.Tensor:
         """The first argument."""
-        found: torch.Tensor = next(iter(self.args.values()))
-        return found
+        value: torch.Tensor = next(iter(self.args.values()))
+        return value
 
     def marks(self) -> list[torch.Tensor]:
         """Return every tensor among the arguments."""
@@ -50,7 +51,7 @@ INFLUENCES: Registry[Influence] = Registry("influence")
 def influence(
     graph: Graph, node: Node, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
-    """Run one op on marks: its own rule, a move of positions, an elementwise op, or all on all."""
+    """Run one op on marks: by its own rule, as a view, as an elementwise op, or else as all operands on all results."""
     keyword = keyword_only(node.op)
     names = [name for name in node.args if name not in keyword]
     named = {**dict(zip(names, args, strict=True)), **kwargs}
@@ -61,17 +62,17 @@ def influence(
 
     step = Step(node, named, run)
     rule = INFLUENCES.find(base_name(node.op)) if node.op.startswith("aten.") else None
-    found = rule(step) if rule is not None else None
-    if found is None and shows_memory(node.op):
-        found = run()
-    if found is None and torch.Tag.pointwise in resolve(node.op).tags:
-        found = _elementwise(graph, step)
-    return _everything(step) if found is None else found
+    marks = rule(step) if rule is not None else None
+    if marks is None and shows_memory(node.op):
+        marks = run()
+    if marks is None and torch.Tag.pointwise in resolve(node.op).tags:
+        marks = _elementwise(graph, step)
+    return _everything(step) if marks is None else marks
 
 
 @functools.cache
 def shows_memory(op: str) -> bool:
-    """Whether an op returns a view of its first argument, position by position."""
+    """Return True if an op returns a view of its first argument, position by position."""
     if base_name(op) in ("as_strided", "view_as_complex", "view_as_real", "real", "imag") or op.endswith("view.dtype"):
         return False
     infos = [r.alias_info for r in resolve(op)._schema.returns]
@@ -94,7 +95,7 @@ def _everything(step: Step) -> Any:
 
 
 def _spread(x: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
-    """Let every position along some dims see all the others."""
+    """Spread the marks along some dims, so that every position there depends on all others."""
     return x.sum(tuple(dims), keepdim=True).expand(x.shape) if dims else x
 
 
@@ -231,7 +232,7 @@ def _batch_norm(step: Step) -> Any:
     x, mean = step.args["input"], step.args.get("running_mean")
     if step.args.get("training") or mean is None:
         x, mean = _spread(x, [d for d in range(x.dim()) if d != 1]), None
-    # γ (x − μ) / σ + β: μ and β move a zero input unless both are zero
+    # γ (x − μ) / σ + β: a zero input gives zero only if μ and β are zero
     shift = 0.0 if mean is None else _on_channels(mean, x)
     bias = step.args.get("bias")
     return (x + shift) * _on_channels(step.args.get("weight"), x) + (0.0 if bias is None else _on_channels(bias, x))
@@ -262,7 +263,7 @@ def _softmax(step: Step) -> Any:
 
 @INFLUENCES.register("scaled_dot_product_attention")
 def _attention(step: Step) -> Any:
-    # (B, H, T, D): each query sees every value of its head; queries and keys matter where a head has values
+    # (B, H, T, D): each query attends to every value of its head; queries and keys matter if the head has values
     query, key, value, mask = (step.args.get(k) for k in ("query", "key", "value", "attn_mask"))
     if query is None or key is None or value is None:
         return None
