@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from prunus.graph.axis import Axis, Member
 from prunus.graph.ir import INPUT, TENSOR, Graph, Ref
 from prunus.graph.layout import atoms_of
 from prunus.graph.rules.context import base_name
-
-if TYPE_CHECKING:
-    from prunus.graph.coupling import Axis, Member
 
 
 def label(found: Sequence[Member], atom: int, roles: Mapping[str, str], taken: Mapping[str, Axis]) -> str:

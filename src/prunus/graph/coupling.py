@@ -4,67 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prunus.errors import OptionError, SelectorError, nearest
 from prunus.foundation.arguments import door
+from prunus.graph.axis import Axis, FrozenDim, Member, Tie
 from prunus.graph.axis_names import first_roles, label
 from prunus.graph.freeze import freeze_outputs, freeze_unread, freeze_unused
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
+from prunus.graph.kept_forward import OwnForward
 from prunus.graph.layout import ConflictError, Expr, Frozen, Prod, Sum, atoms_of
 from prunus.graph.rules import RULES, Flow, load_rules
 from prunus.graph.rules.context import Dims, base_name
 from prunus.graph.vocabulary import give_tokens, settle_tokens
 
-if TYPE_CHECKING:
-    from prunus.graph.kept_forward import OwnForward
-
 Keep = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One tensor dim in which an axis occurs; ``expr`` is the whole dim."""
-
-    tensor: str
-    dim: int
-    expr: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A set of units that can be removed one by one, everywhere at once; at least ``least`` of them must stay."""
-
-    id: str
-    atom: int
-    size: int
-    members: tuple[Member, ...]
-    statistic: bool
-    least: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class FrozenDim:
-    """A tensor dim (or a factor of it) that may not be cut, and why.
-
-    ``where`` names the node at which that was found out, empty for a tensor that no node reads; ``size`` counts the
-    positions of the factor.
-    """
-
-    tensor: str
-    dim: int
-    reason: str
-    where: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tie:
-    """Axes that keep units in a fixed proportion: with every step each keeps ``units[axis]`` more."""
-
-    units: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +46,10 @@ class Coupling:
     options: Mapping[str, bool] = field(default_factory=dict)
     ties: tuple[Tie, ...] = ()
     forward: OwnForward | None = None
+
+    def under(self, forward: OwnForward) -> Coupling:
+        """Return the analysis on the terms of the kept forwards: axes that they need whole are frozen, others tied."""
+        return replace(frozen_axes(self, forward.frozen), ties=forward.ties, forward=forward)
 
     def axis(self, name: str) -> Axis:
         """Return an axis by id; an unknown one names the nearest."""
@@ -254,7 +213,7 @@ def couple(graph: Graph, *, protect_outputs: bool = True, experts: bool = False,
 def couple_again(graph: Graph, first: Coupling) -> Coupling:
     """Analyse another program of the same model, at other shapes, with the options and on the terms of the first."""
     found = couple(graph, **first.options)
-    return found if first.forward is None else first.forward.on(found)
+    return found if first.forward is None else found.under(first.forward)
 
 
 def _step(flow: Flow, node: Node, tensors: Mapping[str, Dims], unknown: dict[str, str]) -> None:
