@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.graph import observer
 from prunus.graph.capture import preserved, split_inputs
 from prunus.graph.capture_lock import ALONE
 from prunus.graph.ir import INPUT, TENSOR, Graph
@@ -20,7 +21,7 @@ from prunus.graph.recorder import Recorder, record
 
 _TORCH = torch.__file__.rpartition("/")[0] + "/"
 _HERE = __file__.rpartition("/")[0] + "/"
-_CALL = f"{_HERE}watching.py"
+_CALL = observer.__file__
 # Function modes lie between a line and its op.
 _BETWEEN = (_TORCH, f"{_HERE.removesuffix('/graph/')}/", "<")
 
