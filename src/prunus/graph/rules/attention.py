@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, grouped queries included."""
+"""The rule of scaled dot-product attention, also with grouped queries."""
 
 from __future__ import annotations
 

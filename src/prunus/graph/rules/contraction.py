@@ -1,4 +1,4 @@
-"""Matrix products: unify what is contracted, broadcast the batch."""
+"""Rules of matrix products: contracted dims unify, batch dims broadcast."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def matmul(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("addmm", "baddbmm", "addbmm", "addmv")
 def addmm(flow: Flow, node: Node) -> list[Dims]:
-    """self + a @ b."""
+    """Unify ``self`` with the product in self + a @ b."""
     own, first, second = list(node.args.values())[:3]
     return [flow.broadcast([_matmul(flow, flow.dims(first), flow.dims(second)), flow.dims(own)])]
 
@@ -81,7 +81,7 @@ def cdist(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("einsum")
 def einsum(flow: Flow, node: Node) -> list[Dims]:
-    """Dims of the same letter are one; '…' broadcasts."""
+    """Unify the dims of each letter; the dims of '…' broadcast."""
     equation = node.args["equation"].replace(" ", "")
     left, _, right = equation.partition("->")
     operands = [flow.dims(r) for r in node.args["tensors"]]
@@ -108,7 +108,7 @@ def einsum(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("_grouped_mm", "prunus.grouped_mm")
 def grouped_mm(flow: Flow, node: Node) -> list[Dims]:
-    """Tokens sorted by expert (T, K) × (E, K, N) → (T, N), where ``offs`` (E,) says at which row each expert ends."""
+    """Tokens sorted by expert (T, K) × (E, K, N) → (T, N), where ``offs`` (E,) holds the end row of each expert."""
     a, b = flow.dims(node.args["self"]), flow.dims(node.args["mat2"])
     flow.unify(a[-1], b[-2])
     if len(b) == 3:

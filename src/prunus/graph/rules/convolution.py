@@ -1,4 +1,4 @@
-"""Convolutions: grouped, depthwise and transposed ones included."""
+"""Rules of convolutions, also grouped, depthwise and transposed ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prunus.graph.rules.context import Dims, Flow, rule
 def _spatial(
     flow: Flow, node: Node, x: Sequence[Expr], kernel: Sequence[int], params: Sequence[tuple[int, int, int]]
 ) -> list[Expr]:
-    """Pass a spatial dim through where kernel, stride and padding leave it alone; freeze it elsewhere."""
+    """Keep a spatial dim that kernel, stride and padding leave unchanged; freeze any other."""
     out = []
     sizes = node.shape[-len(kernel) :]
     for expr, k, (stride, padding, out_padding), size in zip(x, kernel, params, sizes, strict=True):
