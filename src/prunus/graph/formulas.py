@@ -101,7 +101,7 @@ def binary_written(a: Any, b: Any, **_: Any) -> Any:
 
 
 def linear(x: Any, weight: Any, bias: Any = None) -> torch.Tensor | None:
-    """(…, I) × (O, I) → (…, O)."""
+    """Return the shape of a linear layer, (…, I) × (O, I) → (…, O)."""
     if not (is_unknown(x) and x.numel() and x.dtype.is_floating_point and _plain(weight)):
         return None
     if weight.dim() != 2 or x.dim() < 2:
@@ -112,7 +112,10 @@ def linear(x: Any, weight: Any, bias: Any = None) -> torch.Tensor | None:
 
 
 def convolution(rank: int) -> Formula:
-    """(B, G·I, *N) ∗ (O, I, *K) → (B, O, *⌊(N + 2p − d(K − 1) − 1)/s⌋ + 1), in as many spatial dims as ``rank``."""
+    """Return the formula of convolution in ``rank`` spatial dims.
+
+    (B, G·I, *N) ∗ (O, I, *K) → (B, O, *⌊(N + 2p − d(K − 1) − 1)/s⌋ + 1)
+    """
 
     def convolved(
         x: Any,
@@ -180,7 +183,7 @@ def gru(
     both_ways: bool,
     batch_first: bool,
 ) -> Any:
-    """(B, T, I) → (B, T, D·H) and (L·D, B, H); torch itself would run all T steps to find these shapes."""
+    """Return the shapes of a GRU, (B, T, I) → (B, T, D·H) and (L·D, B, H); fake tensors would run all T steps."""
     directions = 2 if both_ways else 1
     if not (is_unknown(x) and x.dim() == 3 and x.dtype.is_floating_point and x.numel() and _plain(state)):
         return None

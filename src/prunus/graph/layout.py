@@ -334,7 +334,7 @@ class Layout:
         return self._split_ragged(lead, rest, whole, part)
 
     def _split_ragged(self, lead: Expr, rest: Expr, whole: int, part: int) -> tuple[Expr, Expr]:
-        """Cut l+1+r rows of width a+b inside the middle row: (l×rest + a) + (b + r×rest)."""
+        """Split l+1+r rows of width a+b inside the middle row: (l×rest + a) + (b + r×rest)."""
         count = self.size(lead)
         left: Expr = Sum(())
         right: Expr = lead

@@ -48,7 +48,7 @@ def places(model: nn.Module, graph: Graph, example_inputs: Any) -> dict[str, Pla
         graph: its program, with or without the nodes that nothing needs.
         example_inputs: the inputs of the capture.
     """
-    found: dict[str, tuple[str, Place]] = {}
+    recorded: dict[str, tuple[str, Place]] = {}
 
     @contextlib.contextmanager
     def watch(recorder: Recorder) -> Iterator[None]:
@@ -62,7 +62,7 @@ def places(model: nn.Module, graph: Graph, example_inputs: Any) -> dict[str, Pla
                 call, name, line = recorder.nodes[-1].call, str(func), _line()
                 place = Place(recorder.current_path(), name, line, numbers[call, name, line])
                 numbers[call, name, line] += 1
-                found[recorder.nodes[-1].name] = (name, place)
+                recorded[recorder.nodes[-1].name] = (name, place)
 
         recorder.record = noted  # type: ignore[method-assign]
         yield
@@ -75,8 +75,8 @@ def places(model: nn.Module, graph: Graph, example_inputs: Any) -> dict[str, Pla
         return None
     # A node that was folded to a constant has no place.
     ops = [n for n in graph.nodes if n.op not in (INPUT, TENSOR)]
-    same = all(n.name in found and found[n.name][0] == n.op for n in ops)
-    return {n.name: found[n.name][1] for n in ops} if same else None
+    same = all(n.name in recorded and recorded[n.name][0] == n.op for n in ops)
+    return {n.name: recorded[n.name][1] for n in ops} if same else None
 
 
 def _line() -> str:

@@ -156,7 +156,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         return q, k, v
 
     def _heads(self, x: torch.Tensor, width: int) -> torch.Tensor:
-        """(B, L, H·D) → (B, H, L, D)."""
+        """Return (B, L, H·D) as (B, H, L, D)."""
         return x.view(*x.shape[:-1], self.num_heads, width).transpose(1, 2)
 
     def _attended(

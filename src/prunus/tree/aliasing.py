@@ -43,8 +43,8 @@ class Storage:
             graph,
             parent,
             {node.name: i for i, node in enumerate(graph.nodes)},
-            {name: tuple(found) for name, found in reads.items()},
-            {name: tuple(found) for name, found in writes.items()},
+            {name: tuple(readings) for name, readings in reads.items()},
+            {name: tuple(writings) for name, writings in writes.items()},
         )
 
     def can_bypass(self, join: str, stays: Ref, goes: Ref) -> bool:

@@ -70,7 +70,7 @@ class _Modules:
             parts = layer.path.split(".")
             for n in range(1, len(parts) + 1):
                 inside.get(".".join(parts[:n]), set()).add(i)
-        return _Modules(layers, coupling.graph.modules, {path: frozenset(found) for path, found in inside.items()})
+        return _Modules(layers, coupling.graph.modules, {path: frozenset(indices) for path, indices in inside.items()})
 
     def exactly(self, path: str, layers: frozenset[int]) -> str:
         """Return ``path`` if the module holds exactly these layers, else an empty string."""
@@ -91,7 +91,7 @@ def _of_branch(branch: Branch, modules: _Modules) -> Block:
 def _repeated(modules: _Modules) -> list[Block]:
     """Return the modules with at least two matrices whose class occurs more than once, without plain containers."""
     matrices = {i for i, layer in enumerate(modules.layers) if any(len(shape) > 1 for shape in layer.shapes.values())}
-    composite = [path for path, found in modules.inside.items() if path and len(found & matrices) > 1]
+    composite = [path for path, indices in modules.inside.items() if path and len(indices & matrices) > 1]
     counts = Counter(modules.kinds[path] for path in composite)
     return [
         Block(path, path, "", "", modules.inside[path])

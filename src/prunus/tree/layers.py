@@ -150,12 +150,12 @@ def _units(
     return tuple(units)
 
 
-def free_name(wanted: str, taken: set[str]) -> str:
+def free_name(base: str, taken: set[str]) -> str:
     """Return a name that is not taken, with a number where necessary, and add it to ``taken``."""
-    name, number = wanted, 1
+    name, number = base, 1
     while name in taken:
         number += 1
-        name = f"{wanted}#{number}"
+        name = f"{base}#{number}"
     taken.add(name)
     return name
 

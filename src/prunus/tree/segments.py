@@ -38,7 +38,7 @@ class Segments:
         return Segments(
             coupling,
             readers,
-            {atom: tuple(found) for atom, found in values.items()},
+            {atom: tuple(refs) for atom, refs in values.items()},
             {name: tuple(edges) for name, edges in users.items()},
         )
 
@@ -109,7 +109,7 @@ class Savings:
                 for atom in atoms_of(expr):
                     touching.setdefault(atom, {})[term] = None
         return Savings(
-            cost, _by_owner(cost.params), _by_owner(cost.macs), {atom: tuple(found) for atom, found in touching.items()}
+            cost, _by_owner(cost.params), _by_owner(cost.macs), {atom: tuple(terms) for atom, terms in touching.items()}
         )
 
     def of_branch(self, dead: Iterable[str], tensors: Iterable[str], atoms: frozenset[int]) -> tuple[int, int]:

@@ -36,7 +36,7 @@ def _each(value: object, count: int) -> list[int]:
 
 @rule(*words("conv1d conv2d conv3d convolution _convolution conv_transpose1d conv_transpose2d conv_transpose3d"))
 def convolution(flow: Flow, node: Node) -> list[Dims]:
-    """x (B, C, …) with weight (O, C/G, k…): x = G×I, weight (G×O, I); transposed: weight (C, O/G, k…)."""
+    """Relate x (B, C, …) and weight (O, C/G, k…): x = G×I, weight (G×O, I); transposed: weight (C, O/G, k…)."""
     x, w = flow.dims(node.args["input"]), flow.dims(node.args["weight"])
     rank = len(w) - 2
     transposed = bool(node.get("transposed", "transpose" in node.op))

@@ -66,7 +66,7 @@ def expand_as(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("prelu")
 def prelu(flow: Flow, node: Node) -> list[Dims]:
-    """x (B, C, …) with weight (C,) or (1,)."""
+    """Unify C of x (B, C, …) with that of the weight (C,); a weight (1,) is left alone."""
     x, weight = flow.dims(node.args["self"]), flow.dims(node.args["weight"])
     if weight and flow.size(weight[0]) != 1 and len(x) > 1:
         flow.unify(x[1], weight[0])

@@ -11,7 +11,7 @@ from prunus.graph.rules.context import Dims, Flow, positive, rule
 
 @rule("embedding")
 def embedding(flow: Flow, node: Node) -> list[Dims]:
-    """weight (V, E) at indices (…) → (…, E)."""
+    """Relate weight (V, E) at indices (…) → (…, E)."""
     weight = flow.dims(node.args["weight"])
     if not flow.ids.looks_up(node.args["indices"], weight[0]):
         flow.freeze(weight[0], "vocabulary")

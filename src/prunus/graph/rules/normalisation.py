@@ -15,7 +15,7 @@ def _results(node: Node, out: Dims, flow: Flow) -> list[Dims | None]:
 
 @rule("batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
 def batch_norm(flow: Flow, node: Node) -> list[Dims | None]:
-    """x (B, C, …) with weight, bias, running mean and variance (C,)."""
+    """Unify C of x (B, C, …) with weight, bias, running mean and variance (C,)."""
     x = flow.dims(node.args["input"])
     for name in ("weight", "bias", "running_mean", "running_var"):
         ref = node.get(name)

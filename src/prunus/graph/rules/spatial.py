@@ -80,7 +80,7 @@ def pad(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("pixel_shuffle")
 def pixel_shuffle(flow: Flow, node: Node) -> list[Dims]:
-    """(…, C·r², H, W) → (…, C, H·r, W·r): the r² factor is frozen."""
+    """Relate (…, C·r², H, W) → (…, C, H·r, W·r); the r² factor is frozen."""
     x = flow.dims(node.args["self"])
     factor = int(node.args["upscale_factor"])
     channels, trail = flow.factor(x[-3], factor * factor)
@@ -92,7 +92,7 @@ def pixel_shuffle(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(flow: Flow, node: Node) -> list[Dims]:
-    """(…, C, H·r, W·r) → (…, C·r², H, W)."""
+    """Relate (…, C, H·r, W·r) → (…, C·r², H, W)."""
     x = flow.dims(node.args["self"])
     factor = int(node.args["downscale_factor"])
     for e in x[-2:]:
@@ -103,7 +103,7 @@ def pixel_unshuffle(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(flow: Flow, node: Node) -> list[Dims]:
-    """(B, G×C, …) → (B, C×G, …)."""
+    """Relate (B, G×C, …) → (B, C×G, …)."""
     x = flow.dims(node.args["self"])
     group, inner = flow.factor(x[1], flow.size(x[1]) // int(node.args["groups"]))
     flow.set_aux(node, "groups", group)
@@ -113,7 +113,7 @@ def channel_shuffle(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("im2col")
 def im2col(flow: Flow, node: Node) -> list[Dims]:
-    """(…, C, H, W) → (…, C×kk, L)."""
+    """Relate (…, C, H, W) → (…, C×kk, L)."""
     x = flow.dims(node.args["self"])
     kernel = node.args["kernel_size"]
     for e in x[-2:]:
@@ -124,7 +124,7 @@ def im2col(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("col2im")
 def col2im(flow: Flow, node: Node) -> list[Dims]:
-    """(…, C×kk, L) → (…, C, H, W)."""
+    """Relate (…, C×kk, L) → (…, C, H, W)."""
     x = flow.dims(node.args["self"])
     kernel = node.args["kernel_size"]
     channels, patch = flow.factor(x[-2], kernel[0] * kernel[1])
