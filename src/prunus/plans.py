@@ -1,4 +1,4 @@
-"""The `Plan`: what goes, where and why; nothing of it holds a module or a tensor of the model."""
+"""The `Plan`: the units, branches and weights to remove, with reasons; it holds no module or tensor of the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAN, MASKS = "plan.json", "masks.safetensors"
 """The files of a plan, in every folder that prunus writes for a network."""
 PLAN_FILES = Contents(PLAN, frozenset({PLAN, MASKS}))
 MOST_BYTES, MOST_UNITS = 2**28, 2**26
-"""What a plan file may have, and how many units an axis or a dim of a tensor; checked before memory is taken."""
+"""Limits of a plan file in bytes, and of an axis or a tensor dim in units; checked before memory is allocated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Cost:
     """Exact counts of a network: 1 MAC is one multiply and one add.
 
     ``macs_backward`` counts the products for gradients of weights and of activations; bytes are dense. ``latency_fs``
-    is not counted but predicted, in femtoseconds (10¹² of them are a millisecond); 0 where no op was timed.
+    is predicted, not counted, in femtoseconds (10¹² of them are a millisecond); 0 where no op was timed.
     """
 
     params: int
@@ -41,12 +41,12 @@ class Cost:
 
 
 UNPRICED = Cost(0, 0, 0, 0)
-"""Of a plan that is made to run the masked network and is never shown."""
+"""The cost of a plan that only serves to run the masked network and is never shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A branch that is bypassed: operand ``operand`` of the addition ``join`` no longer counts."""
+    """A branch that is bypassed: operand ``operand`` of the addition ``join`` is left out."""
 
     join: str
     operand: int
@@ -55,12 +55,12 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One line of a plan for people: what goes, how much of it, what that saves and costs, and why.
+    """One line of a plan for people: the part, the number of units removed, the savings, the damage, the reason.
 
     Attributes:
-        saves_params, saves_macs: what comes back if this one decision is taken back and all others stay.
-        score_share: how much of the node's total score goes, 0 to 1; None where nothing was scored.
-        damage: predicted rise of the loss, in units of the loss; None where it was not measured.
+        saves_params, saves_macs: params and MACs that return if this decision alone is undone.
+        score_share: removed share of the node's total score, 0 to 1; None where nothing was scored.
+        damage: predicted increase of the loss, in units of the loss; None where it was not measured.
     """
 
     node: str
@@ -76,7 +76,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Mend:
-    """One number of a module: ``name`` may lead into tuples, dicts and settings: ``dims[2]``, ``config.width``."""
+    """A changed number of a module; ``name`` may lead into tuples, dicts, settings: ``dims[2]``, ``config.width``."""
 
     path: str
     name: str
@@ -90,15 +90,15 @@ class Mend:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything needed to cut one model.
+    """All decisions needed to cut one model.
 
     Attributes:
-        fingerprint: of the model's structure; `apply` refuses another one.
-        axes: axis id → which units stay (bool array); axes not named stay whole.
-        keep: tensor name → dim → kept indices; what ``axes`` means for the tensors.
+        fingerprint: hash of the model's structure; `apply` refuses a model with another one.
+        axes: axis id → mask of the units that stay (bool array); axes that are not named stay whole.
+        keep: tensor name → dim → kept indices, computed from ``axes``.
         drops: bypassed branches.
-        masks: tensor name → which weights stay (bool array of the original shape).
-        mended: numbers that modules hold and that a cut changes, where forwards are kept.
+        masks: tensor name → mask of the weights that stay (bool array of the original shape).
+        mended: numbers of modules that a cut changes, where forwards are kept.
         before, after: exact price of the model and of the cut model.
     """
 
@@ -115,23 +115,23 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Whether applying the plan would change nothing."""
+        """Tell whether applying the plan would change nothing."""
         whole = all(m.all() for m in self.axes.values()) and all(m.all() for m in self.masks.values())
         return whole and not self.drops
 
     @property
     def masked(self) -> int:
-        """How many weights of the cut network the masks hold at zero."""
+        """The number of weights of the cut network that the masks hold at zero."""
         return sum(int((~mask).sum()) for mask in self.cut_masks().values())
 
     def cut_masks(self) -> dict[str, np.ndarray]:
         """Return the masks in the shapes of the cut network."""
-        found = {}
+        masks = {}
         for name, mask in self.masks.items():
             for dim, index in self.keep.get(name, {}).items():
                 mask = mask.take(index, axis=dim)
-            found[name] = mask
-        return found
+            masks[name] = mask
+        return masks
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
@@ -141,7 +141,7 @@ class Plan:
     __hash__ = None  # type: ignore[assignment]
 
     def describe(self) -> dict[str, Any]:
-        """Return the JSON form, masks aside: index sets are written as ranges, ``"0-3,7"``."""
+        """Return the JSON form without the masks; index sets are written as ranges, ``"0-3,7"``."""
         return {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
@@ -163,7 +163,7 @@ class Plan:
             self.write(tmp)
 
     def write(self, folder: Path) -> None:
-        """Write the files of `save` into a folder that holds other things too."""
+        """Write the files of `save` into a folder that may hold other files."""
         from safetensors.numpy import save
 
         (folder / PLAN).write_text(json.dumps(self.describe(), indent=1) + "\n", encoding="utf-8")
@@ -174,7 +174,7 @@ class Plan:
     @staticmethod
     @door("Plan.load")
     def load(folder: Path | str) -> Plan:
-        """Read a plan back.
+        """Read a plan from the folder that `save` wrote.
 
         Raises:
             PlanError: missing or damaged file, another format version.
@@ -195,7 +195,7 @@ class Plan:
                 fingerprint=text["fingerprint"],
                 axes={k: _axis_of(k, v, where) for k, v in text["axes"].items()},
                 keep={t: _kept_of(t, dims, where) for t, dims in text["tensors"].items()},
-                # A person who adds a branch gives its name alone; `review.settle` finds its place.
+                # A branch added by hand has a name alone; `review.settle` finds its join and operand.
                 drops=tuple(Drop("", 0, d) if isinstance(d, str) else Drop(**d) for d in text["drops"]),
                 masks=masks,
                 decisions=tuple(Decision(**d) for d in text["decisions"]),
@@ -253,12 +253,12 @@ _FORMS: Mapping[str, type] = {
     "after": dict,
     "settings": dict,
 }
-"""Key of the JSON form → what it holds."""
+"""Key of the JSON form → type of its value."""
 _WORDS: Mapping[type, str] = {str: "a text", dict: "an object {…}", list: "a list […]"}
 
 
 def _check_form(text: Any, where: str) -> None:
-    """Refuse another format, keys that are missing or unknown, and values of another kind."""
+    """Refuse another format, missing or unknown keys, and values of another type."""
     if not isinstance(text, dict):
         raise PlanError(f"{where} is {shown(text)}; a plan is an object with the keys {', '.join(_FORMS)}.")
     if text.get("format") != FORMAT:
@@ -298,14 +298,14 @@ def to_ranges(indices: np.ndarray) -> str:
 
 
 def from_ranges(text: str, most: int = MOST_UNITS) -> np.ndarray:
-    """Read what `to_ranges` wrote.
+    """Read ranges that `to_ranges` wrote.
 
     Args:
         text: ranges in rising order.
-        most: indices from 0 to this, not included, are allowed; a longer range is refused before it takes memory.
+        most: allowed are the indices 0 to ``most`` − 1; a longer range is refused before memory is allocated.
 
     Raises:
-        ValueError: something else, in a line that names it.
+        ValueError: text of another form; the message names it.
     """
     runs, before = [], -1
     for part in text.split(",") if text else ():
@@ -334,13 +334,13 @@ def _read_masks(folder: Path, text: Mapping[str, Any]) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    wanted = text.get("masks") or {}
-    if not wanted:
+    listed = text.get("masks") or {}
+    if not listed:
         return {}
     path = folder / MASKS
     try:
         packed = load(path.read_bytes())
-        return {k: _unpacked(packed[k], v["shape"]) for k, v in wanted.items()}
+        return {k: _unpacked(packed[k], v["shape"]) for k, v in listed.items()}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{path} does not hold the masks that plan.json names: {error}.") from error
 

@@ -10,7 +10,8 @@ import numpy as np
 from prunus.budget.allocator import ALLOCATORS, UnitProblem
 from prunus.budget.integer_repair import refill
 from prunus.budget.one_threshold import guarded_least
-from prunus.graph.coupling import Axis, Coupling
+from prunus.graph.axis import Axis
+from prunus.graph.coupling import Coupling
 from prunus.graph.layout import atoms_of
 
 

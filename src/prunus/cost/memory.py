@@ -1,4 +1,4 @@
-"""The memory that a forward pass needs, as a function of the widths: parameters, and the most activations at once."""
+"""The memory of a forward pass as a function of the widths: parameters plus the peak of the activations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Kept = Mapping[str, int | np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class _Life:
-    """A value: its dims, bytes an element, and the steps at which it comes and goes."""
+    """A value: its dims, bytes an element, and the steps at which it is made and read last."""
 
     dims: tuple[Expr, ...]
     item: int
@@ -31,8 +31,8 @@ class MemoryModel:
     """Bytes of one forward pass without gradients.
 
     bytes(kept) = Σ tensors + max over steps of the values that are alive. A value lives from the op that makes it to
-    its last reader; views and in-place results share the storage of what they are made from. Scratch memory inside ops
-    is not counted.
+    its last reader; views and in-place results share the storage of their argument. Scratch memory inside ops is not
+    counted.
     """
 
     coupling: Coupling
@@ -41,7 +41,7 @@ class MemoryModel:
     values: tuple[_Life, ...]
 
     def price(self, kept: Kept | None = None) -> int:
-        """Return the bytes when axis ``a`` keeps ``kept[a]`` units (a count or a bool mask)."""
+        """Return the bytes where each axis ``a`` keeps ``kept[a]`` units (a count or a bool mask)."""
         size = sizes_under(self.coupling, kept)
 
         def amount(life: _Life) -> int:
@@ -56,7 +56,7 @@ class MemoryModel:
 
 
 def memory_model(coupling: Coupling) -> MemoryModel:
-    """Find out when each value of a program comes and goes."""
+    """Build the memory model of a program from the life of each of its values."""
     graph = coupling.graph
     storage = _storage(graph)
     step = {node.name: i for i, node in enumerate(graph.nodes)}
@@ -79,19 +79,19 @@ def memory_model(coupling: Coupling) -> MemoryModel:
 
 
 def _storage(graph: Graph) -> dict[Ref, Ref]:
-    """Map every value to the value whose storage it uses: itself, or what it is a view of."""
-    found: dict[Ref, Ref] = {}
+    """Map every value to the value whose storage it uses: itself, or the value of which it is a view."""
+    storage: dict[Ref, Ref] = {}
     for node in graph.nodes:
         source = _viewed(node)
         for index, meta in enumerate(node.outputs):
             if meta is not None:
-                own = Ref(node.name, index)
-                found[own] = own if source is None else found.get(source, source)
-    return found
+                value = Ref(node.name, index)
+                storage[value] = value if source is None else storage.get(source, source)
+    return storage
 
 
 def _viewed(node: Node) -> Ref | None:
-    """Return the argument whose storage the op's results share; None where they are new."""
+    """Return the argument whose storage the op's results share; None where the results have their own."""
     if node.op in (INPUT, TENSOR):
         return None
     schema = resolve(node.op)._schema

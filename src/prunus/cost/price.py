@@ -1,4 +1,4 @@
-"""The exact price of a plan: params and MACs as polynomials in axis sizes, so nothing is run and nothing is cut."""
+"""The exact price of a plan: params and MACs as polynomials in axis sizes, without a run and without a cut."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Params and MACs of a network as sums of products of axis sizes; its time too, where the ops were timed.
+    """Params and MACs of a network as sums of products of axis sizes; also its time, where the ops were timed.
 
-    ``times`` and ``fixed_fs`` hold femtoseconds: what shrinks with the sizes, and what does not.
+    ``times`` and ``fixed_fs`` hold femtoseconds: the part that shrinks with the sizes, and the part that does not.
     """
 
     coupling: Coupling
@@ -39,7 +39,7 @@ class CostModel:
     fixed_fs: int = 0
 
     def price(self, kept: Mapping[str, int | np.ndarray] | None = None) -> Cost:
-        """Return the cost when axis ``a`` keeps ``kept[a]`` units (a count or a bool mask)."""
+        """Return the cost where each axis ``a`` keeps ``kept[a]`` units (a count or a bool mask)."""
         size = sizes_under(self.coupling, kept)
         params = {t.owner: t.factor * int(product_of(t.dims, size)) for t in self.params}
         macs = [(t, t.factor * int(product_of(t.dims, size))) for t in self.macs]
@@ -54,10 +54,10 @@ class CostModel:
     def amounts(self, terms: Iterable[Term], kept: Mapping[str, int | np.ndarray]) -> dict[str, int]:
         """Return owner → amount of some terms."""
         size = sizes_under(self.coupling, kept)
-        found: dict[str, int] = {}
+        amounts: dict[str, int] = {}
         for t in terms:
-            found[t.owner] = found.get(t.owner, 0) + t.factor * int(product_of(t.dims, size))
-        return found
+            amounts[t.owner] = amounts.get(t.owner, 0) + t.factor * int(product_of(t.dims, size))
+        return amounts
 
     def touching(self, axis_id: str) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
         """Return the param and MAC terms in which an axis occurs."""
@@ -66,7 +66,7 @@ class CostModel:
 
 
 def sizes_under(coupling: Coupling, kept: Mapping[str, int | np.ndarray] | None) -> Callable[[int], int]:
-    """Return atom → how many positions it has when axis ``a`` keeps ``kept[a]`` units (a count or a bool mask)."""
+    """Return the function atom → size where each axis ``a`` keeps ``kept[a]`` units (a count or a bool mask)."""
     axis_of, sizes = coupling.axis_of, coupling.sizes
     given = (kept or {}).items()
     counts = {k: int(np.count_nonzero(v)) if isinstance(v, np.ndarray) else int(v) for k, v in given}
@@ -97,7 +97,7 @@ def cost_model(coupling: Coupling, graph: Graph | None = None) -> CostModel:
 
     Args:
         coupling: the analysed graph.
-        graph: a reduced version of ``coupling.graph`` (branches dropped); None means the whole.
+        graph: a reduced version of ``coupling.graph`` (branches dropped); None means the whole graph.
     """
     graph = graph or coupling.graph
     live = {n.tensor for n in graph.nodes if n.op == TENSOR} if graph is not coupling.graph else None
@@ -119,7 +119,7 @@ def _used(graph: Graph) -> set[str]:
 
 
 def _active(graph: Graph) -> set[str]:
-    """Names of nodes whose value depends on a trainable parameter: gradients flow into them."""
+    """Return the nodes whose value depends on a trainable parameter: gradients flow into them."""
     active: set[str] = set()
     for node in graph.nodes:
         if node.op == TENSOR:

@@ -14,7 +14,8 @@ from prunus.criteria.unit_sums import check_statistics
 from prunus.criteria.wanda import edge_key
 from prunus.data.calibration import evaluating, inputs_of
 from prunus.data.programs import Programs
-from prunus.graph.coupling import Axis, Coupling
+from prunus.graph.axis import Axis
+from prunus.graph.coupling import Coupling
 from prunus.graph.interpreter import run
 from prunus.graph.ir import Node, Ref
 from prunus.graph.layout import atoms_of

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.weight_statistics import precise
-from prunus.graph.coupling import Axis, Coupling, Member
+from prunus.graph.axis import Axis, Member
+from prunus.graph.coupling import Coupling
 from prunus.graph.ir import INPUT, TENSOR, Node, Ref, refs_in
 from prunus.graph.layout import Expr, atoms_of
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from prunus.criteria.producers_consumers import dim_sums, find_places, unit_line
 from prunus.criteria.unit_criterion import finite
 from prunus.errors import DataError
-from prunus.graph.coupling import Coupling, Member
+from prunus.graph.axis import Member
+from prunus.graph.coupling import Coupling
 from prunus.graph.ir import TENSOR, Graph, Node, refs_in
 from prunus.graph.layout import atoms_of
 from prunus.graph.rules.context import base_name

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.producers_consumers import find_places, unit_rows
-from prunus.graph.coupling import Axis, Coupling
+from prunus.graph.axis import Axis
+from prunus.graph.coupling import Coupling
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from prunus.criteria.producers_consumers import dim_sums, unit_line
 from prunus.errors import DataError
-from prunus.graph.coupling import Axis, Coupling
+from prunus.graph.axis import Axis
+from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Ref
 from prunus.graph.layout import atoms_of
 

@@ -11,7 +11,8 @@ from prunus.criteria.criterion import CRITERIA
 from prunus.criteria.producers_consumers import Edge, dim_sums, find_places, unit_line
 from prunus.criteria.unit_criterion import UnitEvidence, finite, unit_rule
 from prunus.criteria.weight_statistics import Evidence, needed, precise
-from prunus.graph.coupling import Axis, Coupling
+from prunus.graph.axis import Axis
+from prunus.graph.coupling import Coupling
 
 
 @CRITERIA.register("wanda")

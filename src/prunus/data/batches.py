@@ -1,4 +1,4 @@
-"""What a batch is, how a model is called on one, and which tensor of its answer counts."""
+"""Batches: their form, the call of a model on one, and the tensor of the output that is scored."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from prunus.graph.capture import unwrap
 
 Inputs: TypeAlias = "Tensor | tuple[Any, ...] | Mapping[str, Any]"
 IGNORED = -100
-"""The target of a position that counts in no loss, as in torch."""
+"""The target of a position that no loss counts, as in torch."""
 Batch: TypeAlias = tuple[Inputs, Tensor]
 
 
 class DataSource(Protocol):
-    """Labelled samples that can be walked through as often as needed, always the same ones.
+    """Labelled samples that can be iterated over any number of times, always the same ones.
 
     Example:
         >>> from prunus.data.splits import Split
@@ -36,7 +36,7 @@ class DataSource(Protocol):
         ...
 
     def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
-        """Yield (inputs, targets); in stored order without a seed; a seed alone decides order and variation."""
+        """Yield (inputs, targets), in stored order without a seed; a seed determines order and variation."""
         ...
 
 
@@ -44,7 +44,7 @@ def pair_of(batch: Any, number: int, whose: str = "calibration batch") -> tuple[
     """Return a batch as (inputs, targets).
 
     Raises:
-        DataError: inputs alone, or more than two things; names the batch.
+        DataError: inputs alone, or more than two items; the message names the batch.
     """
     if not isinstance(batch, Sequence) or len(batch) != 2 or batch[1] is None:
         alone = not isinstance(batch, Sequence) or len(batch) == 2
@@ -64,18 +64,18 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return where the model's first parameter or buffer lives; the CPU for a model without any."""
+    """Return the device of the model's first parameter or buffer; the CPU for a model without any."""
     first = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
 
 
 def cuda_devices(model: nn.Module) -> list[int]:
-    """Return the numbers of the GPUs that hold parameters: random states there are a model's concern, too."""
+    """Return the numbers of the GPUs that hold parameters, whose random states the model uses."""
     return sorted({parameter.device.index for parameter in model.parameters() if parameter.is_cuda})
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """Return a nest of mappings, tuples, lists and dataclasses with every tensor on ``device``, off its graph.
+    """Return a nest of mappings, tuples, lists and dataclasses with every tensor on ``device``, detached.
 
     Lists become tuples of arguments; inside one nested argument they stay lists.
     """
@@ -88,7 +88,7 @@ def moved(value: Any, device: torch.device) -> Any:
 
 def _placed(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
-        # What inference mode made cannot take part in a backward pass; a copy of it can.
+        # A tensor made in inference mode cannot take part in a backward pass; its copy can.
         return (value.clone() if value.is_inference() else value.detach()).to(device)
     if isinstance(value, Mapping):
         return {key: _placed(item, device) for key, item in value.items()}
@@ -104,9 +104,10 @@ def _placed(value: Any, device: torch.device) -> Any:
 
 
 def call(model: Callable[..., Any], inputs: Any) -> Any:
-    """Call the model: a tuple as positional, a mapping as keyword arguments, anything else as the one argument.
+    """Call the model: a tuple as positional, a mapping as keyword arguments, anything else as the only argument.
 
-    A mapping of which a module's forward takes no name is its one argument, see `prunus.graph.call_form.as_called`.
+    A mapping without any name that the module's forward takes is its only argument, see
+    `prunus.graph.call_form.as_called`.
     """
     if isinstance(inputs, Mapping) and isinstance(model, nn.Module):
         inputs = as_called(unwrap(model), inputs)
@@ -116,7 +117,7 @@ def call(model: Callable[..., Any], inputs: Any) -> Any:
 
 
 def answer(model: Callable[..., Any], inputs: Any, whose: str = "calibration batch") -> Any:
-    """Return the model's answer on a batch.
+    """Return the model's output on a batch.
 
     Raises:
         DataError: the batch does not go through the model.
@@ -133,12 +134,12 @@ def answer(model: Callable[..., Any], inputs: Any, whose: str = "calibration bat
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says first, its kind where it says nothing."""
+    """Return the first line of an error's message; the name of its class where it has none."""
     return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a nested answer (mappings, lists, tuples, dataclasses), in order."""
+    """Yield the tensors of a nested output (mappings, lists, tuples, dataclasses), in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -150,10 +151,10 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def logits_of(output: Any) -> Tensor:
-    """Return the tensor of an answer that is scored: its ``logits`` entry, else its first floating-point tensor.
+    """Return the tensor of an output that is scored: its ``logits`` entry, else its first floating-point tensor.
 
     Raises:
-        ModelError: the answer holds no floating-point tensor.
+        ModelError: the output holds no floating-point tensor.
     """
     named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     for tensor in tensors_in(output if named is None else named):

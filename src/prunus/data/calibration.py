@@ -1,4 +1,4 @@
-"""Run a model over calibration batches and leave it as it was found."""
+"""Runs of a model over calibration batches that leave the model as it was."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     # cuDNN computes no backward of an RNN in eval mode.
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     switch = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()
-    # A model may draw in eval mode, too: dropout that is always on.
+    # A model may draw random numbers in eval mode, too: dropout that is always on.
     with in_eval_mode(model), switch, torch.enable_grad(), random_state_kept():
         yield
 
@@ -34,13 +34,13 @@ def batches_of(data: Any, name: str = "calibration data") -> Iterable[Any]:
     """Return the batches of calibration data; one tensor of samples is one batch.
 
     Raises:
-        DataError: neither batches, nor a split with ``batches()``, nor a tensor; or inputs and targets bare.
+        DataError: neither batches, nor a split with ``batches()``, nor a tensor; or one pair (inputs, targets).
     """
     if isinstance(data, Tensor):
         return [data]
     if callable(getattr(data, "batches", None)):
-        found: Iterable[Any] = data.batches()
-        return found
+        batches: Iterable[Any] = data.batches()
+        return batches
     if not isinstance(data, Iterable) or isinstance(data, (str, Mapping)):
         raise DataError(
             f"{name} is a {type(data).__name__}; allowed: an iterable of batches, a split or a tensor. Put "
@@ -55,7 +55,7 @@ def batches_of(data: Any, name: str = "calibration data") -> Iterable[Any]:
 
 
 def _is_pair(first: Any, second: Any) -> bool:
-    """Whether two things are rather samples and their targets than two batches of samples."""
+    """Tell whether two values are samples with their targets and not two batches of samples."""
     if isinstance(first, Mapping) and isinstance(second, Tensor):
         return True
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
@@ -64,7 +64,7 @@ def _is_pair(first: Any, second: Any) -> bool:
 
 
 def pairs(batches: Iterable[Any], device: torch.device, progress: Progress | None = None) -> Iterator[tuple[Any, Any]]:
-    """Yield each batch as (inputs, targets) on the device; report (done, all or 0 if unknown) after each.
+    """Yield each batch as (inputs, targets) on the device; report (done, total or 0 if unknown) after each.
 
     Raises:
         DataError: there is no batch, or one is not a pair.
@@ -143,11 +143,11 @@ def _form(value: Any) -> str:
 
 
 def checked_loss(loss: Tensor) -> Tensor:
-    """Return the loss if a gradient can be taken of it.
+    """Return the loss if it has a gradient.
 
     Raises:
-        OptionError: it is no single number.
-        ModelError: it does not depend on the weights through autograd.
+        OptionError: the loss is no single number.
+        ModelError: the loss does not depend on the weights through autograd.
     """
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__

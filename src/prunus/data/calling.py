@@ -1,4 +1,4 @@
-"""Data of any form whose batches take the form in which a model is called."""
+"""Conversion of data: the batches of any kind of data take the form in which the model is called."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from prunus.graph.call_form import Calls
 
 
 def called(data: Any, calls: Calls) -> Any:
-    """Return data whose batches have the form of an example call; a model that takes tensors gets them as they are.
+    """Return data whose batches have the form of an example call; for a model that takes tensors they are unchanged.
 
-    A loader stays one, over the same samples in the same order; a split stays a split.
+    A loader stays a loader, over the same samples in the same order; a split stays a split.
 
     Args:
         data: a DataLoader, batches, splits, a source, or one tensor of samples.
-        calls: how the model is called.
+        calls: the form in which the model is called.
 
     Example:
         >>> called([{"words": 1, "labels": 2}], Calls(({"words": 0},)))
@@ -43,7 +43,7 @@ def called(data: Any, calls: Calls) -> Any:
     if isinstance(data, DataLoader):
         return _loader(data, calls)
     if isinstance(data, Mapping) or (isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)):
-        return data  # one batch, which whoever reads it refuses
+        return data  # one batch, which its reader refuses
     if isinstance(data, list | tuple):
         return [calls.batch(item) for item in data]
     if callable(getattr(data, "batches", None)):
@@ -53,7 +53,7 @@ def called(data: Any, calls: Calls) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Collate:
-    """What a loader makes a batch with, then the form of a call; it can be sent to worker processes."""
+    """A collate function followed by the form of a call; it can be sent to worker processes."""
 
     collate: Callable[[Any], Any] | None
     calls: Calls
@@ -65,10 +65,10 @@ class _Collate:
 
 
 def _loader(given: Any, calls: Calls) -> Any:
-    found = copy.copy(given)
-    found._iterator = None  # that of persistent workers, which have the old collate function
-    found.collate_fn = _Collate(given.collate_fn, calls)
-    return found
+    loader = copy.copy(given)
+    loader._iterator = None  # persistent workers hold the old collate function
+    loader.collate_fn = _Collate(given.collate_fn, calls)
+    return loader
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class _Source:
         return len(self.source)
 
     def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
-        """Yield batches as the source does, in the form of a call."""
+        """Yield the batches of the source, in the form of a call."""
         return map(self.calls.batch, self.source.batches(batch_size, shuffle_seed))
 
 

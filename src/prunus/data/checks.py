@@ -1,4 +1,4 @@
-"""What labelled data must be, checked where they come in."""
+"""Checks of labelled data, made where they enter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_batch(inputs: Any, targets: Any, where: str) -> None:
     Args:
         inputs: A tensor, or a nest of tensors: tuples, mappings, dataclasses.
         targets: A tensor.
-        where: Begins the message: whose data these are.
+        where: Name of the data; the message begins with it.
 
     Raises:
         DataError: wrong types, no samples, lengths that differ, NaN or infinity, or negative labels.
@@ -60,12 +60,12 @@ def check_range(targets: Tensor, classes: int, where: str) -> None:
 def _tensors(inputs: Any, where: str) -> list[Tensor]:
     parts = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
     parts = parts if isinstance(parts, list | tuple) else [parts]
-    found = [list(tensors_in(part)) for part in parts]
-    wrong = next((part for part, tensors in zip(parts, found, strict=True) if not tensors), None)
+    tensors_of_parts = [list(tensors_in(part)) for part in parts]
+    wrong = next((part for part, tensors in zip(parts, tensors_of_parts, strict=True) if not tensors), None)
     if wrong is not None or not parts:
         got = "nothing" if not parts else type(wrong).__name__
         raise DataError(
             f"{where} has inputs of {got}; allowed: a torch.Tensor, or a tuple, mapping or dataclass of tensors. "
             "Convert with torch.as_tensor."
         )
-    return [tensor for tensors in found for tensor in tensors]
+    return [tensor for tensors in tensors_of_parts for tensor in tensors]

@@ -1,4 +1,4 @@
-"""From whatever data a person gives to what scores, what decides and what is trained on."""
+"""The user's data, of any form, become calibration data, selection data and the data of a repair."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from prunus.errors import DataError, OptionError
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The data as they came: the user's own object, or the four splits of a task."""
+    """The user's data: an object of their own, or the four splits of a task."""
 
     data: Any
     held_out: Any = None
 
     @property
     def splits(self) -> Splits | None:
-        """The splits, where the data are some."""
+        """The splits, where the data are splits; else None."""
         return self.data if isinstance(self.data, Splits) else None
 
     def fitted(self, *, recovered: bool) -> Any:
-        """Return what a repair is fitted to: what decides on a later recovery is no part of it."""
+        """Return the data of a repair, without the held-out data that decide on a later recovery."""
         if self.splits is not None:
             return self.splits.calibration
         return learning_data(self.data, self.held_out)[0] if recovered else self.data
 
 
 class NoData:
-    """Stands where there are no data; asking for a batch is an error that says so."""
+    """A source without data: every request for a batch is an error."""
 
     def __len__(self) -> int:
         return 0
 
     def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
-        """Refuse.
+        """Raise the error that data are missing.
 
         Raises:
             OptionError: always.
@@ -51,7 +51,7 @@ class NoData:
 
 
 class Later:
-    """A source that is read when it is first asked for."""
+    """A source that is read on its first use."""
 
     def __init__(self, read: Callable[[], DataSource]) -> None:
         self._read = read
@@ -61,7 +61,7 @@ class Later:
         return len(self._source())
 
     def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
-        """Yield batches as the source does."""
+        """Yield the batches of the source."""
         return self._source().batches(batch_size, shuffle_seed)
 
     def _source(self) -> DataSource:
@@ -71,7 +71,7 @@ class Later:
 
 
 class AsGiven:
-    """Batches that cannot be divided anew, as the user gave them."""
+    """Batches of the user's that cannot be regrouped into other sizes."""
 
     def __init__(self, data: Any) -> None:
         self._data = data
@@ -80,15 +80,15 @@ class AsGiven:
         return sum(1 for _ in batches_of(self._data))
 
     def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Any]:
-        """Yield the batches as they are."""
+        """Yield the batches unchanged."""
         return iter(batches_of(self._data))
 
 
 def sources_of(given: Given | None) -> tuple[DataSource, DataSource]:
     """Return the calibration and the selection data.
 
-    Splits name both. Of other data, all of them calibrate, and ``held_out``, or else a tenth of them (the same
-    samples in every run), selects.
+    Splits hold both. Other data serve as calibration data as a whole; selection data are ``held_out``, or else a tenth
+    of the data (the same samples in every run).
     """
     if given is None or given.data is None:
         return NoData(), NoData()
@@ -112,13 +112,13 @@ def _calibration(data: Any) -> DataSource:
     if callable(getattr(data, "batches", None)):
         source: DataSource = data
         return source
-    batches_of(data)  # refuses what is no data at all
+    batches_of(data)  # raises where the value is no data at all
     try:
-        found = readable(data)
+        source_or_none = readable(data)
     except DataError:
-        # Lists of pictures and the like: criteria that can read them do, the others say why not.
+        # Data such as lists of pictures: some criteria can read them, the others raise an error with the reason.
         return AsGiven(data)
-    return found if found is not None else AsGiven(data)
+    return source_or_none if source_or_none is not None else AsGiven(data)
 
 
 __all__ = ["AsGiven", "Given", "Later", "NoData", "sources_of"]

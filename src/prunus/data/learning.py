@@ -1,4 +1,4 @@
-"""From whatever a person trains on, labelled or not, to what is learned from and what decides."""
+"""The user's training data, labelled or not, become a training part and a held-out part."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ NO_LABELS = "the data have no labels: the dense network's answers take their pla
 
 
 def as_often_as_needed(data: Any) -> Any:
-    """Return data as batches that can be walked through twice.
+    """Return data as batches that can be iterated over twice.
 
-    What an iterator has left is held in memory; a dataset is read in batches of 64.
+    The rest of an iterator is held in memory; a dataset is read in batches of 64.
     """
     if isinstance(data, Iterator):
         return list(data)
@@ -33,18 +33,18 @@ def as_often_as_needed(data: Any) -> Any:
 
 
 def learning_data(given: Any, held_out: Any = None) -> tuple[DataSource, DataSource, bool]:
-    """Return what to learn from, what to decide by, and whether there are labels.
+    """Return training data, held-out data, and whether there are labels.
 
-    Without ``held_out`` a tenth of the samples is set aside, the same ones in every run.
+    Without ``held_out`` a tenth of the samples is held out, the same ones in every run.
 
     Args:
         given: a DataLoader, a dataset, batches, or splits (of which train and selection are used). A batch, or a sample
-            of a dataset, is (inputs, labels), a mapping with a key ``labels``, or inputs alone. What can be read only
-            once is held in memory.
-        held_out: of the same kind.
+            of a dataset, is (inputs, labels), a mapping with a key ``labels``, or inputs alone. Data that can be read
+            only once are held in memory.
+        held_out: data of the same kind.
 
     Raises:
-        DataError: empty, not finite, of the wrong type, too small to set anything aside, or half with labels.
+        DataError: empty, not finite, of the wrong type, too small to hold samples out, or only one of both with labels.
     """
     if isinstance(given, Splits):
         return given.train, given.selection, True
@@ -61,7 +61,7 @@ def learning_data(given: Any, held_out: Any = None) -> tuple[DataSource, DataSou
 
 
 def readable(given: Any) -> DataSource | None:
-    """Return labelled data as a source that can be divided into batches of any size; None where no labels are known.
+    """Return labelled data as a source that yields batches of any size; None where no labels are known.
 
     Raises:
         DataError: empty, not finite or of the wrong type.
@@ -89,7 +89,7 @@ def _read(given: Any, name: str) -> tuple[bool, Any]:
 
 
 def _is_dataset(given: Any) -> bool:
-    """Whether single samples are counted and read by number, as the datasets of torch and Hugging Face do it."""
+    """Tell whether samples can be counted and read by number, as in datasets of torch and Hugging Face."""
     from torch.utils.data import DataLoader
 
     known = isinstance(given, DataLoader | Mapping | list | tuple | str)

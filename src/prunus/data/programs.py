@@ -1,4 +1,4 @@
-"""A model's captured program for batches of any shape, with its tensors ready for gradients."""
+"""Captured programs of a model for batches of any shape, with tensors that can take gradients."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Programs:
 
     Args:
         model: the network that was captured.
-        coupling: of its graph.
+        coupling: the coupling of its graph.
     """
 
     def __init__(self, model: nn.Module, coupling: Coupling) -> None:
         self.model = unwrap(model)
         self.first = coupling
         self._names = names_of(self.model, coupling.graph)
-        # Fresh leaves: gradients reach frozen networks too, and no .grad is written.
+        # Fresh leaves: gradients reach frozen networks, too, and no .grad is written.
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         self.tensors = {name: _leaf(tensor) for name, tensor in parameters.items()}
         self.tensors |= dict(self.model.named_buffers(remove_duplicate=False))
@@ -38,18 +38,18 @@ class Programs:
     def of(self, inputs: Any) -> tuple[Coupling, list[Tensor]]:
         """Return the coupling for a batch, and its tensors in the order of the graph's inputs.
 
-        Of a mapping, the model's arguments count alone, in any order.
+        Only the model's arguments of a mapping are used, in any order.
 
         Raises:
             DataError: the batch does not go through the model, or runs through another program than the captured one.
         """
         inputs = named(inputs, self._names)
-        found = self._programs.of(inputs)
-        return found, flat_inputs(found.graph, *split_inputs(inputs))
+        local = self._programs.of(inputs)
+        return local, flat_inputs(local.graph, *split_inputs(inputs))
 
 
 def names_of(model: nn.Module, graph: Graph) -> tuple[str, ...]:
-    """Return the names of a model's arguments in the order of its program: as captured, else as in its forward."""
+    """Return the names of a model's arguments in the order of the program: as captured, else as in its forward."""
     if names := argument_names(graph):
         return names
     try:
@@ -59,7 +59,7 @@ def names_of(model: nn.Module, graph: Graph) -> tuple[str, ...]:
 
 
 def named(inputs: Any, names: Sequence[str]) -> Any:
-    """Return a mapping with the named arguments alone, in this order; anything else as it is."""
+    """Return the named arguments of a mapping, in this order; any other value unchanged."""
     if not isinstance(inputs, Mapping):
         return inputs
     return {name: inputs[name] for name in names if name in inputs} or dict(inputs)

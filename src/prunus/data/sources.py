@@ -18,7 +18,7 @@ DEFAULT_BATCH = 256
 
 
 def order(count: int, shuffle_seed: int | None) -> Tensor:
-    """Return 0..count−1, shuffled by the seed where there is one."""
+    """Return 0..count−1, shuffled where a seed is given."""
     if shuffle_seed is None:
         return torch.arange(count)
     return torch.randperm(count, generator=torch.Generator().manual_seed(shuffle_seed))
@@ -47,22 +47,22 @@ class Split:
     def batches(
         self, batch_size: int | None = None, shuffle_seed: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (inputs, targets) of ``batch_size`` samples (256 where left out), the last one shorter."""
+        """Yield (inputs, targets) of ``batch_size`` samples (256 by default), the last one shorter."""
         size = DEFAULT_BATCH if batch_size is None else batch_size
         check_count("batch_size", size)
         for index in torch.split(order(len(self), shuffle_seed), size):
             yield self.inputs[index], self.targets[index]
 
     def take(self, index: Tensor, name: str) -> Split:
-        """Return the samples at ``index`` as a split of its own."""
+        """Return the samples at ``index`` as a new split."""
         return Split(self.inputs[index], self.targets[index], name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AugmentedSplit:
-    """A split whose shuffled batches are varied at random; unshuffled batches are the samples as they are.
+    """A split whose shuffled batches are varied at random; unshuffled batches hold the samples unchanged.
 
-    ``vary`` gets the inputs of a batch and a generator; the shuffle seed decides order and variation together.
+    ``vary`` gets the inputs of a batch and a generator; the shuffle seed determines both order and variation.
     """
 
     split: Split
@@ -78,13 +78,13 @@ class AugmentedSplit:
             yield inputs if generator is None else self.vary(inputs, generator), targets
 
     def take(self, index: Tensor, name: str) -> AugmentedSplit:
-        """Return the samples at ``index`` as a split of its own."""
+        """Return the samples at ``index`` as a new split."""
         return AugmentedSplit(self.split.take(index, name), self.vary)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DatasetSplit:
-    """Samples of a map-style dataset, read when they are asked for; only the samples at ``index`` belong to it."""
+    """Samples of a map-style dataset, read on demand; only the samples at ``index`` belong to it."""
 
     dataset: Any
     index: Tensor  # (N,) int64
@@ -102,7 +102,7 @@ class DatasetSplit:
         return len(self.index)
 
     def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
-        """Yield (inputs, targets) of ``batch_size`` samples (the loader's size where left out)."""
+        """Yield (inputs, targets) of ``batch_size`` samples (the loader's size by default)."""
         from torch.utils.data import DataLoader, Subset
 
         size = self.batch_size if batch_size is None else batch_size
@@ -113,13 +113,13 @@ class DatasetSplit:
             yield as_batch(item, f"split {self.name!r}")
 
     def take(self, index: Tensor, name: str) -> DatasetSplit:
-        """Return the samples at ``index`` (into this split) as a split of its own."""
+        """Return the samples at ``index`` (into this split) as a new split."""
         return DatasetSplit(self.dataset, self.index[index], name, self.batch_size, self.collate, self.workers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchList:
-    """Batches as they were given, for inputs that cannot be joined; their size stays, only their order is shuffled."""
+    """The user's batches, for inputs that cannot be concatenated; shuffling changes only the order of the batches."""
 
     items: Sequence[Batch]
     name: str = "data"
@@ -134,17 +134,17 @@ class BatchList:
         return sum(len(targets) for _, targets in self.items)
 
     def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
-        """Yield the batches; ``batch_size`` is not looked at."""
+        """Yield the batches; ``batch_size`` is ignored."""
         for index in order(len(self.items), shuffle_seed).tolist():
             yield self.items[index]
 
     def take(self, index: Tensor, name: str) -> BatchList:
-        """Return the batches at ``index`` as a split of its own."""
+        """Return the batches at ``index`` as a new split."""
         return BatchList([self.items[number] for number in index.tolist()], name)
 
 
 def as_batch(item: Any, where: str) -> Batch:
-    """Return (inputs, targets) from what a loader yields, targets as a tensor.
+    """Return (inputs, targets) of an item of a loader, targets as a tensor.
 
     Raises:
         DataError: not a pair, or its parts are not tensors.
@@ -167,7 +167,7 @@ def as_batch(item: Any, where: str) -> Batch:
 
 
 def as_pair(item: Any) -> Batch:
-    """Return (inputs, targets) of a batch that is no pair: labels from their key, or empty rows where there are none.
+    """Return (inputs, targets) of a batch that is no pair: targets are the labels by key, or else empty rows.
 
     Raises:
         DataError: neither a tensor, nor a mapping or list of tensors.
@@ -184,7 +184,7 @@ def as_pair(item: Any) -> Batch:
 
 
 def nothing_known(inputs: Any) -> Tensor:
-    """Return targets that say nothing: one empty row a sample.
+    """Return targets without information: one empty row a sample.
 
     Raises:
         DataError: no tensor among the inputs.

@@ -1,4 +1,4 @@
-"""The four splits of a task, from the user's loaders or built in."""
+"""The four splits of a task, from the user's loaders or from a built-in workload."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ __all__ = ["AugmentedSplit", "BatchList", "DataSource", "DatasetSplit", "Split",
 NAMES = ("train", "calibration", "selection", "test")
 CARVED_FRACTION = 0.1
 CARVED_AT_MOST = 4096
-_CARVE_SEED = 0  # the same samples in every run, whatever the run's seed
+_CARVE_SEED = 0  # the same samples in every run, for any seed of the run
 
 Source: TypeAlias = "Split | AugmentedSplit | DatasetSplit | BatchList"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Splits:
-    """The data of a task: weights learn on ``train``, scores and statistics come from ``calibration``, choices between
-    candidates from ``selection``, and what is reported from ``test``.
+    """The data of a task, one split for each use.
+
+    ``train`` is for the weights, ``calibration`` for scores and statistics, ``selection`` for choices between
+    candidates, ``test`` for reported results.
 
     ``classes`` names the labels in order; empty where they are unknown or the targets are not labels.
     """
@@ -44,18 +46,18 @@ class Splits:
 def splits_from_loaders(given: Any) -> Splits:
     """Return splits from a mapping, or an object with attributes, of loaders.
 
-    ``train`` and ``test`` must be there. ``calibration`` and ``selection``, where missing, are carved out of ``train``
-    (a tenth each, at most 4,096 samples; the same ones in every run) and leave it; nothing is ever taken from ``test``.
+    ``train`` and ``test`` are required. Where ``calibration`` or ``selection`` is missing, it is taken out of ``train``
+    (a tenth each, at most 4,096 samples; the same ones in every run); nothing is ever taken from ``test``.
     Map-style datasets and loaders over them stay on disk; other iterables are read once and held in memory, joined to
-    two tensors, or kept as the batches they are where the inputs are tuples, mappings or of varying shape.
+    two tensors, or kept as batches where the inputs are tuples, mappings or of varying shape.
 
     Args:
         given: Values are DataLoaders, datasets, iterables of (inputs, targets) batches, one (inputs, targets) pair of
-            tensors, or one of the splits of `sources`. ``classes`` may name the labels. Splits pass as they are.
+            tensors, or one of the splits of `sources`. ``classes`` may name the labels. Splits are returned unchanged.
 
     Raises:
         DataError: a split that is missing, unknown, empty, without labels, not finite or of the wrong type, labels
-            beyond the classes, or a train split too small to carve.
+            beyond the classes, or a train split too small to take splits from.
 
     Example:
         >>> pair = (torch.zeros(30, 4), torch.arange(30) % 3)
@@ -81,21 +83,21 @@ def _named(given: Any) -> dict[str, Any]:
             raise DataError(
                 f"the data name a split {unknown!r}.{nearest(str(unknown), allowed)} Allowed: {', '.join(allowed)}."
             )
-        found = dict(given)
+        named = dict(given)
     else:
-        found = {name: getattr(given, name) for name in allowed if hasattr(given, name)}
-    found = {name: value for name, value in found.items() if value is not None}
+        named = {name: getattr(given, name) for name in allowed if hasattr(given, name)}
+    named = {name: value for name, value in named.items() if value is not None}
     for name in ("train", "test"):
-        if name not in found:
+        if name not in named:
             raise DataError(
                 f"the data ({type(given).__name__}) have no {name!r} split; needed: train and test. "
                 "Return a mapping with both."
             )
-    return found
+    return named
 
 
 def source_of(value: Any, name: str) -> Source:
-    """Return labelled data as one of the sources; see `splits_from_loaders` for what may be given.
+    """Return labelled data as one of the sources; see `splits_from_loaders` for the allowed forms.
 
     Raises:
         DataError: empty, without labels, not finite or of the wrong type.
@@ -117,10 +119,10 @@ def source_of(value: Any, name: str) -> Source:
         )
     if not streamed and hasattr(value, "__getitem__") and hasattr(value, "__len__"):
         return DatasetSplit(value, torch.arange(len(value)), name)
-    return _held([as_batch(item, f"split {name!r}") for item in value], name)
+    return _in_memory([as_batch(item, f"split {name!r}") for item in value], name)
 
 
-def _held(batches: list[Batch], name: str) -> Split | BatchList:
+def _in_memory(batches: list[Batch], name: str) -> Split | BatchList:
     inputs = [batch[0] for batch in batches]
     tensors = [part for part in inputs if isinstance(part, Tensor)]
     targets = [batch[1] for batch in batches]
@@ -131,10 +133,10 @@ def _held(batches: list[Batch], name: str) -> Split | BatchList:
 
 
 def without_held_out(train: Source) -> tuple[Source, Source]:
-    """Return what is left of a source without a tenth that is set aside (at most 4,096 samples), and that tenth.
+    """Return a source without a held-out tenth (at most 4,096 samples), and that tenth.
 
     Raises:
-        DataError: too small.
+        DataError: too few samples.
     """
     parts = _carved(train, ["selection"])
     return parts["train"], parts["selection"]
@@ -162,16 +164,16 @@ def _classes(given: Iterable[object] | None, sources: Mapping[str, Source]) -> t
     if given is None:
         datasets = [source.dataset for source in sources.values() if isinstance(source, DatasetSplit)]
         given = next((dataset.classes for dataset in datasets if hasattr(dataset, "classes")), None)
-    held = {name: _labels(source) for name, source in sources.items() if not isinstance(source, DatasetSplit)}
+    labels_of = {name: _labels(source) for name, source in sources.items() if not isinstance(source, DatasetSplit)}
     if given is not None:
         names = tuple(str(name) for name in given)
-        for name, labels in held.items():
+        for name, labels in labels_of.items():
             check_range(labels, len(names), f"split {name!r}")
         return names
-    if len(held) < len(sources) or any(labels.is_floating_point() for labels in held.values()):
+    if len(labels_of) < len(sources) or any(labels.is_floating_point() for labels in labels_of.values()):
         return ()
-    count = 1 + max(int(labels.max()) for labels in held.values())
-    for name, labels in held.items():
+    count = 1 + max(int(labels.max()) for labels in labels_of.values())
+    for name, labels in labels_of.items():
         check_range(labels, count, f"split {name!r}")
     return tuple(map(str, range(count)))
 

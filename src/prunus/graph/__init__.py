@@ -1,1 +1,1 @@
-"""A model as a graph of ATen ops, and what its dimensions have in common."""
+"""A model and its example inputs in; its graph of ATen ops and the coupling of all tensor dims out."""

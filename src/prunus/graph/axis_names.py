@@ -1,24 +1,21 @@
-"""How axes are called: after the first tensor that makes their units."""
+"""Names of axes: each axis is named after the first tensor that produces its units."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from prunus.graph.axis import Axis, Member
 from prunus.graph.ir import INPUT, TENSOR, Graph, Ref
 from prunus.graph.layout import atoms_of
 from prunus.graph.rules.context import base_name
 
-if TYPE_CHECKING:
-    from prunus.graph.coupling import Axis, Member
 
-
-def label(found: Sequence[Member], atom: int, roles: Mapping[str, str], taken: Mapping[str, Axis]) -> str:
-    """Name an axis after its first producer, ``layer1.conv:out``; a factor gets its place too, ``qkv:out[1]``."""
-    named = [(m, _role(m, roles)) for m in found]
-    best, role = min(named, key=lambda pair: (pair[1] != "out", not pair[0].tensor.endswith("weight")))
-    inside = list(dict.fromkeys(atoms_of(best.expr)))
-    path = best.tensor.rpartition(".")[0]
+def label(members: Sequence[Member], atom: int, roles: Mapping[str, str], taken: Mapping[str, Axis]) -> str:
+    """Name an axis after its first producer, ``layer1.conv:out``; a factor gets its index too, ``qkv:out[1]``."""
+    named = [(m, _role(m, roles)) for m in members]
+    producer, role = min(named, key=lambda pair: (pair[1] != "out", not pair[0].tensor.endswith("weight")))
+    inside = list(dict.fromkeys(atoms_of(producer.expr)))
+    path = producer.tensor.rpartition(".")[0]
     name = f"{path}:{role}" + (f"[{inside.index(atom)}]" if len(inside) > 1 else "")
     number, label = 1, name
     while label in taken:
@@ -36,7 +33,7 @@ def _role(member: Member, roles: Mapping[str, str]) -> str:
 
 
 def first_roles(graph: Graph) -> dict[str, str]:
-    """Return what dim 0 of a weight is where it is not the outputs: transposed layers and embeddings."""
+    """Return tensor → role of dim 0 for weights whose dim 0 is not the outputs: transposed layers and embeddings."""
     operand = {"embedding": "weight", "embedding_bag": "weight", "addmm": "mat2", "mm": "mat2", "matmul": "other"}
     roles = {}
     for node in graph.nodes:

@@ -1,4 +1,4 @@
-"""How a model is called on what a person gives: by position, by keyword, or with one nested argument."""
+"""The form of a call: user data become positional arguments, keyword arguments or one nested argument."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ LABELS = ("labels", "label")
 
 
 def as_called(model: Any, inputs: Any) -> Any:
-    """Return the inputs of a call in the form that every part of prunus calls a model with.
+    """Return the inputs of a call in the form that all of prunus uses.
 
-    A tuple holds positional arguments, a dict keyword arguments, anything else is the one argument. By the signature of
-    the model's forward, a mapping is keyword arguments, without what it does not take, or, where it takes none of them,
-    its one argument; a tuple of several is the one argument of a forward that takes just one. A dataclass of tensors is
-    one argument, too.
+    A tuple holds positional arguments, a dict holds keyword arguments, anything else is the only argument. The
+    signature of the model's forward decides what a mapping is: keyword arguments, of which unknown names are left out,
+    or the only argument where the forward knows none of the names. A tuple of several items is the only argument of a
+    forward that takes one. A dataclass of tensors is one argument, too.
 
     Args:
         model: a module, or anything that can be called.
-        inputs: of one call.
+        inputs: the inputs of one call.
 
     Example:
         >>> class Tagger(nn.Module):
@@ -54,7 +54,7 @@ def as_called(model: Any, inputs: Any) -> Any:
 
 
 def without_labels(model: nn.Module, inputs: Any) -> Any:
-    """Return keyword arguments without labels that the forward can do without: it only makes a loss of them."""
+    """Return keyword arguments without the labels that the forward does not need: they serve a loss alone."""
     if not isinstance(inputs, Mapping):
         return inputs
     parameters = _parameters(model)
@@ -66,10 +66,10 @@ def without_labels(model: nn.Module, inputs: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calls:
-    """How a model is called, by an example; batches take its form.
+    """The form in which a model is called, given by an example; batches are brought into it.
 
     Attributes:
-        example: one call in the form of `as_called`; its structure counts, its values do not.
+        example: one call in the form of `as_called`; only its structure is used, not its values.
 
     Example:
         >>> calls = Calls(({"words": 0},))
@@ -81,20 +81,20 @@ class Calls:
 
     @classmethod
     def of_graph(cls, graph: Graph) -> Calls:
-        """Return how a program was called when it was captured."""
+        """Return the form of the call with which a program was captured."""
         args, kwargs = pytree.tree_unflatten([None] * graph.in_spec.num_leaves, graph.in_spec)
         return cls(kwargs or args)
 
     @property
     def plain(self) -> bool:
-        """Whether the model takes tensors by position, so that batches are what they look like."""
+        """Tell whether the model takes tensors by position, so that batches need no change."""
         return not isinstance(self.example, Mapping) and self._nest is None
 
     def batch(self, batch: Any) -> Any:
         """Return a batch as (inputs, targets), or as inputs alone where a mapping of arguments has no labels.
 
-        Of a mapping the labels become the targets; what the example does not have is left out. Inputs that are one
-        nested argument get None for targets where there are none.
+        The labels of a mapping become the targets; entries that the example lacks are left out. Inputs that are one
+        nested argument get None as targets where a batch has none.
         """
         if self.plain:
             return batch
@@ -128,7 +128,7 @@ class Calls:
 
     @property
     def _nest(self) -> Any:
-        """The one argument, where it is a nest of tensors and no list, whose length may differ."""
+        """The only argument, where it is a nest of tensors; not a list, because lists may differ in length."""
         if not isinstance(self.example, tuple) or len(self.example) != 1:
             return None
         only = self.example[0]
@@ -136,20 +136,20 @@ class Calls:
 
 
 def _alike(given: Any, example: Any) -> bool:
-    """Whether two nests have the same structure; a lone tensor has none."""
+    """Tell whether two nests have the same structure; a lone tensor has none."""
     if not isinstance(given, Mapping | list | tuple) or example is None:
         return False
     return bool(pytree.tree_structure(given) == pytree.tree_structure(example))
 
 
 def _chosen(given: Mapping[str, Any], example: Mapping[str, Any], labels: Any) -> dict[str, Any]:
-    found = {name: given[name] for name in example if name in given} or dict(given)
-    missing = [name for name in LABELS if name in example and name not in found and labels is not None]
-    return {**found, **dict.fromkeys(missing, labels)}
+    chosen = {name: given[name] for name in example if name in given} or dict(given)
+    missing = [name for name in LABELS if name in example and name not in chosen and labels is not None]
+    return {**chosen, **dict.fromkeys(missing, labels)}
 
 
 def is_record(value: Any) -> bool:
-    """Whether a value is a dataclass that holds tensors."""
+    """Tell whether a value is a dataclass that holds tensors."""
     return (
         dataclasses.is_dataclass(value)
         and not isinstance(value, (type, Mapping, nn.Module))
@@ -158,7 +158,7 @@ def is_record(value: Any) -> bool:
 
 
 def register_record(kind: type) -> None:
-    """Let torch's pytree look into a dataclass, as it does into dicts; what is known already stays as it is."""
+    """Register a dataclass with torch's pytree, which then flattens it like a dict; known classes are left alone."""
     if kind not in pytree.SUPPORTED_NODES:
         names = [field.name for field in dataclasses.fields(kind) if field.init]
         pytree.register_dataclass(kind, field_names=names)
@@ -200,7 +200,7 @@ def _is_named_tuple(value: Any) -> bool:
 
 
 def _parameters(model: Any) -> Mapping[str, Parameter]:
-    """Return the parameters of a forward by name; none where it has no signature, as compiled ones have not."""
+    """Return the parameters of a forward by name; none for a forward without a signature, such as a compiled one."""
     forward = model.forward if isinstance(model, nn.Module) else model
     try:
         return inspect.signature(forward).parameters

@@ -1,4 +1,4 @@
-"""A model and its example inputs → a clean `Graph`; the model is left exactly as it was found."""
+"""Capture turns a model and its example inputs into a clean `Graph`; the model is left exactly as it was."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ METHODS = ("auto", "record", "run", "export")
 def capture(model: nn.Module, example_inputs: Any, *, method: str = "auto") -> Graph:
     """Capture the ATen program of one forward call in eval mode.
 
-    Tried in order under ``"auto"``: a recorder on fake tensors (nothing is computed), the recorder on real tensors
-    (control flow that depends on data), ``torch.export``. Mode, gradients, hooks, buffers and attributes of the model
-    are as before afterwards.
+    ``"auto"`` tries in order: a recorder on fake tensors (nothing is computed), the recorder on real tensors (for
+    control flow that depends on data), ``torch.export``. Afterwards mode, gradients, hooks, buffers and attributes of
+    the model are as before.
 
     Args:
-        model: any ``nn.Module``; DataParallel, DDP and ``torch.compile`` wrappers are looked through.
+        model: any ``nn.Module``; DataParallel, DDP and ``torch.compile`` wrappers are removed first.
         example_inputs: a tensor, a tuple of positional arguments, a dict of keyword arguments, or the one nest of
             tensors (dict, tuple, dataclass) that the forward takes, see `prunus.graph.call_form.as_called`.
         method: ``auto``, ``record`` (fake tensors), ``run`` (real tensors) or ``export``.
 
     Raises:
         ModelError: not a module, quantised, or without parameters on one device.
-        CaptureError: every way failed; the message names the user's file and line.
+        CaptureError: every method failed; the message names the user's file and line.
     """
     if method not in METHODS:
         raise OptionError(f"capture method {method!r} is unknown; allowed: {', '.join(METHODS)}.")
@@ -67,13 +67,13 @@ def capture(model: nn.Module, example_inputs: Any, *, method: str = "auto") -> G
 
 
 def cleaned(graph: Graph) -> Graph:
-    """Return a recorded program without what nothing needs, with what depends on no input folded."""
+    """Return a recorded program without unneeded nodes, and with nodes that depend on no input folded to constants."""
     return drop_dead(fold_constants(drop_dead(graph)))
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch from logging tracebacks and graphs: a failed attempt is one of several, and the error says it all."""
+    """Keep torch from logging tracebacks and graphs: attempts may fail, and the final error names the reason."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -96,7 +96,7 @@ def split_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Look through DataParallel, DistributedDataParallel and ``torch.compile`` wrappers."""
+    """Return the model inside DataParallel, DistributedDataParallel and ``torch.compile`` wrappers."""
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and type(model).__name__ in ("DataParallel", "DistributedDataParallel"):
@@ -158,7 +158,7 @@ def _preserved(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _uncompiled(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Run submodules that were compiled as they were written: a compiled call hides what it calls."""
+    """Run compiled submodules as plain Python: a compiled call hides the modules that it calls."""
     if any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in modules):
         with torch.compiler.set_stance("force_eager"):
             yield
@@ -171,7 +171,7 @@ def _contents(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refill(container: Any, content: Any) -> None:
-    """Put back what a container held; it stays the same object, since others may hold it too."""
+    """Restore the content of a container; it stays the same object, since others may refer to it."""
     container.clear()
     if isinstance(container, list):
         container.extend(content)
@@ -185,8 +185,8 @@ def _detached(args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
-    talk = io.StringIO()  # torch prints the whole graph where an export fails
-    with contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
+    printed = io.StringIO()  # torch prints the whole graph where an export fails
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         program = torch.export.export(model, args, kwargs, strict=False)
     return record(program.module(), args, kwargs, fake=True)
 

@@ -1,10 +1,10 @@
-"""One capture at a time: torch's modes and what is patched meanwhile belong to the process, not to a thread."""
+"""A lock that lets one capture run at a time: torch's modes and patched functions belong to the whole process."""
 
 from __future__ import annotations
 
 import threading
 
 ALONE = threading.RLock()
-"""Held while a model is run to be recorded, or with its modes changed."""
+"""The lock is held while a model is recorded or runs with changed modes."""
 
 __all__ = ["ALONE"]

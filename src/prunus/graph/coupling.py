@@ -1,81 +1,36 @@
-"""`Graph` → `Coupling`: which units of which tensors must go together, and what is frozen and why."""
+"""Coupling turns a `Graph` into the axes of units that must be removed together, and the frozen dims with reasons."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prunus.errors import OptionError, SelectorError, nearest
 from prunus.foundation.arguments import door
+from prunus.graph.axis import Axis, FrozenDim, Member, Tie
 from prunus.graph.axis_names import first_roles, label
 from prunus.graph.freeze import freeze_outputs, freeze_unread, freeze_unused
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
+from prunus.graph.kept_forward import OwnForward
 from prunus.graph.layout import ConflictError, Expr, Frozen, Prod, Sum, atoms_of
 from prunus.graph.rules import RULES, Flow, load_rules
 from prunus.graph.rules.context import Dims, base_name
 from prunus.graph.vocabulary import give_tokens, settle_tokens
 
-if TYPE_CHECKING:
-    from prunus.graph.kept_forward import OwnForward
-
 Keep = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One tensor dim in which an axis occurs; ``expr`` is the whole dim."""
-
-    tensor: str
-    dim: int
-    expr: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A set of units that can be removed one by one, everywhere at once; at least ``least`` of them must stay."""
-
-    id: str
-    atom: int
-    size: int
-    members: tuple[Member, ...]
-    statistic: bool
-    least: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class FrozenDim:
-    """A tensor dim (or a factor of it) that may not be cut, and why.
-
-    ``where`` names the node at which that was found out, empty for a tensor that no node reads; ``size`` counts the
-    positions of the factor.
-    """
-
-    tensor: str
-    dim: int
-    reason: str
-    where: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tie:
-    """Axes that keep units in a fixed proportion: with every step each keeps ``units[axis]`` more."""
-
-    units: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Coupling:
     """The dims of every value as expressions over axes.
 
-    ``axes`` are removable. ``values`` holds the dims of every value, ``tensors`` those of every named tensor,
-    ``aux`` the expressions that literal arguments (groups, repeats, pads) count. ``ids`` names the inputs and constants
-    whose integers are positions of a dim: a cut renumbers them. ``options`` are the keyword arguments of `couple`.
-    ``forward`` are the terms on which every forward stays the user's, where that is wanted: axes that would need
-    another are frozen, and ``ties`` hold between kept counts.
+    ``axes`` are removable. ``values`` holds the dims of every value, ``tensors`` those of every named tensor, ``aux``
+    the expressions that literal arguments (groups, repeats, pads) count. ``ids`` names the inputs and constants whose
+    integers are positions of a dim: a cut renumbers them. ``options`` are the keyword arguments of `couple`.
+    ``forward`` holds the terms on which every forward stays the user's, where forwards are kept: axes that would need
+    another forward are frozen, and ``ties`` hold between kept counts.
     """
 
     graph: Graph
@@ -92,6 +47,10 @@ class Coupling:
     ties: tuple[Tie, ...] = ()
     forward: OwnForward | None = None
 
+    def under(self, forward: OwnForward) -> Coupling:
+        """Return the analysis on the terms of the kept forwards: axes that they need whole are frozen, others tied."""
+        return replace(frozen_axes(self, forward.frozen), ties=forward.ties, forward=forward)
+
     def axis(self, name: str) -> Axis:
         """Return an axis by id; an unknown one names the nearest."""
         if name not in self.axes:
@@ -103,9 +62,9 @@ class Coupling:
         return int(count(expr, lambda a: self.sizes[a]))
 
     def mask(self, expr: Expr, keep: Keep) -> np.ndarray:
-        """Return which positions of a dim stay: product = outer and, sum = concatenation.
+        """Return the mask of the positions of a dim that stay: product = outer and, sum = concatenation.
 
-        ``keep`` maps axis ids to boolean arrays; axes not named stay whole.
+        ``keep`` maps axis ids to boolean arrays; axes that are not named stay whole.
         """
         if isinstance(expr, int):
             chosen = keep.get(self.axis_of.get(expr, ""))
@@ -118,7 +77,7 @@ class Coupling:
         return out
 
     def kept(self, expr: Expr, keep: Keep) -> int:
-        """Return how many positions of a dim stay."""
+        """Return the number of positions of a dim that stay."""
         return int(count(expr, lambda a: self._kept_atom(a, keep)))
 
     def _kept_atom(self, atom: int, keep: Keep) -> int:
@@ -130,16 +89,16 @@ class Coupling:
         yield from _positions(expr, axis.atom, self.sizes)
 
     def tensor_masks(self, keep: Keep) -> dict[str, dict[int, np.ndarray]]:
-        """Return tensor → dim → kept indices, for the dims that lose something."""
-        # In the order of the axes, the same in every process; a set's order is not.
+        """Return tensor → dim → kept indices, for the dims that lose positions."""
+        # In the order of the axes, which is the same in every process; the order of a set is not.
         touched = dict.fromkeys(m.tensor for name in keep for m in self.axis(name).members)
-        found: dict[str, dict[int, np.ndarray]] = {}
+        kept: dict[str, dict[int, np.ndarray]] = {}
         for tensor in touched:
             for dim, expr in enumerate(self.tensors[tensor]):
                 mask = self.mask(expr, keep)
                 if not mask.all():
-                    found.setdefault(tensor, {})[dim] = np.flatnonzero(mask)
-        return found
+                    kept.setdefault(tensor, {})[dim] = np.flatnonzero(mask)
+        return kept
 
     def coverage(self) -> float:
         """Return the share of parameters that lie on at least one removable axis."""
@@ -155,7 +114,7 @@ class Coupling:
 
 
 def count(expr: Expr, size: object) -> float:
-    """Count an expression when ``size(atom)`` says how many positions each atom has."""
+    """Return the number of positions of an expression whose atoms have ``size(atom)`` positions."""
     if isinstance(expr, int):
         return size(expr)  # type: ignore[operator,no-any-return]
     if isinstance(expr, Prod):
@@ -184,17 +143,17 @@ def _positions(expr: Expr, atom: int, sizes: Sequence[int]) -> Iterator[np.ndarr
 
 
 def frozen_axes(coupling: Coupling, reasons: Mapping[str, Frozen]) -> Coupling:
-    """Return an analysis in which some axes stay whole: axis id → why, and the node that wants it."""
-    held = {name: axis for name, axis in coupling.axes.items() if name in reasons}
+    """Return the analysis with some axes frozen; ``reasons`` maps axis ids to the reason and the node."""
+    frozen = {name: axis for name, axis in coupling.axes.items() if name in reasons}
     dims = [
         FrozenDim(m.tensor, m.dim, reasons[name].reason, reasons[name].node, axis.size)
-        for name, axis in held.items()
+        for name, axis in frozen.items()
         for m in axis.members
     ]
     return replace(
         coupling,
-        axes={name: axis for name, axis in coupling.axes.items() if name not in held},
-        axis_of={atom: name for atom, name in coupling.axis_of.items() if name not in held},
+        axes={name: axis for name, axis in coupling.axes.items() if name not in frozen},
+        axis_of={atom: name for atom, name in coupling.axis_of.items() if name not in frozen},
         frozen=(*coupling.frozen, *dims),
     )
 
@@ -203,7 +162,7 @@ OPT_INS = ("experts", "vocabulary")
 
 
 def opted_in(names: Iterable[str]) -> dict[str, bool]:
-    """Return the keyword arguments of `couple` for what a person lets go beyond the default.
+    """Return the keyword arguments of `couple` for the units that the user makes removable beyond the default.
 
     Raises:
         OptionError: an unknown name.
@@ -220,13 +179,13 @@ def couple(graph: Graph, *, protect_outputs: bool = True, experts: bool = False,
     """Analyse a graph: one forward pass of the dim algebra.
 
     Args:
-        graph: what `capture` returned.
+        graph: the result of `capture`.
         protect_outputs: freeze every dim of the network's outputs; a cache among them is a state and follows the cut.
-        experts: let whole experts go, with their rows of the router, as long as it has enough to choose from.
-        vocabulary: let tokens go, in the embedding and the output layer. The cut model numbers the tokens that stay
-            from 0 on: its inputs have to be renumbered, and so are its outputs.
+        experts: make whole experts removable, with their rows of the router, as long as it has enough to choose from.
+        vocabulary: make tokens removable, in the embedding and the output layer. The cut model numbers the kept tokens
+            from 0: its inputs have to be renumbered, and its outputs use the new numbers.
 
-    An op without a rule, or one whose dims cannot be aligned, freezes the dims of its arguments; never an error.
+    An op without a rule, or one whose dims cannot be aligned, freezes the dims of its arguments; it is never an error.
     """
     load_rules()
     flow = Flow(graph, experts=experts)
@@ -247,14 +206,14 @@ def couple(graph: Graph, *, protect_outputs: bool = True, experts: bool = False,
     least = flow.routes.settle()
     for name, dim in flow.ids.comparisons().items():
         flow.aux[(name, "other")] = (dim,)
-    found = _collect(flow, graph, tensors, unknown, least)
-    return replace(found, options={"protect_outputs": protect_outputs, "experts": experts, "vocabulary": vocabulary})
+    result = _collect(flow, graph, tensors, unknown, least)
+    return replace(result, options={"protect_outputs": protect_outputs, "experts": experts, "vocabulary": vocabulary})
 
 
 def couple_again(graph: Graph, first: Coupling) -> Coupling:
-    """Analyse another program of the same model, at other shapes, with the options and on the terms of the first."""
-    found = couple(graph, **first.options)
-    return found if first.forward is None else first.forward.on(found)
+    """Analyse another program of the same model, at other shapes, with the options and kept forwards of the first."""
+    result = couple(graph, **first.options)
+    return result if first.forward is None else result.under(first.forward)
 
 
 def _step(flow: Flow, node: Node, tensors: Mapping[str, Dims], unknown: dict[str, str]) -> None:
@@ -314,10 +273,10 @@ def _collect(
                     frozen.append(FrozenDim(name, dim, why.reason, why.node, layout.sizes[atom]))
     axes: dict[str, Axis] = {}
     roles = first_roles(graph)
-    for atom, found in members.items():
-        if any(graph.tensors[m.tensor].kind == "parameter" for m in found):
-            name = label(found, atom, roles, axes)
-            axes[name] = Axis(name, atom, layout.sizes[atom], tuple(found), layout.statistic[atom], least.get(atom, 1))
+    for atom, places in members.items():
+        if any(graph.tensors[m.tensor].kind == "parameter" for m in places):
+            name = label(places, atom, roles, axes)
+            axes[name] = Axis(name, atom, layout.sizes[atom], tuple(places), layout.statistic[atom], least.get(atom, 1))
     return Coupling(
         graph=graph,
         axes=axes,

@@ -1,4 +1,4 @@
-"""`Coupling` → Graphviz text: modules are frames, ops are boxes, every removable axis has its colour."""
+"""The drawing turns a `Coupling` into Graphviz text: modules are frames, ops are boxes, each axis has a colour."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _STYLE = (
 def dot_text(coupling: Coupling, *, depth: int | None = None) -> str:
     """Return the graph of a network in Graphviz's language.
 
-    A box is an op, with the shape of its result and of the parameters that it reads. A dim in colour can be cut, and
-    goes together with every dim of that colour; a white one is frozen. ``a·b`` is a product, ``a+b`` a concatenation.
+    A box is an op, with the shape of its result and of the parameters that it reads. A coloured dim can be cut,
+    together with every dim of the same colour; a white one is frozen. ``a·b`` is a product, ``a+b`` a concatenation.
 
     Args:
         coupling: the analysed graph.
@@ -52,7 +52,7 @@ def _around(coupling: Coupling, call: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Box:
-    """What is drawn as one: the op ``first``, or the whole call ``closed``; ``frame`` is the call around it."""
+    """One box of the drawing: the op ``first``, or the whole call ``closed``; ``frame`` is the call around it."""
 
     id: str
     first: Node
@@ -71,14 +71,14 @@ class _Drawing:
                 box = self._box(node, depth)
                 self.boxes.setdefault(box.id, box)
                 self.box_of[node.name] = box.id
-        found = (
+        pairs = (
             (self.box_of[ref.node], self.box_of[node.name])
             for node in self.graph.nodes
             if node.op != TENSOR
             for ref in refs_in(node.args)
             if ref.node in self.box_of
         )
-        self.edges = dict.fromkeys((start, end) for start, end in found if start != end)
+        self.edges = dict.fromkeys((start, end) for start, end in pairs if start != end)
         self.inside: dict[int, list[_Box]] = {}
         self.frames: dict[int, dict[int, None]] = {}
         for box in self.boxes.values():
@@ -100,7 +100,7 @@ class _Drawing:
     def _frame(self, call: int, indent: str, around: str) -> Iterator[str]:
         boxes, frames = self.inside.get(call, []), self.frames.get(call, {})
         path = self.graph.calls[call].path if self.graph.calls else ""
-        # A frame around one thing says no more than the name in it.
+        # A frame around a single box adds nothing to the name in it.
         framed = call != 0 and len(boxes) + len(frames) > 1
         inner = path if framed else around
         if framed:

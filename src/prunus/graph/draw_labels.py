@@ -1,4 +1,4 @@
-"""What stands in a box of a drawing: shapes in which every axis has its colour, as Graphviz's HTML-like labels."""
+"""Labels of a drawing: shapes in which every axis has its colour, in Graphviz's HTML-like language."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Labels:
         self._colours = {axis.atom: _colour(i) for i, axis in enumerate(coupling.axes.values())}
 
     def of_op(self, node: Node, name: str) -> str:
-        """Show an op: what it is called, the shapes of its results, those of the parameters that it reads."""
+        """Show an op: its name, the shapes of its results and of the parameters that it reads."""
         rows = [("", Ref(node.name, i)) for i, meta in enumerate(node.outputs[:_MOST_RESULTS]) if meta is not None]
         if node.op == INPUT:
             return self._table("<B>input</B>", rows, _GREY)
@@ -51,7 +51,7 @@ class Labels:
         return f"<B>{escape(name)}</B> {escape(kind)}"
 
     def legend(self) -> str:
-        """Return a table of the axes in their colours, the first in the network first."""
+        """Return a table of the axes in their colours, in the order of the network."""
         axes = list(self._coupling.axes.values())
         if not axes:
             return "no axis can be cut"

@@ -1,4 +1,4 @@
-"""The formulas of `shapes`: what an op returns on fake tensors, or None where torch has to be asked."""
+"""The formulas of `shapes`: each returns the fake result of an op, or None where torch has to compute it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _strides(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _plain(x: Any) -> bool:
-    """Whether ``x`` is a float tensor in row-major order, sizes of one included."""
+    """Tell whether ``x`` is a float tensor in row-major order, also in its dims of size one."""
     return (
         isinstance(x, torch.Tensor)
         and x.layout is torch.strided
@@ -35,7 +35,7 @@ def _plain_fake(x: Any) -> bool:
 
 
 def is_unknown(x: Any) -> bool:
-    """Whether ``x`` is a fake tensor without a value; where torch knows the value, it goes on computing with it."""
+    """Tell whether ``x`` is a fake tensor without a value; torch goes on computing with a value that it knows."""
     return isinstance(x, FakeTensor) and x.constant is None
 
 
@@ -46,7 +46,7 @@ def _empty(like: FakeTensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 def same(x: Any, *_: Any, dtype: Any = None, **__: Any) -> torch.Tensor | None:
-    """Elementwise ops, and norms that keep the shape."""
+    """Return the shape of elementwise ops, and of norms that keep the shape."""
     return _empty(x, x.shape) if _plain_fake(x) and dtype is None else None
 
 
@@ -68,7 +68,7 @@ def softmax(x: Any, dim: int, dtype: Any = None) -> torch.Tensor | None:
 
 
 def written(x: Any, *_: Any, **__: Any) -> torch.Tensor | None:
-    """Activations that write into their argument."""
+    """Return the argument of an activation that writes into it."""
     return x if is_unknown(x) and x.dtype.is_floating_point else None
 
 
@@ -101,7 +101,7 @@ def binary_written(a: Any, b: Any, **_: Any) -> Any:
 
 
 def linear(x: Any, weight: Any, bias: Any = None) -> torch.Tensor | None:
-    """(…, I) × (O, I) → (…, O)."""
+    """Return the shape of a linear layer, (…, I) × (O, I) → (…, O)."""
     if not (is_unknown(x) and x.numel() and x.dtype.is_floating_point and _plain(weight)):
         return None
     if weight.dim() != 2 or x.dim() < 2:
@@ -112,7 +112,10 @@ def linear(x: Any, weight: Any, bias: Any = None) -> torch.Tensor | None:
 
 
 def convolution(rank: int) -> Formula:
-    """(B, G·I, *N) ∗ (O, I, *K) → (B, O, *⌊(N + 2p − d(K − 1) − 1)/s⌋ + 1), in as many spatial dims as ``rank``."""
+    """Return the formula of convolution in ``rank`` spatial dims.
+
+    (B, G·I, *N) ∗ (O, I, *K) → (B, O, *⌊(N + 2p − d(K − 1) − 1)/s⌋ + 1)
+    """
 
     def convolved(
         x: Any,
@@ -180,19 +183,21 @@ def gru(
     both_ways: bool,
     batch_first: bool,
 ) -> Any:
-    """(B, T, I) → (B, T, D·H) and (L·D, B, H); torch itself would walk through all T steps to find this out."""
-    ways = 2 if both_ways else 1
+    """Return the shapes of a GRU, (B, T, I) → (B, T, D·H) and (L·D, B, H); fake tensors would run all T steps."""
+    directions = 2 if both_ways else 1
     if not (is_unknown(x) and x.dim() == 3 and x.dtype.is_floating_point and x.numel() and _plain(state)):
         return None
     if (train and dropout) or state.dim() != 3 or not all(_plain(w) and _alike(w, x) for w in (state, *weights)):
         return None
     batch, steps = (x.shape[0], x.shape[1]) if batch_first else (x.shape[1], x.shape[0])
     hidden = state.shape[2]
-    inputs = [x.shape[2]] + [ways * hidden] * (layers - 1)
+    inputs = [x.shape[2]] + [directions * hidden] * (layers - 1)
     sizes = [
-        shape for i in inputs for shape in ways * [(3 * hidden, i), (3 * hidden, hidden), *biased * 2 * [(3 * hidden,)]]
+        shape
+        for i in inputs
+        for shape in directions * [(3 * hidden, i), (3 * hidden, hidden), *biased * 2 * [(3 * hidden,)]]
     ]
-    if tuple(state.shape) != (layers * ways, batch, hidden) or [tuple(w.shape) for w in weights] != sizes:
+    if tuple(state.shape) != (layers * directions, batch, hidden) or [tuple(w.shape) for w in weights] != sizes:
         return None
-    out = _empty(x, (steps, batch, ways * hidden))
+    out = _empty(x, (steps, batch, directions * hidden))
     return (out.transpose(0, 1) if batch_first else out), _empty(x, state.shape)

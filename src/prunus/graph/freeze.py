@@ -1,4 +1,4 @@
-"""What may not go for reasons outside any op: the outputs, tensors that nothing reads, rows for longer inputs."""
+"""Freezing for reasons outside any op: outputs, tensors that no op reads, table rows for longer inputs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from prunus.graph.rules.context import Dims, Flow, base_name
 from prunus.graph.shared_memory import VIEWS
 from prunus.graph.vocabulary import is_tokens
 
-# Ops that take a part of a tensor and compute nothing.
+# Ops that select a part of a tensor and compute nothing.
 _PARTS = VIEWS | {"index", "index_select"}
 
 
 def freeze_outputs(flow: Flow, tokens: Expr | None) -> None:
-    """Freeze what the network returns, but for caches, and but for a last dim that scores ``tokens`` which may go."""
+    """Freeze the outputs of the network, except caches and a last dim that scores removable ``tokens``."""
     for leaf, state in zip(flow.graph.outputs, is_state(flow.graph.out_spec), strict=True):
         if not isinstance(leaf, Ref):
             continue
@@ -39,7 +39,7 @@ def freeze_unused(flow: Flow, tensors: Mapping[str, Dims]) -> None:
 
 
 def freeze_unread(flow: Flow, tensors: Mapping[str, Dims]) -> None:
-    """Freeze rows that this example does not reach, of a table that is sliced to its length: longer ones need them."""
+    """Freeze the rows that a table sliced to this example's length leaves unread: longer inputs need them."""
     parts: set[str] = set()
     read: set[int] = set()
     for node in flow.graph.nodes:

@@ -10,12 +10,12 @@ _ROW_BYTES = 16
 
 
 def row_items(dtype: torch.dtype) -> int:
-    """Return of how many items the rows of ``aten._grouped_mm`` must be a multiple."""
+    """Return the number of items of which every row of ``aten._grouped_mm`` must be a multiple."""
     return max(1, _ROW_BYTES // dtype.itemsize)
 
 
 def _grouped_mm(mat_a: torch.Tensor, mat2: torch.Tensor, offs: torch.Tensor) -> torch.Tensor:
-    """Pad (T, K) and (E, K, N) with zeros to whole rows, multiply, and take the (T, N) that was asked for."""
+    """Pad (T, K) and (E, K, N) with zeros to whole rows, multiply, and return the requested (T, N)."""
     step, (inner, width) = row_items(mat_a.dtype), mat2.shape[-2:]
     rows = F.pad(mat_a, (0, -inner % step))
     product = torch._grouped_mm(rows, F.pad(mat2, (0, -width % step, 0, -inner % step)), offs=offs)

@@ -1,11 +1,11 @@
-"""Which integer values are positions of which dim: token ids, chosen experts, constant indices."""
+"""Integer values that are positions of a dim: token ids, chosen experts, constant indices."""
 
 from __future__ import annotations
 
 from prunus.graph.ir import Node, Ref, refs_in
 from prunus.graph.layout import Expr, Frozen, Layout
 
-# Ops whose first result holds the numbers of their first argument, at other places or in another dtype.
+# Ops whose first result holds the numbers of their first argument, at other positions or in another dtype.
 _CARRYING = """
 view reshape flatten unflatten _unsafe_view view_as reshape_as permute transpose t movedim unsqueeze squeeze
 expand expand_as repeat repeat_interleave slice narrow select split split_with_sizes chunk unbind to _to_copy type_as
@@ -14,17 +14,17 @@ roll flip dropout
 """
 _CARRIERS = frozenset(_CARRYING.split())
 _JOINS = frozenset(("cat", "concat", "concatenate", "stack"))
-# Ops that look at the shape of an argument and not at its numbers.
+# Ops that use the shape of an argument and not its numbers.
 _BLIND = frozenset(
     ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full")
 )
 
 
 class Ids:
-    """Follows values that are positions of a dim. Where an op does anything else with one, the dim is frozen.
+    """Follows values that are positions of a dim; a dim is frozen where an op uses its positions in any other way.
 
-    A *source* is what such values come from, by node name: an input, a constant, a top-k. Its dim is known from the
-    start, or once a value of it looks something up.
+    A *source* is the node from which such values come: an input, a constant, a top-k. Its dim is known from the start,
+    or from the first lookup that uses one of its values.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -42,12 +42,12 @@ class Ids:
             self._dim[source] = dim
 
     def dim(self, ref: Ref) -> Expr | None:
-        """Return the dim whose positions a value holds; None where it holds none, or none that is known."""
-        found = self._dim.get(self._source.get(ref, ""))
-        return None if found is None else self._layout.norm(found)
+        """Return the dim whose positions a value holds; None where it holds none or the dim is not known yet."""
+        known = self._dim.get(self._source.get(ref, ""))
+        return None if known is None else self._layout.norm(known)
 
     def looks_up(self, ref: Ref, dim: Expr) -> bool:
-        """Note that the present op uses a value as positions of ``dim``; False where it is not known to hold any."""
+        """Note that the present op uses a value as positions of ``dim``; return False for a value without a source."""
         source = self._source.get(ref)
         if source is None:
             return False
@@ -59,17 +59,17 @@ class Ids:
         return True
 
     def understood(self, ref: Ref) -> None:
-        """Note that the present op does with a value only what a cut may renumber."""
+        """Note that the present op uses a value only in ways that stay right when a cut renumbers it."""
         self._understood.add(ref)
 
     def compared(self, ref: Ref, node: Node) -> None:
-        """Note that an op asks whether a value is one particular position, given as a number."""
+        """Note that an op compares a value with one position, given as a number."""
         if ref in self._source:
             self._compared[node.name] = self._source[ref]
             self._understood.add(ref)
 
     def comparisons(self) -> dict[str, Expr]:
-        """Return the ops that compare positions with a number → the dim whose positions they are."""
+        """Return node → dim for the ops that compare positions of a dim with a number."""
         known = self.sources()
         return {node: known[source] for node, source in self._compared.items() if source in known}
 
@@ -83,7 +83,7 @@ class Ids:
             self._layout.freeze(self._dim[source], why)
 
     def pass_on(self, node: Node, name: str) -> None:
-        """Hand positions on from the arguments of an op to its results, after its rule has run."""
+        """Pass positions from the arguments of an op to its results, after its rule has run."""
         refs = [r for r in refs_in(node.args) if r in self._source]
         if refs and name in _JOINS and len(refs) == len(list(refs_in(node.args))) and self._is_one_dim(refs):
             self.give(Ref(node.name), self._source[refs[0]])

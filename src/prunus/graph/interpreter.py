@@ -1,4 +1,4 @@
-"""Execute a `Graph` op by op: the reference against which a cut model is checked, and the source of activations."""
+"""The interpreter runs a `Graph` op by op: as the reference of a cut model, and to observe activations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def resolve(op: str) -> Any:
     return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
 
 
-# Whether a view needs a copy first hangs on strides, and those on the kernel that a dtype or a device chooses.
+# Strides decide whether a view needs a copy, and they depend on the kernel that a dtype or a device selects.
 LENIENT = {"aten.view.default": "aten.reshape.default"}
 
 
@@ -51,7 +51,7 @@ def argument_names(graph: Graph) -> tuple[str, ...]:
 
 
 def flat_inputs(graph: Graph, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[torch.Tensor]:
-    """Return the tensor leaves of the call arguments in the graph's input order, whatever order a mapping has."""
+    """Return the tensor leaves of the call arguments in the graph's input order; a mapping may have any order."""
     given = dict(kwargs or {})
     ordered = {name: given.pop(name) for name in argument_names(graph) if name in given} if given else {}
     leaves, _ = pytree.tree_flatten((tuple(args), ordered | given))
@@ -76,9 +76,9 @@ def run(
         graph: the captured program.
         tensors: every named tensor the graph uses; constants are filled in.
         inputs: tensor inputs in the order of ``graph.inputs``.
-        dtype: compute in this dtype: float literals and float tensors are converted.
-        override: node name → replacement, called with (node, op, args, kwargs).
-        observe: called with every (node, result); a returned value that is not None replaces the result.
+        dtype: the dtype to compute in; float literals and float tensors are converted.
+        override: node name → replacement of the op, called with (node, op, args, kwargs).
+        observe: function called with every (node, result); a returned value that is not None replaces the result.
     """
     env: dict[str, Any] = {}
     last_use = _last_uses(graph)
@@ -141,7 +141,7 @@ def _last_uses(graph: Graph) -> dict[int, list[str]]:
 def mutated_sources(graph: Graph) -> set[str]:
     """Return the names of tensor and input nodes that some in-place op may write, directly or through a view."""
     roots: dict[str, str] = {}
-    found = set()
+    mutated = set()
     for node in graph.nodes:
         if node.op in (TENSOR, INPUT):
             roots[node.name] = node.name
@@ -150,5 +150,5 @@ def mutated_sources(graph: Graph) -> set[str]:
         if first is not None and first.node in roots:
             roots[node.name] = roots[first.node]
             if is_mutating(node.op):
-                found.add(roots[first.node])
-    return found
+                mutated.add(roots[first.node])
+    return mutated

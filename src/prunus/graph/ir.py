@@ -1,4 +1,4 @@
-"""The graph records: nodes, values, module calls. Everything is named by strings, nothing holds a module."""
+"""The records of a graph: nodes, values, module calls. All are named by strings; none holds a module."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class ModuleCall:
-    """One call of a submodule: where it sits, and the leaves of its arguments and results (`Ref`s or literals)."""
+    """One call of a submodule: its place, and the leaves of its arguments and results (`Ref`s or literals)."""
 
     index: int
     path: str
@@ -74,7 +74,7 @@ class ModuleCall:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A named tensor of the model: parameter, buffer, or a constant met while capturing."""
+    """A named tensor of the model: parameter, buffer, or a constant found while capturing."""
 
     name: str
     kind: str
@@ -130,12 +130,12 @@ class Graph:
         return self.calls[node.call].path if self.calls else ""
 
     def where(self, node: Node) -> str:
-        """Say where a node comes from, for messages: module path and source line."""
+        """Describe where a node comes from, for messages: module path and source line."""
         module = self.module_of(node) or "(top level)"
         return f"{module} at {node.source}" if node.source else module
 
 
-# Most arguments are one of these: asking for the exact type first saves the walk.
+# Most arguments are of these types: testing for the exact type first saves the recursion.
 _LEAVES = frozenset((int, float, bool, str, type(None)))
 
 
@@ -166,6 +166,6 @@ def map_refs(value: Any, function: Any) -> Any:
 
 
 def is_mutating(op: str) -> bool:
-    """Whether an op writes into one of its arguments: in-place ops and out-variants."""
+    """Tell whether an op writes into one of its arguments: in-place ops and out-variants."""
     name = op.split(".")[1] if op.count(".") else op
     return name.endswith("_") and not name.endswith("__")

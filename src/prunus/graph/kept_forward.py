@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
-from prunus.graph.coupling import Coupling, Tie, frozen_axes
+from prunus.graph.axis import Tie
 from prunus.graph.layout import Frozen
 from prunus.graph.size_functions import Count
 from prunus.graph.traced import Attribute
 
+Analysed = TypeVar("Analysed", bound="TakesTerms")
+
+
+class TakesTerms(Protocol):
+    """An analysis that can be limited to what the kept forwards allow: a `Coupling`."""
+
+    def under(self: Analysed, forward: OwnForward) -> Analysed:
+        """Return the analysis under these terms."""
+
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """``left`` = ``right`` has to hold for the forward to be right; ``node`` needs it, ``reason`` says what for."""
+    """``left`` = ``right`` must hold for the forward to be right; ``node`` needs it, for this ``reason``."""
 
     left: Count
     right: Count
@@ -23,7 +33,7 @@ class Equation:
 
 @dataclass(frozen=True, slots=True)
 class Multiple:
-    """``count`` has to be a multiple of ``step``: what code makes of it is a whole number, or rows have a length."""
+    """``count`` must be a multiple of ``step``: the code divides it, or a kernel needs rows of such a length."""
 
     count: Count
     step: int
@@ -36,14 +46,15 @@ class OwnForward:
     """The terms on which every forward of a model stays the user's.
 
     Attributes:
-        attributes: module attribute → what it has to be, in kept counts.
-        frozen: axis id → why it has to stay whole, and the node that wants it.
+        attributes: module attribute → its required value, in kept counts.
+        frozen: axis id → the reason why it has to stay whole, and the node that needs it.
         ties: axes whose kept counts are in fixed proportion.
         equations: everything that has to hold between kept counts.
-        multiples: what goes in steps.
-        emptied: axis id of units that nothing reads, which go first → the axes that may lose units after that.
-        old: what the attributes hold now.
-        why: why nothing is known of the numbers of this program; empty where it is.
+        multiples: counts that change in steps.
+        emptied: axis id of units that nothing reads and that are removed first → the axes that may lose units after
+            that.
+        old: the present values of the attributes.
+        why: the reason why the origins of the program's numbers are unknown; empty where they are known.
     """
 
     attributes: Mapping[Attribute, Count] = field(default_factory=dict)
@@ -55,6 +66,6 @@ class OwnForward:
     old: Mapping[Attribute, int] = field(default_factory=dict)
     why: str = ""
 
-    def on(self, coupling: Coupling) -> Coupling:
-        """Return an analysis in which the axes that have to stay whole are frozen, and the others tied."""
-        return replace(frozen_axes(coupling, self.frozen), ties=self.ties, forward=self)
+    def on(self, coupling: Analysed) -> Analysed:
+        """Return the analysis with the axes that have to stay whole frozen, and the others tied."""
+        return coupling.under(self)

@@ -2,8 +2,8 @@
 
 An expression is an atom (int), a row-major product ``Prod`` or a concatenation ``Sum``; the empty product `UNIT` has
 size one. A leading sum distributes, (A+B)×C = A×C + B×C; an inner sum stays, as in rotary heads H×(P+P).
-One table atom → expression is both the union-find and the refinement. Refinement only ever restricts which units may
-go, so a conflict half-way leaves a sound (if coarser) state.
+One table atom → expression is both the union-find and the refinement. Refinement only restricts which units may be
+removed, so a conflict half-way leaves a sound (if coarser) state.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ UNIT = Prod(())
 
 
 class Frozen(NamedTuple):
-    """Why an atom may not be cut, and the node at which that was found out (empty outside any node)."""
+    """The reason why an atom may not be cut, and the node that froze it (empty outside any node)."""
 
     reason: str
     node: str = ""
@@ -89,7 +89,7 @@ def atoms_of(expr: Expr) -> Iterator[int]:
 
 
 class Layout:
-    """The table of atoms: size, refinement, why frozen, statistic mark. ``node`` is the one that is being worked on."""
+    """The table of atoms: size, refinement, reason of freezing, statistic mark; ``node`` is the present node."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -109,7 +109,7 @@ class Layout:
         return len(self.sizes) - 1
 
     def norm(self, expr: Expr) -> Expr:
-        """Substitute refinements until none is left, compressing paths on the way."""
+        """Substitute refinements until none is left, and compress the paths in the table."""
         if isinstance(expr, int):
             known = self.refined[expr]
             if known is None:
@@ -135,23 +135,23 @@ class Layout:
         return sum(self.size(t) for t in expr.terms)
 
     def is_frozen(self, expr: Expr) -> bool:
-        """Whether no position of ``expr`` may ever go (the unit counts as frozen)."""
+        """Tell whether no position of ``expr`` may ever be removed (the unit counts as frozen)."""
         return all(self.frozen[a] is not None for a in atoms_of(self.norm(expr)))
 
     def freeze(self, expr: Expr, reason: Frozen | str) -> None:
-        """Freeze every atom of ``expr``; the first reason given stays. A bare text is one of the present node."""
+        """Freeze every atom of ``expr``; the first reason stays. A bare text is a reason of the present node."""
         why = Frozen(reason, self.node) if isinstance(reason, str) else reason
         for a in atoms_of(self.norm(expr)):
             if self.frozen[a] is None:
                 self.frozen[a] = why
 
     def reason(self, expr: Expr) -> Frozen:
-        """Return the first reason for which a position of ``expr`` is frozen, with its node; it may be passed on."""
+        """Return the first reason for which a position of ``expr`` is frozen, with the node that froze it."""
         reasons = (self.frozen[a] for a in atoms_of(self.norm(expr)))
         return next((r for r in reasons if r is not None), Frozen("single", self.node))
 
     def mark_statistic(self, expr: Expr) -> None:
-        """Note that some op averages over ``expr``, so that cutting it changes a statistic."""
+        """Note that an op averages over ``expr``, so that cutting it changes a statistic."""
         for a in atoms_of(self.norm(expr)):
             self.statistic[a] = True
 
@@ -334,7 +334,7 @@ class Layout:
         return self._split_ragged(lead, rest, whole, part)
 
     def _split_ragged(self, lead: Expr, rest: Expr, whole: int, part: int) -> tuple[Expr, Expr]:
-        """Cut l+1+r rows of width a+b inside the middle row: (l×rest + a) + (b + r×rest)."""
+        """Split l+1+r rows of width a+b inside the middle row: (l×rest + a) + (b + r×rest)."""
         count = self.size(lead)
         left: Expr = Sum(())
         right: Expr = lead

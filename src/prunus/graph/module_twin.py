@@ -1,4 +1,4 @@
-"""A shallow twin of a module tree: the same parameters, buffers and objects, but integers that say where they stand."""
+"""A shallow copy of a module tree: the same tensors and objects, with integers that know their attribute."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from prunus.graph.own_settings import is_view, parts_of, view_of
 from prunus.graph.traced import Attribute, Trace
 
 _CONFIGS = ("Config", "Args", "Arguments", "Namespace", "Params", "Options", "Hyperparameters")
-# Longer lists are data, and one or none is what a cut leaves alone.
+# Longer lists are data; the numbers 0 and 1 are never changed by a cut.
 _LONGEST, _DEEPEST = 64, 3
 
 
 def twin_with_origins(model: nn.Module, trace: Trace) -> nn.Module:
     """Return a copy of every module around the same tensors, in which whole numbers are `TracedInt`s.
 
-    Attributes, tuples, lists and dicts of whole numbers, and each module's own shallow copy of its configuration, are
-    followed. The model itself is not touched: other threads may use it meanwhile.
+    Attributes, tuples, lists and dicts of whole numbers are followed, and so is each module's configuration, of which
+    every module gets its own shallow copy. The model itself is not changed: other threads may use it meanwhile.
     """
     twins = {id(m): object.__new__(type(m)) for m in model.modules()}
     paths: dict[int, str] = {}
@@ -30,11 +30,11 @@ def twin_with_origins(model: nn.Module, trace: Trace) -> nn.Module:
         paths.setdefault(id(module), path)
     for module in model.modules():
         twin = twins[id(module)]
-        held = {k: _rebound(v, twins) for k, v in vars(module).items()}
+        attributes = {k: _rebound(v, twins) for k, v in vars(module).items()}
         for name in ("_parameters", "_buffers"):
-            held[name] = copy.copy(held[name])
-        own = {k: _traced(v, Attribute(paths[id(module)], k), trace) for k, v in held.items() if k[:1] != "_"}
-        vars(twin).update({**held, **own})
+            attributes[name] = copy.copy(attributes[name])
+        traced = {k: _traced(v, Attribute(paths[id(module)], k), trace) for k, v in attributes.items() if k[:1] != "_"}
+        vars(twin).update({**attributes, **traced})
     root: nn.Module = twins[id(model)]
     return root
 
@@ -47,9 +47,9 @@ def _rebound(value: Any, twins: dict[int, Any]) -> Any:
     if kind in (list, tuple, set) and _holds_code(value):
         return kind(_rebound(v, twins) for v in value)
     if isinstance(value, dict) and _holds_code(value.values()):
-        made = copy.copy(value)
-        made.update({k: _rebound(v, twins) for k, v in value.items()})
-        return made
+        rebound = copy.copy(value)
+        rebound.update({k: _rebound(v, twins) for k, v in value.items()})
+        return rebound
     if isinstance(value, types.MethodType) and id(value.__self__) in twins:
         return types.MethodType(value.__func__, twins[id(value.__self__)])
     if isinstance(value, functools.partial):
@@ -88,13 +88,13 @@ def _traced_config(value: Any, at: Attribute, trace: Trace, depth: int) -> Any:
             {k: _traced(v, _inside(at, f".{k}"), trace, depth + 1) for k, v in own.items()},
         )
     try:
-        made = copy.copy(value)
-        vars(made).update(
+        traced = copy.copy(value)
+        vars(traced).update(
             {k: _traced(v, _inside(at, f".{k}"), trace, depth + 1) for k, v in vars(value).items() if k[:1] != "_"}
         )
-    except Exception:  # an object that does not want to be copied is no plain configuration
+    except Exception:  # an object that cannot be copied is no plain configuration
         return value
-    return made
+    return traced
 
 
 def _inside(at: Attribute, step: str) -> Attribute:
@@ -102,7 +102,7 @@ def _inside(at: Attribute, step: str) -> Attribute:
 
 
 def is_config(value: Any) -> bool:
-    """Whether an object is a record of settings, by its class: a dataclass, or one that is named so."""
+    """Tell whether an object is a record of settings: a dataclass, or an object whose class is named like one."""
     if isinstance(value, (type, nn.Module)) or not hasattr(value, "__dict__"):
         return False
     return dataclasses.is_dataclass(value) or type(value).__name__.endswith(_CONFIGS)

@@ -1,4 +1,4 @@
-"""See what a forward does while it runs: every op before autograd takes it apart, every call of a module."""
+"""Observation of a running forward: every op before autograd decomposes it, every call of a module."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _LIBRARY = (torch.__file__.rpartition("/")[0] + "/", _HERE, "<")
 
 
 class Watcher(Protocol):
-    """Who is told."""
+    """The receiver of observed ops and module calls."""
 
     def ref(self, tensor: torch.Tensor) -> Ref:
-        """A tensor is about to be used."""
+        """Take note that a tensor is about to be used."""
 
     def record(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
-        """An op has run."""
+        """Take note that an op has run."""
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> int:
-        """A module is being called."""
+        """Take note that a module is called."""
 
     def leave(self, index: int, out: Any) -> None:
-        """A module has returned."""
+        """Take note that a module has returned."""
 
 
 def source_line() -> str:
-    """Return the model's line that is running: the innermost frame outside torch; empty where there is none."""
+    """Return the running line of the model: the innermost frame outside torch; empty where there is none."""
     frame = sys._getframe(2)
     while frame is not None:
         name = frame.f_code.co_filename
         if not name.startswith(_LIBRARY):
             return f"{name}:{frame.f_lineno} in {frame.f_code.co_name}"
-        # What lies further out called the capture and is no part of the model.
+        # Frames further out called the capture and are no part of the model.
         if frame.f_back is None or name == f"{_HERE}recorder.py":
             break
         frame = frame.f_back
@@ -66,7 +66,7 @@ def bind(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[st
 
 
 def _stand_in(func: Any) -> Any:
-    """Return what computes the result's shape: the op itself, except where torch's own shape function is too strict."""
+    """Return the function that computes the shape: the op itself, unless torch's shape function is too strict."""
     if func in (torch.ops.aten._grouped_mm.default, torch.ops.prunus.grouped_mm.default):
         return functools.partial(_grouped_mm, func)
     if func in _DROPOUTS:
@@ -82,7 +82,7 @@ _DROPOUTS = (
 
 
 def _another_object(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Tell x from dropout(x), which in evaluation are one object: who reads which matters in training."""
+    """Return another object than x, so that readers of x and of dropout(x) stay distinct: they differ in training."""
     out: torch.Tensor = func(x, *args, **kwargs)
     return torch.ops.aten.alias.default(out) if out is x else out
 
@@ -97,15 +97,15 @@ def _grouped_mm(func: Any, mat_a: torch.Tensor, mat_b: torch.Tensor, *args: Any,
 
 @functools.cache
 def ops_mode() -> type:
-    """Return the dispatch mode that sees ops before autograd takes them apart; made on demand, importing it is slow.
+    """Return the class of the dispatch mode that sees ops before autograd decomposes them; its import is slow.
 
-    It is made with what runs an op: ``(op, args, kwargs) → result``.
+    Its argument is the function that runs an op: ``(op, args, kwargs) → result``.
     """
     from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class _Mode(ProxyTorchDispatchMode):  # type: ignore[no-untyped-call]
-        """The pre-dispatch key admits only this mode's family."""
+        """A subclass of torch's proxy mode: the pre-dispatch key accepts no other family of modes."""
 
         def __init__(self, run_op: Callable[[Any, Any, Any], Any]) -> None:
             TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
@@ -147,7 +147,7 @@ def module_calls(recorder: Watcher) -> Iterator[None]:
 
     @functools.wraps(original)
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        # What the recorder asks of tensors is no part of the model: function modes are not to see it.
+        # The recorder's own reads of tensors are no part of the model, so function modes must not see them.
         with torch._C.DisableTorchFunction():
             index = recorder.enter(module, args, kwargs)
         out = original(module, *args, **kwargs)

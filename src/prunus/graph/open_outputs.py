@@ -1,4 +1,4 @@
-"""Look into results that pytree takes for one leaf: caches and other plain objects that hold tensors."""
+"""Flattening of results that pytree takes for one leaf: caches and other plain objects that hold tensors."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def opened(value: Any) -> Any:
 
 
 def opened_leaves(value: Any) -> list[Any]:
-    """Return the leaves of a result, those inside its objects included."""
+    """Return the leaves of a result, also those inside its objects."""
     return pytree.tree_leaves(opened(value))
 
 
 def is_state(spec: Any) -> Iterator[bool]:
-    """Yield for every leaf of a structure whether it lies inside a cache: a state that comes back in, not a result.
+    """Yield for every leaf of a structure whether it lies inside a cache: a state for the next call, not a result.
 
     A cache is an object of a class called ``Cache`` or derived from one (transformers); a distribution is a result.
     """
@@ -76,14 +76,14 @@ def _unflatten(values: Any, context: Context) -> Any:
 
 
 def _loaded(place: str) -> type:
-    """Find a class among the modules in memory: reading a file must not import anything."""
+    """Find a class among the imported modules: reading a file must not import anything."""
     module, _, path = place.partition(":")
-    found: Any = sys.modules.get(module)
+    kind: Any = sys.modules.get(module)
     for part in path.split("."):
-        found = getattr(found, part, None)
-    if not isinstance(found, type):
+        kind = getattr(kind, part, None)
+    if not isinstance(kind, type):
         raise CaptureError(f"The model returns a {path}, which is not in memory; import {module} first.")
-    return found
+    return kind
 
 
 pytree.register_pytree_node(

@@ -1,4 +1,4 @@
-"""Run a model with some of its ops replaced; each is found again by its module, its line and its number there."""
+"""Replacement of ops while a model runs; each op is found by its module, its line and its number on that line."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.graph import observer
 from prunus.graph.capture import preserved, split_inputs
 from prunus.graph.capture_lock import ALONE
 from prunus.graph.ir import INPUT, TENSOR, Graph
@@ -20,14 +21,14 @@ from prunus.graph.recorder import Recorder, record
 
 _TORCH = torch.__file__.rpartition("/")[0] + "/"
 _HERE = __file__.rpartition("/")[0] + "/"
-_CALL = f"{_HERE}watching.py"
-# Function modes lie between a line and its op.
+_CALL = observer.__file__
+# Frames of function modes lie between a line and its op.
 _BETWEEN = (_TORCH, f"{_HERE.removesuffix('/graph/')}/", "<")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an op runs: the path of its module, the line there, and the how manieth of its kind it is on that line."""
+    """The place of an op: the path of its module, the line there, and its number among equal ops on that line."""
 
     path: str
     op: str
@@ -40,14 +41,14 @@ Replacement = Callable[[Any, dict[str, Any]], Any]
 
 
 def places(model: nn.Module, graph: Graph, example_inputs: Any) -> dict[str, Place] | None:
-    """Return the place of every node of a program; None where it cannot be recorded again as it was.
+    """Return the place of every node of a program; None where a second recording gives another program.
 
     Args:
-        model: what ``graph`` was captured from.
-        graph: with or without the nodes that nothing needs.
-        example_inputs: what it was captured with.
+        model: the model that ``graph`` was captured from.
+        graph: its program, with or without the nodes that nothing needs.
+        example_inputs: the inputs of the capture.
     """
-    found: dict[str, tuple[str, Place]] = {}
+    recorded: dict[str, tuple[str, Place]] = {}
 
     @contextlib.contextmanager
     def watch(recorder: Recorder) -> Iterator[None]:
@@ -61,7 +62,7 @@ def places(model: nn.Module, graph: Graph, example_inputs: Any) -> dict[str, Pla
                 call, name, line = recorder.nodes[-1].call, str(func), _line()
                 place = Place(recorder.current_path(), name, line, numbers[call, name, line])
                 numbers[call, name, line] += 1
-                found[recorder.nodes[-1].name] = (name, place)
+                recorded[recorder.nodes[-1].name] = (name, place)
 
         recorder.record = noted  # type: ignore[method-assign]
         yield
@@ -74,8 +75,8 @@ def places(model: nn.Module, graph: Graph, example_inputs: Any) -> dict[str, Pla
         return None
     # A node that was folded to a constant has no place.
     ops = [n for n in graph.nodes if n.op not in (INPUT, TENSOR)]
-    same = all(n.name in found and found[n.name][0] == n.op for n in ops)
-    return {n.name: found[n.name][1] for n in ops} if same else None
+    same = all(n.name in recorded and recorded[n.name][0] == n.op for n in ops)
+    return {n.name: recorded[n.name][1] for n in ops} if same else None
 
 
 def _line() -> str:
@@ -102,14 +103,15 @@ class _Frame:
 
 @dataclass(slots=True)
 class Overriding:
-    """What is replaced while a model runs, and what was not found again.
+    """Replacements of ops while a model runs, and a report of the ops that could not be replaced.
 
     Attributes:
         replacements: place → replacement.
-        needed: the places where an op that cannot be replaced makes what follows wrong.
-        wanted: those of them that have to be met whenever their module is called.
-        suspect: told of every op that is not replaced; says what is wrong with it, or nothing.
-        missed: a line for everything that could not be replaced.
+        needed: places where an op that is not replaced makes all later values wrong.
+        wanted: those needed places that must be reached whenever their module is called.
+        suspect: function called with every op in ``suspects`` that is not replaced; returns what is wrong with it, or
+            nothing.
+        missed: one line for each op that could not be replaced.
     """
 
     replacements: Mapping[Place, Replacement]
@@ -125,7 +127,7 @@ class Overriding:
 
     @contextlib.contextmanager
     def over(self, model: nn.Module) -> Iterator[None]:
-        """Replace within every call of a model, and of any of its modules."""
+        """Replace ops within every call of a model, and of any of its modules."""
         from torch._dispatch.python import enable_python_dispatcher
 
         self._paths, self._stack, self.missed = {}, [], {}
@@ -135,7 +137,7 @@ class Overriding:
         self._wanted = {}
         for place in self.wanted:
             self._wanted.setdefault(place.path, []).append(place)
-        ALONE.acquire()  # what is switched here belongs to the process
+        ALONE.acquire()  # these switches belong to the process
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
@@ -151,17 +153,17 @@ class Overriding:
             ALONE.release()
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> int:
-        """A module is being called."""
+        """Put a module that is called on the stack."""
         path = self._paths.get(id(module))
         if path is None:
             return -1
         if not path:
-            self._stack.clear()  # what an error left there
+            self._stack.clear()  # left there by an error
         self._stack.append(_Frame(path))
         return len(self._stack) - 1
 
     def leave(self, index: int, out: Any) -> None:
-        """A module has returned; what lies above it on the stack ended in an error."""
+        """Take a module that has returned off the stack; calls above it ended in an error."""
         if not 0 <= index < len(self._stack):
             return
         frame = self._stack[index]
@@ -171,7 +173,7 @@ class Overriding:
                 self._miss(place, "does not run")
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run an op, or what takes its place."""
+        """Run an op, or its replacement."""
         if not self._stack:
             return func(*args, **kwargs)
         frame, name = self._stack[-1], str(func)

@@ -1,4 +1,4 @@
-"""Capture in parts: where the whole cannot be trusted as one program, its largest submodules that can."""
+"""Capture in parts: a model without one program for all inputs is captured as its largest submodules that have one."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _HOOKS = (
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """What the stages after capture work with.
+    """A captured model, whole or in parts, as the later stages use it.
 
     Attributes:
-        model: the user's model; in parts, a twin of it that shares everything and whose forward calls the parts.
-        inputs: what ``model`` is called with.
+        model: the user's model; in parts, a copy that shares all tensors and modules and whose forward calls the parts.
+        inputs: the arguments of ``model``.
         graph: the program of that call.
         parts: paths of the captured submodules; empty where the model was captured whole.
-        reason: why it was not.
+        reason: the reason why the model was not captured whole.
     """
 
     model: nn.Module
@@ -50,7 +50,7 @@ class Captured:
         """Return a cut ``model`` with the class and the hooks of the user's model again.
 
         Raises:
-            CaptureError: the cut kept no class; only one that calls the parts would be left.
+            CaptureError: the cut replaced the class, so that only a forward that calls the parts would be left.
         """
         if not self.parts:
             return small
@@ -68,8 +68,8 @@ class Captured:
 def capture_or_parts(model: nn.Module, example_inputs: Any) -> Captured:
     """Capture a model whole, or else its largest submodules whose program depends on shapes alone.
 
-    A whole program counts if it was recorded without values, or if it stays the same for other values of the inputs.
-    A part's inputs and outputs are borders and keep their sizes; what lies in no part is left alone.
+    A whole program is used if it was recorded without values, or if it stays the same for other values of the inputs.
+    The sizes of a part's inputs and outputs are frozen; modules in no part are left alone.
 
     Raises:
         CaptureError: the model fails on its inputs, or no part of it can be captured.
@@ -83,10 +83,10 @@ def capture_or_parts(model: nn.Module, example_inputs: Any) -> Captured:
         error, reason = failure, str(failure)
     if whole is not None and not reason:
         return Captured(model, example_inputs, whole)
-    found = _parts(model, example_inputs)
-    if found:
-        parts = tuple(found)
-        twin, inputs = twin_of(model, parts), tuple(found.values())
+    calls = _parts(model, example_inputs)
+    if calls:
+        parts = tuple(calls)
+        twin, inputs = twin_of(model, parts), tuple(calls.values())
         return Captured(twin, inputs, capture(twin, inputs, method="record"), parts, reason)
     if whole is None:
         raise error or CaptureError(reason)
@@ -94,7 +94,7 @@ def capture_or_parts(model: nn.Module, example_inputs: Any) -> Captured:
 
 
 def twin_of(model: nn.Module, parts: Sequence[str]) -> nn.Module:
-    """Return a module that shares everything with ``model`` but whose forward calls the parts, each with its inputs.
+    """Return a copy that shares all tensors and modules with ``model``; its forward runs each part on its inputs.
 
     It takes one (args, kwargs) for each part and returns their results. Its class is a subclass of the model's.
     """
@@ -102,15 +102,15 @@ def twin_of(model: nn.Module, parts: Sequence[str]) -> nn.Module:
     def forward(self: nn.Module, *calls: Any) -> list[Any]:
         return [self.get_submodule(path)(*args, **kwargs) for path, (args, kwargs) in zip(parts, calls, strict=True)]
 
-    own = type(model)
-    twin: nn.Module = object.__new__(type(own.__name__, (own,), {"forward": forward, "__module__": own.__module__}))
+    kind = type(model)
+    twin: nn.Module = object.__new__(type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__}))
     vars(twin).update({k: type(v)() if k in _HOOKS else v for k, v in vars(model).items()})
     return twin
 
 
 def _parts(model: nn.Module, example_inputs: Any) -> dict[str, Any]:
-    """Return the path of each part with the (args, kwargs) that it was called with first, from the top down."""
-    failed, found = {""}, dict[str, Any]()
+    """Return the path of each part with the (args, kwargs) of its first call, from the top down."""
+    failed, parts = {""}, dict[str, Any]()
     for _ in range(_DEPTH):
         seen = _called(model, example_inputs, failed)
         failed = set()
@@ -119,17 +119,17 @@ def _parts(model: nn.Module, example_inputs: Any) -> dict[str, Any]:
             if next(part.parameters(), None) is None:
                 continue
             if path not in seen.entered_from_outside and _owns_its_tensors(model, part) and _records(model, path, call):
-                found[path] = call
+                parts[path] = call
             else:
                 failed.add(path)
         if not failed:
             break
-    return found
+    return parts
 
 
 @dataclass(slots=True)
 class _Calls:
-    """Notes the first call of every module that is called straight from one of ``parents``."""
+    """Notes the first call of every module that is called directly by one of ``parents``."""
 
     paths: dict[int, str]
     parents: set[str]
@@ -174,12 +174,12 @@ def _called(model: nn.Module, example_inputs: Any, parents: set[str]) -> _Calls:
         try:
             model(*args, **kwargs)
         except Exception:
-            calls.first.clear()  # a model that fails on its inputs has said so already
+            calls.first.clear()  # the capture has already reported a model that fails on its inputs
     return calls
 
 
 def _owns_its_tensors(model: nn.Module, part: nn.Module) -> bool:
-    """Whether no tensor of the part is also reached from outside it."""
+    """Tell whether all tensors of the part are reached from inside it alone."""
     inside = {id(m) for m in part.modules()}
     own = {id(t) for t in (*part.parameters(), *part.buffers())}
     outside = [
@@ -189,7 +189,7 @@ def _owns_its_tensors(model: nn.Module, part: nn.Module) -> bool:
 
 
 def _records(model: nn.Module, path: str, call: Any) -> bool:
-    """Whether the part's program can be recorded without values, from arguments that show all their tensors."""
+    """Tell whether the part's program can be recorded without values, from arguments with all tensors visible."""
     if len(opened_leaves(call)) != len(pytree.tree_leaves(call)):
         return False
     try:

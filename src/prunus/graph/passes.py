@@ -1,4 +1,4 @@
-"""Clean-ups before coupling: fold what depends on no input, drop what nothing uses."""
+"""Clean-up before coupling: nodes that depend on no input are folded, unused nodes are dropped."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def fold_constants(graph: Graph) -> Graph:
 
 
 def _is_huge(node: Node) -> bool:
-    """Whether a value is too large to be kept with the model: it is computed in every call, as the user wrote it."""
+    """Tell whether a value is too large to be kept with the model; such a value is computed in every call."""
     return any(math.prod(meta.shape) > _LARGEST for meta in node.outputs if meta is not None)
 
 
 def _touched(graph: Graph) -> set[str]:
-    """Nodes aliased by an in-place write that involves something not constant: never folded."""
+    """Return the nodes aliased by an in-place write that involves a value that is not constant: never folded."""
     written: list[str] = []
     constant: set[str] = set()
     for node in graph.nodes:
@@ -71,7 +71,7 @@ def _touched(graph: Graph) -> set[str]:
 
 
 def _reached_by_first_arguments(graph: Graph, names: list[str]) -> set[str]:
-    """Names connected to any of ``names`` by first-argument edges: views share memory only along these."""
+    """Return the nodes connected to any of ``names`` by first-argument edges: views share memory only along these."""
     if not names:
         return set()
     neighbours: dict[str, list[str]] = {}
@@ -111,7 +111,7 @@ def _replace(graph: Graph, foldable: set[str], frontier: set[str]) -> Graph:
                 continue
             value = values[node.name].clone()
             name = f"_constant_{node.name}"
-            while name in taken:  # by a module that was rewritten before
+            while name in taken:  # by a module that was rewritten earlier
                 name += "_"
             constants[name] = value
             tensors[name] = TensorInfo(name, "constant", tuple(value.shape), value.dtype, False)
@@ -139,7 +139,7 @@ def _evaluate(graph: Graph, node: Node, values: dict[str, Any]) -> Any:
 
 
 def drop_dead(graph: Graph, also: Iterable[str] = ()) -> Graph:
-    """Remove nodes that no output needs, in-place writes to values nobody reads included; inputs and ``also`` stay."""
+    """Remove nodes that no output needs, also in-place writes to unread values; inputs and ``also`` stay."""
     roots = storage_roots(graph.nodes)
     live: set[str] = {r.node for r in refs_in(list(graph.outputs))} | set(also)
     live_roots = {roots[name] for name in live}

@@ -1,4 +1,4 @@
-"""The program of a model for each shape of a batch: literals such as view sizes belong to one batch shape."""
+"""The program of a model for each shape of a batch: literals such as view sizes fit one batch shape."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Program = TypeVar("Program")
 
 
 class ProgramsByShape(Generic[Program]):
-    """Captures and couples a model once for each shape of its inputs, and makes of each coupling what is needed.
+    """Captures and couples a model once for each shape of its inputs, and keeps what ``made`` returns for each.
 
     Args:
         model: the network that was captured.
-        coupling: of its graph; that for the shapes of the example inputs.
-        same: what every program must have as the captured one has it: its name in messages → how it is read.
-        made: coupling → what `of` returns.
+        coupling: the coupling of its graph, for the shapes of the example inputs.
+        same: properties in which every program must equal the captured one: name in messages → function that reads it.
+        made: function from a coupling to the value that `of` returns.
 
     Example:
         >>> import torch
@@ -48,7 +48,7 @@ class ProgramsByShape(Generic[Program]):
         self._known: dict[Shapes, Program] = {tuple(graph.node(name).shape for name in graph.inputs): self.first}
 
     def of(self, inputs: Any) -> Program:
-        """Return what was made of the program for inputs of these shapes.
+        """Return the value made from the program for inputs of these shapes.
 
         Raises:
             DataError: the batch has another dtype, does not go through the model, or runs through another program.
@@ -89,16 +89,16 @@ def axis_sizes(coupling: Coupling) -> dict[str, int]:
 
 
 def _check_dtypes(graph: Graph, leaves: Sequence[Tensor]) -> None:
-    """Refuse input tensors that are floats where the captured ones are not, of another width, or the other way round.
+    """Refuse input tensors of another dtype than the captured ones where one of the two is a float.
 
     Raises:
         DataError: such a tensor.
     """
     for name, leaf in zip(graph.inputs, leaves, strict=False):
         meta = graph.node(name).outputs[0]
-        wanted = leaf.dtype if meta is None else meta.dtype
-        if leaf.dtype != wanted and (leaf.is_floating_point() or wanted.is_floating_point):
+        required = leaf.dtype if meta is None else meta.dtype
+        if leaf.dtype != required and (leaf.is_floating_point() or required.is_floating_point):
             raise DataError(
-                f"calibration input {name!r} has dtype {leaf.dtype}; allowed: {wanted}, that of the example "
+                f"calibration input {name!r} has dtype {leaf.dtype}; allowed: {required}, that of the example "
                 "inputs. Convert the batches."
             )

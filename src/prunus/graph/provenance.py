@@ -1,4 +1,4 @@
-"""Where the numbers of a program come from: module attributes, configuration entries, sizes of tensors, or the code."""
+"""Origins of the numbers of a program: module attributes, configuration entries, sizes of tensors, or the code."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ Place = tuple[str, str, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What the recorded program says about its numbers.
+    """The origins of the numbers of a recorded program.
 
     Attributes:
-        origins: literal → the expression it was computed by. A literal that is not named is a number of the code.
-        held: numbers that went into a value (``torch.tensor(n)``) instead of an argument: expression → node.
-        comparisons: what the code compared, and found.
-        values: the attributes that occur, with what they hold.
-        idle: the program with what it computes from weights for nothing; None where it computes nothing so.
-        why: why nothing is known; empty where the program was recorded with its origins.
+        origins: literal → the expression that computed it. A literal that is not listed is a number of the code.
+        held: numbers that became a value (``torch.tensor(n)``) instead of an argument: expression → node.
+        comparisons: the comparisons that the code made, with their results.
+        values: the attributes that occur, with their values.
+        idle: the program with its ops on weights whose results nothing needs; None where there are none.
+        why: the reason why nothing is known; empty where the program was recorded with its origins.
     """
 
     origins: Mapping[Place, Origin] = field(default_factory=dict)
@@ -58,9 +58,9 @@ class Provenance:
 
     def origin(self, node: Node, key: str, position: int | None) -> Origin:
         """Return the expression of a literal; the number itself where the code wrote it."""
-        found = self.origins.get((node.name, key, position))
-        if found is not None:
-            return found
+        origin = self.origins.get((node.name, key, position))
+        if origin is not None:
+            return origin
         value = node.args[key]
         number: Origin = value if position is None else value[position]
         return number
@@ -75,76 +75,76 @@ def literals(graph: Graph, known: Provenance) -> Iterator[tuple[Node, str, int |
 
 
 def provenance(model: nn.Module, graph: Graph, example_inputs: Any) -> Provenance:
-    """Record a model once more, on a twin whose integers are traced, and say where the literals of ``graph`` come from.
+    """Record a copy of the model with traced integers, and return the origins of the literals of ``graph``.
 
-    The model is untouched. Where the twin does not run the same program, nothing is known and ``why`` says so.
+    The model is not changed. Where the copy does not run the same program, nothing is known and ``why`` says so.
 
     Args:
-        model: what ``graph`` was captured from.
+        model: the model that ``graph`` was captured from.
         graph: its program.
-        example_inputs: what it was captured with.
+        example_inputs: the inputs of the capture.
     """
     if "record" not in graph.how:
         return Provenance(why=f"the program was captured by {graph.how}")
     try:
-        notes, found = _recorded(model, example_inputs, fake="fake" in graph.how, training=False)
+        notes, recorded = _recorded(model, example_inputs, fake="fake" in graph.how, training=False)
     except Exception as error:
         return Provenance(why=f"the twin failed: {type(error).__name__} {error}".splitlines()[0][:200])
-    parted = _first_difference(graph, found)
-    if parted:
-        return Provenance(why=parted)
-    idle = _with_idle(graph, found)
+    difference = _first_difference(graph, recorded)
+    if difference:
+        return Provenance(why=difference)
+    idle = _with_idle(graph, recorded)
     return replace(notes.about(idle or graph), idle=idle)
 
 
-def _with_idle(graph: Graph, found: Graph) -> Graph | None:
-    """Return the recorded program with the ops on parameters that no output needs: a kept forward runs them too."""
+def _with_idle(graph: Graph, recorded: Graph) -> Graph | None:
+    """Return the recorded program with its ops on parameters that no output needs: a kept forward runs them, too."""
     read = {n.tensor for n in graph.nodes if n.op == TENSOR}
     idle = {
         n.name
-        for n in found.nodes
-        if n.op == TENSOR and n.tensor not in read and found.tensors[n.tensor].kind == "parameter"
+        for n in recorded.nodes
+        if n.op == TENSOR and n.tensor not in read and recorded.tensors[n.tensor].kind == "parameter"
     }
     if not idle:
         return None
-    for node in found.nodes:
+    for node in recorded.nodes:
         if any(r.node in idle for r in refs_in(node.args)):
             idle.add(node.name)
-    return drop_dead(fold_constants(drop_dead(found, idle)), idle)
+    return drop_dead(fold_constants(drop_dead(recorded, idle)), idle)
 
 
 def in_training(model: nn.Module, graph: Graph, example_inputs: Any) -> tuple[Graph, Provenance] | None:
-    """Return the program that a model runs in training mode, and where its literals come from.
+    """Return the program that a model runs in training mode, and the origins of its literals.
 
-    None where it does not run on these inputs in that mode. ``graph`` is its program in evaluation.
+    None where the model fails on these inputs in that mode. ``graph`` is its program in evaluation.
     """
     if "record" not in graph.how:
         return None
     try:
-        notes, found = _recorded(model, example_inputs, fake="fake" in graph.how, training=True)
+        notes, recorded = _recorded(model, example_inputs, fake="fake" in graph.how, training=True)
     except Exception:
         return None
-    found = cleaned(found)
-    return found, notes.about(found)
+    recorded = cleaned(recorded)
+    return recorded, notes.about(recorded)
 
 
 def of_another_call(model: nn.Module, graph: Graph, inputs: Any) -> tuple[Graph, Provenance] | None:
-    """Return the program that a model runs on another call, and where its literals come from; None where it fails.
+    """Return the program that a model runs on another call, and the origins of its literals; None where it fails.
 
     Args:
-        model: what ``graph`` was captured from.
+        model: the model that ``graph`` was captured from.
         graph: its program on the example inputs.
-        inputs: of the other call; run for real where fake tensors do not lead to an end.
+        inputs: the inputs of the other call; run on real tensors where the run on fake tensors fails.
     """
     if "record" not in graph.how:
         return None
     for fake in (True, False) if "fake" in graph.how else (False,):
         try:
-            notes, found = _recorded(model, inputs, fake=fake, training=False)
+            notes, recorded = _recorded(model, inputs, fake=fake, training=False)
         except Exception:
             continue
-        found = cleaned(found)
-        return found, notes.about(found)
+        recorded = cleaned(recorded)
+        return recorded, notes.about(recorded)
     return None
 
 
@@ -158,18 +158,18 @@ def _recorded(model: nn.Module, example_inputs: Any, *, fake: bool, training: bo
     try:
         with preserved(twin), quiet():
             for module in twin.modules():
-                # What torch's own modules do in training is known, and takes longer to record.
+                # The training behaviour of torch's own modules is known, and recording it takes longer.
                 module.training = training and not isinstance(module, _KNOWN_IN_TRAINING)
             return notes, record(twin, args, kwargs, fake=fake, watch=notes.watching)
     finally:
         trace.open = False
 
 
-def _first_difference(graph: Graph, found: Graph) -> str:
+def _first_difference(graph: Graph, recorded: Graph) -> str:
     for node in (*graph.nodes, *graph.recipes):
         if node.op in (INPUT, TENSOR):
             continue
-        other = found.find(node.name)
+        other = recorded.find(node.name)
         if other is None or other.op != node.op or other.shape != node.shape:
             return f"the twin runs another program from {node.op} on ({graph.where(node)})"
     return ""
@@ -188,7 +188,7 @@ class _Notes:
         return _Mode(recorder, self)
 
     def about(self, graph: Graph) -> Provenance:
-        """Return what was noted of the literals of a program."""
+        """Return the noted origins of the literals of a program."""
         names = {n.name for n in (*graph.nodes, *graph.recipes)}
         origins = {place: origin for place, origin in self.origins.items() if place[0] in names}
         held = {origin: name for origin, name in self.held.items() if name in names}
@@ -198,7 +198,7 @@ class _Notes:
         return Provenance(origins, held, comparisons, values)
 
     def note(self, func: Any, args: Any, kwargs: Mapping[str, Any], nodes: list[Node]) -> None:
-        """Lay the numbers of a call beside the literals of the nodes that it made."""
+        """Match the numbers of a call with the literals of the nodes that it made."""
         name = getattr(func, "__name__", "")
         if name in _INDEXING:
             given, keys = list(_ends(args[1])), ("start", "end")
@@ -220,39 +220,39 @@ class _Notes:
         numbers = [value] if single else value
         if not isinstance(numbers, (list, tuple)) or not numbers or not all(map(_is_number, numbers)):
             return
-        found = cursor.take(list(numbers))
-        for i, origin in enumerate(found):
+        origins = cursor.take(list(numbers))
+        for i, origin in enumerate(origins):
             if not isinstance(origin, (int, float)):
                 self.origins[(node.name, key, None if single else i)] = origin
 
 
 @dataclass(slots=True)
 class _Cursor:
-    """Numbers of a call in order; literals are looked for from where the last one was found."""
+    """The numbers of a call in order; the search for a literal begins after the last one that was found."""
 
     given: list[Any]
     trace: Trace
     at: int = 0
 
     def take(self, numbers: list[Any]) -> list[Origin]:
-        """Return the origins of a run of numbers equal to these; themselves where there is none."""
-        wanted, count = [plain(n) for n in numbers], len(numbers)
+        """Return the origins of a run of numbers equal to these; the numbers themselves where there is none."""
+        target, count = [plain(n) for n in numbers], len(numbers)
         values = [plain(x) for x in self.given]
         starts = [*range(self.at, len(values) - count + 1), *range(min(self.at, len(values) - count + 1))]
         for start in starts:
-            if values[start : start + count] == wanted:
+            if values[start : start + count] == target:
                 self.at = start + count
                 return [_known(x, self.trace) for x in self.given[start : start + count]]
-        # One number for all dims, (2,) for (2, 2), is given once.
-        if count > 1 and len(set(wanted)) == 1 and wanted[0] in values[self.at :]:
-            at = values.index(wanted[0], self.at)
+        # One number may stand for all dims: the call holds (2,), the literal (2, 2).
+        if count > 1 and len(set(target)) == 1 and target[0] in values[self.at :]:
+            at = values.index(target[0], self.at)
             self.at = at + 1
             return [_known(self.given[at], self.trace)] * count
-        return list(wanted)
+        return list(target)
 
 
 def _root(value: float, trace: Trace) -> Origin:
-    """Recognise a float that C code made of a traced number, as in ``1 / math.sqrt(self.head_dim)``."""
+    """Return the origin of a float that C code made of a traced number, as in ``1 / math.sqrt(self.head_dim)``."""
     for number, origin in trace.roots.items():
         for power in (0.5, -0.5):
             if number > 0 and abs(value - number**power) <= 1e-12 * abs(value):
@@ -263,12 +263,12 @@ def _root(value: float, trace: Trace) -> Origin:
 def _known(value: Any, trace: Trace) -> Origin:
     if type(value) is float:
         return _root(value, trace)
-    found = origin_of(value, trace)
-    return plain(value) if found is None else found
+    origin = origin_of(value, trace)
+    return plain(value) if origin is None else origin
 
 
 class _Mode(TorchFunctionMode):
-    """Hands out traced sizes, and shows the numbers of every call to the notes."""
+    """A function mode that returns traced sizes and passes the numbers of every call to the notes."""
 
     def __init__(self, recorder: Recorder, notes: _Notes) -> None:
         super().__init__()
@@ -339,7 +339,7 @@ def _numbers(value: Any) -> Iterator[Any]:
 
 
 def _ends(index: Any) -> Iterator[Any]:
-    """Yield where the slices of an index begin and end."""
+    """Yield the numbers at which the slices of an index begin and end."""
     for item in index if isinstance(index, tuple) else (index,):
         if isinstance(item, slice):
             yield from (x for x in (item.start, item.stop) if _is_number(x))

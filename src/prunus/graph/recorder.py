@@ -1,4 +1,4 @@
-"""Record the ATen program of one forward call, on fake tensors, with the module calls around it."""
+"""The recorder turns one forward call into its ATen program, with the module calls around the ops."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Recorder:
         self.aliases: dict[str, str] = {}
         self._ids: dict[int, Ref] = {}
         self._alive: list[Any] = []
-        # torch.zeros, x.data and so on hand the caller an object that no recorded op returned: its memory tells.
+        # torch.zeros, x.data and the like return an object that no recorded op made: its memory identifies it.
         self._places: dict[tuple[Any, ...] | None, Ref] = {}
         self._storages: set[Any] = set()
         self._owned: dict[int, str] = {}
@@ -64,7 +64,7 @@ class Recorder:
             self.tensors[name] = TensorInfo(name, kind, tuple(tensor.shape), tensor.dtype, tensor.requires_grad)
 
     def add_input(self, tensor: torch.Tensor) -> str:
-        """Enter one tensor of the example inputs; returns its node name."""
+        """Add one tensor of the example inputs and return its node name."""
         return self._add(INPUT, {}, tensor, source="").name
 
     def record(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
@@ -76,7 +76,7 @@ class Recorder:
         self._add(name, {k: self._encode(v) for k, v in bound.items()}, out, source=source_line())
 
     def ref(self, tensor: torch.Tensor) -> Ref:
-        """Return the value a tensor object stands for; unknown objects become named tensors or constants."""
+        """Return the value that a tensor object is; unknown objects become named tensors or constants."""
         known = self._ids.get(id(tensor))
         if known is not None:
             return known
@@ -104,7 +104,7 @@ class Recorder:
         return Ref(node.name)
 
     def _constant_name(self) -> str:
-        """Return a name that no module uses for a tensor: rewritten forwards hold constants under theirs."""
+        """Return a name that no module uses for a tensor: rewritten modules have constants of their own."""
         taken = {name.rpartition(".")[2] for name in (*self.tensors, *self.aliases)}
         number = len(self.constants)
         while f"_constant_{number}" in taken:
@@ -112,7 +112,7 @@ class Recorder:
         return f"_constant_{number}"
 
     def known(self, tensor: torch.Tensor) -> Ref | str | None:
-        """Return the value, or the name of the model's tensor, that a tensor object is; None for one never met."""
+        """Return the value, or the name of the model's tensor, that a tensor object is; None for an unknown one."""
         return self._ids.get(id(tensor)) or self._owned.get(id(tensor))
 
     def leaves(self, value: Any) -> tuple[tuple[Any, ...], Any]:
@@ -121,7 +121,7 @@ class Recorder:
         return tuple(self.ref(x) if isinstance(x, torch.Tensor) else x for x in flat), spec
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> int:
-        """Open a module call; returns its index, or -1 for modules outside the captured tree."""
+        """Open a module call and return its index, or -1 for modules outside the captured tree."""
         path = self._paths.get(id(module))
         if path is None:
             return -1
@@ -197,7 +197,7 @@ class Recorder:
         return node
 
 
-# Most calls of modules take tensors and return one: their structure is looked up, for flattening takes long.
+# Most modules take tensors and return one: their structure is cached, because flattening is slow.
 _LEAF = pytree.tree_structure(0)
 
 
@@ -229,7 +229,7 @@ def _place(tensor: torch.Tensor) -> tuple[Any, ...] | None:
 
 
 def _memory(tensor: torch.Tensor) -> tuple[Any, ...] | None:
-    """Say which memory a tensor shows, and how; None where it owns none. Recorded tensors are kept alive meanwhile."""
+    """Return the memory of a tensor and its form; None for a tensor without memory. Recorded tensors are kept alive."""
     try:
         storage = tensor.untyped_storage()
         where = ("fake", storage._cdata) if "FakeTensor" in type(tensor).__name__ else storage.data_ptr()
@@ -253,7 +253,7 @@ def record(
     """Run ``model`` once and return its program.
 
     With ``fake`` the run allocates no activations and computes nothing; data-dependent control flow needs a real run.
-    ``watch`` makes of the recorder a context in which the model runs.
+    ``watch`` turns the recorder into a context in which the model runs.
     """
     from torch._dispatch.python import enable_python_dispatcher
     from torch._subclasses.fake_tensor import FakeTensorMode

@@ -1,4 +1,4 @@
-"""Write a drawing of a graph to a file, through Graphviz where it is installed."""
+"""Rendering of a drawing to a file, through Graphviz where it is installed."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def check_picture(path: Path) -> None:
 
 
 def draw_to(coupling: Coupling, path: Path, *, depth: int | None = None) -> str:
-    """Draw a network to a file; see `draw.dot_text` for what is shown.
+    """Draw a network to a file; `draw.dot_text` describes the drawing.
 
-    Where Graphviz is missing or gives up, its text is written beside, with the ending ``.dot``.
+    Where Graphviz is missing or fails, its text is written beside ``path``, with the ending ``.dot``.
 
     Args:
         coupling: the analysed graph.
-        path: where to; its ending picks the format.
+        path: the file to write; its ending selects the format.
         depth: modules at this level become one box.
 
     Returns:
-        The path that was written; where it is not the one asked for, also why and what to do.
+        The written path; where it is not ``path``, also the reason and the remedy.
 
     Raises:
         OptionError: another ending, or the path cannot be written.

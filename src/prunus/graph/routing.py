@@ -1,4 +1,4 @@
-"""What a router chooses from: experts may go as long as it still has enough to choose among, if a person says so."""
+"""Dims from which a router chooses: where the user opts in, experts may be removed down to the number it needs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class _Choice:
 
 
 class Routes:
-    """The dims that a router works along, judged at the end of the pass.
+    """The dims that a router works along; they are decided at the end of the pass.
 
-    With ``experts`` off, everything is frozen at once. With it on, a softmax or a running sum over a dim waits: where
-    the dim turns out to be one from which a top-k chooses, only ``least`` units of it must stay; else it is frozen.
+    With ``experts`` off, every such dim is frozen at once. With it on, a dim under a softmax or a running sum waits:
+    where a top-k chooses from the dim, only ``least`` units of it must stay; otherwise it is frozen.
     """
 
     def __init__(self, layout: Layout, experts: bool) -> None:
@@ -35,7 +35,7 @@ class Routes:
             self._layout.freeze(dim, reason)
 
     def choose(self, dim: Expr, count: int, reason: str) -> bool:
-        """Note that an op takes the ``count`` best positions of a dim; returns whether others of it may go."""
+        """Note that an op takes the ``count`` best positions of a dim; return whether others may be removed."""
         if not self.experts or self._layout.is_frozen(dim):
             self._layout.freeze(dim, reason)
             return False
@@ -49,7 +49,7 @@ class Routes:
         return self.choose(dim, 1 + max(before, default=0), reason)
 
     def settle(self) -> dict[int, int]:
-        """Freeze what has to be, and return atom → the least number of its units that must stay."""
+        """Freeze all waiting dims without a choice, and return atom → the least number of its units that must stay."""
         least: dict[int, int] = {}
         for choice in self._chosen:
             self._require(self._layout.norm(choice.dim), choice, least)
@@ -70,7 +70,7 @@ class Routes:
         if enough >= choice.count or not atoms:
             return
         last = atoms[-1]
-        if self._layout.frozen[last] is None:  # of G × e positions, each group keeps enough for all that is chosen
+        if self._layout.frozen[last] is None:  # of G × e positions, the groups together keep enough to choose from
             others = enough // least[last]
             least[last] = min(self._layout.sizes[last], -(-choice.count // others))
         else:

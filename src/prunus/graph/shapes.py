@@ -1,7 +1,7 @@
-"""Shapes of the commonest ops by formula: fake tensors find out the same, ten times slower.
+"""Shapes of the commonest ops by formula: fake tensors give the same shapes ten times slower.
 
-A formula answers only where it is sure: floats of one type in canonical row-major order, sizes that fit. Views go
-straight to torch's own kernel for shapes. Everything else, errors included, takes the long way.
+A formula answers only in safe cases: floats of one dtype in canonical row-major order, sizes that fit. Views call
+torch's own shape kernel directly. Everything else, including errors, is left to fake tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _aten = torch.ops.aten
 
 
 def by_formula(func: Any, args: Sequence[Any], kwargs: Any) -> torch.Tensor | None:
-    """Return the fake result of an op, or None where torch has to be asked."""
+    """Return the fake result of an op, or None where fake tensors have to compute it."""
     formula = _FORMULAS.get(func)
     if torch._C._is_any_autocast_enabled():
         return None
@@ -29,7 +29,7 @@ def by_formula(func: Any, args: Sequence[Any], kwargs: Any) -> torch.Tensor | No
 
 
 def _straight(func: Any, args: Sequence[Any], kwargs: Any) -> Any:
-    """Call torch's kernel for shapes without the long way around it."""
+    """Call torch's shape kernel directly, without the dispatch of fake tensors."""
     like = args[0]
     tensors: list[Any] = [x for x in args if isinstance(x, torch.Tensor)]
     if not all(formulas.is_unknown(x) and x.fake_device == like.fake_device for x in tensors):
@@ -46,7 +46,7 @@ def _faked(like: FakeTensor, out: torch.Tensor) -> torch.Tensor:
 
 
 def _dropout(x: Any, p: float, train: bool) -> torch.Tensor | None:
-    # Another object than x: who reads which of them matters in training.
+    # Another object than x: readers of x and of dropout(x) differ in training.
     return _straight(_aten.alias.default, (x,), {}) if isinstance(x, FakeTensor) and not train else None
 
 

@@ -1,4 +1,4 @@
-"""Which values may share memory: views, and what an in-place op wrote into."""
+"""Values that may share memory: views, and results of in-place ops with the argument that they write into."""
 
 from __future__ import annotations
 

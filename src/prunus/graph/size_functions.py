@@ -1,7 +1,7 @@
-"""Sizes as functions of how many units each axis keeps: quotients of polynomials with whole coefficients.
+"""Sizes as functions of the number of units that each axis keeps: quotients of polynomials with whole coefficients.
 
-A size after a cut is Σ over terms of a constant times kept counts; what code computes from sizes (``C // heads``) is a
-quotient of two. Atoms that are no axis are constants.
+A size after a cut is a sum of terms, each a constant times kept counts; a number that code computes from sizes
+(``C // heads``) is a quotient of two such sums. Atoms that are no axis are constants.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _ONE: Terms = (((), 1),)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Count:
-    """Σ coefficient · Π n_atom over the same; both sides free of common factors that are monomials.
+    """A quotient of two sums Σ coefficient · Π n_atom, without common monomial factors.
 
-    Compares equal to another count, or to a whole number, where both are one function.
+    It compares equal to another count, or to a whole number, where both are the same function.
     """
 
     above: Terms
@@ -35,19 +35,19 @@ class Count:
 
     @staticmethod
     def atom(atom: int) -> Count:
-        """Return how many units of an axis stay."""
+        """Return the number of units of an axis that stay, as a count."""
         return Count((((atom,), 1),))
 
     @property
     def constant(self) -> int | None:
-        """The number that this is, whatever stays; None where it depends on that."""
+        """The value, where it does not depend on the kept counts; else None."""
         if not self.above:
             return 0
         whole = self.below == _ONE and len(self.above) == 1 and self.above[0][0] == ()
         return self.above[0][1] if whole else None
 
     def atoms(self) -> frozenset[int]:
-        """Return the axes on which it depends."""
+        """Return the axes on which the count depends."""
         return frozenset(a for m, _ in (*self.above, *self.below) for a in m)
 
     def at(self, size: Callable[[int], int]) -> int | None:
@@ -56,13 +56,13 @@ class Count:
         return above // below if below and above % below == 0 else None
 
     def with_constants(self, sizes: Mapping[int, int]) -> Count:
-        """Return the same with some axes held at these sizes."""
+        """Return the count with some axes fixed at these sizes."""
         if not self.atoms() & sizes.keys():
             return self
         return _quotient(_held(self.above, sizes), _held(self.below, sizes))
 
     def renamed(self, names: Mapping[int, int]) -> Count:
-        """Return the same in other atoms; every atom must have a name."""
+        """Return the count with atoms renamed; every atom must have a new name."""
 
         def of(terms: Terms) -> Terms:
             return tuple(sorted((tuple(sorted(names[a] for a in m)), c) for m, c in terms))
@@ -123,7 +123,7 @@ class Count:
 
 
 def counted(expr: Expr, free: Callable[[int], bool], sizes: Any) -> Count:
-    """Return how many positions of a dim stay, as a function of the axes for whose atoms ``free`` holds."""
+    """Return the number of positions of a dim that stay, as a function of the axes whose atoms are ``free``."""
     if isinstance(expr, int):
         return Count.atom(expr) if free(expr) else Count.of(int(sizes[expr]))
     if isinstance(expr, Prod):
@@ -138,10 +138,10 @@ def counted(expr: Expr, free: Callable[[int], bool], sizes: Any) -> Count:
 
 
 def _terms(items: Iterable[tuple[Monomial, int]]) -> Terms:
-    found: dict[Monomial, int] = {}
+    total: dict[Monomial, int] = {}
     for monomial, coefficient in items:
-        found[monomial] = found.get(monomial, 0) + coefficient
-    return tuple(sorted((m, c) for m, c in found.items() if c))
+        total[monomial] = total.get(monomial, 0) + coefficient
+    return tuple(sorted((m, c) for m, c in total.items() if c))
 
 
 def _sum(a: Terms, b: Terms) -> Terms:
@@ -155,11 +155,11 @@ def _product(a: Terms, b: Terms) -> Terms:
 
 
 def _quotient(above: Terms, below: Terms) -> Count:
-    """Divide both sides by the monomial and the number that they share; the first below is positive."""
+    """Divide both sums by their common monomial and number; the first coefficient below is made positive."""
     if below == _ONE or not above:
         return Count(above)
     if _product(above, ((below[0][0], below[0][1]),)) == _product(below, ((above[0][0], above[0][1]),)):
-        above, below = above[:1], below[:1]  # one is a multiple of the other
+        above, below = above[:1], below[:1]  # one sum is a multiple of the other
     shared = _common([m for m, _ in (*above, *below)])
     number = math.gcd(*(c for _, c in (*above, *below))) * (1 if below[0][1] > 0 else -1)
     return Count(_divided(above, shared, number), _divided(below, shared, number))
@@ -168,12 +168,12 @@ def _quotient(above: Terms, below: Terms) -> Count:
 def _common(monomials: list[Monomial]) -> Monomial:
     shared = list(monomials[0])
     for monomial in monomials[1:]:
-        left, found = list(monomial), []
+        rest, common = list(monomial), []
         for atom in shared:
-            if atom in left:
-                left.remove(atom)
-                found.append(atom)
-        shared = found
+            if atom in rest:
+                rest.remove(atom)
+                common.append(atom)
+        shared = common
     return tuple(shared)
 
 

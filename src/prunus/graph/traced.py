@@ -1,7 +1,7 @@
 """Integers and floats that remember which module attributes and tensor sizes they were computed from.
 
-A `TracedInt` is an int for everybody; arithmetic on it returns another one with a larger expression. It belongs to one
-`Trace`, and stays plain once that trace is closed: a cache that outlives the recording holds ordinary numbers.
+A `TracedInt` is an int to all code; arithmetic on it returns another one with a larger expression. It belongs to one
+`Trace`. Once that trace is closed, arithmetic returns ordinary numbers, so that caches do not carry traces on.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _SIGNS = {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "truediv": "/", 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two numbers that the code compared, what came out, and the line that did it."""
+    """Two numbers that the code compared, the result, and the line of the comparison."""
 
     kind: str
     left: Origin
@@ -66,10 +66,10 @@ class Comparison:
 
 @dataclass(slots=True)
 class Trace:
-    """One recording; ``open`` while it runs. ``comparisons`` and ``roots`` are what the numbers were asked.
+    """One recording; ``open`` while it runs.
 
-    ``roots`` holds the numbers that code turned into C floats, as ``math.sqrt`` does: value → origin. ``values`` are
-    those of the attributes.
+    ``comparisons`` are those that the code made. ``roots`` holds the numbers that the code turned into C floats, as
+    ``math.sqrt`` does: value → origin. ``values`` holds the values of the attributes.
     """
 
     open: bool = True
@@ -84,8 +84,8 @@ class Trace:
 
     def compared(self, kind: str, left: Origin, right: Origin, result: bool) -> None:
         """Note a comparison of two numbers, once for each line."""
-        found = Comparison(kind, left, right, result, _line())
-        self.comparisons[(kind, left, right, found.source)] = found
+        comparison = Comparison(kind, left, right, result, _line())
+        self.comparisons[(kind, left, right, comparison.source)] = comparison
 
 
 class TracedInt(int):
@@ -114,7 +114,7 @@ class TracedInt(int):
             self.trace.roots[plain(self)] = self.origin
         return float(int.__pos__(self))
 
-    # What is equal has to have one hash: numbers are keys of caches.
+    # Equal numbers must have one hash: they are keys of caches.
     def __hash__(self) -> int:
         return int.__hash__(self)
 
@@ -155,7 +155,7 @@ def plain(value: Any) -> Any:
 
 
 def origin_of(value: Any, trace: Trace | None = None) -> Origin | None:
-    """Return where a number comes from; a plain one is its own origin, anything else has none.
+    """Return the origin of a number; a plain number is its own origin, anything else has none.
 
     With ``trace``, numbers of other recordings count as plain.
     """
@@ -174,7 +174,7 @@ def attributes_of(origin: Origin) -> Iterator[Attribute]:
 
 
 def is_constant(origin: Origin) -> bool:
-    """Whether an expression is a plain number."""
+    """Tell whether an expression is a plain number."""
     return isinstance(origin, (int, float))
 
 

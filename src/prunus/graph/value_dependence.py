@@ -1,4 +1,4 @@
-"""What of a program that was read from real tensors hangs on their values, and so holds for the example alone."""
+"""Tests whether a program recorded from real tensors depends on their values, and so fits the example alone."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from prunus.graph.capture import capture, split_inputs
 from prunus.graph.interpreter import resolve
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, is_mutating, refs_in
 
-# These return what their first argument is, however long the others are.
+# The result has the shape of the first argument, whatever the length of the others.
 _FIXED_BY_FIRST = ("index_add", "index_copy", "index_put", "scatter", "scatter_add", "scatter_reduce", "masked_scatter")
 _UNTAGGED = ("nonzero_numpy", "nms")
 _MASKS = (torch.bool, torch.uint8)
 
 
 def what_depends_on_values(model: nn.Module, example_inputs: Any, graph: Graph) -> str:
-    """Say what of a program changes with the values of the inputs; empty where nothing was seen to.
+    """Return a text that names a part of the program that depends on input values; empty where none was found.
 
-    A program recorded without values cannot. Of one read from real tensors, first the sizes of the outputs are looked
-    at, then a second one, read from noisier inputs, is laid beside it.
+    A program recorded without values cannot depend on them. For a program recorded from real tensors, the sizes of the
+    outputs are checked first; then the program is compared with a second one, recorded from noisier inputs.
     """
     if "real" not in graph.how:
         return ""
@@ -31,7 +31,7 @@ def what_depends_on_values(model: nn.Module, example_inputs: Any, graph: Graph) 
 
 
 def _sized_by_values(graph: Graph) -> str:
-    """Say which op gives an output a size that values decide: masks, boxes that stay."""
+    """Return a text that names an op whose values decide the size of an output: a mask, a selection of boxes."""
     origin: dict[str, Node] = {}
     for node in graph.nodes:
         if node.op in (INPUT, TENSOR):
@@ -42,9 +42,9 @@ def _sized_by_values(graph: Graph) -> str:
             origin[node.name] = node
         elif is_mutating(node.op) or name in _FIXED_BY_FIRST:
             refs = refs[:1]
-        found = next((origin[r] for r in refs if r in origin), None)
-        if found is not None:
-            origin.setdefault(node.name, found)
+        ragged = next((origin[r] for r in refs if r in origin), None)
+        if ragged is not None:
+            origin.setdefault(node.name, ragged)
     for leaf in graph.outputs:
         if isinstance(leaf, Ref) and leaf.node in origin:
             node = origin[leaf.node]

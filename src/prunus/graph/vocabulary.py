@@ -1,4 +1,4 @@
-"""The vocabulary as a dim: which inputs are token ids, which table they look into, which outputs score tokens."""
+"""The vocabulary as a dim: inputs that hold token ids, the table that they index, outputs that score tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _INTEGERS = (torch.int64, torch.int32)
 
 
 def give_tokens(flow: Flow) -> None:
-    """Follow every integer input as positions of a table not yet known."""
+    """Follow every integer input as positions of a table that is not known yet."""
     for name in flow.graph.inputs:
         meta = flow.graph.node(name).outputs[0]
         if meta is not None and meta.dtype in _INTEGERS and meta.shape:
@@ -20,9 +20,9 @@ def give_tokens(flow: Flow) -> None:
 
 
 def settle_tokens(flow: Flow) -> Expr | None:
-    """Return the dim of the vocabulary: the largest table that inputs look into, with every table of its size.
+    """Return the dim of the vocabulary: the largest table that inputs index, unified with every table of its size.
 
-    Smaller ones (segments, positions) are frozen. None where no input looks into a table, or all of it is frozen.
+    Smaller tables (segments, positions) are frozen. None where no input indexes a table, or all of it is frozen.
     """
     tables = [dim for source, dim in flow.ids.sources().items() if source in flow.graph.inputs]
     largest = max((flow.size(dim) for dim in tables), default=0)
@@ -38,7 +38,7 @@ def settle_tokens(flow: Flow) -> Expr | None:
 
 
 def is_tokens(flow: Flow, dim: Expr, tokens: Expr) -> bool:
-    """Whether the last dim of an output scores tokens: it is the vocabulary, or one of its size is made the same."""
+    """Tell whether the last dim of an output scores tokens; a dim of the vocabulary's size is unified with it."""
     dim, tokens = flow.norm(dim), flow.norm(tokens)
     if not isinstance(tokens, int) or flow.layout.is_frozen(tokens) or flow.layout.is_frozen(dim):
         return False

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from prunus.analysis import Analysis
-from prunus.graph.coupling import Axis, Coupling
+from prunus.graph.axis import Axis
+from prunus.graph.coupling import Coupling
 from prunus.graph.ir import refs_in
 from prunus.graph.recorder import named_tensors
 from prunus.graph.rules.context import base_name

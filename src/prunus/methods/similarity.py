@@ -10,7 +10,8 @@ from torch import Tensor
 
 from prunus.criteria.redundancy import distinctness
 from prunus.errors import DataError
-from prunus.graph.coupling import Axis, Coupling
+from prunus.graph.axis import Axis
+from prunus.graph.coupling import Coupling
 
 __all__ = ["Alignment", "distinctness", "unit_gram"]
 

@@ -1,8 +1,4 @@
-"""Modules that a cut network may hold in the place of a module of torch: attention of any width, bypasses.
-
-They are ordinary modules: they are pickled, exported, trained and moved like any other, and keep the names of the
-parameters that they took over.
-"""
+"""A cut module of torch in; a module of the new widths, a bypass or a zero out, with the same parameter names."""
 
 from prunus.nn.attention import MultiheadAttention
 from prunus.nn.bypass import Bypass, Zero

@@ -1,4 +1,4 @@
-"""Multi-head attention whose heads, and whose width of a head, are free of the width of the model."""
+"""Multi-head attention with any number of heads and any head width, independent of the model width."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class MultiheadAttention(nn.MultiheadAttention):
     head_i = softmax(scale · Q_i K_iᵀ + mask) V_i;  out = concat(head_1, …, head_H) W_o
     Source: Vaswani et al., "Attention Is All You Need", arXiv:1706.03762.
 
-    Call, masks and parameter names are torch's; of equal widths it computes what torch's module computes.
+    Call, masks and parameter names are those of torch; with torch's widths it computes the same as torch's module.
 
     Args:
         embed_dim: width of queries and of the output.
-        num_heads: how many heads.
+        num_heads: number of heads.
         dropout, bias, add_bias_kv, add_zero_attn, kdim, vdim, batch_first, device, dtype: as in torch.
         head_dim: width of a query and a key in each head; embed_dim // num_heads by default.
         value_dim: width of a value in each head; head_dim by default.
-        scale: of the products; 1/√head_dim by default.
+        scale: factor of the scores q·k; 1/√head_dim by default.
     """
 
     value_dim: int
@@ -75,9 +75,9 @@ class MultiheadAttention(nn.MultiheadAttention):
         self._reset_parameters()
 
     def resize_(self, num_heads: int, head_dim: int, value_dim: int, scale: float) -> None:
-        """Set the widths that go with the parameters."""
+        """Set the widths to those of the parameters."""
         self.num_heads, self.head_dim, self.value_dim, self.scale = num_heads, head_dim, value_dim, scale
-        # Keeps torch's fused kernels of whole encoder layers away: they take the heads to fill the width.
+        # Disables torch's fused kernels of whole encoder layers, which assume that the heads fill the width.
         self._qkv_same_embed_dim = False
 
     def _reset_parameters(self) -> None:
@@ -156,7 +156,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         return q, k, v
 
     def _heads(self, x: torch.Tensor, width: int) -> torch.Tensor:
-        """(B, L, H·D) → (B, H, L, D)."""
+        """Return (B, L, H·D) as (B, H, L, D)."""
         return x.view(*x.shape[:-1], self.num_heads, width).transpose(1, 2)
 
     def _attended(
@@ -169,7 +169,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         need_weights: bool,
         causal: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return (B, H, L, V), and the weights (B, H, L, S) where they are wanted."""
+        """Return (B, H, L, V), and the weights (B, H, L, S) where ``need_weights``."""
         dropout = self.dropout if self.training else 0.0
         if not need_weights:
             return F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale=self.scale), None
@@ -181,7 +181,7 @@ class MultiheadAttention(nn.MultiheadAttention):
 
     @property
     def is_plain(self) -> bool:
-        """Whether torch's own module can hold these parameters: the heads fill the width, with the usual scale."""
+        """Tell whether torch's own module can hold these parameters: the heads fill the width, with the usual scale."""
         first = self.in_proj_weight if self.in_proj_weight is not None else self.q_proj_weight
         inner = self.num_heads * self.head_dim
         fills = inner == self.embed_dim == first.shape[1] and self.value_dim == self.head_dim
@@ -207,7 +207,7 @@ class MultiheadAttention(nn.MultiheadAttention):
 
 
 def widened_(module: nn.MultiheadAttention, num_heads: int, head_dim: int, value_dim: int, scale: float) -> None:
-    """Turn an attention of torch whose parameters were cut into one of these widths, in place; its name stays."""
+    """Turn a cut `torch.nn.MultiheadAttention` into one of these widths in place; its path in the model stays."""
     module.__class__ = MultiheadAttention
     assert isinstance(module, MultiheadAttention)
     module.resize_(num_heads, head_dim, value_dim, scale)

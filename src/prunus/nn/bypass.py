@@ -1,4 +1,4 @@
-"""Modules in the place of what a plan removed whole: one hands its input on, one answers zero."""
+"""Modules that replace a removed module: one returns its input, one returns zeros."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 
 
 class Bypass(nn.Module):
-    """Hand the first argument on, as if the module were not there.
+    """A module that returns its first argument, as if it were not there.
 
     Args:
-        results: of how many the answer consists, as from a layer that also returns its weights; the others are None.
-            0 answers with the argument itself.
+        results: number of results, for a layer that also returns its attention weights; the others are None. 0 returns
+            the argument itself.
     """
 
     def __init__(self, results: int = 0) -> None:
@@ -26,21 +26,21 @@ class Bypass(nn.Module):
         return (first, *[None] * (self.results - 1)) if self.results else first
 
     def extra_repr(self) -> str:
-        """Say what comes back."""
+        """Return the options that differ from the default."""
         return f"results={self.results}" if self.results else ""
 
 
 class Zero(nn.Module):
-    """Answer zero in the shape of the first tensor among the arguments: a branch that adds nothing.
+    """A branch that adds nothing: returns zeros in the shape of the first float tensor among the arguments.
 
     Args:
         results: as in `Bypass`.
-        dim, width: size of one dim of the answer; 0 leaves it as in the argument.
-        empty: the dim has no positions at all: a segment of a concatenation that is gone.
-        stride: of the dims behind the channels, as of a convolution that keeps the size at stride 1.
+        dim, width: a dim of the result and its size; 0 keeps the size of the argument.
+        empty: the dim has no positions: a removed segment of a concatenation.
+        stride: stride of the dims behind the channels, as in a convolution that keeps the size at stride 1.
     """
 
-    # What torch's encoder layers ask of their attention before they take a fused kernel.
+    # torch's encoder layers read this from their attention before they select a fused kernel.
     batch_first = False
 
     def __init__(self, results: int = 0, dim: int = -1, width: int = 0, stride: int = 1, empty: int = 0) -> None:
@@ -59,6 +59,6 @@ class Zero(nn.Module):
         return (zero, *[None] * (self.results - 1)) if self.results else zero
 
     def extra_repr(self) -> str:
-        """Say what comes back."""
-        told = [f"{k}={getattr(self, k)}" for k in ("results", "width", "empty") if getattr(self, k)]
-        return ", ".join([*told, *([f"stride={self.stride}"] if self.stride > 1 else [])])
+        """Return the options that differ from the default."""
+        fields = [f"{k}={getattr(self, k)}" for k in ("results", "width", "empty") if getattr(self, k)]
+        return ", ".join([*fields, *([f"stride={self.stride}"] if self.stride > 1 else [])])

@@ -1,4 +1,4 @@
-"""The masks of attention: two kinds, bool and float, two roles, brought to one term that is added to the scores."""
+"""Masks of attention: padding and attention masks, bool or float, become one term that is added to the scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 def as_scores(mask: torch.Tensor | None, name: str, dtype: torch.dtype) -> torch.Tensor | None:
-    """Return a mask as what is added to the scores: −∞ where a bool mask says that nothing may be read.
+    """Return a mask as a term of the scores: −∞ where a bool mask hides a key.
 
     Raises:
         TypeError: a mask of integers.
@@ -27,11 +27,11 @@ def joined_mask(
     """Return both masks as one, (B or 1, H or 1, L or 1, S).
 
     Args:
-        padding: of the keys, (B, S), or (S,) without a batch.
-        scores: of the products, (L, S) or (B·H, L, S).
+        padding: term for each key, (B, S), or (S,) without a batch.
+        scores: term for each query and key, (L, S) or (B·H, L, S).
         q: the queries, (B, H, L, D).
-        heads: how many there are.
-        added: how many keys were put behind those that the masks know; they are read by all.
+        heads: number of heads H.
+        added: number of keys appended behind those of the masks; every query may read them.
 
     Raises:
         ValueError: a mask of another shape.

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.graph.axis import Axis
 from prunus.graph.capture import split_inputs, unwrap
-from prunus.graph.coupling import Axis, Coupling, couple
+from prunus.graph.coupling import Coupling, couple
 from prunus.graph.ir import TENSOR, Graph
 from prunus.graph.kept_forward import Equation, Multiple
 from prunus.graph.layout import Frozen

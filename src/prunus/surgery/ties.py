@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from prunus.graph.coupling import Coupling, Tie
+from prunus.graph.axis import Tie
+from prunus.graph.coupling import Coupling
 from prunus.graph.kept_forward import Equation, Multiple
 from prunus.graph.layout import Frozen
 from prunus.graph.size_functions import Count, Monomial, Terms

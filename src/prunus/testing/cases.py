@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from prunus.analysis import Analysis, analyse
 from prunus.data.splits import Split
 from prunus.experiments.workloads.digits_net import DigitsNet
+from prunus.graph.axis import Axis
 from prunus.graph.capture import preserved
-from prunus.graph.coupling import Axis, Coupling
+from prunus.graph.coupling import Coupling
 from prunus.graph.recorder import named_tensors
 from prunus.training import TrainingOptions, finetune_
 

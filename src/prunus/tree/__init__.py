@@ -1,4 +1,4 @@
-"""Blocks and branches of the graph, and the tree of all levels."""
+"""A coupling with its price in; the tree of stages, blocks, layers and units, and the removable branches, out."""
 
 from prunus.tree.branches import Branch, concat_joins, find_branches, residual_joins
 from prunus.tree.describe import ModuleRow, structure_rows

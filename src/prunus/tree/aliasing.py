@@ -1,4 +1,4 @@
-"""Whether an addition may be replaced by one of its operands although ops write in place."""
+"""A test of in-place ops: it decides whether one operand may replace an addition."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from prunus.graph.interpreter import resolve
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, is_mutating, refs_in
 
-# Their schemas promise a fresh tensor, but in eval mode they hand back their argument.
+# Their schemas promise a fresh tensor, but in eval mode they return their argument.
 _SAME = ("dropout", "feature_dropout", "alpha_dropout", "type_as")
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Which nodes may share memory, and who reads or writes it when.
+    """The nodes that may share memory, with the positions of their reads and writes.
 
-    ``parent`` maps a view or an in-place result to the node it was made from; ``reads`` lists, by the node at the
-    start of such a chain, (position, node read); ``writes`` the same for in-place ops.
+    ``parent`` maps a view or an in-place result to the node from which it was made; ``reads`` lists, by the node at the
+    start of such a chain, (position, node read); ``writes`` does the same for in-place ops.
     """
 
     graph: Graph
@@ -43,15 +43,15 @@ class Storage:
             graph,
             parent,
             {node.name: i for i, node in enumerate(graph.nodes)},
-            {name: tuple(found) for name, found in reads.items()},
-            {name: tuple(found) for name, found in writes.items()},
+            {name: tuple(readings) for name, readings in reads.items()},
+            {name: tuple(writings) for name, writings in writes.items()},
         )
 
     def can_bypass(self, join: str, stays: Ref, goes: Ref) -> bool:
-        """Whether ``join`` may become a second name of ``stays``.
+        """Tell whether ``join`` may become a second name of ``stays``.
 
-        Not where a later in-place op on the sum would then overwrite ``stays`` while others still read it, nor where
-        the addition itself wrote into ``goes`` and somebody reads that memory by another name.
+        It may not where a later in-place op on the sum would overwrite ``stays`` while other nodes still read it, nor
+        where the addition itself writes into ``goes`` and another node reads that memory by another name.
         """
         at = self.position[join]
         in_place = join in self.parent
@@ -64,7 +64,7 @@ class Storage:
         return start.op not in (INPUT, TENSOR) and not self._read_beside(join, stays.node, min(writes))
 
     def _read_beside(self, join: str, name: str, after: int) -> bool:
-        """Whether the memory of ``name`` is read after a position by a name that does not come from ``join``."""
+        """Tell whether the memory of ``name`` is read after a position by a name that does not derive from ``join``."""
         readings = self.reads.get(_root(self.parent, name), ())
         return any(position > after and not self._is_of(read, join) for position, read in readings)
 

@@ -1,4 +1,4 @@
-"""Blocks: branches that can be dropped, and modules of a class that repeats; laid in each other or side by side."""
+"""Blocks: branches that can be dropped, and modules of a class that repeats; any two are nested or disjoint."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some layers that belong together.
+    """A group of layers that belong together.
 
     Attributes:
-        name: of the module or the branch.
-        module: path of the module that is exactly this, or empty.
-        branch: id of the branch that is exactly this, or empty.
+        name: name of the module or the branch.
+        module: path of the module with exactly these layers, or empty.
+        branch: id of the branch with exactly these layers, or empty.
         join: node at which the branch ends, or empty.
         layers: indices of its layers.
     """
@@ -33,31 +33,31 @@ class Block:
 
 
 def find_blocks(coupling: Coupling, layers: Sequence[Layer], branches: Iterable[Branch]) -> tuple[Block, ...]:
-    """Return blocks any two of which are nested or apart, the larger first.
+    """Return blocks of which any two are nested or disjoint, the larger first.
 
-    Of two that overlap otherwise the larger one stays. A branch and a module with the same layers are one block.
+    Of two blocks that overlap otherwise the larger one stays. A branch and a module with the same layers are one block.
     """
     modules = _Modules.of(coupling, layers)
     single = [_of_branch(b, modules) for b in branches]
-    wanted = [*_repeated(modules), *_parallel(modules, single), *single]
-    found: dict[frozenset[int], Block] = {}
-    for block in sorted(wanted, key=lambda b: (-len(b.layers), min(b.layers, default=0))):
+    candidates = [*_repeated(modules), *_parallel(modules, single), *single]
+    blocks: dict[frozenset[int], Block] = {}
+    for block in sorted(candidates, key=lambda b: (-len(b.layers), min(b.layers, default=0))):
         inside = block.layers
         if not inside or len(inside) == len(layers):
             continue
-        same = found.get(inside)
+        same = blocks.get(inside)
         if same is not None:
-            found[inside] = Block(
+            blocks[inside] = Block(
                 same.name, same.module or block.module, same.branch or block.branch, same.join or block.join, inside
             )
-        elif all(inside <= other or inside.isdisjoint(other) for other in found):
-            found[inside] = block
-    return tuple(found.values())
+        elif all(inside <= other or inside.isdisjoint(other) for other in blocks):
+            blocks[inside] = block
+    return tuple(blocks.values())
 
 
 @dataclass(frozen=True, slots=True)
 class _Modules:
-    """The layers, and module path → class, and which layers lie in it."""
+    """The layers, module path → class, and module path → indices of the layers inside."""
 
     layers: Sequence[Layer]
     kinds: Mapping[str, str]
@@ -70,15 +70,15 @@ class _Modules:
             parts = layer.path.split(".")
             for n in range(1, len(parts) + 1):
                 inside.get(".".join(parts[:n]), set()).add(i)
-        return _Modules(layers, coupling.graph.modules, {path: frozenset(found) for path, found in inside.items()})
+        return _Modules(layers, coupling.graph.modules, {path: frozenset(indices) for path, indices in inside.items()})
 
     def exactly(self, path: str, layers: frozenset[int]) -> str:
-        """Return a path if just these layers lie in it, else nothing."""
+        """Return ``path`` if the module holds exactly these layers, else an empty string."""
         return path if layers and self.inside.get(path) == layers else ""
 
 
 def _of_branch(branch: Branch, modules: _Modules) -> Block:
-    """A layer lies in a branch if all of its parameters and all of its products fall away with it."""
+    """Return the block of a branch: the layers that lose all parameters and all products with it."""
     tensors = set(branch.tensors)
     inside = frozenset(
         i
@@ -89,9 +89,9 @@ def _of_branch(branch: Branch, modules: _Modules) -> Block:
 
 
 def _repeated(modules: _Modules) -> list[Block]:
-    """Modules whose class occurs more than once and that hold two matrices at least; plain containers are none."""
+    """Return the modules with at least two matrices whose class occurs more than once, without plain containers."""
     matrices = {i for i, layer in enumerate(modules.layers) if any(len(shape) > 1 for shape in layer.shapes.values())}
-    composite = [path for path, found in modules.inside.items() if path and len(found & matrices) > 1]
+    composite = [path for path, indices in modules.inside.items() if path and len(indices & matrices) > 1]
     counts = Counter(modules.kinds[path] for path in composite)
     return [
         Block(path, path, "", "", modules.inside[path])
@@ -101,14 +101,14 @@ def _repeated(modules: _Modules) -> list[Block]:
 
 
 def _parallel(modules: _Modules, branches: Sequence[Block]) -> list[Block]:
-    """Branches that end in one join, taken together, where they are the whole of the module around them."""
+    """Return a block for all branches of one join together, where they are the whole module around them."""
     joined: dict[str, list[Block]] = {}
     for branch in branches:
         joined.setdefault(branch.join, []).append(branch)
-    found = []
-    for beside in joined.values():
-        layers = frozenset(i for branch in beside for i in branch.layers)
+    blocks = []
+    for group in joined.values():
+        layers = frozenset(i for branch in group for i in branch.layers)
         module = next((path for path in modules.inside if path and modules.exactly(path, layers)), "")
-        if len(beside) > 1 and module:
-            found.append(Block(module, module, "", "", layers))
-    return found
+        if len(group) > 1 and module:
+            blocks.append(Block(module, module, "", "", layers))
+    return blocks

@@ -1,4 +1,4 @@
-"""Branches: operands of additions and concatenations that a network can do without."""
+"""Branches: operands of additions and concatenations that can be removed from a network."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from prunus.tree.segments import Savings, Segments
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Branch:
-    """One operand of a join that can be bypassed, with everything that only it needs.
+    """One operand of a join that can be bypassed, with all nodes and tensors that only it needs.
 
     Attributes:
         id: stable and readable, after the module that holds its parameters: ``layer1.1``.
-        label: the same with the place of the join, for people.
+        label: the id with the place of the join, for messages.
         kind: ``residual`` (operand of an addition) or ``concat`` (segment of a concatenation).
         join: name of the (first) join node.
-        operand: which operand of it.
+        operand: number of the operand at the join.
         value: the operand.
-        axes: what has to be emptied (``concat``); nothing for ``residual``.
-        nodes: the nodes that fall away, branches inside this one included.
-        tensors: the tensors that fall away whole.
-        params, macs_forward: what dropping this branch alone saves; the slices of readers of a segment count too.
-        edges: every (join, operand) that goes with it; the first is ``join``, ``operand``.
+        axes: axes to empty (``concat``); none for ``residual``.
+        nodes: the removed nodes, including those of branches inside this one.
+        tensors: the tensors that are removed whole.
+        params, macs_forward: savings of dropping this branch alone, including the slices of readers of a segment.
+        edges: every (join, operand) that is removed with it; the first is ``join``, ``operand``.
     """
 
     id: str
@@ -49,16 +49,16 @@ class Branch:
 
     @property
     def group(self) -> tuple[str, ...]:
-        """The joins it ends in; one operand at least of each must stay."""
+        """The joins at which it ends; at least one operand of each must stay."""
         return tuple(dict.fromkeys(join for join, _ in self.edges))
 
     @property
     def drop(self) -> Drop | None:
-        """The bypass to put into a plan; None for a segment, which goes by emptying its axes."""
+        """The bypass for a plan; None for a segment, which is removed by emptying its axes."""
         return Drop(self.join, self.operand, self.id) if self.kind == "residual" else None
 
     def holds(self, other: Branch) -> bool:
-        """Whether another branch lies inside this one, and goes with it."""
+        """Tell whether another branch lies inside this one and is removed with it."""
         return other.id != self.id and all(join in self.nodes for join in other.group)
 
 
@@ -66,28 +66,28 @@ def find_branches(coupling: Coupling) -> tuple[Branch, ...]:
     """Return every branch of a network, in the order of their joins; branches may lie inside one another.
 
     An operand of an addition is a branch if both operands are computed from the input and have the shape of the sum,
-    nothing is broadcast or scaled, and some parameter serves this operand only: an identity shortcut is none, a
-    projection shortcut and the main path beside it both are, and one of the two must stay. An operand of a
-    concatenation is a branch if its axes can be emptied without emptying anything that is still needed.
+    nothing is broadcast or scaled, and some parameter serves this operand only. So an identity shortcut is no branch; a
+    projection shortcut and the main path beside it are two, of which one must stay. An operand of a concatenation is a
+    branch if its axes can be emptied without emptying a value that is still needed.
 
-    The work grows with the graph and with the total size of the branches.
+    The cost of the search is proportional to the graph plus the total size of the branches.
     """
     graph = coupling.graph
     readers, savings = Readers.of(graph), Savings.of(cost_model(coupling))
-    found = [*_residual(graph, readers, savings), *_concat(coupling, readers, savings)]
+    branches = [*_residual(graph, readers, savings), *_concat(coupling, readers, savings)]
     order = {node.name: i for i, node in enumerate(graph.nodes)}
-    found.sort(key=lambda b: (order[b.join], b.operand))
-    fallbacks = [graph.module_of(graph.node(b.join)) or b.join for b in found]
-    parameters = [[name for name in b.tensors if graph.tensors[name].kind == "parameter"] for b in found]
+    branches.sort(key=lambda b: (order[b.join], b.operand))
+    fallbacks = [graph.module_of(graph.node(b.join)) or b.join for b in branches]
+    parameters = [[name for name in b.tensors if graph.tensors[name].kind == "parameter"] for b in branches]
     names = branch_names(graph, parameters, fallbacks)
     return tuple(
         dataclasses.replace(b, id=name, label=f"{name} ({b.kind} operand {b.operand} of {fallback})")
-        for b, name, fallback in zip(found, names, fallbacks, strict=True)
+        for b, name, fallback in zip(branches, names, fallbacks, strict=True)
     )
 
 
 def residual_joins(graph: Graph) -> Iterator[Node]:
-    """Yield the additions of two values that depend on the input, both of the sum's own shape and dtype, unscaled."""
+    """Yield the unscaled additions of two values that depend on the input and have the shape and dtype of the sum."""
     active: set[str] = set()
     for node in graph.nodes:
         if node.op == INPUT or any(ref.node in active for ref in refs_in(node.args)):
@@ -127,7 +127,7 @@ def _concat(coupling: Coupling, readers: Readers, savings: Savings) -> Iterator[
         dim = node.args["dim"] % len(node.shape)
         for i, ref in enumerate(node.args["tensors"]):
             dims = coupling.values[ref]
-            # An empty vector may stand beside operands of any rank, as an unused cache does.
+            # An empty vector, such as an unused cache, may be joined with operands of any rank.
             if len(dims) != len(node.shape):
                 continue
             atoms = segments.emptying(dims[dim])

@@ -1,4 +1,4 @@
-"""The tree as a knapsack: what each part may keep, what that costs, and which blocks may go."""
+"""The tree as a knapsack: the widths of each part with their costs, and the blocks that may be dropped."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LEVELS = 16
 
 @dataclass(frozen=True, slots=True)
 class TreeChoice:
-    """What a solved tree keeps.
+    """The solution of a tree.
 
     Attributes:
-        counts: axis id → units that stay, for axes outside dropped blocks.
-        dropped: ids of the branches that go.
-        damage: predicted.
+        counts: axis id → number of units that stay, for axes outside dropped blocks.
+        dropped: ids of the dropped branches.
+        damage: the predicted damage.
         amount: upper bound of the price, in the metric of the budget.
     """
 
@@ -39,9 +39,9 @@ class TreeChoice:
 class ChoiceTree:
     """The additive model of a tree: solve ``root`` with `solve_tree`, read the answer with `read`.
 
-    What an axis writes costs what it costs when this axis alone keeps k units, and a dropped block costs nothing. So
-    the model is an upper bound of the true price, and exact where inputs stay whole. An axis that several parts write
-    is decided where they meet.
+    The cost of the weights that write an axis is their cost where this axis alone keeps k units; a dropped block costs
+    nothing. So the model is an upper bound of the true price, and exact where inputs stay whole. The width of an axis
+    that several parts write is chosen at the node that holds all of them.
     """
 
     root: Group
@@ -63,7 +63,7 @@ class ChoiceTree:
             cost: the exact price of the same network.
             damage: axis id → damage of keeping 0, 1, … all units; axes that are not named stay whole.
             drops: branch id → damage of dropping it; branches that are not named stay.
-            metric: of the budget: params, macs or bytes.
+            metric: metric of the budget: params, macs or bytes.
         """
         layers = {node.module: node.id for node in tree.at("layer")}
         written: dict[str, list[Term]] = {}
@@ -83,7 +83,7 @@ class ChoiceTree:
         widths = {axis: _grid(len(damage[axis]) - 1) for axis in written}
         for axis, terms in written.items():
             spent = [sum(_spent(price_of(cost, t, {axis: int(k)}), metric) for t in terms) for k in widths[axis]]
-            # A prefix of lists of names; commonpath is for strings.
+            # A prefix of lists of names; commonpath takes strings only.
             meet = "/".join(os.path.commonprefix(places[axis]))  # noqa: RUF071
             leaf = Leaf(axis, np.array(spent, np.int64), np.asarray(damage[axis], float)[widths[axis]])
             at.setdefault(meet, []).append(leaf)
@@ -91,9 +91,11 @@ class ChoiceTree:
 
     def read(self, solution: Solution) -> TreeChoice:
         """Translate the answer of `solve_tree`."""
-        counts = {axis: int(self.widths[axis][way]) for axis, way in solution.choice.items() if axis in self.widths}
-        gone = tuple(self.tree.node(name).branch for name in solution.dropped)
-        return TreeChoice(counts, gone, solution.damage, solution.cost)
+        counts = {
+            axis: int(self.widths[axis][choice]) for axis, choice in solution.choice.items() if axis in self.widths
+        }
+        dropped = tuple(self.tree.node(name).branch for name in solution.dropped)
+        return TreeChoice(counts, dropped, solution.damage, solution.cost)
 
 
 def _spent(price: Cost, metric: str) -> int:

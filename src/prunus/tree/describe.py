@@ -1,4 +1,4 @@
-"""The network module by module, before and after a plan."""
+"""A table of the network's modules, before and after a plan."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class ModuleRow:
 
     Attributes:
         name, kind: its path and the name of its class.
-        units_before, units_after: channels, neurons or features it puts out; 0 after when it is gone.
-        params_before: scalars in its own parameters.
-        nonzero_after: those that are neither removed nor masked.
-        dropped: whether nothing of it is left.
+        units_before, units_after: number of output channels, neurons or features; 0 after where the module is dropped.
+        params_before: number of scalars in its own parameters.
+        nonzero_after: number of those that are neither removed nor masked.
+        dropped: whether the plan removes the module whole.
     """
 
     name: str
@@ -41,31 +41,31 @@ def structure_rows(coupling: Coupling, plan: Plan | None = None) -> tuple[Module
     """Describe every module that has parameters of its own, in the order of the network.
 
     Units are counted on the output dim of the module's largest parameter. A tensor that several modules share is
-    shown with the one it is named after.
+    shown with the module after which it is named.
 
     Args:
         coupling: the analysed model.
-        plan: what goes; None shows the model as it is.
+        plan: the plan to show; None shows the model unpruned.
     """
     keep: Keep = plan.axes if plan is not None else {}
     masks: Mapping[str, np.ndarray] = plan.masks if plan is not None else {}
     readers = Readers.of(coupling.graph)
     edges = cut_edges(coupling, keep, plan.drops if plan is not None else ())
-    gone = frozenset(readers.tensors(readers.gone(edges)))
+    removed = frozenset(readers.tensors(readers.gone(edges)))
     kinds = _kinds(coupling.graph)
     units_last = _units_last(coupling.graph)
     return tuple(
-        _row(coupling, path, kinds.get(path, ""), names, keep, masks, gone, units_last)
+        _row(coupling, path, kinds.get(path, ""), names, keep, masks, removed, units_last)
         for path, names in _modules(coupling.graph).items()
     )
 
 
 def _modules(graph: Graph) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    modules: dict[str, list[str]] = {}
     for name, info in graph.tensors.items():
         if info.kind == "parameter":
-            found.setdefault(name.rpartition(".")[0], []).append(name)
-    return found
+            modules.setdefault(name.rpartition(".")[0], []).append(name)
+    return modules
 
 
 def _kinds(graph: Graph) -> dict[str, str]:
@@ -73,7 +73,7 @@ def _kinds(graph: Graph) -> dict[str, str]:
 
 
 def _units_last(graph: Graph) -> frozenset[str]:
-    """Weights whose second dim is what comes out: transposed convolutions and embeddings."""
+    """Return the weights whose second dim is the output: transposed convolutions and embeddings."""
     return frozenset(
         graph.node(node.args["weight"].node).tensor for node in graph.nodes if base_name(node.op) in _UNITS_LAST
     )
@@ -86,7 +86,7 @@ def _row(
     names: Sequence[str],
     keep: Keep,
     masks: Mapping[str, np.ndarray],
-    gone: frozenset[str],
+    removed: frozenset[str],
     units_last: frozenset[str],
 ) -> ModuleRow:
     shapes = {name: coupling.graph.tensors[name].shape for name in names}
@@ -95,9 +95,9 @@ def _row(
     if shapes[main][:1] == (1,):  # a token or a position table: features come last
         dim = len(shapes[main]) - 1
     scalar = not shapes[main]
-    nonzero = sum(_nonzero(coupling, name, keep, masks) for name in names if name not in gone)
+    nonzero = sum(_nonzero(coupling, name, keep, masks) for name in names if name not in removed)
     units = 1 if scalar else coupling.kept(coupling.tensors[main][dim], keep)
-    dropped = nonzero == 0 and (main in gone or units == 0)
+    dropped = nonzero == 0 and (main in removed or units == 0)
     return ModuleRow(
         name=path or "(root)",
         kind=kind,

@@ -1,4 +1,4 @@
-"""Graph and module tree → the tree: layers in blocks, blocks in stages, stages in the network."""
+"""Growth of the tree from graph and modules: layers in blocks, blocks in stages, stages in the network."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from prunus.tree.stages import Item, divide_stages
 def grow_tree(coupling: Coupling, stages: str = "feature", count: int | None = None) -> Tree:
     """Build the hierarchy of a network: network › stage › block › layer › unit.
 
-    Blocks are branches that can be dropped and modules whose class repeats, laid in each other where they are.
-    Layers are modules with parameters, or products, of their own; units are the axes on them. Every parameter and
+    Blocks are branches that can be dropped and modules whose class repeats; blocks may be nested. Layers are modules
+    with parameters, or products, of their own; units are the axes on them. Every parameter and
     every op is counted once, so the prices of the children of a node add up to its own.
 
     Args:
         coupling: the analysed model.
         stages: ``feature`` (where resolution or the residual axis changes), ``depth`` (equal parts by index), or
             ``connections`` (equal parts by parameters).
-        count: how many stages, for ``depth`` and ``connections``; 4 by default.
+        count: number of stages, for ``depth`` and ``connections``; 4 by default.
 
     Raises:
         OptionError: an unknown division, or a count that does not fit.
@@ -67,14 +67,14 @@ _Part = Block | Layer
 
 @dataclass(frozen=True, slots=True)
 class _Outline:
-    """The blocks with what lies right inside each; −1 is the network."""
+    """The blocks, and block → the blocks directly inside it; −1 is the network."""
 
     layers: Sequence[Layer]
     blocks: Sequence[Block]
     inner: Mapping[int, Sequence[int]]
 
     def ordered(self, block: int) -> list[_Part]:
-        """Return the blocks and layers right inside a block, in the order of execution."""
+        """Return the blocks and layers directly inside a block, in the order of execution."""
         nested = [self.blocks[i] for i in self.inner.get(block, ())]
         inside = frozenset(range(len(self.layers))) if block < 0 else self.blocks[block].layers
         free = inside - frozenset(i for b in nested for i in b.layers)
@@ -83,7 +83,7 @@ class _Outline:
         return [part for _, part in sorted(parts, key=lambda pair: pair[0])]
 
     def item(self, part: _Part) -> Item:
-        """Return what the division into stages asks about a part."""
+        """Return the properties of a part that the division into stages uses."""
         if isinstance(part, Layer):
             own = not any(other.path.startswith(f"{part.path}.") for other in self.layers) and part.path
             return Item(part.path if own else "", "", part.price.params, _multiplies(part))
@@ -97,17 +97,17 @@ def _multiplies(layer: Layer) -> bool:
 
 
 def _inner(blocks: Sequence[Block]) -> dict[int, list[int]]:
-    """Return block → the blocks right inside it; the larger come first, so the last that holds one is the nearest."""
-    found: dict[int, list[int]] = {}
+    """Return block → the blocks directly inside it, for blocks in falling order of size."""
+    nested: dict[int, list[int]] = {}
     for i, block in enumerate(blocks):
         around = [j for j in range(i) if block.layers < blocks[j].layers]
-        found.setdefault(min(around, key=lambda j: len(blocks[j].layers), default=-1), []).append(i)
-    return found
+        nested.setdefault(min(around, key=lambda j: len(blocks[j].layers), default=-1), []).append(i)
+    return nested
 
 
 @dataclass(frozen=True, slots=True)
 class _Growing:
-    """The nodes made so far, inside before outside; prices are filled in from below."""
+    """The nodes made so far, inner nodes first; the price of a node is the sum of its children's."""
 
     outline: _Outline
     kinds: Mapping[str, str]
@@ -119,7 +119,7 @@ class _Growing:
         return node.id
 
     def parts(self, parts: Sequence[_Part], parent: str, around: tuple[str, ...]) -> tuple[str, ...]:
-        """Add parts and all that is inside; ``around`` are the paths of the blocks around, the nearest first."""
+        """Add parts with their content; ``around`` holds the paths of the enclosing blocks, the nearest first."""
         taken: set[str] = set()
         return tuple(
             self._layer(part, parent, free_name(_short(part.path, around) or "own", taken))
@@ -145,7 +145,7 @@ class _Growing:
 
 
 def _short(path: str, around: tuple[str, ...]) -> str:
-    """Return a module path without the nearest module around it; nothing is left of that module itself."""
+    """Return a module path relative to the nearest enclosing module; empty for that module itself."""
     for outer in around:
         if path == outer:
             return ""

@@ -1,4 +1,4 @@
-"""The layers of a network with what each costs: modules with parameters or products of their own."""
+"""The layers of a network with their prices: modules with parameters or products of their own."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NOTHING = Cost(0, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """The units of one axis in one layer, or what lies on no removable axis (``axis`` empty).
+    """The units of one axis in one layer, or the part on no removable axis (``axis`` empty).
 
-    ``terms`` are those of its price.
+    ``terms`` are the terms of its price.
     """
 
     name: str
@@ -34,11 +34,11 @@ class Layer:
     """A module that has parameters or multiplies.
 
     Attributes:
-        path, kind: of the module; the path of the root is empty.
-        order: place in the program of the first op that belongs to it.
-        shapes: its own parameters.
+        path, kind: path and class of the module; the path of the root is empty.
+        order: position in the program of its first op.
+        shapes: its own parameters, name → shape.
         nodes: its ops that multiply.
-        units: what it is made of; their prices sum to that of the layer.
+        units: its units; their prices sum to that of the layer.
     """
 
     path: str
@@ -50,21 +50,21 @@ class Layer:
 
     @property
     def price(self) -> Cost:
-        """Of its own parameters and ops."""
+        """The price of its own parameters and ops."""
         return total(u.price for u in self.units)
 
 
 def total(prices: Iterable[Cost]) -> Cost:
     """Add up prices, field by field."""
-    found = _NOTHING
+    summed = _NOTHING
     for p in prices:
-        found = Cost(
-            found.params + p.params,
-            found.macs_forward + p.macs_forward,
-            found.macs_backward + p.macs_backward,
-            found.param_bytes + p.param_bytes,
+        summed = Cost(
+            summed.params + p.params,
+            summed.macs_forward + p.macs_forward,
+            summed.macs_backward + p.macs_backward,
+            summed.param_bytes + p.param_bytes,
         )
-    return found
+    return summed
 
 
 def find_layers(cost: CostModel) -> tuple[Layer, ...]:
@@ -111,14 +111,14 @@ def _multiplier(graph: Graph, node: Node) -> str:
 
 
 def _first_reads(graph: Graph) -> dict[str, int]:
-    found: dict[str, int] = {}
+    first: dict[str, int] = {}
     for node in graph.nodes:
         if node.op not in (INPUT, TENSOR):
             for ref in refs_in(node.args):
                 source = graph.node(ref.node)
                 if source.op == TENSOR:
-                    found.setdefault(source.tensor, node.order)
-    return found
+                    first.setdefault(source.tensor, node.order)
+    return first
 
 
 def _units(
@@ -127,7 +127,7 @@ def _units(
     shapes: Mapping[str, tuple[int, ...]],
     own: Iterable[tuple[Term, bool]],
 ) -> tuple[Units, ...]:
-    """Divide the terms of a layer among its axes: each goes to the first axis that the layer writes, else reads."""
+    """Divide the terms of a layer among its axes: each belongs to the first axis that the layer writes, else reads."""
     coupling = cost.coupling
     kinds: dict[str, str] = {}
     prices: dict[str, list[Cost]] = {}
@@ -136,32 +136,32 @@ def _units(
         axes = list(dict.fromkeys(coupling.axis_of[a] for e in term.dims for a in atoms_of(e) if a in coupling.axis_of))
         for axis in axes:
             kinds.setdefault(axis, names.of_axis(axis, shapes))
-        # Stable: among axes of one kind the order of the dims stays.
+        # min keeps the order of the dims among axes of one kind.
         owner = min(axes, key=lambda axis: kinds[axis] == "inputs", default="")
         prices.setdefault(owner, []).append(price_of(cost, term, {}))
         terms.setdefault(owner, []).append(term)
-    found, taken = [], set[str]()
+    units, taken = [], set[str]()
     for axis in sorted(kinds, key=lambda axis: kinds[axis] == "inputs"):
         name = free_name(kinds[axis], taken)
         size = coupling.axis(axis).size
-        found.append(Units(name, axis, size, total(prices.get(axis, ())), tuple(terms.get(axis, ()))))
+        units.append(Units(name, axis, size, total(prices.get(axis, ())), tuple(terms.get(axis, ()))))
     if "" in prices:
-        found.append(Units(free_name(FIXED, taken), "", 0, total(prices[""]), tuple(terms[""])))
-    return tuple(found)
+        units.append(Units(free_name(FIXED, taken), "", 0, total(prices[""]), tuple(terms[""])))
+    return tuple(units)
 
 
-def free_name(wanted: str, taken: set[str]) -> str:
-    """Return a name that is not taken, numbered where it has to be, and take it."""
-    name, number = wanted, 1
+def free_name(base: str, taken: set[str]) -> str:
+    """Return a name that is not taken, with a number where necessary, and add it to ``taken``."""
+    name, number = base, 1
     while name in taken:
         number += 1
-        name = f"{wanted}#{number}"
+        name = f"{base}#{number}"
     taken.add(name)
     return name
 
 
 def price_of(cost: CostModel, term: Term, kept: Mapping[str, int]) -> Cost:
-    """Return what one term costs when axes keep so many units."""
+    """Return the cost of one term where axes keep ``kept`` units."""
     amount = sum(cost.amounts([term], kept).values())
     if term.owner in cost.item_bytes:
         return Cost(amount, 0, 0, amount * cost.item_bytes[term.owner])

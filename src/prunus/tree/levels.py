@@ -1,4 +1,4 @@
-"""The tree record: network › stage › block › layer › unit, with windows and weights counted when asked for."""
+"""The tree record: network › stage › block › layer › unit, with windows and weights counted on demand."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class TreeNode:
         name: the last part of the id.
         parent: id of the node around it.
         children: ids, in the order of execution.
-        module: path of the module, empty where it is none of its own.
-        kind: class of the module, or what the units are.
-        axis: of units, the id of the removable axis; empty for what cannot go.
-        units: how many units an axis has; 0 above that level.
-        branch: of blocks, the id of the branch that can be dropped; empty where none can.
-        price: exact, and the sum of the children's. A weight belongs to the units that write it.
-        shapes: of layers, tensor name → shape of its own parameters.
+        module: path of the module; empty where the part is no module.
+        kind: class of the module, or kind of the units.
+        axis: id of the removable axis of units; empty for parts that cannot be removed.
+        units: number of units of an axis; 0 above that level.
+        branch: id of the branch that a block is; empty where the block cannot be dropped.
+        price: exact price, the sum of the children's. A weight belongs to the units that write it.
+        shapes: tensor name → shape of a layer's own parameters.
     """
 
     id: str
@@ -64,11 +64,11 @@ class Tree:
         return self.nodes[name]
 
     def children(self, name: str) -> tuple[TreeNode, ...]:
-        """Return the nodes right below one."""
+        """Return the children of a node."""
         return tuple(self.nodes[child] for child in self.node(name).children)
 
     def below(self, name: str = "") -> Iterator[TreeNode]:
-        """Yield a node and everything inside it, outside before inside, in the order of execution."""
+        """Yield a node and all nodes inside it, each before its children, in the order of execution."""
         node = self.node(name)
         yield node
         for child in node.children:
@@ -78,7 +78,7 @@ class Tree:
         """Return all nodes of a level.
 
         Raises:
-            OptionError: no such level, or windows and weights, which are counted but not listed.
+            OptionError: an unknown level, or windows and weights, which are counted but not listed.
         """
         if level not in LEVELS[:5]:
             raise OptionError(f"level is {level!r}; allowed: {', '.join(LEVELS[:5])}.")
@@ -99,5 +99,5 @@ class Tree:
         return self.node(name).price.params
 
     def axes(self, name: str = "") -> tuple[str, ...]:
-        """Return the ids of the removable axes that a node has units on, in the order of execution."""
+        """Return the ids of the removable axes of a node's units, in the order of execution."""
         return tuple(dict.fromkeys(node.axis for node in self.below(name) if node.axis))

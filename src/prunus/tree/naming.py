@@ -10,11 +10,11 @@ from prunus.graph.ir import Graph
 def branch_names(graph: Graph, branches: Sequence[Sequence[str]], fallbacks: Sequence[str]) -> list[str]:
     """Name each branch by the innermost module around all its tensors.
 
-    Where two share that module, the heaviest child is added (``layer0.mlp`` beside ``layer0.attention``); where that
-    is not enough, a number.
+    Where two branches share that module, the child with most parameters is added (``layer0.mlp`` beside
+    ``layer0.attention``), and a number where the names are still equal.
 
     Args:
-        graph: says how large each tensor is.
+        graph: the graph, for the sizes of the tensors.
         branches: the tensor names of each branch.
         fallbacks: a name for each branch whose tensors have no module in common.
     """

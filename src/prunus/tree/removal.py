@@ -1,4 +1,4 @@
-"""What falls away with cut edges: a node whose every reader is gone is gone too."""
+"""Removal of nodes after edges are cut: a node whose readers are all removed is removed, too."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """Who still needs what.
+    """The readers of every node and of every memory.
 
     Attributes:
         graph: the program.
-        reads: how often each node is read; one that nothing reads counts as read once.
-        places: in how many nodes each tensor appears.
+        reads: number of readings of each node; an unread node counts as read once.
+        places: number of nodes in which each tensor appears.
         roots: the node in whose memory each node lies.
-        outside: how often memory is read from outside, by its root.
-        writers: in-place writes whose result nothing reads, by root: they go when nothing outside reads the memory.
+        outside: number of readings of a memory by nodes outside it, by its root.
+        writers: in-place writes whose result nothing reads, by root: they are removed when no node outside reads the
+            memory.
     """
 
     graph: Graph
@@ -67,7 +68,7 @@ class Readers:
     def gone(self, edges: Iterable[Edge]) -> frozenset[str]:
         """Return the nodes that no output needs once ``edges`` are cut; inputs stay.
 
-        The work grows with what falls away, not with the graph.
+        The cost is proportional to the removed nodes, not to the graph.
         """
         left: dict[str, int] = {}
         outside: dict[str, int] = {}
@@ -93,32 +94,32 @@ class Readers:
 
     def tensors(self, dead: Iterable[str]) -> tuple[str, ...]:
         """Return the tensors that only these nodes hold, in the order of the graph."""
-        found: dict[str, int] = {}
+        places: dict[str, int] = {}
         for name in dead:
             node = self.graph.node(name)
             if node.op == TENSOR:
-                found[node.tensor] = found.get(node.tensor, 0) + 1
-        whole = {tensor for tensor, n in found.items() if n == self.places[tensor]}
+                places[node.tensor] = places.get(node.tensor, 0) + 1
+        whole = {tensor for tensor, n in places.items() if n == self.places[tensor]}
         return tuple(tensor for tensor in self.graph.tensors if tensor in whole)
 
 
 def operand_edges(graph: Graph, join: str) -> tuple[Edge, ...]:
-    """Return the edges into a join, operand by operand."""
+    """Return the edges into a join, in the order of its operands."""
     return tuple(Edge(ref.node, join, i) for i, ref in enumerate(refs_in(graph.node(join).args)))
 
 
 def is_empty(expr: Expr, emptied: frozenset[int]) -> bool:
-    """Whether a dim has no position left when these atoms have none."""
+    """Tell whether a dim has no position left where these atoms have none."""
     return count(expr, lambda atom: 0 if atom in emptied else 1) == 0
 
 
 def emptied_atoms(coupling: Coupling, keep: Keep) -> frozenset[int]:
-    """Return the atoms of the axes of which nothing stays."""
+    """Return the atoms of the axes that keep no unit."""
     return frozenset(coupling.axis(name).atom for name, mask in keep.items() if not mask.any())
 
 
 def cut_edges(coupling: Coupling, keep: Keep, drops: Iterable[Drop]) -> list[Edge]:
-    """Return the edges that a plan cuts: bypassed operands, and operands of concatenations that lost everything."""
+    """Return the edges that a plan cuts: bypassed operands, and operands of concatenations that lost all positions."""
     graph, emptied = coupling.graph, emptied_atoms(coupling, keep)
     edges = [operand_edges(graph, drop.join)[drop.operand] for drop in drops]
     if emptied:
@@ -133,5 +134,5 @@ def cut_edges(coupling: Coupling, keep: Keep, drops: Iterable[Drop]) -> list[Edg
 
 
 def value_is_empty(coupling: Coupling, ref: Ref, emptied: frozenset[int]) -> bool:
-    """Whether some dim of a value has no position left when these atoms have none."""
+    """Tell whether some dim of a value has no position left where these atoms have none."""
     return any(is_empty(expr, emptied) for expr in coupling.values.get(ref, ()))

@@ -1,4 +1,4 @@
-"""Segments of concatenations: which axes empty one, what falls away with it, what that saves."""
+"""Segments of concatenations: the axes that empty one, the nodes that are removed with it, the savings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prunus.tree.removal import CONCAT_OPS, Edge, Readers, is_empty, value_is_em
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """A coupling with the values of each atom and the concatenations of each node at hand."""
+    """A coupling with an index: atom → values, node → the concatenations that read it."""
 
     coupling: Coupling
     readers: Readers
@@ -24,7 +24,7 @@ class Segments:
 
     @staticmethod
     def of(coupling: Coupling, readers: Readers) -> Segments:
-        """Index a coupling."""
+        """Build the index of a coupling."""
         values: dict[int, dict[Ref, None]] = {}
         for ref, dims in coupling.values.items():
             for expr in dims:
@@ -38,24 +38,24 @@ class Segments:
         return Segments(
             coupling,
             readers,
-            {atom: tuple(found) for atom, found in values.items()},
+            {atom: tuple(refs) for atom, refs in values.items()},
             {name: tuple(edges) for name, edges in users.items()},
         )
 
     def emptying(self, expr: Expr) -> frozenset[int] | None:
-        """Choose removable atoms without which a dim is empty, or None where some part of it must stay.
+        """Choose removable atoms without which a dim is empty; None where some part of it must stay.
 
-        Of the factors of a product the one that occurs in the fewest values is chosen.
+        In a product, the factor that occurs in the fewest values is chosen.
         """
         chosen: set[int] = set()
         terms = expr.terms if isinstance(expr, Sum) else (expr,)
         for term in sorted(terms, key=lambda t: not isinstance(t, int)):
             if is_empty(term, frozenset(chosen)):
                 continue
-            found = self._emptying_term(term)
-            if found is None:
+            atoms = self._emptying_term(term)
+            if atoms is None:
                 return None
-            chosen |= found
+            chosen |= atoms
         return frozenset(chosen)
 
     def _emptying_term(self, term: Expr) -> frozenset[int] | None:
@@ -63,13 +63,13 @@ class Segments:
             return frozenset({term}) if term in self.coupling.axis_of else None
         if not isinstance(term, Prod):
             return self.emptying(term)
-        ways = [way for factor in term.factors if (way := self.emptying(factor))]
-        return min(ways, key=lambda way: sum(len(self.values[a]) for a in way), default=None)
+        choices = [atoms for factor in term.factors if (atoms := self.emptying(factor))]
+        return min(choices, key=lambda atoms: sum(len(self.values[a]) for a in atoms), default=None)
 
     def remove(self, atoms: frozenset[int]) -> tuple[frozenset[str], tuple[tuple[str, int], ...]] | None:
-        """Return the nodes that fall away and the (join, operand)s that go with them when ``atoms`` are emptied.
+        """Return the nodes and the (join, operand)s that are removed when ``atoms`` are emptied.
 
-        None where something that is still needed would be empty.
+        None where a value that is still needed would be empty.
         """
         touched = {ref for atom in atoms for ref in self.values.get(atom, ())}
         empty = {ref for ref in touched if value_is_empty(self.coupling, ref, atoms)}
@@ -93,7 +93,7 @@ class Segments:
 
 @dataclass(frozen=True, slots=True)
 class Savings:
-    """The cost terms by owner and by atom, so that the price of a branch is found without pricing the network."""
+    """The cost terms by owner and by atom, which give the price of a branch without pricing the network."""
 
     cost: CostModel
     params: Mapping[str, tuple[Term, ...]]
@@ -102,18 +102,18 @@ class Savings:
 
     @staticmethod
     def of(cost: CostModel) -> Savings:
-        """Index a cost model."""
+        """Build the index of a cost model."""
         touching: dict[int, dict[Term, None]] = {}
         for term in (*cost.params, *cost.macs):
             for expr in term.dims:
                 for atom in atoms_of(expr):
                     touching.setdefault(atom, {})[term] = None
         return Savings(
-            cost, _by_owner(cost.params), _by_owner(cost.macs), {atom: tuple(found) for atom, found in touching.items()}
+            cost, _by_owner(cost.params), _by_owner(cost.macs), {atom: tuple(terms) for atom, terms in touching.items()}
         )
 
     def of_branch(self, dead: Iterable[str], tensors: Iterable[str], atoms: frozenset[int]) -> tuple[int, int]:
-        """Return (params, forward MACs) saved when nodes and tensors go and ``atoms`` are emptied."""
+        """Return (params, forward MACs) saved where nodes and tensors are removed and ``atoms`` emptied."""
         nodes, names = set(dead), set(tensors)
         params = sum(self._full(t) for name in names for t in self.params.get(name, ()))
         macs = sum(self._full(t) for name in nodes for t in self.macs.get(name, ()))
@@ -138,7 +138,7 @@ class Savings:
 
 
 def _by_owner(terms: Iterable[Term]) -> dict[str, tuple[Term, ...]]:
-    found: dict[str, list[Term]] = {}
+    by_owner: dict[str, list[Term]] = {}
     for term in terms:
-        found.setdefault(term.owner, []).append(term)
-    return {owner: tuple(own) for owner, own in found.items()}
+        by_owner.setdefault(term.owner, []).append(term)
+    return {owner: tuple(own) for owner, own in by_owner.items()}

@@ -1,4 +1,4 @@
-"""Stages: where resolution or the residual axis changes, equal parts by index, or equal parts by connections."""
+"""Stages: divided at changes of resolution or residual axis, into equal parts by index, or by connections."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _DEFAULT_COUNT = 4
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A block, or a layer outside all blocks: what stages are made of.
+    """A block, or a layer outside all blocks; stages consist of items.
 
     Attributes:
         module: its path, or empty.
         join: the node at which it ends, or empty.
-        params: how many connections.
-        multiplies: whether it has a matrix; what has none opens no stage.
+        params: number of connections.
+        multiplies: whether it has a matrix; an item without one opens no stage.
     """
 
     module: str
@@ -35,8 +35,8 @@ class Item:
 def divide_stages(coupling: Coupling, items: Sequence[Item], how: str, count: int | None) -> list[int]:
     """Return the stage of each item, from 0, never falling.
 
-    ``feature``: a new stage where the resolution of what comes out, or the residual axis that it lies on, is another
-    one than before; where it cannot be told, nothing changes. ``depth``: ``count`` parts with equal numbers of items.
+    ``feature``: a new stage begins where the resolution of the output, or its residual axis, differs from the one
+    before; an item with unknown output begins none. ``depth``: ``count`` parts with equal numbers of items.
     ``connections``: ``count`` parts, the largest of which has as few parameters as possible.
 
     Raises:
@@ -63,7 +63,7 @@ def _by_feature(coupling: Coupling, items: Sequence[Item]) -> list[int]:
         a for node in residual_joins(coupling.graph) for e in coupling.values[Ref(node.name)] for a in atoms_of(e)
     } & coupling.axis_of.keys()
     outputs = {call.path: call.out_leaves for call in coupling.graph.calls}
-    found: list[int] = []
+    division: list[int] = []
     waiting = stage = 0
     space: tuple[int, ...] | None = None
     stream: frozenset[int] = frozenset()
@@ -72,18 +72,18 @@ def _by_feature(coupling: Coupling, items: Sequence[Item]) -> list[int]:
         here, trunk = _feature(coupling, leaves, residual)
         moved = here is not None and space is not None and here != space
         if not item.multiplies:
-            # A norm behind a change of resolution goes with what multiplies next.
+            # A norm behind a change of resolution belongs to the next item that multiplies.
             waiting += int(moved or waiting > 0)
-            found.append(stage)
+            division.append(stage)
             continue
         changed = moved or bool(trunk and stream and trunk != stream)
         stage += int(changed)
-        found[len(found) - waiting :] = [stage] * waiting
-        found.append(stage)
+        division[len(division) - waiting :] = [stage] * waiting
+        division.append(stage)
         waiting = 0
         space = here if here is not None else space
         stream = trunk or (frozenset() if changed else stream)
-    return found
+    return division
 
 
 def _feature(
@@ -100,7 +100,7 @@ def _feature(
 
 
 def _balanced(sizes: Sequence[int], parts: int) -> list[int]:
-    """Divide a row in consecutive parts, none empty, with the least largest sum, by bisection of that sum."""
+    """Divide a row into consecutive parts, none empty, so that the largest sum is least; bisection of that sum."""
     low, high = max(sizes, default=0), sum(sizes)
     while low < high:
         middle = (low + high) // 2
@@ -109,12 +109,12 @@ def _balanced(sizes: Sequence[int], parts: int) -> list[int]:
 
 
 def _greedy(sizes: Sequence[int], parts: int, most: int) -> list[int]:
-    """Fill one part after another up to ``most``; so many items are left that no later part is empty."""
-    part, filled, found = 0, 0, []
+    """Fill one part after another up to ``most``, leaving enough items that no later part is empty."""
+    part, filled, division = 0, 0, []
     for i, size in enumerate(sizes):
         must = len(sizes) - i <= parts - 1 - part and i > 0
         if i and (filled + size > most or must):
             part, filled = part + 1, 0
         filled += size
-        found.append(part)
-    return found
+        division.append(part)
+    return division

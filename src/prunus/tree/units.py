@@ -1,4 +1,4 @@
-"""What the units of a layer are called: channels, neurons, heads, head width, features, hidden units, inputs."""
+"""Names of the units of a layer: channels, neurons, heads, head width, features, hidden units, inputs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _NAMES = {
     )
     for op in words(ops)
 }
-# Ops whose weight has what comes out in its second dim.
+# Ops whose weight has the outputs in its second dim.
 _OUTPUTS_SECOND = ("embedding", "embedding_bag", "addmm", "mm", "matmul")
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """How a tensor is read first: by which op, and as which argument."""
+    """The first reading of a tensor: the op and the argument."""
 
     op: str
     argument: str
@@ -35,7 +35,7 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class UnitNames:
-    """Who reads each tensor, and which axes count heads."""
+    """The first reader of each tensor, and the axes that count heads or head widths."""
 
     coupling: Coupling
     readers: Mapping[str, Reader]
@@ -44,7 +44,7 @@ class UnitNames:
 
     @staticmethod
     def of(coupling: Coupling) -> UnitNames:
-        """Look at every op of a graph once."""
+        """Collect readers and head axes in one pass over a graph."""
         graph = coupling.graph
         readers: dict[str, Reader] = {}
         heads: set[str] = set()
@@ -60,14 +60,14 @@ class UnitNames:
                         readers.setdefault(source.tensor, Reader(name, argument))
             for ref in _attended(graph, node, name):
                 dims = coupling.values.get(ref, ())
-                # Of three dims the first holds batch × heads, as bmm wants it.
-                found = _axes_of(coupling, dims[-3]) if len(dims) >= 3 else set()
-                heads |= found
-                widths |= _axes_of(coupling, dims[-1]) if found else set()
+                # Of three dims the first holds batch × heads, as in bmm.
+                head_axes = _axes_of(coupling, dims[-3]) if len(dims) >= 3 else set()
+                heads |= head_axes
+                widths |= _axes_of(coupling, dims[-1]) if head_axes else set()
         return UnitNames(coupling, readers, frozenset(heads), frozenset(widths - heads))
 
     def of_axis(self, axis: str, tensors: Mapping[str, tuple[int, ...]]) -> str:
-        """Say what an axis counts in a layer with these parameters; ``inputs`` where it only reads them."""
+        """Return the name of an axis in a layer with these parameters; ``inputs`` where the layer only reads it."""
         for member in self.coupling.axis(axis).members:
             if member.tensor in tensors and self.writes(member.tensor, member.dim, tensors[member.tensor]):
                 if axis in self.heads:
@@ -78,13 +78,13 @@ class UnitNames:
         return "inputs"
 
     def writes(self, tensor: str, dim: int, shape: tuple[int, ...]) -> bool:
-        """Whether a dim of a tensor is what comes out of the op that reads it."""
+        """Tell whether a dim of a tensor is the output dim of the op that reads it."""
         if len(shape) == 1:
             return True
         reader = self.readers.get(tensor, Reader("", ""))
         if reader.op.startswith("conv_transpose") or reader.op in _OUTPUTS_SECOND:
             return dim == 1
-        # A token or a table of positions that is added: features come last.
+        # A token or a table of positions that is added has its features last.
         return dim == (0 if reader.op in _NAMES or reader.op.startswith("conv") else len(shape) - 1)
 
     def _named(self, tensor: str) -> str:
@@ -97,7 +97,7 @@ def _axes_of(coupling: Coupling, expr: Expr) -> set[str]:
 
 
 def _attended(graph: Graph, node: Node, name: str) -> list[Ref]:
-    """Return the operands in which heads stand third from the end: of attention, written as one op or as products."""
+    """Return the operands whose third dim from the end is the heads: of an attention op, or of its matrix products."""
     if name == "scaled_dot_product_attention":
         return [node.args["query"], node.args["key"], node.args["value"]]
     if name not in ("matmul", "bmm", "baddbmm"):

@@ -1,4 +1,4 @@
-"""How each ATen op relates the dims of its arguments and results: one file an op family."""
+"""An ATen op with the dims of its arguments in; the dims of its results out, related by one rule a family of ops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, grouped queries included."""
+"""The rule of scaled dot-product attention, also with grouped queries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prunus.graph.rules.context import Dims, Flow, rule
 
 @rule("scaled_dot_product_attention")
 def attention(flow: Flow, node: Node) -> list[Dims]:
-    """softmax(q kᵀ·scale) v with q (…, L, D), k (…, S, D), v (…, S, E) → (…, L, E)."""
+    """Relate the dims of softmax(q kᵀ·scale) v with q (…, L, D), k (…, S, D), v (…, S, E) → (…, L, E)."""
     q, k, v = (flow.dims(node.args[n]) for n in ("query", "key", "value"))
     flow.unify(q[-1], k[-1])
     flow.unify(k[-2], v[-2])

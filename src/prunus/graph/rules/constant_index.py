@@ -1,4 +1,4 @@
-"""Lookups by a constant index: where it repeats, splits or reorders positions in a pattern, the dim is rearranged."""
+"""Lookups by a constant index: an index that repeats, splits or reorders positions in a pattern rearranges the dim."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prunus.graph.ir import INPUT, TENSOR, Node, Ref, refs_in
 from prunus.graph.layout import UNIT, Expr, concat, product
 from prunus.graph.rules.context import Flow, base_name
 
-# Ops that hand a constant on, number by number.
+# Ops that pass a constant on, number by number.
 _SAME = frozenset(
     words("lift_fresh lift_fresh_copy clone detach alias to _to_copy contiguous view reshape flatten unsqueeze squeeze")
 )
@@ -22,9 +22,9 @@ _Level = tuple[int, int]
 
 
 def picked(flow: Flow, dim: Expr, positions: Ref) -> Expr | None:
-    """Return the dim that a constant index makes of ``dim``, flat; None where it follows no pattern.
+    """Return the flat dim that a constant index selects from ``dim``; None where the index follows no pattern.
 
-    The constant is renumbered after a cut. Where it cannot be, what other lookups made of it is frozen.
+    A cut renumbers the constant. Where that is impossible, dims that other lookups made with it are frozen.
     """
     source = _source(flow, positions)
     if source is None:
@@ -44,7 +44,7 @@ def picked(flow: Flow, dim: Expr, positions: Ref) -> Expr | None:
 
 
 def unfollowed(flow: Flow, positions: Ref) -> None:
-    """Note that a lookup cannot follow a renumbered index: where it is a constant, it keeps its numbers."""
+    """Note that a lookup cannot follow a renumbered index, so that a constant index keeps its numbers."""
     source = _source(flow, positions)
     if source is not None:
         flow.ids.give(positions, source.name)
@@ -52,7 +52,7 @@ def unfollowed(flow: Flow, positions: Ref) -> None:
 
 
 def _source(flow: Flow, ref: Ref) -> Node | None:
-    """Return the constant that a value is, number by number."""
+    """Return the constant whose numbers a value holds; None where it is no copy of a constant."""
     node = flow.graph.node(ref.node)
     while node.op not in (INPUT, TENSOR):
         if base_name(node.op) not in _SAME or node.op == "aten.view.dtype":
@@ -62,7 +62,7 @@ def _source(flow: Flow, ref: Ref) -> Node | None:
 
 
 def _values(flow: Flow, source: Node) -> list[int] | None:
-    """Return the numbers of a constant if nothing but lookups ever reads them."""
+    """Return the numbers of a constant that only lookups read; else None."""
     value = flow.graph.constants[source.tensor]
     if value.dtype not in (torch.int64, torch.int32) or not value.numel():
         return None
@@ -78,10 +78,10 @@ def _values(flow: Flow, source: Node) -> list[int] | None:
 
 
 def rearranged(flow: Flow, dim: Expr, places: Sequence[int]) -> Expr | None:
-    """Return the dim that has, one after the other, these positions of ``dim``.
+    """Return the dim that consists of these positions of ``dim``, in this order.
 
-    A grid such as 0 2 4 1 3 5 is a product of the factors of ``dim`` in another order, a stride of 0 a repetition; all
-    else is a sum of the runs of neighbours.
+    A grid such as 0 2 4 1 3 5 is a product of the factors of ``dim`` in another order, a stride of 0 is a repetition;
+    any other order is a sum of runs of neighbours.
     """
     size = flow.size(dim)
     places = [p + size if p < 0 else p for p in places]
@@ -92,7 +92,7 @@ def rearranged(flow: Flow, dim: Expr, places: Sequence[int]) -> Expr | None:
 
 
 def _grid(places: Sequence[int]) -> list[_Level] | None:
-    """Write positions as first + Σ iₖ·strideₖ; returns (count, stride) from the innermost outwards."""
+    """Write positions as first + Σ iₖ·strideₖ and return (count, stride) from the innermost outwards."""
     levels: list[_Level] = []
     rest = list(places)
     while len(rest) > 1:
@@ -107,7 +107,7 @@ def _grid(places: Sequence[int]) -> list[_Level] | None:
 
 
 def _covers(grid: Sequence[_Level], first: int, size: int) -> bool:
-    """Whether the strides nest so that every position is named: a rearrangement of factors, repeated or not."""
+    """Tell whether the strides nest so that every position occurs: factors in another order, repeated or not."""
     reach = 1
     for count, stride in sorted((level for level in grid if level[1]), key=lambda level: level[1]):
         if stride != reach:
@@ -131,8 +131,8 @@ def _joined_runs(flow: Flow, dim: Expr, places: Sequence[int]) -> Expr | None:
     size = flow.size(dim)
     edges = sorted({0, size, *(p for p, _ in runs), *(p + n for p, n in runs)})
     pieces = dict(zip(edges, flow.cuts(dim, [b - a for a, b in itertools.pairwise(edges)]), strict=False))
-    found = [pieces[e] for p, n in runs for e in edges if p <= e < p + n]
-    return flow.norm(concat(*found)) if len(found) > 1 else flow.norm(found[0] if found else UNIT)
+    terms = [pieces[e] for p, n in runs for e in edges if p <= e < p + n]
+    return flow.norm(concat(*terms)) if len(terms) > 1 else flow.norm(terms[0] if terms else UNIT)
 
 
 __all__ = ["picked", "rearranged", "unfollowed"]

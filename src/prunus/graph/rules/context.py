@@ -1,4 +1,4 @@
-"""What a rule sees: the dims of values so far, and the moves of the dim algebra."""
+"""The context of a rule: the dims of values so far, and the operations of the dim algebra."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Dims = tuple[Expr, ...]
 class Flow:
     """The state of one forward pass of coupling over a graph.
 
-    ``ids`` follows values that are positions of a dim; ``routes`` holds what a router chooses from, where that may be
-    cut.
+    ``ids`` follows values that are positions of a dim; ``routes`` holds the dims from which a router chooses, where
+    experts are removable.
     """
 
     def __init__(self, graph: Graph, *, experts: bool = False) -> None:
@@ -56,7 +56,7 @@ class Flow:
         return self.layout.size(expr)
 
     def fresh(self, size: int, frozen: Frozen | str | None = None) -> Expr:
-        """Return a fresh atom, frozen when a reason is given."""
+        """Return a fresh atom, frozen where a reason is given."""
         return self.layout.atom(size, frozen)
 
     def freeze(self, expr: Expr, reason: Frozen | str) -> None:
@@ -113,7 +113,7 @@ class Flow:
         return tuple(self.norm(e) for e in out)
 
     def set_aux(self, node: Node, key: str, *exprs: Expr) -> None:
-        """Remember the expression that a literal argument counts."""
+        """Store the expression that a literal argument counts."""
         self.aux[(node.name, key)] = exprs
 
     def frozen_like(self, node: Node, reason: str) -> list[Dims | None]:
@@ -126,12 +126,12 @@ RULES: Registry[Rule] = Registry("rule", kind=Callable)
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Enrol a rule for ops by base name: ``add`` covers ``aten.add.Tensor`` and ``aten.add_.Scalar``."""
+    """Register a rule for ops by base name: ``add`` covers ``aten.add.Tensor`` and ``aten.add_.Scalar``."""
     return RULES.register(*names)
 
 
 def base_name(op: str) -> str:
-    """Return the name under which a rule is looked up."""
+    """Return the name under which the rule of an op is registered."""
     parts = op.split(".")
     if parts[0] != "aten":
         return ".".join(parts[:2])

@@ -1,4 +1,4 @@
-"""Matrix products: unify what is contracted, broadcast the batch."""
+"""Rules of matrix products: contracted dims unify, batch dims broadcast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prunus.graph.rules.context import Dims, Flow, rule
 
 @rule("linear")
 def linear(flow: Flow, node: Node) -> list[Dims]:
-    """x (…, I), weight (O, I), bias (O,) → (…, O)."""
+    """Relate x (…, I), weight (O, I), bias (O,) → (…, O)."""
     x, weight, bias = flow.dims(node.args["input"]), flow.dims(node.args["weight"]), flow.maybe(node.args["bias"])
     flow.unify(x[-1], weight[-1])
     if len(weight) == 1:
@@ -31,28 +31,28 @@ def _matmul(flow: Flow, a: Sequence[Expr], b: Sequence[Expr]) -> Dims:
 
 @rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "inner_1d")
 def matmul(flow: Flow, node: Node) -> list[Dims]:
-    """(…, L, K) × (…, K, M) → (…, L, M)."""
+    """Relate (…, L, K) × (…, K, M) → (…, L, M)."""
     first, second = list(node.args.values())[:2]
     return [_matmul(flow, flow.dims(first), flow.dims(second))]
 
 
 @rule("addmm", "baddbmm", "addbmm", "addmv")
 def addmm(flow: Flow, node: Node) -> list[Dims]:
-    """self + a @ b."""
+    """Unify ``self`` with the product in self + a @ b."""
     own, first, second = list(node.args.values())[:3]
     return [flow.broadcast([_matmul(flow, flow.dims(first), flow.dims(second)), flow.dims(own)])]
 
 
 @rule("outer", "ger")
 def outer(flow: Flow, node: Node) -> list[Dims]:
-    """(N,) ⊗ (M,) → (N, M)."""
+    """Relate (N,) ⊗ (M,) → (N, M)."""
     first, second = list(node.args.values())[:2]
     return [(flow.dims(first)[0], flow.dims(second)[0])]
 
 
 @rule("bilinear")
 def bilinear(flow: Flow, node: Node) -> list[Dims]:
-    """x1 (…, I), x2 (…, J), weight (O, I, J) → (…, O)."""
+    """Relate x1 (…, I), x2 (…, J), weight (O, I, J) → (…, O)."""
     a, b, w = flow.dims(node.args["input1"]), flow.dims(node.args["input2"]), flow.dims(node.args["weight"])
     bias = flow.maybe(node.args["bias"])
     flow.unify(a[-1], w[1])
@@ -73,7 +73,7 @@ def similarity(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("cdist", "_cdist_forward")
 def cdist(flow: Flow, node: Node) -> list[Dims]:
-    """(…, P, M), (…, R, M) → (…, P, R)."""
+    """Relate (…, P, M), (…, R, M) → (…, P, R)."""
     a, b = flow.dims(node.args["x1"]), flow.dims(node.args["x2"])
     flow.unify(a[-1], b[-1])
     return [(*flow.broadcast([a[:-2], b[:-2]]), a[-2], b[-2])]
@@ -81,7 +81,7 @@ def cdist(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("einsum")
 def einsum(flow: Flow, node: Node) -> list[Dims]:
-    """Dims of the same letter are one; '…' broadcasts."""
+    """Unify the dims of each letter; the dims of '…' broadcast."""
     equation = node.args["equation"].replace(" ", "")
     left, _, right = equation.partition("->")
     operands = [flow.dims(r) for r in node.args["tensors"]]
@@ -108,7 +108,7 @@ def einsum(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("_grouped_mm", "prunus.grouped_mm")
 def grouped_mm(flow: Flow, node: Node) -> list[Dims]:
-    """Tokens sorted by expert (T, K) × (E, K, N) → (T, N), where ``offs`` (E,) says at which row each expert ends."""
+    """Relate tokens sorted by expert (T, K) × (E, K, N) → (T, N); ``offs`` (E,) holds the end row of each expert."""
     a, b = flow.dims(node.args["self"]), flow.dims(node.args["mat2"])
     flow.unify(a[-1], b[-2])
     if len(b) == 3:

@@ -1,4 +1,4 @@
-"""Convolutions: grouped, depthwise and transposed ones included."""
+"""Rules of convolutions, also grouped, depthwise and transposed ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prunus.graph.rules.context import Dims, Flow, rule
 def _spatial(
     flow: Flow, node: Node, x: Sequence[Expr], kernel: Sequence[int], params: Sequence[tuple[int, int, int]]
 ) -> list[Expr]:
-    """Pass a spatial dim through where kernel, stride and padding leave it alone; freeze it elsewhere."""
+    """Keep a spatial dim that kernel, stride and padding leave unchanged; freeze any other."""
     out = []
     sizes = node.shape[-len(kernel) :]
     for expr, k, (stride, padding, out_padding), size in zip(x, kernel, params, sizes, strict=True):
@@ -36,7 +36,7 @@ def _each(value: object, count: int) -> list[int]:
 
 @rule(*words("conv1d conv2d conv3d convolution _convolution conv_transpose1d conv_transpose2d conv_transpose3d"))
 def convolution(flow: Flow, node: Node) -> list[Dims]:
-    """x (B, C, …) with weight (O, C/G, k…): x = G×I, weight (G×O, I); transposed: weight (C, O/G, k…)."""
+    """Relate x (B, C, …) and weight (O, C/G, k…): x = G×I, weight (G×O, I); transposed: weight (C, O/G, k…)."""
     x, w = flow.dims(node.args["input"]), flow.dims(node.args["weight"])
     rank = len(w) - 2
     transposed = bool(node.get("transposed", "transpose" in node.op))

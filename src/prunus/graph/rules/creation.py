@@ -1,4 +1,4 @@
-"""Tensors made from literals: every dim starts as a fresh axis and the literal follows it."""
+"""Rules of tensors made from literals: every dim is a fresh axis, and a cut adapts the literal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prunus.graph.rules.context import Dims, Flow, rule
     *words("zeros ones full empty rand randn randint new_zeros new_ones new_full new_empty scalar_tensor empty_strided")
 )
 def literal_sized(flow: Flow, node: Node) -> list[Dims]:
-    """A literal size counts whatever axis its dim turns out to be."""
+    """Return fresh dims; a literal size counts the axis with which its dim is unified later."""
     return [tuple(flow.fresh(s) for s in node.shape)]
 
 
@@ -21,5 +21,5 @@ def literal_sized(flow: Flow, node: Node) -> list[Dims]:
     )
 )
 def positions(flow: Flow, node: Node) -> list[Dims]:
-    """Values depend on position; where they reach no input they are folded to a constant before."""
+    """Return frozen dims, because values depend on position; without an input such nodes were folded before."""
     return [tuple(flow.fresh(s, "index") for s in node.shape)]

@@ -1,4 +1,4 @@
-"""Elementwise ops: right-align, unify every dim that is not of size one."""
+"""Rules of elementwise ops: align dims on the right, unify all that are not of size one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ for _name in _FIRST_ONLY.split():
 
 @rule("copy")
 def copy(flow: Flow, node: Node) -> list[Dims]:
-    """``dst.copy_(src)``: the dims of the destination, unified with the source."""
+    """Unify destination and source of ``dst.copy_(src)``."""
     out = flow.broadcast([flow.dims(node.args["self"]), flow.dims(node.args["src"])])
     return [out]
 
@@ -66,7 +66,7 @@ def expand_as(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("prelu")
 def prelu(flow: Flow, node: Node) -> list[Dims]:
-    """x (B, C, …) with weight (C,) or (1,)."""
+    """Unify C of x (B, C, …) with that of the weight (C,); a weight (1,) is left alone."""
     x, weight = flow.dims(node.args["self"]), flow.dims(node.args["weight"])
     if weight and flow.size(weight[0]) != 1 and len(x) > 1:
         flow.unify(x[1], weight[0])
@@ -75,7 +75,7 @@ def prelu(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("glu")
 def glu(flow: Flow, node: Node) -> list[Dims]:
-    """a·sigmoid(b) of the two halves of a dim."""
+    """Unify the two halves a and b of a dim: the result is a·sigmoid(b)."""
     x = flow.dims(node.args["self"])
     dim = node.args["dim"] % len(x)
     half = flow.size(x[dim]) // 2
@@ -87,6 +87,6 @@ def glu(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("_weight_norm", "_weight_norm_interface")
 def weight_norm(flow: Flow, node: Node) -> list[Dims]:
-    """g·v/‖v‖: v and g share every dim that g spans."""
+    """Unify v and g in every dim that g spans: the result is g·v/‖v‖."""
     out = flow.broadcast([flow.dims(node.args["v"]), flow.dims(node.args["g"])])
     return [out for _ in node.outputs]

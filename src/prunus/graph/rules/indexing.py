@@ -1,4 +1,4 @@
-"""Lookups: the dim looked into is frozen, the others pass."""
+"""Rules of lookups: the indexed dim is frozen unless a cut can renumber the index; other dims are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prunus.graph.rules.context import Dims, Flow, positive, rule
 
 @rule("embedding")
 def embedding(flow: Flow, node: Node) -> list[Dims]:
-    """weight (V, E) at indices (…) → (…, E)."""
+    """Relate weight (V, E) at indices (…) → (…, E)."""
     weight = flow.dims(node.args["weight"])
     if not flow.ids.looks_up(node.args["indices"], weight[0]):
         flow.freeze(weight[0], "vocabulary")
@@ -20,7 +20,7 @@ def embedding(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("embedding_bag", "_embedding_bag")
 def embedding_bag(flow: Flow, node: Node) -> list[Dims | None]:
-    """Sum or mean of embeddings: (B, E); max is positional."""
+    """Return the dims of a sum or mean of embeddings, (B, E); the vocabulary is frozen."""
     weight = flow.dims(node.args["weight"])
     flow.freeze(weight[0], "vocabulary")
     results = flow.frozen_like(node, "index")
@@ -32,7 +32,7 @@ def embedding_bag(flow: Flow, node: Node) -> list[Dims | None]:
 
 @rule("index", "_unsafe_index")
 def index(flow: Flow, node: Node) -> list[Dims]:
-    """Advanced indexing: indexed dims are frozen; the index dims stand where numpy puts them."""
+    """Freeze the indexed dims unless they can follow a cut; the dims of the index stand where numpy puts them."""
     x = flow.dims(node.args["self"])
     picks = list(node.args["indices"])
     picks += [None] * (len(x) - len(picks))
@@ -57,22 +57,22 @@ def index(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("index_select")
 def index_select(flow: Flow, node: Node) -> list[Dims]:
-    """Pick positions of one dim."""
+    """Select positions of one dim."""
     x = flow.dims(node.args["self"])
     if not x:
         return [()]
     dim = positive(node.args["dim"], len(x))
-    found = picked(flow, x[dim], node.args["index"])
-    if found is None:
+    selected = picked(flow, x[dim], node.args["index"])
+    if selected is None:
         _look_up(flow, node.args["index"], x[dim])
-        found = flow.fresh(node.shape[dim], "index")
-    x[dim] = found
+        selected = flow.fresh(node.shape[dim], "index")
+    x[dim] = selected
     return [tuple(flow.norm(e) for e in x)]
 
 
 @rule("gather", "take_along_dim")
 def gather(flow: Flow, node: Node) -> list[Dims]:
-    """Pick positions of one dim, a different one at every place; other dims of equal size are shared."""
+    """Select positions of one dim, others at every place; the remaining dims of equal size unify."""
     x, picks = flow.dims(node.args["self"]), flow.dims(node.get("index", node.get("indices")))
     dim = node.get("dim")
     if dim is None or not picks:
@@ -94,7 +94,7 @@ def _look_up(flow: Flow, positions: Ref, dim: Expr) -> None:
 
 @rule("scatter", "scatter_add", "scatter_reduce")
 def scatter(flow: Flow, node: Node) -> list[Dims]:
-    """Write at positions of one dim; it is frozen unless the positions follow a cut, and so is what is not shared."""
+    """Write at positions of one dim, frozen unless the positions follow a cut; dims of unequal size are frozen, too."""
     x = flow.dims(node.args["self"])
     values, dim = flow.maybe(node.get("src")), positive(node.args["dim"], len(x))
     if not x or (values and len(values) != len(x)):
@@ -114,7 +114,7 @@ def scatter(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("index_add", "index_copy", "index_fill", "masked_scatter")
 def into(flow: Flow, node: Node) -> list[Dims]:
-    """Write at positions: every dim involved is frozen, the result has the dims of the target."""
+    """Freeze all dims of an op that writes at positions; the result has the dims of the target."""
     x = flow.dims(node.args["self"])
     _freeze_everything(flow, node)
     return [tuple(x)]
@@ -122,7 +122,7 @@ def into(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("index_put", "_index_put_impl", "_unsafe_index_put")
 def index_put(flow: Flow, node: Node) -> list[Dims]:
-    """Write at an index: indexed dims frozen; the rest is shared with the values where ranks allow."""
+    """Write at an index: indexed dims are frozen unless they follow a cut, others unify with those of the values."""
     x = flow.dims(node.args["self"])
     picks = list(node.args["indices"])
     picks += [None] * (len(x) - len(picks))
@@ -145,7 +145,7 @@ def index_put(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("one_hot")
 def one_hot(flow: Flow, node: Node) -> list[Dims]:
-    """A new dim counts the classes; where they are the positions of a dim it is that dim."""
+    """Add a dim of classes; it is the dim whose positions the values hold, or else a frozen one."""
     x, ref = flow.dims(node.args["self"]), node.args["self"]
     dim = flow.ids.dim(ref)
     if dim is None or node.get("num_classes") != flow.size(dim):
@@ -157,7 +157,7 @@ def one_hot(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("histc")
 def histogram(flow: Flow, node: Node) -> list[Dims]:
-    """How often each position of a dim is named; any other histogram is frozen."""
+    """Return the dim whose positions a histogram counts; any other histogram is frozen."""
     ref = node.args["self"]
     dim = flow.ids.dim(ref)
     if dim is None or (node.get("bins"), node.get("min"), node.get("max")) != (flow.size(dim), 0, flow.size(dim) - 1):
@@ -182,5 +182,5 @@ def _freeze_everything(flow: Flow, node: Node) -> list[Dims]:
     )
 )
 def opaque(flow: Flow, node: Node) -> list[Dims]:
-    """Ops whose result depends on all positions: everything is frozen."""
+    """Freeze all dims of an op whose result depends on all positions."""
     return _freeze_everything(flow, node)

@@ -1,4 +1,4 @@
-"""Concatenation and its inverses: dims become sums and are cut again."""
+"""Rules of concatenation and its inverses: dims become sums and are split again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prunus.graph.rules.context import Dims, Flow, positive, rule
 
 @rule("cat", "concat", "concatenate")
 def cat(flow: Flow, node: Node) -> list[Dims]:
-    """The joined dim is the sum of its parts; the others unify."""
+    """Return the sum of the joined dims; the other dims unify."""
     values = [flow.dims(r) for r in node.args["tensors"] if 0 not in flow.shape(r)]
     if not values:
         return [tuple(flow.fresh(s, "empty") for s in node.shape)]
@@ -28,7 +28,7 @@ def cat(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("stack")
 def stack(flow: Flow, node: Node) -> list[Dims]:
-    """A new dim counts the operands; it is frozen."""
+    """Add a frozen dim that counts the operands."""
     values = [flow.dims(r) for r in node.args["tensors"]]
     out = list(flow.broadcast(values)) if values[0] else []
     out.insert(positive(node.args["dim"], len(out) + 1), flow.fresh(len(values), "stack"))
@@ -37,7 +37,7 @@ def stack(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("hstack", "vstack", "column_stack", "dstack")
 def other_stack(flow: Flow, node: Node) -> list[Dims]:
-    """Rarely used joins: everything is frozen."""
+    """Freeze all dims of rarely used joins."""
     for r in node.args["tensors"]:
         for expr in flow.dims(r):
             flow.freeze(expr, "stack")
@@ -51,7 +51,7 @@ def other_stack(flow: Flow, node: Node) -> list[Dims]:
     )
 )
 def split(flow: Flow, node: Node) -> list[Dims]:
-    """Cut a dim into consecutive pieces."""
+    """Split a dim into consecutive pieces."""
     x = flow.dims(node.args["self"])
     dim = positive(node.get("dim", 0), len(x))
     sizes = [meta.shape[dim] for meta in node.outputs if meta is not None]
@@ -61,7 +61,7 @@ def split(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("unbind", "unbind_copy")
 def unbind(flow: Flow, node: Node) -> list[Dims]:
-    """Take every position of a dim apart: the dim is frozen."""
+    """Freeze the dim whose positions become separate values."""
     x = flow.dims(node.args["self"])
     dim = positive(node.args["dim"], len(x))
     flow.freeze(x[dim], "select")
@@ -71,7 +71,7 @@ def unbind(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("select", "select_copy")
 def select(flow: Flow, node: Node) -> list[Dims]:
-    """Take one position of a dim: the dim is frozen."""
+    """Freeze the dim of which one position is taken."""
     x = flow.dims(node.args["self"])
     dim = positive(node.args["dim"], len(x))
     flow.freeze(x[dim], "select")
@@ -80,7 +80,7 @@ def select(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("slice", "narrow", "slice_copy", "narrow_copy")
 def slice_(flow: Flow, node: Node) -> list[Dims]:
-    """A step-1 slice cuts a sum; one of a larger step s takes the first of every s positions: their factor s stays."""
+    """Split a sum at a slice of step 1; a step s > 1 takes the first of every s positions and freezes the factor s."""
     x = flow.dims(node.args["self"])
     dim = positive(node.args["dim"], len(x))
     expr, size, new = x[dim], flow.size(x[dim]), node.shape[dim]
@@ -103,7 +103,7 @@ def slice_(flow: Flow, node: Node) -> list[Dims]:
 
 
 def _every(flow: Flow, expr: Expr, start: int, step: int, count: int) -> Expr:
-    """Take ``count`` positions ``step`` apart: of whole blocks the first, and of a block that ends early one more."""
+    """Take ``count`` positions ``step`` apart: the first of each whole block, and one of a last shorter block."""
     size = flow.size(expr)
     whole = count if start + count * step <= size else count - 1
     last = [1] if whole < count else []
@@ -117,7 +117,7 @@ def _every(flow: Flow, expr: Expr, start: int, step: int, count: int) -> Expr:
 
 
 def slice_start(node: Node, size: int) -> int:
-    """Return the first position a slice or narrow takes, as a non-negative number."""
+    """Return the first position that a slice or narrow takes, as a non-negative number."""
     start = node.get("start")
     start = 0 if start is None else int(start)
     return min(max(start + size, 0) if start < 0 else start, size)
@@ -125,7 +125,7 @@ def slice_start(node: Node, size: int) -> int:
 
 @rule("select_scatter", "slice_scatter")
 def scatter_back(flow: Flow, node: Node) -> list[Dims]:
-    """Write a slice back: dims of the whole, the sliced one frozen."""
+    """Return the dims of the whole into which a slice is written; the sliced dim is frozen."""
     x = flow.dims(node.args["self"])
     src = flow.dims(node.args["src"])
     dim = positive(node.args["dim"], len(x))
@@ -141,7 +141,7 @@ def scatter_back(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("meshgrid", "broadcast_tensors")
 def meshgrid(flow: Flow, node: Node) -> list[Dims]:
-    """Grids of positions: frozen for meshgrid, unified for broadcast_tensors."""
+    """Freeze the dims of meshgrid; unify those of broadcast_tensors."""
     values = [flow.dims(r) for r in node.args["tensors"]]
     if "broadcast" in node.op:
         both = flow.broadcast(values)

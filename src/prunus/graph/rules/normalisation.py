@@ -1,4 +1,4 @@
-"""Normalisations: channels unify with scale and shift; averaged dims are marked statistic."""
+"""Rules of normalisations: channels unify with scale and shift; averaged dims are marked as statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _results(node: Node, out: Dims, flow: Flow) -> list[Dims | None]:
 
 @rule("batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm")
 def batch_norm(flow: Flow, node: Node) -> list[Dims | None]:
-    """x (B, C, …) with weight, bias, running mean and variance (C,)."""
+    """Unify C of x (B, C, …) with weight, bias, running mean and variance (C,)."""
     x = flow.dims(node.args["input"])
     for name in ("weight", "bias", "running_mean", "running_var"):
         ref = node.get(name)
@@ -31,7 +31,7 @@ def batch_norm(flow: Flow, node: Node) -> list[Dims | None]:
 
 @rule("layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm")
 def layer_norm(flow: Flow, node: Node) -> list[Dims | None]:
-    """Averages over the trailing dims, which unify with weight and bias."""
+    """Mark the trailing dims as averaged, and unify them with weight and bias."""
     x = flow.dims(node.args["input"])
     count = len(node.args["normalized_shape"])
     for name in ("weight", "bias"):
@@ -46,7 +46,7 @@ def layer_norm(flow: Flow, node: Node) -> list[Dims | None]:
 
 @rule("group_norm")
 def group_norm(flow: Flow, node: Node) -> list[Dims | None]:
-    """x (B, G×c, …): averages over c and the rest; both G and c may be cut."""
+    """Mark c and the trailing dims of x (B, G×c, …) as averaged; both G and c may be cut."""
     x = flow.dims(node.args["input"])
     for name in ("weight", "bias"):
         ref = node.get(name)

@@ -1,4 +1,4 @@
-"""LSTM, GRU and plain RNN layers and cells: 4H = gate×H with the gate factor frozen."""
+"""Rules of LSTM, GRU and plain RNN layers and cells: 4H = gate×H with the gate factor frozen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from prunus.graph.rules.context import Dims, Flow, rule
 
 
 def _cell(flow: Flow, params: Sequence[Ref], x: Expr, hidden: Expr, state: Expr) -> None:
-    """Tie one cell: w_ih (g·H, I), w_hh (g·H, P), biases (g·H,); ``state`` is H, ``hidden`` P (H unless projected)."""
+    """Unify the dims of one cell: w_ih (g·H, I), w_hh (g·H, P), biases (g·H,).
+
+    ``state`` is H, ``hidden`` is P, which equals H unless the output is projected.
+    """
     rows, inputs = flow.dims(params[0])
     recurrent = flow.dims(params[1])
     flow.unify(inputs, x)
@@ -25,7 +28,7 @@ def _cell(flow: Flow, params: Sequence[Ref], x: Expr, hidden: Expr, state: Expr)
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent(flow: Flow, node: Node) -> list[Dims | None]:
-    """Layers chain, directions are a sum; one state tensor ties the hidden size of all layers."""
+    """Chain the layers, concatenate the directions; one state tensor gives all layers one hidden size."""
     if "input" not in node.args:
         return _packed(flow, node)
     x = flow.dims(node.args["input"])
@@ -67,7 +70,7 @@ def _layers(flow: Flow, node: Node, feature: Expr, hidden: Expr, state: Expr) ->
 
 
 def _packed(flow: Flow, node: Node) -> list[Dims | None]:
-    """Packed sequences: data (T, I), same layers."""
+    """Relate the dims of packed sequences: data (T, I), the same layers."""
     x = flow.dims(node.args["data"])
     states = node.args["hx"]
     dims = [flow.dims(s) for s in (states if isinstance(states, (list, tuple)) else [states])]
@@ -80,7 +83,7 @@ def _packed(flow: Flow, node: Node) -> list[Dims | None]:
 
 @rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 def cell(flow: Flow, node: Node) -> list[Dims | None]:
-    """One step: x (B, I), states (B, H)."""
+    """Relate the dims of one step: x (B, I), states (B, H)."""
     x = flow.dims(node.args["input"])
     states = node.args["hx"]
     dims = [flow.dims(s) for s in (states if isinstance(states, (list, tuple)) else [states])]

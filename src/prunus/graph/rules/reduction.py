@@ -1,4 +1,4 @@
-"""Reductions and ops that look at positions along a dim."""
+"""Rules of reductions, and of ops that depend on positions along a dim."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _POSITIONAL_OPS = ("prod", "any", "all", "argmax", "argmin", "median", "mode", "
 
 
 def reduced_dims(node: Node, rank: int) -> list[int]:
-    """Return the dims a reduction runs over, non-negative."""
+    """Return the dims over which a reduction runs, as non-negative numbers."""
     dim = node.get("dim")
     if dim is None or (isinstance(dim, (list, tuple)) and not dim):
         return list(range(rank))
@@ -21,15 +21,15 @@ def reduced_dims(node: Node, rank: int) -> list[int]:
 
 def _reduce(flow: Flow, node: Node, touch: str) -> list[Dims]:
     x = flow.dims(node.args["self"])
-    gone = reduced_dims(node, len(x))
-    for d in gone:
+    reduced = reduced_dims(node, len(x))
+    for d in reduced:
         if touch == "statistic":
             flow.layout.mark_statistic(x[d])
         elif touch == "freeze":
             flow.freeze(x[d], node.op.split(".")[1])
     keep: list[Expr] = []
     for i, e in enumerate(x):
-        if i not in gone:
+        if i not in reduced:
             keep.append(e)
         elif node.get("keepdim"):
             keep.append(UNIT)
@@ -59,7 +59,7 @@ for _names, _rule in ((STATISTIC_OPS, _statistic), (_EXACT_OPS, _exact), (_POSIT
 
 @rule("max", "min")
 def extreme(flow: Flow, node: Node) -> list[Dims]:
-    """Elementwise with two tensors; with a dim, values alone are a statistic and indices freeze it."""
+    """Unify two tensors; reduce one along a dim: unused indices make it a statistic, used ones freeze it."""
     if isinstance(node.get("other"), Ref):
         return [flow.broadcast([flow.dims(node.args["self"]), flow.dims(node.args["other"])])]
     if Ref(node.name, 1) not in flow.used:
@@ -73,7 +73,7 @@ def extreme(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum")
 def shared_out(flow: Flow, node: Node) -> list[Dims]:
-    """Same dims out; the dim worked along is frozen, unless it holds experts that a person lets go."""
+    """Return the same dims; the op's own dim is frozen unless it holds experts that the user makes removable."""
     x = flow.dims(node.args["self"])
     if x:
         flow.routes.hold(x[node.args["dim"]], node.op.split(".")[1].strip("_"))
@@ -82,7 +82,7 @@ def shared_out(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("roll")
 def roll(flow: Flow, node: Node) -> list[Dims]:
-    """Turn a dim by a constant: first + last becomes last + first. Without a dim, everything is frozen."""
+    """Rotate a dim by a constant: first + last becomes last + first; without a dim, freeze all."""
     x = flow.dims(node.args["self"])
     shifts, dims = node.args["shifts"], node.get("dims")
     if not dims:
@@ -102,7 +102,7 @@ def roll(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("softmin", "cumprod", "logcumsumexp", "cummax", "flip", "fliplr", "flipud", "sort", "argsort", "renorm")
 def positional_pass(flow: Flow, node: Node) -> list[Dims]:
-    """Same dims out; the dim worked along is frozen."""
+    """Return the same dims; the op's own dim is frozen."""
     x = flow.dims(node.args["self"])
     dims = node.get("dim", node.get("dims"))
     which = range(len(x)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
@@ -113,7 +113,7 @@ def positional_pass(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("topk", "kthvalue", "diff")
 def shorter(flow: Flow, node: Node) -> list[Dims]:
-    """Positions along a dim are chosen: the dim is frozen and changes size."""
+    """Return the dims of a choice of positions: the dim changes size, and is frozen unless it may lose experts."""
     x = flow.dims(node.args["self"])
     dim, name = positive(node.get("dim", -1), len(x)), node.op.split(".")[1]
     if name == "topk" and node.get("largest") and flow.routes.choose(x[dim], int(node.args["k"]), name):
@@ -132,7 +132,7 @@ def shorter(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("tril", "triu")
 def triangle(flow: Flow, node: Node) -> list[Dims]:
-    """A triangle of the last two dims: both frozen."""
+    """Freeze the last two dims, of which a triangle is taken."""
     x = flow.dims(node.args["self"])
     for e in x[-2:]:
         flow.freeze(e, "triangle")

@@ -1,4 +1,4 @@
-"""Views and permutations: dims are multiplied, factored and moved."""
+"""Rules of views and permutations: dims are multiplied, factored and moved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prunus.graph.rules.context import Dims, Flow, positive, rule
 
 @rule(*words("view reshape flatten unflatten _unsafe_view view_as reshape_as _reshape_alias ravel view_copy"))
 def view(flow: Flow, node: Node) -> list[Dims]:
-    """Match runs of dims with equal products; factor each run from its trailing output."""
+    """Match runs of input and output dims with equal products; factor each run from its last output dim."""
     x = flow.dims(node.args["self"])
     shape = flow.shape(node.args["self"])
     if node.op == "aten.view.dtype":
@@ -114,8 +114,8 @@ def squeeze(flow: Flow, node: Node) -> list[Dims]:
     x = flow.dims(node.args["self"])
     which = node.get("dim")
     listed = range(len(x)) if which is None else [which] if isinstance(which, int) else which
-    gone = {positive(d, len(x)) for d in listed}
-    return [tuple(e for i, e in enumerate(x) if i not in gone or flow.size(e) != 1)]
+    listed_dims = {positive(d, len(x)) for d in listed}
+    return [tuple(e for i, e in enumerate(x) if i not in listed_dims or flow.size(e) != 1)]
 
 
 @rule("expand", "broadcast_to", "expand_copy")
@@ -129,7 +129,7 @@ def expand(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("repeat", "tile")
 def repeat(flow: Flow, node: Node) -> list[Dims]:
-    """Tile every dim: n copies of x are n × x."""
+    """Multiply every dim by its repeats: n copies of x are n × x."""
     x = flow.dims(node.args["self"])
     counts = list(node.get("repeats", node.get("dims")))
     x = [UNIT] * (len(counts) - len(x)) + x

@@ -1,4 +1,4 @@
-"""Pooling, resampling, padding and patches: channels pass, places are frozen."""
+"""Rules of pooling, resampling, padding and patches: channels are kept, spatial dims are frozen."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ for _names, _rule in ((_POOLS, _pool), (_RESAMPLE, _resample)):
 
 @rule("pad", "constant_pad_nd")
 def pad(flow: Flow, node: Node) -> list[Dims]:
-    """A constant on a free dim is a sum with fresh atoms, a negative amount cuts one; mirrored pads freeze the dim."""
+    """Add fresh atoms for constant padding, split the dim for negative amounts; mirrored padding freezes it."""
     x = flow.dims(node.args["self"])
     amounts = list(node.args["pad"])
     constant = node.get("mode", "constant") == "constant"
@@ -68,8 +68,10 @@ def pad(flow: Flow, node: Node) -> list[Dims]:
             continue
         left, right = (flow.fresh(max(n, 0), None if n else "empty") for n in pair)
         size = flow.size(x[dim])
-        gone = [max(-n, 0) for n in pair]
-        pieces = flow.cuts(x[dim], [gone[0], size - sum(gone), gone[1]]) if any(gone) else [left, x[dim], right]
+        removed = [max(-n, 0) for n in pair]
+        pieces = (
+            flow.cuts(x[dim], [removed[0], size - sum(removed), removed[1]]) if any(removed) else [left, x[dim], right]
+        )
         aux += [left if pair[0] >= 0 else pieces[0], right if pair[1] >= 0 else pieces[2]]
         x[dim] = concat(*(e for e, n in ((left, pair[0] > 0), (pieces[1], 1), (right, pair[1] > 0)) if n))
     flow.set_aux(node, "pad", *aux)
@@ -78,7 +80,7 @@ def pad(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("pixel_shuffle")
 def pixel_shuffle(flow: Flow, node: Node) -> list[Dims]:
-    """(…, C·r², H, W) → (…, C, H·r, W·r): the r² factor is frozen."""
+    """Relate (…, C·r², H, W) → (…, C, H·r, W·r); the r² factor is frozen."""
     x = flow.dims(node.args["self"])
     factor = int(node.args["upscale_factor"])
     channels, trail = flow.factor(x[-3], factor * factor)
@@ -90,7 +92,7 @@ def pixel_shuffle(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(flow: Flow, node: Node) -> list[Dims]:
-    """(…, C, H·r, W·r) → (…, C·r², H, W)."""
+    """Relate (…, C, H·r, W·r) → (…, C·r², H, W)."""
     x = flow.dims(node.args["self"])
     factor = int(node.args["downscale_factor"])
     for e in x[-2:]:
@@ -101,7 +103,7 @@ def pixel_unshuffle(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(flow: Flow, node: Node) -> list[Dims]:
-    """(B, G×C, …) → (B, C×G, …)."""
+    """Relate (B, G×C, …) → (B, C×G, …)."""
     x = flow.dims(node.args["self"])
     group, inner = flow.factor(x[1], flow.size(x[1]) // int(node.args["groups"]))
     flow.set_aux(node, "groups", group)
@@ -111,7 +113,7 @@ def channel_shuffle(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("im2col")
 def im2col(flow: Flow, node: Node) -> list[Dims]:
-    """(…, C, H, W) → (…, C×kk, L)."""
+    """Relate (…, C, H, W) → (…, C×kk, L)."""
     x = flow.dims(node.args["self"])
     kernel = node.args["kernel_size"]
     for e in x[-2:]:
@@ -122,7 +124,7 @@ def im2col(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("col2im")
 def col2im(flow: Flow, node: Node) -> list[Dims]:
-    """(…, C×kk, L) → (…, C, H, W)."""
+    """Relate (…, C×kk, L) → (…, C, H, W)."""
     x = flow.dims(node.args["self"])
     kernel = node.args["kernel_size"]
     channels, patch = flow.factor(x[-2], kernel[0] * kernel[1])
@@ -133,7 +135,7 @@ def col2im(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("unfold")
 def unfold(flow: Flow, node: Node) -> list[Dims]:
-    """Sliding windows of one dim: the dim is frozen, the window is a new frozen dim."""
+    """Freeze the dim of sliding windows; the window is a new frozen dim."""
     x = flow.dims(node.args["self"])
     dim = node.args["dimension"] % len(x)
     flow.freeze(x[dim], "window")
@@ -143,7 +145,7 @@ def unfold(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
 def grid_sample(flow: Flow, node: Node) -> list[Dims]:
-    """x (B, C, …) sampled at a grid: channels pass."""
+    """Sample x (B, C, …) at a grid: channels are kept, spatial dims are frozen."""
     x, grid = flow.dims(node.args["input"]), flow.dims(node.args["grid"])
     for e in (*x[2:], *grid[1:]):
         flow.freeze(e, "spatial")
@@ -152,7 +154,7 @@ def grid_sample(flow: Flow, node: Node) -> list[Dims]:
 
 @rule("torchvision.deform_conv2d", "torchvision.roi_align", "torchvision.nms", "torchvision.roi_pool")
 def vision(flow: Flow, node: Node) -> list[Dims]:
-    """Vision ops: region pooling passes channels, the rest freezes everything."""
+    """Keep the channels of region pooling; freeze all dims of other vision ops."""
     from prunus.graph.ir import refs_in
 
     values = list(refs_in(node.args))

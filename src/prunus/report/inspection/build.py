@@ -14,8 +14,9 @@ from prunus.analysis import Analysis
 from prunus.cost.price import CostModel, Term, cost_model
 from prunus.errors import OptionError
 from prunus.foundation.arguments import door
+from prunus.graph.axis import FrozenDim
 from prunus.graph.capture import capture
-from prunus.graph.coupling import Coupling, FrozenDim, couple
+from prunus.graph.coupling import Coupling, couple
 from prunus.graph.ir import INPUT, TENSOR, Graph
 from prunus.graph.layout import atoms_of
 from prunus.graph.provenance import Provenance, literals, provenance
