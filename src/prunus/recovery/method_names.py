@@ -8,7 +8,7 @@ from prunus.errors import OptionError, nearest
 from prunus.foundation.registry import Registry
 
 AUTOPILOT = "autopilot"
-METHOD_ALLOWED = "autopilot, or one way: statistics, refold, blocks, distil, finetune"
+METHOD_ALLOWED = "autopilot, or one method: statistics, refold, blocks, distil, finetune"
 
 REGISTRY: Registry[Any] = Registry("recovery", "prunus.recoveries")
 """The registry without the type of its members, which import the options; `RECOVERY_METHODS` is the typed name."""
