@@ -63,7 +63,7 @@ def test_ids_and_their_mask_exchange_the_same_stretch() -> None:
         assert len(places) == 0 or len(places) == int(places[-1] - places[0]) + 1
 
 
-def test_lanes_of_one_form_are_joined_and_others_stay() -> None:
+def test_sample_groups_of_one_form_are_joined_and_others_stay() -> None:
     sample_groups = [SampleGroup(torch.zeros(n, t), n, "fit") for n, t in ((4, 3), (2, 3), (4, 5))]
     assert [(group.count, tuple(group.inputs.shape)) for group in joined(sample_groups)] == [(6, (6, 3)), (4, (4, 5))]
 

@@ -122,7 +122,11 @@ class RunResult:
 def refit_layers(
     model: nn.Module, coupling: Coupling, plan: Plan | None, data: Any, at: At, *, seed: int = 0
 ) -> RunResult:
-    """Pass the moments of every layer's inputs to ``at``, and continue with the weight that it returns.
+    """Pass the moments of every layer to ``at``, and continue with the weight that it returns.
+
+    Layers come in the order of the program, each once: linear layers and convolutions that are the only reader of
+    their weight. The moments are those of the layer's inputs in the network as refitted so far, with the dense layer's
+    outputs as targets.
 
     Args:
         model: the dense network; untouched.

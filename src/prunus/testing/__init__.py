@@ -1,17 +1,4 @@
-"""A member of a role (criterion, method, allocator, …) in; a class of contract tests for pytest out.
-
-One line in your own test file checks your member. Each function returns a class whose methods are the promises of the
-role; pytest collects it under any name::
-
-    import prunus.testing
-
-    TestMyCriterion = prunus.testing.criterion_suite("my-criterion")
-    TestMyAllocator = prunus.testing.allocator_suite("my-allocator")
-
-A member is given by its enrolled name, or as the object itself. The message of a failure holds the fault, the value
-found, the allowed values and the remedy. ``TestMyCriterion.failures()`` runs the same checks without pytest, which
-prunus does not need.
-"""
+"""A member of a role (criterion, method, allocator, …) in; a class of contract tests for pytest out."""
 
 from prunus.testing.allocators import allocator_suite
 from prunus.testing.cases import example_analysis, example_data

@@ -22,8 +22,13 @@ class ContractError(AssertionError):
 class Suite:
     """The promises of one role, checked for one member; every method ``test_…`` is one promise.
 
-    A factory such as `prunus.testing.criterion_suite` makes a subclass for a member. pytest collects the subclass under
-    any name that it has in a test file, and `failures` runs it without pytest.
+    A factory such as `prunus.testing.criterion_suite` makes a subclass for a member, given by its enrolled name
+    or as the object itself. pytest collects the subclass under any name that it has in a test file, and `failures` runs
+    it without pytest, which prunus does not need. The message of a failure holds the fault, the value found, the
+    allowed values and the remedy.
+
+    Example:
+        One line in a test file checks a member: ``TestMine = prunus.testing.criterion_suite("my-criterion")``.
     """
 
     __test__ = False
