@@ -17,7 +17,7 @@ RAMP = 2 / 3
 DECAY = 0.9
 STEPS = 4
 
-KEPT_SCHEDULES: Registry[Schedule] = Registry("pruning schedule", "prunus.training.schedules", kind=Callable)
+KEPT_SCHEDULES: Registry[Schedule] = Registry("pruning schedule", "prunus.schedules", kind=Callable)
 
 
 def kept_at(name: str, t: float, kept: float, *, begin: float = 0.0, end: float = RAMP) -> float:
