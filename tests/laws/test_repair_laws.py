@@ -1,4 +1,4 @@
-"""Laws of the repair: merged moments, least squares, im2col, and a walk that computes what the networks compute."""
+"""Laws of the repair: merged moments, least squares, im2col, and a run that computes what the networks compute."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from factories_repair import cut_half, distance, net, samples
 from prunus.analysis.score import make_plan
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.repairs import Moments, Site, merged, walk
+from prunus.repairs import Moments, Site, merged, refit_layers
+from prunus.repairs.layerwise_run import LayerwiseRun, run_context
 from prunus.repairs.normal_equations import solved_on
 from prunus.repairs.refold import refold
 from prunus.repairs.repair_model import _Best, _write_
-from prunus.repairs.repairs import REPAIRS, Mending
+from prunus.repairs.repairs import REPAIRS, SiteRepairer
 from prunus.repairs.scales import rescale
-from prunus.repairs.walking import Walk, route
 from prunus.surgery.cut import cut
 
 quick = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -126,8 +126,8 @@ LAYERS = [
 def test_moments_at_a_site_are_those_of_what_the_layer_computes(
     layer: nn.Module, shape: tuple[int, ...], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prunus.repairs.walking.ROWS", most)
-    monkeypatch.setattr("prunus.repairs.walking.ROWS_PER_INPUT", 0)
+    monkeypatch.setattr("prunus.repairs.layerwise_run.ROWS", most)
+    monkeypatch.setattr("prunus.repairs.layerwise_run.ROWS_PER_INPUT", 0)
     model = nn.Sequential(nn.Identity(), layer).eval()
     data = [torch.randn(4, *shape[1:], generator=torch.Generator().manual_seed(k)) for k in range(2)]
     seen: list[Site] = []
@@ -141,10 +141,10 @@ def test_moments_at_a_site_are_those_of_what_the_layer_computes(
         assert float(moments.error(matrix, bias).max()) < 1e-9  # W x + b is what the layer answered, row by row
         assert torch.equal(site.weight(site.matrix(layer.weight.detach())), layer.weight.detach())
 
-    walked = walk(model, couple(capture(model, data[0][:2])), None, data, at)
+    result = refit_layers(model, couple(capture(model, data[0][:2])), None, data, at)
     assert len(seen) == 1
-    assert walked.changed == frozenset()
-    assert max(walked.errors.values()) == 0
+    assert result.changed == frozenset()
+    assert max(result.errors.values()) == 0
 
 
 @quick
@@ -157,14 +157,14 @@ def test_a_walk_computes_what_the_cut_network_computes(seed: int) -> None:
     plan = make_plan(coupling, random_share(coupling, seed))
     small = cut(model, coupling, plan, inputs)
     data = [random_inputs(model, batch=8, seed=seed + k) for k in range(2)]
-    way = route(model, coupling, plan, data)
-    untouched = Walk(way, absorb=False).errors_as_it_is()
-    held = torch.cat(data)[14:]  # eight lanes of two samples; the last is held
+    context = run_context(model, coupling, plan, data)
+    untouched = LayerwiseRun(context, absorb=False).errors_without_repair()
+    held = torch.cat(data)[14:]  # eight sample groups of two samples; the last is held
     assert math.isclose(untouched["held"], distance(model, small, held), rel_tol=1e-4, abs_tol=1e-9)
     repair = REPAIRS.get("refold")
-    walked = Walk(way, absorb=repair.absorb).run(Mending(repair, way))
-    _write_(small, _Best("refold", walked, 0.0, 0.0, {}), way)
-    assert math.isclose(walked.errors["held"], distance(model, small, held), rel_tol=1e-3, abs_tol=1e-7)
+    result = LayerwiseRun(context, absorb=repair.absorb).run(SiteRepairer(repair, context))
+    _write_(small, _Best("refold", result, 0.0, 0.0, {}))
+    assert math.isclose(result.errors["held"], distance(model, small, held), rel_tol=1e-3, abs_tol=1e-7)
 
 
 def test_a_new_weight_takes_effect_in_everything_behind_it() -> None:
@@ -178,7 +178,7 @@ def test_a_new_weight_takes_effect_in_everything_behind_it() -> None:
         seen.append(moments.second)
         return torch.zeros(site.shape) if site.tensor == "0.weight" else None
 
-    walk(model, coupling, None, [data], at)
+    refit_layers(model, coupling, None, [data], at)
     behind = model[0].bias.detach().relu().double()
     torch.testing.assert_close(seen[1][0], torch.outer(behind, behind))
     torch.testing.assert_close(seen[0][0], data.double().T @ data.double() / 16, rtol=1e-6, atol=1e-7)
@@ -221,9 +221,12 @@ def refolded(model: nn.Module, data: Tensor, keep: dict[str, int] | None = None)
         plan = cut_half(model, data[:2])[1].plan
     else:
         plan = make_plan(coupling, {a: np.arange(coupling.axes[a].size) < count for a, count in keep.items()})
-    way, repair = route(model, coupling, plan, [data]), REPAIRS.get("refold")
-    assert way.tails
-    without, absorbed = (Walk(way, absorb=absorb).run(Mending(repair, way)).errors["held"] for absorb in (False, True))
+    context, repair = run_context(model, coupling, plan, [data]), REPAIRS.get("refold")
+    assert context.residual_sums
+    without, absorbed = (
+        LayerwiseRun(context, absorb=absorb).run(SiteRepairer(repair, context)).errors["held"]
+        for absorb in (False, True)
+    )
     return without, absorbed
 
 

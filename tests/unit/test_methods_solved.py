@@ -79,8 +79,8 @@ def test_the_damage_of_a_level_is_that_of_the_cut_and_refitted_network() -> None
         weight = model[2].weight.double()
         new = refit(weight, moment, torch.from_numpy(kept).expand(4, 12), damping=0.01)
         outputs = (hidden - hidden.mean(0)) @ new.T + hidden.mean(0) @ weight.T + model[2].bias
-        # In the lanes into which the samples are divided, each centred by itself, as the scan runs them.
-        sizes = [lane.count for lane in unlabelled(found).lanes]
+        # In the groups into which the samples are divided, each centred by itself, as the scan runs them.
+        sizes = [group.count for group in unlabelled(found).groups]
         parts = list(zip(outputs.split(sizes), dense.double().split(sizes), strict=True))
         wanted = sum((o - d).square().mean() for o, d in parts) / sum((d - d.mean(0)).square().mean() for _, d in parts)
     assert error == pytest.approx(float(wanted), rel=1e-3)

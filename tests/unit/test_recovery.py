@@ -20,11 +20,10 @@ from prunus.data.sources import Split
 from prunus.errors import DataError, ModelError, OptionError, OutcomeError, UsageError
 from prunus.pipeline.recovering import recover_
 from prunus.recovery import RECOVERY_METHODS, RecoveryOptions, RecoveryTask, recovered_
-from prunus.recovery.best_state import Best
-from prunus.recovery.block_matching import find_places
+from prunus.recovery.block_matching import find_block_pairs
 from prunus.recovery.recovery_method import RecoveryMethod
 from prunus.recovery.step_budget import StepBudget
-from prunus.recovery.watched_training import Course, watched_training
+from prunus.recovery.watched_training import AttemptSettings, BestState, watched_training
 from prunus.surgery.cut import cut_with_record
 from prunus.training import TrainingOptions
 from prunus.tree import find_branches
@@ -63,7 +62,7 @@ def test_blocks_learn_without_labels_and_only_inside() -> None:
 
 
 def test_places_are_blocks_with_the_positions_that_stayed() -> None:
-    places = find_places(case({"steps": 1}))
+    places = find_block_pairs(case({"steps": 1}))
     assert [place.first for place in places] == ["stem", "blocks.0", "blocks.1", "blocks.2", "head"]
     kept = places[0].kept[1]
     assert kept is not None
@@ -75,7 +74,7 @@ def test_a_dropped_block_is_answered_for_by_the_one_before() -> None:
     drops = [b.drop for b in find_branches(analysed()) if b.id == "blocks.1" and b.drop]
     plan = make_plan(analysed(), {}, drops)
     small, _ = cut_with_record(dense(), analysed(), plan, EXAMPLE)
-    places = find_places(case({"steps": 1}, plan=plan, model=small))
+    places = find_block_pairs(case({"steps": 1}, plan=plan, model=small))
     assert [(place.last, place.dense) for place in places][1:3] == [("blocks.0", "blocks.1"), ("blocks.2", "blocks.2")]
 
 
@@ -127,10 +126,15 @@ def test_a_leg_that_brings_nothing_ends_early_unless_it_was_asked_for() -> None:
     it = case({"steps": 40, "method": "finetune"})
     recovery_method = RecoveryMethod("idle", True, idle, lambda case: "")
     step_budget = StepBudget(80)
-    attempt = watched_training(it, Course(recovery_method, 40), Best(it), step_budget, "test")
+    attempt = watched_training(it, AttemptSettings(recovery_method, 40), BestState(it), step_budget, "test")
     assert (attempt.steps, attempt.kept) == (step_budget.spent, False) == (25, False)
     assert "the rate is too high" in attempt.reason
-    assert watched_training(it, Course(recovery_method, 40, patient=True), Best(it), step_budget, "test").steps == 40
+    assert (
+        watched_training(
+            it, AttemptSettings(recovery_method, 40, patient=True), BestState(it), step_budget, "test"
+        ).steps
+        == 40
+    )
 
 
 def test_a_flat_curve_saves_the_rest_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +162,11 @@ def test_a_step_free_way_that_brings_nothing_says_what_happened() -> None:
     for run, said in ((lambda *_: None, "it changed nothing"), (unusable, "no plan; give one")):
         it = case({"steps": 24})
         attempt = watched_training(
-            it, Course(RecoveryMethod("idle", False, run, lambda _case: "")), Best(it), StepBudget(24), "costs no steps"
+            it,
+            AttemptSettings(RecoveryMethod("idle", False, run, lambda _case: "")),
+            BestState(it),
+            StepBudget(24),
+            "costs no steps",
         )
         assert str(attempt) == f"idle        passed over: {said}"
 
@@ -263,7 +271,11 @@ def test_outcome_errors_of_training_are_not_swallowed_silently() -> None:
 
     it = case({"steps": 5})
     attempt = watched_training(
-        it, Course(RecoveryMethod("broken", True, broken, lambda case: ""), 5), Best(it), StepBudget(5), "test"
+        it,
+        AttemptSettings(RecoveryMethod("broken", True, broken, lambda case: ""), 5),
+        BestState(it),
+        StepBudget(5),
+        "test",
     )
     assert attempt.reason == "test; the loss is nan at step 1"
 

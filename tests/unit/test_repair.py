@@ -1,4 +1,4 @@
-"""Repair from outside: better networks, nothing lost, bad input refused or told."""
+"""Repair from outside: better networks, nothing lost, bad input refused or reported."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_training_mode_statistics_are_those_of_the_small_network(cut_net: tuple[
 
 def test_memory_limits_the_samples(cut_net: tuple[nn.Module, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, coupling, result = cut_net
-    monkeypatch.setattr("prunus.repairs.memory_fit.ROOM", 1 << 20)
+    monkeypatch.setattr("prunus.repairs.samples.ROOM", 1 << 20)
     report = repair_(model, copy.deepcopy(result.model), coupling, result.plan, [samples(96)], repair="bias")
     # The widest moment of a sample holds about 40 planes of 8 x 8 floats, in two networks.
     assert 20 < report.samples < 96

@@ -13,9 +13,9 @@ import prunus
 from factories_pruned import same_state
 from factories_repair import cut_half, distance, net, samples
 from prunus.repairs import repair_
-from prunus.repairs.matching import TEMPERATURE, miss
+from prunus.repairs.matching import TEMPERATURE, matching_loss
 from prunus.repairs.mixup import blended
-from prunus.repairs.samples import Lane, joined
+from prunus.repairs.samples import SampleGroup, joined
 
 X = samples(2, 9)
 
@@ -29,31 +29,31 @@ def test_the_miss_is_squares_and_softened_divergence() -> None:
     p = 1 / (1 + math.exp(-2 / TEMPERATURE))
     divergence = p * math.log(p / 0.5) + (1 - p) * math.log((1 - p) / 0.5)
     wanted = 4 / 4 + TEMPERATURE**2 * divergence
-    assert float(miss([answer], [target])) == pytest.approx(wanted, rel=1e-5)
-    assert float(miss([target], [target])) == pytest.approx(0, abs=1e-6)
+    assert float(matching_loss([answer], [target])) == pytest.approx(wanted, rel=1e-5)
+    assert float(matching_loss([target], [target])) == pytest.approx(0, abs=1e-6)
 
 
 def test_pictures_and_single_numbers_count_by_their_squares_alone() -> None:
     shifted = torch.full((4, 1), 2.0)
-    assert float(miss([shifted + 1], [shifted])) == pytest.approx(0.25)
+    assert float(matching_loss([shifted + 1], [shifted])) == pytest.approx(0.25)
     pictures = torch.full((2, 3, 4, 4), 2.0)
-    assert float(miss([pictures + 1], [pictures])) == pytest.approx(0.25)
+    assert float(matching_loss([pictures + 1], [pictures])) == pytest.approx(0.25)
 
 
 def test_blends_of_floats_lie_between_two_samples() -> None:
-    lane = Lane(torch.eye(6).reshape(6, 6), 6, "fit")
-    made = blended(lane, generator()).inputs
+    sample_group = SampleGroup(torch.eye(6).reshape(6, 6), 6, "fit")
+    made = blended(sample_group, generator()).inputs
     assert made.shape == (6, 6)
     torch.testing.assert_close(made.sum(1), torch.ones(6))
     assert ((made > 0).sum(1) <= 2).all()
     assert (made.diagonal() >= 0.5).all()
-    assert not torch.equal(made, lane.inputs)
+    assert not torch.equal(made, sample_group.inputs)
 
 
 def test_ids_and_their_mask_exchange_the_same_stretch() -> None:
     rows = torch.arange(8)[:, None].expand(8, 12).contiguous()
-    lane = Lane({"ids": rows, "mask": rows + 100, "once": torch.arange(3)}, 8, "fit")
-    made = blended(lane, generator(3)).inputs
+    sample_group = SampleGroup({"ids": rows, "mask": rows + 100, "once": torch.arange(3)}, 8, "fit")
+    made = blended(sample_group, generator(3)).inputs
     assert torch.equal(made["mask"], made["ids"] + 100)
     assert torch.equal(made["once"], torch.arange(3))
     changed = made["ids"] != rows
@@ -63,9 +63,9 @@ def test_ids_and_their_mask_exchange_the_same_stretch() -> None:
         assert len(places) == 0 or len(places) == int(places[-1] - places[0]) + 1
 
 
-def test_lanes_of_one_form_are_joined_and_others_stay() -> None:
-    lanes = [Lane(torch.zeros(n, t), n, "fit") for n, t in ((4, 3), (2, 3), (4, 5))]
-    assert [(lane.count, tuple(lane.inputs.shape)) for lane in joined(lanes)] == [(6, (6, 3)), (4, (4, 5))]
+def test_sample_groups_of_one_form_are_joined_and_others_stay() -> None:
+    sample_groups = [SampleGroup(torch.zeros(n, t), n, "fit") for n, t in ((4, 3), (2, 3), (4, 5))]
+    assert [(group.count, tuple(group.inputs.shape)) for group in joined(sample_groups)] == [(6, (6, 3)), (4, (4, 5))]
 
 
 def test_matching_comes_closer_than_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,15 +16,15 @@ from factories_repair import cut_half, distance, nothing
 from prunus.graph.ir import Node
 from prunus.repairs import repair_
 from prunus.repairs.find_sites import find_sites
+from prunus.repairs.layerwise_run import LayerwiseRun, SiteProblem, run_context
 from prunus.repairs.paired_run import Lockstep
 from prunus.repairs.program_pairs import Programs
 from prunus.repairs.refold import refold
-from prunus.repairs.repairs import REPAIRS, Mending
+from prunus.repairs.repairs import REPAIRS, SiteRepairer
 from prunus.repairs.rnn_cells import Recurrent
-from prunus.repairs.rnn_fit import _Lane, _ran, mend_recurrent
+from prunus.repairs.rnn_fit import _GroupSequences, _run, refit_recurrent
 from prunus.repairs.rnn_unroll import CellWeights, Sequences, sequences_of, unrolled
-from prunus.repairs.samples import lanes_of
-from prunus.repairs.walking import Stop, Walk, route
+from prunus.repairs.samples import sample_groups_of
 
 PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -77,9 +77,9 @@ def test_the_replay_gives_what_the_layer_gives(kind: type[nn.RNNBase], options: 
     data = sequences(8, 1)
     programs = Programs(model, coupling, plan)
     place = next(p for p in find_sites(programs.first.small).values() if isinstance(p, Recurrent))
-    lanes = lanes_of(data, torch.device("cpu"))
+    sample_groups = sample_groups_of(data, torch.device("cpu"))
     values = dict(model.state_dict())
-    steps = [Lockstep(lane, programs.of(lane.inputs), values, values) for lane in lanes]
+    steps = [Lockstep(group, programs.of(group.inputs), values, values) for group in sample_groups]
     seen: list[float] = []
     nodes = programs.first.dense.nodes
     position = next(i for i, node in enumerate(nodes) if node.name == place.node)
@@ -92,7 +92,7 @@ def test_the_replay_gives_what_the_layer_gives(kind: type[nn.RNNBase], options: 
 
     for step in steps:
         step.advance(0, position)
-    mend_recurrent(place, steps, values, solve, lambda site: 10_000, torch.Generator())
+    refit_recurrent(place, steps, values, solve, lambda site: 10_000, torch.Generator())
     assert len(seen) == len(steps) * sum(len(cell.parts) for cell in place.cells)
     assert max(seen) < 1e-12  # the gates' inputs are the joined weights times what is read
     for step in steps:
@@ -103,13 +103,13 @@ def check_outputs(step: Lockstep, node: Node, place: Recurrent, model: Reader) -
     """The last layer's states, put side by side, are what the layer answers."""
     with torch.no_grad():
         given = sequences_of(step.small, node)
-        lane = _Lane(step, given, given)
+        sample_group = _GroupSequences(step, given, given)
         for layer in range(0, len(place.cells), place.directions):
-            after = [_ran(place, layer + d, lane).after for d in range(place.directions)]
-            lane.small = Sequences(torch.cat(after, 1), given.sizes)
+            after = [_run(place, layer + d, sample_group).after for d in range(place.directions)]
+            sample_group.small = Sequences(torch.cat(after, 1), given.sizes)
         answered = model.cells(step.small.value(node.args["input"]))[0]
-    wanted = (answered.transpose(0, 1) if model.first else answered).reshape(lane.small.rows.shape)
-    torch.testing.assert_close(lane.small.rows, wanted.double(), rtol=1e-5, atol=1e-6)
+    wanted = (answered.transpose(0, 1) if model.first else answered).reshape(sample_group.small.rows.shape)
+    torch.testing.assert_close(sample_group.small.rows, wanted.double(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "options"), KINDS, ids=lambda v: getattr(v, "__name__", None))
@@ -122,8 +122,8 @@ def test_a_recurrent_network_comes_closer(kind: type[nn.RNNBase], options: dict[
     assert any(layer.ridge is not None for layer in fitted)
     assert sum(layer.after for layer in fitted) < 0.9 * sum(layer.before for layer in fitted)
     alone = copy.deepcopy(result.model)
-    way = route(model, coupling, result.plan, [sequences(192, 2)])
-    others = without_recurrent(alone, way)
+    context = run_context(model, coupling, result.plan, [sequences(192, 2)])
+    others = without_recurrent(alone, context)
     found = [distance(model, net, fresh) for net in (small, alone, result.model)]
     assert others > 0
     assert found[0] < found[1] < found[2]
@@ -135,17 +135,17 @@ def test_the_joined_weight_is_the_optimum_over_both_states() -> None:
     model = reader(nn.LSTM, {"batch_first": True})
     coupling, result = cut_half(model, sequences(2))
     small, x = result.model, sequences(24, 5)
-    way = route(model, coupling, result.plan, [x])
+    context = run_context(model, coupling, result.plan, [x])
     found: list[Tensor] = []
 
-    def repair(stop: Stop) -> Mapping[str, Tensor]:
-        if "cells" in stop.site.tensor:
-            start = torch.zeros_like(stop.all.cross), torch.zeros_like(stop.all.target)
-            fit = refold(*start, stop.all, None, shifts=True, grid=(1e-13,))
+    def repair(problem: SiteProblem) -> Mapping[str, Tensor]:
+        if "cells" in problem.site.tensor:
+            start = torch.zeros_like(problem.all.cross), torch.zeros_like(problem.all.target)
+            fit = refold(*start, problem.all, None, shifts=True, grid=(1e-13,))
             found.append(torch.cat([fit.matrix[0], fit.bias.T], 1))
         return {}
 
-    Walk(way, absorb=False, held=False).run(repair)
+    LayerwiseRun(context, absorb=False, held=False).run(repair)
     with torch.no_grad():
         wide, narrow = model.enter(x).relu(), small.enter(x).relu()
         states = [net.cells(read)[0][:, :-1] for net, read in ((model, wide), (small, narrow))]
@@ -195,11 +195,11 @@ def test_packed_sequences_are_replayed() -> None:
         torch.testing.assert_close(own.after, wanted[:, 4 * back : 4 * back + 4], rtol=1e-6, atol=1e-6)
 
 
-def without_recurrent(small: nn.Module, way: Any) -> int:
+def without_recurrent(small: nn.Module, context: Any) -> int:
     """Refold all but the recurrent layers."""
-    way = replace(way, sites={n: p for n, p in way.sites.items() if not isinstance(p, Recurrent)})
-    walked = Walk(way, absorb=True).run(Mending(REPAIRS.get("refold"), way))
+    context = replace(context, sites={n: p for n, p in context.sites.items() if not isinstance(p, Recurrent)})
+    repaired = LayerwiseRun(context, absorb=True).run(SiteRepairer(REPAIRS.get("refold"), context))
     with torch.no_grad():
-        for name in walked.changed:
-            dict(small.named_parameters())[name].copy_(walked.tensors[name])
-    return len(walked.changed)
+        for name in repaired.changed:
+            dict(small.named_parameters())[name].copy_(repaired.tensors[name])
+    return len(repaired.changed)

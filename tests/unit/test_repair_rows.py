@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from factories_repair import cut_half, distance
-from prunus.repairs import Moments, repair_, walk
+from prunus.repairs import Moments, refit_layers, repair_
 from prunus.repairs.moments import FewRows, Sums, moments_of
 from prunus.repairs.refold import refold
 
@@ -91,7 +91,7 @@ def test_a_wide_layer_is_refitted_from_few_samples(monkeypatch: pytest.MonkeyPat
 
 
 def test_of_a_very_wide_layer_few_rows_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunus.repairs.walking.WIDEST", 300)
+    monkeypatch.setattr("prunus.repairs.layerwise_run.WIDEST", 300)
     model = wide(600)
     coupling, result = cut_half(model, data(2))
     small = copy.deepcopy(result.model)
@@ -111,6 +111,6 @@ def test_a_walk_hands_over_second_moments_of_few_rows_too() -> None:
         seen.append(moments.second)
 
     x = data(16)
-    walk(model, coupling, result.plan, [x], at)
+    refit_layers(model, coupling, result.plan, [x], at)
     read = result.model[:2](x).detach().double()
     torch.testing.assert_close(seen[1][0], read.T @ read / 16, rtol=1e-5, atol=1e-6)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import prunus
 from factories_repair import cut_half, distance
-from prunus.repairs import Moments, Site, repair_, walk
+from prunus.repairs import Moments, Site, refit_layers, repair_
 from prunus.repairs.find_sites import find_sites
+from prunus.repairs.layerwise_run import LayerwiseRun, SiteProblem, run_context
 from prunus.repairs.refold import refold
-from prunus.repairs.walking import Stop, Walk, route
 
 
 class Shared(nn.Module):
@@ -85,13 +85,13 @@ def test_the_shared_weight_is_the_optimum_over_all_its_readers() -> None:
     model = Shared().eval()
     coupling, result = cut_half(model, data(2, 6))
     x = data(64, 6)
-    way = route(model, coupling, result.plan, [x])
+    context = run_context(model, coupling, result.plan, [x])
     seen: list[Tensor] = []
 
-    def repair(stop: Stop) -> Mapping[str, Tensor]:
-        if getattr(stop.site, "tensor", "") != "again.weight":
+    def repair(problem: SiteProblem) -> Mapping[str, Tensor]:
+        if getattr(problem.site, "tensor", "") != "again.weight":
             return {}
-        moments = stop.all
+        moments = problem.all
         fit = refold(
             torch.zeros_like(moments.cross), torch.zeros_like(moments.target), moments, None, shifts=True, grid=(1e-13,)
         )
@@ -99,7 +99,7 @@ def test_the_shared_weight_is_the_optimum_over_all_its_readers() -> None:
         assert moments.count == 3 * 64
         return {}
 
-    Walk(way, absorb=False, held=False).run(repair)
+    LayerwiseRun(context, absorb=False, held=False).run(repair)
     inputs: list[Tensor] = []
     targets: list[Tensor] = []
     small = result.model
@@ -142,5 +142,5 @@ def test_a_walk_of_solvers_leaves_shared_weights_out() -> None:
     def at(site: Site, moments: Moments) -> None:
         seen.append(site.tensor)
 
-    walk(model, coupling, result.plan, [data(16, 6)], at)
+    refit_layers(model, coupling, result.plan, [data(16, 6)], at)
     assert seen == ["first.weight", "between.weight", "last.weight"]

@@ -12,7 +12,7 @@ from factories_repair import cut_half, distance, samples
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.repairs import repair_
-from prunus.repairs.walking import Stop, Walk, route
+from prunus.repairs.layerwise_run import LayerwiseRun, SiteProblem, run_context
 
 LAYERS = [
     (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), (4, 5, 6)),
@@ -28,22 +28,22 @@ LAYERS = [
 def test_rows_times_matrix_is_what_the_layer_answers(
     layer: nn.Module, shape: tuple[int, ...], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prunus.repairs.walking.ROWS", most)
-    monkeypatch.setattr("prunus.repairs.walking.ROWS_PER_INPUT", 0)
+    monkeypatch.setattr("prunus.repairs.layerwise_run.ROWS", most)
+    monkeypatch.setattr("prunus.repairs.layerwise_run.ROWS_PER_INPUT", 0)
     model = nn.Sequential(nn.Identity(), layer).eval()
     data = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
     errors: list[float] = []
 
-    def repair(stop: Stop) -> dict[str, Tensor]:
-        site, weight = stop.site, layer.weight.detach()
+    def repair(problem: SiteProblem) -> dict[str, Tensor]:
+        site, weight = problem.site, layer.weight.detach()
         matrix = site.matrix(weight).double()
         bias = torch.zeros(matrix.shape[:2]).double() if layer.bias is None else layer.bias.detach().double()
         assert matrix.shape[2] == site.inputs
         assert torch.equal(site.weight(site.matrix(weight)), weight)
-        errors.append(float(stop.all.error(matrix, bias.reshape(matrix.shape[:2])).max()))
+        errors.append(float(problem.all.error(matrix, bias.reshape(matrix.shape[:2])).max()))
         return {}
 
-    Walk(route(model, couple(capture(model, data[:2])), None, [data]), absorb=False).run(repair)
+    LayerwiseRun(run_context(model, couple(capture(model, data[:2])), None, [data]), absorb=False).run(repair)
     assert len(errors) == 1
     assert errors[0] < 1e-9
 

@@ -65,8 +65,8 @@ def test_a_trial_measures_what_a_repair_leaves() -> None:
 def test_a_trial_without_effect_is_the_divergence_on_the_lanes_that_judge() -> None:
     it = subject()
     trial = AfterRepair(it, "statistics")  # there are no norms: nothing is repaired
-    held = [i for i, lane in enumerate(trial._lanes) if lane.role == "held"]
-    assert [lane.count for lane in trial._lanes] == [12] * 8
+    held = [i for i, group in enumerate(trial._sample_groups) if group.role == "held"]
+    assert [group.count for group in trial._sample_groups] == [12] * 8
     expected = np.mean([kl(it, half(it), slice(12 * i, 12 * i + 12)) for i in held])
     assert trial.error(half(it)) == pytest.approx(float(expected), rel=1e-4)
 
@@ -88,7 +88,7 @@ def test_outputs_of_one_number_are_compared_by_squares() -> None:
 def test_few_samples_are_divided_so_that_some_judge(samples: int) -> None:
     it = subject(samples=samples)
     trial = AfterRepair(it)
-    roles = [lane.role for lane in trial._lanes]
+    roles = [group.role for group in trial._sample_groups]
     assert "fit" in roles
     assert "held" in roles
     assert np.isfinite(trial.error(half(it)))

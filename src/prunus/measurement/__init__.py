@@ -1,1 +1,1 @@
-"""What a model costs and what it gives: counts, prices, latency, quality, stability."""
+"""A model, inputs and labelled data in; counts, quality, and latency and energy ratios with intervals, out."""

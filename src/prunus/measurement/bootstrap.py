@@ -15,7 +15,7 @@ _ENDS = (0.025, 0.975)
 
 
 def percentile_interval(estimate: float, resampled: NDArray[np.float64]) -> Interval:
-    """Return the 95 % interval of an estimate that was made anew on resampled data."""
+    """Return the 95 % interval of an estimate from its values on resampled data."""
     low, high = np.quantile(resampled, _ENDS)
     return Interval(float(estimate), float(low), float(high))
 
@@ -24,7 +24,7 @@ def median_interval(values: NDArray[np.float64], seed: int) -> Interval:
     """Return the median of repeated measurements with its 95 % bootstrap interval.
 
     Args:
-        values: one a round.
+        values: one for each round.
         seed: of the resampling.
     """
     draws = np.random.default_rng(seed).integers(0, len(values), size=(RESAMPLES, len(values)))

@@ -1,4 +1,4 @@
-"""Energy of a forward call where the machine can tell: RAPL counters of the processor, NVML of the GPU."""
+"""Energy of a forward call on machines with a counter: RAPL for the processor, NVML for the GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prunus.measurement.interval import MedianRatio
 
 POWERCAP = Path("/sys/class/powercap")
 _LEAST_SECONDS = 0.1
-"""A counter is refreshed about once a millisecond; a reading spans at least so long."""
+"""The shortest span of a reading; a counter is refreshed about once a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,8 @@ class Meter:
     """A counter of energy.
 
     Attributes:
-        name: what is read, for people.
-        joules: () → energy since the last call, everything that ran in the meantime included; the first call sets the
-            start and returns 0.
+        name: of the counter, for people.
+        joules: () → energy of the whole device since the last call; the first call sets the start and returns 0.
     """
 
     name: str
@@ -50,16 +49,17 @@ def find_meter(device: torch.device | str = "cpu", powercap: Path = POWERCAP) ->
     """Return the meter of a device.
 
     Args:
-        device: CPU: the sum over the processor packages (RAPL); CUDA: the board (NVML, by the package ``pynvml``).
-        powercap: where Linux shows RAPL.
+        device: for the CPU the sum over the processor packages (RAPL); for CUDA the board (NVML, by the package
+            ``pynvml``).
+        powercap: the folder in which Linux shows RAPL.
 
     Raises:
-        OptionError: nothing there can be read; says what was looked for.
+        OptionError: no counter can be read.
     """
     device = torch.device(device)
     if device.type == "cuda":
         return _nvml(device)
-    # Packages are intel-rapl:0, intel-rapl:1, …; what lies below them is part of them, "psys" holds them all.
+    # Packages are intel-rapl:0, intel-rapl:1, …; zones below them are part of them, "psys" contains them all.
     zones = [z for z in sorted(powercap.glob("*rapl*:*")) if z.name.count(":") == 1 and _text(z / "name") != "psys"]
     readable = [z for z in zones if os.access(z / "energy_uj", os.R_OK) and _text(z / "energy_uj").isdigit()]
     if device.type != "cpu" or not readable:
@@ -72,7 +72,7 @@ def find_meter(device: torch.device | str = "cpu", powercap: Path = POWERCAP) ->
 
 
 class _Rapl:
-    """The sum of some zones' counters, which start at zero again at their largest value."""
+    """The sum of the counters of some zones; a counter wraps to zero at its largest value."""
 
     def __init__(self, zones: list[Path]) -> None:
         self.zones = zones
@@ -112,16 +112,16 @@ def _nvml(device: torch.device) -> Meter:
 def energy_ratio(
     candidate: nn.Module, baseline: nn.Module, inputs: Inputs, meter: Meter, *, rounds: int = 11, seed: int = 0
 ) -> EnergyRatio:
-    """Let two models run in turn and compare what the meter counted for each call.
+    """Run two models in turn and compare the energy of a call.
 
-    Each reading spans as many calls as take 0.1 s. Everything else on the machine is counted too: it should be quiet.
+    Each reading spans as many calls as take 0.1 s. Other programs on the machine are counted too, so it should be idle.
 
     Args:
-        candidate: the model in question.
-        baseline: what it is compared with.
+        candidate: the model to compare.
+        baseline: the model to compare it with.
         inputs: one call.
-        meter: of the device that both are on.
-        rounds: readings of each.
+        meter: of the device of both models.
+        rounds: readings of each model.
         seed: of the bootstrap resampling.
 
     Units: millijoules a call; the ratio has none.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate with the ends of its interval: the 95 % one, where nothing else is said."""
+    """An estimate with the ends of its interval, by default the 95 % interval."""
 
     estimate: float
     low: float
@@ -16,7 +16,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class MedianRatio(Interval):
-    """What a candidate takes over what its baseline takes: the median of the rounds; below 1 is less."""
+    """The cost of a candidate over that of its baseline: the median of the rounds; below 1 is cheaper."""
 
     @property
     def median(self) -> float:

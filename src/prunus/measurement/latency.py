@@ -1,4 +1,4 @@
-"""How much faster: two models timed in turn in one process, the ratio with its interval."""
+"""Latency ratio of two models, timed in turn in one process, with its interval."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ def latency_ratio(
 ) -> LatencyRatio:
     """Time two models in turn and return median and 95 % bootstrap interval of the per-round ratio.
 
-    ratio_r = t_r(candidate) / t_r(baseline); who goes first alternates from round to round, so that a machine that
-    slows down in the meantime slows both. Both models run in eval mode. Forward: one call under inference mode.
+    ratio_r = t_r(candidate) / t_r(baseline); the order alternates from round to round, so a machine that slows
+    down slows both. Both models run in eval mode. Forward: one call under inference mode.
     Backward: the backward pass alone, from the mean square of the floating-point outputs to every parameter gradient;
-    the forward pass before it and the clearing of the gradients after it lie outside the clock.
-    The garbage collector is off while the clock runs; modes, gradients and thread count are put back.
+    the forward pass before it and the clearing of the gradients after it are not timed.
+    The garbage collector is off while the clock runs; modes, gradients and thread count are restored.
 
     Args:
-        candidate: The model in question.
-        baseline: What it is compared with; may be the same model.
+        candidate: The model to compare.
+        baseline: The model to compare it with; may be the same model.
         inputs: One batch: a tensor, a tuple (positional) or a mapping (keywords).
         backward: Time the backward pass instead of the forward pass.
         rounds: Timed calls of each model.
-        warmup: Calls of each before the clock runs.
-        threads: Intra-op threads while timing; as they are where left out.
+        warmup: Untimed calls of each model before.
+        threads: Intra-op threads while timing; None leaves them as they are.
         seed: Of the bootstrap resampling.
 
     Units: milliseconds; the ratio has none.
@@ -76,7 +76,7 @@ def latency_ratio(
     pair = (candidate, baseline)
     placed = [moved(inputs, device_of(model)) for model in pair]
     times = np.empty((2, rounds))
-    # What cannot be timed as it lies is timed in the memory format in which it can be trained.
+    # Layers whose memory format makes gradients unsound are timed in the format in which they can be trained.
     sound = sound_gradients(*pair) if backward else nullcontext()
     with threads_set(threads) as used, in_eval_mode(*pair), gradients_put_aside(*pair), sound:
         for _ in range(warmup):

@@ -1,4 +1,4 @@
-"""`measure`: what a network costs and, given data, what it gives."""
+"""`measure`: the cost of a network, its quality on data, and its time against a baseline."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Measurement:
     Attributes:
         cost: exact counts for one call on the example inputs; 1 MAC = one multiply and one add.
         nonzero: parameters that are not zero.
-        quality: on the data that was given, else None.
-        forward, backward: time ratio to the baseline that was given, else None.
+        quality: on the given data, else None.
+        forward, backward: time ratio to the given baseline, else None.
     """
 
     cost: Cost
@@ -66,16 +66,16 @@ def measure(
     loss: str = "",
     seed: int = 0,
 ) -> Measurement:
-    """Count a network exactly, and on request score it on data and time it against a baseline.
+    """Count the cost of a network exactly; on request also score it on data and time it against a baseline.
 
     Args:
         model: the network.
         example_inputs: one call of it; MACs are those of this call.
         data: a loader, a dataset or batches to score it on: (inputs, labels), or mappings with ``labels``.
         baseline: a network to time against: A/B/A/B in this process, median ratio with a 95 % interval.
-        rounds: how many pairs are timed.
-        threads: for the timing; None leaves it as it is.
-        loss: the name of the loss behind the labels, where it says how they are read: ``next_token``.
+        rounds: number of timed pairs.
+        threads: intra-op threads while timing; None leaves them as they are.
+        loss: the name of the loss of the labels, where it defines how they are read: ``next_token``.
         seed: of the bootstrap.
     """
     model = unwrap(model)

@@ -1,4 +1,4 @@
-"""How well a classifier answers: accuracy, macro scores, worst class, likelihood, calibration, flips."""
+"""Quality of a classifier: accuracy, macro scores, worst class, likelihood, calibration, flips."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ CLASSES_LAST = ("sparse_cross_entropy", "next_token")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quality:
-    """What one pass over labelled data says about a classifier; every score is a fraction except ``nll`` (nats).
+    """The scores of a classifier from one pass over labelled data; all are fractions except ``nll`` (nats).
 
-    Classes that have no sample in the targets count in no macro average, cannot be the worst class, and have NaN in
-    ``per_class_recall``. ``worst_class`` is the lowest recall, ``worst_class_name`` whose it is (the first on a tie).
-    ``auc`` is that of the second of two classes, None with more of them. ``count`` counts targets, which are more than
-    the samples where each sample has several.
+    Classes without a sample in the targets are left out of macro averages and of the worst class, and have NaN in
+    ``per_class_recall``. ``worst_class`` is the lowest recall and ``worst_class_name`` its class (the first on a tie).
+    ``auc`` is the AUC of the second of two classes, None for more classes. ``count`` is the number of targets, which
+    exceeds that of samples where each sample has several.
     """
 
     accuracy: float
@@ -49,14 +49,14 @@ class Quality:
 
     @property
     def bits(self) -> float:
-        """The likelihood in bits a target: nll / ln 2."""
+        """The negative log-likelihood in bits for each target: nll / ln 2."""
         return self.nll / math.log(2)
 
 
 def evaluate(
     model: nn.Module, batches: Iterable[Batch], classes: Sequence[str] | None = None, *, loss: str = ""
 ) -> Quality:
-    """Score a classifier on labelled batches, in eval mode; modes are put back as they were.
+    """Score a classifier on labelled batches, in eval mode; its modes are restored.
 
     With n_tp, n_pred, n_true of each class c: recall_c = n_tp/n_true, precision_c = n_tp/n_pred (0 where nothing was
     predicted), f1_c = 2·n_tp/(n_pred + n_true); macro = mean over the classes present in the targets.
@@ -68,14 +68,14 @@ def evaluate(
         batches: Pairs (inputs, targets), as ``DataSource.batches`` yields them.
         classes: Names in label order; the labels themselves where left out or empty.
         loss: The name of the loss that the model was trained with: under ``sparse_cross_entropy`` the classes are the
-            last axis of the logits, under ``next_token`` position t answers for token t + 1 as well.
+            last axis of the logits, under ``next_token`` also position t predicts token t + 1.
 
-    Shapes: logits (B, C), (B, C, …) or (B, …, C), targets (B) or (B, …), int64; each position counts as one sample, but
-    for those with target −100. Where both readings fit, the classes of what an answer calls ``logits`` come last.
+    Shapes: logits (B, C), (B, C, …) or (B, …, C), targets (B) or (B, …), int64; each position counts as one sample,
+    except those with target −100. Where both layouts fit, the classes of an output's ``logits`` are last.
 
     Raises:
-        DataError: no samples, labels outside 0..C−1, shapes that do not meet, or names that are not C.
-        OutcomeError: the model answers NaN or infinity.
+        DataError: no samples, labels outside 0..C−1, shapes that do not match, or a number of names other than C.
+        OutcomeError: the model's output is NaN or infinite.
     """
     logits, targets = _answers(model, batches, loss)
     width = logits.shape[1]
@@ -131,10 +131,10 @@ def paired_interval(correct_a: Tensor, correct_b: Tensor, seed: int = 0, resampl
     A sample's difference is −1, 0 or +1, so drawing N samples with replacement is one multinomial draw of three counts.
 
     Args:
-        correct_a: Whether model a is right on each sample; ``Quality.correct``.
+        correct_a: True for each sample on which model a is right; ``Quality.correct``.
         correct_b: The same for model b, in the same order.
         seed: Of the resampling.
-        resamples: How many resampled test sets.
+        resamples: Number of resampled test sets.
 
     Shapes: (N,) and (N,), bool.
 
@@ -158,10 +158,10 @@ def _answers(model: nn.Module, batches: Iterable[Batch], loss: str) -> tuple[Ten
         for number, batch in enumerate(batches):
             inputs, labels = pair_of(batch, number, "batch")
             output = answer(model, moved(inputs, device), "batch")
-            found, labels = logits_of(output), torch.as_tensor(labels)
+            scores, labels = logits_of(output), torch.as_tensor(labels)
             if loss == "next_token":
-                found, labels = found[:, :-1], labels[:, 1:]
-            rows, flat = _rows(found, labels, bool(loss in CLASSES_LAST or _calls_them_logits(output)))
+                scores, labels = scores[:, :-1], labels[:, 1:]
+            rows, flat = _rows(scores, labels, bool(loss in CLASSES_LAST or _names_logits(output)))
             logits.append(rows.cpu())
             targets.append(flat.cpu())
     if not sum(map(len, targets)):
@@ -177,13 +177,13 @@ def _answers(model: nn.Module, batches: Iterable[Batch], loss: str) -> tuple[Ten
     return answers, labels
 
 
-def _calls_them_logits(output: Any) -> bool:
-    """Whether an answer names its logits, as Hugging Face models do, whose classes come last."""
+def _names_logits(output: Any) -> bool:
+    """Return True if an output names its logits, as Hugging Face models do; their classes come last."""
     return "logits" in output if isinstance(output, Mapping) else hasattr(output, "logits")
 
 
 def _rows(logits: Tensor, targets: Tensor, last: bool) -> tuple[Tensor, Tensor]:
-    """Return one row of logits a target, those that count in no loss left out."""
+    """Return one row of logits for each target, without the targets that no loss counts."""
     targets = targets.to(logits.device)
     second_fits = logits.ndim > 1 and logits.shape[:1] + logits.shape[2:] == targets.shape
     last_fits = logits.ndim > 2 and logits.shape[:-1] == targets.shape

@@ -1,4 +1,4 @@
-"""How well scores put positive samples above negative ones."""
+"""AUC: the quality of scores that rank positive samples above negative ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def auc(scores: Tensor, positive: Tensor) -> float | None:
 
     Args:
         scores: The higher, the more likely positive.
-        positive: Whether each sample is.
+        positive: True for positive samples.
 
     Shapes: (N,) and (N,), bool.
 
@@ -37,6 +37,6 @@ def auc(scores: Tensor, positive: Tensor) -> float | None:
     below = len(positive) - above
     if not above or not below:
         return None
-    _, place, counts = torch.unique(scores, return_inverse=True, return_counts=True)
+    _, rank_of, counts = torch.unique(scores, return_inverse=True, return_counts=True)
     ranks = counts.cumsum(0).double() - (counts.double() - 1) / 2
-    return float((ranks[place][positive].sum() - above * (above + 1) / 2) / (above * below))
+    return float((ranks[rank_of][positive].sum() - above * (above + 1) / 2) / (above * below))

@@ -15,11 +15,10 @@ from prunus.data.programs import names_of
 from prunus.errors import DataError
 from prunus.graph.ir import refs_in
 from prunus.plans import Plan, fingerprint
-from prunus.repairs.blocks import Tuning
-from prunus.repairs.memory_fit import samples_that_fit
-from prunus.repairs.repairs import REPAIRS, Mending
-from prunus.repairs.samples import Lane, Role, lanes_of
-from prunus.repairs.walking import Walk, route
+from prunus.repairs.blocks import BlockTuning
+from prunus.repairs.layerwise_run import LayerwiseRun, run_context
+from prunus.repairs.repairs import REPAIRS, SiteRepairer
+from prunus.repairs.samples import Role, SampleGroup, sample_groups_of, samples_that_fit
 
 SAMPLES = 512
 """Calibration samples of a trial, where the data have so many; three eighths of them only judge."""
@@ -50,13 +49,13 @@ class AfterRepair:
         coupling = analysis.coupling
         most = min(SAMPLES, samples_that_fit(coupling))
         names = names_of(analysis.model, coupling.graph)
-        lanes = lanes_of(analysis.calibration, device_of(analysis.model), names=names, most=most)
-        if len(lanes) < 2:
+        groups = sample_groups_of(analysis.calibration, device_of(analysis.model), names=names, most=most)
+        if len(groups) < 2:
             raise DataError(
-                f"a search with a repair got {sum(lane.count for lane in lanes)} calibration samples in one part; some "
-                "must be fitted to and others judge. Give more data, in more batches."
+                f"a search with a repair got {sum(group.count for group in groups)} calibration samples in one part; "
+                "some must be fitted to and others judge. Give more data, in more batches."
             )
-        self._lanes = _divided(lanes)
+        self._sample_groups = _divided(groups)
 
     def error(self, keep: Mapping[str, np.ndarray]) -> float:
         """Return the mean KL(dense ‖ small) on the samples that judge; ‖Δ‖²/‖dense‖² where outputs are no logits.
@@ -68,34 +67,34 @@ class AfterRepair:
         if all(np.asarray(mask, bool).all() for mask in keep.values()):
             return 0.0
         plan = Plan(fingerprint(analysis.coupling.graph), {a: np.asarray(m, bool) for a, m in keep.items()}, {})
-        way = route(analysis.model, analysis.coupling, plan, self._lanes, seed=analysis.seed)
-        mending = Mending(repair, way)
+        context = run_context(analysis.model, analysis.coupling, plan, self._sample_groups, seed=analysis.seed)
+        repairer = SiteRepairer(repair, context)
         if repair.tunes:
-            return _divergence(Tuning(way, mending, steps=STEPS, last_steps=LAST_STEPS).walked())
-        walk = Walk(way, absorb=repair.absorb, layers=repair.layer is not None)
-        walk.run(mending)
-        return _divergence(walk)
+            return _divergence(BlockTuning(context, repairer, steps=STEPS, last_steps=LAST_STEPS).finished_run())
+        layer_run = LayerwiseRun(context, absorb=repair.absorb, layers=repair.layer is not None)
+        layer_run.run(repairer)
+        return _divergence(layer_run)
 
 
-def _divided(lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:
-    few = _FEW.get(len(lanes))
-    roles = few or [_ROLES[i % len(_ROLES)] for i in range(len(lanes))]
-    return tuple(replace(lane, role=role) for lane, role in zip(lanes, roles, strict=True))
+def _divided(groups: tuple[SampleGroup, ...]) -> tuple[SampleGroup, ...]:
+    few = _FEW.get(len(groups))
+    roles = few or [_ROLES[i % len(_ROLES)] for i in range(len(groups))]
+    return tuple(replace(group, role=role) for group, role in zip(groups, roles, strict=True))
 
 
 @torch.no_grad()
-def _divergence(walk: Walk) -> float:
-    """Return the mean KL over predictions of held lanes; the relative error where an output cannot be logits."""
+def _divergence(layer_run: LayerwiseRun) -> float:
+    """Return the mean KL over predictions of held sample groups; the relative error where outputs are no logits."""
     total = count = 0.0
-    for step in walk.steps:
-        if step.lane.role != "held":
+    for lockstep in layer_run.locksteps:
+        if lockstep.sample_group.role != "held":
             continue
-        refs = list(refs_in(list(step.pair.dense.outputs)))
-        for ref, small in zip(refs, step.small.outputs(), strict=True):
+        refs = list(refs_in(list(lockstep.pair.dense.outputs)))
+        for ref, small in zip(refs, lockstep.small.outputs(), strict=True):
             if isinstance(small, Tensor) and small.is_floating_point():
-                wide, narrow = _lines(step.target(ref)), _lines(small)
+                wide, narrow = _lines(lockstep.target(ref)), _lines(small)
                 if wide.shape[-1] < 2:
-                    return walk.errors()["held"]
+                    return layer_run.errors()["held"]
                 wanted, found = wide.log_softmax(-1), narrow.log_softmax(-1)
                 total += float((wanted.exp() * (wanted - found)).sum())
                 count += wanted[..., 0].numel()

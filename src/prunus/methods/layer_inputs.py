@@ -15,7 +15,7 @@ from prunus.graph.ir import refs_in
 from prunus.graph.recorder import named_tensors
 from prunus.graph.rules.context import base_name
 from prunus.methods.levels_from_data import unlabelled
-from prunus.repairs import Moments, Site, walk
+from prunus.repairs import Moments, Site, refit_layers
 from prunus.solvers import Consumer
 
 
@@ -57,7 +57,7 @@ def seen_inputs(analysis: Analysis) -> dict[str, Seen]:
         def note(site: Site, moments: Moments) -> None:
             found[site.node] = Seen(site, moments, bool(site.bias) or site.node in normed)
 
-        walk(analysis.model, analysis.coupling, None, unlabelled(analysis), note, seed=analysis.seed)
+        refit_layers(analysis.model, analysis.coupling, None, unlabelled(analysis), note, seed=analysis.seed)
         return found
 
     layers: dict[str, Seen] = analysis.remember("seen inputs", measure)

@@ -10,22 +10,21 @@ import torch
 from prunus.analysis import Analysis
 from prunus.data.batches import Batch, device_of
 from prunus.data.programs import names_of
-from prunus.repairs.memory_fit import samples_that_fit
-from prunus.repairs.samples import MOST, Lane, lanes_of
+from prunus.repairs.samples import MOST, SampleGroup, sample_groups_of, samples_that_fit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unlabelled:
     """Calibration samples as methods read their data; the targets are zeros, for there are none."""
 
-    lanes: tuple[Lane, ...]
+    groups: tuple[SampleGroup, ...]
 
     def __len__(self) -> int:
-        return sum(lane.count for lane in self.lanes)
+        return sum(group.count for group in self.groups)
 
     def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
         """Yield (inputs, zeros) in the parts that the samples were divided into, in stored order."""
-        return iter([(lane.inputs, torch.zeros(lane.count, dtype=torch.int64)) for lane in self.lanes])
+        return iter([(group.inputs, torch.zeros(group.count, dtype=torch.int64)) for group in self.groups])
 
 
 def unlabelled(analysis: Analysis) -> Unlabelled:
@@ -41,7 +40,7 @@ def unlabelled(analysis: Analysis) -> Unlabelled:
         given = analysis.given.data if analysis.given is not None and analysis.given.splits is None else None
         data = analysis.calibration if given is None else given
         names = names_of(analysis.model, analysis.coupling.graph)
-        return Unlabelled(lanes_of(data, device_of(analysis.model), names=names, most=most))
+        return Unlabelled(sample_groups_of(data, device_of(analysis.model), names=names, most=most))
 
     found: Unlabelled = analysis.remember("unlabelled samples", divide)
     return found

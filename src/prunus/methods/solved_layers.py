@@ -17,7 +17,7 @@ from prunus.masks import contracted_dims, nm_masks
 from prunus.methods.layer_inputs import seen_inputs
 from prunus.methods.weights import maskable, masked_plan, weights_to_keep
 from prunus.plans import Plan
-from prunus.repairs import Moments, Site, walk
+from prunus.repairs import Moments, Site, refit_layers
 from prunus.solvers import NofM, Pruned, wanda_scores
 
 Solver = Callable[[Tensor, Tensor, int], Pruned]
@@ -99,7 +99,7 @@ class Layers:
 
     def solve(self, analysis: Analysis) -> Layers:
         """Walk through the network and fill the masks."""
-        walk(analysis.model, analysis.coupling, None, analysis.calibration, self, seed=analysis.seed)
+        refit_layers(analysis.model, analysis.coupling, None, analysis.calibration, self, seed=analysis.seed)
         return self
 
 

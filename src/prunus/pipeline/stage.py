@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from prunus.errors import OptionError
 from prunus.foundation.option_record import accepted_by
+from prunus.recovery.method_names import METHOD_ALLOWED
 from prunus.recovery.options import (
-    METHOD_ALLOWED,
     STEPS_WITHOUT_CLOCK,
     MethodName,
     Minutes,

@@ -67,7 +67,7 @@ def train_pruning_(
     objective = objective or Labels(options.loss)
     started, bare = time.perf_counter(), unwrap(model)
     optimizer = optimizer_of(bare, objective, options)
-    order = Order(data, options.batch_size, seed, at_walk=lambda: run.walk_begins())
+    order = Order(data, options.batch_size, seed, at_epoch=lambda: run.epoch_begins())
     run = Run(bare, optimizer, objective, order, pruner, [])
     with _as_found(bare, pruner):
         _seed(seed)

@@ -49,7 +49,7 @@ class Run:
     """A running training: everything that its next step depends on.
 
     Attributes:
-        began: the random states when the present walk through the data began, from which a reader of the data may draw.
+        began: the random states when the present epoch began, from which a reader of the data may draw.
     """
 
     model: nn.Module
@@ -60,7 +60,7 @@ class Run:
     losses: list[float]
     began: dict[str, Any] = field(default_factory=dict)
 
-    def walk_begins(self) -> None:
+    def epoch_begins(self) -> None:
         """Note the random states; the order of the data calls it."""
         self.began = random_states(self.model)
 
@@ -81,7 +81,7 @@ class Run:
                     "model": named_tensors(self.model),
                     "objective": list(self.objective.parameters()),
                     "optimizer": self.optimizer.state_dict(),
-                    "order": [self.order.walk, self.order.taken],
+                    "order": [self.order.epoch, self.order.taken],
                     "pruner": self.pruner.state_dict() if self.pruner else None,
                     "losses": self.losses,
                     "random": states,
@@ -113,7 +113,7 @@ class Run:
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                     # The layout in memory decides how a kernel rounds.
                     entries[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        self.order.walk, self.order.taken = state["order"]
+        self.order.epoch, self.order.taken = state["order"]
         self.losses = list(state["losses"])
         if self.pruner is not None:
             self.pruner.load_state_dict(state["pruner"])

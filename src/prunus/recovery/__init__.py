@@ -1,9 +1,10 @@
-"""Recovery by training: fine-tuning, distillation, transfer, and an autopilot that chooses."""
+"""A cut network, its dense network and data in; the cut network trained to its best state, and a report, out."""
 
 from prunus.recovery import methods
 from prunus.recovery.autopilot import recovered_
 from prunus.recovery.log import Attempt, RecoveryReport
-from prunus.recovery.options import AUTOPILOT, RecoveryOptions
+from prunus.recovery.method_names import AUTOPILOT
+from prunus.recovery.options import RecoveryOptions
 from prunus.recovery.recovery_method import RECOVERY_METHODS, RecoveryMethod, recovery_method
 from prunus.recovery.regrow_from_dense import regrow, reseed_
 from prunus.recovery.task import RecoveryTask

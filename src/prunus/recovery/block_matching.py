@@ -1,10 +1,9 @@
-"""Where a small network's inside can be compared with the dense one's: block by block, at the positions that stayed."""
+"""Pairs of blocks: modules of the small network and of the dense one whose outputs can be compared."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,23 +14,21 @@ from prunus.foundation.as_found import in_eval_mode
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import ModuleCall, Ref
 from prunus.graph.layout import Expr
-from prunus.recovery.feature_hooks import Taps
+from prunus.recovery.feature_hooks import FeatureHooks
+from prunus.recovery.task import RecoveryTask, first_batch
 from prunus.tree import TreeNode, grow_tree
-
-if TYPE_CHECKING:
-    from prunus.recovery.task import RecoveryTask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """A stretch of modules that is to answer as the dense network does there.
+class BlockPair:
+    """A block of the small network with the dense module whose output is its goal.
 
     Attributes:
-        first: the module where it begins, in the small network.
-        last: the module whose answer counts, in the small network.
-        dense: the module of the dense network whose answer is the goal; further on than ``last`` where what lies
-            between was dropped.
-        kept: which positions of each dim of the goal the small network still has; None = all.
+        first: the first module of the block, in the small network.
+        last: the module whose output is compared, in the small network.
+        dense: the module of the dense network whose output is the goal; it lies behind ``last`` where the modules
+            between were dropped.
+        kept: for each dim of the goal, the positions that the small network has; None = all.
     """
 
     first: str
@@ -40,36 +37,36 @@ class Place:
     kept: tuple[Tensor | None, ...]
 
     def goal(self, value: Tensor) -> Tensor:
-        """Return the positions of a dense answer that the small network has."""
+        """Return the positions of a dense output that the small network has."""
         for dim, index in enumerate(self.kept):
             if index is not None:
                 value = value.index_select(dim, index.to(value.device))
         return value
 
 
-def find_places(task: RecoveryTask) -> tuple[Place, ...]:
-    """Return the places of a task in the order of execution: outermost blocks, and layers outside of blocks.
+def find_block_pairs(task: RecoveryTask) -> tuple[BlockPair, ...]:
+    """Return the pairs of a task in the order of execution: outermost blocks, and layers outside of blocks.
 
-    A norm belongs to the layer before it. Where a block was dropped, the one before it answers for both. What the
-    small network does not call as a module any more, or answers in another shape, is left out.
+    A norm belongs to the layer before it. Where a block was dropped, the goal of the block before it is the dropped
+    block's output. Modules that the small network no longer calls, or whose output has another shape, are left out.
     """
     if task.coupling is None:
         return ()
-    found: list[tuple[Place, tuple[Expr, ...]]] = []
-    for node, dims, joins in _stretches(task.coupling):
-        if found and (joins or not _has_parameters(task.model, node.module)):
-            before, wide = found[-1]
+    pairs: list[tuple[BlockPair, tuple[Expr, ...]]] = []
+    for node, dims, joins in _blocks(task.coupling):
+        if pairs and (joins or not _has_parameters(task.model, node.module)):
+            before, wide = pairs[-1]
             if dims == wide:
                 last = node.module if joins and _has_parameters(task.model, node.module) else before.last
-                found[-1] = replace(before, last=last, dense=node.module), wide
+                pairs[-1] = replace(before, last=last, dense=node.module), wide
             continue
         if _has_parameters(task.model, node.module):
-            found.append((Place(node.module, node.module, node.module, _kept(task, dims)), dims))
-    return _seen(task, [place for place, _ in found])
+            pairs.append((BlockPair(node.module, node.module, node.module, _kept(task, dims)), dims))
+    return _comparable(task, [pair for pair, _ in pairs])
 
 
-def _stretches(coupling: Coupling) -> Iterator[tuple[TreeNode, tuple[Expr, ...], bool]]:
-    """Yield the parts right inside the stages with the dims of their answers, and whether they are mere norms."""
+def _blocks(coupling: Coupling) -> Iterator[tuple[TreeNode, tuple[Expr, ...], bool]]:
+    """Yield the children of all stages with the dims of their outputs, and True for those that only normalise."""
     tree = grow_tree(coupling)
     calls: dict[str, list[ModuleCall]] = {}
     for one in coupling.graph.calls:
@@ -103,19 +100,17 @@ def _has_parameters(model: nn.Module, path: str) -> bool:
     return any(p.requires_grad for p in module.parameters()) if module is not None else False
 
 
-def _seen(task: RecoveryTask, places: Sequence[Place]) -> tuple[Place, ...]:
-    """Keep the places that one call of both networks passes once, with answers of one shape."""
-    from prunus.recovery.task import first_batch
-
+def _comparable(task: RecoveryTask, pairs: Sequence[BlockPair]) -> tuple[BlockPair, ...]:
+    """Keep the pairs that one call of both networks runs exactly once, with outputs of equal shape."""
     inputs, _ = first_batch(task.train, task.model)
     with torch.no_grad(), in_eval_mode(task.model), in_eval_mode(task.dense):
-        with Taps(task.model, {p for place in places for p in (place.first, place.last)}) as ours:
+        with FeatureHooks(task.model, {path for pair in pairs for path in (pair.first, pair.last)}) as ours:
             call(task.model, inputs)
-        with Taps(task.dense, {place.dense for place in places}) as theirs:
+        with FeatureHooks(task.dense, {pair.dense for pair in pairs}) as theirs:
             call(task.dense, inputs)
 
-    def fits(place: Place) -> bool:
-        once = ours.calls.get(place.first) == ours.calls.get(place.last) == theirs.calls.get(place.dense) == 1
-        return once and ours.values[place.last].shape == place.goal(theirs.values[place.dense]).shape
+    def fits(pair: BlockPair) -> bool:
+        once = ours.calls.get(pair.first) == ours.calls.get(pair.last) == theirs.calls.get(pair.dense) == 1
+        return once and ours.values[pair.last].shape == pair.goal(theirs.values[pair.dense]).shape
 
-    return tuple(place for place in places if fits(place))
+    return tuple(pair for pair in pairs if fits(pair))

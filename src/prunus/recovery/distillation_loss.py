@@ -1,4 +1,4 @@
-"""The distance of a small network's answers to the dense network's."""
+"""Distillation loss: the distance of the small network's outputs to the dense network's."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Kind: TypeAlias = Literal["classes", "labels", "numbers"]
 
 
 def soft_loss(options: RecoveryOptions, student: Tensor, teacher: Tensor) -> Tensor:
-    """Return how far the student's answers are from the teacher's, as the loss of the labels suggests.
+    """Return the distance of the student's outputs to the teacher's, of the kind that fits the loss of the labels.
 
-    Scores of classes: T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)), averaged over samples and positions; of labels of which
-    several may hold (a binary loss on logits): T²·KL(σ(z_t/T) ‖ σ(z_s/T)), averaged over labels too; numbers and
-    probabilities (loss ``mse``, or one answer a sample, whose softmax is always 1): mean (z_s − z_t)².
+    Class scores: T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)), averaged over samples and positions; scores of
+    several labels (a binary loss on logits): T²·KL(σ(z_t/T) ‖ σ(z_s/T)), averaged over labels too; numbers and
+    probabilities (loss ``mse``, or one output for each sample, whose softmax is always 1): mean (z_s − z_t)².
     Source: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
 
     Shapes: student and teacher (B, C, …), or (…, C) for losses whose classes are the last axis.
@@ -37,13 +37,13 @@ def soft_loss(options: RecoveryOptions, student: Tensor, teacher: Tensor) -> Ten
 
 
 def kind_of(loss: Loss) -> Kind:
-    """Tell from the name of a loss what it reads outputs as.
+    """Return the kind of outputs that a loss reads, by its name.
 
     Example:
         >>> [kind_of(loss) for loss in ("cross_entropy", functional.smooth_l1_loss)]
         ['classes', 'numbers']
     """
-    # SmoothL1Loss and smooth_l1_loss are one name; the l1 of "label1" is none.
+    # SmoothL1Loss and smooth_l1_loss are one name; the l1 in "label1" is no match.
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name_of(loss)).lower()
     if re.search(r"(bce|binary).*logits|multi_?label", name):
         return "labels"
@@ -55,9 +55,9 @@ def divergence_of_labels(student: Tensor, teacher: Tensor, temperature: float) -
 
     Its gradient is zero where the two are equal. Shapes: any, equal.
     """
-    held = torch.sigmoid(teacher / temperature)
+    target = torch.sigmoid(teacher / temperature)
     loss = functional.binary_cross_entropy_with_logits
-    return (loss(student / temperature, held) - loss(teacher / temperature, held)) * temperature**2
+    return (loss(student / temperature, target) - loss(teacher / temperature, target)) * temperature**2
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Read what modules answer inside a forward call, and cut the gradient where a block begins."""
+"""Hooks that record the outputs of modules inside a forward call, and detach the inputs of blocks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from prunus.data.batches import tensors_in
 from prunus.foundation.as_found import Handle, hooked
 
 
-class Taps:
-    """The answers of some modules of a model during the calls made inside ``with``.
+class FeatureHooks:
+    """The outputs of some modules of a model during the calls made inside ``with``.
 
     Args:
-        model: left as it is; its hooks are gone again afterwards.
-        paths: whose answers are kept: the first floating-point tensor of each, of the last call.
-        borders: modules whose inputs are detached, so that no gradient passes them backwards.
+        model: left as it is; the hooks are removed afterwards.
+        paths: modules whose outputs are recorded: the first floating-point tensor of the last call of each.
+        borders: modules whose inputs are detached, so that no gradient flows back through them.
     """
 
     def __init__(self, model: nn.Module, paths: Iterable[str], borders: Iterable[str] = ()) -> None:
@@ -27,7 +27,7 @@ class Taps:
         self.values: dict[str, Tensor] = {}
         self.calls: dict[str, int] = {}
 
-    def __enter__(self) -> Taps:
+    def __enter__(self) -> FeatureHooks:
         self._open = hooked(self._registered())
         self._open.__enter__()
         return self
@@ -43,9 +43,9 @@ class Taps:
 
     def _keeper(self, path: str) -> Any:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
-            found = next((tensor for tensor in tensors_in(output) if tensor.is_floating_point()), None)
-            if found is not None:
-                self.values[path] = found
+            tensor = next((t for t in tensors_in(output) if t.is_floating_point()), None)
+            if tensor is not None:
+                self.values[path] = tensor
                 self.calls[path] = self.calls.get(path, 0) + 1
 
         return keep

@@ -1,4 +1,4 @@
-"""What a recovery did and decided, readable line by line."""
+"""The log of a recovery: its attempts and their results, readable line by line."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One thing that was tried.
+    """One attempt with one method.
 
     Attributes:
-        method: which way.
-        steps, seconds: what it took.
-        before, after: held-out loss where it began, and at its best look; equal where nothing was tried.
-        kept: whether the model went on from it.
-        reason: why it was tried, why it ended, or why it was passed over.
+        method: the recovery method.
+        steps, seconds: its cost.
+        before, after: held-out loss at its start, and the lowest one seen; equal where nothing was tried.
+        kept: True if the model continued from its state.
+        reason: why it was made, why it ended, or why it was passed over.
     """
 
     method: str
@@ -35,14 +35,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryReport:
-    """What a recovery did.
+    """The report of a recovery.
 
     Attributes:
         before, after: held-out loss; ``after`` is never above ``before``.
-        steps, seconds: what it took in all.
-        attempts: what was tried, in order.
-        labelled: whether labels were used; else the losses are distances to the dense network.
-        notes: what had to be done otherwise than asked.
+        steps, seconds: the total cost.
+        attempts: in order.
+        labelled: True if labels were used; else the losses are distances to the dense network.
+        notes: differences from the request, with their reasons.
     """
 
     before: float

@@ -1,4 +1,4 @@
-"""The ways to recover, from what is free to what takes labels; enrolled in the order in which they are tried."""
+"""The recovery methods, from those without steps to those with labels; enrolled in the order of their trial."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import islice
 
 from torch import nn
 
-from prunus.recovery.block_matching import find_places
+from prunus.recovery.block_matching import find_block_pairs
 from prunus.recovery.dropout import less_dropout
 from prunus.recovery.objectives import BlockByBlock, Distillation
 from prunus.recovery.recovery_method import recovery_method
@@ -20,8 +20,8 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def _no_norms(task: RecoveryTask) -> str:
-    found = any(isinstance(m, _NORMS) and m.running_mean is not None for m in task.model.modules())
-    return "" if found else "no batch norm"
+    any_norm = any(isinstance(m, _NORMS) and m.running_mean is not None for m in task.model.modules())
+    return "" if any_norm else "no batch norm"
 
 
 def _no_plan(task: RecoveryTask) -> str:
@@ -36,13 +36,13 @@ def _no_labels(task: RecoveryTask) -> str:
     return _nothing_to_train(task) or ("" if task.labelled else "the data have no labels")
 
 
-def _no_places(task: RecoveryTask) -> str:
-    return _nothing_to_train(task) or ("" if find_places(task) else "no block that both networks have")
+def _no_block_pairs(task: RecoveryTask) -> str:
+    return _nothing_to_train(task) or ("" if find_block_pairs(task) else "no block that both networks have")
 
 
 @recovery_method("statistics", trained=False, unfit=_no_norms)
 def statistics_(task: RecoveryTask, options: TrainingOptions, watch: Watch) -> None:
-    """Measure the running statistics of batch norms anew on about 100 forward batches.
+    """Measure the running statistics of batch norms again on about 100 forward batches.
 
     Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576.
     """
@@ -52,7 +52,7 @@ def statistics_(task: RecoveryTask, options: TrainingOptions, watch: Watch) -> N
 
 @recovery_method("refold", trained=False, unfit=_no_plan)
 def refold_(task: RecoveryTask, options: TrainingOptions, watch: Watch) -> None:
-    """Refit every layer by ridge regression, so that it answers as the dense network's does.
+    """Refit every layer by ridge regression to the outputs of the dense network's layer.
 
     Source: He, Zhang & Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", arXiv:1707.06168 (the
     reconstruction).
@@ -63,26 +63,26 @@ def refold_(task: RecoveryTask, options: TrainingOptions, watch: Watch) -> None:
     repair_(task.dense, task.model, task.coupling, task.plan, batches, repair="refold", seed=task.seed)
 
 
-@recovery_method("blocks", trained=True, unfit=_no_places, most=0.25)
+@recovery_method("blocks", trained=True, unfit=_no_block_pairs, most=0.25)
 def blocks_(task: RecoveryTask, options: TrainingOptions, watch: Watch) -> None:
-    """Let each block rebuild the dense network's block, without labels.
+    """Train each block towards the outputs of the dense network's block, without labels.
 
     Source: Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction",
     arXiv:2102.05426 (blocks as the unit).
     """
-    objective = BlockByBlock(task, find_places(task))
+    objective = BlockByBlock(task, find_block_pairs(task))
     _train_(task, options, watch, objective)
 
 
 @recovery_method("distil", trained=True, unfit=_nothing_to_train)
 def distil_(task: RecoveryTask, options: TrainingOptions, watch: Watch) -> None:
-    """Learn from the dense network's answers, and from labels where there are some.
+    """Learn from the dense network's outputs, and from labels where there are some.
 
     Source: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531; Romero et al.,
     "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550 (hints).
     """
-    places = find_places(task) if task.options.hints else ()
-    objective = Distillation(task, places)
+    pairs = find_block_pairs(task) if task.options.hints else ()
+    objective = Distillation(task, pairs)
     _train_(task, options, watch, objective)
 
 

@@ -1,4 +1,4 @@
-"""Mix samples for a teacher: where data are few, its answers between them tell what theirs alone do not."""
+"""Mixed samples for a teacher: where data are few, its outputs between samples add information."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def mixed_inputs(inputs: Inputs, share: float) -> Inputs:
 
     x' = λ·x + (1 − λ)·x_π,  λ ~ U(0, 1) for each sample that is mixed and 1 for the others, π a random order; all
     tensors of a call get the same λ and π.
-    Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412 (inputs alone: the teacher
-    answers in place of mixed labels); Beyer et al., "Knowledge distillation: A good teacher is patient and
+    Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", arXiv:1710.09412 (inputs alone: the teacher's
+    outputs take the place of mixed labels); Beyer et al., "Knowledge distillation: A good teacher is patient and
     consistent", arXiv:2106.05237.
 
     Args:
         inputs: a batch; left as it is.
-        share: probability of a sample to be mixed; with 0 nothing is drawn.
+        share: probability that a sample is mixed; with 0 nothing is drawn.
 
     Shapes: (B, …) → (B, …).
     """
@@ -41,5 +41,5 @@ def mixed_inputs(inputs: Inputs, share: float) -> Inputs:
 
 
 def can_be_mixed(inputs: Inputs) -> bool:
-    """Whether a call has anything that lies between two samples: it takes numbers, and none that are mere names."""
+    """Return True if all tensors of a call are floating-point: between integer ids there is nothing to mix."""
     return all(tensor.is_floating_point() for tensor in tensors_in(inputs))

@@ -1,4 +1,4 @@
-"""How to recover: a budget of steps or minutes, a way, and how training and distillation go."""
+"""The options of a recovery: a budget of steps or minutes, a method, and the settings of training and distillation."""
 
 from __future__ import annotations
 
@@ -10,42 +10,31 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from prunus.errors import OptionError, nearest
 from prunus.foundation.option_record import accepted_by, option_record
-from prunus.recovery.recovery_method import RECOVERY_METHODS
+from prunus.recovery.method_names import AUTOPILOT, METHOD_ALLOWED, check_method
 from prunus.training.options import Decay, Rate, TrainingOptions
 
-AUTOPILOT = "autopilot"
-
 STEPS_WITHOUT_CLOCK = 100_000
-"""Steps that a budget in minutes is never expected to reach."""
-
-
-def check_method(name: str) -> None:
-    """Raise OptionError unless ``name`` is ``autopilot`` or a way to recover."""
-    if not isinstance(name, str) or (name != AUTOPILOT and name not in RECOVERY_METHODS):
-        known = (AUTOPILOT, *RECOVERY_METHODS.names())
-        raise OptionError(f"Unknown recovery method {name!r}.{nearest(str(name), known)} Known: {', '.join(known)}.")
+"""The limit on steps of a budget in minutes; the time is expected to end first."""
 
 
 Minutes = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 MethodName = Annotated[str, BeforeValidator(accepted_by(check_method))]
 
-METHOD_ALLOWED = "autopilot, or one way: statistics, refold, blocks, distil, finetune"
-
 
 @option_record
 class RecoveryOptions(TrainingOptions):
-    """What a recovery may spend and how it learns: the options of a training, and these.
+    """Budget and learning options of a recovery: those of a training, and these.
 
     Attributes:
         minutes: a budget of time in place of steps.
         method: ``autopilot``, or the one method to use.
         temperature: T of the softened distributions.
-        soft: weight of the dense network's answers, 0 to 1; labels have the rest.
-        hints: weight of the error of inner features, on top; 0 leaves them alone.
-        mixed: share of the samples that are mixed with another one, 0 to 1; only the dense network knows their answers.
-        dropout: factor on the network's own dropout while it recovers, 0 to 1; a short training of a smaller network
-            has no use for it. None is 0, and leaves a fine-tuning that a recipe asks for without a word as it is.
+        soft: weight of the dense network's outputs in the loss, 0 to 1; labels have the rest.
+        hints: weight of an additional loss on inner features; 0 leaves it out.
+        mixed: share of the samples that are mixed with another one, 0 to 1; the dense network gives their targets.
+        dropout: factor on the network's own dropout during recovery, 0 to 1. None means 0, except for a recipe's plain
+            fine-tuning, which keeps the network's dropout.
 
     Raises:
         OptionError: an unknown name, a value out of range, or mixed samples where labels count too.
@@ -74,8 +63,8 @@ class RecoveryOptions(TrainingOptions):
     def of(given: Mapping[str, Any] | RecoveryOptions) -> RecoveryOptions:
         """Read ``{"minutes": 10}`` or ``{"steps": 500}``, with any other option beside it.
 
-        Where it is not given, the rate is 1e-3 with a falling cosine for the autopilot, which tries others too, and
-        2.5e-3 with a rising start (``one_cycle``) for one way alone.
+        The default rate is 1e-3 with a falling cosine for the autopilot, which tries others too, and 2.5e-3 with a
+        warm-up (``one_cycle``) for one method alone.
 
         Raises:
             OptionError: neither or both of minutes and steps, no steps, an unknown key, or a value out of range.
@@ -105,10 +94,10 @@ class RecoveryOptions(TrainingOptions):
         return options
 
     def recovery(self) -> RecoveryOptions | None:
-        """Return how a recipe's section recovers; None for no recovery, or plain fine-tuning by steps.
+        """Return the options of the recovery in a recipe; None for no recovery, or plain fine-tuning by steps.
 
-        Plain fine-tuning leaves the network's dropout as it is; whoever names a factor gets it, and held-out data
-        decide.
+        Plain fine-tuning leaves the network's dropout as it is. With a factor on dropout it becomes a recovery, which
+        keeps the best state on held-out data.
         """
         plain = self.method == "finetune" and self.dropout is None
         if self.minutes is None and (plain or not self.steps):
@@ -119,12 +108,12 @@ class RecoveryOptions(TrainingOptions):
 
 _DEFAULT = RecoveryOptions(steps=1, lr=1e-3, weight_decay=0.0)
 _ALONE = replace(_DEFAULT, lr=2.5e-3, schedule="one_cycle")
-"""One way alone cannot try rates as the autopilot does: it takes the raised rate, and a rising start to bear it.
-At the lower one a teacher's answers are not learned in a few hundred steps, and labels alone come out ahead."""
+"""The default of one method alone, which cannot try rates as the autopilot does: a raised rate with a warm-up.
+At the lower rate a few hundred steps do not suffice to learn the teacher's outputs, and labels alone do better."""
 
 
 def whole_recovery(recover: Mapping[str, Any] | TrainingOptions | None) -> RecoveryOptions:
-    """Return the options of a recovery from a mapping, from those of plain fine-tuning, or the defaults."""
+    """Return the options of a recovery: from a mapping, from those of plain fine-tuning, or the defaults."""
     if isinstance(recover, RecoveryOptions):
         return recover
     if isinstance(recover, TrainingOptions):
@@ -133,6 +122,6 @@ def whole_recovery(recover: Mapping[str, Any] | TrainingOptions | None) -> Recov
 
 
 def check_steps(options: RecoveryOptions) -> None:
-    """Raise OptionError where a recovery has no step to take."""
+    """Raise OptionError for a recovery of 0 steps."""
     if options.steps < 1:
         raise OptionError("recover has 0 steps; allowed: 1 or more. Leave recover out for no recovery.")

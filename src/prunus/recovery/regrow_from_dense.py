@@ -1,4 +1,4 @@
-"""Give back what a wider plan keeps again: weights and units that grow back begin with the dense network's values."""
+"""Regrowth: weights and units that a wider plan keeps again start with the dense network's values."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from prunus.surgery.cut import cut_with_record
 def reseed_(
     model: nn.Module, dense: nn.Module, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
 ) -> dict[str, int]:
-    """Give weights that were masked before and are kept now the dense network's values; return how many, by name.
+    """Set weights that were masked before and are kept now to the dense network's values; return their number by name.
 
-    w ← w_dense  where after ∧ ¬before. What stayed keeps what it has learned; what stays masked is left at zero.
+    w ← w_dense  where after ∧ ¬before. Weights kept in both keep their trained values; masked ones stay zero.
 
     Args:
         model: changed in place; its tensors have the shapes of the dense network's.
@@ -61,11 +61,11 @@ def reseed_(
 def regrow(
     small: nn.Module, plan: Plan, wider: Plan, dense: nn.Module, coupling: Coupling, example_inputs: Any
 ) -> nn.Module:
-    """Return the network of a wider plan: what both share as learned, the rest as in the dense one.
+    """Return the network of a wider plan: shared weights as trained, the others as in the dense network.
 
     Args:
         small: cut by ``plan``, trained since or not; untouched.
-        plan: what the small network was cut by.
+        plan: the plan of the small network.
         wider: a plan that keeps at least as much: units, branches and weights may have come back.
         dense, coupling, example_inputs: the pretrained network, its analysis and one call of it.
 
@@ -79,8 +79,8 @@ def regrow(
         for name, tensor in named_tensors(grown).items():
             value = values.get(name)
             if value is None:
-                continue  # It came back with a branch.
-            index = [_places(name, dim, plan, wider, value, tensor) for dim in range(tensor.ndim)]
+                continue  # the tensor came back with a branch
+            index = [_positions(name, dim, plan, wider, value, tensor) for dim in range(tensor.ndim)]
             if tensor.ndim:
                 kept = torch.meshgrid(*(i.to(tensor.device) for i in index), indexing="ij")
                 tensor[kept] = torch.where(_masked(plan, name, value), tensor[kept], value.to(tensor))
@@ -102,34 +102,34 @@ def _check_weights(plan: Plan, wider: Plan) -> None:
             )
 
 
-def _places(name: str, dim: int, plan: Plan, wider: Plan, value: Tensor, tensor: Tensor) -> Tensor:
-    """Return where the positions of the small network's dim stand in the wider one."""
+def _positions(name: str, dim: int, plan: Plan, wider: Plan, value: Tensor, tensor: Tensor) -> Tensor:
+    """Return the indices of the small network's positions in a dim of the wider one."""
     old, new = plan.keep.get(name, {}).get(dim), wider.keep.get(name, {}).get(dim)
     if old is None and new is None:
-        found = np.arange(tensor.shape[dim])
+        positions = np.arange(tensor.shape[dim])
     else:
         assert old is not None or new is not None
         full = old if old is not None else np.arange(value.shape[dim])
-        found = full if new is None else np.searchsorted(new, full)
-        if new is not None and not np.array_equal(new[np.minimum(found, len(new) - 1)], full):
+        positions = full if new is None else np.searchsorted(new, full)
+        if new is not None and not np.array_equal(new[np.minimum(positions, len(new) - 1)], full):
             raise PlanError(
                 f"the wider plan removes positions of dim {dim} of {name!r} that the small network still has; "
                 "it must keep all that the first plan keeps."
             )
-    if len(found) != value.shape[dim]:
+    if len(positions) != value.shape[dim]:
         raise PlanError(
-            f"{name!r} has {value.shape[dim]} positions in dim {dim}; its plan keeps {len(found)}. "
+            f"{name!r} has {value.shape[dim]} positions in dim {dim}; its plan keeps {len(positions)}. "
             "Give the plan that the small network was cut by."
         )
-    return torch.from_numpy(found)
+    return torch.from_numpy(positions)
 
 
 def _masked(plan: Plan, name: str, value: Tensor) -> Tensor:
-    """Return which positions of a small tensor its plan held at zero: they come back as the dense network has them."""
+    """Return a mask of the positions that the plan zeroed in a small tensor; they take the dense network's values."""
     mask = plan.masks.get(name)
     if mask is None:
         return torch.zeros_like(value, dtype=torch.bool)
-    held = torch.from_numpy(~mask)
+    zeroed = torch.from_numpy(~mask)
     for dim, index in plan.keep.get(name, {}).items():
-        held = held.index_select(dim, torch.from_numpy(index))
-    return held.to(value.device)
+        zeroed = zeroed.index_select(dim, torch.from_numpy(index))
+    return zeroed.to(value.device)

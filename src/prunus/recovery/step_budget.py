@@ -1,4 +1,4 @@
-"""What is left of a recovery's budget, in steps or in seconds."""
+"""The budget of a recovery, in steps or in minutes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ SECONDS_A_MINUTE = 60.0
 
 @dataclass(slots=True)
 class StepBudget:
-    """A budget being spent.
+    """The budget with the steps spent so far.
 
     Args:
-        steps: how many optimizer steps there are in all.
-        minutes: how long it may take in all; None = as long as the steps take.
-        clock: tells seconds.
+        steps: total number of optimizer steps.
+        minutes: total time; None = as long as the steps take.
     """
 
     steps: int
@@ -26,17 +25,17 @@ class StepBudget:
 
     @property
     def seconds(self) -> float:
-        """How long it has been open."""
+        """Seconds since the start."""
         return time.perf_counter() - self._began
 
     @property
     def out_of_time(self) -> bool:
-        """Whether the minutes are over; never where the budget is in steps."""
+        """True if the minutes are over; never for a budget in steps."""
         return self.minutes is not None and self.seconds >= self.minutes * SECONDS_A_MINUTE
 
     @property
     def left(self) -> int:
-        """How many steps can still be taken, by the pace of those taken so far."""
+        """The number of steps left, estimated from the pace of the steps so far for a budget in minutes."""
         left = self.steps - self.spent
         if self.minutes is None:
             return left
@@ -46,11 +45,11 @@ class StepBudget:
         return min(left, max(1, int(remaining / self._pace))) if self._pace else left
 
     def take(self, steps: int, seconds: float) -> None:
-        """Book what an attempt took; its pace is what the rest is planned by."""
+        """Charge the cost of an attempt; its pace is used to plan the rest."""
         self.spent += steps
         if steps:
             self._pace = seconds / steps
 
     def price(self, steps: int, seconds: float) -> float:
-        """Return what an attempt cost in the budget's own unit: steps, or seconds where the budget is in minutes."""
+        """Return the cost of an attempt: in steps, or in seconds for a budget in minutes."""
         return max(seconds, 1e-9) if self.minutes is not None else float(max(steps, 1))

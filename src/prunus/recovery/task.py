@@ -1,4 +1,4 @@
-"""What is being recovered: the small network, the dense one it comes from, and the data that may be used."""
+"""The task of a recovery: the small network, the dense network, and their data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prunus.training import loss_function
 LEAST_SAMPLES = 2
 HELD_OUT_BATCH = 256
 HELD_OUT_AT_MOST = 4096
-"""Samples that one look at the held-out data takes; more would cost more than they tell."""
+"""Largest number of samples in one evaluation on held-out data; more would cost time and change little."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,15 +31,15 @@ class RecoveryTask:
     """One recovery, checked once.
 
     Attributes:
-        model: the small network; what is trained.
+        model: the small network, which is trained.
         dense: the network it was cut from; the teacher, never changed.
-        train: what is learned from.
-        held_out: what decides; nothing is learned from it.
-        options: budget and ways.
-        masks: weights of ``model`` that stay zero, True = keep.
-        plan, coupling: how ``model`` was cut from ``dense``; without them methods that need them are passed over.
+        train: the training data.
+        held_out: the data that select the best state; nothing is learned from them.
+        options: budget, method and learning options.
+        masks: parameter name → mask, True = keep; masked weights of ``model`` stay zero.
+        plan, coupling: the cut of ``model`` from ``dense``; without them methods that need them are passed over.
         example_inputs: one call of ``dense``.
-        labelled: whether the data have labels; without them the teacher's answers take their place.
+        labelled: True if the data have labels; without them the teacher's outputs take their place.
     """
 
     model: nn.Module
@@ -55,11 +55,11 @@ class RecoveryTask:
     labelled: bool = True
 
     def measure(self) -> float:
-        """Return the mean loss on held-out data in eval mode: of labels, else the distance to the dense network."""
+        """Return the mean loss on held-out data in eval mode; without labels, the distance to the dense network."""
         total = count = 0.0
         loss: Callable[[Any, Tensor], Tensor] = loss_function(self.options.loss)
         with torch.no_grad(), in_eval_mode(self.model), in_eval_mode(self.dense):
-            for inputs, targets in self._looked_at():
+            for inputs, targets in self._evaluated():
                 outputs = call(self.model, inputs)
                 if self.labelled:
                     value = loss(outputs, targets)
@@ -72,12 +72,12 @@ class RecoveryTask:
         return total / count
 
     def check(self) -> None:
-        """Refuse a teacher that gives other outputs, and labels that do not fit the loss, before anything is trained.
+        """Refuse a teacher with other outputs and labels that do not fit the loss, before anything is trained.
 
         Raises:
-            ModelError: outputs of different shapes, a teacher that lies elsewhere or would learn too.
-            DataError: no samples, or targets that the loss refuses.
-            OptionError: no steps, or inputs that cannot be mixed, where mixing is asked for.
+            ModelError: outputs of different shapes, or a teacher on another device or with shared parameters.
+            DataError: no samples, or targets that do not fit the loss.
+            OptionError: no steps, or inputs that cannot be mixed where ``mixed`` is above 0.
         """
         check_steps(self.options)
         if len(self.train) < LEAST_SAMPLES:
@@ -120,7 +120,7 @@ class RecoveryTask:
                 "both get the same inputs. Move one to the other."
             )
 
-    def _looked_at(self) -> Iterator[Batch]:
+    def _evaluated(self) -> Iterator[Batch]:
         device, seen = device_of(self.model), 0
         for inputs, targets in self.held_out.batches(HELD_OUT_BATCH):
             yield moved(inputs, device), targets.to(device)
@@ -133,10 +133,10 @@ def first_batch(data: DataSource, model: nn.Module, size: int = 8) -> Batch:
     """Return the first batch of a source on the model's device.
 
     Raises:
-        DataError: there is none.
+        DataError: the source has none.
     """
-    found = next(islice(data.batches(size), 1), None)
-    if found is None:
+    batch = next(islice(data.batches(size), 1), None)
+    if batch is None:
         raise DataError("the training data yield no batch; at least 1 sample is needed. Check the train split.")
     device = device_of(model)
-    return moved(found[0], device), found[1].to(device)
+    return moved(batch[0], device), batch[1].to(device)

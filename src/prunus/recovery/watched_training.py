@@ -1,32 +1,66 @@
-"""One attempt of a recovery: a way is tried, watched on held-out data, and the best state kept."""
+"""One attempt of a recovery: a method trains, held-out data are evaluated now and then, and the best state is kept."""
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from dataclasses import dataclass, replace
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
 
 from prunus.errors import OutcomeError, UsageError
-from prunus.recovery.best_state import Best
 from prunus.recovery.log import Attempt
 from prunus.recovery.recovery_method import RecoveryMethod
 from prunus.recovery.step_budget import StepBudget
 from prunus.recovery.task import RecoveryTask
 
-LOOKS = 8
-"""How often an attempt looks at the held-out data."""
+EVALUATIONS = 8
+"""Number of evaluations on held-out data in an attempt."""
 PATIENCE = 3
-"""A attempt has so many looks to bring something before it may be called lost."""
+"""Number of evaluations without a gain before an attempt may end early."""
 LOST = 4.0
-"""It is lost where it brought nothing and the loss stands so many times as high as it began. From five eighths of its
-steps on once is enough: the falling rate brings its gain late, but not that late."""
+"""An attempt without a gain ends where the loss is this many times the first one. From five eighths of its steps on
+the factor is 1: the falling rate brings its gain late, but not that late."""
+
+
+class BestState:
+    """The state with the lowest held-out loss so far, so a restored model is never worse than at the beginning.
+
+    Attributes:
+        value: the held-out loss of that state.
+    """
+
+    def __init__(self, task: RecoveryTask) -> None:
+        self._task = task
+        self.value = task.measure()
+        self._state = _state(task.model)
+
+    def fork(self) -> BestState:
+        """Return a copy that starts with the same best state and is updated separately."""
+        return copy.copy(self)
+
+    def offer(self) -> float:
+        """Measure the model as it is now, keep its state if it is the best so far, and return its loss."""
+        value = self._task.measure()
+        if value < self.value or (math.isfinite(value) and not math.isfinite(self.value)):
+            self.value, self._state = value, _state(self._task.model)
+        return value
+
+    def restore_(self) -> None:
+        """Restore the best state of the model."""
+        with torch.no_grad():
+            for name, tensor in _tensors(self._task.model).items():
+                tensor.copy_(self._state[name])
 
 
 @dataclass(slots=True)
 class _Watch:
-    """Looks at held-out data now and then, and ends an attempt that is lost or out of time."""
+    """A watch that evaluates held-out data now and then, and ends an attempt that diverges or is out of time."""
 
-    best: Best
+    best: BestState
     step_budget: StepBudget
     every: int
     patient: bool
@@ -50,14 +84,14 @@ class _Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """How an attempt runs.
+class AttemptSettings:
+    """The settings of an attempt.
 
     Attributes:
-        method: the way.
-        steps: how many; ways that take none ignore it.
+        method: the recovery method.
+        steps: number of steps; methods that take none ignore it.
         rate_factor: factor on the learning rate.
-        patient: do not end early, whatever the loss does.
+        patient: never end early, whatever the loss.
     """
 
     method: RecoveryMethod
@@ -66,20 +100,22 @@ class Course:
     patient: bool = False
 
 
-def watched_training(task: RecoveryTask, course: Course, best: Best, step_budget: StepBudget, why: str) -> Attempt:
-    """Try a way; the model ends in the best state seen, which may be the one it began with, even after an error.
+def watched_training(
+    task: RecoveryTask, settings: AttemptSettings, best: BestState, step_budget: StepBudget, why: str
+) -> Attempt:
+    """Try a method; the model ends in the best state seen, which may be the first one, even after an error.
 
     Args:
-        task: whose model is changed.
-        course: which way, how far, how fast.
-        best: the best state so far; carried on.
-        step_budget: what is booked, and ends the attempt when the time is over.
-        why: for the log.
+        task: its model is changed.
+        settings: method, steps and rate.
+        best: the best state so far; updated.
+        step_budget: charged with the steps and seconds; ends the attempt when the time is over.
+        why: the reason for the log.
     """
     began, before = time.perf_counter(), best.value
-    method, training = course.method, task.options.options()
-    options = replace(training, steps=max(1, course.steps), lr=training.lr * course.rate_factor)
-    watch = _Watch(best, step_budget, max(1, course.steps // LOOKS), course.patient, [before])
+    method, training = settings.method, task.options.options()
+    options = replace(training, steps=max(1, settings.steps), lr=training.lr * settings.rate_factor)
+    watch = _Watch(best, step_budget, max(1, settings.steps // EVALUATIONS), settings.patient, [before])
     try:
         method.run(task, options, watch)
         if not method.trained:
@@ -90,13 +126,24 @@ def watched_training(task: RecoveryTask, course: Course, best: Best, step_budget
     except UsageError as error:
         if method.trained:
             raise
-        watch.ended, watch.lowest = str(error), before  # a way that cannot be used here is passed over, as the log says
+        watch.ended, watch.lowest = (
+            str(error),
+            before,
+        )  # a method that cannot be used here is passed over, as the log says
     finally:
-        best.restore_()  # whoever stops a recovery, by an error or by hand, keeps the best state
+        best.restore_()  # after an error or an interrupt the model still has its best state
     seconds = time.perf_counter() - began
     step_budget.take(watch.steps, seconds)
     after = min(best.value, watch.lowest) if best.value < before else watch.lowest
-    told = (why, f"rate ×{course.rate_factor:g}" if course.rate_factor != 1 else "", watch.ended)
-    # That a way costs nothing is no news where it brought nothing either.
-    reason = watch.ended if watch.ended and not method.trained else "; ".join(filter(None, told))
+    reasons = (why, f"rate ×{settings.rate_factor:g}" if settings.rate_factor != 1 else "", watch.ended)
+    # A method without steps and without a gain is logged with the end alone.
+    reason = watch.ended if watch.ended and not method.trained else "; ".join(filter(None, reasons))
     return Attempt(method.name, watch.steps, seconds, before, after, best.value < before, reason)
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in _tensors(model).items()}
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return dict(chain(model.named_parameters(), model.named_buffers()))

@@ -1,4 +1,4 @@
-"""Finds the places of a program where a repair is possible."""
+"""The search for the sites of a program: its layers and norms that a repair can refit."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import replace
 from prunus.foundation.registry import Registry
 from prunus.graph.ir import TENSOR, Graph, Node, Ref, refs_in
 from prunus.graph.rules.context import base_name
-from prunus.repairs.rnn_cells import Place, Recurrent, recurrent_place
+from prunus.repairs.rnn_cells import AnySite, Recurrent, recurrent_site
 from prunus.repairs.sites import Kind, Norm, Site
 
-_Find = Callable[[Node, "Owners"], "Place | None"]
+_Find = Callable[[Node, "Owners"], "AnySite | None"]
 _FINDERS: Registry[_Find] = Registry("repair site")
 
 
 class Owners:
-    """Says which tensor a value is, and how often the program reads it."""
+    """A lookup of the tensor that a value is, and of how often the program reads it."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -43,32 +43,35 @@ class Owners:
         return self._shape[name]
 
 
-def find_sites(graph: Graph) -> dict[str, Place]:
-    """Return node name → where a repair is possible, in the order of the program.
+def find_sites(graph: Graph) -> dict[str, AnySite]:
+    """Return node name → its site, in the order of the program.
 
-    A weight that several layers read in the same way has one site, at the first of them, which names the others; one
-    that is also read in another way, as a table of embeddings may be, has none.
+    A weight that several layers read in the same way has one site, at the first of them, which names the others. A
+    weight that is also read in another way, such as a tied embedding table, has none.
     """
     owners = Owners(graph)
-    found: dict[str, Place] = {}
+    sites: dict[str, AnySite] = {}
     readers: dict[str, list[Site]] = {}
     for node in graph.nodes:
         finder = _FINDERS.find(base_name(node.op)) if node.op.startswith("aten.") else None
-        here = finder(node, owners) if finder is not None else None
-        if here is not None:
-            found[node.name] = here
-        if isinstance(here, Site):
-            readers.setdefault(here.tensor, []).append(here)
-    for tensor, sites in readers.items():
-        for site in sites:
-            del found[site.node]
-        if owners.uses[tensor] == len(sites) and len({(s.kind, s.groups, s.shape, s.turned) for s in sites}) == 1:
-            found[sites[0].node] = _joined(sites, owners)
-    return {node.name: found[node.name] for node in graph.nodes if node.name in found}
+        site = finder(node, owners) if finder is not None else None
+        if site is not None:
+            sites[node.name] = site
+        if isinstance(site, Site):
+            readers.setdefault(site.tensor, []).append(site)
+    for tensor, alike in readers.items():
+        for reader in alike:
+            del sites[reader.node]
+        if owners.uses[tensor] == len(alike) and len({(s.kind, s.groups, s.shape, s.turned) for s in alike}) == 1:
+            sites[alike[0].node] = _joined(alike, owners)
+    return {node.name: sites[node.name] for node in graph.nodes if node.name in sites}
 
 
 def _joined(sites: list[Site], owners: Owners) -> Site:
-    """Return one site for all readers of a weight; it has a bias if they share one and nothing else reads it."""
+    """Return one site for all readers of a weight.
+
+    It has a bias only if all readers share one and no other node reads it.
+    """
     bias = sites[0].bias
     if not bias or any(site.bias != bias for site in sites) or owners.uses[bias] != len(sites):
         bias = ""
@@ -145,7 +148,7 @@ def _norm(node: Node, owners: Owners, mean: str, variance: str, dim: int) -> Nor
 
 @_FINDERS.register("lstm", "gru", "rnn_tanh", "rnn_relu")
 def _recurrent(node: Node, owners: Owners) -> Recurrent | None:
-    return recurrent_place(owners.graph, node, base_name(node.op), owners.own)
+    return recurrent_site(owners.graph, node, base_name(node.op), owners.own)
 
 
 __all__ = ["find_sites"]

@@ -1,4 +1,4 @@
-"""What a layer reads and what it should answer, as means and second moments that can be merged."""
+"""Moments of a layer's inputs and target outputs: means and second moments that can be merged."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from prunus.errors import DataError, OptionError
 from prunus.repairs.normal_equations import COLUMNS, Dual, Normal, Primal
 
-_BLOCK = 512  # columns of a product of a matrix with itself that is made by halves
+_BLOCK = 512  # columns computed at once in xᵀx, of which only the upper half is computed
 
 
 class Moments(ABC):
-    """First and second moments of inputs x and targets t, a group of a grouped layer at a time, in float64.
+    """First and second moments of inputs x and targets t for each group of a grouped layer, in float64.
 
     Shapes: mean (G, D), second (G, D, D), target (G, O), cross (G, O, D), target_second (G, O).
     """
@@ -26,7 +26,7 @@ class Moments(ABC):
     @property
     @abstractmethod
     def count(self) -> int:
-        """Rows n that were seen."""
+        """Number of rows n."""
 
     @property
     @abstractmethod
@@ -62,17 +62,17 @@ class Moments(ABC):
 
     @abstractmethod
     def normal(self, matrix: Tensor, *, shifts: bool) -> Normal:
-        """Return the normal equations of a correction to a weight; of covariances where the outputs can shift.
+        """Return the normal equations of a correction to a weight, from covariances where the outputs can shift.
 
         Shapes: matrix (G, O, D).
         """
 
     @abstractmethod
     def sums(self) -> Sums:
-        """Return the moments themselves, whatever these are made from."""
+        """Return these moments in the form of `Sums`."""
 
     def __add__(self, other: Moments) -> Moments:
-        """Return the moments of both sets of rows together, as if seen in one pass."""
+        """Return the moments of both sets of rows together, as if computed in one pass."""
         if self.mean.shape != other.mean.shape or self.target.shape != other.target.shape:
             raise OptionError(
                 f"moments of {tuple(self.mean.shape)} inputs and {tuple(self.target.shape)} outputs cannot be merged "
@@ -111,7 +111,7 @@ class Moments(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Sums(Moments):
-    """Moments that are kept as they are; attributes as in `Moments`."""
+    """Moments stored as tensors; attributes as in `Moments`."""
 
     count: int
     mean: Tensor
@@ -127,12 +127,12 @@ class Sums(Moments):
         return (squares + bias * (2 * mean - 2 * self.target + bias)).clamp_min(0)
 
     def normal(self, matrix: Tensor, *, shifts: bool) -> Normal:
-        """Return C and R = C_tx − W C, or those of second moments."""
+        """Return C and R = C_tx − W C, from second moments where the outputs cannot shift."""
         gram = self.covariance() if shifts else self.second
         return Primal(gram, (self.cross_covariance() if shifts else self.cross) - matrix @ gram)
 
     def sums(self) -> Sums:
-        """Return these."""
+        """Return the moments themselves."""
         return self
 
     def with_more(self, other: Sums) -> Sums:
@@ -151,9 +151,9 @@ class Sums(Moments):
 
 @dataclass(frozen=True, slots=True)
 class FewRows(Moments):
-    """The rows themselves, where they are far fewer than the inputs: memory and time grow with n², not with D².
+    """Rows in place of moments, for far fewer rows than inputs: memory and time grow with n², not with D².
 
-    ``second`` and ``cross`` are made when they are asked for; `error` and `normal` do without.
+    ``second`` and ``cross`` are computed on each access; `error` and `normal` do not need them.
 
     Shapes: inputs (G, n, D), targets (G, n, O), of any float dtype.
     """
@@ -163,7 +163,7 @@ class FewRows(Moments):
 
     @property
     def count(self) -> int:
-        """Rows n."""
+        """Number of rows n."""
         return self.inputs.shape[1]
 
     @property
@@ -173,7 +173,7 @@ class FewRows(Moments):
 
     @property
     def second(self) -> Tensor:
-        """E[xxᵀ], made anew."""
+        """E[xxᵀ], computed on each access."""
         return _squared(self.inputs.to(torch.float64)).div_(self.count)
 
     @property
@@ -183,7 +183,7 @@ class FewRows(Moments):
 
     @property
     def cross(self) -> Tensor:
-        """E[t xᵀ], made anew."""
+        """E[t xᵀ], computed on each access."""
         return self.targets.to(torch.float64).mT @ self.inputs.to(torch.float64) / self.count
 
     @property
@@ -193,11 +193,11 @@ class FewRows(Moments):
 
     def error(self, matrix: Tensor, bias: Tensor) -> Tensor:
         """Return E(t − Wx − b)² of every output, (G, O)."""
-        return (self._missed(matrix) - bias.unsqueeze(1)).square().mean(1)
+        return (self._residual(matrix) - bias.unsqueeze(1)).square().mean(1)
 
     def normal(self, matrix: Tensor, *, shifts: bool) -> Normal:
         """Return the equations in dual form."""
-        rest = self._missed(matrix)
+        rest = self._residual(matrix)
         mean = self.mean.unsqueeze(1) if shifts else torch.zeros_like(self.mean).unsqueeze(1)
         return Dual.of(self.inputs, mean, rest - rest.mean(1, keepdim=True) if shifts else rest)
 
@@ -206,42 +206,44 @@ class FewRows(Moments):
         return Moments.of(self.inputs, self.targets)
 
     def __add__(self, other: Moments) -> Moments:
-        """Return both together: rows while they are few, else moments."""
+        """Return both together: as rows while there are few, else as moments."""
         if isinstance(other, FewRows) and self.inputs.shape[2] == other.inputs.shape[2]:
             both = [torch.cat(part, 1) for part in ((self.inputs, other.inputs), (self.targets, other.targets))]
             return _from_rows(both[0], both[1])
         return Moments.__add__(self, other)
 
-    def _missed(self, matrix: Tensor) -> Tensor:
+    def _residual(self, matrix: Tensor) -> Tensor:
         """Return t − Wx of every row, (G, n, O)."""
-        missed = self.targets.to(torch.float64)
+        residual = self.targets.to(torch.float64)
         for start in range(0, self.inputs.shape[2], COLUMNS):
             part = slice(start, start + COLUMNS)
-            missed = missed - self.inputs[:, :, part].to(torch.float64) @ matrix[:, :, part].mT
-        return missed
+            residual = residual - self.inputs[:, :, part].to(torch.float64) @ matrix[:, :, part].mT
+        return residual
 
 
 def moments_of(rows: list[tuple[Tensor, Tensor]], *, most_bytes: int = 1 << 28) -> Moments:
-    """Return the moments of rows that came in parts; they are joined first, for one large product costs less than many.
+    """Return the moments of rows that are given in parts.
+
+    The parts are joined first, because one large product costs less than many small ones.
 
     Args:
         rows: pairs (inputs, targets) as `Moments.of` takes them.
-        most_bytes: of float64 rows that are joined at once.
+        most_bytes: bytes of float64 rows that are joined at once.
 
     Raises: DataError: no parts.
     """
     if rows and 2 * sum(x.shape[1] for x, _ in rows) <= rows[0][0].shape[2]:
         return _from_rows(*(torch.cat(part, 1) for part in zip(*rows, strict=True)))
-    found: list[Moments] = []
+    partial: list[Moments] = []
     waiting: list[tuple[Tensor, Tensor]] = []
     size = 0
     for number, (x, t) in enumerate(rows):
         waiting.append((x, t))
         size += 8 * (x.numel() + t.numel())
         if size >= most_bytes or number == len(rows) - 1:
-            found.append(Moments.of(*(torch.cat(part, 1) for part in zip(*waiting, strict=True))))
+            partial.append(Moments.of(*(torch.cat(part, 1) for part in zip(*waiting, strict=True))))
             waiting, size = [], 0
-    return merged(found)
+    return merged(partial)
 
 
 def _from_rows(inputs: Tensor, targets: Tensor) -> Moments:
@@ -250,16 +252,19 @@ def _from_rows(inputs: Tensor, targets: Tensor) -> Moments:
 
 
 def _squared(x: Tensor) -> Tensor:
-    """Return xᵀx; of a wide one only what lies on and above the diagonal is computed. Shapes: (G, n, D) → (G, D, D)."""
+    """Return xᵀx; for many columns only the part on and above the diagonal is computed.
+
+    Shapes: (G, n, D) → (G, D, D).
+    """
     width = x.shape[2]
     if width < 2 * _BLOCK:
         return x.mT @ x
-    found = x.new_empty(len(x), width, width)
+    square = x.new_empty(len(x), width, width)
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
-        found[:, start:stop, start:] = x[:, :, start:stop].mT @ x[:, :, start:]
-        found[:, stop:, start:stop] = found[:, start:stop, stop:].mT
-    return found
+        square[:, start:stop, start:] = x[:, :, start:stop].mT @ x[:, :, start:]
+        square[:, stop:, start:stop] = square[:, start:stop, stop:].mT
+    return square
 
 
 def merged(parts: list[Moments]) -> Moments:

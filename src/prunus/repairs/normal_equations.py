@@ -1,4 +1,4 @@
-"""The normal equations of a correction to a weight: from moments or, with few rows, from the rows themselves."""
+"""Normal equations of a correction to a weight: from moments or, with few rows, from the rows themselves."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from prunus.errors import DataError
 
 COLUMNS = 2048
-"""Columns of rows that are turned into float64 at once."""
+"""Number of columns that are converted to float64 at once."""
 
 
 class Normal(Protocol):
-    """Finds Δ with Δ (C + λI) = R."""
+    """A system Δ (C + λI) = R that can be solved for Δ."""
 
     def solution(self, ridge: float, mask: Tensor | None) -> Tensor:
         """Return Δ for λ in units of the mean of diag C, zero outside a mask.
@@ -27,7 +27,7 @@ class Normal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Primal:
-    """C and R as they are. Shapes: gram (G, D, D), rest (G, O, D)."""
+    """The system with C and R stored. Shapes: gram (G, D, D), rest (G, O, D)."""
 
     gram: Tensor
     rest: Tensor
@@ -42,14 +42,14 @@ class Primal:
 
 @dataclass(frozen=True, slots=True)
 class Dual:
-    """C = XᵀX/n and R = EᵀX/n of fewer rows than inputs: nothing of the size of C is made.
+    """The system with C = XᵀX/n and R = EᵀX/n for fewer rows than inputs: no matrix of the size of C is computed.
 
     Δ = Eᵀ (XXᵀ/n + λI)⁻¹ X/n, which is R (C + λI)⁻¹.
 
     Source: Saunders, Gammerman & Vovk, "Ridge Regression Learning Algorithm in Dual Variables", ICML 1998.
 
-    Shapes: rows (G, n, D) of any float dtype, mean (G, 1, D) which is taken off them, rest (G, n, O), kernel (G, n, n)
-    = XXᵀ/n; float64.
+    Shapes: rows (G, n, D) of any float dtype, mean (G, 1, D) which is subtracted from them, rest (G, n, O), kernel
+    (G, n, n) = XXᵀ/n; float64.
     """
 
     rows: Tensor
@@ -73,19 +73,19 @@ class Dual:
         if mask is not None:
             return self._on(mask, added)
         eye = torch.eye(self.kernel.shape[1], dtype=self.kernel.dtype, device=self.kernel.device)
-        return self._spread(solved(self.kernel + added * eye, self.rest.mT))
+        return self._to_inputs(solved(self.kernel + added * eye, self.rest.mT))
 
     def _on(self, mask: Tensor, added: Tensor) -> Tensor:
         starts = range(0, self.rows.shape[2], COLUMNS)
         diagonal = torch.cat([_columns(self.rows, self.mean, start).square().mean(1) for start in starts], 1)
         return conjugate_gradients(
-            lambda way: self._spread(self._seen(way)) + added * way,
+            lambda direction: self._to_inputs(self._to_rows(direction)) + added * direction,
             diagonal.unsqueeze(1) + added,
-            self._spread(self.rest.mT),
+            self._to_inputs(self.rest.mT),
             mask,
         )
 
-    def _seen(self, matrix: Tensor) -> Tensor:
+    def _to_rows(self, matrix: Tensor) -> Tensor:
         """Return matrix · Xᵀ. Shapes: (G, O, D) → (G, O, n)."""
         return sum(
             (
@@ -95,7 +95,7 @@ class Dual:
             matrix.new_zeros(*matrix.shape[:2], self.rows.shape[1]),
         )
 
-    def _spread(self, shares: Tensor) -> Tensor:
+    def _to_inputs(self, shares: Tensor) -> Tensor:
         """Return shares · X/n. Shapes: (G, O, n) → (G, O, D)."""
         parts = [shares @ _columns(self.rows, self.mean, start) for start in range(0, self.rows.shape[2], COLUMNS)]
         return torch.cat(parts, 2) / self.rows.shape[1]
@@ -107,22 +107,25 @@ def _columns(rows: Tensor, mean: Tensor, start: int) -> Tensor:
 
 
 def solved(gram: Tensor, rest: Tensor) -> Tensor:
-    """Return rest · gram⁻¹ for symmetric gram above zero; rounding may ask for more on the diagonal.
+    """Return rest · gram⁻¹ for a symmetric positive definite gram.
+
+    Where rounding makes it indefinite, the diagonal is raised until it can be factorised.
+
 
     Shapes: gram (G, D, D), rest (G, O, D) → (G, O, D).
-    Raises: DataError: gram is not finite: squares of the data overflow.
+    Raises: DataError: gram is not finite, because squares of the data overflow.
     """
     if not bool(gram.isfinite().all()):
         raise DataError("second moments of a layer's inputs overflow; nothing can be fitted to that. Scale the data.")
     eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     extra = 0.0
-    # Rounding may leave the covariance of constant inputs below zero: without a level above it this would never end.
+    # Rounding may leave the covariance of constant inputs below zero: without a level above it the loop would not end.
     level = gram.diagonal(dim1=1, dim2=2).abs().mean(1).clamp_min(1e-12)[:, None, None]
     while True:
         factor, info = torch.linalg.cholesky_ex(gram + extra * level * eye)
         if not bool(info.any()):
-            found: Tensor = torch.cholesky_solve(rest.transpose(1, 2), factor).transpose(1, 2)
-            return found
+            solution: Tensor = torch.cholesky_solve(rest.transpose(1, 2), factor).transpose(1, 2)
+            return solution
         extra = max(10 * extra, 1e-10)
 
 
@@ -131,7 +134,9 @@ def solved_on(gram: Tensor, rest: Tensor, mask: Tensor) -> Tensor:
 
     Shapes: gram (G, D, D), rest (G, O, D), mask (G, O, D) → (G, O, D).
     """
-    return conjugate_gradients(lambda way: way @ gram, gram.diagonal(dim1=1, dim2=2).unsqueeze(1), rest, mask)
+    return conjugate_gradients(
+        lambda direction: direction @ gram, gram.diagonal(dim1=1, dim2=2).unsqueeze(1), rest, mask
+    )
 
 
 def conjugate_gradients(
@@ -145,14 +150,14 @@ def conjugate_gradients(
 ) -> Tensor:
     """Return the rows Δ, zero outside the mask, with (product(Δ) − rest) zero inside it.
 
-    All rows at once, each on its own support; the diagonal is the preconditioner.
+    All rows are solved at once, each on its own support; the diagonal is the preconditioner.
 
     Args:
         product: Δ → Δ gram.
         diagonal: of gram, (G, 1, D).
         rest: (G, O, D).
         mask: (G, O, D) bool.
-        most: steps.
+        most: largest number of steps.
         tolerance: of the residual, relative.
     """
     kept = mask.to(rest.dtype)
@@ -160,19 +165,19 @@ def conjugate_gradients(
     delta = torch.zeros_like(rest)
     residual = rest * kept
     limit = tolerance**2 * residual.square().sum(2, keepdim=True)
-    turned = residual * inverse
-    way = turned
-    energy = (residual * turned).sum(2, keepdim=True)
+    preconditioned = residual * inverse
+    direction = preconditioned
+    energy = (residual * preconditioned).sum(2, keepdim=True)
     for _ in range(most):
         if bool((residual.square().sum(2, keepdim=True) <= limit).all()):
             break
-        pushed = product(way) * kept
-        step = energy / (way * pushed).sum(2, keepdim=True).clamp_min(1e-300)
-        delta = delta + step * way
+        pushed = product(direction) * kept
+        step = energy / (direction * pushed).sum(2, keepdim=True).clamp_min(1e-300)
+        delta = delta + step * direction
         residual = residual - step * pushed
-        turned = residual * inverse
-        fresh = (residual * turned).sum(2, keepdim=True)
-        way = turned + (fresh / energy.clamp_min(1e-300)) * way
+        preconditioned = residual * inverse
+        fresh = (residual * preconditioned).sum(2, keepdim=True)
+        direction = preconditioned + (fresh / energy.clamp_min(1e-300)) * direction
         energy = fresh
     return delta
 

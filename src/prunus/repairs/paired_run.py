@@ -1,4 +1,4 @@
-"""Both programs of a lane, run side by side, each as far as it is told."""
+"""A lockstep of both programs on one sample group: the dense and the small one run side by side, node by node."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from prunus.errors import DataError
 from prunus.graph.interpreter import LENIENT, Override, call_arguments, mutated_sources, resolve
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, map_refs, refs_in
 from prunus.repairs.program_pairs import Pair
-from prunus.repairs.samples import Lane
+from prunus.repairs.samples import SampleGroup
 
 
 class Track:
-    """One program on its way: the values that later nodes still need.
+    """The run of one program, with the values that later nodes still need.
 
-    Tensors of the model are looked up when they are read, so that a repair takes effect in everything behind it.
-    ``tensors`` is shared by all lanes; ``constants`` are the program's own.
+    Tensors of the model are looked up when they are read, so a repair takes effect in all later nodes.
+    ``tensors`` is shared by all sample groups; ``constants`` belong to the program.
     """
 
     def __init__(
@@ -33,20 +33,20 @@ class Track:
         self._freed = _freed(graph)
 
     def branched(self, values: dict[str, Any], tensors: Mapping[str, Tensor]) -> Track:
-        """Return another track of the same program, from other values and with other tensors."""
+        """Return a track of the same program with other values and other tensors."""
         other = copy.copy(self)
         other.values, other.tensors = values, tensors
         return other
 
     def copied(self, tensors: Mapping[str, Tensor]) -> Track:
-        """Return a track that goes on from here with other tensors and leaves this one as it is.
+        """Return a track that continues from here with other tensors and leaves this one as it is.
 
-        Views go on showing the values that they show here, for in-place ops write through them.
+        Views stay views of the copied values, because in-place ops write through them.
         """
         return self.branched(copy.deepcopy(self.values), tensors)
 
     def step(self, node: Node, override: Override | None = None) -> None:
-        """Compute a node from what it reads, perhaps in another way, and let go of what nothing reads any more."""
+        """Compute a node, by ``override`` where one is given, and free the values that no later node reads."""
         if node.op == INPUT:
             self.values[node.name] = self._feed[node.name].clone()
         elif node.op == TENSOR:
@@ -58,17 +58,17 @@ class Track:
             self.values.pop(name, None)
 
     def computed(self, node: Node, override: Override | None = None, **changes: Any) -> Any:
-        """Return what a node gives, some of its arguments replaced."""
+        """Return the result of a node, with some of its arguments replaced by ``changes``."""
         values = {k: map_refs(v, self.value) for k, v in node.args.items()} | changes
         args, kwargs = call_arguments(node, values)
         function = resolve(LENIENT.get(node.op, node.op))
         return override(node, function, args, kwargs) if override is not None else function(*args, **kwargs)
 
     def value(self, ref: Ref) -> Any:
-        """Return a value that is still needed, or a tensor of the model."""
+        """Return a stored value, or a tensor of the model."""
         if ref.node in self.values:
-            held = self.values[ref.node]
-            return held[ref.index] if isinstance(held, (tuple, list)) else held
+            value = self.values[ref.node]
+            return value[ref.index] if isinstance(value, (tuple, list)) else value
         return self._named(self.graph.node(ref.node).tensor)
 
     def outputs(self) -> list[Any]:
@@ -84,19 +84,21 @@ class Track:
 
 
 class Lockstep:
-    """A lane on its way through the dense program and the small one.
+    """The dense and the small program on one sample group.
 
-    ``dense`` and ``small`` map tensor names to values; all lanes share them.
+    ``dense`` and ``small`` map tensor names to values; all sample groups share them.
     """
 
-    def __init__(self, lane: Lane, pair: Pair, dense: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> None:
-        self.lane, self.pair = lane, pair
-        feeds = pair.feeds(lane.inputs)
+    def __init__(
+        self, sample_group: SampleGroup, pair: Pair, dense: Mapping[str, Tensor], small: Mapping[str, Tensor]
+    ) -> None:
+        self.sample_group, self.pair = sample_group, pair
+        feeds = pair.feeds(sample_group.inputs)
         self.dense = Track(pair.dense, feeds[0], dense, pair.dense.constants)
         self.small = Track(pair.small, feeds[1], small, pair.constants)
 
     def branched(self) -> Lockstep:
-        """Return another walk of the same lane that goes on from here and leaves this one where it is."""
+        """Return a lockstep of the same sample group that continues from here and leaves this one as it is."""
         other = copy.copy(self)
         other.dense, other.small = self.dense.copied(self.dense.tensors), self.small.copied(self.small.tensors)
         return other
@@ -128,21 +130,21 @@ class Lockstep:
     def output_errors(self) -> list[float]:
         """Return ‖dense − small‖² and ‖dense‖² of every output of floats, one after the other.
 
-        Where both answer the same infinity, as masked logits do, they are alike.
+        Equal infinities in both, as in masked logits, count as no difference.
         """
-        found = []
+        sums = []
         refs = refs_in(list(self.pair.dense.outputs))
         for ref, narrow in zip(refs, self.small.outputs(), strict=True):
             wide = self.target(ref)
             if isinstance(narrow, Tensor) and narrow.is_floating_point():
                 wide, narrow = wide.to(torch.float64), narrow.to(torch.float64)
                 miss = (wide - narrow).where(wide != narrow, 0.0)
-                found += [float(miss.square().sum()), float(wide.where(wide.isfinite(), 0.0).square().sum())]
-        return found
+                sums += [float(miss.square().sum()), float(wide.where(wide.isfinite(), 0.0).square().sum())]
+        return sums
 
 
 def _freed(graph: Graph) -> dict[str, list[str]]:
-    """Map each node to the values that nothing reads after it."""
+    """Map each node to the values that no later node reads."""
     last: dict[str, str] = {}
     for node in graph.nodes:
         last[node.name] = node.name

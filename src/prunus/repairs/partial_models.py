@@ -1,4 +1,4 @@
-"""Repair of a model that was captured in parts: each part by itself, on what the dense model hands to it."""
+"""Repair of a model that was captured in parts: each part by itself, on its inputs in the dense model."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from prunus.repairs.report import RepairReport
 from prunus.repairs.samples import MOST, checked, inputs_of
 
 RECORDED = 2 << 30
-"""Bytes of calls that are recorded at most."""
+"""Largest number of bytes of recorded calls."""
 Calls = dict[str, list[Any]]
 
 
 class _UnfitError(DataError):
-    """A batch does not go through the model."""
+    """A batch that does not go through the model."""
 
 
-class _Alone(nn.Module):
-    """One part of a model, under the names that it has there; takes one (args, kwargs)."""
+class _Part(nn.Module):
+    """A part of a model under its names in the whole model; called with one (args, kwargs)."""
 
     def __init__(self, model: nn.Module, path: str) -> None:
         super().__init__()
         self._path = path
-        *around, name = path.split(".")
-        place: nn.Module = self
-        for step in around:
-            place.add_module(step, nn.Module())
-            place = place.get_submodule(step)
-        place.add_module(name, model.get_submodule(path))
+        *parents, name = path.split(".")
+        parent: nn.Module = self
+        for step in parents:
+            parent.add_module(step, nn.Module())
+            parent = parent.get_submodule(step)
+        parent.add_module(name, model.get_submodule(path))
 
     def forward(self, call: Any) -> Any:
         args, kwargs = call
@@ -63,30 +63,30 @@ def repair_parts_(
     seed: int = 0,
     options: Mapping[str, bool] | None = None,
 ) -> RepairReport:
-    """Bring the parts of a cut model closer to the dense ones, in place; as `repair_` does, which does the work.
+    """Repair the parts of a cut model in place, each by `repair_`.
 
-    The dense model runs on the data, and every call of a part is recorded; on these the part is repaired and judged.
-    What lies between the parts takes no part in the judgement.
+    The dense model runs on the data, and every call of a part is recorded; on these calls the part is repaired and
+    judged. Layers between the parts take no part in the judgement.
 
     Args:
-        small: what was cut of ``captured.model``; its parameters and norm statistics change.
+        small: the network cut from ``captured.model``; its parameters and norm statistics change.
         model: the dense model, whose own forward runs; untouched.
-        captured: its parts.
-        plan: what went.
+        captured: the parts of the dense model.
+        plan: of the cut.
         data: calibration batches, as for `repair_`.
-        example_inputs: how the model is called; where its one argument is a list (of pictures, say), so are batches.
+        example_inputs: one call; where its one argument is a list (of pictures, say), so are batches.
         repair, seed: as for `repair_`.
         options: keyword arguments of `couple`.
 
     Raises:
         DataError: no batches, or NaN in them;
-        UsageError: a repair was named, and batches do not go through the model, or no part can have it. Where ``auto``
-            meets such, it leaves the network or the part as it is and says so.
+        UsageError: a repair was named, and batches do not go through the model, or no part can have it. In these
+            cases ``auto`` leaves the network or the part as it is and says so.
     """
     model = unwrap(model)
     cuts = dict[str, tuple[nn.Module, Coupling, Plan | None]]()
     for path, example in zip(captured.parts, captured.inputs, strict=True):
-        part = _Alone(model, path)
+        part = _Part(model, path)
         coupling = couple(capture(part, (example,), method="record"), **(options or {}))
         local = _plan_of(coupling, plan, path)
         if local is None or not local.is_empty:
@@ -97,19 +97,19 @@ def repair_parts_(
         if repair != AUTO:
             raise
         return RepairReport(NONE, repair, 0, notes=(f"not repaired: {error}",))
-    done, notes, refused = dict[str, RepairReport](), list[str](), list[UsageError]()
+    reports, notes, refused = dict[str, RepairReport](), list[str](), list[UsageError]()
     for path, cut in cuts.items():
         try:
-            done[path] = _repaired_(small, *cut, calls[path], repair=repair, seed=seed)
+            reports[path] = _repair_part_(small, *cut, calls[path], repair=repair, seed=seed)
         except UsageError as error:
             refused.append(error)
             notes.append(f"{path}: not repaired: {error}")
-    if refused and not done and repair != AUTO:
+    if refused and not reports and repair != AUTO:
         raise refused[0]
-    return _together(done, notes, repair)
+    return _merged(reports, notes, repair)
 
 
-def _repaired_(
+def _repair_part_(
     small: nn.Module, part: nn.Module, coupling: Coupling, plan: Plan | None, calls: Sequence[Any], **how: Any
 ) -> RepairReport:
     if plan is None:
@@ -120,30 +120,30 @@ def _repaired_(
 
 
 def _plan_of(coupling: Coupling, plan: Plan, path: str) -> Plan | None:
-    """Return the plan of one part; None where its axes are not what they are in the whole."""
+    """Return the plan of one part; None where its axes differ from those of the whole model."""
     own = path + "."
     axes = {a: mask for a, mask in plan.axes.items() if a in coupling.axes}
     masks = {name: mask for name, mask in plan.masks.items() if name.startswith(own)}
     cost = cost_model(coupling)
     before, after, kept = cost.price(), cost.price(axes), coupling.tensor_masks(axes)
     local = Plan(fingerprint(coupling.graph), axes, kept, masks=masks, before=before, after=after)
-    wanted = {name: dims for name, dims in plan.keep.items() if name.startswith(own)}
-    return local if _lists(local.keep) == _lists(wanted) else None
+    expected = {name: dims for name, dims in plan.keep.items() if name.startswith(own)}
+    return local if _lists(local.keep) == _lists(expected) else None
 
 
 def _lists(keep: Mapping[str, Mapping[int, Any]]) -> dict[str, dict[int, list[int]]]:
-    found = {name: {dim: index.tolist() for dim, index in dims.items()} for name, dims in keep.items()}
-    return {name: dims for name, dims in found.items() if dims}
+    lists = {name: {dim: index.tolist() for dim, index in dims.items()} for name, dims in keep.items()}
+    return {name: dims for name, dims in lists.items() if dims}
 
 
 def _recorded(model: nn.Module, parts: Sequence[str], data: Any, example_inputs: Any) -> Calls:
-    """Run the dense model on the data, and return what every part was called with, as (args, kwargs)."""
+    """Run the dense model on the data, and return the calls of every part as (args, kwargs)."""
     calls: Calls = {path: [] for path in parts}
     samples = size = 0
     device = device_of(model)
 
-    def noting(path: str) -> Any:
-        def note(_: nn.Module, args: Any, kwargs: Any) -> None:
+    def recorder(path: str) -> Any:
+        def record(_: nn.Module, args: Any, kwargs: Any) -> None:
             nonlocal size
             call = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
             tensors = list(tensors_in(call))
@@ -151,9 +151,9 @@ def _recorded(model: nn.Module, parts: Sequence[str], data: Any, example_inputs:
                 calls[path].append(call)
                 size += sum(t.numel() * t.element_size() for t in tensors)
 
-        return note
+        return record
 
-    hooks = (model.get_submodule(p).register_forward_pre_hook(noting(p), with_kwargs=True) for p in parts)
+    hooks = (model.get_submodule(p).register_forward_pre_hook(recorder(p), with_kwargs=True) for p in parts)
     with hooked(hooks), preserved(model), torch.no_grad():
         for number, batch in enumerate(batches_of(data)):
             inputs = as_example(checked(moved(inputs_of(batch, number), device), number), example_inputs)
@@ -179,7 +179,7 @@ def _run(model: nn.Module, inputs: Any, number: int) -> None:
 
 
 def as_example(inputs: Any, example_inputs: Any) -> Any:
-    """Return what the model is called with: its one list, where it takes one; of a mapping what the example has."""
+    """Return inputs in the form of the example: as one list where it has one, or as a mapping with the same keys."""
     if isinstance(inputs, Mapping) and isinstance(example_inputs, Mapping):
         return named(inputs, tuple(example_inputs))
     takes_list = isinstance(example_inputs, (list, tuple)) and len(example_inputs) == 1
@@ -195,13 +195,13 @@ def _samples(inputs: Any) -> int:
     return len(next(tensors_in(inputs), ()))
 
 
-def _together(done: Mapping[str, RepairReport], notes: Sequence[str], asked: str) -> RepairReport:
-    chosen = sorted({report.chosen for report in done.values()} - {NONE})
-    told = [f"{path}: {str(report).removeprefix('repair: ')}" for path, report in done.items()]
+def _merged(reports: Mapping[str, RepairReport], notes: Sequence[str], requested: str) -> RepairReport:
+    chosen = sorted({report.chosen for report in reports.values()} - {NONE})
+    texts = [f"{path}: {str(report).removeprefix('repair: ')}" for path, report in reports.items()]
     return RepairReport(
         "+".join(chosen) or NONE,
-        asked,
-        max((report.samples for report in done.values()), default=0),
-        layers=tuple(layer for report in done.values() for layer in report.layers),
-        notes=(*told, *notes),
+        requested,
+        max((report.samples for report in reports.values()), default=0),
+        layers=tuple(layer for report in reports.values() for layer in report.layers),
+        notes=(*texts, *notes),
     )

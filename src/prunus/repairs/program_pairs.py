@@ -1,4 +1,4 @@
-"""The dense program and the one that a plan leaves, for inputs of any shapes."""
+"""Pairs of programs, the dense one and the cut one, for inputs of any shapes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from prunus.surgery.token_ids import cut_inputs, kept_inputs
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    """Two programs whose nodes have the same names: the dense one and what the plan leaves of it.
+    """Two programs whose nodes have the same names: the dense one and the one that the plan leaves.
 
-    ``constants`` are those of the small program; ``coupling`` is that of the dense one.
+    ``constants`` belong to the small program, ``coupling`` to the dense one.
     """
 
     coupling: Coupling
@@ -54,7 +54,7 @@ class Pair:
 
 
 class Programs:
-    """Makes the pair for each shape of the inputs, once."""
+    """A store of program pairs: one for each set of input shapes, made once."""
 
     def __init__(self, model: nn.Module, coupling: Coupling, plan: Plan) -> None:
         self._pairs = ProgramsByShape(

@@ -1,4 +1,4 @@
-"""`repair_`: try repairs, judge them on samples that none of them saw, keep the best, or nothing."""
+"""`repair_`: try repairs, judge them on samples that none of them saw, and keep the best one, or none."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ from prunus.graph.coupling import Coupling
 from prunus.graph.ir import refs_in
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan
-from prunus.repairs.blocks import Tuning
+from prunus.repairs.blocks import BlockTuning
 from prunus.repairs.choose_repairs import AUTO, Effort, candidates
+from prunus.repairs.layerwise_run import LayerwiseRun, RunContext, RunResult, run_context
 from prunus.repairs.matching import matched
-from prunus.repairs.memory_fit import ROOM, samples_that_fit
 from prunus.repairs.mixup import COPIES, with_blends
-from prunus.repairs.repairs import REPAIRS, Mending, Repair
+from prunus.repairs.repairs import REPAIRS, Repair, SiteRepairer
 from prunus.repairs.report import RepairReport
 from prunus.repairs.rnn_cells import tensors_of
-from prunus.repairs.samples import LEAST, MOST, lanes_of
-from prunus.repairs.walking import Route, Walk, Walked, route
+from prunus.repairs.samples import LEAST, MOST, ROOM, sample_groups_of, samples_that_fit
 
 NONE = "none"
 _NOTHING = 1e-12
 
 
 def check_repair(name: str | None) -> None:
-    """Refuse a name that is no repair.
+    """Refuse an unknown name of a repair.
 
-    Raises: OptionError: not one of ``auto``, ``none`` or the registered repairs.
+    Raises: OptionError: the name is not one of ``auto``, ``none`` or the registered repairs.
     """
     if name is not None and not (isinstance(name, str) and (name in (AUTO, NONE) or name in REPAIRS)):
         allowed = (AUTO, NONE, *REPAIRS.names())
@@ -59,26 +58,26 @@ def repair_(
 ) -> RepairReport:
     """Bring a cut network closer to the dense one: no labels, no training, weights changed in place.
 
-    Part of the samples is held out. A repair that does not bring the network's outputs closer to the dense network's on
-    those is taken back, and the report says so: the network is never left worse than it came.
+    Part of the samples is held out. A repair that does not bring the outputs closer to the dense network's on those is
+    undone, and the report says so: the network is never worse than before.
 
     Args:
         model: the dense network; untouched.
-        small: what `cut` made of ``model``; its parameters and norm statistics change.
+        small: the network that `cut` returned for ``model``; its parameters and norm statistics change.
         coupling: its analysis.
-        plan: what went. Weights that its masks hold at zero stay zero.
-        data: calibration batches: inputs, (inputs,) or (inputs, targets); targets are not looked at.
+        plan: of the cut. Weights that its masks zero stay zero.
+        data: calibration batches: inputs, (inputs,) or (inputs, targets); targets are ignored.
         repair: ``auto``, or ``statistics``, ``bias``, ``scales``, ``refold``, ``blockwise``, ``matching``, ``none``.
         seed: of the rows drawn from large layers, and of the samples drawn and blended where a repair trains.
-        progress: told of the steps of ``matching``, the only one that takes long.
+        progress: receives the steps of ``matching``, the only repair that takes long.
 
     Raises:
         OptionError: an unknown repair.
         DataError: no batches, NaN, batches that do not go through the model, or fewer than 4 samples for a repair that
             was named;
         ModelError: the model draws random numbers in eval mode.
-            Where ``auto`` meets batches that do not go through, too few samples or such a model, it leaves the network
-            as it is and says so; empty data and NaN it refuses too.
+            In these cases ``auto`` leaves the network as it is and says so, except that it too refuses empty data and
+            NaN.
 
     Example:
         ``report = prunus.repair_(model, small, coupling, plan, batches); print(report)``
@@ -86,36 +85,42 @@ def repair_(
     check_repair(repair)
     if repair == NONE:
         return RepairReport(NONE, repair, 0)
+    return _repaired_(model, small, coupling, plan, data, repair, seed, progress or Silent())
+
+
+def _repaired_(
+    model: nn.Module,
+    small: nn.Module,
+    coupling: Coupling,
+    plan: Plan,
+    data: Any,
+    repair: str,
+    seed: int,
+    progress: Progress,
+) -> RepairReport:
     own = {name: tensor.detach() for name, tensor in named_tensors(unwrap(small)).items()}
-    room = samples_that_fit(coupling)
-    most = min(MOST, room)
+    fitting = samples_that_fit(coupling)
+    most = min(MOST, fitting)
     calls = Calls.of_graph(coupling.graph)
-    lanes = lanes_of(data, device_of(model), names=names_of(model, coupling.graph), calls=calls, most=most)
-    samples = sum(lane.count for lane in lanes)
+    groups = sample_groups_of(data, device_of(model), names=names_of(model, coupling.graph), calls=calls, most=most)
+    samples = sum(group.count for group in groups)
     try:
-        _check_enough(samples, len(lanes), most)
-        way = route(model, coupling, plan, lanes, small=own, seed=seed)
+        _check_enough(samples, len(groups), most)
+        context = run_context(model, coupling, plan, groups, small=own, seed=seed)
     except UsageError as error:
         if repair != AUTO:
             raise
         return RepairReport(NONE, repair, samples, notes=(f"not repaired: {error}",))
-    chosen, effort, notes = candidates(repair, way, plan, max(0, min(COPIES, room // samples - 1)))
-    best = _best(way, chosen, effort, progress or Silent())
-    _write_(small, best, way)
-    return RepairReport(
-        best.name,
-        repair,
-        samples,
-        best.before,
-        best.after,
-        best.tried,
-        tuple(best.layers),
-        (*notes, *best.notes, *_cramped(samples, most), *_left_alone(way)),
-    )
+    copies = max(0, min(COPIES, fitting // samples - 1))
+    chosen, effort, notes = candidates(repair, context, plan, copies)
+    best = _best(context, chosen, effort, progress)
+    _write_(small, best)
+    notes = (*notes, *best.notes, *_memory_note(samples, most), *_unfitted_note(context))
+    return RepairReport(best.name, repair, samples, best.before, best.after, best.tried, tuple(best.layers), notes)
 
 
-def _check_enough(samples: int, lanes: int, most: int) -> None:
-    if samples >= LEAST and lanes > 1:
+def _check_enough(samples: int, groups: int, most: int) -> None:
+    if samples >= LEAST and groups > 1:
         return
     if most < LEAST:
         raise DataError(
@@ -123,15 +128,17 @@ def _check_enough(samples: int, lanes: int, most: int) -> None:
             "ones: shorter sequences, pictures of a lower resolution."
         )
     raise DataError(
-        f"a repair got {samples} calibration samples in {lanes} parts; it needs at least {LEAST} in 2, some to fit and "
-        "some to judge. Give more data."
+        f"a repair got {samples} calibration samples in {groups} parts; it needs at least {LEAST} in 2, some to fit "
+        "and some to judge. Give more data."
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Best:
+    """The best repair so far: its name, its end, and the errors before and after it."""
+
     name: str
-    walked: Walked | None
+    result: RunResult | None
     before: float
     after: float
     tried: Mapping[str, float]
@@ -139,66 +146,67 @@ class _Best:
     notes: tuple[str, ...] = ()
 
 
-def _best(way: Route, repairs: list[Repair], effort: Effort, progress: Progress) -> _Best:
-    before = Walk(way, absorb=False).errors_as_it_is()["held"]
-    if not _answers(way):
+def _best(context: RunContext, repairs: list[Repair], effort: Effort, progress: Progress) -> _Best:
+    before = LayerwiseRun(context, absorb=False).errors_without_repair()["held"]
+    if not _has_float_output(context):
         return _Best(NONE, None, before, before, {}, notes=("not repaired: no output is of floating-point numbers",))
     if before < _NOTHING:
         return _Best(NONE, None, before, before, {}, notes=("the outputs are those of the dense network",))
     tried: dict[str, float] = {}
     best = _Best(NONE, None, before, before, tried)
     for repair in repairs:
-        mending = Mending(repair, way)
-        walked = _carried_out(way, mending, effort, progress)
-        after = walked.errors["held"]
+        repairer = SiteRepairer(repair, context)
+        result = _run_repair(context, repairer, effort, progress)
+        after = result.errors["held"]
         tried[repair.name] = after
         if after < best.after:
-            best = _Best(repair.name, walked, before, after, tried, mending.layers)
-    if best.walked is None:
-        told = ", ".join(f"{name} {error:.2%}" for name, error in tried.items())
-        return _Best(NONE, None, before, before, tried, notes=(f"taken back, for it did not help: {told}",))
+            best = _Best(repair.name, result, before, after, tried, repairer.layers)
+    if best.result is None:
+        errors = ", ".join(f"{name} {error:.2%}" for name, error in tried.items())
+        return _Best(NONE, None, before, before, tried, notes=(f"taken back, for it did not help: {errors}",))
     return best
 
 
-def _answers(way: Route) -> bool:
-    """Whether the network has an output that can be compared."""
-    graph = way.programs.first.dense
+def _has_float_output(context: RunContext) -> bool:
+    """Return True if the network has an output that can be compared."""
+    graph = context.programs.first.dense
     metas = [graph.meta(ref) for ref in refs_in(list(graph.outputs))]
     return any(meta.dtype.is_floating_point for meta in metas)
 
 
-def _carried_out(way: Route, mending: Mending, effort: Effort, progress: Progress) -> Walked:
-    repair = mending.repair
+def _run_repair(context: RunContext, repairer: SiteRepairer, effort: Effort, progress: Progress) -> RunResult:
+    repair = repairer.repair
     if not repair.tunes:
-        return Walk(way, absorb=repair.absorb, layers=repair.layer is not None).run(mending)
-    blends = with_blends(way, effort.copies)
+        return LayerwiseRun(context, absorb=repair.absorb, layers=repair.layer is not None).run(repairer)
+    blends = with_blends(context, effort.copies)
     if not repair.matches:
-        return Tuning(blends, mending).run()
-    walk = Tuning(blends, mending, last_steps=0).walked()
-    walk.replace(matched(way, walk.tensors, mending.masks, effort.steps, progress))
-    errors = Walk(replace(way, small=walk.tensors), absorb=False).errors_as_it_is()
-    return Walked(walk.tensors, frozenset(walk.changed), errors)
+        return BlockTuning(blends, repairer).run()
+    layer_run = BlockTuning(blends, repairer, last_steps=0).finished_run()
+    layer_run.replace(matched(context, layer_run.tensors, repairer.masks, effort.steps, progress))
+    errors = LayerwiseRun(replace(context, small=layer_run.tensors), absorb=False).errors_without_repair()
+    return RunResult(layer_run.tensors, frozenset(layer_run.changed), errors)
 
 
 @torch.no_grad()
-def _write_(small: nn.Module, best: _Best, way: Route) -> None:
-    if best.walked is None:
+def _write_(small: nn.Module, best: _Best) -> None:
+    """Write the tensors that the best repair changed into the small network."""
+    if best.result is None:
         return
     own = named_tensors(unwrap(small))
-    for name in best.walked.changed:
-        own[name].copy_(best.walked.tensors[name])
+    for name in best.result.changed:
+        own[name].copy_(best.result.tensors[name])
 
 
-def _cramped(samples: int, most: int) -> tuple[str, ...]:
+def _memory_note(samples: int, most: int) -> tuple[str, ...]:
     if samples < most or most >= MOST:
         return ()
     return (f"more than {most} samples would take more than {ROOM >> 30} GiB",)
 
 
-def _left_alone(way: Route) -> tuple[str, ...]:
-    """Name the weights of layers that are no site, such as tied ones."""
-    graph = way.programs.first.small
-    sites = {name for place in way.sites.values() for name in tensors_of(place)}
+def _unfitted_note(context: RunContext) -> tuple[str, ...]:
+    """Name the weights that no site refits, such as tied ones."""
+    graph = context.programs.first.small
+    sites = {name for site in context.sites.values() for name in tensors_of(site)}
     left = [
         name
         for name, info in graph.tensors.items()

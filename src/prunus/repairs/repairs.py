@@ -1,4 +1,4 @@
-"""The repairs by name: each says what happens to a layer and to a norm when the walk stops there."""
+"""The repairs by name: each defines the refit of a layer and of a norm."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from prunus.foundation.registry import Registry
 from prunus.graph.ir import refs_in
 from prunus.graph.rules.context import base_name
+from prunus.repairs.layerwise_run import Repairer, RunContext, SiteProblem
 from prunus.repairs.moments import Moments
 from prunus.repairs.refold import Fit, refold
 from prunus.repairs.report import LayerRepair
 from prunus.repairs.rnn_cells import with_joined
 from prunus.repairs.scales import rescale
 from prunus.repairs.sites import Norm, Site
-from prunus.repairs.statistics import Way, repair_norm
-from prunus.repairs.walking import Repairer, Route, Stop
+from prunus.repairs.statistics import NormFit, repair_norm
 from prunus.surgery.tensors import sliced_masks
 
 LayerFit = Callable[[Site, Tensor, Tensor, Moments, "Moments | None", bool, "Tensor | None"], Fit]
@@ -26,23 +26,23 @@ LayerFit = Callable[[Site, Tensor, Tensor, Moments, "Moments | None", bool, "Ten
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """One way to repair.
+    """One repair method.
 
     Attributes:
         name: as in recipes and reports.
         description: one line.
-        layer: what is done to a layer; None leaves them.
-        norm: how norms are brought back.
-        absorb: the last layer of a residual branch is asked for what the other operand of the sum lost, too.
-        tunes: blocks are trained towards the dense network's afterwards.
-        matches: and then the whole network, on samples made up in every step.
-        documents: where the papers behind it are named: ``module:name`` of what has a ``Source:`` line.
+        layer: the refit of a layer; None leaves layers as they are.
+        norm: the refit of norms, ``match`` or ``fit``.
+        absorb: the last layer of a residual branch also compensates the error of the skip path.
+        tunes: blocks are then trained towards the dense network's.
+        matches: at last the whole network is trained, on samples blended in every step.
+        documents: ``module:name`` of every object whose docstring names the source in a ``Source:`` line.
     """
 
     name: str
     description: str
     layer: LayerFit | None
-    norm: Way
+    norm: NormFit
     absorb: bool = False
     tunes: bool = False
     matches: bool = False
@@ -67,7 +67,7 @@ def _bias(
 def _scales(
     site: Site, matrix: Tensor, bias: Tensor, fit: Moments, check: Moments | None, shifts: bool, mask: Tensor | None
 ) -> Fit:
-    """Scale every unit that is read.
+    """Scale every input unit of a layer.
 
     Source: Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", arXiv:2204.09656.
     """
@@ -77,7 +77,7 @@ def _scales(
 def _refold(
     site: Site, matrix: Tensor, bias: Tensor, fit: Moments, check: Moments | None, shifts: bool, mask: Tensor | None
 ) -> Fit:
-    """Refit the weight, its correction ridged.
+    """Refit the weight by ridge regression on its correction.
 
     Source: He, Zhang & Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", arXiv:1707.06168 (the
         reconstruction).
@@ -105,7 +105,7 @@ for _repair in (
         "fit",
         absorb=True,
         tunes=True,
-        documents=(_REFOLD, "prunus.repairs.blocks:Tuning", "prunus.repairs.mixup:blended"),
+        documents=(_REFOLD, "prunus.repairs.blocks:BlockTuning", "prunus.repairs.mixup:blended"),
     ),
     Repair(
         "matching",
@@ -117,7 +117,7 @@ for _repair in (
         matches=True,
         documents=(
             _REFOLD,
-            "prunus.repairs.blocks:Tuning",
+            "prunus.repairs.blocks:BlockTuning",
             "prunus.repairs.matching:matched",
             "prunus.repairs.mixup:blended",
         ),
@@ -127,45 +127,47 @@ for _repair in (
 
 
 @dataclass(slots=True)
-class Mending:
-    """Carries one repair out along a walk, and notes what it did."""
+class SiteRepairer:
+    """A repair as a function of a site's problem, with a record of its effect on every layer."""
 
     repair: Repair
-    route: Route
+    context: RunContext
     layers: list[LayerRepair] = field(default_factory=list)
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     _shifted: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        pair = self.route.programs.first
-        self.masks = with_joined(sliced_masks(pair.plan), self.route.sites)
+        pair = self.context.programs.first
+        self.masks = with_joined(sliced_masks(pair.plan), self.context.sites)
         normed = {
             ref.node for node in pair.small.nodes if base_name(node.op) == "batch_norm" for ref in refs_in(node.args)
         }
         self._shifted = frozenset(normed)
 
-    def __call__(self, stop: Stop) -> Mapping[str, Tensor]:
+    def __call__(self, problem: SiteProblem) -> Mapping[str, Tensor]:
         """Return the new tensors of a site."""
-        if isinstance(stop.site, Norm):
-            node = self.route.programs.first.small.node(stop.site.node)
-            return repair_norm(stop, stop.site, float(node.get("eps", 0.0)), self.repair.norm)
-        return self._layer(stop, stop.site)
+        if isinstance(problem.site, Norm):
+            node = self.context.programs.first.small.node(problem.site.node)
+            return repair_norm(problem, problem.site, float(node.get("eps", 0.0)), self.repair.norm)
+        return self._layer(problem, problem.site)
 
-    def _layer(self, stop: Stop, site: Site) -> Mapping[str, Tensor]:
+    def _layer(self, problem: SiteProblem, site: Site) -> Mapping[str, Tensor]:
         if self.repair.layer is None:
             return {}
-        weight = stop.tensors[site.tensor]
+        weight = problem.tensors[site.tensor]
         matrix = site.matrix(weight).to(torch.float64)
-        bias = stop.tensors[site.bias].to(torch.float64) if site.bias else torch.zeros(matrix.shape[:2]).to(matrix)
+        bias = problem.tensors[site.bias].to(torch.float64) if site.bias else torch.zeros(matrix.shape[:2]).to(matrix)
         mask = self.masks.get(site.tensor)
-        own = None if mask is None else site.matrix(mask.to(weight.device))
+        site_mask = None if mask is None else site.matrix(mask.to(weight.device))
         shifts = bool(site.bias) or site.node in self._shifted
-        fit = self.repair.layer(site, matrix, bias.reshape(matrix.shape[:2]), stop.fit, stop.check, shifts, own)
-        self.layers.append(LayerRepair(site.tensor, stop.all.count, fit.before, fit.after, fit.ridge))
-        found = {site.tensor: site.weight(fit.matrix)} if fit.ridge is not None else {}
+        fit = self.repair.layer(
+            site, matrix, bias.reshape(matrix.shape[:2]), problem.fit, problem.check, shifts, site_mask
+        )
+        self.layers.append(LayerRepair(site.tensor, problem.all.count, fit.before, fit.after, fit.ridge))
+        tensors = {site.tensor: site.weight(fit.matrix)} if fit.ridge is not None else {}
         if site.bias and fit.after < fit.before:
-            found[site.bias] = fit.bias.reshape(-1)
-        return found
+            tensors[site.bias] = fit.bias.reshape(-1)
+        return tensors
 
 
-__all__ = ["REPAIRS", "Mending", "Repair", "Repairer"]
+__all__ = ["REPAIRS", "Repair", "Repairer", "SiteRepairer"]

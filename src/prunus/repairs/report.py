@@ -1,4 +1,4 @@
-"""What a repair tried, what it chose and what that did, layer by layer."""
+"""The report of a repair: the repairs tried, the one chosen, and its effect on every layer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class LayerRepair:
-    """One layer: how far it was from the dense one before and after its own repair.
+    """The error of one layer against the dense one, before and after its own repair.
 
-    ``before`` and ``after`` are ‖t − Wx − b‖² in units of the variance of t, on samples that were not fitted to;
-    ``ridge`` is the chosen λ in units of the mean variance of the inputs, None where the weight stayed.
+    ``before`` and ``after`` are ‖t − Wx − b‖² in units of the variance of t, on samples that were not fitted;
+    ``ridge`` is the chosen λ in units of the mean variance of the inputs, None where the weight is unchanged.
     """
 
     name: str
@@ -23,17 +23,17 @@ class LayerRepair:
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """The end of a repair.
+    """The outcome of a repair.
 
     Attributes:
-        chosen: the repair that the network has now; ``none`` where nothing helped, or nothing could be done.
-        asked: what was asked for.
-        samples: calibration samples used; a part of them only judged.
-        before, after: ‖dense − small‖² / ‖dense‖² of the network's outputs on the samples that only judged; None where
+        chosen: the repair that the network has now; ``none`` where no repair helped or none was possible.
+        asked: the requested repair.
+        samples: calibration samples used; some of them only judge.
+        before, after: ‖dense − small‖² / ‖dense‖² of the network's outputs on the samples that only judge; None where
             there were none.
-        tried: the same for every repair that was tried.
-        layers: what the chosen repair did to every layer, in the order of the program.
-        notes: what was left out, and why.
+        tried: repair → its ``after``, for every repair that was tried.
+        layers: the errors of every layer under the chosen repair, in the order of the program.
+        notes: repairs and layers that were left out, and why.
     """
 
     chosen: str

@@ -1,4 +1,4 @@
-"""Recurrent layers as places of a repair: their cells, and what of a cell is fitted at once."""
+"""Recurrent layers as sites of a repair: their cells, and the parts of a cell that are fitted together."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from prunus.repairs.sites import Norm, Site
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows ``start`` to ``stop`` of a cell's weights: ``input`` columns from the input and ``state`` from the state.
+    """Rows ``start`` to ``stop`` of a cell's weights: ``input`` columns for the input and ``state`` for the state.
 
-    ``site`` is the linear layer that they make side by side; no single tensor has its name.
+    ``site`` is the linear layer that both column blocks form together; no single tensor has its name.
     """
 
     site: Site
@@ -31,18 +31,18 @@ class Part:
         return torch.cat([ih[rows, : self.input], hh[rows, : self.state]], 1)
 
     def read(self, rows: Tensor, before: Tensor) -> Tensor:
-        """Return what they multiply. Shapes: (N, I), (N, P) → (N, input + state)."""
+        """Return the inputs of these rows. Shapes: (N, I), (N, P) → (N, input + state)."""
         return torch.cat([rows[:, : self.input], before[:, : self.state]], 1)
 
     def fed(self, from_input: Tensor, from_state: Tensor) -> Tensor:
-        """Return the share of what the gates are fed that they make up. Shapes: (N, g·H) twice → (N, rows)."""
+        """Return the pre-activations that these rows compute. Shapes: (N, g·H) twice → (N, rows)."""
         total = from_input if not self.state else from_state if not self.input else from_input + from_state
         return total[:, self.start : self.stop]
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The tensors of one layer of a recurrent network in one direction; biases and ``project`` are "" without them."""
+    """The tensors of one layer of a recurrent network in one direction; absent biases and ``project`` are ""."""
 
     ih: str
     hh: str
@@ -56,7 +56,7 @@ class Cell:
 class Recurrent:
     """An LSTM, a GRU or a plain recurrent network.
 
-    ``kind`` is ``lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu``; ``cells`` run layer by layer, its directions in turn.
+    ``kind`` is ``lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu``; ``cells`` lie layer by layer, its directions in turn.
     """
 
     node: str
@@ -65,29 +65,29 @@ class Recurrent:
     cells: tuple[Cell, ...]
 
 
-Place = Site | Norm | Recurrent
+AnySite = Site | Norm | Recurrent
 
 
-def tensors_of(place: Place) -> frozenset[str]:
-    """Return the names of the weights that are fitted at a place."""
-    if isinstance(place, Recurrent):
-        return frozenset(name for cell in place.cells for name in (cell.ih, cell.hh))
-    return frozenset((place.tensor if isinstance(place, Site) else place.weight,)) - {""}
+def tensors_of(site: AnySite) -> frozenset[str]:
+    """Return the names of the weights that are fitted at a site."""
+    if isinstance(site, Recurrent):
+        return frozenset(name for cell in site.cells for name in (cell.ih, cell.hh))
+    return frozenset((site.tensor if isinstance(site, Site) else site.weight,)) - {""}
 
 
-def with_joined(masks: Mapping[str, Tensor], places: Mapping[str, Place]) -> dict[str, Tensor]:
-    """Return weight masks with those of the parts of recurrent cells added, under the names of their sites."""
-    found = dict(masks)
-    cells = [cell for place in places.values() if isinstance(place, Recurrent) for cell in place.cells]
+def with_joined(masks: Mapping[str, Tensor], sites: Mapping[str, AnySite]) -> dict[str, Tensor]:
+    """Add the masks of the parts of recurrent cells to weight masks, under the names of their sites."""
+    joined = dict(masks)
+    cells = [cell for site in sites.values() if isinstance(site, Recurrent) for cell in site.cells]
     for cell in cells:
         for part in cell.parts if {cell.ih, cell.hh} & masks.keys() else ():
             whole = torch.ones(part.stop, max(part.input, part.state), dtype=torch.bool)
-            found[part.site.tensor] = part.joined(masks.get(cell.ih, whole), masks.get(cell.hh, whole))
-    return found
+            joined[part.site.tensor] = part.joined(masks.get(cell.ih, whole), masks.get(cell.hh, whole))
+    return joined
 
 
-def recurrent_place(graph: Graph, node: Node, kind: str, own: Callable[[object], str]) -> Recurrent | None:
-    """Return the place of a recurrent node, if no other node reads its tensors.
+def recurrent_site(graph: Graph, node: Node, kind: str, own: Callable[[object], str]) -> Recurrent | None:
+    """Return the site of a recurrent node, or None if other nodes read its tensors too.
 
     Args:
         graph: the program.
@@ -114,7 +114,10 @@ def recurrent_place(graph: Graph, node: Node, kind: str, own: Callable[[object],
 
 
 def _parts(like: Site, kind: str, names: list[str], state: int) -> tuple[Part, ...]:
-    """Return what is fitted at once; of a GRU's new state, tanh(input part + r ∘ state part), each half on its own."""
+    """Return the parts of a cell that are fitted together.
+
+    The two summands of a GRU's new state, tanh(input part + r ∘ state part), are fitted separately.
+    """
     rows, width = like.shape
 
     def part(label: str, start: int, stop: int, of_input: int, of_state: int) -> Part:
@@ -133,4 +136,4 @@ def _parts(like: Site, kind: str, names: list[str], state: int) -> tuple[Part, .
     )
 
 
-__all__ = ["Cell", "Part", "Place", "Recurrent", "recurrent_place", "tensors_of", "with_joined"]
+__all__ = ["AnySite", "Cell", "Part", "Recurrent", "recurrent_site", "tensors_of", "with_joined"]

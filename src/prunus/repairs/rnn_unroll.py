@@ -1,4 +1,4 @@
-"""Recurrent layers replayed step by step: what each gate is fed, and from which state."""
+"""Replay of recurrent layers step by step: the pre-activations of all gates and the states before them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prunus.repairs.paired_run import Track
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """Sequences in packed form: step after step, in each the samples that are that long.
+    """Packed sequences: one step after the other, each with the samples that are at least that long.
 
     Shapes: rows (N, I); ``sizes`` has one entry a step, N = Σ sizes.
     """
@@ -27,8 +27,9 @@ class Sequences:
 
 @dataclass(frozen=True, slots=True)
 class CellWeights:
-    """The tensors of one layer in one direction; biases of a layer without them are zero, ``project`` is None but for
-    projected LSTMs.
+    """The tensors of one layer in one direction.
+
+    Biases of a layer without them are zero; ``project`` is None except for projected LSTMs.
 
     Shapes: ih (g·H, I), hh (g·H, P), b_ih and b_hh (g·H,), project (P, H).
     """
@@ -42,10 +43,10 @@ class CellWeights:
 
 @dataclass(frozen=True, slots=True)
 class Unrolled:
-    """What one layer in one direction does to sequences.
+    """The run of one layer in one direction over sequences.
 
-    Shapes: before, after (N, P): its state before and after each step; from_input, from_state (N, g·H): the two parts
-    of what its gates are fed.
+    Shapes: before, after (N, P): the state before and after each step; from_input, from_state (N, g·H): the two
+    summands of the gates' pre-activations.
     """
 
     before: Tensor
@@ -55,7 +56,7 @@ class Unrolled:
 
 
 def sequences_of(track: Track, node: Node) -> Sequences:
-    """Return what a recurrent layer reads, in float64."""
+    """Return the input of a recurrent layer, in float64."""
     if "data" in node.args:
         sizes = tuple(int(n) for n in track.value(node.args["batch_sizes"]).tolist())
         return Sequences(track.value(node.args["data"]).to(torch.float64), sizes)
@@ -80,9 +81,9 @@ def unrolled(kind: str, weights: CellWeights, given: Sequences, states: Sequence
     Args:
         kind: ``lstm``, ``gru``, ``rnn_tanh`` or ``rnn_relu``.
         weights: of the layer.
-        given: what it reads.
-        states: before the first step of every sequence; changed by nothing.
-        back: from the last step to the first.
+        given: its input.
+        states: before the first step of every sequence; left as they are.
+        back: run from the last step to the first.
     """
     from_input = given.rows @ weights.ih.T + weights.b_ih
     from_state = torch.empty_like(from_input)
@@ -104,7 +105,7 @@ def unrolled(kind: str, weights: CellWeights, given: Sequences, states: Sequence
 
 
 def _stepped(kind: str, from_input: Tensor, from_state: Tensor, states: list[Tensor]) -> list[Tensor]:
-    """Return the states after one step; of an LSTM the first is not projected yet."""
+    """Return the states after one step; the first one of an LSTM is not projected yet."""
     if kind == "gru":
         own = [part.chunk(3, 1) for part in (from_input, from_state)]
         reset, update = ((a + b).sigmoid() for a, b in zip(own[0][:2], own[1][:2], strict=True))

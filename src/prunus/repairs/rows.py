@@ -1,4 +1,4 @@
-"""The rows of a layer's least-squares problem: what it reads (im2col for convolutions) and what it should answer."""
+"""The rows of a layer's least-squares problem: inputs (im2col for convolutions) and target outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ Rows = tuple[Tensor, Tensor]
 
 
 def site_rows(site: Site, node: Node, inputs: Tensor, targets: Tensor, most: int, generator: torch.Generator) -> Rows:
-    """Return what a layer reads and what it should answer, a row an application; ``most`` drawn where there are more.
+    """Return the inputs and target outputs of a layer, one row for each application.
+
+    Where there are more than ``most`` rows, ``most`` are drawn at random.
 
     Shapes: → (G, n, D), (G, n, O/G).
     """
@@ -38,7 +40,7 @@ def linear_rows(inputs: Tensor, targets: Tensor, most: int, generator: torch.Gen
 
 
 def conv_rows(site: Site, node: Node, inputs: Tensor, targets: Tensor, most: int, generator: torch.Generator) -> Rows:
-    """Return the patches under the kernel at all places, or at ``most`` drawn at random: only those are copied.
+    """Return the patches under the kernel at all positions, or at ``most`` drawn at random; only those are copied.
 
     Shapes: inputs (B, C, …), targets (B, O, …) → (G, n, C/G·K), (G, n, O/G).
     """
@@ -50,7 +52,7 @@ def conv_rows(site: Site, node: Node, inputs: Tensor, targets: Tensor, most: int
         x = patches.movedim(1, 1 + rank).reshape(total, site.groups, -1)
         t = targets.movedim(1, 1 + rank).reshape(total, site.groups, -1)
     else:
-        # Places may come twice: drawing with return costs no permutation of millions.
+        # Positions are drawn with replacement, which avoids a permutation of millions.
         flat = torch.randint(total, (most,), generator=generator)
         first, *rest = (i.to(inputs.device) for i in torch.unravel_index(flat, (len(targets), *spatial)))
         at: tuple[Tensor | slice, ...] = (first, slice(None), *rest)
@@ -75,7 +77,7 @@ def _patches(node: Node, site: Site, inputs: Tensor) -> Tensor:
 
 
 def _spread(node: Node, inputs: Tensor, kernel: Sequence[int], stride: list[int], dilation: list[int]) -> Tensor:
-    """Return what a transposed convolution convolves at stride 1: its input with zeros between and around.
+    """Return the input of a transposed convolution with zeros between and around, to be convolved at stride 1.
 
     Shapes: (B, C, n, …) → (B, C, (n − 1)·stride + 1 + 2·(dilation·(K − 1) − padding) + output padding, …).
     """
@@ -91,7 +93,7 @@ def _spread(node: Node, inputs: Tensor, kernel: Sequence[int], stride: list[int]
 
 
 def _padding(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """Return what `pad` takes: the last dim first, before and after."""
+    """Return the padding in the form of `pad`: the last dim first, before and after."""
     if padding == "same":
         reaches = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
         sides = [(n // 2, n - n // 2) for n in reaches]
@@ -107,7 +109,7 @@ def _each(value: Any, rank: int) -> list[int]:
 
 
 def norm_rows(inputs: Tensor, targets: Tensor, dim: int) -> Rows:
-    """Return one row a position, every channel a group of its own.
+    """Return one row for each position, with every channel as a group.
 
     Shapes: (…, C, …) twice → (C, n, 1) twice.
     """

@@ -1,7 +1,8 @@
-"""Unlabelled calibration batches, checked, cut into lanes, and each lane given its part in the repair."""
+"""Calibration batches without labels: checked, divided into sample groups, each group with its role in a repair."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,28 +11,33 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
+from prunus.cost.memory import memory_model
 from prunus.data.batches import moved
 from prunus.data.calibration import batches_of
 from prunus.data.programs import named
 from prunus.errors import DataError
 from prunus.graph.call_form import Calls
 from prunus.graph.capture import split_inputs
+from prunus.graph.coupling import Coupling
 
 Role = Literal["fit", "check", "held"]
 
 LARGEST = 64
-"""Samples of a lane at most."""
+"""Largest number of samples in a group."""
 MOST = 1024
-"""Samples that are looked at where the data have more."""
+"""Samples that a repair reads at most."""
 LEAST = 4
-"""Samples that a repair needs: it fits on some and is judged on others."""
+"""Samples that a repair needs at least: it fits on some and is judged on others."""
+ROOM = 8 << 30
+"""Bytes that the values of both programs may take."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lane:
-    """Some samples that go through both programs together.
+class SampleGroup:
+    """Calibration samples that go through both programs together.
 
-    ``fit`` lanes are fitted to, ``check`` lanes choose among fits of one layer, ``held`` lanes judge whole repairs.
+    Sample groups have three roles: ``fit`` groups are fitted, ``check`` groups select among the fits of a layer, and
+    ``held`` groups judge whole repairs.
     """
 
     inputs: Any
@@ -39,20 +45,20 @@ class Lane:
     role: Role
 
 
-def lanes_of(
+def sample_groups_of(
     data: Any, device: torch.device, *, names: Sequence[str] = (), calls: Calls | None = None, most: int = MOST
-) -> tuple[Lane, ...]:
-    """Return the calibration samples as lanes of equal size, in stored order.
+) -> tuple[SampleGroup, ...]:
+    """Return the calibration samples as groups of equal size, in stored order.
 
-    Batches of one form are joined and divided anew, so that results do not depend on the batch size; others stay as
-    they are. Targets are not looked at.
+    Batches of one form are joined and divided anew, so that results do not depend on the batch size; other
+    batches each form a group. Targets are ignored.
 
     Args:
         data: batches: inputs, (inputs,) or (inputs, targets); or a split with ``batches()``; or one tensor of samples.
-        device: where the model lives; batches are moved there.
-        names: the model's arguments in the order of its program, see `prunus.data.programs.names_of`; what else a
-            mapping holds, labels say, is left out.
-        calls: how the model is called; batches take that form.
+        device: the device of the model; batches are moved there.
+        names: the model's arguments in the order of its program, see `prunus.data.programs.names_of`; other entries of
+            a mapping, such as labels, are left out.
+        calls: the form in which the model is called; batches take that form.
         most: samples after which no further batch is read: a loader may go over a whole training set.
 
     Raises:
@@ -70,7 +76,7 @@ def lanes_of(
     pieces = _regrouped(given, most)
     roles = _roles(len(pieces))
     return tuple(
-        Lane(moved(inputs, device), _samples(inputs), role) for inputs, role in zip(pieces, roles, strict=True)
+        SampleGroup(moved(inputs, device), _samples(inputs), role) for inputs, role in zip(pieces, roles, strict=True)
     )
 
 
@@ -113,7 +119,7 @@ def checked(inputs: Any, number: int) -> Any:
 
 
 def _is_mask(tensor: Tensor) -> bool:
-    """Whether it is what is added to scores of attention: 0 and −∞, nothing else."""
+    """Return True for a mask that is added to attention scores: every value is 0 or −∞."""
     return bool(((tensor == 0) | (tensor == -torch.inf)).all())
 
 
@@ -128,7 +134,7 @@ def _form(inputs: Any) -> tuple[Any, ...]:
 
 
 def _divisible(inputs: Any) -> bool:
-    """Whether every tensor has the samples on dim 0; a mask (T, T) beside a batch has not."""
+    """Return True if every tensor has the samples on dim 0; a mask (T, T) beside a batch has not."""
     tensors = _tensors(inputs)
     return all(t.dim() > 0 and len(t) == len(tensors[0]) for t in tensors)
 
@@ -150,25 +156,42 @@ def _regrouped(given: list[Any], most: int) -> list[Any]:
     return pieces
 
 
-def joined(lanes: Sequence[Lane]) -> list[Lane]:
-    """Return lanes of one form as one, those that cannot be joined as they are."""
-    forms: dict[Any, list[Lane]] = {}
-    for number, lane in enumerate(lanes):
-        forms.setdefault(_form(lane.inputs) if _divisible(lane.inputs) else number, []).append(lane)
-    found = []
-    for group in forms.values():
-        columns = [pytree.tree_leaves(lane.inputs) for lane in group]
-        spec = pytree.tree_flatten(group[0].inputs)[1]
+def joined(sample_groups: Sequence[SampleGroup]) -> list[SampleGroup]:
+    """Join the sample groups of one form; groups that cannot be joined stay as they are."""
+    forms: dict[Any, list[SampleGroup]] = {}
+    for number, group in enumerate(sample_groups):
+        forms.setdefault(_form(group.inputs) if _divisible(group.inputs) else number, []).append(group)
+    joined_groups = []
+    for alike in forms.values():
+        columns = [pytree.tree_leaves(group.inputs) for group in alike]
+        spec = pytree.tree_flatten(alike[0].inputs)[1]
         whole = [torch.cat(c) if isinstance(c[0], Tensor) and len(c) > 1 else c[0] for c in zip(*columns, strict=True)]
-        found.append(Lane(pytree.tree_unflatten(whole, spec), sum(lane.count for lane in group), group[0].role))
-    return found
+        count = sum(group.count for group in alike)
+        joined_groups.append(SampleGroup(pytree.tree_unflatten(whole, spec), count, alike[0].role))
+    return joined_groups
 
 
 def _roles(count: int) -> list[Role]:
-    """One lane in eight is held, one in four checks; with few lanes at least one of each, held first."""
+    """Return the role of each group: one in eight is held, one in four checks.
+
+    With few groups at least one has each role, held first.
+    """
     roles: list[Role] = ["held" if i % 8 == 7 else "check" if i % 4 == 1 else "fit" for i in range(count)]
     if count > 1 and "held" not in roles:
         roles[-1] = "held"
     if count == 2:
         roles[0] = "fit"
     return roles
+
+
+def samples_that_fit(coupling: Coupling) -> int:
+    """Return how many samples a layer-wise run can hold in memory.
+
+    Every sample group keeps the values that later nodes still read. The dense program's peak memory of activations is
+    counted twice, for the dense and the small program.
+    """
+    graph = coupling.graph
+    batch = next((graph.node(n).shape[0] for n in graph.inputs if graph.node(n).shape), 1)
+    tensors = sum(math.prod(info.shape) * info.dtype.itemsize for info in graph.tensors.values())
+    one_sample = 2 * max(memory_model(coupling).price() - tensors, 1) / max(batch, 1)
+    return max(1, int(ROOM / one_sample))

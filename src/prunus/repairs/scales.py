@@ -1,4 +1,4 @@
-"""One scale for each unit that a layer reads: the least that a repair can do to its weight."""
+"""One scale for each input unit of a layer: the smallest change that a repair can make to its weight."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from prunus.repairs.normal_equations import solved
 from prunus.repairs.refold import Fit, refold
 
 WIDEST = 16384
-"""Inputs of a group up to which a matrix over pairs of them is made: 2 GiB in float64."""
+"""Largest number of inputs of a group for which a matrix over pairs of them is computed: 2 GiB in float64."""
 
 
 def rescale(matrix: Tensor, bias: Tensor, fit: Moments, check: Moments | None, *, shifts: bool, positions: int) -> Fit:
-    """Return W·diag(s) and the bias that goes with it.
+    """Return W·diag(s) and its bias.
 
-    s minimises E‖t − W diag(s) x‖²: (WᵀW ∘ C) s = diag(Wᵀ C_tx), summed over the kernel positions of a channel. Of a
-    layer with more than `WIDEST` inputs the bias alone is corrected, for C would fill the memory.
+    s minimises E‖t − W diag(s) x‖²: (WᵀW ∘ C) s = diag(Wᵀ C_tx), summed over the kernel positions of a channel. In a
+    layer with more than `WIDEST` inputs only the bias is corrected, because C would fill the memory.
 
     Source: Kwon et al., "A Fast Post-Training Pruning Framework for Transformers", arXiv:2204.09656.
 
@@ -26,7 +26,7 @@ def rescale(matrix: Tensor, bias: Tensor, fit: Moments, check: Moments | None, *
         bias: (G, O).
         fit, check: moments; ``check`` judges whether the scales help.
         shifts: the layer can shift its outputs.
-        positions: inputs of a group that belong to one channel.
+        positions: number of inputs of a group that belong to one channel.
     """
     if matrix.shape[2] > WIDEST:
         return refold(matrix, bias, fit, check, shifts=shifts, grid=())
@@ -34,8 +34,8 @@ def rescale(matrix: Tensor, bias: Tensor, fit: Moments, check: Moments | None, *
     variance = float(judge.target_variance().sum()) + 1e-30
     before = float(judge.error(matrix, bias).sum()) / variance
     scales = _scales(matrix, fit, shifts, positions)
-    tried = matrix * scales
-    after = float(judge.error(tried, _shift(tried, bias, fit, shifts)).sum()) / variance
+    scaled = matrix * scales
+    after = float(judge.error(scaled, _shift(scaled, bias, fit, shifts)).sum()) / variance
     kept = float(judge.error(matrix, _shift(matrix, bias, fit, shifts)).sum()) / variance
     whole = fit if check is None else fit + check
     if after < min(before, kept):
@@ -53,11 +53,11 @@ def _scales(matrix: Tensor, moments: Moments, shifts: bool, positions: int) -> T
     channels = inputs // positions
     square = (matrix.transpose(1, 2) @ matrix * gram).reshape(groups, channels, positions, channels, positions)
     square = square.sum((2, 4))
-    answer = (matrix * cross).sum(1).reshape(groups, 1, channels, positions).sum(3)
+    target = (matrix * cross).sum(1).reshape(groups, 1, channels, positions).sum(3)
     level = square.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
     damped = square + 1e-3 * level[:, None, None] * torch.eye(channels, dtype=gram.dtype, device=gram.device)
-    # Ridged towards 1: a unit that carries nothing keeps its scale.
-    scales = 1 + solved(damped, answer - square.sum(2).unsqueeze(1))
+    # Ridged towards 1: a unit without variance keeps its scale.
+    scales = 1 + solved(damped, target - square.sum(2).unsqueeze(1))
     return scales.repeat_interleave(positions, 2)
 
 

@@ -1,4 +1,4 @@
-"""Places where a network can be repaired: layers with their weight, and the norms between them."""
+"""Sites of a repair: layers with their weight, and the norms between them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Site:
     """A layer y = Wx + b in the small program.
 
     Attributes:
-        node: its name in the program.
+        node: the name of its node in the program.
         kind: ``linear``, ``conv`` or ``transposed``, a transposed convolution.
-        tensor, bias: names of weight and bias; the bias is "" where there is none, or where others read it.
-        groups: of a grouped convolution, else 1.
-        shape: of the weight.
-        reads: the value it reads.
+        tensor, bias: names of weight and bias; the bias is "" where there is none, or where other nodes read it too.
+        groups: the groups of a convolution, else 1.
+        shape: the shape of the weight.
+        reads: the input value.
         turned: the weight is stored as (inputs, outputs), as in x @ W.
-        constant: what is added to the outputs and not fitted: a bias that others read, too.
-        others: the other layers that read the same weight, in the order of the program; one weight is fitted to all.
+        constant: a value that is added to the outputs and not fitted: a bias that other nodes read too.
+        others: the other layers that read the same weight, in the order of the program; the fit is to all of them.
     """
 
     node: str
@@ -48,7 +48,7 @@ class Site:
         return rows.reshape(self.groups, rows.shape[0] // self.groups, -1)
 
     def weight(self, matrix: Tensor) -> Tensor:
-        """Return what `matrix` was made from, in the shape of the weight."""
+        """Return the weight for a matrix of the form that `matrix` returns: its inverse."""
         if self.kind == "transposed":
             groups, inputs, outputs, *kernel = self._split
             return self._swapped(matrix.reshape(groups, outputs, inputs, *kernel)).reshape(self.shape)
@@ -57,19 +57,19 @@ class Site:
 
     @property
     def positions(self) -> int:
-        """How many inputs of a group belong to one channel: the kernel's positions."""
+        """The number of inputs of a group for each channel: the kernel's positions."""
         return 1 if self.kind == "linear" else math.prod(self.shape[2:])
 
     @property
     def inputs(self) -> int:
-        """How many inputs a group has, kernel positions included: D."""
+        """The number D of inputs of a group, kernel positions included."""
         if self.kind == "transposed":
             return self.shape[0] // self.groups * self.positions
         return self.shape[0] if self.turned else math.prod(self.shape[1:])
 
     @property
     def plain(self) -> bool:
-        """Whether it is a linear layer or a convolution that owns its weight."""
+        """True for a linear layer or a convolution that is the only reader of its weight."""
         return not self.others and self.kind != "transposed"
 
     @property
@@ -77,7 +77,7 @@ class Site:
         return (self.groups, self.shape[0] // self.groups, *self.shape[1:])
 
     def _swapped(self, weight: Tensor) -> Tensor:
-        """A transposed convolution is a convolution over spread inputs, its kernel turned round."""
+        """Flip the kernel: a transposed convolution is a convolution of spread inputs with a flipped kernel."""
         return weight.transpose(1, 2).flip(tuple(range(3, weight.dim())))
 
 

@@ -1,4 +1,4 @@
-"""Norms of the small network: running statistics measured anew, scale and shift brought back to the dense network's."""
+"""Repair of norms: running statistics are measured again, scale and shift are fitted to the dense network's outputs."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from prunus.repairs.layerwise_run import SiteProblem
 from prunus.repairs.sites import Norm
-from prunus.repairs.walking import Stop
 
-Way = Literal["match", "fit"]
+NormFit = Literal["match", "fit"]
 
 
-def repair_norm(stop: Stop, norm: Norm, epsilon: float, way: Way) -> Mapping[str, Tensor]:
+def repair_norm(problem: SiteProblem, norm: Norm, epsilon: float, mode: NormFit) -> Mapping[str, Tensor]:
     """Return the new tensors of a norm.
 
-    With x̂ the normalised input of a channel and t what the dense norm answers there: ``match`` gives the output the
-    mean and the variance of t, γ′ = ±σ(t)/σ(x̂); ``fit`` the least squared distance, γ′ = cov(t, x̂)/var(x̂). Both
-    β′ = E[t] − γ′E[x̂]. Running statistics become those of the small network, so that training goes on from where
-    evaluation stands.
+    Let x̂ be the normalised input of a channel and t the dense norm's output. ``match`` gives the output the mean and
+    the variance of t, γ′ = ±σ(t)/σ(x̂); ``fit`` minimises the squared distance, γ′ = cov(t, x̂)/var(x̂). Both set
+    β′ = E[t] − γ′E[x̂]. Running statistics become those of the small network, so later training and evaluation use
+    the same ones.
 
-    Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, for statistics measured anew.
+    Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, for statistics measured again.
     """
-    moments = stop.all
+    moments = problem.all
     mean, target = moments.mean[:, 0], moments.target[:, 0]
-    variance, wanted = moments.covariance()[:, 0, 0].clamp_min(0), moments.target_variance()[:, 0]
+    variance, target_variance = moments.covariance()[:, 0, 0].clamp_min(0), moments.target_variance()[:, 0]
     shared = moments.cross_covariance()[:, 0, 0]
-    if not norm.bias and not norm.mean:  # it cannot shift: powers take the place of variances
-        variance, wanted, shared = moments.second[:, 0, 0], moments.target_second[:, 0], moments.cross[:, 0, 0]
-    found: dict[str, Tensor] = {}
+    if not norm.bias and not norm.mean:  # it cannot shift: second moments take the place of variances
+        variance, target_variance, shared = moments.second[:, 0, 0], moments.target_second[:, 0], moments.cross[:, 0, 0]
+    tensors: dict[str, Tensor] = {}
     spread = torch.ones_like(mean)
     if norm.mean:
-        found = {norm.mean: mean, norm.variance: variance}
+        tensors = {norm.mean: mean, norm.variance: variance}
         spread = (variance + epsilon).rsqrt()
     alive = variance > 1e-12
     safe = torch.where(alive, variance, torch.ones_like(variance))
     if norm.weight:
-        old = stop.tensors[norm.weight].to(mean)
-        slope = shared / safe if way == "fit" else torch.where(old < 0, -1.0, 1.0) * (wanted / safe).sqrt()
+        old = problem.tensors[norm.weight].to(mean)
+        slope = shared / safe if mode == "fit" else torch.where(old < 0, -1.0, 1.0) * (target_variance / safe).sqrt()
         scale = torch.where(alive, slope / spread, old)
-        found[norm.weight] = scale
+        tensors[norm.weight] = scale
     else:
         scale = torch.ones_like(mean)
     if norm.bias:
         centre = torch.zeros_like(mean) if norm.mean else mean
-        found[norm.bias] = target - scale * centre
-    return found
+        tensors[norm.bias] = target - scale * centre
+    return tensors

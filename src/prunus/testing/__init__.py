@@ -1,15 +1,4 @@
-"""Contract suites: what every member of a role promises, checked for yours by one line in your own test file.
-
-Each function returns a class whose methods are the promises; pytest collects it under any name::
-
-    import prunus.testing
-
-    TestMyCriterion = prunus.testing.criterion_suite("my-criterion")
-    TestMyAllocator = prunus.testing.allocator_suite("my-allocator")
-
-A member is named as its package enrols it, or given itself. A failure says what is wrong, what was got, what is allowed
-and what to do. ``TestMyCriterion.failures()`` runs the same checks without pytest, which prunus does not need.
-"""
+"""A member of a role (criterion, method, allocator, …) in; a class of contract tests for pytest out."""
 
 from prunus.testing.allocators import allocator_suite
 from prunus.testing.cases import example_analysis, example_data

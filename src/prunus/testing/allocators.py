@@ -1,4 +1,4 @@
-"""The contract of allocators: every axis a whole number within its bounds, every limit held, the budget used."""
+"""The contract of allocators: a whole number within its bounds for every axis, every limit met, the budget used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prunus.testing.suite import Suite, check_member, suite_for
 FIRST = "0:out"
 SHARES = (0.3, 0.5, 0.75, 0.95)
 USED = 0.8
-"""What part of a budget is used at least: units are not divisible, so not all of it can be."""
+"""The least part of a budget that is used; whole units seldom fill all of it."""
 
 
 @functools.cache
@@ -50,13 +50,13 @@ def _limit(cost: CostModel, metric: str, share: float) -> Limit:
 
 
 class AllocatorSuite(Suite):
-    """What an allocator promises."""
+    """The promises of an allocator."""
 
     role = "allocator"
     case: str | Allocator
 
     def test_every_axis_has_a_whole_number(self) -> None:
-        """Axis id → int for every axis that is up for choice and no other; an empty problem gives an empty answer."""
+        """The result maps every free axis, and no other, to an int; an empty problem gives an empty result."""
         for where, problem in self._problems():
             self._counts(where, problem)
         empty = unit_problem(_chain(), {}, _limit(_chain(), "params", 1.0))
@@ -78,7 +78,7 @@ class AllocatorSuite(Suite):
                 )
 
     def test_every_limit_holds(self) -> None:
-        """The price of what stays meets every limit, two at once among them."""
+        """The price of the kept units meets every limit, also two limits at once."""
         for where, problem in self._problems():
             counts = self._counts(where, problem)
             price = problem.price(counts)
@@ -92,7 +92,7 @@ class AllocatorSuite(Suite):
                 )
 
     def test_the_budget_is_used(self) -> None:
-        """No budget is left lying: at least a good part of it is spent, whatever the scores."""
+        """At least `USED` of the budget is spent, whatever the scores."""
         for value in (None, 0.0, 1.0):
             for share in SHARES:
                 limit = _limit(_chain(), "params", share)
@@ -108,7 +108,7 @@ class AllocatorSuite(Suite):
                 )
 
     def test_a_budget_for_everything_keeps_everything(self) -> None:
-        """Where the whole network fits, nothing goes."""
+        """No unit is removed where the whole network fits."""
         for cost in (_chain(), _network()):
             problem = unit_problem(cost, _scores(cost), _limit(cost, "macs", 1.0))
             counts = self._counts(f"all of {len(problem.scores)} axes fits", problem)
@@ -122,7 +122,7 @@ class AllocatorSuite(Suite):
 
     def test_bounds_hold(self) -> None:
         """Multiples, floors, ceilings, frozen and forced widths hold, and the budget with them."""
-        wanted: list[tuple[Bound, set[int]]] = [
+        cases: list[tuple[Bound, set[int]]] = [
             (Bound(round_to=4), {4, 8, 12, 16}),
             (Bound(floor=9), set(range(9, 17))),
             (Bound(ceiling=0.25), {1, 2, 3, 4}),
@@ -131,19 +131,19 @@ class AllocatorSuite(Suite):
             (Bound(forced=0.5), {8}),
         ]
         limit = _limit(_chain(), "params", 0.62)
-        for bound, allowed in wanted:
+        for bound, allowed in cases:
             problem = unit_problem(_chain(), _scores(_chain()), limit, bounds={FIRST: bound})
-            found = self.attempt(f"it fails under {bound}", lambda given=problem: allocate(given, self._member()))  # type: ignore[misc]
+            allocation = self.attempt(f"it fails under {bound}", lambda given=problem: allocate(given, self._member()))  # type: ignore[misc]
             self.expect(
-                found.counts[FIRST] in allowed,
+                allocation.counts[FIRST] in allowed,
                 f"a bound is broken ({bound})",
-                found.counts[FIRST],
+                allocation.counts[FIRST],
                 f"{allowed}",
                 "Choose from problem.choices(axis), or move with problem.snap and problem.above.",
             )
 
     def test_the_same_again(self) -> None:
-        """The same problem has the same answer."""
+        """The same problem has the same result."""
         for (where, one), (_, other) in zip(self._problems(), self._problems(), strict=True):
             first, second = self._counts(where, one), self._counts(where, other, again=True)
             self.expect(
@@ -155,7 +155,7 @@ class AllocatorSuite(Suite):
             )
 
     def test_the_problem_stays(self) -> None:
-        """Scores, floors and limits are only read."""
+        """Scores, floors and limits are unchanged."""
         problem, before = (self._problems()[0][1] for _ in range(2))
         self._counts("once", problem, again=True)
         same = all(np.array_equal(s, before.scores[a]) for a, s in problem.scores.items())
@@ -164,7 +164,7 @@ class AllocatorSuite(Suite):
         self.expect(same, "it changes the problem", "other scores or floors", "no change", "Work on copies.")
 
     def _problems(self) -> list[tuple[str, UnitProblem]]:
-        found = []
+        problems = []
         for cost in (_chain(), _network()):
             scores = _scores(cost)
             shares = SHARES if cost is _chain() else SHARES[1:2]
@@ -173,8 +173,8 @@ class AllocatorSuite(Suite):
                 (_limit(cost, "params", 0.5), _limit(cost, "macs", 0.45)),
             ):
                 where = " and ".join(f"{limit.metric} ≤ {limit.value:,}" for limit in limits)
-                found.append((where, unit_problem(cost, scores, limits)))
-        return found
+                problems.append((where, unit_problem(cost, scores, limits)))
+        return problems
 
     def _member(self) -> Allocator:
         return ALLOCATORS.get(self.case) if isinstance(self.case, str) else self.case
@@ -183,7 +183,7 @@ class AllocatorSuite(Suite):
         return self.attempt(f"it fails where {where}", lambda: self._member()(problem))
 
     def _counts(self, where: str, problem: UnitProblem, again: bool = False) -> dict[str, int]:
-        """Return the checked answer; to a problem that was asked before the one from then, unless ``again``."""
+        """Return the checked result; for a known problem the earlier one, unless ``again``."""
         counts = self._called(where, problem) if again else self.once(where, lambda: self._called(where, problem))
         self.expect(
             isinstance(counts, Mapping) and counts.keys() == problem.scores.keys(),

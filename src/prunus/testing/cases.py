@@ -1,4 +1,4 @@
-"""What the suites try members on: a small trained network with data, and a way to see that it was left alone."""
+"""Cases for the suites: a small trained network with data, and the state that must stay unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOISE = 0.4
 
 
 def example_data(count: int, seed: int) -> Split:
-    """Return labelled samples that can be learned: one pattern a class, with noise.
+    """Return labelled samples that can be learned: one pattern for each class, with noise.
 
     Shapes: inputs (count, 1, 8, 8), targets (count,).
     """
@@ -49,7 +49,7 @@ def _trained() -> nn.Module:
 
 
 def example_analysis(*, seed: int = 0, held: frozenset[str] = frozenset()) -> Analysis:
-    """Return a small trained convolutional network with its analysis and data, nothing measured yet.
+    """Return a small trained convolutional network with its analysis and data; nothing is measured yet.
 
     It has residual blocks, parallel branches that are concatenated, grouped and depthwise convolutions, batch norms and
     a linear layer behind a flatten.
@@ -57,22 +57,22 @@ def example_analysis(*, seed: int = 0, held: frozenset[str] = frozenset()) -> An
     calibration, selection = example_data(SAMPLES, 1), example_data(SAMPLES, 2)
     with torch.random.fork_rng():
         inputs = torch.zeros(2, 1, SIDE, SIDE)
-        found = analyse(copy.deepcopy(_trained()), inputs, data=calibration, held_out=selection, seed=seed)
-    return replace(found, held=held)
+        analysis = analyse(copy.deepcopy(_trained()), inputs, data=calibration, held_out=selection, seed=seed)
+    return replace(analysis, held=held)
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
-    """Return what a function that only reads a model must leave alone: name of a part → its state."""
+    """Return the state of a model that a reading function must not change: name of a part → its state."""
     tensors = named_tensors(model)
-    found: dict[str, Any] = {f"values of {n!r}": t.detach().clone() for n, t in tensors.items()}
-    found |= {f"gradient of {n!r}": None if t.grad is None else t.grad.clone() for n, t in tensors.items()}
-    found |= {f"requires_grad of {n!r}": t.requires_grad for n, t in tensors.items()}
+    state: dict[str, Any] = {f"values of {n!r}": t.detach().clone() for n, t in tensors.items()}
+    state |= {f"gradient of {n!r}": None if t.grad is None else t.grad.clone() for n, t in tensors.items()}
+    state |= {f"requires_grad of {n!r}": t.requires_grad for n, t in tensors.items()}
     for path, module in model.named_modules():
         name = path or "the model"
-        found[f"train mode of {name!r}"] = module.training
-        found[f"hooks of {name!r}"] = (len(module._forward_hooks), len(module._forward_pre_hooks))
-        found[f"attributes of {name!r}"] = sorted(vars(module))
-    return found
+        state[f"train mode of {name!r}"] = module.training
+        state[f"hooks of {name!r}"] = (len(module._forward_hooks), len(module._forward_pre_hooks))
+        state[f"attributes of {name!r}"] = sorted(vars(module))
+    return state
 
 
 def first_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
@@ -90,7 +90,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def plain_axis(coupling: Coupling) -> Axis:
-    """Return the first axis that is the whole of every dim on which it lies, and of at least four units."""
+    """Return the first axis of at least four units that fills every dim on which it lies."""
     return next(
         axis for axis in coupling.axes.values() if axis.size >= 4 and all(m.expr == axis.atom for m in axis.members)
     )
@@ -108,7 +108,7 @@ def permuted(model: nn.Module, axis: Axis, order: Tensor) -> nn.Module:
 
 
 def outputs_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the model's answer in eval mode; modes and random state stay as they are."""
+    """Return the model's outputs in eval mode; modes and random state stay as they are."""
     with preserved(model), torch.no_grad():
         answer: Tensor = model.eval()(inputs)
     return answer

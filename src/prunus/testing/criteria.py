@@ -1,4 +1,4 @@
-"""The contract of unit criteria: a finite score for every unit, the same again, whatever the order of the data."""
+"""The contract of unit criteria: a finite, reproducible score for every unit, whatever the order of the data."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from prunus.testing.suite import Suite, check_member, suite_for
 SCALES = ("loss", "energy", "norm")
 COUNT, BATCH = 64, 32
 CLOSE = 1e-3
-"""How far a score may differ where only the order of a sum does."""
+"""Largest relative difference of scores where only the order of a sum differs."""
 TINY = 1e-6
-"""The same for scores near zero, relative to the largest of the axis."""
+"""The same for scores near zero, relative to the largest score of the axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class CriterionCase:
-    """A unit criterion, and what makes the analysis that it is tried on."""
+    """A unit criterion, and the function that makes its analysis."""
 
     criterion: CriterionLike
     analysis: Callable[[], Analysis]
 
 
 class CriterionSuite(Suite):
-    """What a unit criterion promises."""
+    """The promises of a unit criterion."""
 
     role = "criterion"
     case: CriterionCase
 
     def test_it_declares_what_it_reads(self) -> None:
-        """``needs`` names statistics that a pass over data gives; ``scale`` says what scores add up to."""
+        """``needs`` names statistics that a probe measures; ``scale`` is one of `SCALES`."""
         criterion = criterion_of(self.case.criterion)
         given = [name for probe in PROBES for name in PROBES.get(probe).gives]
         needs, scale = needs_of(self.case.criterion), getattr(criterion, "scale", "energy")
@@ -64,7 +64,7 @@ class CriterionSuite(Suite):
         self.expect(scale in SCALES, "scale is unknown", repr(scale), ", ".join(SCALES), "See UnitRule.")
 
     def test_every_unit_has_a_score(self) -> None:
-        """Axis id → (units,) finite floating-point scores, for every removable axis and no other."""
+        """The result maps every removable axis, and no other, to (units,) finite floating-point scores."""
         scores, axes = self._scores(), self._analysis().coupling.axes
         self.expect(
             isinstance(scores, dict) and scores.keys() == axes.keys(),
@@ -102,7 +102,7 @@ class CriterionSuite(Suite):
         )
 
     def test_model_and_evidence_stay(self) -> None:
-        """The evidence is only read: weights, gradients, modes and random state are as before."""
+        """The evidence is unchanged: weights, gradients, modes and random state are as before."""
         analysis = self._analysis()
         before = state_of(analysis.model)
         evidence = self._evidence(analysis.model)
@@ -116,7 +116,7 @@ class CriterionSuite(Suite):
         self.expect_no_draw(random)
 
     def test_the_same_again(self) -> None:
-        """The same evidence gives the same scores, to the bit, whatever was drawn before."""
+        """The same evidence gives the same scores, to the bit, whatever random numbers were drawn before."""
         found = []
         for seed in (1, 2):
             with torch.random.fork_rng():
@@ -132,7 +132,7 @@ class CriterionSuite(Suite):
         )
 
     def test_the_order_of_samples_changes_nothing(self) -> None:
-        """Samples in another order, and so in other batches, give the same scores within rounding."""
+        """Samples in another order, and thus in other batches, give the same scores within rounding."""
         order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(5))
         other = self._called(self._evidence(self._analysis().model, order))
         self._expect_close(
@@ -200,15 +200,15 @@ def criterion_suite(
 
     Args:
         criterion: its name, a `UnitRule`, or a plain function (group) → scores.
-        draws: scores are drawn, so they hang on the number of a unit.
-        mixes_samples: scores depend on which samples share a batch.
-        analysis: makes the analysed network that it is tried on; by default `example_analysis`.
+        draws: scores are drawn, so they depend on the index of a unit.
+        mixes_samples: scores depend on the composition of batches.
+        analysis: makes the analysed network of the checks; by default `example_analysis`.
 
     Example:
         ``TestMine = prunus.testing.criterion_suite("my-criterion")``
     """
     check_member("criterion", criterion)
-    off = [("test_the_order_of_units_changes_nothing", draws)]
-    off += [("test_the_order_of_samples_changes_nothing", mixes_samples)]
-    leave_out = tuple(name for name, left in off if left)
+    skipped = [("test_the_order_of_units_changes_nothing", draws)]
+    skipped += [("test_the_order_of_samples_changes_nothing", mixes_samples)]
+    leave_out = tuple(name for name, applies in skipped if applies)
     return suite_for(CriterionSuite, criterion_name(criterion), CriterionCase(criterion, analysis), leave_out)

@@ -1,4 +1,4 @@
-"""The contract of exporters: what `save` writes is there whole, holds the values of the model, and can be read back."""
+"""The contract of exporters: `save` writes a complete file with the model's values, which can be read back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLOSE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A cut network as `save` takes it.
+    """A cut network in the form that `save` takes.
 
     Attributes:
         model, plan, surgery: of the cut.
@@ -48,7 +48,7 @@ class Saved:
 
 
 def example_result() -> Saved:
-    """Return a small convolutional network of which a third of every axis was cut."""
+    """Return a small convolutional network without a third of every axis."""
     analysis = example_analysis()
     keep = {name: np.arange(axis.size) % 3 > 0 for name, axis in analysis.coupling.axes.items()}
     plan = make_plan(analysis.coupling, keep)
@@ -58,7 +58,7 @@ def example_result() -> Saved:
 
 @dataclass(frozen=True, slots=True)
 class ExporterCase:
-    """An exporter, and what makes the result that is saved."""
+    """An exporter, and the function that makes the result to save."""
 
     exporter: str | Exporter
     result: Callable[[], Saved]
@@ -70,7 +70,7 @@ class ExporterCase:
 
     @contextlib.contextmanager
     def enrolled(self) -> Iterator[Path]:
-        """Enrol it for the time of a block where no package has, and yield an empty folder."""
+        """Enrol the exporter for the time of a block, if no package has, and yield an empty folder."""
         known = isinstance(self.exporter, str)
         lent = contextlib.nullcontext() if known else EXPORTERS.lent(self.member.name, self.member)
         with lent, tempfile.TemporaryDirectory() as folder:
@@ -78,18 +78,18 @@ class ExporterCase:
 
 
 class ExporterSuite(Suite):
-    """What an exporter promises."""
+    """The promises of an exporter."""
 
     role = "exporter"
     case: ExporterCase
 
     def test_its_record_is_sound(self) -> None:
-        """The name is the one it is enrolled under, and the description is one line."""
+        """The record has the enrolled name, and the description is one line."""
         member = self.case.member
         self.expect_record(member, self.case.exporter, "Say in one line what is written, and for whom.")
 
     def test_something_is_written_where_it_was_asked_for(self) -> None:
-        """`save` returns the path, a file or folder with content is there, and nothing else beside it."""
+        """`save` returns the path and writes a file or folder with content there, and nothing else beside it."""
         with self.case.enrolled() as folder:
             path = self._path(folder)
             returned = self._save(self._result(), path)
@@ -111,7 +111,7 @@ class ExporterSuite(Suite):
             )
 
     def test_an_older_one_is_replaced(self) -> None:
-        """Saving over an older file or folder leaves the new content, whole."""
+        """`save` replaces an older file or folder completely."""
         with self.case.enrolled() as folder:
             old, new = self._path(folder), self._path(folder / "new")
             self._save(self._result(), old)
@@ -127,7 +127,7 @@ class ExporterSuite(Suite):
             )
 
     def test_the_values_of_the_model_are_written(self) -> None:
-        """A model that was trained since gives another file."""
+        """A model with other values gives another file."""
         with self.case.enrolled() as folder:
             one, other = self._path(folder / "one"), self._path(folder / "other")
             self._save(self._result(), one)
@@ -141,7 +141,7 @@ class ExporterSuite(Suite):
             )
 
     def test_what_is_read_back_computes_the_same(self) -> None:
-        """`load` gives a network with the outputs of the one that was saved."""
+        """`load` returns a network with the outputs of the saved one."""
         result = self._trained()
         with self.case.enrolled() as folder:
             path = self._path(folder)
@@ -155,8 +155,8 @@ class ExporterSuite(Suite):
                 "Return the network from read.",
             )
             with torch.no_grad():
-                wanted, got = (output_tensors(net.eval()(result.example_inputs)) for net in (result.model, back))
-            error = relative_error(got, wanted)
+                expected, got = (output_tensors(net.eval()(result.example_inputs)) for net in (result.model, back))
+            error = relative_error(got, expected)
         self.expect(
             error <= CLOSE,
             "what is read back computes something else",
@@ -166,7 +166,7 @@ class ExporterSuite(Suite):
         )
 
     def test_the_result_stays(self) -> None:
-        """The model that is saved is only read."""
+        """The saved model is unchanged."""
         result = self._result()
         before, plan = state_of(result.model), result.plan.describe()
         with self.case.enrolled() as folder:
@@ -228,11 +228,11 @@ def _digest(path: Path) -> str:
 def exporter_suite(exporter: str | Exporter, *, result: Callable[[], Saved] = example_result) -> Any:
     """Return the contract suite of an exporter, for pytest to collect.
 
-    What is written is read back where the exporter has ``read``.
+    The file is read back if the exporter has ``read``.
 
     Args:
         exporter: its name, or the `Exporter` itself.
-        result: makes the result that is saved; by default a cut convolutional network.
+        result: makes the result to save; by default a cut convolutional network.
 
     Example:
         ``TestMine = prunus.testing.exporter_suite("my-format")``

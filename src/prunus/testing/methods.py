@@ -1,4 +1,4 @@
-"""The contract of methods: the budget met from just below, the cut proved, the same again, held axes whole."""
+"""The contract of methods: the budget met from just below, the cut proved, plans reproducible, held axes whole."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from prunus.testing.suite import Suite, check_member, suite_for
 KEPT = (0.5, 0.3)
 HELD_KEPT = 0.7
 USED = 0.95
-"""What part of the parameters that may stay does stay."""
+"""The least part of a budget of parameters that a plan uses."""
 MACS_USED = 0.85
 PROVED, CHANGED = 1e-8, 1e-3
-"""How far the cut network may be from the masked original, where the plan changes the outputs by more than this."""
+"""Largest error of the cut network against the masked original, and the least change of the outputs by the plan."""
 
 
 class Analysed(Protocol):
-    """What makes the analysed network: nothing is measured yet; ``held`` names axes that may not be cut."""
+    """A function that makes the analysed network, with nothing measured; ``held`` names axes that may not be cut."""
 
     def __call__(self, *, held: frozenset[str] = frozenset()) -> Analysis:
         """Return the analysis."""
@@ -43,7 +43,7 @@ class Analysed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MethodCase:
-    """A method, the analysis that it is tried on, and how far it may miss a budget from above."""
+    """A method, its analysis, and the share by which it may exceed a budget."""
 
     method: str | Method
     analysis: Analysed
@@ -63,26 +63,26 @@ def plan_with(method: Method, analysis: Analysis, kept: float, metric: str = "pa
 
 
 def _cut_and_checked(analysis: Analysis, plan: Plan) -> tuple[nn.Module, Check]:
-    found = cut_proved(analysis.model, analysis.coupling, plan, analysis.example_inputs)
-    assert found.check is not None
-    return found.model, found.check
+    result = cut_proved(analysis.model, analysis.coupling, plan, analysis.example_inputs)
+    assert result.check is not None
+    return result.model, result.check
 
 
 class MethodSuite(Suite):
-    """What a method promises."""
+    """The promises of a method."""
 
     role = "method"
     case: MethodCase
 
     def test_its_record_is_sound(self) -> None:
-        """The name is the one it is enrolled under, the level is one of the levels, the description is one line."""
+        """The record has the enrolled name, the level is one of the levels, the description is one line."""
         member = self.case.member
         self.expect_record(member, self.case.method, "Say in one line what goes.")
         levels = get_args(Level)
         self.expect(member.level in levels, "its level is unknown", repr(member.level), ", ".join(levels), "Name one.")
 
     def test_the_budget_holds(self) -> None:
-        """What stays, without masked weights, is at most the kept share of the parameters."""
+        """The kept parameters, without masked weights, are at most the kept share."""
         for kept in self.case.kept:
             spent, allowed = self._spent(kept), kept * self._analysis().cost.price().params
             self.expect(
@@ -94,7 +94,7 @@ class MethodSuite(Suite):
             )
 
     def test_the_budget_is_used(self) -> None:
-        """Nearly all that may stay does."""
+        """The plan keeps at least `USED` of the budget."""
         for kept in self.case.kept:
             spent, allowed = self._spent(kept), kept * self._analysis().cost.price().params
             self.expect(
@@ -106,7 +106,7 @@ class MethodSuite(Suite):
             )
 
     def test_a_budget_of_macs_holds_and_is_used(self) -> None:
-        """Half the forward MACs, met from just below, without masks."""
+        """A budget of half the forward MACs is met from just below, without masks."""
         plan = self.attempt(
             "it fails under a budget of MACs",
             lambda: plan_with(self.case.member, self._analysis(), 0.5, "macs"),
@@ -130,7 +130,7 @@ class MethodSuite(Suite):
         )
 
     def test_less_budget_keeps_less(self) -> None:
-        """Of two shares the smaller one keeps fewer parameters."""
+        """A smaller share keeps fewer parameters."""
         shares = sorted(self.case.kept, reverse=True)
         for more, less in itertools.pairwise(shares):
             most, least = self._spent(more), self._spent(less)
@@ -143,13 +143,13 @@ class MethodSuite(Suite):
             )
 
     def test_the_cut_is_proved(self) -> None:
-        """The plan can be applied: the small network computes what the masked original does, and its price is right."""
+        """The small network computes the same as the masked original, and the plan's price is its price."""
         analysis = self._analysis()
         for kept in self.case.kept:
             plan = self.plan(kept)
             where = f"at {kept:.0%} of the parameters"
 
-            found, check = self.attempt(
+            small, check = self.attempt(
                 f"its plan {where} cannot be applied",
                 lambda plan=plan: _cut_and_checked(analysis, plan),  # type: ignore[misc]
                 "Build plans with prunus.analysis.score.make_plan.",
@@ -163,9 +163,9 @@ class MethodSuite(Suite):
             )
             self.attempt(
                 f"the network that is cut {where} does not run on another batch",
-                lambda found=found: call(found, next(iter(analysis.selection.batches(3)))[0]),  # type: ignore[misc]
+                lambda small=small: call(small, next(iter(analysis.selection.batches(3)))[0]),  # type: ignore[misc]
             )
-            counted = cost_model(couple(capture(found, analysis.example_inputs))).price()
+            counted = cost_model(couple(capture(small, analysis.example_inputs))).price()
             self.expect(
                 counted == self._after(plan),
                 f"the price in its plan {where} is not that of the network that is cut",
@@ -173,7 +173,7 @@ class MethodSuite(Suite):
                 f"{counted}",
                 "Build plans with prunus.analysis.score.make_plan.",
             )
-            zeros = sum(int((p == 0).sum()) for p in found.parameters())
+            zeros = sum(int((p == 0).sum()) for p in small.parameters())
             self.expect(
                 zeros >= plan.masked,
                 f"masked weights {where} are not zero after the cut",
@@ -183,7 +183,7 @@ class MethodSuite(Suite):
             )
 
     def test_its_plan_belongs_to_the_network(self) -> None:
-        """``before`` is the price of the network, and something goes."""
+        """``before`` is the price of the network, and the plan is not empty."""
         for kept in self.case.kept:
             plan = self.plan(kept)
             self.expect(
@@ -198,7 +198,7 @@ class MethodSuite(Suite):
             )
 
     def test_plans_tell_why(self) -> None:
-        """Every plan has decisions, each with a reason and with as much going as there is."""
+        """Every plan has decisions, each with a reason and a valid count of removed units."""
         for kept in self.case.kept:
             decisions = self.plan(kept).decisions
             self.expect(
@@ -229,12 +229,12 @@ class MethodSuite(Suite):
         )
 
     def test_the_model_stays(self) -> None:
-        """The model is only read: weights, gradients, modes, hooks and attributes are as before."""
+        """The model is unchanged: weights, gradients, modes, hooks and attributes are as before."""
         _, changed = self._again()
         self.expect(changed is None, "it changes the model", changed, "no change", "Work on a copy of the model.")
 
     def test_held_axes_stay(self) -> None:
-        """Axes that are held keep all units, and their weights are not masked."""
+        """Held axes keep all units, and their weights are not masked."""
         axes = self._analysis().coupling.axes
         held = frozenset(list(axes)[::3])
         kept = HELD_KEPT if self.case.member.only_kept is None else self.case.kept[0]
@@ -246,7 +246,7 @@ class MethodSuite(Suite):
         self.expect(not touched, "it masks weights on an axis that is held", touched[:1], "none of them", do)
 
     def test_a_budget_out_of_reach_is_refused(self) -> None:
-        """A share that no plan meets is refused in one line (`PrunusError`)."""
+        """A share that no plan can meet is refused in one line (`PrunusError`)."""
         self.refused(
             "a share of 0.0001 % is not refused",
             lambda: plan_with(self.case.member, self._analysis(), 1e-6),
@@ -258,7 +258,7 @@ class MethodSuite(Suite):
         return self.once("analysis", self.case.analysis)
 
     def _again(self) -> tuple[Plan, str | None]:
-        """Return a second plan of the first share, on an analysis of its own, and what it changed of the model."""
+        """Return a second plan of the first share on a new analysis, and the first part of the model it changed."""
 
         def make() -> tuple[Plan, str | None]:
             analysis = self.case.analysis()
@@ -297,12 +297,12 @@ def method_suite(
 ) -> Any:
     """Return the contract suite of a method, for pytest to collect.
 
-    Methods that are defined at some shares only are tried at those.
+    Methods that are defined at some shares only are checked at those.
 
     Args:
         method: its name, or the `Method` itself.
-        over: how far it may exceed a budget of parameters, as a share of it: where a pattern says how much stays.
-        analysis: makes the analysed network that it is tried on, with ``held=`` axes; by default `example_analysis`.
+        over: the share by which it may exceed a budget of parameters, for methods whose pattern fixes the kept share.
+        analysis: makes the analysed network of the checks, with ``held=`` axes; by default `example_analysis`.
 
     Example:
         ``TestMine = prunus.testing.method_suite("my-method")``
@@ -310,8 +310,8 @@ def method_suite(
     check_member("method", method, Method)
     member = METHODS.get(method) if isinstance(method, str) else method
     kept = KEPT if member.only_kept is None else tuple(member.only_kept)
-    off = [("test_a_budget_of_macs_holds_and_is_used", member.level == "weight" or member.only_kept is not None)]
-    off += [("test_less_budget_keeps_less", len(kept) < 2)]
-    off += [("test_a_budget_out_of_reach_is_refused", member.only_kept is not None)]
-    leave_out = tuple(name for name, left in off if left)
+    skipped = [("test_a_budget_of_macs_holds_and_is_used", member.level == "weight" or member.only_kept is not None)]
+    skipped += [("test_less_budget_keeps_less", len(kept) < 2)]
+    skipped += [("test_a_budget_out_of_reach_is_refused", member.only_kept is not None)]
+    leave_out = tuple(name for name, applies in skipped if applies)
     return suite_for(MethodSuite, member.name, MethodCase(method, analysis, over, kept), leave_out)

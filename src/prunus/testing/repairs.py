@@ -1,4 +1,4 @@
-"""The contract of repairs: the small network comes closer to the dense one, on samples that the repair never saw."""
+"""The contract of repairs: the small network comes closer to the dense one on samples unseen by the repair."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ class Repaired:
 
 
 class RepairSuite(Suite):
-    """What a repair promises, on a network that lost two fifths of its parameters and a quarter of one weight."""
+    """The promises of a repair, on a network without two fifths of its parameters and a quarter of one weight."""
 
     role = "repair"
     case: str | Repair
 
     def test_its_record_is_sound(self) -> None:
-        """The name is the one it is enrolled under, and the description is one line."""
+        """The record has the enrolled name, and the description is one line."""
         member = self._member()
         self.expect_record(member, self.case, "Say in one line what is refitted.")
 
     def test_it_is_not_taken_back(self) -> None:
-        """On the samples that `repair_` holds out the outputs come closer to the dense network's."""
+        """The outputs come closer to the dense network's on the samples that `repair_` holds out."""
         report = self._repaired().report
         self.expect(
             report.chosen == self.title,
@@ -61,7 +61,7 @@ class RepairSuite(Suite):
         )
 
     def test_new_samples_come_closer(self) -> None:
-        """On samples that the repair never saw the outputs come closer, too."""
+        """The outputs come closer to the dense network's on new samples too."""
         it = self._repaired()
         inputs = example_data(SAMPLES, 9).inputs
         dense = outputs_of(it.analysis.model, inputs)

@@ -1,4 +1,4 @@
-"""The contract of coupling rules: on a network with the op, units can go and what is cut computes the same."""
+"""The contract of coupling rules: units of a network with the op can be removed, and the cut one computes the same."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DRAWS = 3
 
 @dataclass(frozen=True, slots=True)
 class RuleCase:
-    """An op, a network that uses it, and the rule where it is not enrolled."""
+    """An op, a network that uses it, and the rule if it is not enrolled."""
 
     op: str
     network: Callable[[], nn.Module]
@@ -38,20 +38,20 @@ class RuleCase:
 
     @contextlib.contextmanager
     def enrolled(self) -> Iterator[None]:
-        """Enrol the rule for the time of a block, where it was given."""
+        """Enrol the rule, if one is given, for the time of a block."""
         load_rules()
         with contextlib.nullcontext() if self.rule is None else RULES.lent(self.op, self.rule):
             yield
 
 
 class RuleSuite(Suite):
-    """What a coupling rule promises, on one network in which its op stands between layers with weights."""
+    """The promises of a coupling rule, on one network with its op between layers with weights."""
 
     role = "rule"
     case: RuleCase
 
     def test_the_op_is_in_the_program(self) -> None:
-        """The example network runs the op, under the name that the rule has."""
+        """The example network runs the op under the name of the rule."""
         ops = sorted({base_name(n.op) for n in self._coupling().graph.nodes if n.op not in (INPUT, TENSOR)})
         self.expect(
             self.case.op in ops,
@@ -72,7 +72,7 @@ class RuleSuite(Suite):
         )
 
     def test_it_meets_no_conflict(self) -> None:
-        """The dims that it returns have the sizes of the results, and its moves do not contradict each other."""
+        """The dims that the rule returns have the sizes of the results, and its moves do not contradict each other."""
         broken = sorted({f.reason for f in self._coupling().frozen if f.reason.startswith("conflict in ")})
         self.expect(
             not broken,
@@ -96,18 +96,18 @@ class RuleSuite(Suite):
         )
 
     def test_every_axis_alone_is_cut_exactly(self) -> None:
-        """With a random half of one axis gone, the cut network computes what the masked original does."""
+        """The cut network computes the same as the masked original without a random half of one axis."""
         for name, axis in self._coupling().axes.items():
             self._expect_exact({name: _random_half(axis.size, 0)}, f"half of axis {name!r} gone")
 
     def test_all_axes_together_are_cut_exactly(self) -> None:
-        """With random units of every axis gone, the cut network computes what the masked original does."""
+        """The cut network computes the same as the masked original without random units of every axis."""
         for seed in range(DRAWS):
             keep = {n: _random_half(a.size, seed + i) for i, (n, a) in enumerate(self._coupling().axes.items())}
             self._expect_exact(keep, f"random units of {len(keep)} axes gone")
 
     def test_the_model_stays(self) -> None:
-        """Analysis and cut only read the model."""
+        """Analysis and cut leave the model unchanged."""
         before = state_of(self._model())
         with self.case.enrolled():
             couple(capture(self._model(), self.case.inputs))
@@ -174,9 +174,9 @@ def rule_suite(op: str, network: Callable[[], nn.Module], inputs: Any, *, rule: 
 
     Args:
         op: ``namespace.name`` of a custom op, ``name`` of an op of ATen.
-        network: makes a network in which the op stands between layers with weights.
+        network: makes a network with the op between layers with weights.
         inputs: one call of it.
-        rule: the rule itself, where no package has enrolled it yet.
+        rule: the rule itself, if no package has enrolled it yet.
 
     Example:
         ``TestMine = prunus.testing.rule_suite("my.op", MyNetwork, torch.zeros(2, 8))``

@@ -1,4 +1,4 @@
-"""The contract of schedules: whole at the beginning, exactly the final fraction at the end, never rising."""
+"""The contract of schedules: 1 at the beginning, exactly the final fraction at the end, never rising."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROUNDING = 1e-12
 
 
 class ScheduleSuite(Suite):
-    """What a schedule (progress, final kept fraction) → kept fraction promises."""
+    """The promises of a schedule (progress, final kept fraction) → kept fraction."""
 
     role = "schedule"
     case: str | Schedule
@@ -33,7 +33,7 @@ class ScheduleSuite(Suite):
             self._expect_value(self._at(1.0, kept), kept, f"at progress 1 with the final fraction {kept}")
 
     def test_it_stays_between_final_and_whole(self) -> None:
-        """The final fraction ≤ k(s) ≤ 1, finite, at every moment."""
+        """The fraction is finite and lies between the final one and 1 at every moment."""
         for kept, s in self._moments():
             value = self._at(s, kept)
             self.expect(
@@ -60,7 +60,7 @@ class ScheduleSuite(Suite):
             last[kept] = value
 
     def test_a_smaller_final_fraction_never_keeps_more(self) -> None:
-        """At every moment, less in the end is no more now."""
+        """A smaller final fraction keeps no more at any moment."""
         for i in range(STEPS + 1):
             values = [(kept, self._at(i / STEPS, kept)) for kept in KEPT]
             for (low, one), (high, other) in itertools.pairwise(values):
@@ -73,7 +73,7 @@ class ScheduleSuite(Suite):
                 )
 
     def test_it_has_no_memory(self) -> None:
-        """The same moment gives the same fraction, whatever was asked before."""
+        """The same moment gives the same fraction, whatever the earlier calls."""
         forwards = [self._at(s, kept) for kept, s in self._moments()]
         backwards = [self._at(s, kept) for kept, s in reversed(self._moments())][::-1]
         self.expect(
@@ -94,12 +94,12 @@ class ScheduleSuite(Suite):
         self.expect(good, f"at progress {s} it returns no number", repr(value), "a finite float", "Return a float.")
         return float(value)
 
-    def _expect_value(self, value: float, wanted: float, where: str) -> None:
+    def _expect_value(self, value: float, expected: float, where: str) -> None:
         self.expect(
-            abs(value - wanted) <= ROUNDING,
+            abs(value - expected) <= ROUNDING,
             f"the fraction {where} is another",
             value,
-            f"{wanted}",
+            f"{expected}",
             "Handle both ends exactly.",
         )
 

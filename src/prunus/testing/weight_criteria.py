@@ -1,4 +1,4 @@
-"""The contract of weight criteria: a finite score for every weight, of its shape, in any precision."""
+"""The contract of weight criteria: a finite score for every weight, in any precision."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CLOSE = 1e-4
 def _evidence(
     order: Tensor | None = None, *, statistics: bool = True, dtype: torch.dtype = torch.float32, scale: float = 1.0
 ) -> Evidence:
-    """Return weights with all statistics, drawn anew from the same seed; ``order`` permutes the rows of the conv."""
+    """Return weights with all statistics, drawn from the same seed; ``order`` permutes the rows of the conv."""
     draw = torch.Generator().manual_seed(0)
 
     def drawn(positive: bool = False, size: float = 1.0) -> dict[str, Tensor]:
-        found = {n: size * torch.randn(shape, generator=draw) for n, shape in SHAPES.items()}
+        tensors = {n: size * torch.randn(shape, generator=draw) for n, shape in SHAPES.items()}
         if order is not None:
-            found["conv.weight"] = found["conv.weight"][order]
-        return {n: (t.abs() if positive else t) for n, t in found.items()}
+            tensors["conv.weight"] = tensors["conv.weight"][order]
+        return {n: (t.abs() if positive else t) for n, t in tensors.items()}
 
     weights = {n: w.to(dtype) for n, w in drawn(size=scale).items()}
     more = {name: drawn(name in ("grad_sq", "grad_abs", "input_norm")) for name in STATISTICS if statistics}
@@ -36,13 +36,13 @@ def _evidence(
 
 
 class WeightCriterionSuite(Suite):
-    """What a weight criterion promises."""
+    """The promises of a weight criterion."""
 
     role = "weight criterion"
     case: CriterionLike
 
     def test_every_weight_has_a_score(self) -> None:
-        """Name → finite floating-point scores of the weight's shape, for every weight and no other."""
+        """The result maps every weight, and no other, to finite floating-point scores of its shape."""
         self._expect_scores(self._called(_evidence()), "")
 
     def test_scores_tell_weights_apart(self) -> None:
@@ -56,7 +56,7 @@ class WeightCriterionSuite(Suite):
         )
 
     def test_the_evidence_stays(self) -> None:
-        """Weights, statistics and the random state are only read."""
+        """Weights, statistics and the random state are unchanged."""
         evidence, before = _evidence(), _evidence()
         random = torch.random.get_rng_state()
         self._called(evidence)
@@ -66,7 +66,7 @@ class WeightCriterionSuite(Suite):
         self.expect_no_draw(random)
 
     def test_the_same_again(self) -> None:
-        """The same evidence gives the same scores, to the bit, whatever was drawn before."""
+        """The same evidence gives the same scores, to the bit, whatever random numbers were drawn before."""
         found = []
         for seed in (1, 2):
             with torch.random.fork_rng():
@@ -85,8 +85,8 @@ class WeightCriterionSuite(Suite):
         """The rows of a weight in another order keep their scores."""
         order = torch.randperm(SHAPES["conv.weight"][0], generator=torch.Generator().manual_seed(7))
         plain, other = self._called(_evidence()), self._called(_evidence(order))
-        wanted = plain["conv.weight"][order]
-        off = float((other["conv.weight"] - wanted).abs().max()) / max(float(wanted.abs().max()), 1e-30)
+        expected = plain["conv.weight"][order]
+        off = float((other["conv.weight"] - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
         self.expect(
             off <= CLOSE,
             "the rows of a weight in another order have other scores",
@@ -96,7 +96,7 @@ class WeightCriterionSuite(Suite):
         )
 
     def test_missing_statistics_are_named(self) -> None:
-        """Without statistics it scores all the same, or says in one line which it needs (`OptionError`)."""
+        """A criterion without its statistics still scores, or names them in one line (`OptionError`)."""
         evidence = _evidence(statistics=False)
         try:
             weight_criterion_of(self.case)(evidence)
@@ -116,7 +116,7 @@ class WeightCriterionSuite(Suite):
             )
 
     def test_half_precision_is_taken(self) -> None:
-        """Weights in float16, large and small ones, have finite scores that differ."""
+        """Large and small weights in float16 have finite scores that differ."""
         for scale in (1e-3, 3e2):
             scores = self._called(_evidence(dtype=torch.float16, scale=scale))
             where = f" for float16 weights of size {scale:g}"
@@ -167,7 +167,7 @@ def weight_criterion_suite(criterion: CriterionLike, *, draws: bool = False) -> 
 
     Args:
         criterion: its name, or a plain function (name, weight) → scores.
-        draws: scores are drawn, so they hang on the place of a weight.
+        draws: scores are drawn, so they depend on the position of a weight.
 
     Example:
         ``TestMine = prunus.testing.weight_criterion_suite("my-criterion")``

@@ -1,4 +1,4 @@
-"""Training that keeps masks: fine-tuning after a prune, and norm statistics without training."""
+"""A model, data and options in; the trained model with its masks at zero, and a report, out."""
 
 from prunus.training.finetune import Watch, finetune_
 from prunus.training.loop import TrainingReport

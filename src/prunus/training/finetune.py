@@ -1,4 +1,4 @@
-"""Train a model in place for a number of steps, masked weights staying exactly zero."""
+"""Fine-tuning: a model is trained in place for a number of steps, with masked weights exactly zero."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prunus.training.options import TrainingOptions
 from prunus.training.order import Order
 
 Watch = Callable[[int, int], object]
-"""Told (steps done, steps) after each step; answering True ends the training there."""
+"""Called with (steps done, steps) after each step; the training ends where it returns True."""
 
 
 def finetune_(
@@ -29,7 +29,7 @@ def finetune_(
     objective: Objective | None = None,
     progress: Watch | None = None,
 ) -> TrainingReport:
-    """Train ``model`` in place: its weights and norm statistics change, its train/eval modes are put back.
+    """Train ``model`` in place: its weights and norm statistics change, its train/eval modes are restored.
 
     The same model, data, options, seed, device and thread count give bit-identical weights: seed decides the order of
     the batches and every random draw in the model; the caller's random state is left as it was.
@@ -37,13 +37,13 @@ def finetune_(
 
     Args:
         model: Changed in place.
-        data: Walked through as often as the steps need, in a new order each time.
+        data: Read as often as the steps need, in a new order in each epoch.
         options: Steps, rate, optimizer, loss and schedule.
-        masks: Parameter name → boolean mask, True = keep; what is masked is exactly zero in every forward pass and at
-            the end, whatever momentum and weight decay do.
+        masks: Parameter name → boolean mask, True = keep; masked weights are exactly zero in every forward pass and
+            at the end, whatever momentum and weight decay do.
         seed: Of batch order and of randomness in the model.
-        objective: What is minimised in place of ``options.loss``: distillation, say.
-        progress: Called with (steps done, steps) after each step; the training ends early where it answers True.
+        objective: Minimised in place of ``options.loss``: distillation, say.
+        progress: Called with (steps done, steps) after each step; the training ends early where it returns True.
 
     Raises:
         OptionError: a mask that does not fit, or nothing to train.

@@ -1,4 +1,4 @@
-"""The loop of every training: rate, forward, backward, update, with room for masks around the update."""
+"""The loop of every training: rate, forward, backward, update, with hooks around the update for masks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEPT_LOSSES = 100
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
-    """What a training run did; ``losses`` are about 100 of the step losses, evenly spaced, the last one included."""
+    """The report of a training; ``losses`` are about 100 of the step losses, evenly spaced, the last one included."""
 
     steps: int
     losses: tuple[float, ...]
@@ -38,7 +38,7 @@ class TrainingReport:
 
 @dataclass(frozen=True, slots=True)
 class StepHooks:
-    """What is called in each step: before the forward pass, before the update (with the loss), and after it."""
+    """Functions to call in each step: before the forward pass, before the update (with the loss), and after it."""
 
     before_forward: Callable[[], object] = lambda: None
     before_update: Callable[[float], object] = lambda loss: None
@@ -47,11 +47,11 @@ class StepHooks:
 
 @dataclass(frozen=True, slots=True)
 class TrainingLoop:
-    """A model, what trains it, and the losses of the steps so far.
+    """A model with its optimizer and objective, and the losses of the steps so far.
 
     Attributes:
-        model: DistributedDataParallel may be around it.
-        optimizer: of the model and of what the objective learns; see `optimizer_of`.
+        model: plain or inside DistributedDataParallel.
+        optimizer: of the model's parameters and the objective's own; see `optimizer_of`.
     """
 
     model: nn.Module
@@ -62,7 +62,7 @@ class TrainingLoop:
     losses: list[float] = field(default_factory=list)
 
     def steps(self, batches: Iterator[Batch]) -> Iterator[int]:
-        """Take the steps that are left, and yield after each how many are done; whoever stops asking ends the training.
+        """Take the steps that are left, and yield after each the number done; the training ends with the iteration.
 
         Raises:
             OutcomeError: the loss is NaN or infinite; the model then holds the weights of the step before.
@@ -77,7 +77,7 @@ class TrainingLoop:
             group["lr"] = options.lr * SCHEDULES.get(options.schedule)(step / options.steps)
         self.hooks.before_forward()
         device = device_of(self.model)
-        with sound_gradients(self.model):  # around the backward pass too, which runs checkpointed parts forward again
+        with sound_gradients(self.model):  # also around the backward pass, which runs checkpointed parts forward again
             loss = self.objective(self.model, moved(batch[0], device), batch[1].to(device))
             value = loss.item()
             if not math.isfinite(value):
@@ -94,10 +94,10 @@ class TrainingLoop:
 
 
 def optimizer_of(model: nn.Module, objective: Objective, options: TrainingOptions) -> Optimizer:
-    """Return the optimizer of what may be trained of a model, and of what an objective learns beside it.
+    """Return the optimizer of a model's trainable parameters and of the objective's own.
 
     Raises:
-        OptionError: nothing of the model may be trained.
+        OptionError: the model has no trainable parameter.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
@@ -108,7 +108,7 @@ def optimizer_of(model: nn.Module, objective: Objective, options: TrainingOption
 
 @contextmanager
 def in_train_mode(model: nn.Module) -> Iterator[None]:
-    """Hold a model in train mode; its modes are put back, and its gradients are None inside at first and afterwards."""
+    """Hold a model in train mode; its modes are restored, and its gradients are None at the start and afterwards."""
     with modes_kept(model), torch.enable_grad():
         try:
             model.train()

@@ -1,4 +1,4 @@
-"""Losses by name, and what turns a name or a callable into (output, targets) → one number."""
+"""Losses by name or as callables: (output, targets) → one number."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def _mse(output: Tensor, targets: Tensor) -> Tensor:
 def loss_function(loss: Loss) -> Callable[[Any, Tensor], Tensor]:
     """Return (model's output, targets) → loss.
 
-    A name of LOSSES sees the logits in the output; a callable sees the output as the model returns it.
+    A loss of LOSSES gets the logits in the output; a callable gets the output as the model returns it.
 
     Raises:
         OptionError: an unknown name.
-        DataError: on a call, targets that do not fit the loss, or an answer that is not one number.
+        DataError: on a call, targets that do not fit the loss, or a result that is not one number.
     """
     named = LOSSES.get(loss) if isinstance(loss, str) else None
 
@@ -83,7 +83,7 @@ def loss_function(loss: Loss) -> Callable[[Any, Tensor], Tensor]:
 
 
 def relative_square_error(value: Tensor, goal: Tensor) -> Tensor:
-    """Return ‖value − goal‖² / ‖goal‖²: how far one network's values are from another's."""
+    """Return ‖value − goal‖² / ‖goal‖², the relative error of one network's values to another's."""
     return (value - goal).square().mean() / goal.square().mean().clamp_min(1e-12)
 
 

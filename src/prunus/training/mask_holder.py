@@ -1,4 +1,4 @@
-"""Hold masked weights at zero under any optimizer, cheaply enough for every step."""
+"""A holder that keeps masked weights at zero under any optimizer, cheap enough for every step."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class MaskHolder:
-    """The parameters that are masked at present, with the bits that stay of each weight: all, or none.
+    """The parameters that are masked at present, with a bit mask for each weight: all ones to keep it, else all zeros.
 
-    Gradients are zeroed before an update, so that momentum never holds a masked weight; weights are zeroed after it,
-    so that neither weight decay nor old momentum brings one back. Weights and masks meet as integers, w ← w & m with
-    m = −1 or 0: exact, deaf to NaN, and ten times as fast on a processor as filling by a bool mask.
+    Gradients are zeroed before an update, so masked weights never build up momentum; weights are zeroed after it, so
+    neither weight decay nor old momentum brings one back. Weights and masks are combined as integers, w ← w & m with
+    m = −1 or 0: exact, also for NaN, and ten times as fast on a processor as filling by a bool mask.
     """
 
     def __init__(self) -> None:
-        self._held: list[tuple[nn.Parameter, Tensor]] = []
+        self._masked: list[tuple[nn.Parameter, Tensor]] = []
 
     @staticmethod
     def of(model: nn.Module, masks: Mapping[str, Tensor]) -> MaskHolder:
-        """Return a holder of checked masks; tied parameters answer to each of their names.
+        """Return a holder of checked masks; a tied parameter may go by any of its names.
 
         Args:
             model: its parameters by name; frozen ones are left alone.
@@ -45,31 +45,34 @@ class MaskHolder:
         return holder
 
     def hold(self, parameters: Mapping[str, nn.Parameter], masks: Mapping[str, Tensor]) -> None:
-        """Hold these masks from now on; two of one parameter keep what both keep."""
-        old, held = {id(parameter): bits for parameter, bits in self._held}, dict[int, tuple[nn.Parameter, Tensor]]()
+        """Hold these masks from now on; two masks of one parameter are combined by *and*."""
+        old, masked = (
+            {id(parameter): bits for parameter, bits in self._masked},
+            dict[int, tuple[nn.Parameter, Tensor]](),
+        )
         for name, mask in masks.items():
             parameter = parameters[name]
-            if id(parameter) in held:
-                held[id(parameter)][1].bitwise_and_(_bits(parameter, mask, None))
+            if id(parameter) in masked:
+                masked[id(parameter)][1].bitwise_and_(_bits(parameter, mask, None))
             else:
-                held[id(parameter)] = (parameter, _bits(parameter, mask, old.get(id(parameter))))
-        self._held = list(held.values())
+                masked[id(parameter)] = (parameter, _bits(parameter, mask, old.get(id(parameter))))
+        self._masked = list(masked.values())
 
     def zero_gradients_(self) -> None:
-        """Zero the gradient of every masked weight, so that momentum never builds up in one."""
-        for parameter, bits in self._held:
+        """Zero the gradient of every masked weight, so that it never builds up momentum."""
+        for parameter, bits in self._masked:
             if parameter.grad is not None:
                 parameter.grad.view(bits.dtype).bitwise_and_(bits)
 
     def zero_weights_(self) -> None:
-        """Zero every masked weight, whatever decay or old momentum did to it."""
-        for parameter, bits in self._held:
+        """Zero every masked weight again after decay or old momentum changed it."""
+        for parameter, bits in self._masked:
             parameter.detach().view(bits.dtype).bitwise_and_(bits)
 
     @torch.no_grad()
     def forget_(self, optimizer: Optimizer) -> None:
-        """Zero what an optimizer remembers of masked weights: one that comes back starts without momentum."""
-        for parameter, bits in self._held:
+        """Zero the optimizer's state of masked weights, so that a regrown weight starts without momentum."""
+        for parameter, bits in self._masked:
             for value in optimizer.state[parameter].values() if parameter in optimizer.state else ():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     if value.element_size() == bits.element_size():

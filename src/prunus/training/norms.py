@@ -1,4 +1,4 @@
-"""Measure the running statistics of batch norms anew: no labels, no training."""
+"""Re-estimation of the running statistics of batch norms, without labels or training."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from prunus.foundation.as_found import in_eval_mode
 
 
 def reestimate_statistics_(model: nn.Module, batches: Iterable[Batch], *, max_batches: int = 100) -> int:
-    """Reset the running statistics of every batch norm and average them over forward batches; return how many.
+    """Reset the running statistics of every batch norm and average them over forward batches; return their number.
 
     running ← (1/n) Σ_b statistic(batch b), each batch with the same weight. Only batch norms run in train mode;
-    everything else (dropout, other norms) in eval mode. Modes and momenta are put back, nothing else changes.
+    everything else (dropout, other norms) in eval mode. Modes and momenta are restored; nothing else changes.
     Source: Wu & Johnson, "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576 (PreciseBN).
 
     Args:
-        model: Its batch norm buffers change in place; a model without any is left alone, and 0 returned.
-        batches: Pairs (inputs, targets); targets are not looked at. Batches of one sample are passed over.
-        max_batches: At most so many are used.
+        model: Its batch norm buffers change in place; for a model without any, 0 is returned.
+        batches: Pairs (inputs, targets); targets are ignored. Batches of one sample are passed over.
+        max_batches: The largest number of batches used.
 
     Raises:
         OptionError: max_batches < 1.
-        DataError: a batch that is no pair, or no batch of at least two samples; the statistics are then as they were.
+        DataError: a batch that is no pair, or no batch of at least two samples; the statistics are then unchanged.
     """
     check_count("max_batches", max_batches)
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -50,7 +50,7 @@ def reestimate_statistics_(model: nn.Module, batches: Iterable[Batch], *, max_ba
                 norm.train()
                 norm.reset_running_stats()
                 norm.momentum = None  # cumulative average
-            for inputs in chain((first,), chosen):  # a star would hold every batch at once
+            for inputs in chain((first,), chosen):  # unpacking would keep every batch in memory at once
                 answer(model, moved(inputs, device))
                 used += 1
         finally:

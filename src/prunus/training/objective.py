@@ -1,4 +1,4 @@
-"""What a training minimises: (model, inputs, targets) → loss, and what is learned beside the model."""
+"""The objective of a training: (model, inputs, targets) → loss, with parameters of its own."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from prunus.training.losses import Loss, loss_function
 
 
 class Objective(Protocol):
-    """A loss that may look at more than outputs and targets: a teacher, or values inside the model."""
+    """A loss that may depend on more than outputs and targets: on a teacher, or on values inside the model."""
 
     def __call__(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
         """Return the loss of one batch, already on the model's device."""
         ...
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        """Return what is trained beside the model, such as projections."""
+        """Return the parameters trained with the model, such as projections."""
         ...
 
 
@@ -30,9 +30,9 @@ class Labels:
         self._loss = loss_function(loss)
 
     def __call__(self, model: nn.Module, inputs: Inputs, targets: Tensor) -> Tensor:
-        """Return the loss of the model's answer."""
+        """Return the loss of the model's output."""
         return self._loss(call(model, inputs), targets)
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        """Return nothing: there is only the model."""
+        """Return nothing: only the model is trained."""
         return ()

@@ -1,4 +1,4 @@
-"""How to train: the options record and the registries of optimizers and schedules behind its names."""
+"""The options of a training, and the registries of optimizers and schedules behind its names."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Count = Annotated[int, Field(strict=True, ge=1, description="a whole number, 1 o
 
 @option_record
 class TrainingOptions:
-    """How a network is trained: the section ``train`` of a recipe, and the defaults of a workload.
+    """The options of a training: the section ``train`` of a recipe, and the defaults of a workload.
 
     Attributes:
         steps: Optimizer steps; 0 only applies masks.
         lr: Highest learning rate.
-        batch_size: Samples a step.
+        batch_size: Samples in a step.
         optimizer: A name of OPTIMIZERS: sgd (Nesterov momentum 0.9), adam, adamw, adadelta.
         weight_decay: As the optimizer defines it; decoupled for adamw.
         loss: A name of LOSSES (cross_entropy, sparse_cross_entropy, next_token, mse), or (output, targets) → loss.
@@ -61,11 +61,11 @@ class TrainingOptions:
     )
 
     def options(self) -> TrainingOptions:
-        """Return the options of training alone, without what a recovery adds to them."""
+        """Return the options of training alone, without those that a recovery adds."""
         return TrainingOptions(**{field.name: getattr(self, field.name) for field in fields(TrainingOptions)})
 
     def described(self) -> dict[str, Any]:
-        """Return the options as plain values for a record; a loss that is a callable goes by its name."""
+        """Return the options as plain values for a record; a callable loss is recorded by its name."""
         return {**asdict(self), "loss": name_of(self.loss)}
 
 

@@ -1,4 +1,4 @@
-"""Give a network new weights, as if it had just been built."""
+"""New random weights for a network, as at its construction."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from prunus.foundation.as_found import seeded
 
 
 def reset_weights_(model: nn.Module, seed: int = 0) -> None:
-    """Initialise every module anew, in place.
+    """Initialise every module again, in place.
 
-    Modules with ``reset_parameters`` use it; parameters that no module of that kind owns are drawn from a normal
-    distribution with the mean and deviation they have. The caller's random state is left as it was.
+    Modules with ``reset_parameters`` use it; parameters of other modules are drawn from a normal distribution with
+    their present mean and deviation. The caller's random state is left as it was.
     """
     with seeded(seed), torch.no_grad():
         done: set[int] = set()

@@ -1,4 +1,4 @@
-"""How much is left at which moment of a training: progress t ∈ [0, 1] → kept fraction, pure functions."""
+"""Pruning schedules: progress t ∈ [0, 1] of a training → kept fraction, as pure functions."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ Schedule: TypeAlias = Callable[[float, float], float]
 """(progress s ∈ [0, 1] of the pruning, final kept fraction) → kept fraction: 1 at s = 0, the final one at s = 1."""
 
 RAMP = 2 / 3
-"""The part of a training in which pruning happens; the last third runs at the final level."""
+"""The part of a training in which pruning happens; the last third trains at the final fraction."""
 DECAY = 0.9
 STEPS = 4
 
-KEPT_SCHEDULES: Registry[Schedule] = Registry("pruning schedule", "prunus.training.schedules", kind=Callable)
+KEPT_SCHEDULES: Registry[Schedule] = Registry("pruning schedule", "prunus.schedules", kind=Callable)
 
 
 def kept_at(name: str, t: float, kept: float, *, begin: float = 0.0, end: float = RAMP) -> float:
-    """Return the fraction that is kept at training progress ``t``: 1 up to ``begin``, exactly ``kept`` from ``end`` on.
+    """Return the kept fraction at training progress ``t``: 1 up to ``begin``, exactly ``kept`` from ``end`` on.
 
     Args:
         name: a name of KEPT_SCHEDULES: one_shot, linear, cubic, cosine, geometric, steps.
         t: progress of the training, 0 at its first step, 1 after its last.
         kept: final fraction.
-        begin, end: where pruning begins and where the final level is reached.
+        begin, end: progress at which pruning begins and at which the final fraction is reached.
 
     Raises:
         OptionError: an unknown name, t or kept outside [0, 1], kept = 0, or not 0 ≤ begin ≤ end ≤ 1.
@@ -45,7 +45,7 @@ def kept_at(name: str, t: float, kept: float, *, begin: float = 0.0, end: float 
         return kept
     if t <= begin:
         return 1.0
-    # Rounding inside a formula must not leave the range, nor come back up.
+    # Rounding inside a formula must not leave the range.
     return min(1.0, max(kept, schedule((t - begin) / (end - begin), kept)))
 
 
@@ -59,7 +59,7 @@ def check_fraction(name: str, value: float, *, least: float | None = None) -> No
 
 @KEPT_SCHEDULES.register("one_shot")
 def one_shot(s: float, kept: float) -> float:
-    """Prune all at once, right after the beginning.
+    """Prune everything at once, right after the beginning.
 
     Source: own.
     """
@@ -68,7 +68,7 @@ def one_shot(s: float, kept: float) -> float:
 
 @KEPT_SCHEDULES.register("linear")
 def linear(s: float, kept: float) -> float:
-    """Lose the same number with every step: k(s) = 1 − (1 − kept)·s.
+    """Remove the same number with every step: k(s) = 1 − (1 − kept)·s.
 
     Source: own.
     """
@@ -77,7 +77,7 @@ def linear(s: float, kept: float) -> float:
 
 @KEPT_SCHEDULES.register("cubic")
 def cubic(s: float, kept: float) -> float:
-    """Lose most at first, while the network is redundant: k(s) = kept + (1 − kept)·(1 − s)³.
+    """Remove most at first, while the network is redundant: k(s) = kept + (1 − kept)·(1 − s)³.
 
     Source: Zhu & Gupta, "To prune, or not to prune", arXiv:1710.01878.
     """
@@ -86,7 +86,7 @@ def cubic(s: float, kept: float) -> float:
 
 @KEPT_SCHEDULES.register("cosine")
 def cosine(s: float, kept: float) -> float:
-    """Begin and end gently: k(s) = kept + (1 − kept)·(1 + cos πs)/2.
+    """Begin and end slowly: k(s) = kept + (1 − kept)·(1 + cos πs)/2.
 
     Source: own.
     """
@@ -95,7 +95,7 @@ def cosine(s: float, kept: float) -> float:
 
 @KEPT_SCHEDULES.register("geometric")
 def geometric(s: float, kept: float) -> float:
-    """Keep 0.9 of what is left, round by round, in equal distances of time; the last round takes what remains.
+    """Keep 0.9 of the rest in each round, in equal distances of time; the last round removes the remainder.
 
     k(s) = 0.9^⌊s·n⌋ with n = ⌈log kept / log 0.9⌉ rounds.
 
@@ -110,7 +110,7 @@ def geometric(s: float, kept: float) -> float:
 
 @KEPT_SCHEDULES.register("steps")
 def steps(s: float, kept: float) -> float:
-    """Go down in four equal stairs, one at the end of each quarter.
+    """Remove in four equal steps, one at the end of each quarter.
 
     Source: own.
     """

@@ -1,4 +1,4 @@
-"""Will it pay? What a plan is predicted to gain in time and size on each runtime, before anything is cut."""
+"""A model and a plan in; the predicted gain in time and size on each runtime, before the cut, out."""
 
 from prunus.measurement.forecast.forecast import Forecast, forecast, warnings_of
 from prunus.measurement.forecast.onnx_ops import onnx_ratio

@@ -1,4 +1,4 @@
-"""The forecast of one plan: time ratios by runtime, bytes, and a plain warning where it will not pay."""
+"""The forecast of one plan: time ratios by runtime, bytes, and a warning where the plan gains nothing."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from prunus.plans import Plan
 from prunus.surgery.rewrite_graph import rewrite
 
 PAYS_BELOW = 0.95
-"""A predicted ratio above this is not worth the name of a speed-up: the prediction itself is off by a few percent."""
+"""A predicted ratio above this is no speed-up: the prediction itself has an error of a few percent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Predicted time of the cut network over that of the dense one; below 1 is faster, None was not predicted.
+    """Predicted time of the cut network over that of the dense one; below 1 is faster, None is not predicted.
 
     Attributes:
         eager: PyTorch, from op times measured inside the program.
         onnx: ONNX Runtime, from its own times of the ops that hold the MACs.
         sparse: PyTorch with sparse kernels where they win, for masked weights.
-        dense_bytes, packed_bytes: parameters stored plainly, and with masked weights as bitmap and values.
-        notes: why something was not predicted.
-        batch, threads: what was timed.
+        dense_bytes, packed_bytes: size of the parameters as they are, and with masked weights as bitmap and values.
+        notes: the reasons for missing predictions.
+        batch, threads: the setting of the timing.
     """
 
     eager: float | None
@@ -56,7 +56,7 @@ def forecast(
     times: LatencyModel | None = None,
     progress: Progress | None = None,
 ) -> Forecast:
-    """Predict what a plan gains on this machine.
+    """Predict the gain of a plan on this machine.
 
     Args:
         model: the dense network; untouched.
@@ -64,8 +64,8 @@ def forecast(
         plan: for this coupling, priced.
         batch: samples of that call, for the record.
         threads: intra-op threads of every runtime.
-        times: a latency model that is there already.
-        progress: told how far it is.
+        times: a latency model, where one exists already.
+        progress: receives the rounds done.
 
     Units: ratios; bytes.
     """
@@ -83,18 +83,18 @@ def forecast(
     return Forecast(eager, onnx, sparse, plan.after.param_bytes, packed, tuple(notes), batch, threads)
 
 
-def warnings_of(found: Forecast) -> Iterator[str]:
-    """Yield a plain sentence for every runtime on which the plan will not pay."""
-    for name, ratio in (("eager PyTorch", found.eager), ("ONNX Runtime", found.onnx)):
+def warnings_of(predicted: Forecast) -> Iterator[str]:
+    """Yield a sentence for every runtime on which the plan gains nothing."""
+    for name, ratio in (("eager PyTorch", predicted.eager), ("ONNX Runtime", predicted.onnx)):
         if ratio is not None and ratio > PAYS_BELOW:
             yield (
                 f"It will not pay on {name}: predicted time is {ratio:.2f} of dense. Remove whole units at widths that "
                 "are multiples of 8 or 16, or ask for less latency outright."
             )
-    if found.sparse is not None and found.eager is not None and found.sparse > PAYS_BELOW * found.eager:
+    if predicted.sparse is not None and predicted.eager is not None and predicted.sparse > PAYS_BELOW * predicted.eager:
         yield (
             "Masked weights will not pay in time: sparse kernels win in no layer at this density; they pay in stored "
-            f"bytes only ({found.packed_bytes:,} of {found.dense_bytes:,})."
+            f"bytes only ({predicted.packed_bytes:,} of {predicted.dense_bytes:,})."
         )
 
 
@@ -111,15 +111,15 @@ def _eager(
         return 1.0
     if times is not None and not plan.drops:
         return times.ms(plan.axes) / times.ms()
-    # Two programs are timed as they are: for one plan nothing need be fitted.
-    found = time_ops(model, coupling, inputs, [plan.axes], drops=plan.drops, threads=threads, progress=progress)
-    whole = float(found.seconds[0].sum())
-    outside = max(0.0, found.model_seconds - whole)
-    return (float(found.seconds[1].sum()) + outside) / (whole + outside)
+    # For one plan both programs are timed directly and nothing is fitted.
+    times_of_both = time_ops(model, coupling, inputs, [plan.axes], drops=plan.drops, threads=threads, progress=progress)
+    whole = float(times_of_both.seconds[0].sum())
+    outside = max(0.0, times_of_both.model_seconds - whole)
+    return (float(times_of_both.seconds[1].sum()) + outside) / (whole + outside)
 
 
 def _packed(coupling: Coupling, plan: Plan) -> int:
-    """Return the bytes of the cut parameters with every masked tensor as one bit a weight and the weights that stay."""
+    """Return the bytes of the cut parameters with masked tensors packed: one bit a weight, and the kept weights."""
     saved = 0
     for name, mask in plan.masks.items():
         left = mask

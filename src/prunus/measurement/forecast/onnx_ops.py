@@ -1,4 +1,4 @@
-"""ONNX Runtime's own times of the ops that hold the MACs, dense and cut, in turns."""
+"""Times of ONNX Runtime for the ops with the MACs, dense and cut, measured in turns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROUNDS = 15
 
 @dataclass(frozen=True, slots=True)
 class _Op:
-    """What ONNX Runtime is asked to do: an operator, the shapes of input and weight, and its attributes."""
+    """An operator for ONNX Runtime: its kind, the shapes of input and weight, and its attributes."""
 
     kind: str
     shape: tuple[int, ...]
@@ -29,12 +29,12 @@ class _Op:
 def onnx_ratio(dense: Graph, cut: Graph, *, threads: int = 1, rounds: int = _ROUNDS) -> float | None:
     """Return Σ time of the cut network's convolutions and linear maps ÷ that of the dense network's.
 
-    Each distinct op is a model of one node with random weights; the runtime lays weights out as it likes, so odd widths
-    show their price. What lies between these ops is not timed: the runtime fuses most of it into them.
+    Each distinct op is a model of one node with random weights; the runtime chooses the layout of weights, so the cost
+    of odd widths shows. Ops between them are not timed, because the runtime fuses most of them.
 
     Args:
         dense: the program as captured.
-        cut: the program as the plan leaves it.
+        cut: the program after the plan.
         threads: intra-op threads.
         rounds: timed runs of each op.
 

@@ -1,4 +1,4 @@
-"""Whether masked weights become time: each masked linear map timed dense and sparse, in turns."""
+"""The time gain of masked weights: each masked linear map is timed dense and sparse, in turns."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def sparse_ratio(
     """Return the time with the better kernel in every masked layer ÷ the time with dense kernels throughout.
 
     Linear maps are timed with dense weights and with compressed sparse rows; PyTorch has no sparse convolution on the
-    CPU, so masked convolutions stay dense. What lies outside masked layers counts as it is.
+    CPU, so masked convolutions stay dense. Other layers keep their time.
 
     Args:
         model: the dense network; untouched.
         coupling: its analysis.
-        edited: the program as the plan leaves it.
+        edited: the program after the plan.
         plan: with masks.
         example_inputs: one call.
         threads: intra-op threads.
         rounds: timed runs of each kernel.
     """
     values = cut_tensors(model, coupling, plan)
-    found = time_ops(model, coupling, example_inputs, [plan.axes], drops=plan.drops, threads=threads)
-    whole = float(found.seconds[1].sum())
+    times = time_ops(model, coupling, example_inputs, [plan.axes], drops=plan.drops, threads=threads)
+    whole = float(times.seconds[1].sum())
     gained = 0.0
     for node in edited.nodes:
         weight = _masked_linear(edited, node, plan)
@@ -68,11 +68,11 @@ def _masked_linear(graph: Graph, node: Node, plan: Plan) -> str | None:
 def _both(weight: torch.Tensor, shape: tuple[int, ...], threads: int, rounds: int) -> tuple[float, float]:
     x = torch.randn(int(np.prod(shape[:-1])), shape[-1], dtype=weight.dtype)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sparse layouts announce that they are in beta
+        warnings.simplefilter("ignore")  # torch warns that sparse layouts are in beta
         rows = weight.detach().cpu().to_sparse_csr()
     clock = time.thread_time if threads == 1 else time.perf_counter
     seconds = np.zeros((2, rounds + 2))
-    with threads_set(threads), torch.no_grad():  # sparse layouts know no inference mode
+    with threads_set(threads), torch.no_grad():  # sparse layouts do not support inference mode
         for turn in range(rounds + 2):
             for which, w in enumerate((weight, rows)):
                 start = clock()

@@ -1,4 +1,4 @@
-"""How long a network of any widths takes on this machine, without cutting it: op times measured, fitted, added up."""
+"""A model and its coupling in; a model of its latency on this machine at any widths, fitted to op times, out."""
 
 from prunus.measurement.timing.model import LatencyModel, latency_model, widths_in_multiples
 from prunus.measurement.timing.sampling import OpTimes, time_ops

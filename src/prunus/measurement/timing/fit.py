@@ -22,13 +22,13 @@ def fit_times(amounts: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, flo
     scale = np.maximum(np.abs(amounts).max(axis=0, initial=0.0), 1e-300)
     columns = np.hstack([amounts / scale, np.ones((len(seconds), 1))]) * relative[:, None]
     gram, target = columns.T @ columns, columns.sum(axis=0)
-    best, found = 0.0, np.zeros(columns.shape[1])
+    best, solution = 0.0, np.zeros(columns.shape[1])
     for size in range(1, columns.shape[1] + 1):
         for support in combinations(range(columns.shape[1]), size):
             index = np.ix_(support, support)
             values = np.linalg.lstsq(gram[index], target[list(support)], rcond=1e-10)[0]
             gain = float(values @ target[list(support)])
             if values.min() >= 0 and gain > best * (1 + 1e-9):
-                best, found = gain, np.zeros(columns.shape[1])
-                found[list(support)] = values
-    return found[:-1] / scale, float(found[-1])
+                best, solution = gain, np.zeros(columns.shape[1])
+                solution[list(support)] = values
+    return solution[:-1] / scale, float(solution[-1])

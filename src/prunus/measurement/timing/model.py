@@ -30,21 +30,22 @@ Dims = tuple[Expr, ...]
 SHARES = (0.75, 0.5, 0.25, 0.1)
 DRAWN = 12
 _CUT = 4
-"""How many networks are truly cut: the last of those with drawn widths."""
+"""The number of networks that are really cut and timed: the last of those with drawn widths."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyModel:
     """Milliseconds of one forward call as a function of kept counts.
 
-    ms(kept) = fixed + Σ coefficient · Π sizes; the empty product is an op's dispatch, fixed the model's own Python.
+    ms(kept) = fixed + Σ coefficient · Π sizes; the empty product is an op's dispatch time, ``fixed`` that of
+    the model's Python code.
 
     Attributes:
-        coupling: what the sizes belong to.
+        coupling: defines the sizes.
         terms: (op, coefficient in ms, dims) of every product.
         fixed: ms.
-        error: median relative error of the fit over the widths that were timed.
-        measured: ms of the whole model, timed.
+        error: median relative error of the fit over the timed widths.
+        measured: measured ms of the whole model.
     """
 
     coupling: Coupling
@@ -59,7 +60,7 @@ class LatencyModel:
         return self.fixed + sum(c * product_of(dims, size) for _, c, dims in self.terms)
 
     def priced(self, cost: CostModel) -> CostModel:
-        """Return a cost model that knows the time too, for budgets of ``latency_ms``."""
+        """Return a cost model with the time as a metric, for budgets of ``latency_ms``."""
         times = tuple(Term(name, round(c * FS_PER_MS), dims) for name, c, dims in self.terms)
         return replace(cost, times=times, fixed_fs=round(self.fixed * FS_PER_MS))
 
@@ -78,37 +79,37 @@ def latency_model(
     """Time the model's ops at several widths on this machine and fit how they depend on the widths.
 
     Each op's time is fitted by non-negative least squares on its MACs, the elements that it reads and writes, and one.
-    A few networks are truly cut and timed against the model; the sum over the ops is stretched so that it is right for
-    the whole and best for these, for a program run op by op is not quite as fast as the model. Times are kept in the
-    user's cache for the next run on this machine.
+    A few networks are really cut and timed against the model, because a program run op by op is not quite as fast as
+    the model. The sum over the ops is scaled to be exact for the whole model and best for these. Times are stored in
+    the user's cache for the next run on this machine.
 
     Args:
         model: untouched.
         coupling: its analysis.
         example_inputs: one call; its batch is the batch that is timed.
-        multiple: widths are timed at multiples of this, as plans for a time budget will have them.
+        multiple: widths are timed at multiples of this number, as in plans for a time budget.
         rounds: timed runs of each set of widths.
         threads: intra-op threads while timing.
         seed: of the widths that are drawn.
-        progress: told how far it is.
+        progress: receives the rounds done.
 
     Units: milliseconds.
     """
     keeps = [*(_even(coupling, share, multiple) for share in SHARES), *_drawn(coupling, multiple, seed)]
 
     def measure() -> OpTimes:
-        times = time_ops(model, coupling, example_inputs, keeps, rounds=rounds, threads=threads, progress=progress)
+        measured = time_ops(model, coupling, example_inputs, keeps, rounds=rounds, threads=threads, progress=progress)
         ratios = (_cut_ratio(model, coupling, keep, example_inputs, 2 * rounds, threads) for keep in keeps[-_CUT:])
-        return replace(times, cut_ratios=tuple(ratios))
+        return replace(measured, cut_ratios=tuple(ratios))
 
-    found = kept_times(coupling, keeps, rounds, threads, measure)
-    return _stretched(_fitted(coupling, [{}, *keeps], found), keeps[-_CUT:], found.cut_ratios)
+    times = kept_times(coupling, keeps, rounds, threads, measure)
+    return _stretched(_fitted(coupling, [{}, *keeps], times), keeps[-_CUT:], times.cut_ratios)
 
 
 def _cut_ratio(
     model: nn.Module, coupling: Coupling, keep: dict[str, np.ndarray], inputs: Any, rounds: int, threads: int | None
 ) -> float:
-    """Cut a network and time it against the model; NaN where it cannot be cut, and the sum over its ops must do."""
+    """Cut a network and time it against the model; return NaN where it cannot be cut."""
     keep = {axis: mask for axis, mask in keep.items() if not mask.all()}
     if not keep:
         return math.nan
@@ -121,21 +122,21 @@ def _cut_ratio(
     return latency_ratio(small, model, inputs, rounds=rounds, threads=threads).median
 
 
-def _stretched(found: LatencyModel, keeps: Sequence[Kept], ratios: Sequence[float]) -> LatencyModel:
+def _stretched(fitted: LatencyModel, keeps: Sequence[Kept], ratios: Sequence[float]) -> LatencyModel:
     """Return measured + s·(t − t_whole) with the s ≥ 0 of least squares over the cut networks.
 
-    What shrinks with the widths is multiplied by s, what does not by the factor that makes the whole take its time.
+    Terms that depend on widths are multiplied by s, the others by the factor that makes the whole model's time exact.
     """
-    whole = found.ms()
-    saved = [(whole - found.ms(keep), (1 - r) * found.measured) for keep, r in zip(keeps, ratios, strict=False)]
-    usable = [(told, true) for told, true in saved if math.isfinite(true) and told > 0]
+    whole = fitted.ms()
+    saved = [(whole - fitted.ms(keep), (1 - r) * fitted.measured) for keep, r in zip(keeps, ratios, strict=False)]
+    usable = [(predicted, true) for predicted, true in saved if math.isfinite(true) and predicted > 0]
     stretch = sum(a * b for a, b in usable) / sum(a * a for a, _ in usable) if usable else 1.0
-    constant = found.fixed + sum(weight for _, weight, dims in found.terms if not dims)
+    constant = fitted.fixed + sum(weight for _, weight, dims in fitted.terms if not dims)
     if stretch <= 0 or constant <= 0:
-        return found
-    rest = max(0.0, found.measured - stretch * (whole - constant)) / constant
-    terms = tuple((name, weight * (stretch if dims else rest), dims) for name, weight, dims in found.terms)
-    return replace(found, terms=terms, fixed=found.fixed * rest)
+        return fitted
+    rest = max(0.0, fitted.measured - stretch * (whole - constant)) / constant
+    terms = tuple((name, weight * (stretch if dims else rest), dims) for name, weight, dims in fitted.terms)
+    return replace(fitted, terms=terms, fixed=fitted.fixed * rest)
 
 
 def _fitted(coupling: Coupling, keeps: Sequence[Kept], times: OpTimes) -> LatencyModel:
@@ -151,7 +152,7 @@ def _fitted(coupling: Coupling, keeps: Sequence[Kept], times: OpTimes) -> Latenc
         weights, constant = fit_times(amounts.reshape(len(keeps), len(groups)), times.seconds[:, column])
         predicted += amounts.reshape(len(keeps), len(groups)) @ weights + constant
         if constant > 0:
-            # It goes when the op goes, with a branch that is dropped.
+            # The constant is saved only when the op is dropped with its branch.
             terms.append((name, float(constant) * 1e3, ()))
         for group, weight in zip(groups, weights, strict=True):
             for dims in group if weight > 0 else ():
@@ -163,12 +164,12 @@ def _fitted(coupling: Coupling, keeps: Sequence[Kept], times: OpTimes) -> Latenc
 
 
 def _traffic(coupling: Coupling, node: Node) -> list[list[Dims]]:
-    """Return the elements that an op reads, and those that it writes; what never shrinks is left out."""
+    """Return the elements that an op reads, and those that it writes, without values of fixed size."""
     results = [Ref(node.name, i) for i, meta in enumerate(node.outputs) if meta is not None]
     groups = []
     for refs in (refs_in(node.args), results):
-        found = [coupling.values[r] for r in refs if r in coupling.values]
-        moving = [dims for dims in found if any(a in coupling.axis_of for e in dims for a in atoms_of(e))]
+        values = [coupling.values[r] for r in refs if r in coupling.values]
+        moving = [dims for dims in values if any(a in coupling.axis_of for e in dims for a in atoms_of(e))]
         groups += [moving] if moving else []
     return groups
 
@@ -186,13 +187,13 @@ def _drawn(coupling: Coupling, multiple: int, seed: int) -> list[dict[str, np.nd
 
 
 def widths_in_multiples(coupling: Coupling, axes: Iterable[str], multiple: int = 8) -> dict[str, Bound]:
-    """Return bounds that keep wide axes at multiples of what the processor's registers hold; narrow ones are free."""
+    """Return bounds that keep wide axes at multiples of the processor's vector width; narrow axes are free."""
     sizes = {a: coupling.axis(a).size for a in axes}
     return {a: Bound(round_to=multiple) for a, size in sizes.items() if size >= 2 * multiple}
 
 
-def _first(size: int, wanted: float, multiple: int) -> np.ndarray:
-    count = max(1, round(wanted))
+def _first(size: int, target: float, multiple: int) -> np.ndarray:
+    count = max(1, round(target))
     if size >= 2 * multiple:
-        count = max(multiple, round(wanted / multiple) * multiple)
+        count = max(multiple, round(target / multiple) * multiple)
     return np.arange(size) < min(count, size)

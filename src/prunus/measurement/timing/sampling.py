@@ -1,4 +1,4 @@
-"""Time every op of a program inside the program, at several widths, in turns."""
+"""Times of every op inside a program, measured at several widths in turns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class OpTimes:
         nodes: names of the ops.
         seconds: [plan, op], the median over rounds; the first plan keeps everything.
         model_seconds: one call of the model itself, everything kept.
-        cut_ratios: times of a few networks truly cut over that of the model; NaN where one could not be cut.
+        cut_ratios: times of a few really cut networks over that of the model; NaN where one could not be cut.
     """
 
     nodes: tuple[str, ...]
@@ -54,19 +54,19 @@ def time_ops(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> OpTimes:
-    """Run the program at each of some widths, in turns, and time every op where it stands.
+    """Run the program at each set of widths, in turns, and time every op in place.
 
-    Caches and memory are then in the state that the op meets in the network. Views take part too; they cost little.
+    Caches and memory are then in the same state as in the network. Views are timed too; they cost little.
 
     Args:
-        model: gives the values; untouched.
+        model: its tensors are used; untouched.
         coupling: its analysis.
         example_inputs: one call.
         keeps: axis id → kept units, one mapping for each set of widths; everything kept is timed first in any case.
-        drops: branches that are bypassed in all of these; their ops take no time there.
+        drops: branches that are bypassed in all of these; their ops then take no time.
         rounds: timed runs of each.
-        threads: intra-op threads while timing; as they are where left out.
-        progress: told how far it is.
+        threads: intra-op threads while timing; None leaves them as they are.
+        progress: receives the rounds done.
 
     Units: seconds.
     """
@@ -78,7 +78,7 @@ def time_ops(
     place = {name: i for i, name in enumerate(nodes)}
     seconds = np.zeros((rounds + 1, len(programs), len(nodes)))
     calls = np.zeros(rounds + 1)
-    # The clock of one thread stands still while other programs have the processor.
+    # The clock of one thread stops while other programs have the processor.
     clock: Clock = time.thread_time if threads == 1 else time.perf_counter
     progress.start("time ops", rounds + 1)
     with _settled(model, threads):
@@ -100,15 +100,15 @@ def timed_nodes(graph: Graph) -> tuple[str, ...]:
 
 
 class _Program:
-    """The program at one set of widths with the tensors it reads."""
+    """The program at one set of widths with its tensors."""
 
     def __init__(self, model: nn.Module, coupling: Coupling, keep: Keep, drops: Sequence[Drop]) -> None:
-        touched = {a: m for a, m in keep.items() if not m.all()}
-        self.graph: Graph = rewrite(coupling, touched, drops) if touched or drops else coupling.graph
-        self.tensors = cut_tensors(model, coupling, Plan(fingerprint(coupling.graph), touched, {}))
+        cut = {a: m for a, m in keep.items() if not m.all()}
+        self.graph: Graph = rewrite(coupling, cut, drops) if cut or drops else coupling.graph
+        self.tensors = cut_tensors(model, coupling, Plan(fingerprint(coupling.graph), cut, {}))
 
     def run(self, inputs: Sequence[torch.Tensor], seconds: np.ndarray, place: Mapping[str, int], clock: Clock) -> None:
-        """Run once, noting the time of every op."""
+        """Run once and record the time of every op."""
 
         def timed(node: Node, op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             start = clock()

@@ -1,4 +1,4 @@
-"""Op times kept between runs: one file a program, machine and torch; another machine's are never used."""
+"""A cache of op times: one file for each program, machine and torch version."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prunus.measurement.timing.sampling import Keep, OpTimes, timed_nodes
 from prunus.plans import fingerprint
 
 _VERSION = 4
-"""Of what a file holds; files of another version are not found."""
+"""Version of the file format; files of another version are not found."""
 
 
 def kept_times(
@@ -27,14 +27,14 @@ def kept_times(
     """Return the times of this program at these widths on this machine, measured now or in an earlier run.
 
     The file's name hashes the program with its shapes, the widths, the threads, the machine and torch's version, so a
-    table of another machine or another torch is not found and the ops are timed again.
+    file of another machine or torch version is not found, and the ops are timed again.
 
     Args:
         coupling: the analysed program.
         keeps: the sets of widths.
         rounds: timed runs of each.
         threads: intra-op threads.
-        measure: called where nothing fits.
+        measure: called where no file fits.
     """
     key = _key(coupling, keeps, (rounds, threads))
     fresh: list[OpTimes] = []
@@ -47,15 +47,15 @@ def kept_times(
             "cut_ratios": torch.tensor(fresh[0].cut_ratios, dtype=torch.float64),
         }
 
-    found = cached_tensors(cache_folder() / "timing" / f"{key}.safetensors", made, "op times")
+    tensors = cached_tensors(cache_folder() / "timing" / f"{key}.safetensors", made, "op times")
     if fresh:
         return fresh[0]
-    whole, ratios = float(found["model_seconds"]), tuple(found["cut_ratios"].tolist())
-    return OpTimes(timed_nodes(coupling.graph), found["seconds"].numpy(), whole, ratios)
+    whole, ratios = float(tensors["model_seconds"]), tuple(tensors["cut_ratios"].tolist())
+    return OpTimes(timed_nodes(coupling.graph), tensors["seconds"].numpy(), whole, ratios)
 
 
 def machine() -> str:
-    """Return what tells this machine from others: processor, cores, system."""
+    """Return an identifier of this machine: processor, cores, system."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "flags"))]
