@@ -1,4 +1,4 @@
-"""Scores + limits → which units stay."""
+"""The allocators, enrolled in the order of the tables, and one call from scores and limits to the units that stay."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from prunus.budget import (  # noqa: F401  (enrols the allocators)
-    erk,
-    global_rank,
-    isomorphic,
-    knapsack,
-    lagrangian,
-    lamp,
-    uniform,
-    viterbi,
-)
 from prunus.budget.allocation import divide
-from prunus.budget.allocator import Allocator
+from prunus.budget.allocator import ALLOCATORS, Allocator
 from prunus.budget.bounds import Bound
+from prunus.budget.knapsack import knapsack
+from prunus.budget.lagrangian import lagrangian
 from prunus.budget.limits import Limit
 from prunus.budget.problem import unit_problem
+from prunus.budget.proportional import erk, uniform
+from prunus.budget.ranking import global_rank, isomorphic, lamp
+from prunus.budget.viterbi import viterbi
 from prunus.cost.price import CostModel
+
+for _name, _allocator in (
+    ("erk", erk),
+    ("global", global_rank),
+    ("isomorphic", isomorphic),
+    ("lagrangian", lagrangian),
+    ("knapsack", knapsack),
+    ("lamp", lamp),
+    ("uniform", uniform),
+    ("viterbi", viterbi),
+):
+    ALLOCATORS.register(_name)(_allocator)
 
 
 def fit_units(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from prunus.budget.allocator import ALLOCATORS, UnitProblem
+from prunus.budget.allocator import UnitProblem
 from prunus.budget.integer_repair import refill
 from prunus.budget.knapsack_tree import Group, Leaf, Solution, solve_tree
 from prunus.budget.lagrangian import lagrangian
@@ -19,7 +19,6 @@ _CAP = 1024
 _REACH = (float("inf"), 2.0, 1.3, 1.1)
 
 
-@ALLOCATORS.register("knapsack")
 def knapsack(problem: UnitProblem, /) -> dict[str, int]:
     """Minimise Σ_a d_a(n_a) so that every limit holds, by joining the axes' frontiers of price and damage.
 

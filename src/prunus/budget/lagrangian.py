@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from prunus.budget.allocator import ALLOCATORS, UnitProblem
+from prunus.budget.allocator import UnitProblem
 from prunus.budget.integer_repair import refill
 from prunus.budget.width_grid import best_weights, considered, even_division, mix
 
@@ -17,7 +17,6 @@ _ROUNDS = 4
 Answer = Callable[[float], dict[str, int]]
 
 
-@ALLOCATORS.register("lagrangian")
 def lagrangian(problem: UnitProblem, /) -> dict[str, int]:
     """Minimise Σ_a d_a(n_a) + λ · price(n), with the smallest λ whose answer fits, then fix up whole units.
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from prunus.budget.allocator import ALLOCATORS, UnitProblem
+from prunus.budget.allocator import UnitProblem
 from prunus.budget.elimination import elimination_order, minimise
 from prunus.budget.elimination_exact import eliminate, levels_of, work
 from prunus.budget.integer_repair import refill
@@ -24,7 +24,6 @@ _TRIES = 500
 _FINE = 2**40
 
 
-@ALLOCATORS.register("viterbi")
 def viterbi(problem: UnitProblem, /) -> dict[str, int]:
     """Minimise Σ_a d_a(n_a) under the price Σ Π n_i itself, no price being taken as fixed.
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from prunus.budget.erk import erk_counts
-from prunus.budget.lamp import lamp_scores
+from prunus.budget.proportional import erk_counts
+from prunus.criteria.lamp import lamp_scores
 from prunus.errors import BudgetError
 from prunus.foundation.registry import Registry
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from prunus.budget.allocator import UnitProblem
 from prunus.budget.limits import METRICS
-from prunus.budget.one_threshold import raised_least
 from prunus.budget.polynomial import FIELDS
 from prunus.budget.proportional import spread_shares
 
@@ -30,6 +29,13 @@ def considered(problem: UnitProblem) -> dict[str, int]:
         return raised_least(problem, {a: round(problem.least_of_even * n) for a, n in even.items()})
 
     return problem.once("considered", raised)
+
+
+def raised_least(problem: UnitProblem, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Return the floors, raised to what is wanted where all of it fits at once."""
+    least = problem.least
+    higher = {a: max(n, problem.snap(a, wanted[a])) for a, n in least.items()}
+    return higher if problem.fits(higher) else least
 
 
 @dataclass(frozen=True, slots=True)
