@@ -1,4 +1,4 @@
-"""Second moments of the values that consumers read: the size of every input, and how units vary together."""
+"""Second moments of the values that consumers read: the norm of every input, and the covariance of units."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _walk(calibration: Calibration, visit: Visit) -> None:
 
 
 def _unit_lines(coupling: Coupling, axis: Axis, ref: Ref, value: Tensor) -> Tensor:
-    """Return all numbers that each unit puts out in a value. Shapes: → (units, numbers), float64 on the CPU."""
+    """Return all elements of a value that belong to each unit. Shapes: → (units, numbers), float64 on the CPU."""
     rows = []
     for dim, expr in enumerate(coupling.values[ref]):
         if axis.atom in atoms_of(expr):

@@ -1,4 +1,4 @@
-"""The mean gradient of all parameters as a probe; frozen ones have gradients for a while."""
+"""The mean gradient of all parameters as a probe; frozen parameters require grad while it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parameters that make a unit: the weights that write it, their biases, or the norm that has the last word."""
+"""The parameters that produce a unit: the weights that write it with their biases, or the norm that follows them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CHANNEL_NORMS = ("batch_norm", "instance_norm", "group_norm")
 def written(
     coupling: Coupling, values: Mapping[str, Tensor], sums: Callable[[Tensor, int], Tensor] = dim_sums
 ) -> dict[str, Tensor]:
-    """Sum values over the weights that write each unit; over all its weights where none is known to write it.
+    """Sum values over the weights that write each unit; over all weights that lie on it where none is known.
 
     Args:
-        coupling: the axes.
+        coupling: the axes of the network.
         values: tensor name → one value a weight.
         sums: (value, dim) → a sum for each position of the dim.
 
@@ -47,7 +47,7 @@ def written(
 
 
 def channel_norms(coupling: Coupling) -> dict[str, tuple[Member, ...]]:
-    """Return, per axis, the scales γ of the batch, instance and group norms that it runs through."""
+    """Return, per axis, the scales γ of the batch, instance and group norms on it."""
     return {
         axis: tuple(m for node in nodes for m in _affine(coupling, axis, node, "weight"))
         for axis, nodes in _norms_on(coupling).items()
@@ -55,10 +55,10 @@ def channel_norms(coupling: Coupling) -> dict[str, tuple[Member, ...]]:
 
 
 def gate_parameters(coupling: Coupling) -> dict[str, tuple[Member, ...]]:
-    """Return, per axis, the parameters that scale with a gate on its units, each way into the axis once.
+    """Return, per axis, the parameters that a gate on its units scales, those of each producer once.
 
-    A weight that writes the axis counts with its bias. Where a norm alone reads what the weight writes, the norm's
-    scale and shift take their place: the gate sits behind the norm, as that is what goes with the unit.
+    A producing weight comes with its bias. Where a norm is the only consumer of its output, the norm's scale and shift
+    replace both: the gate is behind the norm, because the norm's channel is removed with the unit.
     """
     writes, norms = find_places(coupling).writes, _norms_on(coupling)
     readers = _readers(coupling.graph)

@@ -17,9 +17,9 @@ Reads = Mapping[str, tuple[Ref, ...]]
 
 
 class UnitSums:
-    """Sums of a², |a|, a ≠ 0 and of (∂L/∂a)² per unit, and how many values went in; float64 on the CPU.
+    """Sums of a², |a|, a ≠ 0 and of (∂L/∂a)² per unit, and the number of summed values; float64 on the CPU.
 
-    Every call names the coupling of the graph that made the value: batches of other shapes have other graphs, but
+    Every call passes the coupling of the graph that computed the value: batches of other shapes have other graphs, but
     the same axis ids.
     """
 

@@ -90,4 +90,4 @@ def _importance(model: nn.Module, analysis: Analysis) -> Mapping[str, Tensor]:
     evidence = collect_gradients(
         model, analysis.calibration.batches(_BATCH), analysis.loss, list(maskable(analysis)), seed=analysis.seed
     )
-    return CRITERIA.get("importance_weighted")(evidence)
+    return CRITERIA.get("importance-weighted")(evidence)

@@ -195,7 +195,7 @@ def importance_weighted(analysis: Analysis, limits: Limits) -> Plan:
 
     Source: LeCun et al., "Optimal Brain Damage", NIPS 1989 (here with the empirical Fisher for the Hessian).
     """
-    return _importance(analysis, limits, "importance_weighted")
+    return _importance(analysis, limits, "importance-weighted")
 
 
 def _windows(analysis: Analysis, limits: Limits, window: Tile | KernelPosition, reason: str) -> Plan:
