@@ -1,4 +1,4 @@
-"""The knapsack: exact where prices add up, and by turns around the last answer where widths multiply each other."""
+"""The knapsack: exact where prices add up, and iterated around the last solution where widths multiply each other."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ _REACH = (float("inf"), 2.0, 1.3, 1.1)
 def knapsack(problem: UnitProblem, /) -> dict[str, int]:
     """Minimise Σ_a d_a(n_a) so that every limit holds, by joining the axes' frontiers of price and damage.
 
-    The price of an axis is that of the network when this axis alone changes from the answer so far; the knapsack is
-    solved exactly for these prices, and again around its answer, mended to fit, in ever smaller surroundings where
-    that did not help. It begins with `lagrangian`. Where no two axes share a weight the answer is the optimum.
+    It starts from the solution of `lagrangian`. The price of an axis is that of the network when this axis alone
+    changes from the last solution. The knapsack is solved exactly for these prices, its counts are repaired to fit
+    (`refill`), and it is solved again around them, in smaller neighbourhoods where that did not help. Where no two axes
+    share a weight the result is the optimum.
     Source: Kellerer, Pferschy, Pisinger, "Knapsack Problems", ch. 11 (multiple choice), 2004.
     """
     return improve(problem, lagrangian(problem))
 
 
 def improve(problem: UnitProblem, here: dict[str, int]) -> dict[str, int]:
-    """Solve the knapsack around widths that fit, and again around a better answer, in ever smaller surroundings."""
+    """Solve the knapsack around widths that fit, and again around better ones, in ever smaller neighbourhoods."""
     count = max(1, len(problem.limits))
     weights, reach = np.full(count, 1 / count), list(_REACH)
     for _ in range(_TURNS):

@@ -1,4 +1,4 @@
-"""The price as one polynomial in the widths that are up for choice, evaluated for many choices at once."""
+"""The price as one polynomial in the widths that an allocator chooses, evaluated for many choices at once."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class PricePolynomial:
         fixed: Mapping[str, int],
         groups: Mapping[str, Mapping[str, int]] | None = None,
     ) -> PricePolynomial:
-        """Multiply out the terms of a cost model; axes not named keep what ``fixed`` says, or everything.
+        """Multiply out the terms of a cost model; axes that are not named keep the count in ``fixed``, or all units.
 
-        The width of an axis with a group counts its steps: every axis of the group has so many units for each.
+        The width of an axis with a group counts steps: every axis of the group has its number of units for each step.
         """
         coupling, tied = cost.coupling, groups or {}
         variable = {
@@ -88,7 +88,7 @@ class PricePolynomial:
         return Cost(*(int(x) for x in row))
 
     def slices(self, fields: np.ndarray) -> list[Slice]:
-        """Return the mixed price Σ_f w_f · price_f in each width alone; ``fields`` holds one w for each of `FIELDS`."""
+        """Return the mixed price Σ_f w_f · price_f as a function of each width; ``fields`` holds w."""
         found = []
         for axis, rows in enumerate(self.touching):
             powers = self.powers[rows]
@@ -108,7 +108,7 @@ class PricePolynomial:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What of a price depends on one width n, while the others stay: Σ_r weight_r · Π others_r · n^degree_r."""
+    """The part of a price that depends on one width n, the others fixed: Σ_r weight_r · Π others_r · n^degree_r."""
 
     others: np.ndarray
     weights: np.ndarray
@@ -116,7 +116,7 @@ class Slice:
     degree: int
 
     def cost(self, padded: np.ndarray, widths: np.ndarray) -> np.ndarray:
-        """Return the price of each width, when the others are ``padded``: one number an axis, and a one behind them."""
+        """Return the price of each width, given all widths with a one appended, ``padded``."""
         rest = self.weights * padded[self.others].prod(axis=0)
         if self.degree == 1:
             return np.asarray(rest.sum() * widths)

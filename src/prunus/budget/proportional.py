@@ -12,7 +12,7 @@ from prunus.graph.coupling import Coupling
 
 
 def uniform(problem: UnitProblem, /) -> dict[str, int]:
-    """n_a = max(floor_a, ⌊p·size_a⌋) with the largest p that fits; the rest is given out by largest remainder.
+    """Keep n_a = max(floor_a, ⌊p·size_a⌋) with the largest p that fits; the rest goes to the largest remainders.
 
     Source: own.
     """
@@ -20,7 +20,7 @@ def uniform(problem: UnitProblem, /) -> dict[str, int]:
 
 
 def erk(problem: UnitProblem, /) -> dict[str, int]:
-    """n_a ∝ size_a · Σ dims / Π dims over the weights that the axis runs through, clipped to size_a, to the budget.
+    """Keep n_a ∝ size_a · Σ dims / Π dims over the weights on the axis, at most size_a, as many as the budget allows.
 
     Source: Evci et al., "Rigging the lottery", arXiv:1911.11134 (for weights; here units).
     """
@@ -29,10 +29,10 @@ def erk(problem: UnitProblem, /) -> dict[str, int]:
 
 
 def spread_shares(problem: UnitProblem, proportions: Mapping[str, float]) -> dict[str, int]:
-    """n_a = max(floor_a, ⌊min(1, p·w_a)·size_a⌋) with the largest p that fits, then the largest remainders.
+    """Keep n_a = max(floor_a, ⌊min(1, p·w_a)·size_a⌋) with the largest p that fits, then the largest remainders.
 
-    The price is monotone in p, so p is found by bisection; the remainders, ordered, by a second one. An axis that is
-    whole already leaves more to the others.
+    The price is monotone in p, so bisection finds p; a second bisection finds how many of the ordered remainders fit.
+    An axis that keeps all units leaves more to the others.
 
     Args:
         problem: sizes, floors and limits.
@@ -69,10 +69,10 @@ def erk_proportion(shapes: Sequence[Sequence[int]]) -> float:
 
 
 def erk_counts(shapes: Mapping[str, Sequence[int]], keep_count: int) -> dict[str, int]:
-    """Return how many weights each tensor keeps, ``keep_count`` in all.
+    """Return the number of weights that each tensor keeps, ``keep_count`` in all.
 
-    density_l = min(1, ε · Σ dims_l / Π dims_l); what a tensor that is full cannot take goes to the others; fractions
-    go to the largest remainders.
+    density_l = min(1, ε · Σ dims_l / Π dims_l), with ε such that the counts add up to ``keep_count``; largest
+    remainders give integers.
     Source: Evci et al., "Rigging the lottery", arXiv:1911.11134 (Erdős–Rényi kernel).
 
     Raises:
@@ -81,21 +81,21 @@ def erk_counts(shapes: Mapping[str, Sequence[int]], keep_count: int) -> dict[str
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     if not 0 <= keep_count <= sum(sizes.values()):
         raise BudgetError(f"keep_count is {keep_count:,}; allowed: 0 to {sum(sizes.values()):,}, all there are.")
-    # A tensor's wish is ε · Σ dims weights; the full ones are those with the least size per wish.
-    wish = {name: float(sum(shape) or 1) for name, shape in shapes.items()}
+    # A tensor requests ε · Σ dims weights; the full tensors are those with the least size per request.
+    request = {name: float(sum(shape) or 1) for name, shape in shapes.items()}
     full: set[str] = set()
-    for name in sorted(sizes, key=lambda name: sizes[name] / wish[name]):
-        rest = sum(w for other, w in wish.items() if other not in full)
+    for name in sorted(sizes, key=lambda name: sizes[name] / request[name]):
+        rest = sum(w for other, w in request.items() if other not in full)
         scale = (keep_count - sum(sizes[other] for other in full)) / rest
-        if scale * wish[name] < sizes[name]:
+        if scale * request[name] < sizes[name]:
             break
         full.add(name)
     left = keep_count - sum(sizes[name] for name in full)
-    open_ = [name for name in sizes if name not in full]
-    total = sum(wish[name] for name in open_)
-    exact = {name: left * wish[name] / total for name in open_}
+    open_tensors = [name for name in sizes if name not in full]
+    total = sum(request[name] for name in open_tensors)
+    exact = {name: left * request[name] / total for name in open_tensors}
     counts = {name: sizes[name] if name in full else math.floor(exact[name] + 1e-9) for name in sizes}
-    for name in sorted(open_, key=lambda name: math.floor(exact[name] + 1e-9) - exact[name])[
+    for name in sorted(open_tensors, key=lambda name: math.floor(exact[name] + 1e-9) - exact[name])[
         : keep_count - sum(counts.values())
     ]:
         counts[name] += 1

@@ -21,8 +21,8 @@ _LEAST_SHARE = 0.1
 def global_rank(problem: UnitProblem, /) -> dict[str, int]:
     """Keep the units with s_u / mean_axis(s) ≥ t, with the smallest t that fits; at least floor_a units an axis.
 
-    Each axis keeps a tenth of its units at least, so that no layer becomes the bottleneck of the whole network; where
-    that does not fit, the plain floor holds. What a unit too dear for the rest left over goes to the next best ones.
+    Each axis keeps at least a tenth of its units, so that no layer becomes the bottleneck of the network; where that
+    does not fit, only its floor holds. A rest of the budget that is too small for the next unit goes to cheaper ones.
     Source: Fang et al., "DepGraph", arXiv:2301.12900 (normalised global ranking).
     """
     return keep_above(problem, {a: s / max(float(np.mean(s)), 1e-30) for a, s in problem.scores.items()})
@@ -38,9 +38,9 @@ def lamp(problem: UnitProblem, /) -> dict[str, int]:
 
 
 def isomorphic(problem: UnitProblem, /) -> dict[str, int]:
-    """Of every group of like axes keep the same share p of all units, the best of the group, with the largest p.
+    """Keep the same share p of the units of every group of similar axes, the best of the group, with the largest p.
 
-    Scores of layers that do different work are never compared. A tenth of each axis stays where that fits.
+    Scores of layers of different kinds are never compared. A tenth of each axis stays where that fits.
     Source: Fang et al., "Isomorphic pruning for vision models", arXiv:2407.04616.
     """
     least = guarded_least(problem)
@@ -71,10 +71,10 @@ def isomorphic(problem: UnitProblem, /) -> dict[str, int]:
 
 
 def keep_above(problem: UnitProblem, scores: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Keep the units with s ≥ t, with the smallest t that fits; what is left over goes to the next best ones.
+    """Keep the units with s ≥ t, with the smallest t that fits; the rest of the budget goes to the next best ones.
 
     Args:
-        problem: says what fits.
+        problem: the problem with its limits.
         scores: axis id → comparable scores of its units, best first.
     """
     least = guarded_least(problem)
@@ -95,18 +95,18 @@ def keep_above(problem: UnitProblem, scores: Mapping[str, np.ndarray]) -> dict[s
 def guarded_least(problem: UnitProblem) -> dict[str, int]:
     """Return the floors, raised to a tenth of each axis where the limits allow it.
 
-    Scores say little about what happens when nearly all of a layer goes, so no layer becomes the bottleneck of the
-    whole network by them.
+    Scores predict badly how much it costs to remove nearly all of a layer, so they must not make a layer the bottleneck
+    of the network.
     """
     return raised_least(problem, {a: int(_LEAST_SHARE * len(s)) for a, s in problem.scores.items()})
 
 
 def isomorphic_groups(coupling: Coupling, axes: Iterable[str]) -> list[list[str]]:
-    """Group axes that run through the same kinds of parameters in the same places.
+    """Group axes that lie on the same kinds of parameters at the same positions.
 
-    Two axes are alike if their members agree in class of the module, name of the parameter, dim, place of the axis
-    within the dim, and kernel; "one" and "more than one" of a kind are told apart, further numbers are not, so that
-    residual streams of stages with different numbers of blocks are still alike.
+    Two axes are similar if their members agree in class of the module, name of the parameter, dim, position of the axis
+    within the dim, and kernel; of each kind, one member differs from several, but their number does not matter, so that
+    residual streams of stages with different numbers of blocks are similar.
     """
     groups: dict[object, list[str]] = {}
     for name in axes:

@@ -1,4 +1,4 @@
-"""Who gets how many single weights: uniform, global, ERK and LAMP shares, exact to the last weight."""
+"""Allocators of single weights: uniform, global, ERK and LAMP counts of each tensor, exact to the weight."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fit_weights(scores: Scores, keep_count: int, allocator: str = "global") -> d
 
     Args:
         scores: tensor name → one score a weight, of the shape of the tensor; ties keep the lower index.
-        keep_count: how many stay, over all tensors.
+        keep_count: number of weights that stay, over all tensors.
         allocator: ``global``, ``uniform``, ``erk``, ``lamp``, or an enrolled name.
 
     Returns:
@@ -47,7 +47,7 @@ def fit_weights(scores: Scores, keep_count: int, allocator: str = "global") -> d
 
 @WEIGHT_ALLOCATORS.register("uniform")
 def uniform_counts(scores: Scores, keep_count: int) -> dict[str, int]:
-    """Keep the same share of every tensor; what whole numbers leave over goes to the largest remainders.
+    """Keep the same share of every tensor; the largest remainders are rounded up.
 
     Source: own.
     """

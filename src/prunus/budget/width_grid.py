@@ -1,4 +1,4 @@
-"""A problem on a grid: a few widths an axis, and the price as tables over the axes that multiply each other."""
+"""A problem on a grid of a few widths an axis, with the price as tables over the axes that multiply each other."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from prunus.budget.polynomial import FIELDS
 from prunus.budget.proportional import spread_shares
 
 SCALE = 2**32
-"""A mix of several limits is counted in this many parts of the budget."""
+"""The budget of a mix of several limits, in integer units."""
 
 
 def even_division(problem: UnitProblem) -> dict[str, int]:
-    """Return the widths when every axis keeps the same share."""
+    """Return the widths at which every axis keeps the same share."""
     return problem.once("even", lambda: spread_shares(problem, dict.fromkeys(problem.scores, 1.0)))
 
 
 def considered(problem: UnitProblem) -> dict[str, int]:
-    """Return the least width of each axis that is worth considering: its floor, or its share of an even division."""
+    """Return the least width that is considered for each axis: its floor, or ``least_of_even`` of its uniform width."""
 
     def raised() -> dict[str, int]:
         even = even_division(problem)
@@ -31,10 +31,10 @@ def considered(problem: UnitProblem) -> dict[str, int]:
     return problem.once("considered", raised)
 
 
-def raised_least(problem: UnitProblem, wanted: Mapping[str, int]) -> dict[str, int]:
-    """Return the floors, raised to what is wanted where all of it fits at once."""
+def raised_least(problem: UnitProblem, widths: Mapping[str, int]) -> dict[str, int]:
+    """Return the floors, raised to the given widths where these fit all at once."""
     least = problem.least
-    higher = {a: max(n, problem.snap(a, wanted[a])) for a, n in least.items()}
+    higher = {a: max(n, problem.snap(a, widths[a])) for a, n in least.items()}
     return higher if problem.fits(higher) else least
 
 
@@ -43,7 +43,7 @@ class Grid:
     """Widths to choose from and the damage of each.
 
     Attributes:
-        axes: in the order of the problem.
+        axes: axis ids in the order of the problem.
         widths: the counts of each axis, ascending.
         damage: predicted damage of each count.
     """
@@ -59,10 +59,10 @@ class Grid:
         """Choose about ``levels`` widths an axis, evenly spread.
 
         Args:
-            problem: says which widths are allowed.
-            levels: how many an axis at most, not counting that of ``around``.
-            around: widths that are among them.
-            reach: none is more than this factor away from ``around``.
+            problem: the problem with the allowed widths.
+            levels: most widths of an axis, not counting that of ``around``.
+            around: widths that the grid contains.
+            reach: largest factor between a width and that of ``around``.
         """
         widths, least = [], considered(problem)
         for a in problem.scores:
@@ -84,9 +84,9 @@ class Grid:
 
 
 def mix(problem: UnitProblem, weights: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return weights of the price `FIELDS`, and the budget they count against.
+    """Return weights of the price `FIELDS`, and the budget of the weighted price.
 
-    One limit is itself. Of several, Σ_j w_j · price_j / limit_j ≤ 1 holds wherever all of them do.
+    A single limit stays as it is. For several, Σ_j w_j · price_j / limit_j ≤ 1 holds wherever all of them do.
 
     Shapes: weights (limits,), summing to one → (FIELDS,), int64 or, where several limits are mixed, float64.
     """
@@ -101,7 +101,7 @@ def mix(problem: UnitProblem, weights: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def tables(problem: UnitProblem, grid: Grid, fields: np.ndarray) -> dict[tuple[int, ...], np.ndarray]:
-    """Return the price over the grid: Σ over scopes of a table with one dim an axis of the scope, rounded up.
+    """Return the price on the grid: Σ over scopes of a table with one dim for each axis of the scope, rounded up.
 
     Shapes: scope (i, j, …) → (widths of i, widths of j, …), int64.
     """

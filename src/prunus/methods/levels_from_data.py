@@ -1,4 +1,4 @@
-"""Calibration samples without their targets, as the measured choice of units reads them."""
+"""Calibration samples without targets, for methods that measure levels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prunus.repairs.samples import MOST, Lane, lanes_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unlabelled:
-    """Calibration samples as methods read their data; the targets are zeros, for there are none."""
+    """Calibration samples as a data source of methods; all targets are zero."""
 
     lanes: tuple[Lane, ...]
 
@@ -24,12 +24,12 @@ class Unlabelled:
         return sum(lane.count for lane in self.lanes)
 
     def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
-        """Yield (inputs, zeros) in the parts that the samples were divided into, in stored order."""
+        """Yield (inputs, zeros) in the stored batches and their order; both arguments are ignored."""
         return iter([(lane.inputs, torch.zeros(lane.count, dtype=torch.int64)) for lane in self.lanes])
 
 
 def unlabelled(analysis: Analysis) -> Unlabelled:
-    """Return the calibration samples as far as memory reaches, without their targets; divided once an analysis.
+    """Return as many calibration samples as fit in memory, without their targets; divided once for an analysis.
 
     Raises:
         OptionError: there are no data.

@@ -1,4 +1,4 @@
-"""How much an error of each output of a layer counts for the network's answer: S = E[ggᵀ], without labels."""
+"""The weights of errors of a layer's outputs, their effect on the predictions: S = E[ggᵀ], without labels."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def output_fisher(analysis: Analysis, dims: dict[str, int]) -> dict[str, Tensor]
     """Return S of layers: for an error δ of a layer's output, KL(p_dense ‖ p) ≈ ½ tr(S·E[δδᵀ]).
 
     S = E_samples[Σ_positions ggᵀ], g = ∂ log p(y|x)/∂output with y drawn from the network's own p(y|x). Positions of
-    one sample are taken as independent, as K-FAC does.
+    one sample are treated as independent, as in K-FAC.
     Source: Martens and Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature",
     arXiv:1503.05671; Grosse and Martens, arXiv:1602.01407, for convolutions.
 
     Args:
-        analysis: the network and its calibration data; targets only tell a regression.
-        dims: node name → which dim of its output holds the outputs.
+        analysis: the network and its calibration data; targets only show whether it is a regression.
+        dims: node name → the dim of its output that has the outputs.
 
     Shapes: → node name → (O, O), float64.
     """

@@ -1,4 +1,4 @@
-"""Neuron level: units with the lowest score go, with everything that is coupled to them."""
+"""Neuron level: remove the units of lowest score, with everything that is coupled to them."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _BATCH = 32
 
 
 def unit_scores(analysis: Analysis, criterion: CriterionLike) -> dict[str, np.ndarray]:
-    """Score every removable unit by a criterion; a pass over the data is made once an analysis."""
+    """Score every removable unit by a criterion; the data are read once for an analysis."""
 
     def measure() -> dict[str, np.ndarray]:
-        wanted = probes_for(criterion)
-        if wanted and not analysis.has_data:
-            labels = any(probe.labels for probe in wanted)
+        probes = probes_for(criterion)
+        if probes and not analysis.has_data:
+            labels = any(probe.labels for probe in probes)
             kind = "batches of (inputs, targets)" if labels else "batches of inputs, with or without targets"
             name = criterion_name(criterion)
             raise OptionError(f"criterion {name!r} needs data={kind}; give some, or use magnitude.")
-        batches = list(analysis.calibration.batches(_BATCH)) if wanted else []
+        batches = list(analysis.calibration.batches(_BATCH)) if probes else []
         calibration = Calibration(analysis.user_model, analysis.coupling, batches, analysis.loss, analysis.seed)
         evidence = collect_evidence(criterion, calibration, analysis.remember)
         return {a: s.numpy() for a, s in criterion_of(criterion)(evidence).items()}
 
-    # A function has no name of its own to be remembered by: another may take the same one.
+    # A function is not stored by its name, which another function may have too.
     scores: dict[str, np.ndarray] = (
         measure() if callable(criterion) else analysis.remember(f"units:{criterion}", measure)
     )
