@@ -61,8 +61,8 @@ def _take(problem: UnitProblem, counts: dict[str, int], moves: Sequence[tuple[st
 def _moves(
     problem: UnitProblem, counts: Mapping[str, int], step: Callable[[str, int, int], int | None]
 ) -> list[tuple[str, int]]:
-    found = ((a, step(a, counts[a], stride)) for stride in _STRIDES for a in problem.scores)
-    return list(dict.fromkeys((a, n) for a, n in found if n is not None))
+    moves = ((a, step(a, counts[a], stride)) for stride in _STRIDES for a in problem.scores)
+    return list(dict.fromkeys((a, n) for a, n in moves if n is not None))
 
 
 def _below(problem: UnitProblem, axis: str, count: int, step: int, least: int) -> int | None:

@@ -40,12 +40,12 @@ def improve(problem: UnitProblem, here: dict[str, int]) -> dict[str, int]:
             solution, grid = _solve_around(problem, here, weights, reach[0])
         except BudgetError:
             break
-        found = grid.counts({i: solution.choice[a] for i, a in enumerate(grid.axes)})
-        amounts = problem.polynomial.prices(np.array([[found[a] for a in problem.scores]], np.int64))[0]
+        counts = grid.counts({i: solution.choice[a] for i, a in enumerate(grid.axes)})
+        amounts = problem.polynomial.prices(np.array([[counts[a] for a in problem.scores]], np.int64))[0]
         weights = best_weights(problem, amounts, weights)
-        found = refill(problem, found)
-        if problem.predicted(found) < problem.predicted(here) - 1e-12:
-            here = found
+        counts = refill(problem, counts)
+        if problem.predicted(counts) < problem.predicted(here) - 1e-12:
+            here = counts
         elif len(reach) > 1:
             reach.pop(0)
         elif count == 1:

@@ -40,9 +40,9 @@ def best_of_mixes(problem: UnitProblem, solver: Callable[[np.ndarray], Answer]) 
     best = refill(problem, start(problem))
     for _ in range(_ROUNDS if n > 1 else 1):
         fields, budget = mix(problem, weights)
-        found = refill(problem, cheapest_that_fits(problem, solver(fields / max(1, budget))))
-        best = min(best, found, key=problem.predicted)
-        amounts = problem.polynomial.prices(np.array([[found[a] for a in problem.scores]], np.int64))[0]
+        counts = refill(problem, cheapest_that_fits(problem, solver(fields / max(1, budget))))
+        best = min(best, counts, key=problem.predicted)
+        amounts = problem.polynomial.prices(np.array([[counts[a] for a in problem.scores]], np.int64))[0]
         weights = best_weights(problem, amounts, weights)
     return best
 
@@ -67,10 +67,10 @@ def cheapest_that_fits(problem: UnitProblem, answer: Answer) -> dict[str, int]:
     best = problem.least
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        found = answer(float(np.exp(middle)))
-        if problem.fits(found):
+        counts = answer(float(np.exp(middle)))
+        if problem.fits(counts):
             high = middle
-            best = min(best, found, key=problem.predicted)
+            best = min(best, counts, key=problem.predicted)
         else:
             low = middle
     return best

@@ -50,24 +50,24 @@ class PricePolynomial:
         }
         constant = {coupling.axes[name].atom: n for name, n in fixed.items() if name in coupling.axes}
         sizes = {a: constant.get(a, size) for a, size in enumerate(coupling.sizes)}
-        found: dict[Monomial, list[int]] = {}
+        monomials: dict[Monomial, list[int]] = {}
         for column, term in [*((0, t) for t in cost.params), *((1, t) for t in cost.macs)]:
             for monomial, coefficient in _expand(term, variable, sizes).items():
-                row = found.setdefault(monomial, [0] * len(FIELDS))
+                row = monomials.setdefault(monomial, [0] * len(FIELDS))
                 row[column] += coefficient
                 row[column + 1 if column else 3] += coefficient * (
                     term.backward if column else cost.item_bytes[term.owner]
                 )
         for term in cost.times:
             for monomial, coefficient in _expand(term, variable, sizes).items():
-                found.setdefault(monomial, [0] * len(FIELDS))[4] += coefficient
+                monomials.setdefault(monomial, [0] * len(FIELDS))[4] += coefficient
         if cost.fixed_fs:
-            found.setdefault((), [0] * len(FIELDS))[4] += cost.fixed_fs
-        degree = max(map(len, found), default=0)
-        powers = np.full((len(found), max(1, degree)), len(axes), np.int64)
-        for i, monomial in enumerate(found):
+            monomials.setdefault((), [0] * len(FIELDS))[4] += cost.fixed_fs
+        degree = max(map(len, monomials), default=0)
+        powers = np.full((len(monomials), max(1, degree)), len(axes), np.int64)
+        for i, monomial in enumerate(monomials):
             powers[i, : len(monomial)] = monomial
-        rows = np.array(list(found.values()), np.int64).reshape(-1, len(FIELDS))
+        rows = np.array(list(monomials.values()), np.int64).reshape(-1, len(FIELDS))
         touching = tuple(np.flatnonzero((powers == i).any(axis=1)) for i in range(len(axes)))
         return PricePolynomial(tuple(axes), powers, rows, touching)
 
@@ -89,14 +89,14 @@ class PricePolynomial:
 
     def slices(self, fields: np.ndarray) -> list[Slice]:
         """Return the mixed price Σ_f w_f · price_f as a function of each width; ``fields`` holds w."""
-        found = []
+        slices = []
         for axis, rows in enumerate(self.touching):
             powers = self.powers[rows]
             degrees = (powers == axis).sum(axis=1)
             others = np.where(powers == axis, len(self.axes), powers)
             weights = (self.coefficients[rows] @ fields).astype(float)
-            found.append(Slice(others.T.copy(), weights, degrees, int(degrees.max(initial=0))))
-        return found
+            slices.append(Slice(others.T.copy(), weights, degrees, int(degrees.max(initial=0))))
+        return slices
 
     def scopes(self) -> dict[tuple[int, ...], list[int]]:
         """Group the monomials by the set of axes that occur in them: scope → rows."""

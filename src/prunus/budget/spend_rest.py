@@ -10,8 +10,7 @@ _TRIES = 150
 
 
 def top_up(problem: UnitProblem, counts: dict[str, int], order: Sequence[str]) -> dict[str, int]:
-    """Return counts with more units, axis after axis in ``order``, in rounds, until none fits or the trials are used
-    up.
+    """Return counts with more units, axis after axis in ``order``, in rounds, until none fits or the trials end.
 
     The number of trials is bounded, so that wide networks do not take long for the last unit.
     """

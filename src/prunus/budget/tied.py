@@ -85,12 +85,12 @@ def _scores(problem: UnitProblem, axis: str, members: Mapping[str, int] | None) 
 
 
 def _damage(problem: UnitProblem, free: list[str], groups: Mapping[str, Mapping[str, int]]) -> dict[str, np.ndarray]:
-    found = {}
+    damage = {}
     for a in free:
         members = groups.get(a, {a: 1})
         if members.keys() & problem.damage.keys():
-            found[a] = np.asarray(sum(problem.curve(m)[::n] for m, n in members.items()))
-    return found
+            damage[a] = np.asarray(sum(problem.curve(m)[::n] for m, n in members.items()))
+    return damage
 
 
 def _allowed(problem: UnitProblem, members: Mapping[str, int], step: int) -> np.ndarray:
@@ -120,17 +120,17 @@ def in_proportion(coupling: Coupling, keep: Keep, scores: Mapping[str, np.ndarra
         keep: axis id → units that stay (bool).
         scores: axis id → one score a unit, higher stays; without scores kept units stay, the lower index first.
     """
-    found = {a: np.asarray(m, bool).copy() for a, m in keep.items()}
+    masks = {a: np.asarray(m, bool).copy() for a, m in keep.items()}
     for tie in coupling.ties:
-        present = {a: found.get(a, np.ones(coupling.axes[a].size, bool)) for a in tie.units}
+        present = {a: masks.get(a, np.ones(coupling.axes[a].size, bool)) for a in tie.units}
         steps = max(1, min(int(m.sum()) // tie.units[a] for a, m in present.items()))
         if all(m.all() for m in present.values()):
             continue
         for a, mask in present.items():
             rank = np.lexsort((-np.asarray(scores.get(a, np.zeros(len(mask))), float), ~mask))
-            found[a] = np.zeros(len(mask), bool)
-            found[a][rank[: steps * tie.units[a]]] = True
-    return found
+            masks[a] = np.zeros(len(mask), bool)
+            masks[a][rank[: steps * tie.units[a]]] = True
+    return masks
 
 
 __all__ = ["in_proportion", "with_ties"]

@@ -69,9 +69,9 @@ def _budgeted(problem: UnitProblem, grid: Grid, joins: int) -> dict[str, int] | 
         frontier, messages = eliminate(order, grid.damage, prices, budget, cap)
         points = (grid.counts(levels_of(messages, i)) for i in reversed(range(len(frontier))))
         tried = list(itertools.islice(points, 1))
-        found = next((p for p in itertools.chain(tried, itertools.islice(points, _TRIES)) if problem.fits(p)), None)
-        if found is not None and (best is None or problem.predicted(found) < problem.predicted(best)):
-            best = found
+        counts = next((p for p in itertools.chain(tried, itertools.islice(points, _TRIES)) if problem.fits(p)), None)
+        if counts is not None and (best is None or problem.predicted(counts) < problem.predicted(best)):
+            best = counts
         if not tried:
             break
         spent = problem.polynomial.prices(np.array([[tried[0][a] for a in problem.scores]], np.int64))[0]

@@ -69,8 +69,8 @@ def global_counts(scores: Scores, keep_count: int) -> dict[str, int]:
     flat = np.concatenate([np.zeros(0), *(s.reshape(-1) for s in scores.values())])
     best = np.argsort(-flat, kind="stable")[:keep_count]
     ends = np.cumsum([s.size for s in scores.values()])
-    found = np.bincount(np.searchsorted(ends, best, side="right"), minlength=len(scores))
-    return {name: int(n) for name, n in zip(scores, found, strict=True)}
+    counts = np.bincount(np.searchsorted(ends, best, side="right"), minlength=len(scores))
+    return {name: int(n) for name, n in zip(scores, counts, strict=True)}
 
 
 @WEIGHT_ALLOCATORS.register("lamp")

@@ -106,7 +106,7 @@ def tables(problem: UnitProblem, grid: Grid, fields: np.ndarray) -> dict[tuple[i
     Shapes: scope (i, j, …) → (widths of i, widths of j, …), int64.
     """
     polynomial = problem.polynomial
-    found = {}
+    prices = {}
     for scope, rows in polynomial.scopes().items():
         shape = [len(grid.widths[i]) for i in scope]
         total = np.zeros(shape, fields.dtype)
@@ -117,8 +117,8 @@ def tables(problem: UnitProblem, grid: Grid, fields: np.ndarray) -> dict[tuple[i
                     place = scope.index(int(i))
                     value = value * grid.widths[i].reshape([-1 if d == place else 1 for d in range(len(scope))])
             total = total + value
-        found[scope] = np.ceil(total).astype(np.int64) if fields.dtype.kind == "f" else total
-    return found
+        prices[scope] = np.ceil(total).astype(np.int64) if fields.dtype.kind == "f" else total
+    return prices
 
 
 def best_weights(problem: UnitProblem, amounts: np.ndarray, weights: np.ndarray) -> np.ndarray:

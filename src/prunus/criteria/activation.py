@@ -82,15 +82,15 @@ def activation_statistics(
 
 @probe("activations", ("contribution", "mean_abs", "active"))
 def _activations(calibration: Calibration) -> Statistics:
-    found = activation_statistics(calibration.model, calibration.coupling, calibration.batches)
-    return {"contribution": found.contribution, "mean_abs": found.mean_abs, "active": found.active}
+    statistics = activation_statistics(calibration.model, calibration.coupling, calibration.batches)
+    return {"contribution": statistics.contribution, "mean_abs": statistics.mean_abs, "active": statistics.active}
 
 
 @probe("slopes", ("sensitivity",), labels=True, backward=True)
 def _slopes(calibration: Calibration) -> Statistics:
-    found = activation_statistics(calibration.model, calibration.coupling, calibration.batches, calibration.loss)
-    assert found.sensitivity is not None
-    return {"sensitivity": found.sensitivity}
+    statistics = activation_statistics(calibration.model, calibration.coupling, calibration.batches, calibration.loss)
+    assert statistics.sensitivity is not None
+    return {"sensitivity": statistics.sensitivity}
 
 
 def _measure(
@@ -102,7 +102,7 @@ def _measure(
     targets: Any,
     loss_fn: LossFunction | None,
 ) -> None:
-    wanted = {ref for refs in reads.values() for ref in refs}
+    watched = {ref for refs in reads.values() for ref in refs}
     found: dict[Ref, Tensor] = {}
 
     def observe(node: Node, result: Any) -> None:
@@ -111,7 +111,7 @@ def _measure(
             sums.add_energy(coupling, reads, ref, found[ref])
 
     wanted_at: dict[str, list[Ref]] = {}
-    for ref in wanted:
+    for ref in watched:
         wanted_at.setdefault(ref.node, []).append(ref)
     with torch.set_grad_enabled(loss_fn is not None):
         outputs = run(coupling.graph, tensors, inputs, observe=observe)

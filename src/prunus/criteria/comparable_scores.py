@@ -77,5 +77,5 @@ def damage_curves(
 
 
 def _lifted(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    found = {axis: np.asarray(values, float) for axis, values in scores.items()}
-    return {axis: values - min(0.0, values.min(initial=0.0)) for axis, values in found.items()}
+    arrays = {axis: np.asarray(values, float) for axis, values in scores.items()}
+    return {axis: values - min(0.0, values.min(initial=0.0)) for axis, values in arrays.items()}

@@ -40,13 +40,13 @@ class ScoredGroups:
         Shapes: → (units,), float64.
         Raises: OptionError: the function raises, or does not return one finite number a unit.
         """
-        name, found = criterion_name(self.function), {}
+        name, scores = criterion_name(self.function), {}
         for group in groups_of(evidence.coupling, evidence.weights):
             where = f"group {group.id!r} of {group.size} units"
             with errors_named(f"criterion function {name!r} for {where}", OptionError, self.function):
                 returned = self.function(group)
-            found[group.id] = _numbers(returned, (group.size,), name, where)
-        return found
+            scores[group.id] = _numbers(returned, (group.size,), name, where)
+        return scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,10 +94,10 @@ def _batch_moments(
 ) -> tuple[_Moments, int]:
     loss = loss_on(loss_fn, answer(model, inputs), targets)
     # autograd.grad does not touch .grad; a weight that the batch does not use has gradient zero.
-    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    computed = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     grads = {
         name: torch.zeros_like(precise(weight)) if grad is None else precise(grad)
-        for (name, weight), grad in zip(weights.items(), found, strict=True)
+        for (name, weight), grad in zip(weights.items(), computed, strict=True)
     }
     return _moments(grads), 1
 

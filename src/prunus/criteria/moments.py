@@ -60,12 +60,12 @@ def _covariances(calibration: Calibration) -> Statistics:
                 sums[name, ref.node] = (old[0] + rows @ rows.T, old[1] + rows.sum(1), old[2] + rows.shape[1])
 
     _walk(calibration, visit)
-    found = {name: torch.zeros(axis.size, axis.size, dtype=torch.float64) for name, axis in axes.items()}
+    covariances = {name: torch.zeros(axis.size, axis.size, dtype=torch.float64) for name, axis in axes.items()}
     for (name, _), (products, total, count) in sums.items():
         mean = total / max(1, count)
-        found[name] += products / max(1, count) - torch.outer(mean, mean)
-    check_statistics(found)
-    return {"covariance": found}
+        covariances[name] += products / max(1, count) - torch.outer(mean, mean)
+    check_statistics(covariances)
+    return {"covariance": covariances}
 
 
 def _walk(calibration: Calibration, visit: Visit) -> None:
@@ -77,14 +77,14 @@ def _walk(calibration: Calibration, visit: Visit) -> None:
             if id(coupling) not in edges:
                 edges[id(coupling)] = find_places(coupling).edges
             here = edges[id(coupling)]
-            wanted: dict[str, set[Ref]] = {}
+            refs: dict[str, set[Ref]] = {}
             for ref in {end.ref for ends in here.values() for end in ends}:
-                wanted.setdefault(ref.node, set()).add(ref)
+                refs.setdefault(ref.node, set()).add(ref)
 
             def observe(
-                node: Node, result: Any, coupling: Coupling = coupling, here: Any = here, wanted: Any = wanted
+                node: Node, result: Any, coupling: Coupling = coupling, here: Any = here, refs: Any = refs
             ) -> None:
-                for ref in sorted(wanted.get(node.name, ()), key=lambda r: r.index):
+                for ref in sorted(refs.get(node.name, ()), key=lambda r: r.index):
                     value = result[ref.index] if isinstance(result, (tuple, list)) else result
                     visit(coupling, here, ref, value)
 

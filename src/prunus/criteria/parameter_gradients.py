@@ -13,6 +13,6 @@ def _mean_gradients(calibration: Calibration) -> Statistics:
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.is_floating_point()}
     # Units of frozen layers are scored too.
     with gradients_enabled_for(named.values()):
-        found = collect_gradients(model, calibration.batches, calibration.loss, list(named))
-    assert found.grad is not None
-    return {"grad": found.grad}
+        evidence = collect_gradients(model, calibration.batches, calibration.loss, list(named))
+    assert evidence.grad is not None
+    return {"grad": evidence.grad}

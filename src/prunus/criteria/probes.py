@@ -80,7 +80,7 @@ def probes_for(criterion: CriterionLike) -> tuple[Probe, ...]:
     Raises:
         OptionError: an unknown criterion, or one that needs a statistic of no probe.
     """
-    found: dict[str, Probe] = {}
+    chosen: dict[str, Probe] = {}
     for statistic in needs_of(criterion):
         giver = next((p for p in map(PROBES.get, PROBES) if statistic in p.gives), None)
         if giver is None:
@@ -88,8 +88,8 @@ def probes_for(criterion: CriterionLike) -> tuple[Probe, ...]:
                 f"criterion {criterion!r} reads {statistic!r}, which no pass over data gives: it needs a running "
                 "training. Use it with the Pruner, or another criterion."
             )
-        found[giver.name] = giver
-    return tuple(found.values())
+        chosen[giver.name] = giver
+    return tuple(chosen.values())
 
 
 def collect_evidence(

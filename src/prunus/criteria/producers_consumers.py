@@ -180,12 +180,12 @@ def _weight_dims(coupling: Coupling, tensors: Iterable[str]) -> Iterable[tuple[s
         info = coupling.graph.tensors.get(tensor)
         if info is None or info.kind != "parameter" or len(info.shape) < 2:
             continue
-        found: dict[str, list[Member]] = {}
+        members: dict[str, list[Member]] = {}
         for dim, expr in enumerate(coupling.tensors[tensor]):
             for atom in dict.fromkeys(atoms_of(expr)):
                 if atom in coupling.axis_of:
-                    found.setdefault(coupling.axis_of[atom], []).append(Member(tensor, dim, expr))
-        yield from found.items()
+                    members.setdefault(coupling.axis_of[atom], []).append(Member(tensor, dim, expr))
+        yield from members.items()
 
 
 def _output_place(node: Node, count: int) -> int:

@@ -62,18 +62,20 @@ def gate_parameters(coupling: Coupling) -> dict[str, tuple[Member, ...]]:
     """
     writes, norms = find_places(coupling).writes, _norms_on(coupling)
     readers = _readers(coupling.graph)
-    found: dict[str, tuple[Member, ...]] = {}
+    parameters: dict[str, tuple[Member, ...]] = {}
     for axis, members in writes.items():
         chosen: dict[tuple[str, int], Member] = {}
         for member in members:
-            ways = [_way(coupling, axis, member, node, readers, norms[axis]) for node in _users(coupling, member)]
-            for way in ways or [(member,)]:
-                chosen.update({(m.tensor, m.dim): m for m in way})
-        found[axis] = tuple(chosen.values()) or _parameters(coupling, axis)
-    return found
+            producers = [
+                _producer(coupling, axis, member, node, readers, norms[axis]) for node in _users(coupling, member)
+            ]
+            for producer in producers or [(member,)]:
+                chosen.update({(m.tensor, m.dim): m for m in producer})
+        parameters[axis] = tuple(chosen.values()) or _parameters(coupling, axis)
+    return parameters
 
 
-def _way(
+def _producer(
     coupling: Coupling, axis: str, member: Member, node: Node, readers: Mapping[str, list[Node]], norms: list[Node]
 ) -> tuple[Member, ...]:
     after = readers.get(node.name, [])
@@ -95,22 +97,22 @@ def _affine(coupling: Coupling, axis: str, node: Node, part: str) -> list[Member
 
 
 def _norms_on(coupling: Coupling) -> dict[str, list[Node]]:
-    found: dict[str, list[Node]] = {axis: [] for axis in coupling.axes}
+    norms: dict[str, list[Node]] = {axis: [] for axis in coupling.axes}
     for node in coupling.graph.nodes:
         if base_name(node.op) in CHANNEL_NORMS:
             for ref in refs_in(node.args.get("weight")):
                 for expr in coupling.tensors.get(coupling.graph.node(ref.node).tensor, ()):
                     for axis in {coupling.axis_of[a] for a in atoms_of(expr) if a in coupling.axis_of}:
-                        found[axis].append(node)
-    return found
+                        norms[axis].append(node)
+    return norms
 
 
 def _readers(graph: Graph) -> dict[str, list[Node]]:
-    found: dict[str, list[Node]] = {}
+    readers: dict[str, list[Node]] = {}
     for node in graph.nodes:
         for name in dict.fromkeys(ref.node for ref in refs_in(node.args)):
-            found.setdefault(name, []).append(node)
-    return found
+            readers.setdefault(name, []).append(node)
+    return readers
 
 
 def _users(coupling: Coupling, member: Member) -> list[Node]:

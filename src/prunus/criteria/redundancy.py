@@ -31,8 +31,7 @@ def redundancy(evidence: UnitEvidence, /) -> dict[str, Tensor]:
 
 
 def distinctness(gram: np.ndarray) -> np.ndarray:
-    """Score units by their dissimilarity to the units that stay: of the most similar pair, the one of less norm goes
-    first.
+    """Score units by their dissimilarity to the units that stay: of the most similar pair, that of less norm goes first.
 
     s_u = 1 − max_{v not removed} cos(u, v) when u is removed, never less than the score of a unit removed before; the
     last one scores 2, the largest value possible. A unit whose weights are all zero counts as similar to all: 0.
@@ -48,11 +47,11 @@ def distinctness(gram: np.ndarray) -> np.ndarray:
     while left > 1:
         first = int(best.argmax())
         second = int(nearest[first])
-        goes = first if (norms[first], -first) < (norms[second], -second) else second
+        removed = first if (norms[first], -first) < (norms[second], -second) else second
         so_far = max(so_far, float(np.clip(1 - best[first], 0.0, 2.0)))
-        scores[goes] = so_far
-        cosines[goes, :] = cosines[:, goes] = best[goes] = -np.inf
-        stale = np.flatnonzero((nearest == goes) & (best > -np.inf))
+        scores[removed] = so_far
+        cosines[removed, :] = cosines[:, removed] = best[removed] = -np.inf
+        stale = np.flatnonzero((nearest == removed) & (best > -np.inf))
         nearest[stale], best[stale] = cosines[stale].argmax(1), cosines[stale].max(1)
         left -= 1
     return scores

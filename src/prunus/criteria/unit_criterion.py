@@ -47,12 +47,12 @@ class UnitEvidence:
             OptionError: the evidence lacks it; the message names the criterion that needs it.
         """
         own = {"grad": self.grad, "sensitivity": self.sensitivity, "contribution": self.contribution}
-        found = self.more.get(name) if own.get(name) is None else own[name]
-        if found is None:
+        values = self.more.get(name) if own.get(name) is None else own[name]
+        if values is None:
             raise OptionError(
                 f"criterion {criterion!r} needs {name}, which the evidence lacks; make it with collect_evidence(...)."
             )
-        return found
+        return values
 
 
 class UnitCriterion(Protocol):

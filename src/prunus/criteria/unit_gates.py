@@ -68,13 +68,13 @@ def _slopes(
     coupling: Coupling, edges: Edges, tensors: Mapping[str, Tensor], flat: list[Tensor], loss: Callable[[Any], Tensor]
 ) -> dict[str, Tensor]:
     batch = flat[0].shape[0]
-    places = {(edge.node, edge.number) for found in edges.values() for edge in found}
+    places = {(edge.node, edge.number) for slopes in edges.values() for edge in slopes}
     copies: dict[tuple[str, int], Tensor] = {}
     overrides = {node: _copying(copies, {n for name, n in places if name == node}) for node in {p[0] for p in places}}
     outputs = run(coupling.graph, tensors, flat, override=overrides)
     value = checked_loss(loss(outputs))
     grads = torch.autograd.grad(value, list(copies.values()), allow_unused=True)
-    found = {name: torch.zeros(batch, axis.size, dtype=torch.float64) for name, axis in coupling.axes.items()}
+    slopes = {name: torch.zeros(batch, axis.size, dtype=torch.float64) for name, axis in coupling.axes.items()}
     # The mean over the batch divided every sample's gradient by its size.
     products = {
         key: copies[key].detach() * grad * batch for key, grad in zip(copies, grads, strict=True) if grad is not None
@@ -89,8 +89,8 @@ def _slopes(
             for dim, expr in enumerate(coupling.values[edge.ref]):
                 if axis.atom in atoms_of(expr):
                     lines = _per_sample(product, dim, batch)
-                    found[name] += unit_columns(coupling, axis, expr, lines) / operands
-    return found
+                    slopes[name] += unit_columns(coupling, axis, expr, lines) / operands
+    return slopes
 
 
 def _copying(copies: dict[tuple[str, int], Tensor], numbers: set[int]) -> Override:

@@ -68,14 +68,14 @@ def _group(
     produced: set[tuple[str, int]],
     read: set[tuple[str, int]],
 ) -> Group:
-    found: tuple[dict[str, list[Tensor]], ...] = ({}, {}, {})
+    matrices: tuple[dict[str, list[Tensor]], ...] = ({}, {}, {})
     for member in axis.members:
         if member.tensor not in weights or coupling.graph.tensors[member.tensor].kind != "parameter":
             continue
         place = (member.tensor, member.dim)
-        part = found[0 if place in produced else 1 if place in read else 2]
+        part = matrices[0 if place in produced else 1 if place in read else 2]
         rows = unit_rows(coupling, axis, member, weights[member.tensor])
         part.setdefault(member.tensor, []).extend(rows)
-    producers, readers, others = ({n: torch.cat(rows, 1) for n, rows in part.items()} for part in found)
+    producers, readers, others = ({n: torch.cat(rows, 1) for n, rows in part.items()} for part in matrices)
     owners = dict.fromkeys(m.tensor.rpartition(".")[0] for m in axis.members if m.tensor in weights)
     return Group(axis.id, axis.size, producers, readers, others, tuple(owners))

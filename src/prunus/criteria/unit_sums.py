@@ -53,14 +53,14 @@ class UnitSums:
             DataError: a mean is NaN or infinite; the axis is named.
         """
         read = {"contribution": self.energy, "mean_abs": self.size, "active": self.active}
-        found = {
+        means = {
             name: {axis: total / self.places[axis].clamp(min=1) for axis, total in totals.items()}
             for name, totals in read.items()
         }
-        found["sensitivity"] = {axis: total / max(1, self.samples) for axis, total in self.slope.items()}
-        for values in found.values():
+        means["sensitivity"] = {axis: total / max(1, self.samples) for axis, total in self.slope.items()}
+        for values in means.values():
             check_statistics(values)
-        return found
+        return means
 
 
 def check_statistics(values: Mapping[str, Tensor]) -> None:

@@ -87,9 +87,9 @@ def _bracket(parts: Parts, count: int) -> tuple[float, float]:
 
 
 def _sampled(score: Tensor, live: Tensor | None) -> Tensor:
-    found = _line(score)[::_EVERY]
+    sample = _line(score)[::_EVERY]
     # A mask may have another memory layout than its scores; both must be read in the same order.
-    return (found if live is None else found[live.permute(_order(score)).reshape(-1)[::_EVERY]]).cpu()
+    return (sample if live is None else sample[live.permute(_order(score)).reshape(-1)[::_EVERY]]).cpu()
 
 
 def _line(score: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
         >>> list(prunable_weights(nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))))
         ['0.weight']
     """
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     seen: set[int] = set()
     for path, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
@@ -45,8 +45,8 @@ def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
                 continue
             seen.add(id(parameter))
             if not isinstance(module, _NORMS) and _is_weight(leaf, parameter):
-                found[name] = parameter.detach()
-    return found
+                weights[name] = parameter.detach()
+    return weights
 
 
 def _is_weight(leaf: str, parameter: Tensor) -> bool:

@@ -129,8 +129,7 @@ def units_and_weights(
     search: int = DEFAULTS.search,
     judge: str = DEFAULTS.judge,
 ) -> Plan:
-    """Remove units down to the geometric mean of the dense amount and the limit, then mask weights until the limit
-    holds.
+    """Remove units down to the geometric mean of dense amount and limit, then mask weights until the limit holds.
 
     Weights are scored by the same criterion if it is a weight criterion too, else by their magnitude. Where zeros save
     nothing of the metric, only units are removed.
@@ -211,8 +210,8 @@ def stored_scores(analysis: Analysis, criterion: Any) -> dict[str, np.ndarray]:
     Axis id → scores; for ``obs-units`` also ``damage of AXIS`` → the damage of keeping 0, 1, … units.
     """
     if criterion == OBS and LEVELS_MEMO in analysis.memo:
-        found = unit_levels(analysis)
-        return {**found.scores, **{f"{_DAMAGE}{axis}": curve for axis, curve in found.damage.items()}}
+        levels = unit_levels(analysis)
+        return {**levels.scores, **{f"{_DAMAGE}{axis}": curve for axis, curve in levels.damage.items()}}
     known = isinstance(criterion, str) and criterion in UNIT_CRITERIA and f"units:{criterion}" in analysis.memo
     return unit_scores(analysis, criterion) if known else {}
 
@@ -248,8 +247,8 @@ def _unit_choice(
         scores: Mapping[str, np.ndarray] = comparable_scores(levels.scores)
         damage, chosen = dict(levels.damage), allocator or ByLevels(levels.damage)
     else:
-        found = unit_scores(analysis, name)
-        scores, damage = comparable_scores(found), damage_curves(analysis.coupling, found, name)
+        unscaled = unit_scores(analysis, name)
+        scores, damage = comparable_scores(unscaled), damage_curves(analysis.coupling, unscaled, name)
         chosen = allocator or "uniform"
     settings: dict[str, Any] = {"criterion": criterion_name(name)}
     tried = LossSearch(analysis, chosen, search, analysis.progress, repair=judge) if search else None
@@ -262,8 +261,8 @@ def _unit_choice(
 def _masks(scores: Mapping[str, Tensor], count: int, allocator: str | None) -> Mapping[str, Tensor]:
     if allocator is None or allocator == "global":
         return top_masks(scores, keep_count=count)
-    found = fit_weights({n: s.double().cpu().numpy() for n, s in scores.items()}, count, allocator)
-    return {name: torch.from_numpy(mask) for name, mask in found.items()}
+    masks = fit_weights({n: s.double().cpu().numpy() for n, s in scores.items()}, count, allocator)
+    return {name: torch.from_numpy(mask) for name, mask in masks.items()}
 
 
 def _check_weight_names(criterion: CriterionLike, allocator: Any) -> None:

@@ -75,8 +75,10 @@ def fine_tuning_pruning(analysis: Analysis, limits: Limits) -> Plan:
     for number, share in enumerate(kept_after(analysis.kept(limits[0]))):
         if number:
             _train_(model, masks, analysis, number)
-            found = activation_statistics(model, analysis.coupling, analysis.calibration.batches(_BATCH), analysis.loss)
-            scores = {axis: (found.sensitivity or {})[axis].numpy() for axis in scores}
+            statistics = activation_statistics(
+                model, analysis.coupling, analysis.calibration.batches(_BATCH), analysis.loss
+            )
+            scores = {axis: (statistics.sensitivity or {})[axis].numpy() for axis in scores}
         limit = limits[0] if number == ROUNDS - 1 else analysis.limit(share)
         keep = analysis.fit(scores, limit, base=keep)
         masks = parameter_masks(reduction, reduction.as_plan(keep))

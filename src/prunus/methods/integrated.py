@@ -74,8 +74,8 @@ def integrated(analysis: Analysis, limits: Limits) -> Plan:
 def _units(reduction: Reduction, limit: Limit) -> dict[str, np.ndarray]:
     analysis = reduction.analysis
     model, _ = masked_copy(reduction, {})
-    found = activation_statistics(model, analysis.coupling, analysis.calibration.batches(_BATCH), analysis.loss)
-    scores = {axis: (found.sensitivity or {})[axis].numpy() for axis in live_axes(reduction)}
+    statistics = activation_statistics(model, analysis.coupling, analysis.calibration.batches(_BATCH), analysis.loss)
+    scores = {axis: (statistics.sensitivity or {})[axis].numpy() for axis in live_axes(reduction)}
     return analysis.fit(scores, limit, cost=reduction.cost, base=reduction.keep)
 
 

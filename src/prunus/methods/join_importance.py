@@ -47,8 +47,8 @@ class Gates:
             DataError: no calibration batches, batches of another program, or a loss that is not finite.
         """
         if not reduction.dropped:
-            found: GateImportance = self.analysis.remember("gate importance", lambda: self._measure(reduction))
-            return found
+            importance: GateImportance = self.analysis.remember("gate importance", lambda: self._measure(reduction))
+            return importance
         return self._measure(reduction)
 
     def _measure(self, reduction: Reduction) -> GateImportance:

@@ -76,7 +76,7 @@ def readers_of(analysis: Analysis, axis: Axis, outputs: Mapping[str, Tensor] | N
         outputs: node name → S of `prunus.methods.output_fisher`.
     """
     weights = named_tensors(analysis.model)
-    found = []
+    readers = []
     for node, seen in seen_inputs(analysis).items():
         unit = units_of_inputs(analysis.coupling, axis, seen.site)
         if unit is None:
@@ -86,7 +86,7 @@ def readers_of(analysis: Analysis, axis: Axis, outputs: Mapping[str, Tensor] | N
         counts = None if outputs is None else outputs.get(node)
         scale = 1.0 if counts is not None else 1.0 / max(float(seen.moments.target_variance().sum()), 1e-30)
         size = matrix.shape[1]
-        found.append(
+        readers.append(
             Reader(
                 seen,
                 tuple(
@@ -95,7 +95,7 @@ def readers_of(analysis: Analysis, axis: Axis, outputs: Mapping[str, Tensor] | N
                 ),
             )
         )
-    return found
+    return readers
 
 
 def units_of_inputs(coupling: Coupling, axis: Axis, site: Site) -> Tensor | None:

@@ -54,12 +54,12 @@ def sensitivity_scan(analysis: Analysis) -> Scan:
     for axis in missing:
         score = scores[axis]
         order = np.argsort(-score, kind="stable")
-        found = []
+        increases = []
         for fraction in FRACTIONS:
             keep = np.zeros(len(score), bool)
             keep[order[: max(1, round(fraction * len(score)))]] = True
-            found.append(max(0.0, masked_loss(analysis, {axis: keep}, batches) - base))
-        rising = np.maximum.accumulate(np.array([*found, 0.0])[::-1])[::-1]
+            increases.append(max(0.0, masked_loss(analysis, {axis: keep}, batches) - base))
+        rising = np.maximum.accumulate(np.array([*increases, 0.0])[::-1])[::-1]
         damage[axis] = (np.array([*FRACTIONS, 1.0]), rising)
         analysis.progress.advance("sensitivity scan")
     analysis.progress.finish("sensitivity scan")
@@ -119,9 +119,9 @@ class _ByDamage:
         for _ in range(30):
             middle = (low + high) / 2
             low, high = (low, middle) if problem.fits(counts(middle)) else (middle, high)
-        found = counts(high)
+        widths = counts(high)
         order = sorted(sizes, key=lambda a: -float(curves[a][0]))
-        return top_up(problem, found, order) if problem.fits(found) else even
+        return top_up(problem, widths, order) if problem.fits(widths) else even
 
 
 def layer_wise_keep(

@@ -58,9 +58,9 @@ class LevelScan:
         with evaluating(self._programs.model), torch.no_grad():
             for inputs, _ in inputs_of(unlabelled(analysis).batches(min(_BATCH, most)), self._programs.device):
                 coupling, flat = self._programs.of(inputs)
-                found = _floats(run(coupling.graph, self._programs.tensors, flat))
-                self._batches.append(_Batch(coupling, flat, found))
-                samples, values = samples + len(flat[0]), values + sum(x.numel() for x in found)
+                outputs = _floats(run(coupling.graph, self._programs.tensors, flat))
+                self._batches.append(_Batch(coupling, flat, outputs))
+                samples, values = samples + len(flat[0]), values + sum(x.numel() for x in outputs)
                 if samples >= most or values >= VALUES:
                     break
 
@@ -77,13 +77,13 @@ class LevelScan:
 
     def errors(self, axis: str, order: np.ndarray, counts: Sequence[int], readers: Sequence[Reader]) -> list[float]:
         """Return the error at each number of kept units; units are removed in the given order."""
-        size, found = len(order), []
+        size, errors = len(order), []
         levels = [[nested_refits(c, torch.from_numpy(order), size, counts) for c in r.consumers] for r in readers]
         for count in counts:
             kept = np.ones(size, bool)
             kept[order[: size - count]] = False
-            found.append(self._error(axis, kept, readers, [[own[count] for own in level] for level in levels]))
-        return found
+            errors.append(self._error(axis, kept, readers, [[own[count] for own in level] for level in levels]))
+        return errors
 
     @torch.no_grad()
     def _error(
@@ -110,10 +110,10 @@ class LevelScan:
                 track.step(node, overrides.get(node.name))
                 if node.name in shifts:
                     track.values[node.name] = track.values[node.name] + shifts[node.name]
-            for found, dense in zip(_floats(track.outputs()), batch.outputs, strict=True):
+            for cut, dense in zip(_floats(track.outputs()), batch.outputs, strict=True):
                 # Masked logits are infinite in both networks.
                 wide = dense.where(dense.isfinite(), 0.0)
-                miss += float((found - dense).where(found != dense, 0.0).double().square().mean())
+                miss += float((cut - dense).where(cut != dense, 0.0).double().square().mean())
                 whole += float((wide - wide.mean(0)).double().square().mean())
                 energy += float(wide.double().square().mean())
         return miss / max(whole or energy, 1e-30)
@@ -162,9 +162,9 @@ def level_curve(
     counts = sorted({min(size - 1, max(1, round(share * size))) for share in SHARES})
     if size < 2:
         return shape
-    found = [max(error, _LEAST) for error in scan.errors(axis, order, counts, readers)]
+    errors = [max(error, _LEAST) for error in scan.errors(axis, order, counts, readers)]
     smooth = np.maximum(shape, 1e-9 * max(float(shape[0]), 1e-30))
-    ratio = np.interp(np.arange(size + 1), counts, np.log(np.array(found) / smooth[counts]))
+    ratio = np.interp(np.arange(size + 1), counts, np.log(np.array(errors) / smooth[counts]))
     curve = np.where(np.arange(size + 1) < size, smooth * np.exp(ratio), 0.0)
     return np.asarray(np.maximum.accumulate(curve[::-1])[::-1])
 

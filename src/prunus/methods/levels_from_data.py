@@ -25,7 +25,9 @@ class Unlabelled:
 
     def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
         """Yield (inputs, zeros) in the stored batches and their order; both arguments are ignored."""
-        return iter([(lane.inputs, torch.zeros(lane.count, dtype=torch.int64)) for lane in self.lanes])
+        return iter(
+            [(sample_group.inputs, torch.zeros(sample_group.count, dtype=torch.int64)) for sample_group in self.lanes]
+        )
 
 
 def unlabelled(analysis: Analysis) -> Unlabelled:
@@ -43,8 +45,8 @@ def unlabelled(analysis: Analysis) -> Unlabelled:
         names = names_of(analysis.model, analysis.coupling.graph)
         return Unlabelled(lanes_of(data, device_of(analysis.model), names=names, most=most))
 
-    found: Unlabelled = analysis.remember("unlabelled samples", divide)
-    return found
+    samples: Unlabelled = analysis.remember("unlabelled samples", divide)
+    return samples
 
 
 __all__ = ["Unlabelled", "unlabelled"]

@@ -64,8 +64,8 @@ class LossSearch:
 
         def loss(counts: Mapping[str, int]) -> float:
             self.progress.advance("search")
-            found = measure(problem.masks(counts))
-            return found if math.isfinite(found) else math.inf  # NaN does not compare
+            value = measure(problem.masks(counts))
+            return value if math.isfinite(value) else math.inf  # NaN does not compare
 
         self.progress.start("search", self.search.evaluations + 2)
         begin = allocate(problem, self.allocator, loss=loss)

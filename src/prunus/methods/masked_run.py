@@ -71,16 +71,16 @@ class Replay:
         for ref in refs:
             places.setdefault(ref.node, []).append(ref)
         for coupling, inputs, _ in self._batches(data):
-            found: dict[Ref, Tensor] = {}
+            values: dict[Ref, Tensor] = {}
 
-            def observe(node: Node, result: Any, found: dict[Ref, Tensor] = found) -> None:
+            def observe(node: Node, result: Any, values: dict[Ref, Tensor] = values) -> None:
                 for ref in places.get(node.name, ()):
                     # A copy, so that a later in-place op cannot change it.
-                    found[ref] = (result[ref.index] if isinstance(result, (tuple, list)) else result).clone()
+                    values[ref] = (result[ref.index] if isinstance(result, (tuple, list)) else result).clone()
 
             with torch.no_grad():
                 run(coupling.graph, self._tensors | dict(coupling.graph.constants), inputs, observe=observe)
-            yield found
+            yield values
 
     def _batches(self, data: DataSource) -> Iterator[tuple[Coupling, list[Tensor], Any]]:
         for inputs, targets in pairs(data.batches(BATCH), self._device):

@@ -49,8 +49,7 @@ def plan_modular(analysis: Analysis, limits: Limits) -> Plan:
 
 
 def greedy(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[str, float], limit: int) -> Reduction:
-    """Drop branches, least worth per amount saved first, none that would leave clearly less than ``limit`` of the
-    metric.
+    """Drop branches, least worth per amount saved first, none that would leave clearly less than ``limit``.
 
     Args:
         reduction: network to start from.

@@ -54,14 +54,14 @@ def splits(kept: float, masks_save: bool = True) -> list[Split]:
         kept: share that may stay in total.
         masks_save: masks save something of the metric; else no weights are masked.
     """
-    found: dict[Split, None] = {}
+    divisions: dict[Split, None] = {}
     for blocks in (*(share for share in BLOCK_SHARES if share > kept), kept):
         alone = kept / blocks
         for units in (*(share for share in UNIT_SHARES if share > alone), alone) if masks_save else (alone,):
             weights = min(1.0, alone / units)
             if weights >= _LEAST:
-                found[Split(blocks, units, weights)] = None
-    return list(found)
+                divisions[Split(blocks, units, weights)] = None
+    return list(divisions)
 
 
 @method("multi-scale", "hierarchical", "blocks, then units, then weights, one budget divided by the loss")

@@ -75,7 +75,7 @@ class Level:
 
 
 def _measured(analysis: Analysis, axes: Sequence[str], fisher: bool) -> dict[str, Level]:
-    found: dict[str, Level] = {}
+    levels: dict[str, Level] = {}
     counts = None
     if fisher:
         sites = {node: seen.site for node, seen in seen_inputs(analysis).items()}
@@ -95,10 +95,10 @@ def _measured(analysis: Analysis, axes: Sequence[str], fisher: bool) -> dict[str
             shape = np.append(np.cumsum(own[order])[::-1], 0.0)
         scores = np.empty(axis.size)
         scores[order] = np.arange(axis.size)
-        found[name] = Level(scores, level_curve(scan, name, order, shape, readers), readers)
+        levels[name] = Level(scores, level_curve(scan, name, order, shape, readers), readers)
         analysis.progress.advance("levels")
     analysis.progress.finish("levels")
-    return found
+    return levels
 
 
 class ByLevels:

@@ -38,24 +38,24 @@ def output_fisher(analysis: Analysis, dims: dict[str, int]) -> dict[str, Tensor]
     with evaluating(programs.model):
         for inputs, targets in inputs_of(analysis.calibration.batches(_BATCH), programs.device):
             coupling, flat = programs.of(inputs)
-            found: dict[str, Tensor] = {}
+            watched: dict[str, Tensor] = {}
 
-            def observe(node: Node, result: Any, found: dict[str, Tensor] = found) -> None:
+            def observe(node: Node, result: Any, watched: dict[str, Tensor] = watched) -> None:
                 if node.name in dims and result.requires_grad:
-                    found[node.name] = result
+                    watched[node.name] = result
 
             outputs = run(coupling.graph, programs.tensors, flat, observe=observe)
             loss, _ = drawn_loss(outputs, flat, targets, analysis.seed)
             batch = flat[0].shape[0]
             samples += batch
             # The mean over the batch divided every sample's gradient by its size.
-            grads = torch.autograd.grad(loss * batch, list(found.values()), allow_unused=True)
-            _add(sums, found, grads, dims)
+            grads = torch.autograd.grad(loss * batch, list(watched.values()), allow_unused=True)
+            _add(sums, watched, grads, dims)
     return {name: total / max(1, samples) for name, total in sums.items()}
 
 
-def _add(sums: dict[str, Tensor], found: Iterable[str], grads: Iterable[Tensor | None], dims: dict[str, int]) -> None:
-    for name, grad in zip(found, grads, strict=True):
+def _add(sums: dict[str, Tensor], names: Iterable[str], grads: Iterable[Tensor | None], dims: dict[str, int]) -> None:
+    for name, grad in zip(names, grads, strict=True):
         if grad is not None:
             lines = grad.movedim(dims[name], -1).reshape(-1, grad.shape[dims[name]]).double()
             own = (lines.T @ lines).cpu()

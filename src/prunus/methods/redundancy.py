@@ -71,8 +71,8 @@ def without_twins(analysis: Analysis, limit: int, alike: float = ALIKE) -> tuple
     if not pairs or reduction.spent <= limit:
         return reduction, reasons
     aligned = _aligned(analysis, {name: branches[name] for pair in pairs for name in pair})
-    found = sorted(((aligned.cka(*pair), *pair) for pair in pairs), key=lambda item: (-item[0], item[1:]))
-    for cka, *pair in found:
+    ranked = sorted(((aligned.cka(*pair), *pair) for pair in pairs), key=lambda item: (-item[0], item[1:]))
+    for cka, *pair in ranked:
         there = [branch for branch in reduction.left(branches.values()) if branch.id in pair]
         if cka < alike or reduction.spent <= limit or len(there) < 2:
             continue

@@ -65,14 +65,14 @@ class Layers:
         matrix = site.matrix(weight).double()
         order = self.order(site).to(weight.device)
         whole, groups = self.counts[site.tensor], len(matrix)
-        found, masks = torch.zeros_like(matrix), torch.zeros_like(matrix, dtype=torch.bool)
+        solution, masks = torch.zeros_like(matrix), torch.zeros_like(matrix, dtype=torch.bool)
         for g in range(groups):
             count = whole * (g + 1) // groups - whole * g // groups
             moment = moments.second[g].to(weight.device)
             pruned = self.solver(matrix[g][:, order], moment[order][:, order], count)
-            found[g][:, order], masks[g][:, order] = pruned.weight.to(found.dtype), pruned.mask
+            solution[g][:, order], masks[g][:, order] = pruned.weight.to(solution.dtype), pruned.mask
         self.masks[site.tensor], self.sites[site.tensor] = site.weight(masks), site
-        return site.weight(found).to(weight.dtype)
+        return site.weight(solution).to(weight.dtype)
 
     def order(self, site: Site) -> Tensor:
         """Return the columns of a group's matrix in the order of the solver."""
@@ -81,20 +81,20 @@ class Layers:
 
     def rest(self, dims: dict[str, int]) -> dict[str, Tensor]:
         """Return the masks of all weights, by magnitude where no layer problem was solved."""
-        found = {}
+        masks = {}
         for name, weight in self.weights.items():
             if name in self.masks:
-                found[name] = self.masks[name].cpu()
+                masks[name] = self.masks[name].cpu()
             elif self.pattern is not None:
                 own = {n: d for n, d in dims.items() if n == name}
                 n, m = self.pattern.n, self.pattern.m
-                found[name] = nm_masks({name: weight.abs()}, n=n, m=m, input_dims=own)[name].cpu()
+                masks[name] = nm_masks({name: weight.abs()}, n=n, m=m, input_dims=own)[name].cpu()
             else:
                 size = weight.abs().reshape(-1).cpu()
                 mask = torch.zeros_like(size, dtype=torch.bool)
                 mask[torch.argsort(-size, stable=True)[: self.counts[name]]] = True
-                found[name] = mask.reshape(weight.shape)
-        return found
+                masks[name] = mask.reshape(weight.shape)
+        return masks
 
     def solve(self, analysis: Analysis) -> Layers:
         """Run through the network and fill the masks."""
@@ -152,11 +152,11 @@ def owl_shares(analysis: Analysis, weights: Mapping[str, Tensor], count: int) ->
 
 def with_one_each(counts: Mapping[str, int], count: int) -> dict[str, int]:
     """Give every layer that would be emptied one weight of the layer that keeps most."""
-    found = dict(counts)
-    for name in [n for n, c in found.items() if c < 1 <= count]:
-        found[name] += 1
-        found[max(found, key=lambda n: found[n])] -= 1
-    return found
+    raised = dict(counts)
+    for name in [n for n, c in raised.items() if c < 1 <= count]:
+        raised[name] += 1
+        raised[max(raised, key=lambda n: raised[n])] -= 1
+    return raised
 
 
 def read_weights(analysis: Analysis, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -165,13 +165,13 @@ def read_weights(analysis: Analysis, weights: Mapping[str, Tensor]) -> dict[str,
     Shapes: those of the weights.
     """
     sites = {seen.site.tensor: seen for seen in seen_inputs(analysis).values()}
-    found = {name: weight.abs() for name, weight in weights.items()}
-    for name in found.keys() & sites.keys():
+    products = {name: weight.abs() for name, weight in weights.items()}
+    for name in products.keys() & sites.keys():
         seen = sites[name]
         matrix = seen.site.matrix(weights[name]).double()
         scores = [wanda_scores(w, h.to(w.device)) for w, h in zip(matrix, seen.moments.second, strict=True)]
-        found[name] = seen.site.weight(torch.stack(scores))
-    return found
+        products[name] = seen.site.weight(torch.stack(scores))
+    return products
 
 
 __all__ = ["ALLOCATOR", "Layers", "Shares", "Solver", "as_they_are", "lamp_shares", "owl_shares", "solved_plan"]

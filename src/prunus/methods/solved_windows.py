@@ -51,8 +51,7 @@ class Windows:
         return self.tile.rows * self.tile.columns
 
     def numbers(self, site: Site, order: Tensor) -> Tensor:
-        """Number the window of every weight of a solved layer; every group starts new windows. Shapes: → that of the
-        weight.
+        """Number the window of every weight of a solved layer; every group starts new windows. Shape: that of the weight.
 
         Args:
             site: the layer.
@@ -61,9 +60,9 @@ class Windows:
         blank = site.matrix(torch.zeros(site.shape))
         groups, rows, width = blank.shape
         own = Tile(self.tile.rows, self.tile.columns).labels((rows, width))
-        found = torch.zeros(groups, rows, width, dtype=torch.int64)
-        found[:, :, order] = own + torch.arange(groups)[:, None, None] * (int(own.max()) + 1)
-        return site.weight(found)
+        numbers = torch.zeros(groups, rows, width, dtype=torch.int64)
+        numbers[:, :, order] = own + torch.arange(groups)[:, None, None] * (int(own.max()) + 1)
+        return site.weight(numbers)
 
 
 STRIPS = Windows(Tiles(1, 8), True, Strip(8))

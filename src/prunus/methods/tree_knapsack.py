@@ -75,8 +75,8 @@ def _proposals(analysis: Analysis, kept: float) -> Iterator[tuple[Reduction, flo
         model = ChoiceTree.of(tree, analysis.cost, curves, drops, proxy.metric)
         for share in _BUDGETS:
             with contextlib.suppress(BudgetError):
-                found = model.read(solve_tree(model.root, int(share * kept * proxy.of(analysis.cost.price()))))
-                sets.setdefault(frozenset(found.dropped), rate)
+                choices = model.read(solve_tree(model.root, int(share * kept * proxy.of(analysis.cost.price()))))
+                sets.setdefault(frozenset(choices.dropped), rate)
     for names, rate in sets.items():
         reduction = Reduction.of(analysis, [b for name, b in branches.items() if name in names])
         if reduction is not None:

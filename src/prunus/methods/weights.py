@@ -101,8 +101,8 @@ def gradient_evidence(analysis: Analysis) -> Evidence:
         batches = analysis.calibration.batches(_BATCH)
         return collect_gradients(analysis.user_model, batches, analysis.loss, names, seed=analysis.seed)
 
-    found: Evidence = analysis.remember("gradients", measure)
-    return found
+    evidence: Evidence = analysis.remember("gradients", measure)
+    return evidence
 
 
 def weight_scores(
@@ -167,12 +167,12 @@ def gradient_threshold(analysis: Analysis, limits: Limits) -> Plan:
 
 def _importance(analysis: Analysis, limits: Limits, variant: str) -> Plan:
     weights = maskable(analysis)
-    found = gradient_evidence(analysis)
+    statistics = gradient_evidence(analysis)
     evidence = Evidence(
         weights=weights,
-        grad_sq=_only(found.grad_sq, weights),
-        grad=_only(found.grad, weights),
-        grad_abs=_only(found.grad_abs, weights),
+        grad_sq=_only(statistics.grad_sq, weights),
+        grad=_only(statistics.grad, weights),
+        grad_abs=_only(statistics.grad_abs, weights),
         seed=analysis.seed,
     )
     masks = importance_masks(evidence, variant=variant, keep_count=weights_to_keep(analysis, weights, limits))

@@ -28,13 +28,13 @@ def room_for_one(counts: Mapping[str, int], sizes: Mapping[str, int], window: in
             f"keeping {total:,} weights is less than one window of {window} in each of {len(sizes)} weights, "
             f"{needed:,} in all; keep more, or take a method of single weights."
         )
-    found = {name: max(count, least[name]) for name, count in counts.items()}
-    over = sum(found.values()) - total
+    raised = {name: max(count, least[name]) for name, count in counts.items()}
+    over = sum(raised.values()) - total
     while over:
-        name = max(found, key=lambda name: found[name] - least[name])
-        taken = min(over, max(1, (found[name] - least[name]) // 2))
-        found[name], over = found[name] - taken, over - taken
-    return found
+        name = max(raised, key=lambda name: raised[name] - least[name])
+        taken = min(over, max(1, (raised[name] - least[name]) // 2))
+        raised[name], over = raised[name] - taken, over - taken
+    return raised
 
 
 def best_windows(scores: Tensor, labels: Tensor, count: int) -> Tensor:

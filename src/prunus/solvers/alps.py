@@ -53,8 +53,8 @@ def alps(
     scale = h.diagonal().sqrt()
     h, w = h / scale[:, None] / scale, w * scale
     mask = _mask(w, h, count, chosen, rounds)
-    found = on_support(w, h, mask, steps)
-    return Pruned((found / scale).to(weight.dtype), mask)
+    weights = on_support(w, h, mask, steps)
+    return Pruned((weights / scale).to(weight.dtype), mask)
 
 
 def _mask(w: Tensor, h: Tensor, count: int, pattern: Pattern, rounds: int) -> Tensor:
@@ -89,8 +89,8 @@ def on_support(weight: Tensor, moment: Tensor, mask: Tensor, steps: int = GRADIE
     Shapes: weight, mask (O, I), moment (I, I) → (O, I).
     """
     inside, none = mask.to(weight.dtype), weight.new_zeros(())
-    found = weight * inside
-    residual = (weight - found) @ moment * inside
+    approximation = weight * inside
+    residual = (weight - approximation) @ moment * inside
     diagonal = moment.diagonal()
     ahead = residual / diagonal
     direction, energy = ahead, (residual * ahead).sum(1, keepdim=True)
@@ -100,13 +100,13 @@ def on_support(weight: Tensor, moment: Tensor, mask: Tensor, steps: int = GRADIE
         curved = direction @ moment * inside
         curvature = (direction * curved).sum(1, keepdim=True)
         length = torch.where((energy > least) & (curvature > 0), energy / curvature, none)
-        found = found + length * direction
+        approximation = approximation + length * direction
         residual = residual - length * curved
         ahead = residual / diagonal
         now = (residual * ahead).sum(1, keepdim=True)
         direction = ahead + torch.where(energy > least, now / energy, none) * direction
         energy = now
-    return found
+    return approximation
 
 
 __all__ = ["GRADIENT_STEPS", "ROUNDS", "alps", "on_support"]

@@ -93,9 +93,9 @@ def blocks(matrix: Tensor, columns: Tensor, fill: float = 0.0) -> Tensor:
     """
     real = columns < len(matrix)
     index = columns.clamp(max=max(0, len(matrix) - 1))
-    found = matrix[index[:, :, None], index[:, None, :]] * (real[:, :, None] & real[:, None, :])
-    found.diagonal(dim1=1, dim2=2).add_((~real).to(found.dtype), alpha=fill)
-    return found
+    diagonal = matrix[index[:, :, None], index[:, None, :]] * (real[:, :, None] & real[:, None, :])
+    diagonal.diagonal(dim1=1, dim2=2).add_((~real).to(diagonal.dtype), alpha=fill)
+    return diagonal
 
 
 def rows_of(matrix: Tensor, columns: Tensor) -> Tensor:
@@ -106,5 +106,5 @@ def rows_of(matrix: Tensor, columns: Tensor) -> Tensor:
 
 def traces(own: Tensor, energy: Tensor) -> Tensor:
     """Return tr(A⁻¹ E) of every unit. Shapes: (units, b, b) twice → (units,)."""
-    found: Tensor = torch.linalg.solve(own, energy).diagonal(dim1=1, dim2=2).sum(1)
-    return found
+    values: Tensor = torch.linalg.solve(own, energy).diagonal(dim1=1, dim2=2).sum(1)
+    return values

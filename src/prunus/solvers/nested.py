@@ -47,14 +47,14 @@ def nested_refits(
     sizes = {count: int((place < count).sum()) for count in levels}
     widest = sorted_inputs[: sizes[levels[-1]]]
     lower, target = factor(moment[widest][:, widest]), weight @ moment[:, widest]
-    found = {}
+    weights = {}
     for count in levels:
         size = sizes[count]
         own = torch.zeros_like(weight)
         if size:
             own[:, widest[:size]] = torch.cholesky_solve(target[:, :size].mT, lower[:size, :size]).mT
-        found[count] = own.to(consumer.weight.dtype)
-    return found
+        weights[count] = own.to(consumer.weight.dtype)
+    return weights
 
 
 __all__ = ["nested_refits"]

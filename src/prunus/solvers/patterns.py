@@ -119,8 +119,8 @@ class Tiles:
 def _best(scores: Tensor, count: int) -> Tensor:
     """Keep the ``count`` highest of every row; equal scores keep the lower index."""
     count = min(count, scores.shape[1])
-    found = torch.zeros_like(scores, dtype=torch.bool)
+    mask = torch.zeros_like(scores, dtype=torch.bool)
     if count:
         order = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :count]
-        found.scatter_(1, order, True)
-    return found
+        mask.scatter_(1, order, True)
+    return mask

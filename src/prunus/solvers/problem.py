@@ -68,20 +68,19 @@ def check_count(count: int, total: int) -> None:
 
 
 def damped(moment: Tensor, damping: float = DAMPING) -> Tensor:
-    """Return H + λ·mean(diag H)·I; an input that is always zero gets a one on the diagonal, so that no division by zero
-    follows.
+    """Return H + λ·mean(diag H)·I; an input that is always zero gets a one, so that no division by zero follows.
 
     Raises:
         OptionError: negative damping.
     """
     if damping < 0:
         raise OptionError(f"damping is {damping}; allowed is at least 0, a share of the mean of the diagonal.")
-    found = moment.clone()
-    diagonal = found.diagonal()
+    result = moment.clone()
+    diagonal = result.diagonal()
     level = diagonal.mean() if len(diagonal) else diagonal.sum()
     diagonal[diagonal <= 0] = 1.0
     diagonal += damping * level
-    return found
+    return result
 
 
 def inverse(moment: Tensor) -> Tensor:
@@ -92,8 +91,8 @@ def inverse(moment: Tensor) -> Tensor:
     Raises:
         DataError: it is far from positive definite.
     """
-    found: Tensor = torch.cholesky_inverse(factor(moment))
-    return found
+    result: Tensor = torch.cholesky_inverse(factor(moment))
+    return result
 
 
 def factor(moment: Tensor) -> Tensor:
@@ -103,16 +102,16 @@ def factor(moment: Tensor) -> Tensor:
         DataError: it is far from positive definite.
     """
     ridge = torch.finfo(moment.dtype).eps * len(moment) * float(moment.diagonal().abs().max()) if len(moment) else 0.0
-    found: Tensor
-    found, info = torch.linalg.cholesky_ex(moment)
+    lower: Tensor
+    lower, info = torch.linalg.cholesky_ex(moment)
     for _ in range(_TRIES):
         if not info:
-            return found
-        found, info = torch.linalg.cholesky_ex(moment + ridge * torch.eye(len(moment)).to(moment))
+            return lower
+        lower, info = torch.linalg.cholesky_ex(moment + ridge * torch.eye(len(moment)).to(moment))
         ridge *= _STRONGER
     if info:
         raise DataError("the moment is not positive semidefinite; allowed is E[xxᵀ] of data. Accumulate it in float64.")
-    return found
+    return lower
 
 
 def triangle(matrix: Tensor, *, upper: bool = False) -> Tensor:
@@ -123,20 +122,20 @@ def triangle(matrix: Tensor, *, upper: bool = False) -> Tensor:
     Raises:
         DataError: it is singular to rounding.
     """
-    found: Tensor
-    found, info = torch.linalg.cholesky_ex(matrix, upper=upper)
+    result: Tensor
+    result, info = torch.linalg.cholesky_ex(matrix, upper=upper)
     if bool(info.any()):
         raise DataError(
             "the moment is singular to rounding: some inputs are sums of others. Give more damping, such as "
             f"damping={DAMPING}."
         )
-    return found
+    return result
 
 
-def reconstruction_error(weight: Tensor, found: Tensor, moment: Tensor) -> float:
+def reconstruction_error(weight: Tensor, approximation: Tensor, moment: Tensor) -> float:
     """Return tr((W−Ŵ)H(W−Ŵ)ᵀ), in float64: the squared error of the layer's output over all outputs.
 
-    Shapes: weight, found (O, I), moment (I, I).
+    Shapes: weight, approximation (O, I), moment (I, I).
     """
-    change = weight.detach().double() - found.detach().double()
+    change = weight.detach().double() - approximation.detach().double()
     return float(((change @ moment.double()) * change).sum())

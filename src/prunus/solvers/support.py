@@ -37,7 +37,7 @@ def refit(weight: Tensor, moment: Tensor, mask: Tensor, *, damping: float = 0.0)
         )
     h = damped(h, damping)
     target = w @ h
-    found = torch.zeros_like(w)
+    solution = torch.zeros_like(w)
     if mask.dim() == 1:
         supports, owner = mask[None], torch.zeros(len(w), dtype=torch.int64, device=w.device)
     else:
@@ -45,20 +45,20 @@ def refit(weight: Tensor, moment: Tensor, mask: Tensor, *, damping: float = 0.0)
     if mask.dim() == 1 or len(supports) * 4 <= len(w):
         for i, support in enumerate(supports):
             rows = (owner == i).nonzero().reshape(-1)
-            _solve_shared(found, h, target, rows, support.nonzero().reshape(-1))
+            _solve_shared(solution, h, target, rows, support.nonzero().reshape(-1))
     else:
-        _solve_rows(found, h, target, mask)
-    return found.to(weight.dtype)
+        _solve_rows(solution, h, target, mask)
+    return solution.to(weight.dtype)
 
 
-def _solve_shared(found: Tensor, h: Tensor, target: Tensor, rows: Tensor, support: Tensor) -> None:
+def _solve_shared(solution: Tensor, h: Tensor, target: Tensor, rows: Tensor, support: Tensor) -> None:
     if len(support):
         lower = factor(h[support][:, support])
         solved = torch.cholesky_solve(target[rows][:, support].T, lower).T
-        found[rows[:, None], support] = solved
+        solution[rows[:, None], support] = solved
 
 
-def _solve_rows(found: Tensor, h: Tensor, target: Tensor, mask: Tensor) -> None:
+def _solve_rows(solution: Tensor, h: Tensor, target: Tensor, mask: Tensor) -> None:
     """Solve rows of similar support sizes at once; smaller problems are padded with the identity."""
     sizes = mask.sum(1)
     order = torch.argsort(sizes, descending=True)
@@ -77,5 +77,5 @@ def _solve_rows(found: Tensor, h: Tensor, target: Tensor, mask: Tensor) -> None:
         for i in info.nonzero().reshape(-1).tolist():
             lower[i] = factor(system[i])
         solved = torch.cholesky_solve(right[:, :, None], lower)[:, :, 0] * real
-        found[rows] = torch.zeros_like(found[rows]).scatter_add_(1, columns, solved)
+        solution[rows] = torch.zeros_like(solution[rows]).scatter_add_(1, columns, solved)
         start += len(rows)
