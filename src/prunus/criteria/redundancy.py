@@ -31,7 +31,7 @@ def redundancy(evidence: UnitEvidence, /) -> dict[str, Tensor]:
 
 
 def distinctness(gram: np.ndarray) -> np.ndarray:
-    """Score units by their dissimilarity to the units that stay: of the most similar pair, that of less norm goes first.
+    """Score units by their dissimilarity to those that stay: of the most similar pair, that of less norm goes first.
 
     s_u = 1 − max_{v not removed} cos(u, v) when u is removed, never less than the score of a unit removed before; the
     last one scores 2, the largest value possible. A unit whose weights are all zero counts as similar to all: 0.

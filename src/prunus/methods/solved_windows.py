@@ -51,7 +51,7 @@ class Windows:
         return self.tile.rows * self.tile.columns
 
     def numbers(self, site: Site, order: Tensor) -> Tensor:
-        """Number the window of every weight of a solved layer; every group starts new windows. Shape: that of the weight.
+        """Number the window of every weight of a solved layer; every group starts anew. Shape: that of the weight.
 
         Args:
             site: the layer.
