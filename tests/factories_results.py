@@ -17,7 +17,7 @@ METHODS = {
     "two-four": "weight",
     "sensitivity": "neuron",
     "contribution": "neuron",
-    "filter-norm": "neuron",
+    "magnitude": "neuron",
     "key-path": "structure",
     "modular": "structure",
     "layer-wise": "hierarchical",

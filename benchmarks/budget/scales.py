@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-UNIFORM = "filter-norm"
+UNIFORM = "magnitude"
 SEVERAL = ("multi-scale", "tree-knapsack")
 UNITS = (UNIFORM, "sensitivity", "layer-wise", "key-path", "modular", "depth")
 """Single levels that make a network faster."""

@@ -81,7 +81,7 @@ def _by_method(name: str, subject: Any, kept: float) -> Any:
 
 
 def _l2(subject: Any, kept: float) -> Any:
-    return _by_method("filter-norm", subject, kept)
+    return _by_method("magnitude", subject, kept)
 
 
 def _order(subject: Any, kept: float) -> Any:

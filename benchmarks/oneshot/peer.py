@@ -16,7 +16,7 @@ from torch_pruning_run import STEPS, prunable, pruned_to_
 
 from .networks import Case, Row, case_of, macs_of
 
-CRITERIA = ("l2", "taylor", "fpgm", "lamp", "bn_scale", "hessian")
+CRITERIA = ("l2", "taylor", "fpgm", "lamp", "bn-scale", "hessian")
 SCOPES = ("local", "global")
 _BATCH = 64
 _CLASSES = 62
@@ -62,7 +62,7 @@ def _importance(criterion: str) -> Any:
         "taylor": tp.importance.GroupTaylorImportance,
         "fpgm": tp.importance.FPGMImportance,
         "lamp": tp.importance.LAMPImportance,
-        "bn_scale": tp.importance.BNScaleImportance,
+        "bn-scale": tp.importance.BNScaleImportance,
         "hessian": tp.importance.GroupHessianImportance,
     }
     return kinds[criterion]()

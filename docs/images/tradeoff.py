@@ -16,7 +16,7 @@ ROWS = (
     "window-kernel",
     "alps",
     "sensitivity",
-    "filter-norm",
+    "magnitude",
     "obs-units",
     "key-path",
     "layer-wise",

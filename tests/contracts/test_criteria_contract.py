@@ -16,7 +16,7 @@ from prunus.methods.scored_units import unit_scores
 from prunus.testing import criterion_suite
 
 TRAINING = ("movement",)  # these need the steps of a training, not a pass over data
-OPTIONS = {"random": {"draws": True}, "taylor_batch": {"mixes_samples": True}}  # which samples share a batch matters
+OPTIONS = {"random": {"draws": True}, "taylor-batch": {"mixes_samples": True}}  # which samples share a batch matters
 MEASURED = [name for name in UNIT_CRITERIA.names() if name not in TRAINING]
 measured = pytest.mark.parametrize("name", MEASURED)
 

@@ -143,9 +143,9 @@ def test_every_form_goes_through_methods_and_choices(case: Any) -> None:
         {"method": "layer-wise"},
         {"method": "depth"},
         {"criterion": "taylor"},
-        {"criterion": "taylor_sample"},
+        {"criterion": "taylor-sample"},
         {"criterion": "fisher"},
-        {"criterion": "mean_activation", "damage": True},
+        {"criterion": "mean-activation", "damage": True},
         {"criterion": "magnitude", "search": 3},
         {"budget": {"max_drop": 0.9}, "criterion": "magnitude"},
         {"stages": [{"level": "units", "kept": 0.8, "recover": {"steps": 1}}, {"level": "weights"}]},
@@ -185,7 +185,7 @@ def test_the_form_does_not_change_the_plan() -> None:
 def test_noise_and_data_without_labels_take_the_form(form: str) -> None:
     model, inputs, _ = FORMS[form]()
     for data in ("noise", [fields(r) for r in ROWS]):
-        found = _prune(model, inputs, data, criterion="mean_activation", repair="refold", recover=STEPS)
+        found = _prune(model, inputs, data, criterion="mean-activation", repair="refold", recover=STEPS)
         assert found.repair is not None
         assert found.repair.samples > 0
         assert found.recovery is not None

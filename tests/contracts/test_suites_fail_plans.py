@@ -38,7 +38,7 @@ from prunus.testing.schedules import ScheduleSuite
 from prunus.testing.suite import suite_for
 
 counter = itertools.count()
-GOOD, MASKS = METHODS.get("filter-norm"), METHODS.get("importance")
+GOOD, MASKS = METHODS.get("magnitude"), METHODS.get("importance")
 
 
 def but(change: Callable[[Analysis, Plan], Any], good: Method = GOOD, **more: Any) -> Method:
@@ -263,9 +263,7 @@ def test_broken_methods(check: str, member: Any, words: str) -> None:
 
 def test_a_method_under_another_name() -> None:
     with METHODS.lent("good", GOOD):
-        check_broken(
-            method_suite("good"), "test_its_record_is_sound", "another name; got 'filter-norm', allowed: 'good'"
-        )
+        check_broken(method_suite("good"), "test_its_record_is_sound", "another name; got 'magnitude', allowed: 'good'")
 
 
 @pytest.mark.parametrize(("check", "member", "words"), RULE_CASES)

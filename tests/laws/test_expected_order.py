@@ -58,17 +58,17 @@ def test_the_network_is_worth_pruning() -> None:
 
 def test_refitting_then_gradients_then_weights_then_chance() -> None:
     solved, gradients = left("obs-units", repair="refold"), [left(name) for name in ("fisher", "taylor-sample")]
-    weights, chance = left("filter-norm"), left("random")
+    weights, chance = left("magnitude"), left("random")
     assert all(3 * solved.nll < found.nll for found in gradients)
     assert all(found.nll < 0.8 * min(weights.nll, chance.nll) for found in gradients)
     # Magnitude is hardly better than chance before anything is refitted.
     assert weights.nll > 0.5 * chance.nll
-    assert left("filter-norm", repair="refold").nll < 0.5 * weights.nll
+    assert left("magnitude", repair="refold").nll < 0.5 * weights.nll
 
 
 def test_the_coarser_the_part_the_more_is_lost_at_equal_sparsity() -> None:
     weights, pattern, tiles, units = (
-        left(n).nll for n in ("absolute-threshold", "two-four", "window-tile", "filter-norm")
+        left(n).nll for n in ("absolute-threshold", "two-four", "window-tile", "magnitude")
     )
     assert weights < pattern < tiles < units
 

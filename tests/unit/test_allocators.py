@@ -15,13 +15,13 @@ from torch import nn
 import prunus
 from factories_tree import coupling as hybrid
 from prunus.budget import ALLOCATORS, Bound, Limit, UnitProblem, allocate, unit_problem
-from prunus.budget.erk import erk_counts, erk_proportion
 from prunus.budget.evolutionary_search import Search, refine
-from prunus.budget.isomorphic import isomorphic_groups
 from prunus.budget.knapsack_tree import Group, Leaf, solve_tree
-from prunus.budget.lamp import lamp_scores
+from prunus.budget.proportional import erk_counts, erk_proportion
+from prunus.budget.ranking import isomorphic_groups
 from prunus.budget.weights import fit_weights
 from prunus.cost.price import CostModel, cost_model
+from prunus.criteria.lamp import lamp_scores
 from prunus.errors import BudgetError, OptionError, SelectorError
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple

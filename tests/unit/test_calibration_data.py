@@ -125,7 +125,7 @@ def test_a_criterion_called_on_its_own_takes_batches() -> None:
         batches_of(TensorDataset(_X, _Y))
 
 
-@pytest.mark.parametrize("criterion", ["taylor", "taylor_sample", "sensitivity"])
+@pytest.mark.parametrize("criterion", ["taylor", "taylor-sample", "sensitivity"])
 @pytest.mark.parametrize(
     "targets", [torch.full((8,), 9), torch.zeros(7, dtype=torch.int64), torch.zeros(8)], ids=["class", "count", "float"]
 )

@@ -70,11 +70,11 @@ def test_a_method_stands_for_criterion_and_allocator_and_compare_names_its_own(t
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "version: 1\nmodel: digits\ndata: digits\nrecover: {steps: 0}\n"
-        "prune: {budget: {params: 0.5}, method: layer-wise}\ncompare: {methods: [filter-norm, two-four]}\n"
+        "prune: {budget: {params: 0.5}, method: layer-wise}\ncompare: {methods: [magnitude, two-four]}\n"
     )
     assert [(e.role, e.name) for e in cite(recipe).used] == [
         ("method", "layer-wise"),
-        ("method", "filter-norm"),
+        ("method", "magnitude"),
         ("method", "two-four"),
     ]
     assert "1608.08710" in {paper.arxiv for paper in cite(recipe).references}

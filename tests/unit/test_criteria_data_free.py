@@ -58,7 +58,7 @@ def test_norms_and_distances(made):
     model, _, _ = made
     rows = model.c1.weight.detach().double().flatten(1)
     torch.testing.assert_close(_scores(made, "l1")["c1:out"], rows.abs().sum(1))
-    torch.testing.assert_close(_scores(made, "l2")["c1:out"], rows.norm(dim=1))
+    torch.testing.assert_close(_scores(made, "magnitude")["c1:out"], rows.norm(dim=1))
     torch.testing.assert_close(_scores(made, "fpgm")["c1:out"], torch.cdist(rows, rows).sum(1))
 
 
@@ -85,12 +85,12 @@ def test_fpgm_of_gru_units_joins_gates_and_both_weights():
 
 def test_norm_scales_and_the_axes_without_a_norm(made):
     model, _, _ = made
-    scores = _scores(made, "bn_scale")
+    scores = _scores(made, "bn-scale")
     torch.testing.assert_close(scores["c1:out"], model.n1.weight.detach().abs().double())
-    torch.testing.assert_close(scores["c2:out"], _scores(made, "l2")["c2:out"])
+    torch.testing.assert_close(scores["c2:out"], _scores(made, "magnitude")["c2:out"])
     bare = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     with pytest.raises(OptionError, match="this model has none there"):
-        UNIT_CRITERIA.get("bn_scale")(UnitEvidence(couple(capture(bare, torch.ones(1, 3))), {}))
+        UNIT_CRITERIA.get("bn-scale")(UnitEvidence(couple(capture(bare, torch.ones(1, 3))), {}))
 
 
 def test_activity_and_inputs(made):
@@ -100,7 +100,7 @@ def test_activity_and_inputs(made):
         second = torch.relu(model.c2(first.float())).double()
     batches = [x[:4], x[4:]]  # no labels
     over = (0, 2, 3)
-    torch.testing.assert_close(_scores(made, "mean_activation", batches)["c1:out"], first.mean(over))
+    torch.testing.assert_close(_scores(made, "mean-activation", batches)["c1:out"], first.mean(over))
     torch.testing.assert_close(_scores(made, "apoz", batches)["c1:out"], (first > 0).double().mean(over))
     rms = first.square().mean(over).sqrt()
     wanda = _scores(made, "wanda", batches)

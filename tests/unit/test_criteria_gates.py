@@ -89,17 +89,17 @@ def test_taylor_equals_gates_by_hand(kind, shape, axis, gate, gate_shape):
     batches = [(x[:4], y[:4]), (x[4:], y[4:])]
     found = {
         name: UNIT_CRITERIA.get(name)(collect_evidence(name, Calibration(model, coupling, batches, F.cross_entropy)))
-        for name in ("taylor_sample", "taylor_batch", "worst_class")
+        for name in ("taylor-sample", "taylor-batch", "worst-class")
     }
     if gate == "scores":
         # The width of a head is shared by the values: their gate adds to that on the scores.
         values = _values_by_hand(model, x, y)
         slopes = slopes + values
-    torch.testing.assert_close(found["taylor_sample"][axis], slopes.square().mean(0) / 2, rtol=1e-3, atol=1e-9)
+    torch.testing.assert_close(found["taylor-sample"][axis], slopes.square().mean(0) / 2, rtol=1e-3, atol=1e-9)
     batched = torch.stack([slopes[:4].mean(0).square(), slopes[4:].mean(0).square()]).mean(0)
-    torch.testing.assert_close(found["taylor_batch"][axis], batched, rtol=1e-3, atol=1e-9)
+    torch.testing.assert_close(found["taylor-batch"][axis], batched, rtol=1e-3, atol=1e-9)
     worst = torch.stack([slopes[y == c].square().mean(0) / 2 for c in range(3)]).amax(0)
-    torch.testing.assert_close(found["worst_class"][axis], worst, rtol=1e-3, atol=1e-9)
+    torch.testing.assert_close(found["worst-class"][axis], worst, rtol=1e-3, atol=1e-9)
 
 
 def _values_by_hand(model, x, y):
@@ -192,7 +192,7 @@ def test_weights_make_up_for_how_labels_are_drawn():
 def test_labels_that_are_missing_are_named():
     model, coupling, x, _ = _made(Stream, (1, 5, 5))
     with pytest.raises(DataError, match="Add the labels"):
-        collect_evidence("taylor_sample", Calibration(model, coupling, [x], F.cross_entropy))
+        collect_evidence("taylor-sample", Calibration(model, coupling, [x], F.cross_entropy))
     with pytest.raises(OptionError, match="needs a running training"):
         collect_evidence("movement", Calibration(model, coupling, [x], F.cross_entropy))
 

@@ -20,11 +20,11 @@ EXPECTED = {
     "magnitude": [[2.0, 0.5], [1.0, 0.0]],
     "gradient": [[1.0, 2.0], [3.0, 4.0]],
     "importance": [[1.0, 4.0], [9.0, 16.0]],
-    "importance_weighted": [[4.0, 1.0], [9.0, 0.0]],
-    "taylor_weight": [[4.0, 1.0], [9.0, 0.0]],
+    "importance-weighted": [[4.0, 1.0], [9.0, 0.0]],
+    "taylor-weight": [[4.0, 1.0], [9.0, 0.0]],
     "snip": [[2.0, 1.0], [3.0, 0.0]],
     "lamp": [[1.0, 0.25 / 5.25], [1.0 / 5.0, 0.0]],
-    "relative_max": [[1.0, 0.25], [0.5, 0.0]],
+    "relative-max": [[1.0, 0.25], [0.5, 0.0]],
     "movement": [[0.5, 0.0], [2.0, 1.0]],
     "wanda": [[6.0, 1.0], [3.0, 0.0]],
 }
@@ -46,7 +46,7 @@ def test_every_criterion_scores_every_weight_and_shares_no_memory(name):
     assert all(torch.equal(getattr(FULL, field)["w"], value) for field, value in before.items())
 
 
-NEEDS = dict.fromkeys(["gradient", "importance", "importance_weighted", "taylor_weight", "snip"], "grad")
+NEEDS = dict.fromkeys(["gradient", "importance", "importance-weighted", "taylor-weight", "snip"], "grad")
 
 
 @pytest.mark.parametrize(("name", "field"), [*NEEDS.items(), ("movement", "movement"), ("wanda", "input_norm")])
@@ -95,5 +95,5 @@ def test_movement_adds_up_over_steps():
 
 def test_relative_std_counts_standard_deviations():
     weight = torch.tensor([[-3.0, 1.0], [1.0, 1.0]])
-    score = CRITERIA.get("relative_std")(Evidence({"w": weight}))["w"]
+    score = CRITERIA.get("relative-std")(Evidence({"w": weight}))["w"]
     torch.testing.assert_close(score, weight.abs().double() / weight.double().std(correction=0))

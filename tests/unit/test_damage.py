@@ -89,7 +89,7 @@ def test_a_search_ends_no_worse_than_its_allocator_and_within_the_budget() -> No
     batches = list(it.selection.batches(256))
     dense = masked_loss(it, {}, batches)
     rise = masked_loss(it, problem.masks(counts), batches) - dense
-    told = search.told()
+    told = search.report()
     assert rise == pytest.approx(told["rise_after"], rel=1e-5)
     assert told["rise_after"] <= told["rise_before"]
     assert problem.fits(counts)

@@ -128,12 +128,12 @@ def test_importance_variants_rank_differently():
     kept = {v: importance_masks(evidence, variant=v, keep_count=1)["w"].tolist() for v in _VARIANTS}
     assert kept == {
         "importance": [[True, False, False]],
-        "importance_weighted": [[False, True, False]],
-        "taylor_weight": [[False, False, True]],
+        "importance-weighted": [[False, True, False]],
+        "taylor-weight": [[False, False, True]],
     }
 
 
-_VARIANTS = ("importance", "importance_weighted", "taylor_weight")
+_VARIANTS = ("importance", "importance-weighted", "taylor-weight")
 
 
 def test_importance_says_what_evidence_is_missing():

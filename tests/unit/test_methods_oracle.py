@@ -81,7 +81,7 @@ def test_criteria_come_in_the_expected_order() -> None:
     drawn = (unit_plan(replace(small(), seed=s, memo={}), limits, "random") for s in range(8))
     chance = [loss_of(plan, unseen) for plan in drawn]
     oracles = loss_of(oracle_plan())
-    for name in ("fisher", "taylor_sample", "taylor", "sensitivity", "magnitude", "fpgm", "redundancy"):
+    for name in ("fisher", "taylor-sample", "taylor", "sensitivity", "magnitude", "fpgm", "redundancy"):
         plan = unit_plan(small(), limits, name)
         assert loss_of(plan, unseen) < np.median(chance), name
         assert loss_of(plan) > 0.9 * oracles, name

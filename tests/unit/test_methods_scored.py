@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,26 +14,26 @@ from prunus.analysis import Analysis
 from prunus.criteria import CRITERIA, UNIT_CRITERIA, Evidence
 from prunus.criteria.relative import relative_scores
 from prunus.experiments.citation import cite
+from prunus.foundation.registry import Registry
 from prunus.methods import METHODS
 from prunus.methods.scored_units import unit_scores
 from prunus.methods.weights import gradient_evidence, maskable
 
 UNITS = {
-    "l1": "filter-norm-l1",
+    "l1": "l1",
     "fpgm": "fpgm",
-    "bn_scale": "bn-scale",
-    "mean_activation": "mean-activation",
+    "bn-scale": "bn-scale",
+    "mean-activation": "mean-activation",
     "apoz": "apoz",
     "wanda": "units-wanda",
     "snip": "units-snip",
     "redundancy": "units-redundancy",
     "taylor": "taylor",
-    "taylor_sample": "taylor-sample",
-    "taylor_batch": "taylor-batch",
+    "taylor-sample": "taylor-sample",
+    "taylor-batch": "taylor-batch",
     "fisher": "fisher",
-    "worst_class": "worst-class",
-    "magnitude": "filter-norm",
-    "l2": "filter-norm",
+    "worst-class": "worst-class",
+    "magnitude": "magnitude",
     "contribution": "contribution",
     "sensitivity": "sensitivity",
     "random": "random",
@@ -40,14 +42,14 @@ UNITS = {
 WEIGHTS = {
     "magnitude": "absolute-threshold",
     "random": "random-weights",
-    "relative_max": "relative-threshold",
-    "relative_std": "relative-std-threshold",
+    "relative-max": "relative-threshold",
+    "relative-std": "relative-std-threshold",
     "lamp": "lamp",
     "wanda": "wanda",
     "gradient": "gradient-threshold",
     "importance": "importance",
-    "importance_weighted": "importance-weighted",
-    "taylor_weight": "snip",
+    "importance-weighted": "importance-weighted",
+    "taylor-weight": "snip",
     "snip": "snip",
     "movement": "movement",
 }
@@ -59,7 +61,18 @@ def test_every_criterion_has_its_method() -> None:
     assert {*UNITS.values(), *WEIGHTS.values()} <= set(METHODS.names())
 
 
-@pytest.mark.parametrize("criterion", [c for c, name in UNITS.items() if c not in ("random", "movement", "l2")])
+@pytest.mark.parametrize("registry", [METHODS, UNIT_CRITERIA, CRITERIA], ids=lambda registry: registry.role)
+def test_names_have_hyphens(registry: Registry[Any]) -> None:
+    assert [name for name in registry.names() if "_" in name] == []
+
+
+def test_a_method_of_units_has_the_name_of_its_criterion() -> None:
+    other = {c for c, name in UNITS.items() if name != c}
+    assert other == {"wanda", "snip", "redundancy"}  # these names are methods of weights and of blocks
+    assert not {c for c in other if METHODS.get(c).level == "neuron"}
+
+
+@pytest.mark.parametrize("criterion", [c for c, name in UNITS.items() if c not in ("random", "movement")])
 def test_units_that_stay_score_higher_and_the_paper_is_that_of_the_criterion(criterion: str) -> None:
     subject, name = fresh_subject(), UNITS[criterion]
     plan, scores = planned_by(name, subject, 0.5), unit_scores(subject, criterion)

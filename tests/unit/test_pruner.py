@@ -61,7 +61,7 @@ def trained(options: dict[str, Any], steps: int = 20) -> tuple[nn.Module, Pruner
         ({"kept": 0.5, "pattern": 24}, "pattern is '24'"),
         ({"kept": 0.1, "pattern": "2:4"}, "pattern '2:4' keeps 0.5; give kept 0.5"),
         ({"kept": 0.5, "pattern": "2:4", "method": "granet"}, "which method 'granet' does not follow.*one of gradual"),
-        ({"kept": 0.5, "criterion": "taylor_weight", "method": "rigl"}, "which method 'rigl' does not follow"),
+        ({"kept": 0.5, "criterion": "taylor-weight", "method": "rigl"}, "which method 'rigl' does not follow"),
         ({"kept": 0.5, "metric": "macs"}, "which method 'gradual' does not follow.*one of units"),
         ({"kept": 0.5, "criterion": "movement"}, "all that a running training shows; allowed: .*lamp.*relative"),
         ({"kept": 0.5, "criterion": "apoz", "method": "units"}, "needs active, which a running training does not show"),
@@ -118,7 +118,7 @@ def test_ignored_weights_stay_whole() -> None:
     assert not any(name.startswith("3.up") for name in pruner.masks)
 
 
-@pytest.mark.parametrize("criterion", ["magnitude", "relative", "gradient", "importance", "taylor_weight", "random"])
+@pytest.mark.parametrize("criterion", ["magnitude", "relative", "gradient", "importance", "taylor-weight", "random"])
 def test_gradual_takes_any_criterion(criterion: str) -> None:
     model, pruner = trained({"kept": 0.25, "criterion": criterion})
     weights = [model.get_parameter(name) for name in pruner.masks]

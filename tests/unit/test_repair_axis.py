@@ -20,7 +20,7 @@ data: digits
 train: {steps: 60}
 recover: {steps: 0}
 compare:
-  methods: [filter-norm]
+  methods: [magnitude]
   kept: [0.3]
   repair: [none, refold]
   latency: {rounds: 1, batch: 8}
@@ -38,15 +38,15 @@ def recipe(tmp_path: Path) -> Path:
 def test_every_method_meets_every_repair(recipe: Path) -> None:
     results = compare(load_recipe(recipe))
     plain, refolded = results.runs
-    assert (plain.method, plain.repair) == ("filter-norm", "none")
-    assert (refolded.method, refolded.repair) == ("filter-norm + refold", "refold")
+    assert (plain.method, plain.repair) == ("magnitude", "none")
+    assert (refolded.method, refolded.repair) == ("magnitude + refold", "refold")
     assert plain.structure == refolded.structure  # one plan for both
     assert refolded.accuracy_before_recovery > plain.accuracy_before_recovery
     assert any(note.startswith("repair: refold, outputs off by") for note in refolded.notes)
     assert len(results.summary) == 2
     text = io.StringIO()
     print_table(results, Console(file=text, width=200))
-    head, row = (next(x for x in text.getvalue().splitlines() if x.startswith(s)) for s in ("method", "filter-norm +"))
+    head, row = (next(x for x in text.getvalue().splitlines() if x.startswith(s)) for s in ("method", "magnitude +"))
     assert "repair" in head
     assert row.split()[3] == "refold"
 

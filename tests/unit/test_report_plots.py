@@ -38,7 +38,7 @@ def test_tradeoff_has_one_line_a_method(results: Results) -> None:
 def test_tradeoff_of_a_level_shows_its_methods_and_their_band(results: Results) -> None:
     svg = tradeoff(results, "neuron")
     assert "tradeoff-neuron-lv-neuron-sensitivity-band" in ids(svg)
-    assert {"sensitivity", "contribution", "filter-norm"} <= set(words(svg).split())
+    assert {"sensitivity", "contribution", "magnitude"} <= set(words(svg).split())
     assert "importance" not in words(svg)
     assert "band" not in " ".join(ids(tradeoff(make_results(seeds=1), "neuron")))
 

@@ -130,7 +130,7 @@ def test_5_nothing_is_pickled(tmp_path: Path) -> None:
 def test_6_a_short_training_repairs_what_a_cut_broke() -> None:
     subject = fresh_subject()
     small, _ = cut_with_record(
-        trained(), subject.coupling, planned_by("filter-norm", subject, 0.3), subject.example_inputs
+        trained(), subject.coupling, planned_by("magnitude", subject, 0.3), subject.example_inputs
     )
     before = evaluate(small, digits().test.batches(256)).accuracy
     finetune_(small, digits().train, TrainingOptions(steps=12, lr=5e-3), seed=0)

@@ -109,7 +109,7 @@ def test_searching_with_a_repair_ends_no_worse_and_says_so() -> None:
     problem = unit_problem(it.cost, unit_scores(it, "magnitude"), (it.limit(0.5),))
     search = LossSearch(it, "uniform", 8, repair="auto")
     counts = search(problem)
-    told = search.told()
+    told = search.report()
     assert told["repair"] == "refold"
     assert told["rise_after"] == pytest.approx(AfterRepair(it).error(problem.masks(counts)))
     assert told["rise_after"] <= told["rise_before"]

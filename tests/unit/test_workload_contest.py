@@ -36,7 +36,7 @@ def compared(name: str, methods: list[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_language_model_is_told_in_bits_per_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = compared("text/gpt", ["filter-norm", "osscar"], monkeypatch)
+    found = compared("text/gpt", ["magnitude", "osscar"], monkeypatch)
     for row in (found.dense, *found.runs):
         assert row.auc is None
         assert row.bits is not None
@@ -50,7 +50,7 @@ def test_a_language_model_is_told_in_bits_per_byte(monkeypatch: pytest.MonkeyPat
 
 
 def test_clicks_are_told_by_their_area_under_the_curve(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = compared("recommendation/deepfm", ["filter-norm"], monkeypatch)
+    found = compared("recommendation/deepfm", ["magnitude"], monkeypatch)
     for row in (found.dense, *found.runs):
         assert row.bits is None
         assert row.auc is not None

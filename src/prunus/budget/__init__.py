@@ -1,4 +1,4 @@
-"""Who gets how much: limits, and one file an allocator."""
+"""Budgets: scores, exact prices and limits in, the number of units or weights that each axis or tensor keeps out."""
 
 from prunus.budget.allocation import Allocation, Point, allocate
 from prunus.budget.allocator import ALLOCATORS, UnitProblem

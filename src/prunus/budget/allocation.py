@@ -1,4 +1,4 @@
-"""What an allocator decided, with what it is predicted to cost and what other budgets would have given."""
+"""An allocation: the kept counts of an allocator with their price and predicted damage, and those of other budgets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TrueLoss = Callable[[Mapping[str, int]], float]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One budget of a frontier: what is spent of the first limit's metric, and the predicted damage."""
+    """One budget of a frontier: the amount of the first limit's metric, and the predicted damage."""
 
     amount: int
     damage: float
@@ -31,15 +31,15 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """How the budget was divided.
+    """A division of the budget between axes.
 
     Attributes:
-        allocator: who divided it.
-        counts: axis id → how many units stay.
-        damage: predicted, Σ over axes of the damage when each alone is cut.
-        price: exact.
-        frontier: what other budgets give, by ascending amount and descending damage; this one among them.
-        true_damage: loss with everything cut, less the loss of the whole; None where it was not measured.
+        allocator: name of the allocator.
+        counts: axis id → number of units that stay.
+        damage: predicted damage, Σ over axes of the damage when each alone is cut.
+        price: exact price of the counts.
+        frontier: price and damage under other budgets and this one, by ascending amount and descending damage.
+        true_damage: loss with everything cut, less the dense loss; None where it was not measured.
     """
 
     allocator: str
@@ -68,7 +68,7 @@ class Allocation:
 
 
 def divide(problem: UnitProblem, allocator: str | Allocator) -> dict[str, int]:
-    """Return the kept counts of an allocator, brought to widths that the bounds allow.
+    """Return the kept counts of an allocator, rounded down to widths that the bounds allow.
 
     Raises:
         OptionError: the allocator's answer is not a kept count for every axis.
@@ -104,13 +104,13 @@ def allocate(
     points: int = 0,
     loss: TrueLoss | None = None,
 ) -> Allocation:
-    """Divide a budget and say what that costs.
+    """Divide a budget between axes and predict the damage.
 
     Args:
-        problem: from `unit_problem`, whose least widths are known to fit.
+        problem: result of `unit_problem`, so that the least widths fit.
         allocator: an enrolled name, or an allocator itself.
-        points: how many other budgets to solve for the frontier, evenly spread from the least reachable to the whole.
-        loss: kept counts → true loss; asked twice, for the ratio R.
+        points: number of other budgets of the frontier, evenly spread from the least reachable to the dense network.
+        loss: kept counts → true loss; called twice, for the ratio R.
     """
     counts = divide(problem, allocator)
     true = None if loss is None else loss(counts) - loss({a: len(s) for a, s in problem.scores.items()})
@@ -127,14 +127,14 @@ def allocate(
 def _frontier(
     problem: UnitProblem, allocator: str | Allocator, counts: Mapping[str, int], points: int
 ) -> tuple[Point, ...]:
-    """Solve the same problem for other values of its first limit; what another budget beats is left out."""
+    """Solve the same problem for other values of its first limit; dominated points are left out."""
     first = problem.limits[0]
     low, high = first.of(problem.price(problem.least)), first.of(problem.price(problem.most))
-    found = [counts]
+    solutions = [counts]
     for value in np.linspace(low, high, points).astype(np.int64) if points else ():
         other = problem.under((dataclasses.replace(first, value=int(value)), *problem.limits[1:]))
         if other.fits(other.least):
-            found.append(divide(other, allocator))
-    amounts = np.array([first.of(problem.price(n)) for n in found], np.int64)
-    damages = np.array([problem.predicted(n) for n in found])
+            solutions.append(divide(other, allocator))
+    amounts = np.array([first.of(problem.price(n)) for n in solutions], np.int64)
+    damages = np.array([problem.predicted(n) for n in solutions])
     return tuple(Point(int(amounts[i]), float(damages[i])) for i in survivors(amounts, damages))

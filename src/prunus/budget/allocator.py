@@ -1,4 +1,4 @@
-"""The role: given scores and prices, say how many units each axis keeps."""
+"""The role of an allocator: scores, prices and limits in, the number of units that each axis keeps out."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _OF_LIMITS = ("even", "considered")
 
 @dataclass(frozen=True, slots=True)
 class UnitProblem:
-    """Scores of the units that may go, the price of what stays, and the limits.
+    """The problem of an allocator: scores of the removable units, the price of the kept units, and the limits.
 
     Attributes:
         cost: the exact price as a function of kept counts.
-        scores: axis id → score of every unit that may go, best first.
-        limits: all must hold.
+        scores: axis id → score of every removable unit, best first.
+        limits: limits that must all hold.
         floor: axis id → the least number of units to keep.
-        fixed: counts of axes that are not up for choice.
-        bounds: axis id → what else is asked of it.
-        damage: axis id → measured loss increase when it alone keeps 0, 1, … all units; what is not measured is taken
-            as the sum of the scores of the units that go.
-        least_of_even: allocators that trade damage for price give no axis less than this share of an even division,
-            where it fits: scores compare the units of one axis well and axes with each other badly, and damages do
-            not add up when nearly all of a layer goes. 0 trusts them.
-        units: axis id → index of every unit that may go, best first, as in ``scores``.
-        present: axis id → units that are there at all (bool), for axes of which some are gone already.
+        fixed: counts of axes that the allocator does not choose.
+        bounds: axis id → further limits of its width.
+        damage: axis id → measured loss increase when it alone keeps 0, 1, … all units; by default the
+            sum of the scores of the removed units.
+        least_of_even: allocators that weigh damage against price give each axis at least this share of its uniform
+            width, where that fits: scores compare units of one axis well but axes badly, and damages do not add up
+            when nearly all of a layer is removed. 0 turns this off.
+        units: axis id → index of every removable unit, best first, as in ``scores``.
+        present: axis id → units that exist (bool), for axes of which some are removed already.
         groups: axis id → axes in fixed proportion, itself among them, with the units that each keeps for a step; its
             counts, scores and damage are those of steps. The other axes of a group have no entry of their own.
-        allowed: axis id → the counts that it may keep, ascending, where ties say more than its bound.
-        memo: what was derived from the other fields once.
+        allowed: axis id → the counts that it may keep, ascending, where ties restrict it beyond its bound.
+        memo: cache of results derived from the other fields.
     """
 
     cost: CostModel
@@ -60,7 +60,7 @@ class UnitProblem:
 
     @property
     def polynomial(self) -> PricePolynomial:
-        """The price in the widths that are up for choice."""
+        """The price as a function of the widths that the allocator chooses."""
         return self.once(
             "polynomial", lambda: PricePolynomial.of(self.cost, list(self.scores), self.fixed, self.groups)
         )
@@ -85,7 +85,7 @@ class UnitProblem:
     def curve(self, axis: str) -> np.ndarray:
         """Return the predicted damage of keeping 0, 1, … all units of an axis.
 
-        d(k) = Σ_{u > k} s_u with the units ordered best first, unless it was measured.
+        d(k) = Σ_{u > k} s_u with the units ordered best first, unless ``damage`` gives it.
 
         Shapes: → (units + 1,)
         """
@@ -95,7 +95,7 @@ class UnitProblem:
         return self.once(f"curve:{axis}", lambda: np.append(np.cumsum(scores[::-1])[::-1], 0.0))
 
     def predicted(self, counts: Mapping[str, int]) -> float:
-        """Return the damage of kept counts as the additive model has it: Σ_a d_a(n_a)."""
+        """Return the predicted damage of kept counts under the additive model: Σ_a d_a(n_a)."""
         return float(sum(self.curve(a)[n] for a, n in counts.items()))
 
     def snap(self, axis: str, count: int) -> int:
@@ -117,7 +117,7 @@ class UnitProblem:
         return int(allowed[int(np.searchsorted(allowed, count + step))])
 
     def _span(self, axis: str) -> tuple[int, int, bool]:
-        """Return the least and the most units, and whether every number between is allowed."""
+        """Return the least and the most units, and True if every number between is allowed."""
         if (known := self.memo.get(f"span:{axis}")) is None:
             allowed = self.choices(axis)
             low, high = int(allowed[0]), int(allowed[-1])
@@ -126,16 +126,16 @@ class UnitProblem:
         return span
 
     def price(self, counts: Mapping[str, int]) -> Cost:
-        """Return the exact cost of kept counts; axes not named stay whole."""
+        """Return the exact price of kept counts; axes that are not named keep all units."""
         return self.polynomial.price({**{a: len(s) for a, s in self.scores.items()}, **counts})
 
     def fits(self, counts: Mapping[str, int]) -> bool:
-        """Whether kept counts meet every limit."""
+        """Return True if kept counts meet every limit."""
         cost = self.price(counts)
         return all(limit.holds(cost) for limit in self.limits)
 
     def masks(self, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
-        """Return the keep mask of every axis of which something is decided or gone, from kept counts."""
+        """Return the keep masks from kept counts, of all axes that are chosen or have lost units already."""
         keep, kept = dict(self.present), self.kept(counts)
         for a, index in self.units.items():
             keep[a] = np.zeros(self.cost.coupling.axis(a).size, bool)
@@ -143,25 +143,25 @@ class UnitProblem:
         return keep
 
     def kept(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the units that every axis keeps, tied ones too, from the counts of those that are up for choice."""
+        """Return the number of units that every axis keeps, tied axes too, from the counts of the chosen axes."""
         return {member: units * n for a, n in counts.items() for member, units in self.groups.get(a, {a: 1}).items()}
 
     def under(self, limits: tuple[Limit, ...]) -> UnitProblem:
-        """Return the same problem with other limits; what does not depend on them is not worked out again."""
+        """Return the same problem with other limits; cached results that do not depend on them are kept."""
         other = replace(self, limits=limits)
         other.memo.update({k: v for k, v in self.memo.items() if k not in _OF_LIMITS})
         return other
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """Return what was derived under this name before, or derive it now."""
+        """Return the cached result of this name; compute it with ``make`` the first time."""
         if name not in self.memo:
             self.memo[name] = make()
-        found: T = self.memo[name]
-        return found
+        result: T = self.memo[name]
+        return result
 
 
 class Allocator(Protocol):
-    """Return axis id → kept count, within the limits; `UnitProblem.least` is known to fit."""
+    """Map a problem to axis id → kept count, within the limits; `UnitProblem.least` always fits."""
 
     def __call__(self, problem: UnitProblem, /) -> dict[str, int]:
         """Divide the budget."""

@@ -1,4 +1,4 @@
-"""What a person may say about one axis: how few, how many, in which steps, or exactly how many units it keeps."""
+"""Bounds of one axis: the least, the most, a multiple of, or exactly the number of units that it keeps."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from prunus.foundation.arguments import shown, truth
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Limits of one node; a whole number counts units, a float in (0, 1] is a share of them.
+    """Limits of the width of one axis; an integer is a number of units, a float in (0, 1] a share of them.
 
     Attributes:
-        floor: it keeps at least this.
-        ceiling: it keeps at most this; None means all.
-        round_to: it keeps a multiple of this, or everything.
-        frozen: it stays whole.
-        forced: it keeps exactly this; the other fields no longer count.
+        floor: the axis keeps at least this.
+        ceiling: the axis keeps at most this; None means all.
+        round_to: the axis keeps a multiple of this, or all units.
+        frozen: the axis keeps all units.
+        forced: the axis keeps exactly this; the other fields are ignored.
     """
 
     floor: int | float = 1
@@ -63,7 +63,7 @@ class Bound:
         return Bound(**value)
 
     def over(self, earlier: Bound) -> Bound:
-        """Return both together; where each says something of its own, this one counts."""
+        """Return both bounds combined; where both set a field, this one wins."""
         said = {f.name: getattr(self, f.name) for f in fields(Bound) if getattr(self, f.name) != f.default}
         return replace(earlier, **said)
 
@@ -71,12 +71,12 @@ class Bound:
         """Return the numbers of units that an axis may keep, ascending.
 
         Args:
-            axis: its name, for messages.
-            size: how many units there are.
-            least: the floor that holds for every axis.
+            axis: id of the axis, for messages.
+            size: number of units of the axis.
+            least: floor of every axis.
 
         Raises:
-            OptionError: nothing is allowed.
+            OptionError: the bound allows no number of units.
         """
         if self.frozen:
             return np.array([size])
@@ -101,7 +101,7 @@ class Bound:
 
 
 def bounds_of(given: object) -> dict[str, Bound]:
-    """Return the bounds behind what a person gives: pattern → limits.
+    """Return the bounds of an option of the user: pattern → limits.
 
     Raises:
         OptionError: no mapping, a pattern that is no text, an unknown limit, or a value outside its range.
@@ -116,7 +116,7 @@ def bounds_of(given: object) -> dict[str, Bound]:
 def _check_amount(name: str, value: int | float | None) -> None:
     if value is None and name != "floor":
         return
-    least = 0 if name == "floor" else 1  # a floor of 0 says nothing: every axis keeps one unit
+    least = 0 if name == "floor" else 1  # a floor of 0 has no effect: every axis keeps one unit
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
     share = isinstance(value, float) and 0 < value <= 1
     if not (whole or share):

@@ -1,7 +1,7 @@
 """Variable elimination: the exact minimum over widths that multiply each other in the price.
 
-Axes that share a term are neighbours. An axis is decided for every combination of the widths of its neighbours and
-then left out, the one with the fewest neighbours first; on a chain that is the Viterbi algorithm.
+Axes that share a term of the price are neighbours. An axis is minimised over for every combination of the widths of its
+neighbours and then eliminated, the one with the smallest table first; on a chain this is the Viterbi algorithm.
 Source: Dechter, "Bucket elimination: a unifying framework for reasoning", Artificial Intelligence 113, 1999.
 """
 
@@ -18,9 +18,9 @@ Scope = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """In which order axes are left out, and which neighbours each has then.
+    """The order of elimination, and the neighbours of each axis when it is eliminated.
 
-    ``cells`` is the size of the largest table on the way, the axis itself included.
+    ``cells`` is the size of the largest table, the eliminated axis included.
     """
 
     axes: tuple[int, ...]
@@ -29,7 +29,7 @@ class Order:
 
 
 def elimination_order(sizes: Sequence[int], scopes: Iterable[Scope]) -> Order:
-    """Leave out the axis whose table is smallest, again and again."""
+    """Choose the order: always eliminate the axis with the smallest table."""
     near: dict[int, set[int]] = {i: set() for i in range(len(sizes))}
     for scope in scopes:
         for i in scope:
@@ -70,7 +70,7 @@ def minimise(order: Order, sizes: Sequence[int], factors: Iterable[tuple[Scope, 
 
 
 def spread(own: Scope, table: np.ndarray, scope: Scope) -> np.ndarray:
-    """Return a table with its dims in the order of a larger scope, and length one where it does not vary."""
+    """Return a table with its dims in the order of a larger scope, of length one in the dims that it lacks."""
     order = sorted(range(len(own)), key=lambda d: scope.index(own[d]))
     lengths: Mapping[int, int] = {own[d]: table.shape[d] for d in order}
     return table.transpose(order).reshape([lengths.get(i, 1) for i in scope])

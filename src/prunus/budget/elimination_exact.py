@@ -1,4 +1,4 @@
-"""Variable elimination with a budget: for every combination of neighbouring widths a frontier of price and damage."""
+"""Variable elimination with a budget: a frontier of price and damage for every combination of neighbouring widths."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from prunus.budget.frontier import Frontier, survivors, thin
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one axis, decided, leaves to its neighbours: a frontier for each combination of their levels.
+    """The result of eliminating one axis: a frontier for each combination of its neighbours' levels.
 
     Attributes:
-        axis, around: the axis that was left out, and its neighbours then.
-        used: the earlier messages that went into it.
+        axis, around: the eliminated axis, and its neighbours at that time.
+        used: the earlier messages that it combines.
         points: levels of ``around`` → frontier.
-        ways: levels of ``around`` → for each point, the level of the axis and the point of each used message.
+        choices: levels of ``around`` → for each point, the level of the axis and the point of each used message.
     """
 
     axis: int
     around: Scope
     used: tuple[Message, ...]
     points: Mapping[tuple[int, ...], Frontier]
-    ways: Mapping[tuple[int, ...], np.ndarray]
+    choices: Mapping[tuple[int, ...], np.ndarray]
 
 
 def work(order: Order, sizes: Sequence[int]) -> int:
-    """Return how many frontiers have to be joined, an upper bound."""
+    """Return an upper bound of the number of joins of frontiers."""
     return sum(
         math.prod(sizes[j] for j in (i, *around)) for i, around in zip(order.axes, order.neighbours, strict=True)
     )
@@ -45,12 +45,12 @@ def eliminate(
     budget: int | None,
     cap: int,
 ) -> tuple[Frontier, list[Message]]:
-    """Return the frontier of the whole, and the messages in which the widths of each of its points are written.
+    """Return the frontier of the network, and the messages from which the widths of each of its points follow.
 
     Args:
-        order: of elimination.
+        order: order of elimination.
         damage: for each axis, the damage of each level.
-        prices: scope → price of each combination, whole and not negative; the empty scope is the constant.
+        prices: scope → price of each combination, integers ≥ 0; the empty scope is the constant.
         budget: points beyond it are left out.
         cap: the most points of a frontier; the answer is exact while none reaches it.
     """
@@ -65,10 +65,10 @@ def eliminate(
         waiting = [m for m in waiting if axis not in m.around]
         message = _message(axis, around, damage, tables, used, room, cap)
         (waiting if around else roots).append(message)
-    total, ways = Frontier(np.array([constant]), np.zeros(1)), np.zeros((1, 0), np.int64)
+    total, choices = Frontier(np.array([constant]), np.zeros(1)), np.zeros((1, 0), np.int64)
     for message in roots:
-        total, ways = _combine(total, ways, message.points[()], budget, cap)
-    return total, [*roots, Message(-1, (), tuple(roots), {(): total}, {(): _with_level(0, ways)})]
+        total, choices = _combine(total, choices, message.points[()], budget, cap)
+    return total, [*roots, Message(-1, (), tuple(roots), {(): total}, {(): _with_level(0, choices)})]
 
 
 def levels_of(messages: Sequence[Message], point: int) -> dict[int, int]:
@@ -77,7 +77,7 @@ def levels_of(messages: Sequence[Message], point: int) -> dict[int, int]:
     todo: list[tuple[Message, int]] = [(messages[-1], point)]
     while todo:
         message, index = todo.pop()
-        row = message.ways[tuple(chosen[i] for i in message.around)][index]
+        row = message.choices[tuple(chosen[i] for i in message.around)][index]
         if message.axis >= 0:
             chosen[message.axis] = int(row[0])
         todo.extend(zip(message.used, (int(x) for x in row[1:]), strict=True))
@@ -94,7 +94,7 @@ def _message(
     cap: int,
 ) -> Message:
     given = list(tables)
-    points, ways = {}, {}
+    points, choices = {}, {}
     for levels in itertools.product(*(range(len(damage[i])) for i in around)):
         at = dict(zip(around, levels, strict=True))
         parts, origins = [], []
@@ -102,13 +102,13 @@ def _message(
             at[axis] = level
             price = sum(int(table[tuple(at[i] for i in scope)]) for scope, table in given)
             start = Frontier(np.array([price], np.int64), np.array([float(damage[axis][level])]))
-            way = np.zeros((1, 0), np.int64)
+            choice = np.zeros((1, 0), np.int64)
             for message in used:
-                start, way = _combine(start, way, message.points[tuple(at[i] for i in message.around)], room, cap)
+                start, choice = _combine(start, choice, message.points[tuple(at[i] for i in message.around)], room, cap)
             parts.append(start)
-            origins.append(_with_level(level, way))
-        points[levels], ways[levels] = _best_of(parts, origins, room, cap)
-    return Message(axis, around, used, points, ways)
+            origins.append(_with_level(level, choice))
+        points[levels], choices[levels] = _best_of(parts, origins, room, cap)
+    return Message(axis, around, used, points, choices)
 
 
 def _best_of(
@@ -124,7 +124,7 @@ def _best_of(
 
 
 def _combine(
-    left: Frontier, ways: np.ndarray, right: Frontier, most: int | None, cap: int
+    left: Frontier, choices: np.ndarray, right: Frontier, most: int | None, cap: int
 ) -> tuple[Frontier, np.ndarray]:
     cost = (left.cost[:, None] + right.cost[None, :]).reshape(-1)
     damage = (left.damage[:, None] + right.damage[None, :]).reshape(-1)
@@ -133,8 +133,8 @@ def _combine(
     exact = left.exact and right.exact and len(kept) == len(index)
     index = index[kept]
     rows, columns = index // max(1, len(right)), index % max(1, len(right))
-    return Frontier(cost[index], damage[index], exact), np.concatenate([ways[rows], columns[:, None]], axis=1)
+    return Frontier(cost[index], damage[index], exact), np.concatenate([choices[rows], columns[:, None]], axis=1)
 
 
-def _with_level(level: int, ways: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.full((len(ways), 1), level, np.int64), ways], axis=1)
+def _with_level(level: int, choices: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.full((len(choices), 1), level, np.int64), choices], axis=1)

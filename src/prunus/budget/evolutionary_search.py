@@ -1,4 +1,4 @@
-"""A search on the true loss around an allocation: what additive damages miss."""
+"""Evolutionary search on the true loss around an allocation, where additive damages are only an approximation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _ATTEMPTS = 200
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """How to search.
+    """Options of the search.
 
     Attributes:
-        evaluations: how often the true loss may be asked for, the start and the whole network included.
+        evaluations: most evaluations of the true loss, those of the start and of the dense network included.
         offspring: candidates a generation; the best of them replaces the parent if it is better.
-        levels: widths of an axis between its least and its most; a switch moves by one of them.
-        seed: of the mutations.
+        levels: number of steps between the least and the largest width of an axis; a switch moves by one step.
+        seed: seed of the mutations.
     """
 
     evaluations: int = 200
@@ -39,17 +39,17 @@ class Search:
 
 
 def refine(problem: UnitProblem, begin: Allocation, loss: TrueLoss, search: Search | None = None) -> Allocation:
-    """Search around an allocation by switching levels between axes: one gives units up, another takes the room.
+    """Search around an allocation by switching levels between axes: some axes get wider, others narrower.
 
     Of every generation the candidate with the least true loss stays if it beats its parent, so the loss never rises;
     each candidate holds every limit. Equal seeds give equal results.
     Source: Sieberling et al., "EvoPress", arXiv:2410.14649 (level-switch mutation).
 
     Args:
-        problem: what the allocation solves.
-        begin: where to start.
-        loss: kept counts → true loss; the same counts are asked for once.
-        search: how long and how widely.
+        problem: problem that the allocation solves.
+        begin: start of the search.
+        loss: kept counts → true loss; called once for equal counts.
+        search: options of the search.
 
     Returns:
         The best allocation found, with its true damage, and so the ratio R; ``allocator`` names both steps.
@@ -58,22 +58,22 @@ def refine(problem: UnitProblem, begin: Allocation, loss: TrueLoss, search: Sear
     rng = np.random.default_rng(options.seed)
     known: dict[tuple[int, ...], float] = {}
 
-    def judge(counts: Mapping[str, int]) -> float:
+    def evaluated(counts: Mapping[str, int]) -> float:
         key = tuple(counts[a] for a in problem.scores)
         if key not in known:
             known[key] = float(loss(counts))
         return known[key]
 
-    whole = judge({a: len(s) for a, s in problem.scores.items()})
-    parent, best = dict(begin.counts), judge(begin.counts)
+    whole = evaluated({a: len(s) for a, s in problem.scores.items()})
+    parent, best = dict(begin.counts), evaluated(begin.counts)
     while len(known) < options.evaluations:
-        young = _generation(problem, parent, options, rng, known)[: options.evaluations - len(known)]
-        if not young:
+        children = _generation(problem, parent, options, rng, known)[: options.evaluations - len(known)]
+        if not children:
             break
-        losses = [judge(counts) for counts in young]
+        losses = [evaluated(counts) for counts in children]
         first = int(np.argmin(losses))
         if losses[first] < best:
-            parent, best = young[first], losses[first]
+            parent, best = children[first], losses[first]
     point = Point(problem.limits[0].of(problem.price(parent)), problem.predicted(parent))
     return replace(
         begin,
@@ -93,20 +93,20 @@ def _generation(
     rng: np.random.Generator,
     known: Mapping[tuple[int, ...], float],
 ) -> list[dict[str, int]]:
-    """Return candidates that fit and were never judged; fewer, or none, where such are hard to find."""
-    young: dict[tuple[int, ...], dict[str, int]] = {}
+    """Return new candidates that fit; fewer than asked for, or none, where the attempts find no more."""
+    children: dict[tuple[int, ...], dict[str, int]] = {}
     for _ in range(_ATTEMPTS):
-        if len(young) >= options.offspring:
+        if len(children) >= options.offspring:
             break
         child = _switched(problem, parent, options.levels, rng)
         key = tuple(child[a] for a in problem.scores)
         if key not in known:
-            young.setdefault(key, child)
-    return list(young.values())
+            children.setdefault(key, child)
+    return list(children.values())
 
 
 def _switched(problem: UnitProblem, parent: Mapping[str, int], levels: int, rng: np.random.Generator) -> dict[str, int]:
-    """Raise a few axes by a level each, then lower others until every limit holds, then fill what is left."""
+    """Raise a few axes by a level each, lower others until every limit holds, then spend the rest of the budget."""
     child, axes = dict(parent), list(problem.scores)
     raised: set[str] = set()
     for _ in range(int(rng.integers(1, _SWITCHES + 1))):

@@ -1,4 +1,4 @@
-"""Frontiers: for every price the least damage that is to be had, and how two of them join."""
+"""Frontiers: the least damage for every price, and the join of two of them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 CAP = 2048
-"""The most points of a frontier; beyond it, points between others are left out, never moved."""
+"""The most points of a frontier; above it, points between others are left out, never moved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """Points none of which is both cheaper and better than another.
+    """Points of price and damage, none of which is both cheaper and better than another.
 
     Attributes:
         cost: int64, strictly ascending.
         damage: strictly descending.
-        exact: whether no point was left out.
+        exact: no point was left out.
     """
 
     cost: np.ndarray
@@ -26,7 +26,7 @@ class Frontier:
 
     @staticmethod
     def start() -> Frontier:
-        """Return the frontier of nothing: no price, no damage."""
+        """Return the frontier of no decision: one point of price 0 and damage 0."""
         return Frontier(np.zeros(1, np.int64), np.zeros(1))
 
     def __len__(self) -> int:
@@ -39,13 +39,13 @@ def join(
     """Join a frontier with a choice: f(c) = min over i of left(c − cost_i) + damage_i, a (min,+) convolution.
 
     Args:
-        left: what was decided before.
-        cost, damage: one entry a way to choose.
-        most: points beyond this price are left out; None keeps all.
+        left: frontier of the decisions so far.
+        cost, damage: price and damage of each option of the choice.
+        most: points above this price are left out; None keeps all.
         cap: the most points that stay.
 
     Returns:
-        The joint frontier, and for each of its points the point of ``left`` and the choice that it came from.
+        The joint frontier, and for each of its points the point of ``left`` and the option that give it.
     """
     costs = (left.cost[None, :] + cost[:, None]).reshape(-1)
     damages = (left.damage[None, :] + damage[:, None]).reshape(-1)
@@ -57,7 +57,7 @@ def join(
 
 
 def survivors(cost: np.ndarray, damage: np.ndarray, most: int | None = None) -> np.ndarray:
-    """Return the indices of the points that no other one beats, by ascending price."""
+    """Return the indices of the points that no other one dominates, by ascending price."""
     order = np.lexsort((damage, cost))
     if most is not None:
         order = order[: int(np.searchsorted(cost[order], most, side="right"))]
@@ -68,7 +68,7 @@ def survivors(cost: np.ndarray, damage: np.ndarray, most: int | None = None) -> 
 
 
 def thin(cost: np.ndarray, cap: int) -> np.ndarray:
-    """Choose at most ``cap`` of ascending prices, the best of each equal stretch, and the cheapest of all."""
+    """Return the indices of at most ``cap`` points: the cheapest, and the last of each of equal intervals of price."""
     if len(cost) <= cap:
         return np.arange(len(cost))
     low, span = int(cost[0]), int(cost[-1]) - int(cost[0])

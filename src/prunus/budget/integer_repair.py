@@ -1,4 +1,4 @@
-"""The integral fix-up: shrink what fits worst until every limit holds, grow what pays best while it does."""
+"""Repair of integer counts: shrink axes until every limit holds, then widen axes while it does."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _ROUNDS = 200
 
 
 def refill(problem: UnitProblem, counts: Mapping[str, int]) -> dict[str, int]:
-    """Return counts that hold every limit and have no room left for one more allowed step of any axis.
+    """Return counts that hold every limit and leave no room for one more allowed step of any axis.
 
-    Where a limit is broken, the steps down with the least damage per share of the budget saved are taken, none below
-    the widths that are considered; then the steps up with the most damage avoided per share of the budget spent.
+    While a limit is broken, the steps down with the least damage per share of the budget saved are taken, none below
+    `considered`; then the steps up with the most damage avoided per share of the budget spent.
     """
     chosen = {a: problem.snap(a, counts[a]) for a in problem.scores}
     least = considered(problem)
@@ -45,9 +45,9 @@ def refill(problem: UnitProblem, counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _take(problem: UnitProblem, counts: dict[str, int], moves: Sequence[tuple[str, int]], *, shrinking: bool) -> None:
-    """Make the best eighth of the moves, one an axis: downwards until it fits, upwards each that fits.
+    """Make the best eighth of the moves, one an axis: downwards until the limits hold, upwards each that fits.
 
-    Prices change with every move, so the others are judged again.
+    Prices change with every move, so the others are evaluated again.
     """
     moved: set[str] = set()
     for a, n in moves:
@@ -61,8 +61,8 @@ def _take(problem: UnitProblem, counts: dict[str, int], moves: Sequence[tuple[st
 def _moves(
     problem: UnitProblem, counts: Mapping[str, int], step: Callable[[str, int, int], int | None]
 ) -> list[tuple[str, int]]:
-    found = ((a, step(a, counts[a], stride)) for stride in _STRIDES for a in problem.scores)
-    return list(dict.fromkeys((a, n) for a, n in found if n is not None))
+    moves = ((a, step(a, counts[a], stride)) for stride in _STRIDES for a in problem.scores)
+    return list(dict.fromkeys((a, n) for a, n in moves if n is not None))
 
 
 def _below(problem: UnitProblem, axis: str, count: int, step: int, least: int) -> int | None:

@@ -1,4 +1,4 @@
-"""The knapsack: exact where prices add up, and by turns around the last answer where widths multiply each other."""
+"""The knapsack: exact where prices add up, and iterated around the last solution where widths multiply each other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from prunus.budget.allocator import ALLOCATORS, UnitProblem
+from prunus.budget.allocator import UnitProblem
 from prunus.budget.integer_repair import refill
 from prunus.budget.knapsack_tree import Group, Leaf, Solution, solve_tree
 from prunus.budget.lagrangian import lagrangian
@@ -19,20 +19,20 @@ _CAP = 1024
 _REACH = (float("inf"), 2.0, 1.3, 1.1)
 
 
-@ALLOCATORS.register("knapsack")
 def knapsack(problem: UnitProblem, /) -> dict[str, int]:
     """Minimise Σ_a d_a(n_a) so that every limit holds, by joining the axes' frontiers of price and damage.
 
-    The price of an axis is that of the network when this axis alone changes from the answer so far; the knapsack is
-    solved exactly for these prices, and again around its answer, mended to fit, in ever smaller surroundings where
-    that did not help. It begins with `lagrangian`. Where no two axes share a weight the answer is the optimum.
+    It starts from the solution of `lagrangian`. The price of an axis is that of the network when this axis alone
+    changes from the last solution. The knapsack is solved exactly for these prices, its counts are repaired to fit
+    (`refill`), and it is solved again around them, in smaller neighbourhoods where that did not help. Where no two axes
+    share a weight the result is the optimum.
     Source: Kellerer, Pferschy, Pisinger, "Knapsack Problems", ch. 11 (multiple choice), 2004.
     """
     return improve(problem, lagrangian(problem))
 
 
 def improve(problem: UnitProblem, here: dict[str, int]) -> dict[str, int]:
-    """Solve the knapsack around widths that fit, and again around a better answer, in ever smaller surroundings."""
+    """Solve the knapsack around widths that fit, and again around better ones, in ever smaller neighbourhoods."""
     count = max(1, len(problem.limits))
     weights, reach = np.full(count, 1 / count), list(_REACH)
     for _ in range(_TURNS):
@@ -40,12 +40,12 @@ def improve(problem: UnitProblem, here: dict[str, int]) -> dict[str, int]:
             solution, grid = _solve_around(problem, here, weights, reach[0])
         except BudgetError:
             break
-        found = grid.counts({i: solution.choice[a] for i, a in enumerate(grid.axes)})
-        amounts = problem.polynomial.prices(np.array([[found[a] for a in problem.scores]], np.int64))[0]
+        counts = grid.counts({i: solution.choice[a] for i, a in enumerate(grid.axes)})
+        amounts = problem.polynomial.prices(np.array([[counts[a] for a in problem.scores]], np.int64))[0]
         weights = best_weights(problem, amounts, weights)
-        found = refill(problem, found)
-        if problem.predicted(found) < problem.predicted(here) - 1e-12:
-            here = found
+        counts = refill(problem, counts)
+        if problem.predicted(counts) < problem.predicted(here) - 1e-12:
+            here = counts
         elif len(reach) > 1:
             reach.pop(0)
         elif count == 1:

@@ -1,6 +1,6 @@
 """The knapsack on a tree: frontiers of price and damage are joined from the leaves to the root.
 
-Any node may have a way to do without it. The nodes are visited in one pass, so that a node of n choices costs n
+Any node may have the option of being dropped. The nodes are visited in one pass, so that a node of n options costs n
 times the length of the frontier, whatever the shape of the tree.
 """
 
@@ -17,7 +17,7 @@ from prunus.errors import BudgetError
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A decision: way i costs ``cost[i]``, a whole number, and does ``damage[i]``."""
+    """A choice between options: option i has the integer price ``cost[i]`` and the damage ``damage[i]``."""
 
     id: str
     cost: np.ndarray
@@ -26,7 +26,7 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Parts that are decided one by one; ``drop`` is the (price, damage) of going without all of them."""
+    """Parts that are decided one by one; ``drop`` is the (price, damage) of dropping all of them."""
 
     id: str
     parts: tuple[Leaf | Group, ...]
@@ -38,10 +38,10 @@ class Solution:
     """The best choice within a budget.
 
     Attributes:
-        choice: leaf → which way; leaves of dropped groups are not named.
-        dropped: the groups that go, outermost only.
-        cost, damage: of the choice.
-        frontier: what other budgets up to this one would give.
+        choice: leaf → index of its option; leaves of dropped groups are not named.
+        dropped: the dropped groups, outermost only.
+        cost, damage: price and damage of the choice.
+        frontier: price and damage under this budget and lower ones.
     """
 
     choice: Mapping[str, int]
@@ -53,19 +53,19 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """How the points of a frontier came about: from which point, by which way, or by dropping (way −1)."""
+    """The origin of each point of a frontier: the point before, and the option, −1 where the node is dropped."""
 
     node: Leaf | Group
     origin: np.ndarray
-    way: np.ndarray
+    option: np.ndarray
     inner: tuple[_Step, ...] = ()
 
 
 def solve_tree(root: Leaf | Group, budget: int | None = None, *, cap: int = CAP) -> Solution:
     """Minimise Σ damage over the choices whose Σ cost is within the budget.
 
-    The answer is the optimum while no frontier is longer than ``cap`` (``solution.frontier.exact``); beyond that,
-    points are left out and the answer is still within the budget.
+    The solution is the optimum while no frontier is longer than ``cap`` (``solution.frontier.exact``); beyond that,
+    points are left out, and the solution still holds the budget.
 
     Raises:
         BudgetError: even the cheapest choice is above the budget; names the part that needs most.
@@ -85,11 +85,11 @@ def solve_tree(root: Leaf | Group, budget: int | None = None, *, cap: int = CAP)
 
 
 def _extend(before: Frontier, node: Leaf | Group, later: int, budget: int | None, cap: int) -> tuple[Frontier, _Step]:
-    """Add a node to what was decided; ``later`` is the least that the nodes behind it will cost."""
+    """Join a node to a frontier; ``later`` is the least price of the nodes after it."""
     room = None if budget is None else budget - later
     if isinstance(node, Leaf):
-        after, origin, way = join(before, node.cost, node.damage, room, cap)
-        return after, _Step(node, origin, way)
+        after, origin, option = join(before, node.cost, node.damage, room, cap)
+        return after, _Step(node, origin, option)
     least = [_least(part) for part in node.parts]
     inner, steps = before, []
     for i, part in enumerate(node.parts):
@@ -104,17 +104,17 @@ def _extend(before: Frontier, node: Leaf | Group, later: int, budget: int | None
     kept = thin(cost[index], cap)
     after = Frontier(cost[index[kept]], damage[index[kept]], inner.exact and before.exact and len(kept) == len(index))
     index = index[kept]
-    gone = index >= len(inner)
-    return after, _Step(node, np.where(gone, index - len(inner), index), -gone.astype(np.int64), tuple(steps))
+    dropped = index >= len(inner)
+    return after, _Step(node, np.where(dropped, index - len(inner), index), -dropped.astype(np.int64), tuple(steps))
 
 
 def _trace(step: _Step, point: int, choice: dict[str, int], dropped: list[str]) -> int:
-    """Write down how a point came about; return the point before the node of this step."""
+    """Record the options that lead to a point; return the point before the node of this step."""
     if isinstance(step.node, Leaf):
-        choice[step.node.id] = int(step.way[point])
+        choice[step.node.id] = int(step.option[point])
         return int(step.origin[point])
     origin = int(step.origin[point])
-    if step.way[point] < 0:
+    if step.option[point] < 0:
         dropped.append(step.node.id)
         return origin
     for inner in reversed(step.inner):
@@ -130,7 +130,7 @@ def _least(node: Leaf | Group) -> int:
 
 
 def _dearest(node: Leaf | Group) -> tuple[str, int]:
-    """Return the leaf, or the dropped group, that needs most even at its least."""
+    """Return the leaf, or the dropped group, with the largest least price."""
     if isinstance(node, Leaf) or (node.drop is not None and _least(node) == node.drop[0]):
         return node.id, _least(node)
     return max((_dearest(part) for part in node.parts), key=lambda found: found[1], default=(node.id, 0))

@@ -1,4 +1,4 @@
-"""What a budget says: a kept fraction or an absolute, of params, MACs, bytes or milliseconds."""
+"""Limits of a budget: a kept fraction or an absolute amount of params, MACs, bytes or milliseconds."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ class Limit:
     value: int
 
     def of(self, cost: Cost) -> int:
-        """Return what a cost spends of this metric."""
+        """Return the amount of this metric in a cost."""
         return int(getattr(cost, METRICS[self.metric]))
 
     def shown(self, amount: int | None = None) -> str:
-        """Return an amount of this metric for people, by default that of the limit."""
+        """Return an amount of this metric as text, by default that of the limit."""
         amount = self.value if amount is None else amount
         return f"{amount / FS_PER_MS:.4g}" if self.metric == LATENCY else f"{amount:,}"
 
     def holds(self, cost: Cost) -> bool:
-        """Whether a cost stays within the limit."""
+        """Return True if a cost stays within the limit."""
         return self.of(cost) <= self.value
 
 
 def parse_budget(budget: Mapping[str, float | int | str], before: Cost) -> tuple[Limit, ...]:
-    """Turn ``{"params": 0.3}``, ``{"macs": 10**9}``, ``{"bytes": "2MB"}`` into limits; several mean all.
+    """Turn ``{"params": 0.3}``, ``{"macs": 10**9}``, ``{"bytes": "2MB"}`` into limits; all of them must hold.
 
-    A number in (0, 1] is the kept fraction, rounded down; a larger one is absolute. ``latency_ms`` takes any number
-    above 1 as milliseconds, and ``"0.5ms"`` below.
+    A number in (0, 1] is the kept fraction, rounded down; a larger one is absolute. For ``latency_ms`` a number
+    above 1 is milliseconds; less is written ``"0.5ms"``.
 
     Raises:
         OptionError: an unknown metric, or a value outside its range.

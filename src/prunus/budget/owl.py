@@ -1,4 +1,4 @@
-"""OWL: layers in which few weights stand out far keep less, those with many keep more."""
+"""OWL: layers with a large share of outliers among their weights keep more, the others less."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from prunus.errors import BudgetError, OptionError
 
 OUTLIER = 5.0
-"""M: a weight is an outlier from so many times the mean of its layer on."""
+"""M: a weight is an outlier if its score exceeds this multiple of the mean of its layer."""
 SPREAD = 0.08
-"""λ: no layer's kept share is further than this from that of the network."""
+"""λ: largest difference between the kept share of a layer and that of the network."""
 
 Scores = Mapping[str, np.ndarray]
 
 
 def outlier_share(scores: np.ndarray, outlier: float = OUTLIER) -> float:
-    """Return the share of scores above M times their mean, D; 0 of nothing.
+    """Return the share of scores above M times their mean, D; 0 where there are none.
 
     Source: Yin et al., "Outlier Weighed Layerwise Sparsity (OWL)", arXiv:2310.05175.
     """
@@ -27,17 +27,17 @@ def outlier_share(scores: np.ndarray, outlier: float = OUTLIER) -> float:
 
 
 def owl_counts(scores: Scores, keep_count: int, *, outlier: float = OUTLIER, spread: float = SPREAD) -> dict[str, int]:
-    """Return how many weights each layer keeps, ``keep_count`` in all.
+    """Return the number of weights that each layer keeps, ``keep_count`` in all.
 
     kept_l = k + λ · (D_l − D̄) / max_j |D_j − D̄|, with D_l the layer's share of outliers, |A| > M·mean|A|, D̄ their mean
-    over all weights and k the share that the network keeps: in proportion to the outliers, at most λ away from k. Where
-    k is near 0 or 1, λ is cut to half of the way there. What whole numbers leave over goes to the largest remainders.
+    over all weights and k the share that the network keeps: in proportion to the outliers, at most λ from k. Near 0
+    and 1, λ is at most half the distance of k to them. Largest remainders give integers.
     Source: Yin et al., "Outlier Weighed Layerwise Sparsity (OWL): A Missing Secret Sauce for Pruning LLMs to High
-    Sparsity", arXiv:2310.05175, here with single weights of a network of unlike layers in the mean.
+    Sparsity", arXiv:2310.05175, here with means over single weights, for networks whose layers differ in size.
 
     Args:
         scores: layer → A = |w|·‖x‖₂ of its weights, of any shape.
-        keep_count: how many weights stay.
+        keep_count: number of weights that stay.
         outlier: M, above 0.
         spread: λ, 0 to 1.
 
@@ -55,7 +55,7 @@ def owl_counts(scores: Scores, keep_count: int, *, outlier: float = OUTLIER, spr
     kept = keep_count / max(1, total)
     mean = sum(shares[name] * size for name, size in sizes.items()) / max(1, total)
     away = max((abs(share - mean) for share in shares.values()), default=0.0)
-    # Equal up to rounding: there is nothing to tell the layers apart by.
+    # Equal up to rounding: the outliers do not distinguish the layers.
     factor = min(spread, kept / 2, (1 - kept) / 2) / away if away > 1e-12 else 0.0
     exact = {name: size * (kept + factor * (shares[name] - mean)) for name, size in sizes.items()}
     counts = {name: math.floor(value + 1e-9) for name, value in exact.items()}

@@ -1,4 +1,4 @@
-"""The price as one polynomial in the widths that are up for choice, evaluated for many choices at once."""
+"""The price as one polynomial in the widths that an allocator chooses, evaluated for many choices at once."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class PricePolynomial:
         fixed: Mapping[str, int],
         groups: Mapping[str, Mapping[str, int]] | None = None,
     ) -> PricePolynomial:
-        """Multiply out the terms of a cost model; axes not named keep what ``fixed`` says, or everything.
+        """Multiply out the terms of a cost model; axes that are not named keep the count in ``fixed``, or all units.
 
-        The width of an axis with a group counts its steps: every axis of the group has so many units for each.
+        The width of an axis with a group counts steps: every axis of the group has its number of units for each step.
         """
         coupling, tied = cost.coupling, groups or {}
         variable = {
@@ -50,24 +50,24 @@ class PricePolynomial:
         }
         constant = {coupling.axes[name].atom: n for name, n in fixed.items() if name in coupling.axes}
         sizes = {a: constant.get(a, size) for a, size in enumerate(coupling.sizes)}
-        found: dict[Monomial, list[int]] = {}
+        monomials: dict[Monomial, list[int]] = {}
         for column, term in [*((0, t) for t in cost.params), *((1, t) for t in cost.macs)]:
             for monomial, coefficient in _expand(term, variable, sizes).items():
-                row = found.setdefault(monomial, [0] * len(FIELDS))
+                row = monomials.setdefault(monomial, [0] * len(FIELDS))
                 row[column] += coefficient
                 row[column + 1 if column else 3] += coefficient * (
                     term.backward if column else cost.item_bytes[term.owner]
                 )
         for term in cost.times:
             for monomial, coefficient in _expand(term, variable, sizes).items():
-                found.setdefault(monomial, [0] * len(FIELDS))[4] += coefficient
+                monomials.setdefault(monomial, [0] * len(FIELDS))[4] += coefficient
         if cost.fixed_fs:
-            found.setdefault((), [0] * len(FIELDS))[4] += cost.fixed_fs
-        degree = max(map(len, found), default=0)
-        powers = np.full((len(found), max(1, degree)), len(axes), np.int64)
-        for i, monomial in enumerate(found):
+            monomials.setdefault((), [0] * len(FIELDS))[4] += cost.fixed_fs
+        degree = max(map(len, monomials), default=0)
+        powers = np.full((len(monomials), max(1, degree)), len(axes), np.int64)
+        for i, monomial in enumerate(monomials):
             powers[i, : len(monomial)] = monomial
-        rows = np.array(list(found.values()), np.int64).reshape(-1, len(FIELDS))
+        rows = np.array(list(monomials.values()), np.int64).reshape(-1, len(FIELDS))
         touching = tuple(np.flatnonzero((powers == i).any(axis=1)) for i in range(len(axes)))
         return PricePolynomial(tuple(axes), powers, rows, touching)
 
@@ -88,15 +88,15 @@ class PricePolynomial:
         return Cost(*(int(x) for x in row))
 
     def slices(self, fields: np.ndarray) -> list[Slice]:
-        """Return the mixed price Σ_f w_f · price_f in each width alone; ``fields`` holds one w for each of `FIELDS`."""
-        found = []
+        """Return the mixed price Σ_f w_f · price_f as a function of each width; ``fields`` holds w."""
+        slices = []
         for axis, rows in enumerate(self.touching):
             powers = self.powers[rows]
             degrees = (powers == axis).sum(axis=1)
             others = np.where(powers == axis, len(self.axes), powers)
             weights = (self.coefficients[rows] @ fields).astype(float)
-            found.append(Slice(others.T.copy(), weights, degrees, int(degrees.max(initial=0))))
-        return found
+            slices.append(Slice(others.T.copy(), weights, degrees, int(degrees.max(initial=0))))
+        return slices
 
     def scopes(self) -> dict[tuple[int, ...], list[int]]:
         """Group the monomials by the set of axes that occur in them: scope → rows."""
@@ -108,7 +108,7 @@ class PricePolynomial:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What of a price depends on one width n, while the others stay: Σ_r weight_r · Π others_r · n^degree_r."""
+    """The part of a price that depends on one width n, the others fixed: Σ_r weight_r · Π others_r · n^degree_r."""
 
     others: np.ndarray
     weights: np.ndarray
@@ -116,7 +116,7 @@ class Slice:
     degree: int
 
     def cost(self, padded: np.ndarray, widths: np.ndarray) -> np.ndarray:
-        """Return the price of each width, when the others are ``padded``: one number an axis, and a one behind them."""
+        """Return the price of each width, given all widths with a one appended, ``padded``."""
         rest = self.weights * padded[self.others].prod(axis=0)
         if self.degree == 1:
             return np.asarray(rest.sum() * widths)

@@ -1,4 +1,4 @@
-"""Scores, limits and what a person asks of single axes → a `UnitProblem`, checked."""
+"""Build a `UnitProblem` from scores, limits and bounds, and check it."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def unit_problem(
     bounds: Mapping[str, Bound] | None = None,
     damage: Mapping[str, np.ndarray] | None = None,
 ) -> UnitProblem:
-    """Order the units by score and gather what limits them.
+    """Order the units by score and collect their limits.
 
     Args:
-        cost: price of the network.
-        scores: axis id → one score a unit; only these axes are up for choice. Ties keep the lower index.
+        cost: price model of the network.
+        scores: axis id → one score a unit; only these axes are chosen. Ties keep the lower index.
         limit: one limit or several.
-        base: units that are gone already (bool, True = still there).
-        floor: least number of units an axis keeps; `Axis.least` may ask for more.
-        bounds: axis id → what a person asks of it.
+        base: axis id → units that are not removed yet (bool).
+        floor: least number of units of an axis; `Axis.least` may be larger.
+        bounds: axis id → bound of its width.
         damage: axis id → measured loss increase when it alone keeps 0, 1, … of its units, the best first.
 
     Raises:
-        BudgetError: even the least that is allowed breaks a limit; names it and what stands in the way.
-        OptionError: a bound leaves no width, or asks for less of an axis that is held; a damage curve of other length.
+        BudgetError: even the least allowed widths break a limit; names it and the axis that prevents less.
+        OptionError: a bound leaves no width, or shrinks an axis that is held; a damage curve of another length.
         SelectorError: a bound on an axis that does not exist.
     """
     present = {a: np.asarray(m, bool) for a, m in (base or {}).items()}
@@ -73,11 +73,11 @@ def _check(problem: UnitProblem) -> None:
                 f"Axis {a!r} is to keep less than its {size} units, but it is held. Free it, or leave it."
             )
     for a, curve in problem.damage.items():
-        wanted = len(problem.scores[a]) + 1
-        if np.shape(curve) != (wanted,) or not np.isfinite(curve).all():
+        length = len(problem.scores[a]) + 1
+        if np.shape(curve) != (length,) or not np.isfinite(curve).all():
             raise OptionError(
-                f"The damage of axis {a!r} has shape {np.shape(curve)}; needed: {wanted} finite numbers, for keeping 0 "
-                f"to {wanted - 1} units."
+                f"The damage of axis {a!r} has shape {np.shape(curve)}; needed: {length} finite numbers, for keeping 0 "
+                f"to {length - 1} units."
             )
 
 
@@ -106,7 +106,7 @@ def _largest(problem: UnitProblem, limit: Limit, least: Cost) -> tuple[str, int]
 
 
 def _loosest(problem: UnitProblem, limit: Limit, least: Cost) -> str:
-    """Name the axis whose own limits cost most, where there are such."""
+    """Return advice that names the axis whose bound costs most, or nothing where no bound matters."""
     saved = {
         a: limit.of(least) - limit.of(problem.price({**problem.least, a: problem.floor[a]}))
         for a in problem.bounds

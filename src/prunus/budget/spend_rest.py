@@ -1,4 +1,4 @@
-"""Spend what a division of the budget left over: units are given back one by one where they still fit."""
+"""Spend the rest of a budget: axes get units back one by one where they still fit."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _TRIES = 150
 
 
 def top_up(problem: UnitProblem, counts: dict[str, int], order: Sequence[str]) -> dict[str, int]:
-    """Return counts with more units, axis after axis in ``order``, round after round, until none fits or it is enough.
+    """Return counts with more units, axis after axis in ``order``, in rounds, until none fits or the trials end.
 
-    The number of prices asked for is bounded, so that wide networks do not pay for the last unit.
+    The number of trials is bounded, so that wide networks do not take long for the last unit.
     """
     counts, tries, grew = dict(counts), 0, True
     while grew and tries < _TRIES:

@@ -1,4 +1,4 @@
-"""The knapsack over widths that multiply each other: a state is the width of an axis, a step goes to its neighbour."""
+"""The knapsack over widths that multiply each other, by variable elimination: the Viterbi algorithm on a chain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from prunus.budget.allocator import ALLOCATORS, UnitProblem
+from prunus.budget.allocator import UnitProblem
 from prunus.budget.elimination import elimination_order, minimise
 from prunus.budget.elimination_exact import eliminate, levels_of, work
 from prunus.budget.integer_repair import refill
@@ -24,14 +24,13 @@ _TRIES = 500
 _FINE = 2**40
 
 
-@ALLOCATORS.register("viterbi")
 def viterbi(problem: UnitProblem, /) -> dict[str, int]:
-    """Minimise Σ_a d_a(n_a) under the price Σ Π n_i itself, no price being taken as fixed.
+    """Minimise Σ_a d_a(n_a) under the exact price Σ Π n_i, in which widths multiply.
 
-    On a grid of up to 16 widths an axis: elimination of one axis after another, first with a price λ on the budget
-    (chains, residual stages, anything whose widths meet in small circles), then, where it is small enough, with
-    frontiers under the budget, which is the optimum of the grid. Networks in which every width meets every other,
-    such as dense ones, are left to `knapsack`. What is left of the budget is spent unit by unit.
+    Axes are eliminated one after another on a grid of up to 16 widths an axis: first with a price λ of the budget, for
+    networks such as chains and residual stages, where an axis has few neighbours; then, where the tables are small
+    enough, with frontiers under the budget, which gives the optimum of the grid. Networks in which every width
+    multiplies every other, such as DenseNets, are solved by `knapsack`. The rest of the budget is spent unit by unit.
 
     Source: own; the elimination: Dechter, "Bucket elimination: a unifying framework for reasoning", Artificial
     Intelligence 113, 1999.
@@ -58,7 +57,7 @@ def viterbi(problem: UnitProblem, /) -> dict[str, int]:
 def _budgeted(problem: UnitProblem, grid: Grid, joins: int) -> dict[str, int] | None:
     """Return the best point of the grid that holds every limit; the optimum, with one limit and no frontier too long.
 
-    Several limits are mixed; of each mix the best point that holds each limit by itself counts.
+    Several limits are mixed; of each mix the best point that holds every limit is a candidate.
     """
     cap = int(min(2048, max(48, math.sqrt(_EFFORT / max(1, joins)))))
     n = max(1, len(problem.limits))
@@ -70,9 +69,9 @@ def _budgeted(problem: UnitProblem, grid: Grid, joins: int) -> dict[str, int] | 
         frontier, messages = eliminate(order, grid.damage, prices, budget, cap)
         points = (grid.counts(levels_of(messages, i)) for i in reversed(range(len(frontier))))
         tried = list(itertools.islice(points, 1))
-        found = next((p for p in itertools.chain(tried, itertools.islice(points, _TRIES)) if problem.fits(p)), None)
-        if found is not None and (best is None or problem.predicted(found) < problem.predicted(best)):
-            best = found
+        counts = next((p for p in itertools.chain(tried, itertools.islice(points, _TRIES)) if problem.fits(p)), None)
+        if counts is not None and (best is None or problem.predicted(counts) < problem.predicted(best)):
+            best = counts
         if not tried:
             break
         spent = problem.polynomial.prices(np.array([[tried[0][a] for a in problem.scores]], np.int64))[0]

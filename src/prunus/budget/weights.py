@@ -1,4 +1,4 @@
-"""Who gets how many single weights: uniform, global, ERK and LAMP shares, exact to the last weight."""
+"""Allocators of single weights: uniform, global, ERK and LAMP counts of each tensor, exact to the weight."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from prunus.budget.erk import erk_counts
-from prunus.budget.lamp import lamp_scores
+from prunus.budget.proportional import erk_counts
+from prunus.criteria.lamp import lamp_scores
 from prunus.errors import BudgetError
 from prunus.foundation.registry import Registry
 
@@ -23,7 +23,7 @@ def fit_weights(scores: Scores, keep_count: int, allocator: str = "global") -> d
 
     Args:
         scores: tensor name → one score a weight, of the shape of the tensor; ties keep the lower index.
-        keep_count: how many stay, over all tensors.
+        keep_count: number of weights that stay, over all tensors.
         allocator: ``global``, ``uniform``, ``erk``, ``lamp``, or an enrolled name.
 
     Returns:
@@ -47,7 +47,7 @@ def fit_weights(scores: Scores, keep_count: int, allocator: str = "global") -> d
 
 @WEIGHT_ALLOCATORS.register("uniform")
 def uniform_counts(scores: Scores, keep_count: int) -> dict[str, int]:
-    """Keep the same share of every tensor; what whole numbers leave over goes to the largest remainders.
+    """Keep the same share of every tensor; the largest remainders are rounded up.
 
     Source: own.
     """
@@ -69,8 +69,8 @@ def global_counts(scores: Scores, keep_count: int) -> dict[str, int]:
     flat = np.concatenate([np.zeros(0), *(s.reshape(-1) for s in scores.values())])
     best = np.argsort(-flat, kind="stable")[:keep_count]
     ends = np.cumsum([s.size for s in scores.values()])
-    found = np.bincount(np.searchsorted(ends, best, side="right"), minlength=len(scores))
-    return {name: int(n) for name, n in zip(scores, found, strict=True)}
+    counts = np.bincount(np.searchsorted(ends, best, side="right"), minlength=len(scores))
+    return {name: int(n) for name, n in zip(scores, counts, strict=True)}
 
 
 @WEIGHT_ALLOCATORS.register("lamp")

@@ -1,4 +1,4 @@
-"""A problem on a grid: a few widths an axis, and the price as tables over the axes that multiply each other."""
+"""A problem on a grid of a few widths an axis, with the price as tables over the axes that multiply each other."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import numpy as np
 
 from prunus.budget.allocator import UnitProblem
 from prunus.budget.limits import METRICS
-from prunus.budget.one_threshold import raised_least
 from prunus.budget.polynomial import FIELDS
 from prunus.budget.proportional import spread_shares
 
 SCALE = 2**32
-"""A mix of several limits is counted in this many parts of the budget."""
+"""The budget of a mix of several limits, in integer units."""
 
 
 def even_division(problem: UnitProblem) -> dict[str, int]:
-    """Return the widths when every axis keeps the same share."""
+    """Return the widths at which every axis keeps the same share."""
     return problem.once("even", lambda: spread_shares(problem, dict.fromkeys(problem.scores, 1.0)))
 
 
 def considered(problem: UnitProblem) -> dict[str, int]:
-    """Return the least width of each axis that is worth considering: its floor, or its share of an even division."""
+    """Return the least width that is considered for each axis: its floor, or ``least_of_even`` of its uniform width."""
 
     def raised() -> dict[str, int]:
         even = even_division(problem)
@@ -32,12 +31,19 @@ def considered(problem: UnitProblem) -> dict[str, int]:
     return problem.once("considered", raised)
 
 
+def raised_least(problem: UnitProblem, widths: Mapping[str, int]) -> dict[str, int]:
+    """Return the floors, raised to the given widths where these fit all at once."""
+    least = problem.least
+    higher = {a: max(n, problem.snap(a, widths[a])) for a, n in least.items()}
+    return higher if problem.fits(higher) else least
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Widths to choose from and the damage of each.
 
     Attributes:
-        axes: in the order of the problem.
+        axes: axis ids in the order of the problem.
         widths: the counts of each axis, ascending.
         damage: predicted damage of each count.
     """
@@ -53,10 +59,10 @@ class Grid:
         """Choose about ``levels`` widths an axis, evenly spread.
 
         Args:
-            problem: says which widths are allowed.
-            levels: how many an axis at most, not counting that of ``around``.
-            around: widths that are among them.
-            reach: none is more than this factor away from ``around``.
+            problem: the problem with the allowed widths.
+            levels: most widths of an axis, not counting that of ``around``.
+            around: widths that the grid contains.
+            reach: largest factor between a width and that of ``around``.
         """
         widths, least = [], considered(problem)
         for a in problem.scores:
@@ -78,9 +84,9 @@ class Grid:
 
 
 def mix(problem: UnitProblem, weights: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return weights of the price `FIELDS`, and the budget they count against.
+    """Return weights of the price `FIELDS`, and the budget of the weighted price.
 
-    One limit is itself. Of several, Σ_j w_j · price_j / limit_j ≤ 1 holds wherever all of them do.
+    A single limit stays as it is. For several, Σ_j w_j · price_j / limit_j ≤ 1 holds wherever all of them do.
 
     Shapes: weights (limits,), summing to one → (FIELDS,), int64 or, where several limits are mixed, float64.
     """
@@ -95,12 +101,12 @@ def mix(problem: UnitProblem, weights: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def tables(problem: UnitProblem, grid: Grid, fields: np.ndarray) -> dict[tuple[int, ...], np.ndarray]:
-    """Return the price over the grid: Σ over scopes of a table with one dim an axis of the scope, rounded up.
+    """Return the price on the grid: Σ over scopes of a table with one dim for each axis of the scope, rounded up.
 
     Shapes: scope (i, j, …) → (widths of i, widths of j, …), int64.
     """
     polynomial = problem.polynomial
-    found = {}
+    prices = {}
     for scope, rows in polynomial.scopes().items():
         shape = [len(grid.widths[i]) for i in scope]
         total = np.zeros(shape, fields.dtype)
@@ -111,8 +117,8 @@ def tables(problem: UnitProblem, grid: Grid, fields: np.ndarray) -> dict[tuple[i
                     place = scope.index(int(i))
                     value = value * grid.widths[i].reshape([-1 if d == place else 1 for d in range(len(scope))])
             total = total + value
-        found[scope] = np.ceil(total).astype(np.int64) if fields.dtype.kind == "f" else total
-    return found
+        prices[scope] = np.ceil(total).astype(np.int64) if fields.dtype.kind == "f" else total
+    return prices
 
 
 def best_weights(problem: UnitProblem, amounts: np.ndarray, weights: np.ndarray) -> np.ndarray:

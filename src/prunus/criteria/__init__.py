@@ -1,4 +1,4 @@
-"""Scores, one file a criterion: higher = keep."""
+"""Criteria: weights and statistics of calibration data in, one score a unit or a weight out; higher = keep."""
 
 from prunus.criteria import gate_probes, moments, parameter_gradients  # noqa: F401  (probes)
 from prunus.criteria.activation import ActivationStatistics, activation_statistics

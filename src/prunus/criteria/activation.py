@@ -1,4 +1,4 @@
-"""Collect what units do on calibration data: the energy of their outputs and how the loss depends on them."""
+"""Statistics of units on calibration data: the energy of their outputs and the slope of the loss in them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from prunus.graph.ir import Node, Ref
 
 @dataclass(frozen=True, slots=True)
 class ActivationStatistics:
-    """Per axis id, one float64 number a unit.
+    """Statistics of the outputs of units: axis id → one float64 number a unit.
 
     Attributes:
-        contribution: E[a_u²], the mean over samples and over all places where the unit is read.
+        contribution: E[a_u²], the mean over samples and over all positions in which a consumer reads the unit.
         mean_abs: E|a_u|, the same mean.
-        active: share of a_u ≠ 0, likewise.
+        active: the share of a_u ≠ 0 among the same values.
         sensitivity: E[Σ_positions (∂L/∂a_u)²], the mean over samples; None without a loss.
         samples: how many samples were seen.
     """
@@ -49,20 +49,20 @@ def activation_statistics(
     """Measure the output a_u of every removable unit where its consumers read it, behind norm and activation.
 
     contribution_u = mean of a_u²; sensitivity_u = (1/N) Σ_samples Σ_positions (∂ℓ/∂a_u)², ℓ the loss of one sample.
-    ``loss_fn`` is taken to average over a batch; with one that sums, multiply by 1/batch size². A unit that several
-    consumers read in different values adds up over them. In eval mode samples do not mix, so the gradients are
-    per-sample ones. A batch of another shape than the captured example is captured anew.
+    ``loss_fn`` must average over a batch; with one that sums, multiply by 1/batch size². Where several consumers read a
+    unit in different values, the sums over these values add up. The model runs in eval mode, in which samples do not
+    mix, so the gradients are per-sample ones. A batch of another shape than the captured example is captured anew.
 
     Args:
         model: the network that was captured; it is left as found.
-        coupling: of its graph.
+        coupling: the coupling of its graph.
         batches: pairs (inputs, targets), or without a loss inputs alone; inputs as for
             `prunus.graph.capture.capture`; the first input tensor has the samples on dim 0.
         loss_fn: (outputs, targets) → one number; without it only contributions are measured.
         progress: called with (batches done, batches in all or 0 where unknown).
 
     Raises:
-        DataError: no batches, a batch that is no pair, one that runs through another program than the captured one,
+        DataError: no batches, a batch that is no pair, one that takes another program than the captured one,
             or a statistic that is NaN or infinite; the axis is named.
         OptionError, ModelError: the loss is no single number, or carries no gradient.
     """
@@ -82,15 +82,15 @@ def activation_statistics(
 
 @probe("activations", ("contribution", "mean_abs", "active"))
 def _activations(calibration: Calibration) -> Statistics:
-    found = activation_statistics(calibration.model, calibration.coupling, calibration.batches)
-    return {"contribution": found.contribution, "mean_abs": found.mean_abs, "active": found.active}
+    statistics = activation_statistics(calibration.model, calibration.coupling, calibration.batches)
+    return {"contribution": statistics.contribution, "mean_abs": statistics.mean_abs, "active": statistics.active}
 
 
 @probe("slopes", ("sensitivity",), labels=True, backward=True)
 def _slopes(calibration: Calibration) -> Statistics:
-    found = activation_statistics(calibration.model, calibration.coupling, calibration.batches, calibration.loss)
-    assert found.sensitivity is not None
-    return {"sensitivity": found.sensitivity}
+    statistics = activation_statistics(calibration.model, calibration.coupling, calibration.batches, calibration.loss)
+    assert statistics.sensitivity is not None
+    return {"sensitivity": statistics.sensitivity}
 
 
 def _measure(
@@ -102,7 +102,7 @@ def _measure(
     targets: Any,
     loss_fn: LossFunction | None,
 ) -> None:
-    wanted = {ref for refs in reads.values() for ref in refs}
+    watched = {ref for refs in reads.values() for ref in refs}
     found: dict[Ref, Tensor] = {}
 
     def observe(node: Node, result: Any) -> None:
@@ -111,7 +111,7 @@ def _measure(
             sums.add_energy(coupling, reads, ref, found[ref])
 
     wanted_at: dict[str, list[Ref]] = {}
-    for ref in wanted:
+    for ref in watched:
         wanted_at.setdefault(ref.node, []).append(ref)
     with torch.set_grad_enabled(loss_fn is not None):
         outputs = run(coupling.graph, tensors, inputs, observe=observe)

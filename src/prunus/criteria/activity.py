@@ -1,4 +1,4 @@
-"""Score a unit by what it puts out, or by how the loss reacts to that."""
+"""Score a unit by its output, or by the slope of the loss in its output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prunus.criteria.unit_criterion import UnitEvidence, collected, unit_rule
 
 @unit_rule("sensitivity", needs=("sensitivity",))
 def unit_sensitivity(evidence: UnitEvidence, /) -> dict[str, Tensor]:
-    """Score a unit by how steep the loss is in its output: s_u = E[Σ_positions (∂L/∂a_u)²].
+    """Score a unit by the squared slope of the loss in its output: s_u = E[Σ_positions (∂L/∂a_u)²].
 
     Source: Mozer and Smolensky, "Skeletonization: A Technique for Trimming the Fat from a Network via Relevance
     Assessment", NIPS 1988 (the slope in a unit as its relevance; here squared).
@@ -33,7 +33,7 @@ def unit_contribution(evidence: UnitEvidence, /) -> dict[str, Tensor]:
     return collected(evidence, "contribution", "contribution")
 
 
-@unit_rule("mean_activation", needs=("mean_abs",), scale="norm")
+@unit_rule("mean-activation", needs=("mean_abs",), scale="norm")
 def mean_activation(evidence: UnitEvidence, /) -> dict[str, Tensor]:
     """Score a unit by the mean size of its output: s_u = E|a_u|.
 
@@ -43,14 +43,14 @@ def mean_activation(evidence: UnitEvidence, /) -> dict[str, Tensor]:
     Raises:
         OptionError: the evidence has no ``mean_abs``.
     """
-    return collected(evidence, "mean_abs", "mean_activation")
+    return collected(evidence, "mean_abs", "mean-activation")
 
 
 @unit_rule("apoz", needs=("active",))
 def apoz(evidence: UnitEvidence, /) -> dict[str, Tensor]:
-    """Score a unit by how often it puts out anything: s_u = 1 − APoZ_u = share of a_u ≠ 0.
+    """Score a unit by how often its output is not zero: s_u = 1 − APoZ_u = share of a_u ≠ 0.
 
-    APoZ is the average percentage of zeros; it says something behind a ReLU only.
+    APoZ is the average percentage of zeros; it is informative behind a ReLU only.
 
     Source: Hu et al., "Network Trimming: A Data-Driven Neuron Pruning Approach towards Efficient Deep Architectures",
     arXiv:1607.03250.

@@ -1,4 +1,4 @@
-"""Score a unit by the scale that its norm gives it."""
+"""Score a unit by the scale that its norm layer gives it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from prunus.criteria.weight_statistics import precise
 from prunus.errors import OptionError
 
 
-@unit_rule("bn_scale", scale="norm")
+@unit_rule("bn-scale", scale="norm")
 def bn_scale(evidence: UnitEvidence, /) -> dict[str, Tensor]:
     """Score a unit by the scales of the batch (instance, group) norms on its way: s_u = Σ |γ_u|.
 
-    An axis that meets no such norm is ranked by ‖W_u‖₂, as all its units are in the same place.
+    Units of an axis without such a norm are ranked by ‖W_u‖₂.
 
     Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", arXiv:1708.06519.
 
@@ -28,7 +28,7 @@ def bn_scale(evidence: UnitEvidence, /) -> dict[str, Tensor]:
     coupling, norms = evidence.coupling, channel_norms(evidence.coupling)
     if coupling.axes and not any(norms.values()):
         raise OptionError(
-            "criterion 'bn_scale' needs batch, instance or group norms on an axis; this model has none there. "
+            "criterion 'bn-scale' needs batch, instance or group norms on an axis; this model has none there. "
             "Use magnitude."
         )
     without = unit_magnitude(evidence) if not all(norms.values()) else {}

@@ -1,4 +1,4 @@
-"""From scores to what may be compared between axes: ranks for one threshold, damage to trade against the price."""
+"""Make scores comparable between axes: normalised scores for one threshold, damage curves to weigh against price."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from prunus.graph.coupling import Coupling
 
 _TINY = 1e-300
 _LEAST_KEPT = 1e-6
-"""An axis of which less than this share is kept is as bad as gone."""
+"""Lower bound of the kept share of the energy in a damage curve; below it an axis counts as removed."""
 
 
 def scale_of(criterion: CriterionLike) -> str:
-    """Return what the scores of a criterion add up to: loss, energy or norm; energy where nothing is known of it."""
+    """Return the scale of the scores of a criterion: loss, energy or norm; energy where it declares none."""
     return str(getattr(criterion if callable(criterion) else UNIT_CRITERIA.find(criterion), "scale", "energy"))
 
 
 def comparable_scores(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return s_u / mean_axis(s): the order within an axis stays, the mean unit of every axis has 1.
+    """Return s_u / mean_axis(s): the order within an axis stays, and the mean score of every axis is 1.
 
-    Scores below zero (movement) count from the least one of their axis.
+    Where an axis has scores below zero (movement), its least score is subtracted first.
 
     Source: Fang et al., "DepGraph: Towards Any Structural Pruning", arXiv:2301.12900 (normalised ranking).
     """
@@ -35,17 +35,17 @@ def damage_curves(
 ) -> dict[str, np.ndarray]:
     """Return the predicted damage of keeping 0, 1, … all units of each axis, the best first; comparable between axes.
 
-    Sums of scores follow the width of an axis, the number of layers on it and the scale of their weights: traded
-    against a price they take everything from one kind of axis. What is kept of a signal, though, multiplies from layer
-    to layer, so its logarithm adds:
+    Sums of scores grow with the width of an axis, the number of layers on it and the scale of their weights, so an
+    allocator that weighs them against the price prunes one kind of axis only. The kept shares of a signal multiply from
+    layer to layer, so their logarithms add:
 
         d(k) = c · −log(Σ_{u ≤ k} e_u / Σ_u e_u),   e = s² for norms, s for energies and losses.
 
-    c is the number n of layers that write the axis: a residual stream is as dear to cut as it saves. Where scores are
-    losses, L = Σ_u s_u knows which axes matter, but a slope at the start says little of a large cut; the geometric mean
-    of both counts, c = √(n / Σn · L / ΣL). No form is best everywhere: on the selection split of four trained networks
-    at half the MACs with Fisher scores this one lost 41.3, 17.3, 26.6 and 7.8 points before recovery, the best of six
-    forms 40.1, 16.7, 24.4 and 5.9, one factor alone up to 54.6, 35.0, 29.6 and 6.8.
+    c is the number n of layers that write the axis: damage and savings of a cut residual stream grow alike. Where
+    scores are losses, L = Σ_u s_u measures how much an axis matters, but a local slope predicts a large cut badly; c is
+    then the geometric mean of both, √(n / Σn · L / ΣL). No form is best everywhere: on the selection split of four
+    trained networks at half the MACs with Fisher scores this one lost 41.3, 17.3, 26.6 and 7.8 points before recovery,
+    the best of six forms 40.1, 16.7, 24.4 and 5.9, one factor alone up to 54.6, 35.0, 29.6 and 6.8.
 
     Source: own; that relative distortions of layers bound that of the network: Lee et al., "Layer-adaptive sparsity for
     the magnitude-based pruning", arXiv:2010.07611.
@@ -53,7 +53,7 @@ def damage_curves(
     Args:
         coupling: the axes.
         scores: axis id → one score a unit, in the order of the units.
-        criterion: what scored them: a name, a rule or a plain function.
+        criterion: the criterion of the scores: a name, a rule or a plain function.
 
     Shapes: (units,) → (units + 1,)
     """
@@ -65,7 +65,7 @@ def damage_curves(
     curves = {}
     for axis, values in lifted.items():
         energy = np.sort(values)[::-1] ** (2 if scale == "norm" else 1)
-        # Units that all score zero are alike.
+        # Where all scores are zero, all units are equal.
         energy = energy if energy.sum() > _TINY else np.ones(len(energy))
         kept = np.append(0.0, np.cumsum(energy)) / energy.sum()
         weight = layers[axis] / all_layers
@@ -77,5 +77,5 @@ def damage_curves(
 
 
 def _lifted(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    found = {axis: np.asarray(values, float) for axis, values in scores.items()}
-    return {axis: values - min(0.0, values.min(initial=0.0)) for axis, values in found.items()}
+    arrays = {axis: np.asarray(values, float) for axis, values in scores.items()}
+    return {axis: values - min(0.0, values.min(initial=0.0)) for axis, values in arrays.items()}

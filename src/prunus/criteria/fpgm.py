@@ -1,4 +1,4 @@
-"""Score a unit by how far its weights are from those of the others: what lies in the middle can be replaced."""
+"""Score a unit by the distance of its weights to those of the other units: units near the median can be replaced."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from prunus.errors import DataError
 def fpgm(evidence: UnitEvidence, /) -> dict[str, Tensor]:
     """Score a unit by its distances to all others of its axis: s_u = Σ_v ‖W_u − W_v‖₂.
 
-    W_u joins everything that writes the unit; where nothing is known to write it, all its weights. The units of least
-    sum lie nearest to the geometric median and go first.
+    W_u joins all weights that write the unit; where none is known, all weights that lie on it. The units with the least
+    sum are nearest to the geometric median and are removed first.
 
     Source: He et al., "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
     arXiv:1811.00250.

@@ -38,15 +38,15 @@ class ScoredGroups:
         """Score every unit of every removable axis.
 
         Shapes: → (units,), float64.
-        Raises: OptionError: the function raises, or what it returns is not one finite number a unit.
+        Raises: OptionError: the function raises, or does not return one finite number a unit.
         """
-        name, found = criterion_name(self.function), {}
+        name, scores = criterion_name(self.function), {}
         for group in groups_of(evidence.coupling, evidence.weights):
             where = f"group {group.id!r} of {group.size} units"
             with errors_named(f"criterion function {name!r} for {where}", OptionError, self.function):
                 returned = self.function(group)
-            found[group.id] = _numbers(returned, (group.size,), name, where)
-        return found
+            scores[group.id] = _numbers(returned, (group.size,), name, where)
+        return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class ScoredWeights:
     def __call__(self, evidence: Evidence, /) -> dict[str, Tensor]:
         """Score every weight of the evidence.
 
-        Raises: OptionError: the function raises, or what it returns is not one finite number a weight.
+        Raises: OptionError: the function raises, or does not return one finite number a weight.
         """
         called, found = criterion_name(self.function), {}
         for name, weight in evidence.weights.items():
@@ -104,15 +104,15 @@ def weight_criterion_of(criterion: CriterionLike) -> Criterion:
 
 
 def criterion_name(criterion: CriterionLike) -> str:
-    """Return the name under which plans remember a criterion: as enrolled, or the function's ``__name__``."""
+    """Return the name of a criterion in plans: as enrolled, or the function's ``__name__``."""
     return title_of(criterion.score if isinstance(criterion, UnitRule) else criterion)
 
 
 def _check_function(criterion: Any, registry: Registry[Any], form: str) -> None:
-    """Refuse what is no function, and a function whose name is that of an enrolled criterion.
+    """Refuse a criterion that is no function, and a function with the name of an enrolled criterion.
 
     Raises:
-        OptionError: such a one.
+        OptionError: it is one of these.
     """
     if not callable(criterion) or isinstance(criterion, type):
         raise OptionError(
@@ -128,7 +128,7 @@ def _check_function(criterion: Any, registry: Registry[Any], form: str) -> None:
 
 
 def _numbers(returned: Any, shape: tuple[int, ...], name: str, where: str) -> Tensor:
-    """Return what a function returned as float64 on the CPU, checked."""
+    """Convert the return value of a function to float64 on the CPU and check it."""
     begin = f"criterion function {name!r} returned"
     allowed = f"allowed: finite numbers of shape {shape}, higher = keep."
     if not isinstance(returned, Tensor | np.ndarray | Sequence) or isinstance(returned, str):

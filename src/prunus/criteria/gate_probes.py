@@ -1,4 +1,4 @@
-"""Taylor and Fisher statistics of units, from the slopes in their gates."""
+"""Taylor and Fisher statistics of units, from the derivatives of the loss in their gates."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _labelled(calibration: Calibration) -> Statistics:
 
 
 def _classes(targets: Any, samples: int) -> list[int]:
-    """Return the labels of a batch that has one whole number a sample."""
+    """Return the labels of a batch with one integer a sample."""
     if not isinstance(targets, Tensor) or targets.shape != (samples,) or targets.is_floating_point():
         return []
     return sorted({int(label) for label in targets.tolist()})

@@ -1,4 +1,4 @@
-"""Score a weight by how steep the loss is in it."""
+"""Score a weight by the slope of the loss in it."""
 
 from __future__ import annotations
 

@@ -31,12 +31,13 @@ def collect_gradients(
 ) -> Evidence:
     """Estimate E[g], E|g| and E[g²] of named weights, g = ∂L/∂w.
 
-    Two estimators, which are not the same number:
+    There are two estimators, whose values differ:
 
-    - per batch (default): g is the gradient of ``loss_fn`` on a whole batch, E the plain mean over batches. With a
-      loss that averages, E[g²] is the *squared batch-mean gradient*: its noise part shrinks with the batch size.
+    - per batch (default): g is the gradient of ``loss_fn`` on a whole batch, E the plain mean over batches. If
+      the loss averages over a batch, E[g²] is the *squared batch-mean gradient*: its noise part shrinks with the batch
+      size.
     - ``per_sample``: g is the gradient on one sample, E the mean over all samples: the empirical Fisher diagonal.
-      Memory grows with batch size × weights; for small models.
+      Memory grows with batch size × weights, so it is for small models.
 
     The model runs in eval mode; modes, ``.grad`` and ``requires_grad`` stay as found.
 
@@ -46,7 +47,7 @@ def collect_gradients(
             They are moved to the device of the first named weight.
         loss_fn: (outputs, targets) → one number.
         names: parameters to collect for, each requiring grad.
-        per_sample: which estimator.
+        per_sample: use the second estimator.
         seed: passed on to the evidence.
         progress: called with (batches done, batches in all or 0 where unknown).
 
@@ -92,11 +93,11 @@ def _batch_moments(
     model: nn.Module, weights: Mapping[str, nn.Parameter], loss_fn: LossFunction, inputs: Any, targets: Any
 ) -> tuple[_Moments, int]:
     loss = loss_on(loss_fn, answer(model, inputs), targets)
-    # autograd.grad leaves .grad alone; a weight the batch never reached has gradient zero.
-    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    # autograd.grad does not touch .grad; a weight that the batch does not use has gradient zero.
+    computed = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     grads = {
         name: torch.zeros_like(precise(weight)) if grad is None else precise(grad)
-        for (name, weight), grad in zip(weights.items(), found, strict=True)
+        for (name, weight), grad in zip(weights.items(), computed, strict=True)
     }
     return _moments(grads), 1
 
@@ -125,7 +126,7 @@ def _sample_moments(
 
 
 def _as_batch(value: Any) -> Any:
-    """Give one sample its batch dim of 1 back, which vmap took."""
+    """Add the batch dim of 1 that vmap removed from a sample."""
     return pytree.tree_map_only(Tensor, lambda tensor: tensor.unsqueeze(0), value)
 
 

@@ -1,4 +1,4 @@
-"""Score a weight by its mean squared gradient, bare or weighted with the weight."""
+"""Score a weight by its mean squared gradient, alone or times the squared weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prunus.criteria.weight_statistics import Evidence, needed, precise
 def importance(evidence: Evidence, /) -> dict[str, Tensor]:
     """Score a weight by the diagonal of the empirical Fisher matrix: s = E[g²].
 
-    It says how sharply the loss reacts to the weight, not how far removal moves it.
+    It measures the curvature of the loss in the weight, and ignores how large the weight is that removal sets to zero.
 
     Source: own; the Fisher diagonal as importance: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural
     networks", arXiv:1612.00796.
@@ -24,7 +24,7 @@ def importance(evidence: Evidence, /) -> dict[str, Tensor]:
     return {name: precise(grad_sq[name]).clone() for name in evidence.weights}
 
 
-@CRITERIA.register("importance_weighted")
+@CRITERIA.register("importance-weighted")
 def importance_weighted(evidence: Evidence, /) -> dict[str, Tensor]:
     """Score a weight by the quadratic loss of setting it to zero: s = E[g²] · w².
 
@@ -34,5 +34,5 @@ def importance_weighted(evidence: Evidence, /) -> dict[str, Tensor]:
     Raises:
         OptionError: the evidence has no ``grad_sq``.
     """
-    grad_sq = needed(evidence.grad_sq, "grad_sq", "importance_weighted")
+    grad_sq = needed(evidence.grad_sq, "grad_sq", "importance-weighted")
     return {name: precise(grad_sq[name]) * precise(weight).square() for name, weight in evidence.weights.items()}

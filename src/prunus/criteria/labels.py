@@ -15,12 +15,12 @@ _CERTAIN = 1e-14
 
 
 def drawn_loss(outputs: Any, inputs: list[Tensor], targets: Any, seed: int) -> tuple[Tensor, int]:
-    """Return a random loss whose squared gradients are, in the mean, those of −log p(y|x) with y ~ p(y|x).
+    """Return a random loss whose squared gradients have the mean of those of −log p(y|x) with y ~ p(y|x).
 
     For each prediction a label c is drawn from q, and L = ± √(p_c / q_c) · −log p_c, so that E_q[(∂L)²] is
-    E_p[(∂ log p)²] whatever q is. Here q_c ∝ p_c ‖e_c − p‖², with the size of the gradient in the logits: of a network
-    that is sure of itself, labels drawn from p itself say hardly anything. The sign is a coin's, so that predictions
-    of one sample do not mix. L is the mean over samples of the sum over a sample's predictions.
+    E_p[(∂ log p)²] for any q. Here q_c ∝ p_c ‖e_c − p‖², the second factor being the squared gradient in the logits:
+    labels drawn from p itself carry little information where the network is confident. The sign is random, so that the
+    predictions of one sample do not mix. L is the mean over samples of the sum over a sample's predictions.
 
     Classes lie on the last dim of (B, C) and (B, T, C) and on dim 1 of images (B, C, H, W); rows (B·T, C) of a model
     that lays all predictions below each other count as T predictions of each of B samples. Where the targets are
@@ -63,7 +63,7 @@ def _drawn(chances: Tensor, generators: list[torch.Generator]) -> tuple[Tensor, 
     norms = 1 - 2 * chances + chances.square().sum(-1, keepdim=True)  # ‖e_c − p‖²
     sums = (chances * norms).cumsum(-1)
     total = sums[..., -1:]
-    # The last sum may miss the total by rounding; of a prediction without any doubt nothing can be learnt.
+    # Rounding may leave the last sum below the total; a fully certain prediction carries no information.
     labels = torch.searchsorted(sums, draws[..., :1] * total, right=True).clamp(max=chances.shape[-1] - 1)
     weights = torch.where(total > _CERTAIN, total / norms.gather(-1, labels).clamp(min=_CERTAIN), 0.0)
     signs = torch.where(draws[..., 1] < 0.5, -1.0, 1.0)
@@ -73,7 +73,7 @@ def _drawn(chances: Tensor, generators: list[torch.Generator]) -> tuple[Tensor, 
 def _generator(inputs: list[Tensor], index: int, seed: int) -> torch.Generator:
     digest = hashlib.sha256(str(seed).encode())
     for tensor in inputs:
-        # An input without samples on dim 0 is the same for all.
+        # An input without samples on dim 0 is shared by all samples.
         sample = tensor[index] if tensor.dim() and len(tensor) > index else tensor
         digest.update(sample.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return torch.Generator().manual_seed(int.from_bytes(digest.digest()[:7], "little"))

@@ -1,4 +1,4 @@
-"""LAMP: a weight counts for as much as it holds of what would be left if it were the next to go."""
+"""LAMP: score a weight by its share of the sum of squares of the weights of its tensor that are at least as large."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def lamp(evidence: Evidence, /) -> dict[str, Tensor]:
 
 
 def lamp_scores(scores: np.ndarray) -> np.ndarray:
-    """Return lamp_u = s_u² / Σ_{v: s_v ≥ s_u} s_v²; the best has 1, equal scores are ordered as they come.
+    """Return lamp_u = s_u² / Σ_{v: s_v ≥ s_u} s_v²; the best has 1, equal scores are ordered by index.
 
     Source: Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", arXiv:2010.07611.
 
     Args:
-        scores: norms, of any shape; signs do not count.
+        scores: norms, of any shape; signs are ignored.
 
     Shapes: as given, float64.
     """

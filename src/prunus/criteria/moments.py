@@ -1,4 +1,4 @@
-"""Second moments of the values that consumers read: the size of every input, and how units vary together."""
+"""Second moments of the values that consumers read: the norm of every input, and the covariance of units."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def _covariances(calibration: Calibration) -> Statistics:
                 sums[name, ref.node] = (old[0] + rows @ rows.T, old[1] + rows.sum(1), old[2] + rows.shape[1])
 
     _walk(calibration, visit)
-    found = {name: torch.zeros(axis.size, axis.size, dtype=torch.float64) for name, axis in axes.items()}
+    covariances = {name: torch.zeros(axis.size, axis.size, dtype=torch.float64) for name, axis in axes.items()}
     for (name, _), (products, total, count) in sums.items():
         mean = total / max(1, count)
-        found[name] += products / max(1, count) - torch.outer(mean, mean)
-    check_statistics(found)
-    return {"covariance": found}
+        covariances[name] += products / max(1, count) - torch.outer(mean, mean)
+    check_statistics(covariances)
+    return {"covariance": covariances}
 
 
 def _walk(calibration: Calibration, visit: Visit) -> None:
@@ -78,14 +78,14 @@ def _walk(calibration: Calibration, visit: Visit) -> None:
             if id(coupling) not in edges:
                 edges[id(coupling)] = find_places(coupling).edges
             here = edges[id(coupling)]
-            wanted: dict[str, set[Ref]] = {}
+            refs: dict[str, set[Ref]] = {}
             for ref in {end.ref for ends in here.values() for end in ends}:
-                wanted.setdefault(ref.node, set()).add(ref)
+                refs.setdefault(ref.node, set()).add(ref)
 
             def observe(
-                node: Node, result: Any, coupling: Coupling = coupling, here: Any = here, wanted: Any = wanted
+                node: Node, result: Any, coupling: Coupling = coupling, here: Any = here, refs: Any = refs
             ) -> None:
-                for ref in sorted(wanted.get(node.name, ()), key=lambda r: r.index):
+                for ref in sorted(refs.get(node.name, ()), key=lambda r: r.index):
                     value = result[ref.index] if isinstance(result, (tuple, list)) else result
                     visit(coupling, here, ref, value)
 
@@ -93,7 +93,7 @@ def _walk(calibration: Calibration, visit: Visit) -> None:
 
 
 def _unit_lines(coupling: Coupling, axis: Axis, ref: Ref, value: Tensor) -> Tensor:
-    """Return all numbers that each unit puts out in a value. Shapes: → (units, numbers), float64 on the CPU."""
+    """Return all elements of a value that belong to each unit. Shapes: → (units, numbers), float64 on the CPU."""
     rows = []
     for dim, expr in enumerate(coupling.values[ref]):
         if axis.atom in atoms_of(expr):

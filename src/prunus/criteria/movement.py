@@ -17,7 +17,7 @@ from prunus.criteria.weight_statistics import Evidence, needed, precise
 def movement(evidence: Evidence, /) -> dict[str, Tensor]:
     """Score a weight by its movement over the steps of a training: s = −Σ_t w_t · ∂L/∂w_t.
 
-    Positive where steps push the weight away from zero, whatever its size. The sums come from `MovementSums`.
+    It is positive where steps push the weight away from zero, whatever its size. `MovementSums` gives the sums.
 
     Source: Sanh et al., "Movement Pruning: Adaptive Sparsity by Fine-Tuning", arXiv:2005.07683.
 
@@ -42,7 +42,7 @@ def movement_unit(evidence: UnitEvidence, /) -> dict[str, Tensor]:
 
 
 class MovementSums:
-    """Running sums −Σ w·g of named weights, to be fed before each optimizer step.
+    """Running sums −Σ w·g of named weights; call `add_` before each optimizer step.
 
     Example:
         >>> sums = MovementSums()
@@ -56,7 +56,7 @@ class MovementSums:
 
     @torch.no_grad()
     def add_(self, weights: Mapping[str, Tensor], grads: Mapping[str, Tensor | None]) -> None:
-        """Add one step; a weight without a gradient did not move."""
+        """Add one step; a weight without a gradient adds nothing."""
         for name, weight in weights.items():
             grad = grads.get(name)
             step = torch.zeros_like(precise(weight)) if grad is None else -precise(weight) * precise(grad)

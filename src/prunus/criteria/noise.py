@@ -1,4 +1,4 @@
-"""Noise in the place of calibration data, for those who have none."""
+"""Gaussian noise in place of calibration data."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from prunus.errors import OptionError
 
 
 def noise_batches(example_inputs: Any, *, samples: int = 512, batch_size: int = 32, seed: int = 0) -> list[Any]:
-    """Return batches of inputs without labels that look like the example in nothing but shape, mean and spread.
+    """Return batches of random inputs without labels, with the shape, mean and spread of the example.
 
     Floating-point tensors get Gaussian noise with the example's mean and standard deviation (0 and 1 where the example
-    is constant), whole numbers are drawn evenly between the example's least and largest, truth values stay. A tensor
-    whose first dim is not that of the first tensor is taken as it is.
+    is constant), integers are drawn uniformly between the example's least and largest, booleans stay. A tensor
+    whose first dim differs from that of the first tensor stays as it is.
 
     Source: own; data-free calibration by Gaussian inputs as a baseline: Nagel et al., "Data-Free Quantization Through
     Weight Equalization and Bias Correction", arXiv:1906.04721.
 
     Args:
         example_inputs: as given to `prunus.prune`: a tensor, a tuple, or a mapping of keyword arguments.
-        samples: how many in all.
-        batch_size: at most so many in a batch.
-        seed: of the noise.
+        samples: number of samples in all.
+        batch_size: most samples in a batch.
+        seed: seed of the noise.
 
     Raises:
         OptionError: fewer than one sample, or an example without tensors.
@@ -43,7 +43,7 @@ def noise_batches(example_inputs: Any, *, samples: int = 512, batch_size: int = 
 
 
 def data_or_noise(data: Iterable[Any] | str | None, example_inputs: Any, seed: int) -> Iterable[Any] | None:
-    """Return data as they are, and noise where they are the word ``noise``.
+    """Return the data unchanged, or noise where they are the word ``noise``.
 
     Raises:
         OptionError: another word.

@@ -1,4 +1,4 @@
-"""The mean gradient of all parameters as a probe; frozen ones have gradients for a while."""
+"""The mean gradient of all parameters as a probe; frozen parameters require grad while it runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ def _mean_gradients(calibration: Calibration) -> Statistics:
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.is_floating_point()}
     # Units of frozen layers are scored too.
     with gradients_enabled_for(named.values()):
-        found = collect_gradients(model, calibration.batches, calibration.loss, list(named))
-    assert found.grad is not None
-    return {"grad": found.grad}
+        evidence = collect_gradients(model, calibration.batches, calibration.loss, list(named))
+    assert evidence.grad is not None
+    return {"grad": evidence.grad}

@@ -1,4 +1,4 @@
-"""What is measured on calibration data for unit criteria: one probe a kind of pass, enrolled by what it gives."""
+"""Probes measure statistics on calibration data for unit criteria: one probe is one kind of pass."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Statistics = dict[str, Mapping[str, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a probe may look at.
+    """The inputs of a probe.
 
     Attributes:
         model: the network; probes leave it as found.
-        coupling: of its graph.
-        batches: pairs (inputs, targets), or inputs alone where a probe needs no labels; walked through once.
+        coupling: the coupling of its graph.
+        batches: pairs (inputs, targets), or inputs alone where a probe needs no labels; iterated once.
         loss: (outputs, targets) → one number, averaging over the batch.
-        seed: of probes that draw numbers.
+        seed: seed of probes that draw numbers.
     """
 
     model: nn.Module
@@ -43,12 +43,12 @@ class Probe:
     """One pass over calibration data.
 
     Attributes:
-        name: of the pass.
+        name: name of the pass.
         gives: names of the statistics that it measures.
         collect: calibration → statistic → axis id or tensor name → values.
-        labels: whether it needs targets.
-        backward: whether it runs backwards.
-        program: whether it runs the captured program, which a model captured in parts has none of.
+        labels: it needs targets.
+        backward: it needs gradients.
+        program: it runs the captured program; a model captured in parts has none.
     """
 
     name: str
@@ -75,12 +75,12 @@ def probe(
 
 
 def probes_for(criterion: CriterionLike) -> tuple[Probe, ...]:
-    """Return the probes that a unit criterion needs, each once; none if the weights are enough.
+    """Return the probes that a unit criterion needs, each once; none if it reads weights alone.
 
     Raises:
-        OptionError: an unknown criterion, or one whose statistics no pass over data gives.
+        OptionError: an unknown criterion, or one that needs a statistic of no probe.
     """
-    found: dict[str, Probe] = {}
+    chosen: dict[str, Probe] = {}
     for statistic in needs_of(criterion):
         giver = next((p for p in map(PROBES.get, PROBES) if statistic in p.gives), None)
         if giver is None:
@@ -88,8 +88,8 @@ def probes_for(criterion: CriterionLike) -> tuple[Probe, ...]:
                 f"criterion {criterion!r} reads {statistic!r}, which no pass over data gives: it needs a running "
                 "training. Use it with the Pruner, or another criterion."
             )
-        found[giver.name] = giver
-    return tuple(found.values())
+        chosen[giver.name] = giver
+    return tuple(chosen.values())
 
 
 def collect_evidence(
@@ -97,12 +97,12 @@ def collect_evidence(
     calibration: Calibration,
     remember: Callable[[str, Callable[[], Any]], Any] | None = None,
 ) -> UnitEvidence:
-    """Measure what a unit criterion needs, and nothing else.
+    """Measure the statistics that a unit criterion needs, and no others.
 
     Args:
-        criterion: its name, a rule, or a plain function, which needs nothing but weights.
+        criterion: its name, a rule, or a plain function, which reads weights alone.
         calibration: model, coupling, data and loss.
-        remember: (name, make) → what was measured under this name before, or measured now.
+        remember: (name, make) → the stored result of this name, or that of ``make``, which is then stored.
 
     Raises:
         OptionError: an unknown criterion, or statistics that need a running training.

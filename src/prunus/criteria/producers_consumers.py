@@ -1,4 +1,4 @@
-"""Where a unit is written and where it is read: the weights that produce an axis, the values that consumers take."""
+"""Producers and consumers of axes: the weights that write an axis, and the values in which consumers read it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _CACHED = 2**16
 class Edge:
     """One op in which an axis ends: it reads the axis from data and does not pass it on.
 
-    Every way from a unit to the output crosses exactly one edge, so that the unit is gone when its edges are at zero.
+    Every path from a unit to the output crosses exactly one edge, so a unit is removed when all its edges are zero.
 
     Attributes:
         node: name of the op.
-        number: which of the tensors that the op takes.
-        ref: the value that it reads there.
-        weights: the weight dims that are contracted with the axis, where there are such.
+        number: index of the operand among the tensors that the op takes.
+        ref: the value of this operand.
+        weights: the weight dims that are contracted with the axis, if any.
     """
 
     node: str
@@ -42,9 +42,9 @@ class Places:
     """For every removable axis, its producing weight dims and the values in which consumers read it.
 
     Attributes:
-        writes: axis id → dims of weights (two dims or more) whose product carries the axis on.
-        reads: axis id → values in which the axis ends: what a contraction, or the network's output, takes in.
-        edges: axis id → the ops in which it ends; outputs are none.
+        writes: axis id → dims of weights (two dims or more) whose product has the axis.
+        reads: axis id → values in which the axis ends: inputs of a contraction, or outputs of the network.
+        edges: axis id → the ops in which it ends; an output of the network is not an edge.
     """
 
     writes: Mapping[str, tuple[Member, ...]]
@@ -53,7 +53,7 @@ class Places:
 
 
 def find_places(coupling: Coupling) -> Places:
-    """Find where each axis is written and read, from the dims of the graph alone.
+    """Find the producers and consumers of each axis, from the dims of the graph alone.
 
     At an op that joins data with weights, an axis on both sides of a weight (a residual branch of one convolution,
     the recurrent weight of an LSTM) is written by its output dim and read from the data.
@@ -124,14 +124,14 @@ def unit_columns(coupling: Coupling, axis: Axis, expr: Expr, lines: Tensor) -> T
 
 
 def unit_rows(coupling: Coupling, axis: Axis, member: Member, weight: Tensor) -> Iterator[Tensor]:
-    """Yield, for each occurrence of an axis in a weight dim, everything that each unit holds there.
+    """Yield, for each occurrence of an axis in a weight dim, all elements of each unit.
 
     Shapes: weight as in the model → (axis.size, elements a unit), float64 on the CPU.
     """
     lines = weight.detach().movedim(member.dim, 0).reshape(weight.shape[member.dim], -1)
     lines = lines.to(device="cpu", dtype=torch.float64)
     for where in coupling.positions(member.expr, axis):
-        # Every unit stands at equally many places of an occurrence; sorted by unit they become its row.
+        # Every unit has equally many positions in an occurrence; sorted by unit they become its row.
         places = np.argsort(where, kind="stable")[int((where < 0).sum()) :]
         yield lines[torch.from_numpy(places)].reshape(axis.size, -1)
 
@@ -144,7 +144,7 @@ def dim_sums(value: Tensor, dim: int) -> Tensor:
 def square_sums(value: Tensor, dim: int) -> Tensor:
     """Sum the squares over every dim but one, in float64. Shapes: (…, D, …) → (D,)."""
     rows = precise(value).movedim(dim, 0).reshape(value.shape[dim], -1)
-    # A few rows at a time stay in the cache: float64 copies of all weights cost more than the sums.
+    # Blocks of a few rows stay in the cache: float64 copies of all weights would cost more than the sums.
     step = max(1, _CACHED // max(1, rows.shape[1]))
     return torch.cat([part.double().square().sum(1) for part in torch.split(rows, step)])
 
@@ -155,7 +155,7 @@ def _axes(coupling: Coupling, ref: Ref) -> set[str]:
 
 
 def _matched(coupling: Coupling, node: Node, number: int, ref: Ref) -> set[str]:
-    """Return the axes on which attention matches queries with keys: they end there, though values may carry them on."""
+    """Return the axes on which attention matches queries with keys; they end there, even if the values have them."""
     if "dot_product_attention" not in node.op or number > 1:
         return set()
     last = coupling.values.get(ref, ())[-1:]
@@ -163,7 +163,7 @@ def _matched(coupling: Coupling, node: Node, number: int, ref: Ref) -> set[str]:
 
 
 def _tensor_roots(coupling: Coupling) -> dict[str, str]:
-    """Map each node that depends on no input to the tensor it was first made from."""
+    """Map each node that depends on no input to the tensor from which it is computed."""
     roots: dict[str, str] = {}
     for node in coupling.graph.nodes:
         if node.op == TENSOR:
@@ -181,12 +181,12 @@ def _weight_dims(coupling: Coupling, tensors: Iterable[str]) -> Iterable[tuple[s
         info = coupling.graph.tensors.get(tensor)
         if info is None or info.kind != "parameter" or len(info.shape) < 2:
             continue
-        found: dict[str, list[Member]] = {}
+        members: dict[str, list[Member]] = {}
         for dim, expr in enumerate(coupling.tensors[tensor]):
             for atom in dict.fromkeys(atoms_of(expr)):
                 if atom in coupling.axis_of:
-                    found.setdefault(coupling.axis_of[atom], []).append(Member(tensor, dim, expr))
-        yield from found.items()
+                    members.setdefault(coupling.axis_of[atom], []).append(Member(tensor, dim, expr))
+        yield from members.items()
 
 
 def _output_place(node: Node, count: int) -> int:

@@ -1,4 +1,4 @@
-"""The parameters that make a unit: the weights that write it, their biases, or the norm that has the last word."""
+"""The parameters that produce a unit: the weights that write it with their biases, or the norm that follows them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ CHANNEL_NORMS = ("batch_norm", "instance_norm", "group_norm")
 def written(
     coupling: Coupling, values: Mapping[str, Tensor], sums: Callable[[Tensor, int], Tensor] = dim_sums
 ) -> dict[str, Tensor]:
-    """Sum values over the weights that write each unit; over all its weights where none is known to write it.
+    """Sum values over the weights that write each unit; over all weights that lie on it where none is known.
 
     Args:
-        coupling: the axes.
+        coupling: the axes of the network.
         values: tensor name → one value a weight.
         sums: (value, dim) → a sum for each position of the dim.
 
@@ -48,7 +48,7 @@ def written(
 
 
 def channel_norms(coupling: Coupling) -> dict[str, tuple[Member, ...]]:
-    """Return, per axis, the scales γ of the batch, instance and group norms that it runs through."""
+    """Return, per axis, the scales γ of the batch, instance and group norms on it."""
     return {
         axis: tuple(m for node in nodes for m in _affine(coupling, axis, node, "weight"))
         for axis, nodes in _norms_on(coupling).items()
@@ -56,25 +56,27 @@ def channel_norms(coupling: Coupling) -> dict[str, tuple[Member, ...]]:
 
 
 def gate_parameters(coupling: Coupling) -> dict[str, tuple[Member, ...]]:
-    """Return, per axis, the parameters that scale with a gate on its units, each way into the axis once.
+    """Return, per axis, the parameters that a gate on its units scales, those of each producer once.
 
-    A weight that writes the axis counts with its bias. Where a norm alone reads what the weight writes, the norm's
-    scale and shift take their place: the gate sits behind the norm, as that is what goes with the unit.
+    A producing weight comes with its bias. Where a norm is the only consumer of its output, the norm's scale and shift
+    replace both: the gate is behind the norm, because the norm's channel is removed with the unit.
     """
     writes, norms = find_places(coupling).writes, _norms_on(coupling)
     readers = _readers(coupling.graph)
-    found: dict[str, tuple[Member, ...]] = {}
+    parameters: dict[str, tuple[Member, ...]] = {}
     for axis, members in writes.items():
         chosen: dict[tuple[str, int], Member] = {}
         for member in members:
-            ways = [_way(coupling, axis, member, node, readers, norms[axis]) for node in _users(coupling, member)]
-            for way in ways or [(member,)]:
-                chosen.update({(m.tensor, m.dim): m for m in way})
-        found[axis] = tuple(chosen.values()) or _parameters(coupling, axis)
-    return found
+            producers = [
+                _producer(coupling, axis, member, node, readers, norms[axis]) for node in _users(coupling, member)
+            ]
+            for producer in producers or [(member,)]:
+                chosen.update({(m.tensor, m.dim): m for m in producer})
+        parameters[axis] = tuple(chosen.values()) or _parameters(coupling, axis)
+    return parameters
 
 
-def _way(
+def _producer(
     coupling: Coupling, axis: str, member: Member, node: Node, readers: Mapping[str, list[Node]], norms: list[Node]
 ) -> tuple[Member, ...]:
     after = readers.get(node.name, [])
@@ -96,22 +98,22 @@ def _affine(coupling: Coupling, axis: str, node: Node, part: str) -> list[Member
 
 
 def _norms_on(coupling: Coupling) -> dict[str, list[Node]]:
-    found: dict[str, list[Node]] = {axis: [] for axis in coupling.axes}
+    norms: dict[str, list[Node]] = {axis: [] for axis in coupling.axes}
     for node in coupling.graph.nodes:
         if base_name(node.op) in CHANNEL_NORMS:
             for ref in refs_in(node.args.get("weight")):
                 for expr in coupling.tensors.get(coupling.graph.node(ref.node).tensor, ()):
                     for axis in {coupling.axis_of[a] for a in atoms_of(expr) if a in coupling.axis_of}:
-                        found[axis].append(node)
-    return found
+                        norms[axis].append(node)
+    return norms
 
 
 def _readers(graph: Graph) -> dict[str, list[Node]]:
-    found: dict[str, list[Node]] = {}
+    readers: dict[str, list[Node]] = {}
     for node in graph.nodes:
         for name in dict.fromkeys(ref.node for ref in refs_in(node.args)):
-            found.setdefault(name, []).append(node)
-    return found
+            readers.setdefault(name, []).append(node)
+    return readers
 
 
 def _users(coupling: Coupling, member: Member) -> list[Node]:

@@ -1,4 +1,4 @@
-"""Score a weight by chance: the baseline every criterion must beat."""
+"""Score a weight at random: the baseline that every criterion must beat."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ def unit_random(evidence: UnitEvidence, /) -> dict[str, Tensor]:
 
 
 def named_generator(name: str, seed: int) -> torch.Generator:
-    """Return a CPU generator that the name and the seed alone determine."""
+    """Return a CPU generator seeded with the name and the seed alone."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

@@ -1,4 +1,4 @@
-"""Score a unit by how unlike its output is to that of the units that stay."""
+"""Score a unit by the dissimilarity of its output to those of the units that stay."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from prunus.criteria.unit_criterion import UnitEvidence, finite, unit_rule
 def redundancy(evidence: UnitEvidence, /) -> dict[str, Tensor]:
     """Score a unit by its linear CKA with the unit most like it among those that stay: s_u = 1 − max_v CKA(a_u, a_v).
 
-    For two single units linear CKA is their squared correlation over samples and positions. Of the two most alike the
-    one of less variance goes first, then all are compared anew. A unit that never changes is like any other.
+    For two single units linear CKA is their squared correlation over samples and positions. Of the most similar pair
+    the unit of less variance is removed first, then all are compared again. A constant unit counts as similar to all.
 
     Source: Kornblith et al., "Similarity of Neural Network Representations Revisited", arXiv:1905.00414.
 
@@ -31,10 +31,10 @@ def redundancy(evidence: UnitEvidence, /) -> dict[str, Tensor]:
 
 
 def distinctness(gram: np.ndarray) -> np.ndarray:
-    """Score units by how unlike they are to what stays: of the two most alike, the one of less norm goes first.
+    """Score units by their dissimilarity to those that stay: of the most similar pair, that of less norm goes first.
 
-    s_u = 1 − max_{v still there} cos(u, v) at the moment at which u goes, never less than that of a unit gone before;
-    the last one scores 2, as the opposite of everything would. A unit without weights is like any other: 0.
+    s_u = 1 − max_{v not removed} cos(u, v) when u is removed, never less than the score of a unit removed before; the
+    last one scores 2, the largest value possible. A unit whose weights are all zero counts as similar to all: 0.
 
     Shapes: (units, units) → (units,), in [0, 2].
     """
@@ -47,11 +47,11 @@ def distinctness(gram: np.ndarray) -> np.ndarray:
     while left > 1:
         first = int(best.argmax())
         second = int(nearest[first])
-        goes = first if (norms[first], -first) < (norms[second], -second) else second
+        removed = first if (norms[first], -first) < (norms[second], -second) else second
         so_far = max(so_far, float(np.clip(1 - best[first], 0.0, 2.0)))
-        scores[goes] = so_far
-        cosines[goes, :] = cosines[:, goes] = best[goes] = -np.inf
-        stale = np.flatnonzero((nearest == goes) & (best > -np.inf))
+        scores[removed] = so_far
+        cosines[removed, :] = cosines[:, removed] = best[removed] = -np.inf
+        stale = np.flatnonzero((nearest == removed) & (best > -np.inf))
         nearest[stale], best[stale] = cosines[stale].argmax(1), cosines[stale].max(1)
         left -= 1
     return scores

@@ -1,4 +1,4 @@
-"""Score a weight by its size as seen from its own tensor: what relative thresholds compare."""
+"""Score a weight by its size relative to its tensor, for relative thresholds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prunus.errors import DataError, OptionError
 Measure = Literal["max", "std"]
 
 
-@CRITERIA.register("relative_max")
+@CRITERIA.register("relative-max")
 def relative_max(evidence: Evidence, /) -> dict[str, Tensor]:
     """Score a weight by its share of the largest of its tensor: s = |w| / max|W|.
 
@@ -25,7 +25,7 @@ def relative_max(evidence: Evidence, /) -> dict[str, Tensor]:
     return relative_scores(evidence.weights, "max")
 
 
-@CRITERIA.register("relative_std")
+@CRITERIA.register("relative-std")
 def relative_std(evidence: Evidence, /) -> dict[str, Tensor]:
     """Score a weight in standard deviations of its tensor: s = |w| / std(W).
 
@@ -47,7 +47,7 @@ def relative_scores(weights: Mapping[str, Tensor], scale: Measure = "max") -> di
     if scale not in ("max", "std"):
         raise OptionError(f"scale is {scale!r}; allowed are 'max' and 'std'.")
     for name, weight in weights.items():
-        # Here, not in the ranking: max|W| = inf would turn the finite weights into harmless-looking zeros.
+        # Checked before the division: max|W| = inf would turn the finite weights into zeros.
         bad = weight.numel() - int(torch.isfinite(weight).sum())
         if bad:
             raise DataError(f"tensor {name!r} has {bad} values that are NaN or infinite; allowed are finite numbers.")

@@ -1,4 +1,4 @@
-"""Score a weight by how the loss reacts to a gate on it."""
+"""Score a weight by the derivative of the loss in a gate on it."""
 
 from __future__ import annotations
 

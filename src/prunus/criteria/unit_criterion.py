@@ -15,12 +15,12 @@ from prunus.graph.coupling import Coupling
 
 Scale = Literal["loss", "energy", "norm"]
 CriterionLike: TypeAlias = str | Callable[..., Any]
-"""What is accepted wherever a criterion is named: its name, a `UnitRule`, or a plain function; see `criterion_of`."""
+"""A criterion given by its name, as a `UnitRule`, or as a plain function; see `criterion_of`."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnitEvidence:
-    """What unit criteria read.
+    """The weights and statistics that unit criteria read.
 
     Attributes:
         coupling: the axes and their members.
@@ -41,18 +41,18 @@ class UnitEvidence:
     more: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def statistic(self, name: str, criterion: str) -> Mapping[str, Tensor]:
-        """Return a statistic by name, or say which criterion misses it.
+        """Return a statistic by name.
 
         Raises:
-            OptionError: the evidence was made without it.
+            OptionError: the evidence lacks it; the message names the criterion that needs it.
         """
         own = {"grad": self.grad, "sensitivity": self.sensitivity, "contribution": self.contribution}
-        found = self.more.get(name) if own.get(name) is None else own[name]
-        if found is None:
+        values = self.more.get(name) if own.get(name) is None else own[name]
+        if values is None:
             raise OptionError(
                 f"criterion {criterion!r} needs {name}, which the evidence lacks; make it with collect_evidence(...)."
             )
-        return found
+        return values
 
 
 class UnitCriterion(Protocol):
@@ -65,7 +65,7 @@ class UnitCriterion(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnitRule:
-    """A unit criterion with what it reads and what its numbers mean; calling it scores.
+    """A unit criterion with the statistics that it reads and the scale of its scores; calling it scores.
 
     Attributes:
         score: evidence → scores.
@@ -111,7 +111,7 @@ def collected(evidence: UnitEvidence, name: str, criterion: str) -> dict[str, Te
     """Return a copy of a statistic that is one number a unit.
 
     Raises:
-        OptionError: the evidence was made without it.
+        OptionError: the evidence lacks it.
         DataError: an axis has none, or it is not finite.
     """
     statistic = evidence.statistic(name, criterion)

@@ -34,15 +34,15 @@ class Loss(Protocol):
 def gate_slopes(calibration: Calibration, loss: Loss, labelled: bool) -> Iterator[tuple[dict[str, Tensor], Any]]:
     """Yield, for each batch, axis id → z_nu = Σ a·∂ℓ_n/∂a over the places where unit u is read, and its targets.
 
-    z is ∂ℓ_n/∂γ_u at γ = 1 for a gate γ on every edge of the unit (`Edge`): its whole first-order part in the loss of
-    sample n. Where one op reads the axis in several operands (the scores of attention), one gate on the product counts.
-    A value whose first dim is not the batch, nor a multiple of it, counts as one sample. What a recurrent layer hands
-    on to itself is not seen, only what leaves it.
+    z is ∂ℓ_n/∂γ_u at γ = 1 for a gate γ on every edge of the unit (`Edge`): its whole first-order effect on the loss
+    of sample n. Where one op reads the axis in several operands (the scores of attention), one gate is on the product.
+    A value whose first dim is not the batch, nor a multiple of it, counts as one sample. The hidden state that a
+    recurrent layer passes to its next step has no gate, only its output has.
 
     Args:
         calibration: model, coupling and data.
         loss: (outputs, flat inputs, targets) → the mean over the batch of the losses of its samples.
-        labelled: whether batches must have targets.
+        labelled: batches must have targets.
 
     Shapes: z (samples, units), float64.
 
@@ -68,13 +68,13 @@ def _slopes(
     coupling: Coupling, edges: Edges, tensors: Mapping[str, Tensor], flat: list[Tensor], loss: Callable[[Any], Tensor]
 ) -> dict[str, Tensor]:
     batch = flat[0].shape[0]
-    places = {(edge.node, edge.number) for found in edges.values() for edge in found}
+    places = {(edge.node, edge.number) for slopes in edges.values() for edge in slopes}
     copies: dict[tuple[str, int], Tensor] = {}
     overrides = {node: _copying(copies, {n for name, n in places if name == node}) for node in {p[0] for p in places}}
     outputs = run(coupling.graph, tensors, flat, override=overrides)
     value = checked_loss(loss(outputs))
     grads = torch.autograd.grad(value, list(copies.values()), allow_unused=True)
-    found = {name: torch.zeros(batch, axis.size, dtype=torch.float64) for name, axis in coupling.axes.items()}
+    slopes = {name: torch.zeros(batch, axis.size, dtype=torch.float64) for name, axis in coupling.axes.items()}
     # The mean over the batch divided every sample's gradient by its size.
     products = {
         key: copies[key].detach() * grad * batch for key, grad in zip(copies, grads, strict=True) if grad is not None
@@ -89,8 +89,8 @@ def _slopes(
             for dim, expr in enumerate(coupling.values[edge.ref]):
                 if axis.atom in atoms_of(expr):
                     lines = _per_sample(product, dim, batch)
-                    found[name] += unit_columns(coupling, axis, expr, lines) / operands
-    return found
+                    slopes[name] += unit_columns(coupling, axis, expr, lines) / operands
+    return slopes
 
 
 def _copying(copies: dict[tuple[str, int], Tensor], numbers: set[int]) -> Override:
@@ -100,7 +100,7 @@ def _copying(copies: dict[tuple[str, int], Tensor], numbers: set[int]) -> Overri
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor):
                 if number in numbers and leaf.is_floating_point() and leaf.requires_grad:
-                    # A value of its own, whose gradient is that of this reader alone.
+                    # A separate copy, so that its gradient is that of this consumer alone.
                     leaves[i] = copies[node.name, number] = leaf.clone()
                 number += 1
         args, kwargs = pytree.tree_unflatten(leaves, spec)

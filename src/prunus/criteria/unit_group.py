@@ -1,4 +1,4 @@
-"""One removable axis as a person sees it: its units, and every weight they own as a matrix with the units in front."""
+"""One removable axis for criteria of users: its units, and every parameter on it as a matrix with one row a unit."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Group:
     the CPU. A parameter that produces the axis and reads it too, such as a recurrent weight, has a matrix in both.
 
     Attributes:
-        id: of the axis, such as ``layer1.0.conv1:out``.
+        id: axis id, such as ``layer1.0.conv1:out``.
         size: number of units U.
         producers: name → (U, rest), the weights whose product is the units' output.
         readers: name → (U, rest), the weights that are multiplied with the units' output.
-        others: name → (U, rest), what else lies on the units: biases, scales and shifts of norms.
+        others: name → (U, rest), the other parameters of the units: biases, scales and shifts of norms.
         modules: paths of the modules that own these parameters, in the order of the network.
 
     Shapes: conv weight (U, I, K, K) as producer → (U, I·K·K); as reader (O, U, K, K) → (U, O·K·K).
@@ -40,7 +40,7 @@ class Group:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Everything that the units own: name → (U, rest); a parameter in several places has one matrix for all."""
+        """All parameters of the units: name → (U, rest); a parameter in several roles has one joint matrix."""
         found: dict[str, list[Tensor]] = {}
         for part in (self.producers, self.others, self.readers):
             for name, matrix in part.items():
@@ -69,14 +69,14 @@ def _group(
     produced: set[tuple[str, int]],
     read: set[tuple[str, int]],
 ) -> Group:
-    found: tuple[dict[str, list[Tensor]], ...] = ({}, {}, {})
+    matrices: tuple[dict[str, list[Tensor]], ...] = ({}, {}, {})
     for member in axis.members:
         if member.tensor not in weights or coupling.graph.tensors[member.tensor].kind != "parameter":
             continue
         place = (member.tensor, member.dim)
-        part = found[0 if place in produced else 1 if place in read else 2]
+        part = matrices[0 if place in produced else 1 if place in read else 2]
         rows = unit_rows(coupling, axis, member, weights[member.tensor])
         part.setdefault(member.tensor, []).extend(rows)
-    producers, readers, others = ({n: torch.cat(rows, 1) for n, rows in part.items()} for part in found)
+    producers, readers, others = ({n: torch.cat(rows, 1) for n, rows in part.items()} for part in matrices)
     owners = dict.fromkeys(m.tensor.rpartition(".")[0] for m in axis.members if m.tensor in weights)
     return Group(axis.id, axis.size, producers, readers, others, tuple(owners))

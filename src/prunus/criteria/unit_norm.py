@@ -10,11 +10,11 @@ from prunus.criteria.unit_criterion import UnitEvidence, unit_rule
 from prunus.criteria.weight_statistics import precise
 
 
-@unit_rule("magnitude", "l2", scale="norm")
+@unit_rule("magnitude", scale="norm")
 def unit_magnitude(evidence: UnitEvidence, /) -> dict[str, Tensor]:
-    """Score a unit by the norm of the weights that write it ("filter norm"): s_u = ‖W_u‖₂.
+    """Score a unit by the L2 norm of the weights that write it, its filter norm: s_u = ‖W_u‖₂.
 
-    Several producers (all convolutions that add into one residual stream) count as one long vector.
+    The weights of several producers (all convolutions that add into one residual stream) are joined to one vector.
 
     Source: Li et al., "Pruning Filters for Efficient ConvNets", arXiv:1608.08710 (with L2 for L1).
 

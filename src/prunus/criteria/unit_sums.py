@@ -18,9 +18,9 @@ Reads = Mapping[str, tuple[Ref, ...]]
 
 
 class UnitSums:
-    """Sums of a², |a|, a ≠ 0 and of (∂L/∂a)² per unit, and how many values went in; float64 on the CPU.
+    """Sums of a², |a|, a ≠ 0 and of (∂L/∂a)² per unit, and the number of summed values; float64 on the CPU.
 
-    Every call names the coupling of the graph that made the value: batches of other shapes have other graphs, but
+    Every call passes the coupling of the graph that computed the value: batches of other shapes have other graphs, but
     the same axis ids.
     """
 
@@ -54,14 +54,14 @@ class UnitSums:
             DataError: a mean is NaN or infinite; the axis is named.
         """
         read = {"contribution": self.energy, "mean_abs": self.size, "active": self.active}
-        found = {
+        means = {
             name: {axis: total / self.places[axis].clamp(min=1) for axis, total in totals.items()}
             for name, totals in read.items()
         }
-        found["sensitivity"] = {axis: total / max(1, self.samples) for axis, total in self.slope.items()}
-        for values in found.values():
+        means["sensitivity"] = {axis: total / max(1, self.samples) for axis, total in self.slope.items()}
+        for values in means.values():
             check_statistics(values)
-        return found
+        return means
 
 
 def check_statistics(values: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Score a unit by the first-order change of the loss without it: several estimators, each under its own name."""
+"""Score a unit by the first-order change of the loss when it is removed; each estimator has its own name."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def unit_taylor(evidence: UnitEvidence, /) -> dict[str, Tensor]:
     """Score a unit by the squared first-order change of the mean loss, from its parameters: s_u = (Σ_{w∈u} w · E[g])².
 
     w runs over the weights and biases that write the unit; where a batch, instance or group norm follows, over its
-    scale and shift instead, which is the same derivative taken behind the norm. E is the mean over *all* batches, so
-    changes of opposite sign cancel between samples: at the end of training little but noise is left. It needs no
-    captured program, one gradient of a running training is enough.
+    scale and shift instead, which gives the same derivative behind the norm. E is the mean over *all* batches, so
+    changes of opposite sign cancel between samples, and mostly noise is left at the end of training. It needs no
+    captured program: the gradient of a running training is enough.
 
     Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", arXiv:1906.10771.
 
@@ -42,35 +42,35 @@ def snip_unit(evidence: UnitEvidence, /) -> dict[str, Tensor]:
     return _gate_sums(evidence, "snip", absolute=True)
 
 
-@unit_rule("taylor_sample", needs=("taylor_sample",), scale="loss")
+@unit_rule("taylor-sample", needs=("taylor_sample",), scale="loss")
 def taylor_sample(evidence: UnitEvidence, /) -> dict[str, Tensor]:
     """Score a unit by per-sample squares: s_u = ½ E_samples[(Σ a·∂ℓ/∂a)²].
 
-    Σ a·∂ℓ/∂a is the derivative of one sample's loss in a gate on the unit, taken where consumers read it, behind norm
-    and activation. Squares do not cancel between samples; with the labels of the data this is the empirical Fisher of
-    the gates, so ½ of it stands for the rise of the loss and axes can be compared.
+    Σ a·∂ℓ/∂a is the derivative of one sample's loss in a gate on the unit where consumers read it, behind norm and
+    activation. Squares do not cancel between samples; with the labels of the data this is the empirical Fisher of the
+    gates, so half of it estimates the rise of the loss, and scores of different axes can be compared.
 
     Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", arXiv:1906.10771.
 
     Raises:
         OptionError: the evidence has no ``taylor_sample``.
     """
-    return collected(evidence, "taylor_sample", "taylor_sample")
+    return collected(evidence, "taylor_sample", "taylor-sample")
 
 
-@unit_rule("taylor_batch", needs=("taylor_batch",))
+@unit_rule("taylor-batch", needs=("taylor_batch",))
 def taylor_batch(evidence: UnitEvidence, /) -> dict[str, Tensor]:
     """Score a unit by squared batch sums: s_u = E_batches[(mean over the batch of Σ a·∂ℓ/∂a)²].
 
-    The same gates as ``taylor_sample``, but samples of a batch cancel before the square is taken: the number falls as
-    batches grow. It depends on which samples share a batch.
+    The gates are those of ``taylor-sample``, but samples of a batch cancel before the square is taken: scores fall with
+    the batch size, and depend on which samples share a batch.
 
     Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", arXiv:1906.10771 (their estimator).
 
     Raises:
         OptionError: the evidence has no ``taylor_batch``.
     """
-    return collected(evidence, "taylor_batch", "taylor_batch")
+    return collected(evidence, "taylor_batch", "taylor-batch")
 
 
 def _gate_sums(evidence: UnitEvidence, criterion: str, absolute: bool) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Score a weight by its size times that of its input, and a unit by all that is read from it."""
+"""Score a weight by its size times the norm of its input, and a unit by the sum over the weights that read it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def wanda(evidence: Evidence, /) -> dict[str, Tensor]:
 
 @unit_rule("wanda", needs=("input_norm",), scale="norm")
 def wanda_unit(evidence: UnitEvidence, /) -> dict[str, Tensor]:
-    """Score a unit by what its consumers read of it: s_u = Σ_{w reads u} |w| · ‖x_u‖.
+    """Score a unit by the weights that read it, times its norm: s_u = Σ_{w reads u} |w| · ‖x_u‖.
 
     ‖x_u‖ is the root mean square of the unit where the weight reads it, position by position of the dim. A consumer
-    without weights (attention scores) counts ‖x_u‖ itself.
+    without weights (attention scores) adds ‖x_u‖ itself.
 
     Source: Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", arXiv:2306.11695 (the score
     of a weight, here summed over the weights that read a unit).
@@ -55,7 +55,7 @@ def wanda_unit(evidence: UnitEvidence, /) -> dict[str, Tensor]:
 
 
 def edge_key(edge: Edge, dim: int) -> str:
-    """Return the name under which the input norms along one dim at an edge are kept."""
+    """Return the key of the input norms along one dim at an edge."""
     return f"{edge.node}/{edge.number}/{dim}"
 
 
@@ -70,7 +70,7 @@ def _read(evidence: UnitEvidence, coupling: Coupling, axis: Axis, edge: Edge, no
             size = dim_sums(precise(evidence.weights[member.tensor]).abs(), member.dim)
             total += unit_line(coupling, axis, expr, size * rms)
         if not alike:
-            # The weight counts the axis otherwise than the data do (groups), or there is none: the unit's mean.
+            # The weight has other positions on the axis than the data (groups), or there is none: use the unit's mean.
             count = unit_line(coupling, axis, expr, torch.ones_like(rms)).clamp(min=1)
             mean = unit_line(coupling, axis, expr, rms) / count
             sizes = [

@@ -1,4 +1,4 @@
-"""The record a weight criterion reads: named weights and what the gradients said about them."""
+"""The record that a weight criterion reads: named weights and statistics of their gradients and inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Evidence:
         grad: name → E[g].
         seed: seed of criteria that draw numbers.
         movement: name → −Σ w·g over the steps of a training, see `prunus.criteria.movement.MovementSums`.
-        input_norm: name → norm of the input that each weight multiplies; an expanded view is enough.
+        input_norm: name → norm of the input that each weight multiplies; may be an expanded view.
 
     Raises:
         SelectorError: a statistic lacks a weight.
@@ -55,10 +55,10 @@ class Evidence:
 
 
 def needed(statistic: Mapping[str, Tensor] | None, field: str, criterion: str) -> Mapping[str, Tensor]:
-    """Return the statistic, or say which criterion misses it.
+    """Return the statistic if it is there.
 
     Raises:
-        OptionError: the evidence was made without it.
+        OptionError: the evidence lacks it; the message names the criterion that needs it.
     """
     if statistic is None:
         raise OptionError(
@@ -69,6 +69,6 @@ def needed(statistic: Mapping[str, Tensor] | None, field: str, criterion: str) -
 
 
 def precise(tensor: Tensor) -> Tensor:
-    """Return the values detached and at least in float32, since squares of half precision overflow or vanish."""
+    """Return the values detached and at least in float32, because squares in half precision overflow or vanish."""
     detached = tensor.detach()
     return detached if detached.element_size() >= 4 and detached.is_floating_point() else detached.float()

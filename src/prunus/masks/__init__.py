@@ -1,4 +1,4 @@
-"""Weight-level masks: pure functions from named scores to named boolean tensors, True = keep."""
+"""Masks of single weights: named scores and a budget in, named boolean tensors out, True = keep."""
 
 from prunus.criteria.relative import relative_scores
 from prunus.masks.importance import importance_masks

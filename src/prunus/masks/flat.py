@@ -22,7 +22,7 @@ def flatten(scores: Mapping[str, Tensor]) -> Tensor:
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse what cannot be ranked.
+    """Refuse tensors that cannot be ranked.
 
     Raises:
         DataError: no tensors, or a value is not finite; the tensor is named.
@@ -30,7 +30,7 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
     if not any(tensor.numel() for tensor in tensors.values()):
         raise DataError("no weights to mask; give at least one non-empty tensor, see prunable_weights(model).")
     for name, tensor in tensors.items():
-        # Extremes pass NaN on, and take one pass without a copy.
+        # The extremes are NaN where any value is, and take one pass without a copy.
         if not tensor.numel() or all(bool(torch.isfinite(extreme)) for extreme in tensor.detach().aminmax()):
             continue
         bad = tensor.numel() - int(torch.isfinite(tensor).sum())
@@ -41,7 +41,7 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
 def unflatten(flat: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Split one vector back into tensors of the shapes and devices in ``like``."""
     parts = torch.split(flat, [tensor.numel() for tensor in like.values()])
-    # A clone each: views of one buffer would pickle and save as the whole buffer.
+    # Each is a clone, because a view of one buffer pickles and saves the whole buffer.
     return {
         name: part.reshape(tensor.shape).to(tensor.device, copy=True)
         for (name, tensor), part in zip(like.items(), parts, strict=True)

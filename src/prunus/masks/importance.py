@@ -1,4 +1,4 @@
-"""Importance masks: exactly the n weights whose removal the gradients say costs most."""
+"""Importance masks: keep exactly the n weights with the highest gradient scores."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def importance_masks(
 ) -> dict[str, Tensor]:
     """Keep exactly the top n weights by a gradient score; ties are broken by index.
 
-    "importance" is E[g²], "importance_weighted" E[g²]·w², "taylor_weight" (E[g]·w)²; any other weight criterion of
-    the registry is as good.
+    "importance" is E[g²], "importance-weighted" E[g²]·w², "taylor-weight" (E[g]·w)²; any other weight criterion of
+    the registry works too.
     Source: LeCun et al., "Optimal Brain Damage", NIPS 1989 (E[g²]·w² with the Fisher diagonal for the Hessian);
     Molchanov et al., "Importance Estimation for Neural Network Pruning", arXiv:1906.10771 (Taylor).
 
@@ -36,6 +36,6 @@ def importance_masks(
     Raises:
         OptionError: an unknown variant, a budget out of range, or evidence without the statistic it needs.
         DataError: no tensors, or a score is not finite.
-        BudgetError: ``floor`` asks for more weights than the budget has.
+        BudgetError: ``floor`` needs more weights than the budget has.
     """
     return top_masks(weight_criterion_of(variant)(evidence), kept=kept, keep_count=keep_count, floor=floor)

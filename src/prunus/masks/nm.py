@@ -31,10 +31,10 @@ def nm_masks(
 
     Args:
         scores: weight name → scores, higher = keep (for magnitude pass |w|).
-        n: how many stay, 1 to m.
+        n: weights that stay in a group, 1 to m.
         m: size of a group.
-        along: "input" groups run along I for each kernel position, as sparse kernels want them; "flat" along the
-            flattened (I·kh·kw), which also thins kernels of one input channel.
+        along: "input": groups run along I for each kernel position, as sparse kernels need them; "flat": along the
+            flattened (I·kh·kw), which also prunes kernels of one input channel.
         input_dims: name → dim that holds the inputs where it is not 1, see `contracted_dims`.
 
     Returns:
@@ -66,7 +66,7 @@ def _check(scores: Mapping[str, Tensor], n: int, m: int, along: str) -> None:
 
 
 def _rows(score: Tensor, along: Along, input_dim: int) -> Tensor:
-    """Bring the dim that is grouped to the end: (O, I·K), or (O, *K, I)."""
+    """Move the grouped dim to the end: (O, I·K), or (O, *K, I)."""
     if along == "input":
         return score.movedim(input_dim, -1)
     return score.movedim(input_dim, 1).flatten(1)

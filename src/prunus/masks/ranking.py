@@ -16,7 +16,7 @@ from prunus.masks.selection import comparable, find_cut, kept_by, number_of
 def resolve_count(total: int, kept: float | None, keep_count: int | None) -> int:
     """Turn a kept share, or an exact count, into the number of weights to keep.
 
-    n = ⌊kept · total⌋, but a product that misses an integer by rounding alone is that integer: 0.29 of 100 is 29.
+    n = ⌊kept · total⌋, where a product within rounding of an integer is that integer: 0.29 of 100 is 29.
 
     Args:
         total: how many weights there are.
@@ -58,10 +58,10 @@ def top_masks(
         scores: weight name → scores, higher = keep.
         kept: share of all weights to keep.
         keep_count: exact number to keep; give this or ``kept``.
-        floor: keep the best weight of every tensor, taking its place from the least of the others, so that no layer
-            is emptied and the count stays exact.
-        within: name → mask of the weights to choose from first; the others come below all of them, whatever their
-            score. A tensor that is not named takes part whole.
+        floor: keep the best weight of every tensor in place of the lowest of the others, so that no layer is emptied
+            and the count stays exact.
+        within: name → mask of the weights to choose from first; all others rank below them, whatever their score. A
+            tensor that is not named takes part with all its weights.
 
     Returns:
         Name → boolean mask of the same shape and device, True = keep.
@@ -69,7 +69,7 @@ def top_masks(
     Raises:
         OptionError: the budget is out of range.
         DataError: no tensors, or a score is not finite.
-        BudgetError: ``floor`` asks for more weights than the budget has.
+        BudgetError: ``floor`` needs more weights than the budget has.
     """
     check_finite(scores)
     values, live = comparable(scores), dict(within or {})
@@ -103,7 +103,7 @@ def masks_above(scores: Mapping[str, Tensor], tau: float, *, floor: bool = True)
     if math.isnan(tau):
         raise OptionError("tau is NaN; allowed is any number. Give a threshold in units of the score.")
     check_finite(scores)
-    # Each tensor compares in its own dtype, so that a float32 weight of 0.3 does not exceed τ = 0.3.
+    # Each tensor is compared in its own dtype, so that a float32 weight of 0.3 does not exceed τ = 0.3.
     masks = {name: (score.detach() > tau).contiguous() for name, score in scores.items()}
     for name, mask in masks.items():
         if floor and mask.numel() and not mask.any():
@@ -119,7 +119,7 @@ def _top(scores: Mapping[str, Tensor], live: Mapping[str, Tensor], count: int) -
 
 
 def _below(scores: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return fresh scores in which what takes no part lies below everything else."""
+    """Return fresh scores in which excluded weights rank below all others."""
     return {n: s.masked_fill(~live[n], -math.inf) if n in live else s.clone() for n, s in scores.items()}
 
 
@@ -127,6 +127,6 @@ def _lifted(scores: dict[str, Tensor]) -> dict[str, Tensor]:
     """Lift, in place, the first best score of every tensor above all others."""
     for score in scores.values():
         if score.numel():
-            # By coordinates: not every layout has a flat view.
+            # Indexed by coordinates, because not every layout has a flat view.
             score[torch.unravel_index(score.reshape(-1).argmax(), score.shape)] = math.inf
     return scores

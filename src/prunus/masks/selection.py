@@ -1,4 +1,4 @@
-"""Where to cut a ranking of many scores: found in a few passes over tensors that stay where they are."""
+"""Find the n-th best of many scores in a few passes over tensors that stay on their devices."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 _EVERY = 127
-"""One score in so many is looked at first; a prime, so that no row of a usual length falls in step with it."""
+"""The sample takes one score in so many; a prime, so that rows of usual lengths do not align with it."""
 _FEW = 1 << 16
 _DEVIATIONS = 5.0
 
 Parts = Sequence[tuple[Tensor, Tensor | None]]
-"""Scores, each with the mask of those that take part; None where all do."""
+"""Tensors of scores, each with the mask of the scores that take part; None where all do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Everything above ``least`` stays, and of what equals it the first ``ties``; ``whole`` where these are all."""
+    """All scores above ``least`` stay, and the first ``ties`` that equal it; ``whole``: these are all that equal it."""
 
     least: float
     ties: int
@@ -28,7 +28,7 @@ class Cut:
 
 
 def comparable(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the scores in one dtype that holds each of them exactly, without a copy where it is theirs already."""
+    """Return the scores in one dtype that represents all of them exactly; a tensor in this dtype is not copied."""
     short = (torch.float16, torch.bfloat16, torch.float32)
     kind = torch.float32 if all(score.dtype in short for score in scores.values()) else torch.float64
     return {name: score.detach().to(kind) for name, score in scores.items()}
@@ -37,8 +37,8 @@ def comparable(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def find_cut(parts: Parts, count: int) -> Cut:
     """Return the cut that leaves exactly ``count`` scores, 1 ≤ count ≤ those that take part.
 
-    A sample gives two values between which the n-th best lies almost surely; it is then selected among the scores
-    between them. Where the sample was wrong, everything is looked at.
+    A sample gives two values that bracket the n-th best almost surely; it is then selected among the scores between
+    them. Where the bracket misses it, all scores are searched.
     """
     low, high = _bracket(parts, count)
     cut = _cut_between(parts, count, low, high) or _cut_between(parts, count, -math.inf, math.inf)
@@ -55,7 +55,7 @@ def kept_by(cut: Cut, parts: Parts) -> list[Tensor]:
         mask = _among(score > cut.least, live).contiguous()
         if left:
             equal = _among(score == cut.least, live)
-            # Counting is several times as fast as listing, and most tensors hold no tie.
+            # Counting ties is several times as fast as listing them, and most tensors have none.
             if number_of(equal):
                 first = equal.reshape(-1).nonzero().reshape(-1)[:left]
                 mask.view(-1)[first] = True
@@ -65,7 +65,7 @@ def kept_by(cut: Cut, parts: Parts) -> list[Tensor]:
 
 
 def number_of(mask: Tensor) -> int:
-    """Count what is True."""
+    """Count the True entries."""
     return int(torch.count_nonzero(mask))
 
 
@@ -87,13 +87,13 @@ def _bracket(parts: Parts, count: int) -> tuple[float, float]:
 
 
 def _sampled(score: Tensor, live: Tensor | None) -> Tensor:
-    found = _line(score)[::_EVERY]
-    # A mask may lie otherwise in memory than its scores; both have to be walked in one order.
-    return (found if live is None else found[live.permute(_order(score)).reshape(-1)[::_EVERY]]).cpu()
+    sample = _line(score)[::_EVERY]
+    # A mask may have another memory layout than its scores; both must be read in the same order.
+    return (sample if live is None else sample[live.permute(_order(score)).reshape(-1)[::_EVERY]]).cpu()
 
 
 def _line(score: Tensor) -> Tensor:
-    """Return all values in the order of the memory, which takes no copy."""
+    """Return all values in memory order, without a copy."""
     return score.permute(_order(score)).reshape(-1)
 
 
@@ -122,10 +122,10 @@ def _cut_between(parts: Parts, count: int, low: float, high: float) -> Cut | Non
 
 
 def _cut_at(value: float, count: int, over: int, least: int) -> Cut | None:
-    """Return the cut at a value with ``over`` scores above and ``least`` at or above; None where it is another."""
+    """Return the cut at a value with ``over`` scores above and ``least`` at or above; None if it is not the cut."""
     return Cut(value, count - over, count == least) if over < count <= least else None
 
 
 def _among(found: Tensor, live: Tensor | None) -> Tensor:
-    """Keep, in place, what takes part."""
+    """Exclude, in place, scores that take no part."""
     return found if live is None else found.logical_and_(live)

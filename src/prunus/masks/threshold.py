@@ -23,7 +23,7 @@ def absolute_masks(
 
     Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", arXiv:1506.02626.
     With ``kept`` or ``keep_count`` the threshold is the global quantile, and of the weights that equal it only as many
-    stay as the count allows, by index: exactly n are kept, never more.
+    stay as the count allows, in order of index: exactly n weights stay.
 
     Args:
         weights: name → weight.
@@ -38,7 +38,7 @@ def absolute_masks(
     Raises:
         OptionError: not exactly one of ``tau``, ``kept``, ``keep_count``, or a value out of range.
         DataError: no tensors, or a weight is not finite.
-        BudgetError: ``floor`` asks for more weights than the count has.
+        BudgetError: ``floor`` needs more weights than the count allows.
 
     Example:
         >>> absolute_masks({"w": torch.tensor([[0.1, -0.9], [0.5, 0.2]])}, kept=0.5)["w"].tolist()
@@ -56,9 +56,9 @@ def relative_masks(
     keep_count: int | None = None,
     floor: bool = True,
 ) -> dict[str, Tensor]:
-    """Keep a weight if it is large for its own tensor: |w| > τ · max|W|, or |w| > τ · std(W).
+    """Keep a weight if it is large relative to its tensor: |w| > τ · max|W|, or |w| > τ · std(W).
 
-    One τ serves all tensors. With ``kept`` or ``keep_count`` it is found exactly, by selection among the ratios.
+    One τ serves all tensors. With ``kept`` or ``keep_count`` the exact τ is selected among the ratios.
 
     Args:
         weights: name → weight.
@@ -85,14 +85,15 @@ def gradient_masks(
     keep_count: int | None = None,
     floor: bool = True,
 ) -> dict[str, Tensor]:
-    """Keep a weight if the loss is steep in it: |g| > τ, where |g| is usually E|g| over calibration batches.
+    """Keep a weight if its gradient is large: |g| > τ, where |g| is usually E|g| over calibration batches.
 
     Args:
         grad_abs: name → gradient or mean absolute gradient, shaped as the weight; its sign is ignored.
         tau: the threshold, in loss per weight; give this, ``kept`` or ``keep_count``.
         kept: share of all weights to keep.
         keep_count: exact number of weights to keep.
-        floor: a tensor that would lose everything keeps its steepest weight; a solved count stays exact.
+        floor: a tensor that would lose everything keeps the weight with its largest gradient; a solved count stays
+        exact.
 
     Returns:
         Name → boolean mask of the same shape, True = keep.

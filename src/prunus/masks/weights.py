@@ -1,4 +1,4 @@
-"""Find the weights that weight-level pruning may touch."""
+"""Find the weights that weight-level pruning may mask."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Name every weight that weight-level pruning may touch, each tied tensor once.
+    """Return every weight that weight-level pruning may mask, each tied tensor once.
 
     A parameter counts if it requires grad, has at least two dims and is neither a bias nor owned by a norm. A vector
-    that only looks like a matrix (class token, layer scale: one dim larger than 1) counts only if it is called
-    ``weight…``, as the weight of a linear with a single output is.
+    stored with more dims (class token, layer scale: one dim larger than 1) counts only if its name begins with
+    ``weight``, like the weight of a linear layer with a single output.
 
     Args:
         model: any module; it is only read.
@@ -34,7 +34,7 @@ def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
         >>> list(prunable_weights(nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))))
         ['0.weight']
     """
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     seen: set[int] = set()
     for path, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
@@ -45,8 +45,8 @@ def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
                 continue
             seen.add(id(parameter))
             if not isinstance(module, _NORMS) and _is_weight(leaf, parameter):
-                found[name] = parameter.detach()
-    return found
+                weights[name] = parameter.detach()
+    return weights
 
 
 def _is_weight(leaf: str, parameter: Tensor) -> bool:
@@ -56,7 +56,7 @@ def _is_weight(leaf: str, parameter: Tensor) -> bool:
 
 
 def contracted_dims(model: nn.Module) -> dict[str, int]:
-    """Name the weights whose input dim is not 1: transposed convolutions and the linear layers of GPT-2.
+    """Return the weights whose input dim is not 1: transposed convolutions and the linear layers of GPT-2.
 
     Windows and N:M take the result as ``input_dims``; every weight not named has its inputs on dim 1.
 
@@ -65,7 +65,7 @@ def contracted_dims(model: nn.Module) -> dict[str, int]:
     return {
         f"{path}.weight" if path else "weight": 0
         for path, module in model.named_modules()
-        # That package is not ours to import; its layer is known by its name.
+        # Importing transformers is not needed; its layer is recognised by its name.
         if isinstance(module, _ConvTransposeNd) or type(module).__name__ == "Conv1D"
     }
 

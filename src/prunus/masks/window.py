@@ -1,4 +1,4 @@
-"""Window masks: tiles, strips and kernel positions kept or dropped as one."""
+"""Window masks: tiles, strips and kernel positions are kept or masked as a whole."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Tile:
 class Strip:
     """``length`` weights in a line at one kernel position; the last strip of a line may be shorter.
 
-    Unlike ``Tile(1, n)``, which cuts the flattened (I·kh·kw), a strip never runs across kernel positions: its weights
-    multiply neighbouring channels of one pixel, which is what a vector instruction loads.
+    Unlike ``Tile(1, n)``, which divides the flattened (I·kh·kw), a strip never crosses kernel positions: its weights
+    multiply neighbouring channels of one pixel, which one vector instruction loads.
 
     Attributes:
         length: weights in a strip.
@@ -88,8 +88,8 @@ class KernelPosition:
     Attributes:
         scope: "layer" O·I weights a window, "filter" I weights, "group" ``channels`` weights.
         channels: input channels in a group, for scope "group".
-        strip: a weight without a kernel (linear, 1×1 convolution) has no positions to choose from: it is divided in
-            strips of this many inputs instead, because one window a row would drop whole units.
+        strip: a weight without a kernel (linear, 1×1 convolution) has one position only, and one window a row would
+            mask whole units, so it is divided into strips of this many inputs.
     """
 
     scope: Scope = "filter"
@@ -127,10 +127,10 @@ def window_masks(
 ) -> dict[str, Tensor]:
     """Keep the best windows over all tensors until exactly n weights are kept.
 
-    s_window = Σ_{w∈window} s_w / |window|: the mean, so that a small window at a border competes fairly.
-    Windows are taken best first (ties: first tensor, lowest number). The first that no longer fits is kept in part,
-    its best weights only, so that n is met exactly and at most one window of the network is broken; growing n only
-    ever adds weights.
+    s_window = Σ_{w∈window} s_w / |window|: the mean, so that smaller windows at a border are comparable.
+    Windows are taken best first (ties: first tensor, lowest number). Of the first that no longer fits only the
+    best weights are kept, so that n is met exactly and at most one window of the network is broken. A larger n only
+    adds weights.
 
     Args:
         scores: weight name → scores, higher = keep; any weight criterion.
@@ -138,7 +138,7 @@ def window_masks(
         kept: share of all weights to keep.
         keep_count: exact number of weights to keep; give this or ``kept``.
         floor: take the best window of every tensor first, so that no layer is emptied.
-        whole: drop the window that does not fit instead of breaking it: at most n weights, only whole windows.
+        whole: mask the window that does not fit instead of breaking it: at most n weights, only whole windows.
         input_dims: name → dim that holds the inputs where it is not 1, see `contracted_dims`.
 
     Returns:
@@ -178,7 +178,7 @@ def window_masks(
 def _number(
     scores: Mapping[str, Tensor], window: Window, input_dims: Mapping[str, int]
 ) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Number the windows of all tensors on: the window of every weight, and first and end window of every tensor."""
+    """Number the windows of all tensors in a row: the window of every weight, first and end window of every tensor."""
     labels: list[Tensor] = []
     spans: list[tuple[int, int]] = []
     start = 0

@@ -1,4 +1,4 @@
-"""One file a family of pruning methods: (analysis, limits) → `Plan`; importing this package enrols them all."""
+"""Pruning methods, one file a family: an analysis and limits in, a `Plan` out; importing this package enrols them."""
 
 from prunus.methods import weights  # noqa: I001  (the order of enrolment is the order of the tables)
 from prunus.methods import patterns, scored_weights, solved_weights, solved_windows

@@ -1,4 +1,4 @@
-"""How far a cut network is from the dense one once it was repaired: what candidates of a search are judged by."""
+"""The distance of the outputs of a cut and repaired network to the dense ones, to rank the candidates of a search."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from prunus.repairs.repairs import REPAIRS, SiteRepairer
 from prunus.repairs.samples import Role, SampleGroup, sample_groups_of, samples_that_fit
 
 SAMPLES = 512
-"""Calibration samples of a trial, where the data have so many; three eighths of them only judge."""
+"""Most calibration samples of an evaluation; three eighths of them only judge."""
 STEPS, LAST_STEPS = 30, 60
-"""Steps of Adam for a block and for the whole network, where a trial trains: a seventh of those of the repair."""
+"""Steps of Adam for a block and for the whole network, if the repair trains: a seventh of its usual steps."""
 _ROLES: tuple[Role, ...] = ("fit", "check", "held", "fit", "fit", "held", "fit", "held")
 _FEW: dict[int, tuple[Role, ...]] = {2: ("fit", "held"), 3: ("fit", "held", "fit"), 4: ("fit", "check", "held", "fit")}
 
 
 class AfterRepair:
-    """Cuts, repairs without labels and compares, as often as is asked; nothing but numbers comes back.
+    """Evaluate kept units: cut, repair without labels, and compare the outputs with those of the dense network.
 
-    The calibration samples are divided once: a plan's repair is fitted to some, its outputs are held against the dense
-    network's on the others. Targets are not looked at.
+    The calibration samples are divided once: the repair is fitted to some, and outputs are compared on the others.
+    Targets are ignored.
 
     Args:
         analysis: the network and its data.
-        repair: what is done to each candidate; those that train do so in a few steps, and on the calibration samples
-            alone, for the order of candidates, not their level, is what counts.
+        repair: the repair of each candidate; a repair that trains takes few steps, on the calibration samples alone,
+            because only the order of the candidates matters.
 
     Raises:
         OptionError: an unknown repair.
@@ -61,7 +61,7 @@ class AfterRepair:
         """Return the mean KL(dense ‖ small) on the samples that judge; ‖Δ‖²/‖dense‖² where outputs are no logits.
 
         Args:
-            keep: axis id → units that stay (bool); axes that are not named stay whole.
+            keep: axis id → units that stay (bool); axes that are not named keep all units.
         """
         analysis, repair = self.analysis, self.repair
         if all(np.asarray(mask, bool).all() for mask in keep.values()):
@@ -95,15 +95,15 @@ def _divergence(layer_run: LayerwiseRun) -> float:
                 wide, narrow = _lines(lockstep.target(ref)), _lines(small)
                 if wide.shape[-1] < 2:
                     return layer_run.errors()["held"]
-                wanted, found = wide.log_softmax(-1), narrow.log_softmax(-1)
-                total += float((wanted.exp() * (wanted - found)).sum())
-                count += wanted[..., 0].numel()
+                dense, small = wide.log_softmax(-1), narrow.log_softmax(-1)
+                total += float((dense.exp() * (dense - small)).sum())
+                count += dense[..., 0].numel()
                 break
     return total / max(count, 1.0)
 
 
 def _lines(logits: Tensor) -> Tensor:
-    """Return logits with the classes last; those of pictures (B, C, H, W) lie on dim 1."""
+    """Return logits with the classes last; those of images (B, C, H, W) are on dim 1."""
     logits = logits.double()
     return logits.movedim(1, -1) if logits.dim() > 3 else logits
 

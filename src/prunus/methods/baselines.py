@@ -1,4 +1,4 @@
-"""Honest baselines: units at random, and a smaller dense network trained from scratch."""
+"""Baselines: random units, and a smaller dense network trained from scratch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def random(analysis: Analysis, limits: Limits) -> Plan:
     joint=True,
 )
 def smaller_dense(analysis: Analysis, limits: Limits) -> Plan:
-    """Give the shape of a uniformly narrower network; the comparison trains it from new weights.
+    """Plan the shape of a uniformly narrower network; the comparison trains it from new weights.
 
     Source: Liu et al., "Rethinking the Value of Network Pruning", arXiv:1810.05270.
     """

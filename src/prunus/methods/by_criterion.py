@@ -42,7 +42,7 @@ from prunus.surgery.random_ops import draws
 MAGNITUDE = "magnitude"
 UNITS = "units"
 OBS = "obs-units"
-"""A criterion that is no function of one unit: group OBS, and levels measured on data."""
+"""The criterion of group OBS with levels measured on data; it is not a function of single units."""
 _DAMAGE = "damage of "
 _UNIT_OPTIONS = ("criterion", "allocator", "search", "judge")
 
@@ -63,21 +63,21 @@ def units(
     search: int = DEFAULTS.search,
     judge: str = DEFAULTS.judge,
 ) -> Plan:
-    """Remove the units of least score, everything coupled to them included.
+    """Remove the units of least score with everything that is coupled to them.
 
     Source: own.
 
     Args:
         analysis: the network and its data.
-        limits: all of them hold.
-        criterion: how units are scored; None chooses by the data.
-        allocator: who gets how much; None chooses by the criterion.
-        search: how many plans around the allocator's are tried by their true loss.
-        judge: a repair after which the plans of a search are judged.
+        limits: limits that must all hold.
+        criterion: criterion of the units; None chooses one by the data.
+        allocator: allocator of the budget; None chooses one by the criterion.
+        search: number of plans around that of the allocator that are evaluated by their true loss.
+        judge: repair that is applied before a plan of the search is evaluated.
 
     Raises:
         OptionError: an unknown name, or a criterion that needs data where there are none.
-        BudgetError: nothing is removable, or out of reach even with one unit an axis.
+        BudgetError: no unit is removable, or the limits are out of reach even with one unit an axis.
     """
     keep, decisions, settings = _unit_choice(analysis, limits, criterion, allocator, search, judge)
     return make_plan(analysis.coupling, keep, decisions=decisions, settings=settings, cost=analysis.cost)
@@ -102,16 +102,16 @@ def weights(
 
     Raises:
         OptionError: an unknown criterion or allocator of weights.
-        BudgetError: what cannot be masked exceeds the budget already.
+        BudgetError: the parameters that cannot be masked exceed the budget.
     """
     name = criterion or MAGNITUDE
     _check_weight_names(name, allocator)
     left = maskable(analysis)
     count = weights_to_keep(analysis, left, limits)
     scores = weight_scores(analysis, analysis.user_model, list(left), name) if left else {}
-    told = criterion_name(name)
-    plan = masked_plan(analysis, _masks(scores, count, allocator), f"lowest {told}")
-    return replace(plan, settings={"criterion": told})
+    shown_name = criterion_name(name)
+    plan = masked_plan(analysis, _masks(scores, count, allocator), f"lowest {shown_name}")
+    return replace(plan, settings={"criterion": shown_name})
 
 
 @method(
@@ -129,15 +129,15 @@ def units_and_weights(
     search: int = DEFAULTS.search,
     judge: str = DEFAULTS.judge,
 ) -> Plan:
-    """Remove units down to the geometric mean of the whole and the limit, then mask weights until the limit holds.
+    """Remove units down to the geometric mean of dense amount and limit, then mask weights until the limit holds.
 
-    Weights are scored by the same criterion where it is one of weights too, else by their magnitude. Where zeros save
-    nothing of the metric, units take all.
+    Weights are scored by the same criterion if it is a weight criterion too, else by their magnitude. Where zeros save
+    nothing of the metric, only units are removed.
     Source: own.
 
     Raises:
         OptionError: an unknown name.
-        BudgetError: masks cannot take their part.
+        BudgetError: masks cannot save enough.
     """
     limit, before = limits[0], analysis.cost.price()
     shared = Limit(limit.metric, int((limit.value * limit.of(before)) ** 0.5)) if analysis.masks_save else limit
@@ -160,7 +160,7 @@ def units_and_weights(
 
 
 def check_unit_criterion(criterion: Any) -> None:
-    """Refuse what is no criterion of units.
+    """Refuse a name that is no unit criterion.
 
     Raises:
         OptionError: an unknown name.
@@ -175,10 +175,10 @@ def check_unit_criterion(criterion: Any) -> None:
 
 
 def chosen_criterion(analysis: Analysis, criterion: CriterionLike | None) -> CriterionLike:
-    """Return how units are scored: as asked; else by measured levels where data and minutes allow, else by magnitude.
+    """Return the given unit criterion; by default measured levels where data and time allow, else magnitude.
 
     Raises:
-        OptionError: one that runs data through the captured program, of a model that was captured in parts.
+        OptionError: the criterion needs the captured program of a model captured in parts, or data that are not there.
     """
     check_unit_criterion(criterion)
     if criterion is None:
@@ -195,29 +195,29 @@ def chosen_criterion(analysis: Analysis, criterion: CriterionLike | None) -> Cri
 
 
 def check_removable(analysis: Analysis) -> None:
-    """Refuse a network of which no unit may go.
+    """Refuse a network without removable units.
 
     Raises:
-        BudgetError: says what is frozen or held.
+        BudgetError: no unit is removable; names the reasons.
     """
     if not analysis.free_axes():
         raise BudgetError(_nothing_removable(analysis))
 
 
 def stored_scores(analysis: Analysis, criterion: Any) -> dict[str, np.ndarray]:
-    """Return what was measured for a criterion of units, for a later plan; nothing is measured here.
+    """Return the stored measurements of a unit criterion, for a later plan; nothing is measured here.
 
     Axis id → scores; for ``obs-units`` also ``damage of AXIS`` → the damage of keeping 0, 1, … units.
     """
     if criterion == OBS and LEVELS_MEMO in analysis.memo:
-        found = unit_levels(analysis)
-        return {**found.scores, **{f"{_DAMAGE}{axis}": curve for axis, curve in found.damage.items()}}
+        levels = unit_levels(analysis)
+        return {**levels.scores, **{f"{_DAMAGE}{axis}": curve for axis, curve in levels.damage.items()}}
     known = isinstance(criterion, str) and criterion in UNIT_CRITERIA and f"units:{criterion}" in analysis.memo
     return unit_scores(analysis, criterion) if known else {}
 
 
 def restore_scores(analysis: Analysis, criterion: CriterionLike | None, stored: Mapping[str, np.ndarray]) -> None:
-    """Give an analysis what `stored_scores` returned, so that it is not measured again."""
+    """Put the result of `stored_scores` into an analysis, so that it is not measured again."""
     damage = {name.removeprefix(_DAMAGE): value for name, value in stored.items() if name.startswith(_DAMAGE)}
     scores = {name: value for name, value in stored.items() if not name.startswith(_DAMAGE)}
     if damage:
@@ -234,11 +234,11 @@ def _unit_choice(
     search: int,
     judge: str,
 ) -> tuple[dict[str, np.ndarray], list[Decision], dict[str, Any]]:
-    """Return the units that stay, what went, and what the plan remembers."""
+    """Return the units that stay, the decisions, and the settings of the plan."""
     if isinstance(allocator, str):
         ALLOCATORS.get(allocator)
     check_removable(analysis)
-    # Axes that a bound freezes are scored too: where they stand in the way, the message names them.
+    # Axes that a bound freezes are scored too, so that a message can name them as the obstacle.
     frozen = {axis for axis, bound in analysis.bounds.items() if bound.frozen}
     analysis = replace(analysis, held=analysis.held - frozen)
     name = chosen_criterion(analysis, criterion)
@@ -247,22 +247,22 @@ def _unit_choice(
         scores: Mapping[str, np.ndarray] = comparable_scores(levels.scores)
         damage, chosen = dict(levels.damage), allocator or ByLevels(levels.damage)
     else:
-        found = unit_scores(analysis, name)
-        scores, damage = comparable_scores(found), damage_curves(analysis.coupling, found, name)
+        unscaled = unit_scores(analysis, name)
+        scores, damage = comparable_scores(unscaled), damage_curves(analysis.coupling, unscaled, name)
         chosen = allocator or "uniform"
     settings: dict[str, Any] = {"criterion": criterion_name(name)}
     tried = LossSearch(analysis, chosen, search, analysis.progress, repair=judge) if search else None
     keep = analysis.fit(scores, limits, allocator=tried or chosen, damage=damage)
     if tried is not None:
-        settings["search"] = tried.told()
+        settings["search"] = tried.report()
     return keep, level_decisions(keep, levels) if levels is not None else unit_decisions(keep, name), settings
 
 
 def _masks(scores: Mapping[str, Tensor], count: int, allocator: str | None) -> Mapping[str, Tensor]:
     if allocator is None or allocator == "global":
         return top_masks(scores, keep_count=count)
-    found = fit_weights({n: s.double().cpu().numpy() for n, s in scores.items()}, count, allocator)
-    return {name: torch.from_numpy(mask) for name, mask in found.items()}
+    masks = fit_weights({n: s.double().cpu().numpy() for n, s in scores.items()}, count, allocator)
+    return {name: torch.from_numpy(mask) for name, mask in masks.items()}
 
 
 def _check_weight_names(criterion: CriterionLike, allocator: Any) -> None:

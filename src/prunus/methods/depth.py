@@ -1,4 +1,4 @@
-"""Depth: residual branches go one at a time, always the one that the true loss misses least."""
+"""Depth: drop residual branches one at a time, always the one whose removal raises the true loss least."""
 
 from __future__ import annotations
 
@@ -12,36 +12,35 @@ from prunus.plans import Plan
 
 @method("depth", "structure", "drop residual branches one at a time, each time the one the true loss misses least")
 def plan_depth(analysis: Analysis, limits: Limits) -> Plan:
-    """Make the network shallower by the true loss, then trim what is still above the budget.
+    """Make the network shallower by the true loss, then trim units until the budget holds.
 
     Source: own; blocks scored by the loss without them: Kim et al., "Shortened LLaMA: A Simple Depth Pruning for Large
     Language Models", arXiv:2402.02834.
 
     Args:
         analysis: the network.
-        limits: what may stay of the analysis's metric.
+        limits: limits of the analysis's metric.
 
     Raises:
-        BudgetError: out of reach even with one unit an axis.
+        BudgetError: the budget is out of reach even with one unit an axis.
     """
     reduction, reasons = shallower(analysis, limits[0].value)
     return trimmed(reduction, limits[0], reasons, method="depth")
 
 
 def shallower(analysis: Analysis, limit: int) -> tuple[Reduction, dict[str, str]]:
-    """Drop residual branches until ``limit`` of the metric is left, or the next one is more than has to go.
+    """Drop residual branches until ``limit`` of the metric is left, or the next one would remove more than needed.
 
-    Every round runs the network without each branch that is left, on the selection split, and drops
-    argmin_b L(without b): single losses do not add up, so all are measured anew after each removal. Norm statistics
-    stay as they are. Where the branch of least loss would leave clearly less than ``limit``, the rounds end: trimming
-    units is the lesser loss.
+    Every round runs the network without each remaining branch, on the selection split, and drops argmin_b L(without b):
+    single losses do not add up, so all are measured again after each removal. Norm statistics stay unchanged. The
+    rounds end where the branch of least loss would leave clearly less than ``limit``: trimming units then costs less.
 
     Args:
         analysis: the network.
-        limit: how much of the metric may stay.
+        limit: amount of the metric that may stay.
 
     Returns:
-        What is left, and branch id → why it went.
+        The reduced network, and branch id → why it was dropped.
     """
     branches = [branch for branch in droppable(analysis) if branch.kind == "residual"]
     reduction, replay, reasons = whole(analysis), Replay(analysis), dict[str, str]()

@@ -1,4 +1,4 @@
-"""Fine-tuning pruning: prune a little, train a little, score again; each round prunes 0.9 of the rate before."""
+"""Fine-tuning pruning: prune, train and score in rounds; the rate of each round is 0.9 times the one before."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HALVINGS = 60
 def kept_after(kept: float, rounds: int = ROUNDS) -> tuple[float, ...]:
     """Return the share of the parameters that is left after each round; the last is ``kept``.
 
-    Round r removes p_r = p_0·0.9^r of what is left, with p_0 such that Π_r (1 − p_r) = kept.
+    Round r removes the share p_r = p_0·0.9^r of the remaining parameters, with p_0 such that Π_r (1 − p_r) = kept.
 
     Example:
         >>> [round(share, 3) for share in kept_after(0.5, 3)]
@@ -50,33 +50,35 @@ def fine_tuning_pruning(analysis: Analysis, limits: Limits) -> Plan:
     """Remove units in rounds, the network trained between them.
 
     A copy of the network loses its least sensitive units at the rate of the round (`kept_after`), is trained for a few
-    steps on calibration data, which moves the function of what went into what stays, and is scored anew. What goes
-    is counted on the original: the plan names its units, and its weights are what is kept. The training here only
-    decides what goes; recovery comes after the cut, as for every method. Training minimises
-    the loss of the analysis, which scores use too.
+    steps on calibration data, so that the remaining units take over the function of the removed ones, and is scored
+    again. The plan names units of the original network, whose weights do not change: the training only decides which
+    units are removed, and recovery follows the cut as for every method. Training minimises the loss of the analysis,
+    which scores use too.
 
     Source: own; rounds of pruning and training: Han et al., "Learning both Weights and Connections for Efficient Neural
     Networks", arXiv:1506.02626.
 
     Args:
         analysis: the network; neither its weights nor its statistics change.
-        limits: what may stay of the analysis's metric.
+        limits: limits of the analysis's metric.
 
     Raises:
-        BudgetError: out of reach even with one unit an axis.
+        BudgetError: the budget is out of reach even with one unit an axis.
         DataError: the targets do not fit the loss.
         OutcomeError: the loss does not stay finite while training.
     """
     scores: Mapping[str, np.ndarray] = unit_scores(analysis, "sensitivity")
     reduction, keep = whole(analysis), dict[str, np.ndarray]()
-    analysis.fit(scores, limits[0])  # Out of reach is said before anything is trained.
+    analysis.fit(scores, limits[0])  # Raises before any training if the budget is out of reach.
     model, masks = masked_copy(reduction, keep)
     analysis.progress.start("fine-tuning pruning", ROUNDS)
     for number, share in enumerate(kept_after(analysis.kept(limits[0]))):
         if number:
             _train_(model, masks, analysis, number)
-            found = activation_statistics(model, analysis.coupling, analysis.calibration.batches(_BATCH), analysis.loss)
-            scores = {axis: (found.sensitivity or {})[axis].numpy() for axis in scores}
+            statistics = activation_statistics(
+                model, analysis.coupling, analysis.calibration.batches(_BATCH), analysis.loss
+            )
+            scores = {axis: (statistics.sensitivity or {})[axis].numpy() for axis in scores}
         limit = limits[0] if number == ROUNDS - 1 else analysis.limit(share)
         keep = analysis.fit(scores, limit, base=keep)
         masks = parameter_masks(reduction, reduction.as_plan(keep))
@@ -92,7 +94,7 @@ def fine_tuning_pruning(analysis: Analysis, limits: Limits) -> Plan:
 
 
 def _train_(model: nn.Module, masks: Mapping[str, Tensor], analysis: Analysis, number: int) -> None:
-    """Train for a few steps; a network of which nothing may be trained is only pruned."""
+    """Train for a few steps; do nothing where no parameter requires grad."""
     if any(parameter.requires_grad for parameter in model.parameters()):
         options = TrainingOptions(STEPS, LEARNING_RATE, loss=analysis.loss)
         finetune_(model, analysis.calibration, options, masks=masks, seed=analysis.seed + number)

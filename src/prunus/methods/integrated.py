@@ -1,4 +1,4 @@
-"""Integrated: blocks, neurons, weights in a row under one budget, each scored on what the stage before left."""
+"""Integrated: prune blocks, units and weights one after another under one budget, each scored on the network so far."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _BATCH = 32
 def integrated(analysis: Analysis, limits: Limits) -> Plan:
     """Prune with three methods in a row, the budget divided between them in equal ratios.
 
-    Of three stages still to come, one may keep the cube root of the kept share; of two, the square root of what is
-    left to do; the last meets the budget exactly, so what a stage could not take passes to the next one. Residual
-    branches go by the true loss; then units by E[Σ(∂L/∂a)²], measured without these branches; then weights by
+    The first of three stages keeps the cube root of the kept share, the second the square root of the remaining share;
+    the last meets the budget exactly, so a later stage saves what an earlier one could not. Residual branches are
+    dropped by the true loss; then units by E[Σ(∂L/∂a)²], measured without these branches; then weights are masked by
     E[g²]·w², measured without these units.
 
     Source: own.
 
     Args:
         analysis: the network.
-        limits: what may stay of the analysis's metric; zeros save no MACs and no time, there the weights stay.
+        limits: limits of the analysis's metric; under MACs and time no weights are masked, because zeros save none.
 
     Raises:
-        BudgetError: units or weights cannot take their part.
+        BudgetError: units or weights cannot save enough.
     """
     limit, kept = limits[0], analysis.kept(limits[0])
     stages = 3 if analysis.masks_save else 2
@@ -74,8 +74,8 @@ def integrated(analysis: Analysis, limits: Limits) -> Plan:
 def _units(reduction: Reduction, limit: Limit) -> dict[str, np.ndarray]:
     analysis = reduction.analysis
     model, _ = masked_copy(reduction, {})
-    found = activation_statistics(model, analysis.coupling, analysis.calibration.batches(_BATCH), analysis.loss)
-    scores = {axis: (found.sensitivity or {})[axis].numpy() for axis in live_axes(reduction)}
+    statistics = activation_statistics(model, analysis.coupling, analysis.calibration.batches(_BATCH), analysis.loss)
+    scores = {axis: (statistics.sensitivity or {})[axis].numpy() for axis in live_axes(reduction)}
     return analysis.fit(scores, limit, cost=reduction.cost, base=reduction.keep)
 
 
@@ -90,4 +90,4 @@ def _importance(model: nn.Module, analysis: Analysis) -> Mapping[str, Tensor]:
     evidence = collect_gradients(
         model, analysis.calibration.batches(_BATCH), analysis.loss, list(maskable(analysis)), seed=analysis.seed
     )
-    return CRITERIA.get("importance_weighted")(evidence)
+    return CRITERIA.get("importance-weighted")(evidence)

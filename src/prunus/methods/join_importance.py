@@ -1,4 +1,4 @@
-"""How much each operand of each join matters: the loss's slope in a gate on it."""
+"""The importance of each operand of each addition and concatenation: the slope of the loss in a gate on it."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class Gates:
     def importance(self, reduction: Reduction) -> GateImportance:
         """Return, per (join, operand), I = E_samples[(∂ℓ/∂γ)²] at γ = 1, where γ scales the operand.
 
-        ∂ℓ/∂γ = Σ a·∂ℓ/∂a over the operand's elements of one sample; a value whose first dim is not the batch counts
-        as one sample a batch. The network is the reduced one: bypassed operands are zero, emptied axes masked.
+        ∂ℓ/∂γ = Σ a·∂ℓ/∂a over the operand's elements of one sample; a value whose first dim is not the batch is
+        one sample a batch. The network is the reduced one: bypassed operands are zero, emptied axes masked.
 
         Raises:
             DataError: no calibration batches, batches of another program, or a loss that is not finite.
         """
         if not reduction.dropped:
-            found: GateImportance = self.analysis.remember("gate importance", lambda: self._measure(reduction))
-            return found
+            importance: GateImportance = self.analysis.remember("gate importance", lambda: self._measure(reduction))
+            return importance
         return self._measure(reduction)
 
     def _measure(self, reduction: Reduction) -> GateImportance:
@@ -61,7 +61,7 @@ class Gates:
         for inputs, targets in pairs(self.analysis.calibration.batches(BATCH), device):
             coupling = self._programs.of(inputs)
             flat = flat_inputs(coupling.graph, *split_inputs(inputs))
-            # The gates come last: a bypassed operand keeps a gate, whose slope is zero because it reads zeros.
+            # The gates are applied last: a bypassed operand keeps its gate, whose slope is zero because it reads zeros.
             overrides = reference_overrides(coupling, plan)
             slopes = self._slopes(coupling, masked | dict(coupling.graph.constants), flat, targets, overrides)
             samples += flat[0].shape[0]
@@ -119,7 +119,7 @@ def _scaled(gates: dict[tuple[str, int], Tensor], key: tuple[str, int], value: T
     per_sample = value.dim() > 0 and value.shape[0] == batch
     shape = (batch, *[1] * (value.dim() - 1)) if per_sample else ()
     gates[key] = torch.ones(shape, dtype=value.dtype, device=value.device, requires_grad=True)
-    # A copy, so that a later in-place op cannot spoil what the backward needs.
+    # A copy, so that a later in-place op cannot change a value that the backward pass needs.
     return value.clone() * gates[key]
 
 

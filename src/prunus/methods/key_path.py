@@ -1,4 +1,4 @@
-"""Key path: keep the most important way through the network, drop what lies beside it."""
+"""Key path: keep the most important path through the network, drop the branches beside it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from prunus.tree import Branch
 from prunus.tree.paths import key_path
 
 _ROUNDS = 8
-"""A round drops at least this part of what was too much at the start, so that so many rounds are enough."""
+"""Most rounds; each drops at least this part of the excess at the start."""
 
 
 @method("key-path", "structure", "keep the most important path from input to output, drop the branches beside it")
 def plan_key_path(analysis: Analysis, limits: Limits) -> Plan:
     """Drop the branches beside the key path, least important per parameter first, until the budget is met.
 
-    After every round the importances and the path are found anew on the reduced network; the path may move. When
-    nothing beside it is left, branches on it go, least first. A branch that would take more than is needed stays;
-    what is then still above the budget is trimmed by units.
+    After every round importances and path are measured again on the reduced network; the path may change. When no
+    branch beside it is left, branches on it are dropped, the least important first. A branch that would save more than
+    needed stays; units are trimmed until the budget holds.
 
     Source: own; the importance of a gate: Molchanov et al., "Importance Estimation for Neural Network Pruning",
     arXiv:1906.10771.
 
     Args:
         analysis: the network.
-        limits: what may stay of the analysis's metric.
+        limits: limits of the analysis's metric.
 
     Raises:
-        BudgetError: out of reach even with one unit an axis.
+        BudgetError: the budget is out of reach even with one unit an axis.
     """
     limit, branches, gates = limits[0].value, droppable(analysis), Gates(analysis)
     reduction = whole(analysis)
@@ -55,11 +55,11 @@ def plan_key_path(analysis: Analysis, limits: Limits) -> Plan:
 def _round(
     reduction: Reduction, candidates: Sequence[Branch], importance: GateImportance, limit: int, share: float
 ) -> tuple[Reduction, dict[str, str]]:
-    """Drop at least one branch, and on until ``share`` is gone; nothing if none fits."""
-    gone = dict.fromkeys((edge for branch in reduction.dropped for edge in branch.edges), -math.inf)
-    way = frozenset(key_path(reduction.analysis.coupling.graph, {**importance, **gone}))
-    beside = [b for b in candidates if way.isdisjoint(b.edges)]
-    on_it = [b for b in candidates if not way.isdisjoint(b.edges)]
+    """Drop branches until ``share`` is removed, at least one; none where none fits."""
+    bypassed = dict.fromkeys((edge for branch in reduction.dropped for edge in branch.edges), -math.inf)
+    path = frozenset(key_path(reduction.analysis.coupling.graph, {**importance, **bypassed}))
+    beside = [b for b in candidates if path.isdisjoint(b.edges)]
+    on_it = [b for b in candidates if not path.isdisjoint(b.edges)]
     worth = {b.id: sum(importance[edge] for edge in b.edges) for b in candidates}
     saves = savings(reduction.analysis, candidates)
     for pool, place in ((beside, "beside the key path"), (on_it, "on the key path; nothing beside it could go")):
@@ -75,10 +75,10 @@ def _round(
 def _drop(
     reduction: Reduction, pool: Sequence[Branch], worth: Mapping[str, float], limit: int, share: float
 ) -> tuple[Reduction, list[Branch], bool]:
-    """Drop from the front of the pool; also say whether one stayed only because it is more than has to go."""
+    """Drop branches from the front of the pool; also return True if one stayed because it saves more than needed."""
     start, taken, ceiling = reduction.spent, list[Branch](), math.inf
     for branch in pool:
-        # Worth more than a branch that would have met the budget alone: trimming units is the lesser loss.
+        # It is worth more than a branch that would have met the budget alone, so trimming units costs less.
         if worth[branch.id] > ceiling:
             continue
         if branch not in reduction.left(pool) or (smaller := reduction.without(branch)) is None:

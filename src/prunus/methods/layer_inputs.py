@@ -1,4 +1,4 @@
-"""What every layer of the dense network reads on calibration data, and which of it is fed by which unit."""
+"""The moments of the inputs of every layer of the dense network, and the unit that feeds each input."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Seen:
     """A layer with the moments of its inputs, in the dense network.
 
     Attributes:
-        site: where it is.
-        moments: of its inputs and outputs.
-        shifts: a constant error of its outputs can be made up for: it has a bias, or a batch norm follows.
+        site: the layer in the program.
+        moments: moments of its inputs and outputs.
+        shifts: a constant error of its outputs can be corrected: it has a bias, or a batch norm follows.
     """
 
     site: Site
@@ -34,7 +34,7 @@ class Seen:
     shifts: bool
 
     def centred(self) -> Tensor:
-        """Return the moment that counts: the covariance where constants are made up for. Shapes: → (G, D, D)."""
+        """Return the moment of the layer problem, the covariance if `shifts`. Shapes: → (G, D, D)."""
         return self.moments.covariance() if self.shifts else self.moments.second
 
 
@@ -47,7 +47,7 @@ class Reader:
 
 
 def seen_inputs(analysis: Analysis) -> dict[str, Seen]:
-    """Return node name → layer, in the order of the program; measured once an analysis."""
+    """Return node name → layer, in the order of the program; measured once for an analysis."""
 
     def measure() -> dict[str, Seen]:
         graph = analysis.coupling.graph
@@ -67,17 +67,17 @@ def seen_inputs(analysis: Analysis) -> dict[str, Seen]:
 def readers_of(analysis: Analysis, axis: Axis, outputs: Mapping[str, Tensor] | None = None) -> list[Reader]:
     """Return the layers that read the units of an axis.
 
-    A layer reads an axis if the axis lies on its weight's inputs; so a depthwise convolution does not, it loses its
-    filters with the units. Every error is measured in units of the variance of the layer's output, unless ``outputs``
-    says how much each output counts.
+    A layer reads an axis if the axis is on the input dim of its weight; a depthwise convolution does not, it loses its
+    filters with the units. Errors are relative to the variance of the layer's output, unless ``outputs`` gives
+    weights.
 
     Args:
         analysis: the network and its data.
-        axis: whose units.
+        axis: the axis of the units.
         outputs: node name → S of `prunus.methods.output_fisher`.
     """
     weights = named_tensors(analysis.model)
-    found = []
+    readers = []
     for node, seen in seen_inputs(analysis).items():
         unit = units_of_inputs(analysis.coupling, axis, seen.site)
         if unit is None:
@@ -87,7 +87,7 @@ def readers_of(analysis: Analysis, axis: Axis, outputs: Mapping[str, Tensor] | N
         counts = None if outputs is None else outputs.get(node)
         scale = 1.0 if counts is not None else 1.0 / max(float(seen.moments.target_variance().sum()), 1e-30)
         size = matrix.shape[1]
-        found.append(
+        readers.append(
             Reader(
                 seen,
                 tuple(
@@ -96,11 +96,11 @@ def readers_of(analysis: Analysis, axis: Axis, outputs: Mapping[str, Tensor] | N
                 ),
             )
         )
-    return found
+    return readers
 
 
 def units_of_inputs(coupling: Coupling, axis: Axis, site: Site) -> Tensor | None:
-    """Return which unit of an axis feeds each input of a layer's matrix, −1 for none; None if it reads none of them.
+    """Return the unit of an axis that feeds each input of a layer's matrix, −1 for none; None if it reads no unit.
 
     Shapes: → (D,), int64, kernel positions last.
     """

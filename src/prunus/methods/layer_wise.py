@@ -1,4 +1,4 @@
-"""Layer-wise: each axis gets its own kept fraction by how the loss reacts to cutting it alone."""
+"""Layer-wise: each axis gets its own kept fraction from the rise of the loss when it alone is cut."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from prunus.plans import Decision, Plan
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.75)
 LEAST_OF_EVEN = 0.5
-"""No axis gets less than this share of an even division: damages measured one by one do not add up when all are cut."""
+"""Each axis keeps at least this share of its uniform width: damages measured alone stop adding up under large cuts."""
 _GRID = np.linspace(0.05, 1.0, 20)
 
 
@@ -35,15 +35,15 @@ class Scan:
     damage: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
     def at(self, axis: str, fraction: np.ndarray) -> np.ndarray:
-        """Return the increase at any fraction by linear interpolation, made monotone."""
+        """Return the monotone increase at any fractions, linearly interpolated."""
         x, y = self.damage[axis]
         return np.asarray(np.interp(fraction, x, y))
 
 
 def sensitivity_scan(analysis: Analysis) -> Scan:
-    """Measure, for each axis that may be cut alone, the loss on calibration data with its weakest units masked.
+    """Measure, for each removable axis, the loss on calibration data with its weakest units masked.
 
-    An axis is measured once an analysis; another choice of axes to hold measures what is new.
+    An axis is measured once for an analysis; if other axes become removable, only these are measured.
     """
     damage: dict[str, tuple[np.ndarray, np.ndarray]] = analysis.remember("sensitivity scan", dict)
     scores = unit_scores(analysis, "magnitude")
@@ -54,12 +54,12 @@ def sensitivity_scan(analysis: Analysis) -> Scan:
     for axis in missing:
         score = scores[axis]
         order = np.argsort(-score, kind="stable")
-        found = []
+        increases = []
         for fraction in FRACTIONS:
             keep = np.zeros(len(score), bool)
             keep[order[: max(1, round(fraction * len(score)))]] = True
-            found.append(max(0.0, masked_loss(analysis, {axis: keep}, batches) - base))
-        rising = np.maximum.accumulate(np.array([*found, 0.0])[::-1])[::-1]
+            increases.append(max(0.0, masked_loss(analysis, {axis: keep}, batches) - base))
+        rising = np.maximum.accumulate(np.array([*increases, 0.0])[::-1])[::-1]
         damage[axis] = (np.array([*FRACTIONS, 1.0]), rising)
         analysis.progress.advance("sensitivity scan")
     analysis.progress.finish("sensitivity scan")
@@ -69,7 +69,7 @@ def sensitivity_scan(analysis: Analysis) -> Scan:
 def masked_loss(
     analysis: Analysis, keep: Mapping[str, np.ndarray], batches: Sequence[tuple[Any, torch.Tensor]]
 ) -> float:
-    """Return the mean loss with the removed units' parameters at zero; shapes stay."""
+    """Return the mean loss with the removed units' parameters at zero; shapes do not change."""
     changed: dict[str, torch.Tensor] = {}
     named = named_tensors(analysis.model)
     touched = {m.tensor for a in keep for m in analysis.coupling.axis(a).members if m.tensor in named}
@@ -95,7 +95,7 @@ def masked_loss(
 
 
 class _ByDamage:
-    """Allocator: minimise Σ damage_a(f_a) + λ·params_a(f_a) per axis, λ by bisection on the exact price."""
+    """The allocator of layer-wise: minimise Σ damage_a(f_a) + λ·params_a(f_a), λ by bisection on the exact price."""
 
     def __init__(self, scan: Scan, weights: Mapping[str, int]) -> None:
         self.scan, self.weights = scan, weights
@@ -119,9 +119,9 @@ class _ByDamage:
         for _ in range(30):
             middle = (low + high) / 2
             low, high = (low, middle) if problem.fits(counts(middle)) else (middle, high)
-        found = counts(high)
+        widths = counts(high)
         order = sorted(sizes, key=lambda a: -float(curves[a][0]))
-        return top_up(problem, found, order) if problem.fits(found) else even
+        return top_up(problem, widths, order) if problem.fits(widths) else even
 
 
 def layer_wise_keep(
@@ -130,7 +130,7 @@ def layer_wise_keep(
     base: Mapping[str, np.ndarray] | None = None,
     cost: CostModel | None = None,
 ) -> dict[str, np.ndarray]:
-    """Choose the units that stay, each axis with its own fraction; then spend what coupling left of the budget."""
+    """Choose the units that stay, each axis with its own fraction; then spend the rest of the budget."""
     scan = sensitivity_scan(analysis)
     scores = unit_scores(analysis, "magnitude")
     weights = {a: sum(_numel(analysis, m.tensor) for m in analysis.coupling.axis(a).members) for a in scores}

@@ -1,4 +1,4 @@
-"""What one axis at one level does to the network's output, its readers refitted: measured, not added up."""
+"""The measured damage of one axis at one level: the error of the network's output with the consumers refitted."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from prunus.surgery.verify import masked_tensors, reference_overrides
 SHARES = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
 """Kept shares at which an axis is measured."""
 SAMPLES, LEAST_SAMPLES = 256, 16
-"""Calibration samples that are run for each level, and the least for networks that would take long."""
+"""Calibration samples of each level, and the least number, for large networks."""
 WORK = 4e12
-"""MACs of a whole scan that are affordable: minutes on one core."""
+"""Most MACs of a whole scan: minutes on one core."""
 VALUES = 2**25
-"""Numbers of output that are kept at most; one batch always is."""
+"""Most stored output values; one batch is always stored."""
 _BATCH = 64
 _LEAST = 1e-7
 
@@ -46,7 +46,7 @@ class _Batch:
 
 
 class LevelScan:
-    """Runs the captured network with one axis cut and the layers that read it refitted, everything else dense."""
+    """Run the captured network with one axis cut and the layers that read it refitted, everything else dense."""
 
     def __init__(self, analysis: Analysis) -> None:
         self._programs = Programs(analysis.model, analysis.coupling)
@@ -54,20 +54,20 @@ class LevelScan:
         self._batches: list[_Batch] = []
         self._ways: dict[int, tuple[int, Track | None]] = {}
         samples = values = 0
-        wanted = _samples(analysis)
+        most = _samples(analysis)
         with evaluating(self._programs.model), torch.no_grad():
-            for inputs, _ in inputs_of(unlabelled(analysis).batches(min(_BATCH, wanted)), self._programs.device):
+            for inputs, _ in inputs_of(unlabelled(analysis).batches(min(_BATCH, most)), self._programs.device):
                 coupling, flat = self._programs.of(inputs)
-                found = _floats(run(coupling.graph, self._programs.tensors, flat))
-                self._batches.append(_Batch(coupling, flat, found))
-                samples, values = samples + len(flat[0]), values + sum(x.numel() for x in found)
-                if samples >= wanted or values >= VALUES:
+                outputs = _floats(run(coupling.graph, self._programs.tensors, flat))
+                self._batches.append(_Batch(coupling, flat, outputs))
+                samples, values = samples + len(flat[0]), values + sum(x.numel() for x in outputs)
+                if samples >= most or values >= VALUES:
                     break
 
     def error(self, axis: str, kept: np.ndarray, readers: Sequence[Reader]) -> float:
         """Return ‖dense − cut‖² / ‖dense − mean‖² of the network's outputs, every output with the same weight.
 
-        Where every batch is a single sample, ‖dense‖² takes the place of what varies between samples.
+        Where every batch is a single sample, ‖dense‖² replaces the denominator.
         """
         mask = torch.from_numpy(kept)
         weights = [
@@ -76,14 +76,14 @@ class LevelScan:
         return self._error(axis, kept, readers, weights)
 
     def errors(self, axis: str, order: np.ndarray, counts: Sequence[int], readers: Sequence[Reader]) -> list[float]:
-        """Return the errors with so many units left; they leave in this order."""
-        size, found = len(order), []
+        """Return the error at each number of kept units; units are removed in the given order."""
+        size, errors = len(order), []
         levels = [[nested_refits(c, torch.from_numpy(order), size, counts) for c in r.consumers] for r in readers]
         for count in counts:
             kept = np.ones(size, bool)
             kept[order[: size - count]] = False
-            found.append(self._error(axis, kept, readers, [[own[count] for own in level] for level in levels]))
-        return found
+            errors.append(self._error(axis, kept, readers, [[own[count] for own in level] for level in levels]))
+        return errors
 
     @torch.no_grad()
     def _error(
@@ -110,16 +110,16 @@ class LevelScan:
                 track.step(node, overrides.get(node.name))
                 if node.name in shifts:
                     track.values[node.name] = track.values[node.name] + shifts[node.name]
-            for found, dense in zip(_floats(track.outputs()), batch.outputs, strict=True):
-                # Masked logits are infinite in both.
+            for cut, dense in zip(_floats(track.outputs()), batch.outputs, strict=True):
+                # Masked logits are infinite in both networks.
                 wide = dense.where(dense.isfinite(), 0.0)
-                miss += float((found - dense).where(found != dense, 0.0).double().square().mean())
+                miss += float((cut - dense).where(cut != dense, 0.0).double().square().mean())
                 whole += float((wide - wide.mean(0)).double().square().mean())
                 energy += float(wide.double().square().mean())
         return miss / max(whole or energy, 1e-30)
 
     def _dense_until(self, number: int, position: int) -> Track:
-        """Return the dense program of a batch before a node: axes come in its order, so it mostly just goes on."""
+        """Run the dense program of a batch up to a node; axes come in program order, so it mostly continues."""
         batch = self._batches[number]
         graph = batch.coupling.graph
         at, track = self._ways.get(number, (len(graph.nodes), None))
@@ -147,14 +147,14 @@ def _first(graph: Graph, tensors: Set[str], nodes: Set[str]) -> int:
 def level_curve(
     scan: LevelScan, axis: str, order: np.ndarray, shape: np.ndarray, readers: Sequence[Reader]
 ) -> np.ndarray:
-    """Return the damage of keeping 0, 1, … units of an axis: measured at some counts, between them shaped as told.
+    """Return the damage of keeping 0, 1, … units of an axis: measured at some counts, and interpolated with ``shape``.
 
     Args:
-        scan: of the network.
-        axis: whose units.
-        order: the units, the one that goes first first.
-        shape: a predicted damage of keeping 0, 1, … units; only its relative rise counts.
-        readers: of the axis.
+        scan: scan of the network.
+        axis: id of the axis.
+        order: the units in the order of removal.
+        shape: predicted damage of keeping 0, 1, … units; only its relative rise is used.
+        readers: layers that read the axis.
 
     Shapes: order (units,), shape (units + 1,) → (units + 1,), falling to 0.
     """
@@ -162,15 +162,15 @@ def level_curve(
     counts = sorted({min(size - 1, max(1, round(share * size))) for share in SHARES})
     if size < 2:
         return shape
-    found = [max(error, _LEAST) for error in scan.errors(axis, order, counts, readers)]
+    errors = [max(error, _LEAST) for error in scan.errors(axis, order, counts, readers)]
     smooth = np.maximum(shape, 1e-9 * max(float(shape[0]), 1e-30))
-    ratio = np.interp(np.arange(size + 1), counts, np.log(np.array(found) / smooth[counts]))
+    ratio = np.interp(np.arange(size + 1), counts, np.log(np.array(errors) / smooth[counts]))
     curve = np.where(np.arange(size + 1) < size, smooth * np.exp(ratio), 0.0)
     return np.asarray(np.maximum.accumulate(curve[::-1])[::-1])
 
 
 def _lost(reader: Reader, weights: Sequence[Tensor]) -> Tensor:
-    """Return what a reader's outputs lose on average with other weights. Shapes: → (G, O)."""
+    """Return the change of the mean of a reader's outputs with other weights. Shapes: → (G, O)."""
     means = reader.seen.moments.mean.cpu()
     return torch.stack([(c.weight - w) @ mean for c, w, mean in zip(reader.consumers, weights, means, strict=True)])
 
@@ -178,7 +178,7 @@ def _lost(reader: Reader, weights: Sequence[Tensor]) -> Tensor:
 def _samples(analysis: Analysis) -> int:
     graph = analysis.coupling.graph
     batch = max(1, graph.node(graph.inputs[0]).shape[0]) if graph.inputs and graph.node(graph.inputs[0]).shape else 1
-    # Of all axes, also of those that are held: what is measured of one must not hang on the others.
+    # Held axes count too: the measurement of one axis must not depend on which others are held.
     runs = max(1, len(analysis.coupling.axes) * len(SHARES))
     sample = max(1, analysis.cost.price().macs_forward // batch)
     return min(SAMPLES, max(LEAST_SAMPLES, int(WORK / (runs * sample))))
@@ -189,7 +189,7 @@ def _floats(outputs: Any) -> list[Tensor]:
 
 
 def affordable_levels(analysis: Analysis) -> bool:
-    """Whether measuring all levels takes no longer than the minutes that a scan is given."""
+    """Return True if a scan of all levels stays within `WORK`."""
     coupling, graph = analysis.coupling, analysis.coupling.graph
     batch = max(1, graph.node(graph.inputs[0]).shape[0]) if graph.inputs and graph.node(graph.inputs[0]).shape else 1
     sample = analysis.cost.price().macs_forward / batch

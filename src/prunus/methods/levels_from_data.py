@@ -1,4 +1,4 @@
-"""Calibration samples without their targets, as the measured choice of units reads them."""
+"""Calibration samples without targets, for methods that measure levels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prunus.repairs.samples import MOST, SampleGroup, sample_groups_of, samples_
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unlabelled:
-    """Calibration samples as methods read their data; the targets are zeros, for there are none."""
+    """Calibration samples as a data source of methods; all targets are zero."""
 
     groups: tuple[SampleGroup, ...]
 
@@ -28,7 +28,7 @@ class Unlabelled:
 
 
 def unlabelled(analysis: Analysis) -> Unlabelled:
-    """Return the calibration samples as far as memory reaches, without their targets; divided once an analysis.
+    """Return as many calibration samples as fit in memory, without their targets; divided once for an analysis.
 
     Raises:
         OptionError: there are no data.
@@ -42,8 +42,8 @@ def unlabelled(analysis: Analysis) -> Unlabelled:
         names = names_of(analysis.model, analysis.coupling.graph)
         return Unlabelled(sample_groups_of(data, device_of(analysis.model), names=names, most=most))
 
-    found: Unlabelled = analysis.remember("unlabelled samples", divide)
-    return found
+    samples: Unlabelled = analysis.remember("unlabelled samples", divide)
+    return samples
 
 
 __all__ = ["Unlabelled", "unlabelled"]

@@ -1,4 +1,4 @@
-"""A search on the true loss around an allocator's answer, as an allocator itself."""
+"""A search on the true loss around the counts of an allocator, as an allocator itself."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from prunus.methods.layer_wise import masked_loss
 from prunus.repairs import check_repair
 
 SAMPLES = 512
-"""The loss of a candidate is measured on so many samples of the selection split."""
+"""Number of samples of the selection split on which the loss of a candidate is measured."""
 
 
 class LossSearch:
     """Divide a budget with an allocator, then switch levels between axes wherever the true loss falls.
 
-    The true loss is that of the network with removed units at zero, norm statistics as they are, on the first 512
-    samples of the selection split. With a repair, it is how far the outputs of the cut and repaired network are from
-    the dense network's, on calibration samples that the repair was not fitted to: no labels, and what a repair makes up
-    for costs nothing. Equal seeds give equal plans.
+    The true loss is that of the network with removed units at zero, norm statistics unchanged, on the first 512 samples
+    of the selection split. With a repair, it is the distance of the outputs of the cut and repaired network to the
+    dense ones (`AfterRepair`), on calibration samples that the repair was not fitted to, without labels. Equal seeds
+    give equal plans.
     Source: Sieberling et al., "EvoPress", arXiv:2410.14649.
 
     Attributes:
-        found: the last answer, with its true damage and R; None before the first call.
+        found: the last allocation, with its true damage and R; None before the first call.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class LossSearch:
         *,
         repair: str = "none",
     ) -> None:
-        """Take what candidates are judged by; ``repair="auto"`` means refold, and repairs that train take few steps.
+        """Set the loss of candidates; ``repair="auto"`` means refold, and repairs that train take few steps.
 
         Raises:
             OptionError: fewer than 3 evaluations, or an unknown repair.
@@ -64,8 +64,8 @@ class LossSearch:
 
         def loss(counts: Mapping[str, int]) -> float:
             self.progress.advance("search")
-            found = measure(problem.masks(counts))
-            return found if math.isfinite(found) else math.inf  # NaN compares with nothing
+            value = measure(problem.masks(counts))
+            return value if math.isfinite(value) else math.inf  # NaN does not compare
 
         self.progress.start("search", self.search.evaluations + 2)
         begin = allocate(problem, self.allocator, loss=loss)
@@ -88,8 +88,8 @@ class LossSearch:
 
         return lambda keep: masked_loss(self.analysis, keep, batches)
 
-    def told(self) -> dict[str, float | int | str | None]:
-        """Return what a plan remembers of the search: the rise of what was minimised, before and after it."""
+    def report(self) -> dict[str, float | int | str | None]:
+        """Return the settings that a plan records of the search: the rise of the minimised loss before and after it."""
         after = None if self.found is None else self.found.true_damage
         return {
             "evaluations": self.search.evaluations,

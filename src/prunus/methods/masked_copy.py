@@ -1,4 +1,4 @@
-"""A copy of the network with what went at zero: scores of it stay in the indices of the original."""
+"""A copy of the network with removed parameters at zero, so that its scores have the indices of the original."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from prunus.surgery.verify import masked_tensors
 def masked_copy(reduction: Reduction, keep: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict[str, Tensor]]:
     """Copy the network with every parameter of removed units and dropped branches at zero.
 
-    Shapes stay, so an axis of the copy is that axis of the original, unit by unit. A dropped branch adds nothing as
-    long as it ends in an op with f(0) = 0; layer norms still average over removed positions. Both only touch scores:
-    the plan made from them is cut and proved as any other.
+    Shapes do not change, so axes and units of the copy are those of the original. A dropped branch adds nothing if it
+    ends in an op with f(0) = 0; layer norms still average over removed positions. Both only affect scores: the plan
+    made from them is cut and proved like any other.
 
     Args:
-        reduction: the branches that went.
+        reduction: the dropped branches.
         keep: axis id → units that stay.
 
     Returns:
-        The copy, and parameter name → mask (True = keep) of the parameters that lost something.
+        The copy, and parameter name → mask (True = keep) of the parameters that are not kept whole.
     """
     analysis = reduction.analysis
     values = tensors_of(analysis) | dict(analysis.coupling.graph.constants)
@@ -40,11 +40,11 @@ def masked_copy(reduction: Reduction, keep: Mapping[str, np.ndarray]) -> tuple[n
 
 
 def parameter_masks(reduction: Reduction, plan: Plan) -> dict[str, Tensor]:
-    """Return which weights of each parameter stay; parameters that stay whole are left out."""
+    """Return the mask of the kept weights of each parameter; parameters that are kept whole are left out."""
     analysis = reduction.analysis
-    gone = {name for branch in reduction.dropped for name in branch.tensors}
+    dropped = {name for branch in reduction.dropped for name in branch.tensors}
     ones = {
-        name: torch.full_like(value, name not in gone, dtype=torch.bool)
+        name: torch.full_like(value, name not in dropped, dtype=torch.bool)
         for name, value in unwrap(analysis.model).named_parameters()
         if name in analysis.coupling.tensors
     }
@@ -53,13 +53,13 @@ def parameter_masks(reduction: Reduction, plan: Plan) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def zero_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Put the masked weights of a model to zero."""
+    """Set the masked weights of a model to zero."""
     for name, mask in masks.items():
         model.get_parameter(name).masked_fill_(~mask, 0)
 
 
 def live_axes(reduction: Reduction) -> list[str]:
-    """Return the axes that may be cut and still lie on some parameter, without those emptied already."""
+    """Return the removable axes that are still on some parameter, without those that are empty already."""
     coupling, analysis = reduction.analysis.coupling, reduction.analysis
     present = {node.tensor for node in reduction.graph.nodes if node.op == TENSOR}
     atoms = {

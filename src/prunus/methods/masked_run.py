@@ -1,4 +1,4 @@
-"""Run the captured program on data as a plan would leave it: the true loss, and the values of nodes."""
+"""Run the captured program on data with a plan applied as masks: the true loss, and the values of nodes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from prunus.surgery.verify import masked_tensors, reference_overrides
 
 
 class Replay:
-    """The program of a analysis, run on batches of any size without cutting anything.
+    """The program of an analysis, run on batches of any size without cutting.
 
-    Removed units are zero, dropped operands bypassed, and averages see kept positions only: what the cut network
-    computes, for the price of a forward pass.
+    Removed units are zero, dropped operands bypassed, and averages run over kept positions only, so it computes the
+    outputs of the cut network at the cost of a forward pass.
     """
 
     def __init__(self, analysis: Analysis) -> None:
@@ -35,12 +35,12 @@ class Replay:
         self._programs = ProgramsByShape(analysis.model, analysis.coupling, {"ops": ops_of}, made=lambda local: local)
 
     def loss(self, data: DataSource, plan: Plan, samples: int | None = None) -> float:
-        """Return the mean loss over a split of the network that a plan leaves, without recovery.
+        """Return the mean loss of the network of a plan over a split, without recovery.
 
         Args:
             data: the split.
-            plan: made for the analysis; units, branches and weights that it removes count as gone.
-            samples: look at no more batches once so many were seen; None looks at all.
+            plan: a plan of the analysis; its units, branches and weights are removed.
+            samples: stop after the batch that reaches this number of samples; None runs all.
 
         Raises:
             DataError: no batches, or batches of another program than the captured one.
@@ -61,26 +61,26 @@ class Replay:
                 break
         return total / count
 
-    def values(self, data: DataSource, wanted: Iterable[Ref]) -> Iterator[dict[Ref, Tensor]]:
-        """Yield, for every batch, what the whole network computes at some places.
+    def values(self, data: DataSource, refs: Iterable[Ref]) -> Iterator[dict[Ref, Tensor]]:
+        """Yield, for every batch, the values of the dense network at the given refs.
 
         Raises:
             DataError: no batches, or batches of another program than the captured one.
         """
         places: dict[str, list[Ref]] = {}
-        for ref in wanted:
+        for ref in refs:
             places.setdefault(ref.node, []).append(ref)
         for coupling, inputs, _ in self._batches(data):
-            found: dict[Ref, Tensor] = {}
+            values: dict[Ref, Tensor] = {}
 
-            def observe(node: Node, result: Any, found: dict[Ref, Tensor] = found) -> None:
+            def observe(node: Node, result: Any, values: dict[Ref, Tensor] = values) -> None:
                 for ref in places.get(node.name, ()):
                     # A copy, so that a later in-place op cannot change it.
-                    found[ref] = (result[ref.index] if isinstance(result, (tuple, list)) else result).clone()
+                    values[ref] = (result[ref.index] if isinstance(result, (tuple, list)) else result).clone()
 
             with torch.no_grad():
                 run(coupling.graph, self._tensors | dict(coupling.graph.constants), inputs, observe=observe)
-            yield found
+            yield values
 
     def _batches(self, data: DataSource) -> Iterator[tuple[Coupling, list[Tensor], Any]]:
         for inputs, targets in pairs(data.batches(BATCH), self._device):

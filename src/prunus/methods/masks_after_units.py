@@ -1,4 +1,4 @@
-"""Weight masks over what blocks and units left, so that all together meets a budget exactly."""
+"""Weight masks on the network without its removed blocks and units, so that all together meets a budget exactly."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Choose = Callable[[Mapping[str, Tensor], int], Mapping[str, Tensor]]
 def masks_left(
     reduction: Reduction, keep: Mapping[str, np.ndarray], scores: Mapping[str, Tensor], limit: Limit, choose: Choose
 ) -> dict[str, np.ndarray]:
-    """Mask the weights that a reduction and kept units left, until a limit holds.
+    """Mask weights of a reduced network with the kept units, until a limit holds.
 
     Args:
-        reduction: the branches that went.
+        reduction: the dropped branches.
         keep: axis id → units that stay.
         scores: weight name → scores in the shape of the original weight; higher = keep.
-        limit: of parameters, or of bytes as stored packed.
-        choose: (scores of what is left, how many stay) → masks of the same names and shapes.
+        limit: limit of parameters, or of bytes in packed storage.
+        choose: (scores of the remaining weights, number that stays) → masks of the same names and shapes.
 
     Returns:
-        Weight name → mask in the shape of the original weight; what is gone anyway is True.
+        Weight name → mask in the shape of the original weight; True where a weight is removed anyway.
 
     Raises:
-        BudgetError: what cannot be masked, with one weight of every tensor, exceeds the limit.
+        BudgetError: the parameters that cannot be masked and one weight of every tensor exceed the limit.
     """
     coupling, bare = reduction.analysis.coupling, reduction.as_plan(keep)
     if limit.holds(bare.after):

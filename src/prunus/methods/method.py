@@ -1,4 +1,4 @@
-"""What a pruning method is: (analysis, limits) → plan."""
+"""The role of a pruning method: (analysis, limits) → plan, with the registry of its members."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Planning = Callable[..., Plan]
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What a method that prunes while it trains may spend: the training with which the others recover."""
+    """The training of a method that prunes while it trains: the same with which the other methods recover."""
 
     data: DataSource
     options: TrainingOptions
@@ -31,7 +31,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What such a method hands back: its plan, and the network in its original shapes, as it was trained."""
+    """The result of such a method: its plan, and the trained network in its original shapes."""
 
     plan: Plan
     model: nn.Module
@@ -42,22 +42,22 @@ Teach = Callable[[Analysis, Limits, Lesson], Learned]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way of pruning: the one role of everything that plans.
+    """A pruning method.
 
     Attributes:
-        name: as in recipes and reports.
-        level: where it works.
-        plan: (analysis, limits) → plan. Limits are of metrics that allocators know; ``limits[0].metric`` is the
-            analysis's own. A method that is not ``joint`` is given one limit.
+        name: name in recipes and reports.
+        level: level of the tree on which it works.
+        plan: (analysis, limits) → plan. Limits are of metrics that allocators know; ``limits[0].metric`` is that of
+            the analysis. A method that is not ``joint`` is given one limit.
         description: one line.
         options: keyword arguments of ``plan`` beside these two, such as ``criterion`` and ``allocator``.
-        joint: it meets several limits at once; others meet them one by one, the planner lowers the first.
-        only_kept: the kept shares it is defined for; None means all.
+        joint: it meets several limits at once; for other methods the planner lowers the first limit until all hold.
+        only_kept: the kept shares for which it is defined; None means all.
         fresh_weights: the cut network starts from new weights and is trained as long as the dense one was.
         teach: for methods that prune while they train: (analysis, limits, lesson) → plan and trained network. The
-            lesson is all their training: what comes out is not recovered any more.
-        most_units: networks with more removable units are refused; None means all are taken.
-        documents: where its papers are named, ``module:name`` of what has a ``Source:`` line; by default in ``plan``.
+            lesson is all their training: their result is not recovered afterwards.
+        most_units: networks with more removable units are refused; None means no limit.
+        documents: ``module:name`` of the objects whose ``Source:`` lines name its papers; by default that of ``plan``.
     """
 
     name: str

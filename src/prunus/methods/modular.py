@@ -1,4 +1,4 @@
-"""Modular: score every module of the network, keep the top share, reconnect what is left."""
+"""Modular: score every branch of the network, keep the best, reconnect the rest."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from prunus.tree import Branch
 
 @method("modular", "structure", "score blocks and branches, keep the top share, reconnect the rest")
 def plan_modular(analysis: Analysis, limits: Limits) -> Plan:
-    """Keep the modules worth most for what they spend, as many as the budget allows.
+    """Keep the modules of most importance per amount of the budget's metric, as many as the budget allows.
 
-    Modules are the branches of the network; score = gate importance on the whole network / what they spend of the
-    budget's metric: parameters, MACs, bytes or time. They go from the lowest score up, as in the greedy solution of a
-    0/1 knapsack; one that would take more than is needed stays. Then dropped modules are exchanged for kept ones of
-    less importance where the budget still holds. A residual branch leaves its identity or projection, a segment of a
-    concatenation its neighbours. What is then still above the budget is trimmed by units.
+    Modules are the branches of the network; score = gate importance in the dense network / their amount of the budget's
+    metric: parameters, MACs, bytes or time. They are dropped from the lowest score up, as in the greedy solution of a
+    0/1 knapsack; one that would save more than needed stays. Then dropped modules are exchanged for kept ones of less
+    importance where the budget still holds. In place of a residual branch its identity or projection remains, in place
+    of a segment of a concatenation the other segments. Units are trimmed until the budget holds.
 
     Source: own; the importance of a gate: Molchanov et al., "Importance Estimation for Neural Network Pruning",
     arXiv:1906.10771.
 
     Args:
         analysis: the network.
-        limits: what may stay of the analysis's metric.
+        limits: limits of the analysis's metric.
 
     Raises:
-        BudgetError: out of reach even with one unit an axis.
+        BudgetError: the budget is out of reach even with one unit an axis.
     """
     limit, branches = limits[0].value, droppable(analysis)
     reduction = whole(analysis)
@@ -49,18 +49,18 @@ def plan_modular(analysis: Analysis, limits: Limits) -> Plan:
 
 
 def greedy(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[str, float], limit: int) -> Reduction:
-    """Drop branches, least worth per saving first, none that would leave clearly less than ``limit`` of the metric.
+    """Drop branches, least worth per amount saved first, none that would leave clearly less than ``limit``.
 
     Args:
-        reduction: where to start.
+        reduction: network to start from.
         branches: all candidates.
         worth: branch id → importance.
-        limit: how much of the metric may stay.
+        limit: amount of the metric that may stay.
     """
     ceiling = math.inf
     saves = savings(reduction.analysis, branches)
     for branch in sorted(branches, key=lambda b: (worth[b.id] / max(1, saves[b.id]), b.id)):
-        # Worth more than a branch that would have met the budget alone: trimming units is the lesser loss.
+        # It is worth more than a branch that would have met the budget alone, so trimming units costs less.
         if reduction.spent <= limit or worth[branch.id] > ceiling:
             continue
         if branch in reduction.left(branches) and (smaller := reduction.without(branch)) is not None:
@@ -72,9 +72,10 @@ def greedy(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[str,
 
 
 def exchanged(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[str, float], limit: int) -> Reduction:
-    """Bring dropped branches back, the worthiest first: for nothing where there is room, else for a lesser branch.
+    """Restore dropped branches, those worth most first: if the budget allows, else in exchange for one worth less.
 
-    What is spent stays at most ``limit``, or what they were where that is more, and never clearly below ``limit``.
+    The amount stays at most ``limit``, or at most the initial amount where that is more, and not clearly below
+    ``limit``.
     """
     saves = savings(reduction.analysis, branches)
     most, least = max(limit, reduction.spent), (1 - SLACK) * limit
@@ -84,7 +85,7 @@ def exchanged(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[s
         others.sort(key=lambda b: (worth[b.id], b.id))
         room = most - reduction.spent
         for swap in ([], *([other] for other in others)):
-            # The sum of single savings is exact unless branches share a reader; it spares most of the rewrites.
+            # The sum of single savings is exact unless branches share a consumer; this check avoids most rewrites.
             if saves[branch.id] > room + sum(saves[b.id] for b in swap):
                 continue
             candidate = Reduction.of(reduction.analysis, [*rest, *swap])

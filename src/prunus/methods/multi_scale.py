@@ -1,4 +1,4 @@
-"""Multi-scale: blocks, then units, then weights, all under one budget; the split between them is chosen by the loss."""
+"""Multi-scale: blocks, then units, then weights, all under one budget, which is divided between them by the loss."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LEAST = 0.08
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How much each scale keeps of what the scale above left; the product is the kept share."""
+    """The share that each scale keeps of the network after the scale above; the product is the kept share."""
 
     blocks: float
     units: float
@@ -46,30 +46,30 @@ class Split:
 
 
 def splits(kept: float, masks_save: bool = True) -> list[Split]:
-    """Return the divisions of a budget that are tried, those in which one scale does all among them.
+    """Return the divisions of a budget that are tried; in some of them one scale saves all.
 
-    No scale keeps less than 8 % of what it is given, unless blocks or units do all.
+    No scale keeps less than 8 % of its input, unless blocks or units save all.
 
     Args:
-        kept: share that may stay in all.
-        masks_save: whether weights at zero save anything; where not, they stay.
+        kept: share that may stay in total.
+        masks_save: masks save something of the metric; else no weights are masked.
     """
-    found: dict[Split, None] = {}
+    divisions: dict[Split, None] = {}
     for blocks in (*(share for share in BLOCK_SHARES if share > kept), kept):
         alone = kept / blocks
         for units in (*(share for share in UNIT_SHARES if share > alone), alone) if masks_save else (alone,):
             weights = min(1.0, alone / units)
             if weights >= _LEAST:
-                found[Split(blocks, units, weights)] = None
-    return list(found)
+                divisions[Split(blocks, units, weights)] = None
+    return list(divisions)
 
 
 @method("multi-scale", "hierarchical", "blocks, then units, then weights, one budget divided by the loss")
 def multi_scale(analysis: Analysis, limits: Limits) -> Plan:
-    """Prune from the whole to the part and choose the division of the budget on the selection split.
+    """Prune blocks, units and weights, and choose the division of the budget on the selection split.
 
-    Each candidate is cut, gets its norm statistics re-estimated and a few training steps on calibration data, and is
-    judged by its loss on the selection split: a cheap recovery makes candidates comparable.
+    Each candidate is cut, its norm statistics are re-estimated, it is trained for a few steps on calibration data, and
+    its loss on the selection split decides: a short recovery makes candidates comparable.
 
     Source: own.
     """
@@ -133,7 +133,7 @@ def plan_split(analysis: Analysis, split: Split, limit: Limit) -> Plan:
 
 
 def _drop_blocks(analysis: Analysis, share: float) -> Reduction:
-    """Drop branches, least gate importance for what they spend first, down to a share of the metric."""
+    """Drop branches, least gate importance per amount of the metric first, down to a share of the metric."""
     start, branches = whole(analysis), droppable(analysis)
     if share >= 1 or not branches:
         return start
@@ -144,7 +144,7 @@ def _drop_blocks(analysis: Analysis, share: float) -> Reduction:
 
 
 def _masks(reduction: Reduction, keep: Mapping[str, np.ndarray], limit: Limit) -> dict[str, np.ndarray]:
-    """Mask the smallest of the weights that are left."""
+    """Mask the smallest of the remaining weights."""
     values = maskable(reduction.analysis)
     return masks_left(reduction, keep, values, limit, lambda left, count: absolute_masks(left, keep_count=count))
 

@@ -1,4 +1,4 @@
-"""Units by group OBS: which leave is decided by what their readers can make up for, how many by what that does."""
+"""Units by group OBS: the consumers' compensated error orders the units, the measured damage sets the widths."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from prunus.plans import Decision, Plan
 from prunus.solvers import exchange_units, remove_units
 
 LEVELS_MEMO = "unit levels"
-"""The name under which an analysis remembers them."""
+"""The key of the levels in the memo of an analysis."""
 STEPS = 512
-"""An axis of more units than this lets several go from the same scores, so that it takes no more steps."""
+"""Most steps of an axis; with more units, several are removed from the same scores."""
 LEAST_OF_EVEN = 0.25
-"""No axis gets less than this share of an even division: measured levels are trusted further than scores."""
+"""Each axis keeps at least this share of its uniform width; less than for scores, as measured levels are more exact."""
 _REASON = "the layers that read them make up for them best"
 
 
@@ -33,9 +33,9 @@ class Levels:
     """The level database of the unit level.
 
     Attributes:
-        scores: axis id → one score a unit: in which step it left, so higher stays.
+        scores: axis id → one score a unit: the step in which it was removed, so higher stays.
         damage: axis id → error of the network's output when it alone keeps 0, 1, … of its units.
-        readers: axis id → the layers that read it; none where only products of activations do.
+        readers: axis id → the layers that read it; empty where only products of activations do.
     """
 
     scores: Mapping[str, np.ndarray]
@@ -44,10 +44,10 @@ class Levels:
 
 
 def unit_levels(analysis: Analysis, *, fisher: bool = False) -> Levels:
-    """Remove the units of every axis one by one, on its readers in the dense network; measured once an analysis.
+    """Remove the units of every axis one by one, with its readers in the dense network; measured once for an analysis.
 
     The order is that of group OBS on Σ_readers tr(S(W−Ŵ)C(W−Ŵ)ᵀ), C the covariance of the inputs (second moment where
-    nothing takes up a constant). The damage of a level is measured: the network is run with this axis cut and its
+    constant errors cannot be corrected). The damage of a level is measured: the network runs with this axis cut and its
     readers refitted. An axis that no layer reads (the width of queries and keys) is ordered by its Fisher information.
 
     Args:
@@ -67,7 +67,7 @@ def unit_levels(analysis: Analysis, *, fisher: bool = False) -> Levels:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What `Levels` has of one axis."""
+    """The level database of one axis, as in `Levels`."""
 
     scores: np.ndarray
     damage: np.ndarray
@@ -75,7 +75,7 @@ class Level:
 
 
 def _measured(analysis: Analysis, axes: Sequence[str], fisher: bool) -> dict[str, Level]:
-    found: dict[str, Level] = {}
+    levels: dict[str, Level] = {}
     counts = None
     if fisher:
         sites = {node: seen.site for node, seen in seen_inputs(analysis).items()}
@@ -95,20 +95,20 @@ def _measured(analysis: Analysis, axes: Sequence[str], fisher: bool) -> dict[str
             shape = np.append(np.cumsum(own[order])[::-1], 0.0)
         scores = np.empty(axis.size)
         scores[order] = np.arange(axis.size)
-        found[name] = Level(scores, level_curve(scan, name, order, shape, readers), readers)
+        levels[name] = Level(scores, level_curve(scan, name, order, shape, readers), readers)
         analysis.progress.advance("levels")
     analysis.progress.finish("levels")
-    return found
+    return levels
 
 
 class ByLevels:
-    """Allocator: another one, on the damages of the levels."""
+    """An allocator that runs another one on the damages of the levels."""
 
     def __init__(self, damage: Mapping[str, np.ndarray], name: str = "knapsack") -> None:
         self.damage, self.__name__ = damage, name
 
     def __call__(self, problem: UnitProblem, /) -> dict[str, int]:
-        """Return how many units of each axis stay."""
+        """Return the number of units that each axis keeps."""
         steps = {a: [self.damage[m][::n] for m, n in problem.groups.get(a, {a: 1}).items()] for a in problem.scores}
         alike = {a: d for a, d in steps.items() if {len(c) for c in d} == {len(problem.scores[a]) + 1}}
         curves = {a: np.sum(d, axis=0) for a, d in alike.items()}
@@ -120,7 +120,7 @@ def _keep(analysis: Analysis, limits: Limits, levels: Levels) -> dict[str, np.nd
 
 
 def level_decisions(keep: Mapping[str, np.ndarray], levels: Levels, reason: str = _REASON) -> list[Decision]:
-    """Describe kept masks for people, with the measured damage of each level."""
+    """Describe kept masks, with the measured damage of each level."""
     return [
         Decision(a, "unit", int((~m).sum()), len(m), reason, damage=float(levels.damage[a][int(m.sum())]))
         for a, m in keep.items()
@@ -162,7 +162,7 @@ def obs_units_fisher(analysis: Analysis, limits: Limits) -> Plan:
     joint=True,
 )
 def osscar_units(analysis: Analysis, limits: Limits) -> Plan:
-    """Remove units by group OBS, then exchange them within each axis; the layers' error never rises by it.
+    """Remove units by group OBS, then exchange units within each axis, which never raises the error of the layers.
 
     Source: Meng et al., "OSSCAR", arXiv:2403.12983.
     """

@@ -1,4 +1,4 @@
-"""Oracle: units go one at a time by the true loss, every one that is left tried anew after each removal."""
+"""Oracle: remove units one at a time by the true loss; every remaining unit is tried again after each removal."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from prunus.methods.method import METHODS, Method
 from prunus.plans import Plan, fingerprint
 
 MOST_UNITS = 256
-"""Trying n units n times takes n² runs of the selection split: minutes at this number."""
+"""Most units: n units take n² runs of the selection split, minutes at this number."""
 
 
 def oracle(analysis: Analysis, limits: Limits) -> Plan:
-    """Remove the unit whose loss is cheapest for what it saves, until the kept share is met.
+    """Remove the unit with the least rise of the loss per amount saved, until the budget holds.
 
-    Each round runs the network without each unit that is left, on the selection split, and removes
-    argmin_u (L(without u) − L) / saved(u); a unit without which the loss falls goes at once, the largest fall first.
-    No score stands between the unit and the loss, and nothing is added up: what other methods estimate is measured.
-    It is greedy all the same, and for small networks: a reference for tests, not a way to prune.
+    Each round runs the network without each remaining unit, on the selection split, and removes
+    argmin_u (L(without u) − L) / saved(u); units without which the loss falls are removed first, the largest fall
+    first. It measures the loss that other methods estimate by scores or sums. It is still greedy, and for small
+    networks: a reference for tests, not a method for use.
 
-    Source: own; the oracle that criteria are held against: Molchanov et al., "Pruning Convolutional Neural Networks for
+    Source: own; an oracle as the reference of criteria: Molchanov et al., "Pruning Convolutional Neural Networks for
     Resource Efficient Inference", arXiv:1611.06440.
 
     Args:
         analysis: the network, of at most `MOST_UNITS` units.
-        limits: what may stay of the analysis's metric.
+        limits: limits of the analysis's metric.
 
     Raises:
-        BudgetError: more units than that, or out of reach even with one unit an axis.
-        OptionError: a bound that one unit at a time cannot keep.
+        BudgetError: more units than that, or the budget is out of reach even with one unit an axis.
+        OptionError: a bound that removal of single units cannot hold.
     """
     free = analysis.free_axes()
     units = sum(analysis.coupling.axes[axis].size for axis in free)
@@ -61,7 +61,7 @@ def removed(analysis: Analysis, limits: Limits) -> tuple[dict[str, np.ndarray], 
     """Return the units that stay, and the loss at the start and after each removal.
 
     Raises:
-        BudgetError: out of reach even with one unit an axis.
+        BudgetError: the budget is out of reach even with one unit an axis.
     """
     axes = analysis.coupling.axes
     keep = {axis: np.ones(axes[axis].size, bool) for axis in analysis.free_axes()}
@@ -81,7 +81,7 @@ def removed(analysis: Analysis, limits: Limits) -> tuple[dict[str, np.ndarray], 
             saved = 0
             for unit in np.flatnonzero(mask):
                 smaller = {**keep, axis: mask & (np.arange(len(mask)) != unit)}
-                # All units of an axis cost alike.
+                # All units of an axis have the same price.
                 saved = saved or max(1, spent - analysis.spent(analysis.cost.price(smaller)))
                 loss = _loss(analysis, replay, smaller)
                 rise = loss - losses[-1]

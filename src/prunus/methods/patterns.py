@@ -1,4 +1,4 @@
-"""Weight level: strips of weights, and at most n of every 8 inputs, both to the exact count."""
+"""Weight level: strips of weights, and at most n of every 8 inputs, both with the exact count."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def window_strip(analysis: Analysis, limits: Limits) -> Plan:
     arXiv:1705.08922.
 
     Raises:
-        BudgetError: what cannot be masked, with the best strip of every weight, exceeds the budget.
+        BudgetError: the parameters that cannot be masked and the best strip of every weight exceed the budget.
     """
     return _strips(analysis, limits, "input")
 
@@ -41,7 +41,7 @@ def window_strip_column(analysis: Analysis, limits: Limits) -> Plan:
     arXiv:1705.08922.
 
     Raises:
-        BudgetError: what cannot be masked, with the best strip of every weight, exceeds the budget.
+        BudgetError: the parameters that cannot be masked and the best strip of every weight exceed the budget.
     """
     return _strips(analysis, limits, "unit")
 
@@ -62,12 +62,12 @@ def n_of_eight(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the n largest of 8 consecutive inputs, then as many of these as the budget allows: 4:8 at half.
 
     n = ⌈8 · share of the weights that may stay⌉. Norms and biases count too and short groups keep more, so the
-    pattern alone is above the budget; the smallest of all weights that it leaves go as well. No group holds more
-    than n, some hold fewer, and the count is exact.
+    pattern alone exceeds the budget, and the smallest remaining weights are masked as well. No group keeps more than n,
+    some keep fewer, and the count is exact.
     Source: Mishra et al., "Accelerating Sparse Deep Neural Networks", arXiv:2104.08378, for N:M.
 
     Raises:
-        BudgetError: the parameters that cannot be masked exceed the budget already.
+        BudgetError: the parameters that cannot be masked exceed the budget.
     """
     weights = maskable(analysis)
     count = weights_to_keep(analysis, weights, limits)
@@ -75,7 +75,7 @@ def n_of_eight(analysis: Analysis, limits: Limits) -> Plan:
     scores = _magnitudes(analysis, weights)
     dims = {name: dim for name, dim in contracted_dims(analysis.model).items() if name in weights}
     pattern = nm_masks(scores, n=n, m=GROUP, input_dims=dims)
-    # Magnitudes are not negative: what the pattern forbids comes after everything that it allows.
+    # Magnitudes are not negative, so all weights outside the pattern rank below those in it.
     allowed = {name: torch.where(pattern[name], s, -torch.ones_like(s)) for name, s in scores.items()}
     reason = f"not of the {n} largest of {GROUP}, or of the smallest of all that these left"
     return masked_plan(analysis, top_masks(allowed, keep_count=count), reason)

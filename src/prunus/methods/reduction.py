@@ -1,4 +1,4 @@
-"""A network with some branches gone: what is left, what it costs, and the plan it becomes."""
+"""A network without some branches: its program, its price, and the plan made of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prunus.surgery.rewrite_graph import rewrite
 from prunus.tree import Branch, find_branches
 
 SLACK = 0.03
-"""A plan may stay this share below its budget before another branch is cut into instead of dropped."""
+"""A branch is dropped if the plan then stays at most this share below its budget; else units are trimmed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class Reduction:
 
     @staticmethod
     def of(analysis: Analysis, branches: Iterable[Branch]) -> Reduction | None:
-        """Return the network without some branches; None where something still needed would be empty.
+        """Return the network without some branches; None where a needed value would be empty.
 
-        Branches inside others of the set need no mention of their own.
+        Branches inside others of the set may be left out.
         """
         given = tuple(branches)
         bare = whole(analysis)
@@ -68,18 +68,18 @@ class Reduction:
 
     @property
     def spent(self) -> int:
-        """What is left of the analysis's metric: parameters, bytes, MACs or femtoseconds."""
+        """The remaining amount of the analysis's metric: parameters, bytes, MACs or femtoseconds."""
         return self.analysis.spent(self.cost.price(self.keep))
 
     def without(self, branch: Branch) -> Reduction | None:
-        """Return the network without one more branch; None where something still needed would be empty."""
+        """Return the network without one more branch; None where a needed value would be empty."""
         return Reduction.of(self.analysis, (*self.dropped, branch))
 
     def left(self, branches: Iterable[Branch]) -> list[Branch]:
-        """Return the branches that can still be dropped alone: their joins are there, with another operand."""
+        """Return the branches that can still be dropped alone: their joins remain, with another operand."""
         names = {node.name for node in self.graph.nodes}
-        gone = {branch.id for branch in self.dropped}
-        return [b for b in branches if b.id not in gone and all(join in names for join in b.group)]
+        dropped = {branch.id for branch in self.dropped}
+        return [b for b in branches if b.id not in dropped and all(join in names for join in b.group)]
 
     def as_plan(
         self,
@@ -103,9 +103,9 @@ class Reduction:
 
 
 def droppable(analysis: Analysis) -> tuple[Branch, ...]:
-    """Return the branches of a network, without those that hold a weight all of whose axes may not be cut.
+    """Return the branches of a network, without those with a weight on held axes only.
 
-    Where a config has to say what is left there are none: its entries count widths.
+    There are none where a config must describe the cut network, because its entries count widths.
     """
     if analysis.config_ties:
         return ()
@@ -122,7 +122,7 @@ def droppable(analysis: Analysis) -> tuple[Branch, ...]:
 
 
 def savings(analysis: Analysis, branches: Iterable[Branch]) -> dict[str, int]:
-    """Return branch id → what dropping it alone saves of the analysis's metric."""
+    """Return branch id → amount of the analysis's metric that dropping it alone saves."""
     if analysis.metric == "params":
         return {branch.id: branch.params for branch in branches}
     start = whole(analysis)
@@ -150,18 +150,18 @@ def whole(analysis: Analysis) -> Reduction:
 
 
 def trimmed(reduction: Reduction, limit: Limit, reasons: Mapping[str, str], *, method: str) -> Plan:
-    """Return the plan of a reduction, with units trimmed where it is still above the budget.
+    """Return the plan of a reduction, with units trimmed if it is still above the budget.
 
-    Every axis gives the same share of its units, those whose weights have the least norm (`unit_magnitude`).
+    Every axis loses the same share of its units, those whose weights have the least norm (`unit_magnitude`).
 
     Args:
-        reduction: the branches that go.
-        limit: what may stay of the metric.
-        reasons: branch id → why it goes.
-        method: noted in the plan's settings.
+        reduction: the network without the dropped branches.
+        limit: limit of the metric.
+        reasons: branch id → why it is dropped.
+        method: name for the plan's settings.
 
     Raises:
-        BudgetError: even one unit an axis is too much.
+        BudgetError: even one unit an axis exceeds the limit.
     """
     decisions = [Decision(b.id, "structure", b.params, b.params, reasons[b.id]) for b in reduction.dropped]
     keep: dict[str, np.ndarray] = {}
@@ -181,7 +181,7 @@ def trimmed(reduction: Reduction, limit: Limit, reasons: Mapping[str, str], *, m
 
 
 def _norms(reduction: Reduction) -> dict[str, np.ndarray]:
-    """Score the units of the axes that still lie on some parameter, by what is left of their weights."""
+    """Score the units of the axes that are still on some parameter, by their remaining weights."""
     coupling = reduction.analysis.coupling
     present = {node.tensor for node in reduction.graph.nodes if node.op == TENSOR}
     weights = {

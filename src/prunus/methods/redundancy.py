@@ -1,4 +1,4 @@
-"""Redundancy: of blocks and of units that do nearly the same, one goes."""
+"""Redundancy: of blocks or units with nearly the same outputs or weights, remove one."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from prunus.plans import Decision, Plan
 from prunus.tree import Branch
 
 ALIKE = 0.9
-"""Two blocks whose outputs have at least this linear CKA count as doing the same."""
+"""Least linear CKA of the outputs of two blocks that count as redundant."""
 
 
 @method("redundancy", "structure", "drop blocks whose outputs align with a sibling's, then units like another")
 def redundancy(analysis: Analysis, limits: Limits) -> Plan:
-    """Remove what another part of the network does too, the most redundant first.
+    """Remove blocks and units that are similar to others, the most similar first.
 
     Blocks first: of two branches of the same form whose outputs on calibration data have linear CKA ≥ 0.9
-    (`Alignment`), the one of less output energy goes, unless that is more than has to go. Then units: those whose
-    weights, in and out, point the same way as another unit's of their axis (`distinctness`), in one ranking over like
-    layers: between unlike ones the number of inputs alone shifts all cosines.
+    (`Alignment`), the one of less output energy is dropped, unless that saves more than needed. Then units: those whose
+    input and output weights are most parallel to those of another unit of their axis (`distinctness`), in one ranking
+    for each kind of layer, because the number of inputs shifts all cosines.
 
     Source: own; the alignment: Kornblith et al., "Similarity of Neural Network Representations Revisited",
     arXiv:1905.00414.
 
     Args:
         analysis: the network.
-        limits: what may stay of the analysis's metric.
+        limits: limits of the analysis's metric.
 
     Raises:
-        BudgetError: out of reach even with one unit an axis.
+        BudgetError: the budget is out of reach even with one unit an axis.
     """
     limit = limits[0]
     reduction, reasons = without_twins(analysis, limit.value)
@@ -59,11 +59,11 @@ def without_twins(analysis: Analysis, limit: int, alike: float = ALIKE) -> tuple
 
     Args:
         analysis: the network.
-        limit: how much of the metric may stay; a branch that would leave clearly less stays.
-        alike: least linear CKA of twins.
+        limit: amount of the metric that may stay; a branch that would leave clearly less is kept.
+        alike: least linear CKA of similar branches.
 
     Returns:
-        What is left, and branch id → why it went.
+        The reduced network, and branch id → why it was dropped.
     """
     branches = {branch.id: branch for branch in droppable(analysis)}
     pairs = _siblings(analysis, list(branches.values()))
@@ -71,8 +71,8 @@ def without_twins(analysis: Analysis, limit: int, alike: float = ALIKE) -> tuple
     if not pairs or reduction.spent <= limit:
         return reduction, reasons
     aligned = _aligned(analysis, {name: branches[name] for pair in pairs for name in pair})
-    found = sorted(((aligned.cka(*pair), *pair) for pair in pairs), key=lambda item: (-item[0], item[1:]))
-    for cka, *pair in found:
+    ranked = sorted(((aligned.cka(*pair), *pair) for pair in pairs), key=lambda item: (-item[0], item[1:]))
+    for cka, *pair in ranked:
         there = [branch for branch in reduction.left(branches.values()) if branch.id in pair]
         if cka < alike or reduction.spent <= limit or len(there) < 2:
             continue
@@ -85,7 +85,7 @@ def without_twins(analysis: Analysis, limit: int, alike: float = ALIKE) -> tuple
 
 
 def _siblings(analysis: Analysis, branches: Sequence[Branch]) -> list[tuple[str, str]]:
-    """Return the pairs of branches with outputs and parameters of the same shapes, neither inside the other."""
+    """Return the pairs of branches with outputs and parameters of equal shapes, neither inside the other."""
     graph = analysis.coupling.graph
 
     def form(branch: Branch) -> object:

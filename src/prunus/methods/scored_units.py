@@ -1,4 +1,4 @@
-"""Neuron level: units with the lowest score go, with everything that is coupled to them."""
+"""Neuron level: remove the units of lowest score, with everything that is coupled to them."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _BATCH = 32
 
 
 def unit_scores(analysis: Analysis, criterion: CriterionLike) -> dict[str, np.ndarray]:
-    """Score every removable unit by a criterion; a pass over the data is made once an analysis."""
+    """Score every removable unit by a criterion; the data are read once for an analysis."""
 
     def measure() -> dict[str, np.ndarray]:
-        wanted = probes_for(criterion)
-        if wanted and not analysis.has_data:
-            labels = any(probe.labels for probe in wanted)
+        probes = probes_for(criterion)
+        if probes and not analysis.has_data:
+            labels = any(probe.labels for probe in probes)
             kind = "batches of (inputs, targets)" if labels else "batches of inputs, with or without targets"
             name = criterion_name(criterion)
             raise OptionError(f"criterion {name!r} needs data={kind}; give some, or use magnitude.")
-        batches = list(analysis.calibration.batches(_BATCH)) if wanted else []
+        batches = list(analysis.calibration.batches(_BATCH)) if probes else []
         calibration = Calibration(analysis.user_model, analysis.coupling, batches, analysis.loss, analysis.seed)
         evidence = collect_evidence(criterion, calibration, analysis.remember)
         return {a: s.numpy() for a, s in criterion_of(criterion)(evidence).items()}
 
-    # A function has no name of its own to be remembered by: another may take the same one.
+    # A function is not stored by its name, which another function may have too.
     scores: dict[str, np.ndarray] = (
         measure() if callable(criterion) else analysis.remember(f"units:{criterion}", measure)
     )
@@ -64,34 +64,32 @@ def _by(criterion: str) -> Planning:
     return plan
 
 
-def _unit_method(name: str, criterion: str, description: str) -> Planning:
-    """Enrol a method that removes the units of lowest score, with the same share of every axis."""
-    rule = UNIT_CRITERIA.get(criterion)
+def _unit_method(criterion: str, description: str, name: str = "") -> Planning:
+    """Enrol a method that removes the units of lowest score, with the same share of every axis.
+
+    It has the name of its criterion, unless ``name`` gives another where that one is taken by a method of weights or
+    of blocks.
+    """
+    rule, name = UNIT_CRITERIA.get(criterion), name or criterion
     score: Any = getattr(rule, "score", rule)
     documents = (f"{score.__module__}:{score.__qualname__}",)
     METHODS.register(name)(Method(name, "neuron", _by(criterion), description, documents=documents, joint=True))
     return METHODS.get(name).plan
 
 
-sensitivity = _unit_method(
-    "sensitivity", "sensitivity", "remove the units to whose output the loss is least sensitive, E[(∂L/∂a)²]"
-)
-contribution = _unit_method("contribution", "contribution", "remove the units with the least output energy, E[a²]")
-filter_norm = _unit_method("filter-norm", "magnitude", "remove the units whose producing weights have the least norm")
-
-for _name, _criterion, _description in (
-    ("filter-norm-l1", "l1", "remove the units whose producing weights have the least sum of |w|"),
-    ("fpgm", "fpgm", "remove the units that are nearest to all others of their axis (FPGM)"),
-    ("bn-scale", "bn_scale", "remove the units with the least scale in the norms on their way"),
-    ("mean-activation", "mean_activation", "remove the units with the least mean |a|"),
-    ("apoz", "apoz", "remove the units whose output is zero most often (APoZ)"),
-    ("units-wanda", "wanda", "remove the units of which least is read, Σ |w|·‖x‖"),
-    ("units-snip", "snip", "remove the units of least Σ |w·E[g]|"),
-    ("units-redundancy", "redundancy", "remove the units whose output correlates most with another's"),
-    ("taylor", "taylor", "remove the units of least (Σ w·E[g])², the mean over all data"),
-    ("taylor-sample", "taylor_sample", "remove the units of least E[(∂ℓ/∂γ)²], squared for each sample"),
-    ("taylor-batch", "taylor_batch", "remove the units of least E[(∂ℓ/∂γ)²], squared for each batch"),
-    ("fisher", "fisher", "remove the units that change the predictions least; needs no labels"),
-    ("worst-class", "worst_class", "remove the units that the class which needs them most misses least"),
-):
-    _unit_method(_name, _criterion, _description)
+sensitivity = _unit_method("sensitivity", "remove the units to whose output the loss is least sensitive, E[(∂L/∂a)²]")
+contribution = _unit_method("contribution", "remove the units with the least output energy, E[a²]")
+magnitude = _unit_method("magnitude", "remove the units whose producing weights have the least norm")
+_unit_method("l1", "remove the units whose producing weights have the least sum of |w|")
+_unit_method("fpgm", "remove the units that are nearest to all others of their axis (FPGM)")
+_unit_method("bn-scale", "remove the units with the least scale in the norms on their way")
+_unit_method("mean-activation", "remove the units with the least mean |a|")
+_unit_method("apoz", "remove the units whose output is zero most often (APoZ)")
+_unit_method("wanda", "remove the units of which least is read, Σ |w|·‖x‖", "units-wanda")
+_unit_method("snip", "remove the units of least Σ |w·E[g]|", "units-snip")
+_unit_method("redundancy", "remove the units whose output correlates most with another's", "units-redundancy")
+_unit_method("taylor", "remove the units of least (Σ w·E[g])², the mean over all data")
+_unit_method("taylor-sample", "remove the units of least E[(∂ℓ/∂γ)²], squared for each sample")
+_unit_method("taylor-batch", "remove the units of least E[(∂ℓ/∂γ)²], squared for each batch")
+_unit_method("fisher", "remove the units that change the predictions least; needs no labels")
+_unit_method("worst-class", "remove the units that the class which needs them most misses least")

@@ -1,4 +1,4 @@
-"""Weight level by one ranking: exactly the n weights of highest score stay, whatever tensor they lie in."""
+"""Weight level by one ranking: exactly the n weights of highest score in the whole network stay."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def ranked_plan(
 
     Args:
         analysis: the network and its data.
-        limits: what may stay of the analysis's metric.
+        limits: limits of the analysis's metric.
         criterion: a name in `prunus.criteria.CRITERIA`, or a function (name, weight) → scores.
-        reason: for the plan's decisions.
-        gradients: whether it reads E[g] on calibration data.
+        reason: reason in the plan's decisions.
+        gradients: the criterion reads E[g] on calibration data.
 
     Raises:
-        BudgetError: what cannot be masked exceeds the budget already.
+        BudgetError: the parameters that cannot be masked exceed the budget.
     """
     weights = maskable(analysis)
     count, grad = weights_to_keep(analysis, weights, limits), None
@@ -66,7 +66,7 @@ def snip(analysis: Analysis, limits: Limits) -> Plan:
 
 @method("random-weights", "weight", "keep n weights drawn from the seed")
 def random_weights(analysis: Analysis, limits: Limits) -> Plan:
-    """Keep weights drawn from the seed: what a weight criterion must beat.
+    """Keep weights drawn from the seed, the baseline of weight criteria.
 
     Source: own; a strong baseline: Mittal et al., "Recovering from Random Pruning: On the Plasticity of Deep
     Convolutional Neural Networks", arXiv:1801.10447.

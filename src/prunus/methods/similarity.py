@@ -1,4 +1,4 @@
-"""How alike two parts of a network are: cosines of units over their weights, linear CKA of values over data."""
+"""Similarity of parts of a network: cosines of units over their weights, linear CKA of values over data."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ LEAST_SAMPLES = 4
 def unit_gram(coupling: Coupling, axis: Axis, weights: Mapping[str, Tensor]) -> np.ndarray:
     """Return the inner products of the units of an axis over all their weights, those that read them included.
 
-    G_uv = Σ_W ⟨W_u, W_v⟩ / (‖W‖² / units): every tensor counts alike. Vectors (norms, biases) stay out: they
-    hold one number a unit, and of one sign mostly.
+    G_uv = Σ_W ⟨W_u, W_v⟩ / (‖W‖² / units): every tensor has the same weight. Vectors (norms, biases) are left out: they
+    have one number a unit, mostly of one sign.
 
     Shapes: weights name → as in the model; → (units, units), float64.
     """
@@ -38,14 +38,14 @@ def unit_gram(coupling: Coupling, axis: Axis, weights: Mapping[str, Tensor]) -> 
             continue
         for where in coupling.positions(member.expr, axis):
             places = np.argsort(where, kind="stable")[int((where < 0).sum()) :]
-            # Every unit stands at equally many places of an occurrence, now in order of unit.
+            # Every unit has equally many positions in an occurrence, now in order of unit.
             rows = lines[torch.from_numpy(places)].reshape(axis.size, -1)
             gram += rows @ rows.T / scale
     return gram.numpy()
 
 
 class Alignment:
-    """Linear CKA between values of one network, summed up over batches.
+    """Linear CKA between values of one network, summed over batches.
 
     CKA(X, Y) = HSIC(X, Y) / √(HSIC(X, X)·HSIC(Y, Y)), with linear kernels and the unbiased estimate of HSIC, whose
     batch sums do not depend on the size of a batch. 1: equal up to rotation and scale; unrelated: about 0.
@@ -58,7 +58,7 @@ class Alignment:
         self._energy: dict[str, float] = {}
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add a batch: name → values with the samples on dim 0; fewer than 4 samples say nothing and are left out."""
+        """Add a batch: name → values with the samples on dim 0; batches of fewer than 4 samples are ignored."""
         kernels = {}
         for name, value in values.items():
             flat = value.flatten(1).double()
@@ -82,7 +82,7 @@ class Alignment:
         return self._sums[pair] / scale**0.5 if min(self._sums[first, first], self._sums[second, second]) > 0 else 0.0
 
     def energy(self, name: str) -> float:
-        """Return Σ a² over everything that was added."""
+        """Return Σ a² over all added batches."""
         return self._energy[name]
 
 

@@ -1,4 +1,4 @@
-"""Weight level by layer problems: each layer keeps the weights that reproduce its output best, layer after layer."""
+"""Weight level by layer problems: each layer keeps the weights that best reproduce its output, layer after layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prunus.plans import Plan
 from prunus.solvers import NofM, Pruned, alps, exact_obs, sparsegpt, wanda
 
 STEPS = 32
-"""ExactOBS takes at most so many choices a row; a row of more inputs loses several from the same scores."""
+"""Most steps of ExactOBS a row; a row of more inputs removes several from the same scores."""
 
 
 def _alps(weight: Tensor, moment: Tensor, count: int) -> Pruned:
@@ -22,7 +22,7 @@ def _alps(weight: Tensor, moment: Tensor, count: int) -> Pruned:
 
 
 def _exact(weight: Tensor, moment: Tensor, count: int) -> Pruned:
-    # Damped moments are well conditioned: single precision chooses the same weights in half the time.
+    # Damped moments are well conditioned: float32 gives the same mask in half the time.
     return exact_obs(weight.float(), moment.float(), count, at_once=-(-weight.shape[1] // STEPS))
 
 

@@ -1,4 +1,4 @@
-"""Tree knapsack: which blocks go and how many units stay, from one knapsack over the tree, settled by the true loss."""
+"""Tree knapsack: blocks to drop and widths to keep from one knapsack over the tree; the true loss chooses the plan."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from prunus.tree import Branch, grow_tree
 from prunus.tree.choices import ChoiceTree
 
 _BUDGETS = (1.0, 1.15, 1.3, 1.6, 2.3)
-"""Shares of the limit for which blocks are proposed: the model of the tree is an upper bound of the price."""
+"""Multiples of the limit for which blocks are proposed, because the price of the tree is an upper bound."""
 _RATES = (0.01, 0.025, 0.06, 0.16, 0.4, 1.0)
-"""What all blocks together may be worth, in worths of all units together; the true loss decides between them."""
+"""Values of the worth of all blocks relative to that of all units; the true loss decides between them."""
 
 
 @method("tree-knapsack", "hierarchical", "blocks and units from one knapsack over the tree, settled by the true loss")
 def tree_knapsack(analysis: Analysis, limits: Limits) -> Plan:
     """Choose blocks to drop and widths to keep with a knapsack over the tree.
 
-    Units are worth their sensitivity, blocks their gate importance; no measurement says what one is worth in the other,
-    so several rates of exchange are tried. Each gives a set of blocks; the widths are solved anew under the exact price
-    of what is left. Of these plans the one with the least true loss on the selection split stays, norm statistics
-    re-estimated.
+    The worth of units is their sensitivity, that of blocks their gate importance; the two have no common scale, so
+    several ratios between them are tried. Each gives a set of blocks, for which the widths are solved again under the
+    exact price of the network without them. The plan with the least true loss on the selection split is taken, with
+    norm statistics re-estimated.
 
     Source: own; knapsacks over trees: Johnson and Niemi, "On Knapsacks, Partitions, and a New Dynamic Programming
     Technique for Trees", Mathematics of Operations Research 8, 1983.
@@ -61,22 +61,22 @@ def tree_knapsack(analysis: Analysis, limits: Limits) -> Plan:
 
 
 def _proposals(analysis: Analysis, kept: float) -> Iterator[tuple[Reduction, float]]:
-    """Yield each set of blocks that the knapsack drops at some budget and rate, and the whole; with its rate."""
+    """Yield each set of blocks that the knapsack drops at some budget and rate, with its rate; the empty set too."""
     branches, tree = {b.id: b for b in droppable(analysis)}, grow_tree(analysis.coupling)
     scores, worth = unit_scores(analysis, "sensitivity"), _worths(analysis, list(branches.values()))
     curves = damage_curves(analysis.coupling, scores, "sensitivity")
-    # Damage of keeping half of every axis, for the rate of exchange between units and blocks.
+    # Damage of keeping half of every axis, for the ratio between units and blocks.
     scale = sum(float(c[len(c) // 2]) for c in curves.values()) / max(sum(worth.values()), 1e-30)
     sets: dict[frozenset[str], float] = {frozenset(): 0.0}
-    # Layers of the tree have no time of their own; their MACs stand for it until the exact price decides.
+    # Layers of the tree have no times; MACs replace them until the exact price decides.
     proxy = Limit("macs" if analysis.metric == LATENCY else analysis.metric, 0)
     for rate in _RATES if branches else ():
         drops = {name: rate * scale * value for name, value in worth.items()}
         model = ChoiceTree.of(tree, analysis.cost, curves, drops, proxy.metric)
         for share in _BUDGETS:
             with contextlib.suppress(BudgetError):
-                found = model.read(solve_tree(model.root, int(share * kept * proxy.of(analysis.cost.price()))))
-                sets.setdefault(frozenset(found.dropped), rate)
+                choices = model.read(solve_tree(model.root, int(share * kept * proxy.of(analysis.cost.price()))))
+                sets.setdefault(frozenset(choices.dropped), rate)
     for names, rate in sets.items():
         reduction = Reduction.of(analysis, [b for name, b in branches.items() if name in names])
         if reduction is not None:
@@ -91,7 +91,7 @@ def _worths(analysis: Analysis, branches: Sequence[Branch]) -> dict[str, float]:
 
 
 def _planned(reduction: Reduction, rate: float, limit: Limit) -> Plan | None:
-    """Return the plan with these blocks gone; None where it is out of reach or leaves clearly less than it may."""
+    """Return the plan without these blocks; None where the limit is out of reach or clearly less than it would stay."""
     analysis = reduction.analysis
     if reduction.spent < (1 - SLACK) * limit.value:
         return None

@@ -1,4 +1,4 @@
-"""What a plan does to the true loss: the cut network on the selection split."""
+"""The true loss of a plan: that of the cut network on the selection split."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def selection_loss(analysis: Analysis, plan: Plan | None) -> float:
 
 
 def loss_of(analysis: Analysis, model: nn.Module) -> float:
-    """Return the mean loss of a network on the selection split, in eval mode; all modes are put back."""
+    """Return the mean loss of a network on the selection split, in eval mode; all modes are restored."""
     total = count = 0.0
     with evaluating(model), torch.no_grad():
         for inputs, targets in pairs(analysis.selection.batches(BATCH), device_of(model)):

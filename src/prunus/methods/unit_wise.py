@@ -1,4 +1,4 @@
-"""Unit-wise: every unit stays or goes by its own score, ranked among all units that play the same part."""
+"""Unit-wise: rank all units of similar layers together; the ranking sets the width of each layer."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from prunus.plans import Plan
 
 @method("unit-wise", "neuron", "remove the units of least sensitivity in one ranking over like layers", joint=True)
 def unit_wise(analysis: Analysis, limits: Limits) -> Plan:
-    """Let units compete across layers; how many a layer keeps follows from their scores alone.
+    """Rank units across layers; the number that a layer keeps follows from their scores alone.
 
-    Scores are sensitivities, E[Σ_positions (∂L/∂a_u)²]. Layers that do different work have scores of different scale,
-    so each kind of axis (allocator ``isomorphic``) has a ranking of its own and keeps the same share of it.
+    Scores are sensitivities, E[Σ_positions (∂L/∂a_u)²]. Layers of different kinds have scores of different scale, so
+    each kind of axis (allocator ``isomorphic``) has a ranking of its own and keeps the same share of it.
     Source: Fang et al., "Isomorphic pruning for vision models", arXiv:2407.04616.
 
     Raises:
-        BudgetError: out of reach even with one unit an axis.
+        BudgetError: the budget is out of reach even with one unit an axis.
     """
     return unit_plan(analysis, limits, "sensitivity", allocator="isomorphic")

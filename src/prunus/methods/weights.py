@@ -1,4 +1,4 @@
-"""Weight level: single weights or windows of them become zero; the network keeps its shape."""
+"""Weight level: mask single weights or windows of them; the network keeps its shapes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _BATCH = 32
 
 
 def maskable(analysis: Analysis) -> dict[str, torch.Tensor]:
-    """Return the weights that masks may touch: those of no ignored module, and on no axis that is held otherwise."""
+    """Return the maskable weights: not of an ignored module, and not on an axis that is held for another reason."""
     coupling = analysis.coupling
     held = analysis.held
     spared: set[str] = set()
@@ -46,27 +46,27 @@ def maskable(analysis: Analysis) -> dict[str, torch.Tensor]:
 
 
 def weights_to_keep(analysis: Analysis, weights: Mapping[str, torch.Tensor], limits: Limits) -> int:
-    """Return how many maskable weights stay so that all parameters together meet the limit.
+    """Return the number of maskable weights that stay so that all parameters together meet the limit.
 
     Raises:
-        BudgetError: zeros save nothing of the metric, or what cannot be masked exceeds the budget already.
+        BudgetError: zeros save nothing of the metric, or the parameters that cannot be masked exceed the budget.
     """
     return weights_that_stay(limits[0], analysis.cost.price(), weights)
 
 
 def weights_that_stay(limit: Limit, bare: Cost, weights: Mapping[str, torch.Tensor]) -> int:
-    """Return how many of some weights may stay so that all parameters of a network meet a limit.
+    """Return the number of the given weights that may stay so that all parameters of a network meet a limit.
 
-    A masked weight is stored as a bitmap and the values that are left: of n weights of b bytes, k that stay take
-    ⌈n/8⌉ + k·b bytes.
+    A masked tensor is stored as a bitmap and its kept values: n weights of b bytes, k of them kept, take ⌈n/8⌉ + k·b
+    bytes.
 
     Args:
-        limit: of params, or of bytes.
-        bare: price of the network with nothing masked.
-        weights: those that may be masked, each keeping one.
+        limit: limit of params, or of bytes.
+        bare: price of the network without masks.
+        weights: the maskable weights; each tensor keeps one.
 
     Raises:
-        BudgetError: zeros save nothing of the metric, or what cannot be masked exceeds the limit already.
+        BudgetError: zeros save nothing of the metric, or the parameters that cannot be masked exceed the limit.
     """
     if limit.metric not in ("params", "bytes"):
         raise BudgetError(
@@ -87,37 +87,37 @@ def weights_that_stay(limit: Limit, bare: Cost, weights: Mapping[str, torch.Tens
 
 
 def masked_plan(analysis: Analysis, masks: Mapping[str, torch.Tensor], reason: str) -> Plan:
-    """Build a plan that only masks."""
+    """Build a plan that only masks weights."""
     arrays = {n: m.cpu().numpy() for n, m in masks.items()}
     decisions = [Decision(n, "weight", int((~m).sum()), m.size, reason) for n, m in arrays.items() if not m.all()]
     return make_plan(analysis.coupling, {}, masks=arrays, decisions=decisions, cost=analysis.cost)
 
 
 def gradient_evidence(analysis: Analysis) -> Evidence:
-    """Return E[g], E|g| and E[g²] over the calibration batches, measured once."""
+    """Return E[g], E|g| and E[g²] over the calibration batches, measured once for an analysis."""
 
     def measure() -> Evidence:
         names = list(prunable_weights(analysis.model))
         batches = analysis.calibration.batches(_BATCH)
         return collect_gradients(analysis.user_model, batches, analysis.loss, names, seed=analysis.seed)
 
-    found: Evidence = analysis.remember("gradients", measure)
-    return found
+    evidence: Evidence = analysis.remember("gradients", measure)
+    return evidence
 
 
 def weight_scores(
     analysis: Analysis, model: nn.Module, names: Sequence[str], criterion: CriterionLike
 ) -> Mapping[str, torch.Tensor]:
-    """Score weights by a weight criterion; data are looked at only where it needs gradients.
+    """Score weights by a weight criterion; data are read only where it needs gradients.
 
     Args:
-        analysis: whose data and loss.
-        model: whose weights; that of the analysis, or a masked copy of it.
-        names: of the weights.
+        analysis: analysis with the data and the loss.
+        model: model with the weights: that of the analysis, or a masked copy of it.
+        names: names of the weights.
         criterion: a name in `prunus.criteria.CRITERIA`, or a function (name, weight) → scores.
 
     Raises:
-        OptionError: an unknown criterion, one that needs what neither weights nor gradients say, or no data.
+        OptionError: an unknown criterion, one that needs more than weights and gradients, or no data.
     """
     rule = weight_criterion_of(criterion)
     try:
@@ -167,12 +167,12 @@ def gradient_threshold(analysis: Analysis, limits: Limits) -> Plan:
 
 def _importance(analysis: Analysis, limits: Limits, variant: str) -> Plan:
     weights = maskable(analysis)
-    found = gradient_evidence(analysis)
+    statistics = gradient_evidence(analysis)
     evidence = Evidence(
         weights=weights,
-        grad_sq=_only(found.grad_sq, weights),
-        grad=_only(found.grad, weights),
-        grad_abs=_only(found.grad_abs, weights),
+        grad_sq=_only(statistics.grad_sq, weights),
+        grad=_only(statistics.grad, weights),
+        grad_abs=_only(statistics.grad_abs, weights),
         seed=analysis.seed,
     )
     masks = importance_masks(evidence, variant=variant, keep_count=weights_to_keep(analysis, weights, limits))
@@ -195,7 +195,7 @@ def importance_weighted(analysis: Analysis, limits: Limits) -> Plan:
 
     Source: LeCun et al., "Optimal Brain Damage", NIPS 1989 (here with the empirical Fisher for the Hessian).
     """
-    return _importance(analysis, limits, "importance_weighted")
+    return _importance(analysis, limits, "importance-weighted")
 
 
 def _windows(analysis: Analysis, limits: Limits, window: Tile | KernelPosition, reason: str) -> Plan:
@@ -231,7 +231,7 @@ def window_kernel(analysis: Analysis, limits: Limits) -> Plan:
 
 @method("two-four", "weight", "keep the 2 largest of every 4 consecutive inputs", only_kept=(0.5,))
 def two_four(analysis: Analysis, limits: Limits) -> Plan:
-    """Keep two of four: the pattern that sparse tensor cores run.
+    """Keep two of every four inputs, the pattern of sparse tensor cores.
 
     Source: Mishra et al., "Accelerating Sparse Deep Neural Networks", arXiv:2104.08378.
     """

@@ -1,4 +1,4 @@
-"""Methods that prune while they train: what goes is decided by the running training, and its weights are kept."""
+"""Methods that prune while they train: the running training decides the plan, and its weights are kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prunus.pruner.structure import Structure
 from prunus.training import TrainingOptions
 
 STEPS = 30
-"""Training steps where only a plan is asked for, on calibration data."""
+"""Training steps on calibration data where only a plan is needed."""
 LEARNING_RATE = 1e-3
 _BATCH = 32
 
@@ -25,8 +25,8 @@ _BATCH = 32
 def while_training(name: str, level: Level, strategy: str, description: str) -> Planning:
     """Enrol a strategy of the pruner as a method.
 
-    In a comparison it trains with the data, options and number of steps with which the others recover, and no step
-    more. Asked for a plan alone, it trains a copy for a few steps on calibration data, whose weights are not kept.
+    In a comparison it trains with the data, options and number of steps with which other methods recover. Where only a
+    plan is needed, it trains a copy for a few steps on calibration data and drops its weights.
     """
 
     def teach(analysis: Analysis, limits: Limits, lesson: Lesson) -> Learned:
@@ -46,7 +46,7 @@ def while_training(name: str, level: Level, strategy: str, description: str) -> 
 def _taught(analysis: Analysis, limits: Limits, lesson: Lesson, strategy: str) -> Learned:
     model, _ = masked_copy(whole(analysis), {})
     if STRATEGIES.get(strategy).structural:
-        # Whole units need longer to be made up for than single weights: half of the steps come after.
+        # Removed units need a longer recovery than masked weights: half of the steps follow the last cut.
         options = PrunerOptions(analysis.kept(limits[0]), strategy, end_step=(lesson.options.steps + 1) // 2)
         pruner = Pruner(model, options, structure=_structure(analysis))
     else:

@@ -1,4 +1,4 @@
-"""Whole windows of several weights, and what a budget leaves over given to the best windows that are open."""
+"""Whole windows of several weights; the rest of a budget goes to the best masked windows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from prunus.errors import BudgetError
 
 
 def room_for_one(counts: Mapping[str, int], sizes: Mapping[str, int], window: int) -> dict[str, int]:
-    """Raise every layer's count to one window, or to the whole layer where that is less, at the cost of the largest.
+    """Raise every layer's count to one window, or to the whole layer where that is less, at the expense of the largest.
 
     Args:
-        counts: layer → how many weights stay.
-        sizes: layer → how many there are.
-        window: weights of a window.
+        counts: layer → number of weights that stay.
+        sizes: layer → number of weights.
+        window: number of weights of a window.
 
     Raises:
         BudgetError: one window a layer is more than all counts together.
@@ -28,17 +28,17 @@ def room_for_one(counts: Mapping[str, int], sizes: Mapping[str, int], window: in
             f"keeping {total:,} weights is less than one window of {window} in each of {len(sizes)} weights, "
             f"{needed:,} in all; keep more, or take a method of single weights."
         )
-    found = {name: max(count, least[name]) for name, count in counts.items()}
-    over = sum(found.values()) - total
+    raised = {name: max(count, least[name]) for name, count in counts.items()}
+    over = sum(raised.values()) - total
     while over:
-        name = max(found, key=lambda name: found[name] - least[name])
-        taken = min(over, max(1, (found[name] - least[name]) // 2))
-        found[name], over = found[name] - taken, over - taken
-    return found
+        name = max(raised, key=lambda name: raised[name] - least[name])
+        taken = min(over, max(1, (raised[name] - least[name]) // 2))
+        raised[name], over = raised[name] - taken, over - taken
+    return raised
 
 
 def best_windows(scores: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Keep the windows of highest mean score that ``count`` weights hold; equal ones by their number.
+    """Keep the windows of highest mean score that fit into ``count`` weights; ties keep the lower window number.
 
     Shapes: scores, labels of one shape → bool mask of that shape.
     """
@@ -55,16 +55,16 @@ def completed(
     *,
     whole: bool = False,
 ) -> dict[str, Tensor]:
-    """Add the open windows of highest mean score until ``count`` weights stay; the last is kept in part.
+    """Add the masked windows of highest mean score until ``count`` weights stay; the last is kept in part.
 
     Args:
-        masks: name → what stays already, whole windows.
-        labels: name → number of the window that each weight lies in, from 0 without gaps.
-        scores: name → scores that serve all layers; higher = keep.
-        count: how many weights stay in the end.
-        whole: leave the window out that does not fit: at most ``count``.
+        masks: name → mask of whole windows that stay already.
+        labels: name → window number of each weight, from 0 without gaps.
+        scores: name → scores that are comparable between layers; higher = keep.
+        count: number of weights that stay in the end.
+        whole: leave out the window that does not fit: at most ``count`` weights.
 
-    Shapes: all of a name alike.
+    Shapes: equal for each name.
     """
     flat = torch.cat([scores[name].detach().reshape(-1).double().cpu() for name in masks])
     mask = torch.cat([kept.reshape(-1) for kept in masks.values()]).clone()
@@ -75,7 +75,7 @@ def completed(
     window = torch.cat(numbers)
     sizes = torch.bincount(window, minlength=start)
     means = torch.zeros(start, dtype=torch.float64).index_add_(0, window, flat) / sizes
-    means[window[mask]] = -torch.inf  # no longer open
+    means[window[mask]] = -torch.inf  # stays already
     order = torch.argsort(means, descending=True, stable=True)
     order = order[: int((means > -torch.inf).sum())]
     left = count - int(mask.sum())

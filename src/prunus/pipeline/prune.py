@@ -63,9 +63,9 @@ def prune(
             met in the same way where the machine's counters can be read (RAPL, NVML), and refused elsewhere.
             ``{"max_drop": 0.01}`` asks for the smallest network that loses no more than a point of accuracy on
             ``held_out``, trained as ``recover`` says; beside another budget it is checked.
-        criterion: how units are scored: magnitude, l1, fpgm, bn_scale and random read weights alone, the others data:
-            fisher, contribution, mean_activation, apoz, wanda and redundancy inputs, taylor, taylor_sample,
-            taylor_batch, worst_class, sensitivity and snip labels too. ``obs-units`` needs inputs: units leave in the
+        criterion: how units are scored: magnitude, l1, fpgm, bn-scale and random read weights alone, the others data:
+            fisher, contribution, mean-activation, apoz, wanda and redundancy inputs, taylor, taylor-sample,
+            taylor-batch, worst-class, sensitivity and snip labels too. ``obs-units`` needs inputs: units leave in the
             order in which the layers behind make up for them best, and what each level does to the outputs is measured.
             A function (group) → scores takes the place of a name, see `docs/plugins.md`; for levels of weights it is
             (name, weight) → scores.

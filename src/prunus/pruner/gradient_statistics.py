@@ -19,8 +19,8 @@ _FIELDS = {
     "random": (),
     "gradient": ("grad_abs",),
     "importance": ("grad_sq",),
-    "importance_weighted": ("grad_sq",),
-    "taylor_weight": ("grad",),
+    "importance-weighted": ("grad_sq",),
+    "taylor-weight": ("grad",),
 }
 _ALL = ("grad", "grad_abs", "grad_sq")
 

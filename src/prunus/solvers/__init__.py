@@ -1,4 +1,4 @@
-"""Joint solvers: which weights or units of a layer go, and what the others become; pure functions of (W, H)."""
+"""Layer solvers: a weight matrix W and the moment H of its inputs in, a mask and the best remaining weights out."""
 
 from prunus.solvers.alps import alps
 from prunus.solvers.consumers import Consumer

@@ -1,4 +1,4 @@
-"""ALPS: a mask found by alternating directions with a growing penalty, then its weights by conjugate gradients."""
+"""ALPS: find a mask by alternating directions with a growing penalty, then its weights by conjugate gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GRADIENT_STEPS = 10
 _FIRST_PENALTY = 0.1
 _EVERY = 3
 _GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
-"""Where the mask changed by more than this share of the kept weights, the penalty grows by this factor."""
+"""(share, factor): the penalty grows by the factor if the mask changed by more than this share of the kept weights."""
 
 
 def alps(
@@ -28,18 +28,18 @@ def alps(
 ) -> Pruned:
     """Prune a layer by ADMM on the split W = D with D on the pattern, then refit D on its support.
 
-    W ← (H + ρI)⁻¹(HŴ − V + ρD);  D ← P(W + V/ρ);  V ← V + ρ(W − D); ρ grows while the mask changes and the loop
-    ends when it no longer does. Columns are scaled to a unit diagonal of H before.
+    W ← (H + ρI)⁻¹(HŴ − V + ρD);  D ← P(W + V/ρ);  V ← V + ρ(W − D); ρ grows while the mask changes, and the
+    loop ends when it no longer does. Columns are scaled to a unit diagonal of H first.
     Source: Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning", arXiv:2406.07831.
 
     Args:
-        weight: of the layer.
+        weight: weights of the layer.
         moment: E[xxᵀ] of its inputs.
-        count: how many weights stay; `NofM` ignores it.
+        count: number of weights that stay; `NofM` ignores it.
         pattern: `Unstructured` unless given.
-        damping: ridge, a share of the mean of the diagonal of H.
+        damping: ridge, as a share of the mean of the diagonal of H.
         rounds: most rounds of ADMM.
-        steps: of preconditioned conjugate gradients on the support.
+        steps: steps of preconditioned conjugate gradients on the support.
 
     Shapes: weight (O, I), moment (I, I).
 
@@ -53,8 +53,8 @@ def alps(
     scale = h.diagonal().sqrt()
     h, w = h / scale[:, None] / scale, w * scale
     mask = _mask(w, h, count, chosen, rounds)
-    found = on_support(w, h, mask, steps)
-    return Pruned((found / scale).to(weight.dtype), mask)
+    weights = on_support(w, h, mask, steps)
+    return Pruned((weights / scale).to(weight.dtype), mask)
 
 
 def _mask(w: Tensor, h: Tensor, count: int, pattern: Pattern, rounds: int) -> Tensor:
@@ -82,30 +82,31 @@ def _mask(w: Tensor, h: Tensor, count: int, pattern: Pattern, rounds: int) -> Te
 def on_support(weight: Tensor, moment: Tensor, mask: Tensor, steps: int = GRADIENT_STEPS) -> Tensor:
     """Approach the best weights on a mask by projected, diagonally preconditioned conjugate gradients.
 
-    The start is the weight with zeros off its support; no step raises the error. `prunus.solvers.refit` is the limit.
+    It starts from the weight with zeros off its support, and no step raises the error. It converges to
+    `prunus.solvers.refit`.
     Source: Meng et al., arXiv:2406.07831, algorithm 2, with one step length a row.
 
     Shapes: weight, mask (O, I), moment (I, I) → (O, I).
     """
     inside, none = mask.to(weight.dtype), weight.new_zeros(())
-    found = weight * inside
-    residual = (weight - found) @ moment * inside
+    approximation = weight * inside
+    residual = (weight - approximation) @ moment * inside
     diagonal = moment.diagonal()
     ahead = residual / diagonal
     direction, energy = ahead, (residual * ahead).sum(1, keepdim=True)
-    # A row whose residual is rounding has arrived; along what is left of its direction lengths mean nothing.
+    # A row whose residual is rounding error has converged; a step length along its direction would be meaningless.
     least = torch.finfo(weight.dtype).eps ** 2 * energy
     for _ in range(steps):
         curved = direction @ moment * inside
         curvature = (direction * curved).sum(1, keepdim=True)
         length = torch.where((energy > least) & (curvature > 0), energy / curvature, none)
-        found = found + length * direction
+        approximation = approximation + length * direction
         residual = residual - length * curved
         ahead = residual / diagonal
         now = (residual * ahead).sum(1, keepdim=True)
         direction = ahead + torch.where(energy > least, now / energy, none) * direction
         energy = now
-    return found
+    return approximation
 
 
 __all__ = ["GRADIENT_STEPS", "ROUNDS", "alps", "on_support"]

@@ -17,14 +17,14 @@ def trace_bands(weight: Tensor, inverse: Tensor, tile: Tiles, *, at_once: int = 
     """Remove the tiles of every band of rows, the least s_G = tr(W_G (H⁻¹_GG)⁻¹ W_Gᵀ) first, until none is left.
 
     After each, W ← W − W_G (H⁻¹_GG)⁻¹ H⁻¹_{G,:} and H⁻¹ ← H⁻¹ − H⁻¹_{:,G} (H⁻¹_GG)⁻¹ H⁻¹_{G,:}, in each band with an
-    inverse of its own. Bands go in step: what a band or its last tile lacks is filled up with inputs and rows of zeros
-    that depend on nothing, which costs nothing and changes nothing.
+    inverse of its own. All bands remove equally many tiles at a time; smaller bands and last tiles are padded with rows
+    and inputs of zeros, independent of all others, which changes no result.
     Source: Frantar, Singh and Alistarh, "Optimal Brain Compression", arXiv:2208.11580, the block form of algorithm 1.
 
     Args:
-        weight: the layer.
+        weight: weights of the layer.
         inverse: H⁻¹, shared by all bands at the start.
-        tile: how high a band is and how wide a tile.
+        tile: height of a band and width of a tile.
         at_once: tiles of a band that are chosen from the same scores.
 
     Returns:
@@ -44,7 +44,7 @@ def trace_bands(weight: Tensor, inverse: Tensor, tile: Tiles, *, at_once: int = 
 
 
 class _Bands:
-    """Some bands on their way; each lost as many tiles as the others, but not the same ones."""
+    """The state of some bands during elimination; all have lost equally many tiles, but different ones."""
 
     def __init__(self, weight: Tensor, shared: Tensor, columns: int) -> None:
         bands, _, width = weight.shape
@@ -55,7 +55,7 @@ class _Bands:
         self.rises: list[Tensor] = []
 
     def trace(self, at_once: int) -> tuple[Tensor, Tensor]:
-        """Remove all tiles; half of those that are left by low-rank changes, then the rest is written out."""
+        """Remove all tiles: half of the remaining ones by low-rank changes, then write out the rest, and repeat."""
         bands, left = self.name.shape
         while left:
             steps = -(-left // 2)
@@ -68,20 +68,20 @@ class _Bands:
         bands, tiles = self.name.shape
         change = self.w.new_zeros(bands, steps * self.columns, self.w.shape[2])
         own = self._own_blocks()
-        gone = torch.zeros(bands, tiles, dtype=torch.bool, device=self.w.device)
+        removed = torch.zeros(bands, tiles, dtype=torch.bool, device=self.w.device)
         for done in range(0, steps, at_once):
-            chosen = self._scores(own).masked_fill(gone, torch.inf)
+            chosen = self._scores(own).masked_fill(removed, torch.inf)
             chosen = chosen.topk(min(at_once, steps - done), dim=1, largest=False).indices
             new, rise = self._step(chosen, change[:, : done * self.columns])
             change[:, done * self.columns : done * self.columns + new.shape[1]] = new
             parts = new.reshape(bands, -1, tiles, self.columns)
             own -= torch.einsum("btwi,btwj->bwij", parts, parts)
-            gone.scatter_(1, chosen, True)
-            own[gone] = torch.eye(self.columns).to(own)
-            self.w.masked_fill_(self._inputs(gone)[:, None], 0.0)
+            removed.scatter_(1, chosen, True)
+            own[removed] = torch.eye(self.columns).to(own)
+            self.w.masked_fill_(self._inputs(removed)[:, None], 0.0)
             self.order.append(self.name.gather(1, chosen))
             self.rises.append(rise)
-        self._shrink(gone, change)
+        self._shrink(removed, change)
 
     def _own_blocks(self) -> Tensor:
         """Return the block of every tile on the diagonal of its band's inverse. Shapes: → (B, tiles, c, c)."""
@@ -99,7 +99,7 @@ class _Bands:
         return solved.square().sum((2, 3))
 
     def _inputs(self, tiles: Tensor) -> Tensor:
-        """Say the same of inputs as of tiles. Shapes: (B, tiles) → (B, I)."""
+        """Expand a flag of each tile to its inputs. Shapes: (B, tiles) → (B, I)."""
         return tiles.repeat_interleave(self.columns, 1)
 
     def _step(self, chosen: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,12 +117,12 @@ class _Bands:
         self.w -= value.mT @ new
         return new, value.square().sum(2).reshape(*chosen.shape, self.columns).sum(2)
 
-    def _shrink(self, gone: Tensor, change: Tensor) -> None:
-        bands, left = len(gone), int((~gone[0]).sum())
-        tiles = (~gone).nonzero()[:, 1].reshape(bands, left)
-        inputs = self._inputs(~gone).nonzero()[:, 1].reshape(bands, left * self.columns)
+    def _shrink(self, removed: Tensor, change: Tensor) -> None:
+        bands, left = len(removed), int((~removed[0]).sum())
+        tiles = (~removed).nonzero()[:, 1].reshape(bands, left)
+        inputs = self._inputs(~removed).nonzero()[:, 1].reshape(bands, left * self.columns)
         change = change.gather(2, inputs[:, None].expand(-1, change.shape[1], -1))
-        own = torch.arange(bands, device=gone.device)[:, None, None]
+        own = torch.arange(bands, device=removed.device)[:, None, None]
         self.inverse = self.inverse[own, inputs[:, :, None], inputs[:, None]].baddbmm_(change.mT, change, alpha=-1)
         self.w = self.w.gather(2, inputs[:, None].expand(-1, self.w.shape[1], -1))
         self.name = self.name.gather(1, tiles)

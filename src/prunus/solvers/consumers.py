@@ -1,4 +1,4 @@
-"""A layer that reads units: its weights, the moment of its inputs and which inputs each unit feeds."""
+"""A layer that reads units: its weights, the moment of its inputs and the unit that feeds each input."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Consumer:
     Attributes:
         weight: (O, I), kernels flattened as im2col does.
         moment: (I, I), E[xxᵀ] of the inputs; the covariance where the bias is refitted too.
-        unit: (I,), which unit feeds each input; −1 where none does, and the input stays.
-        output: (O, O), S: how much an error of each output counts, as E[ggᵀ] of the output's gradients; None is the
+        unit: (I,), index of the unit that feeds each input; −1 where none does, and the input stays.
+        output: (O, O), S: the weights of errors of the outputs, as E[ggᵀ] of the output's gradients; None is the
             identity. It changes scores, never the best weights.
         scale: factor on this consumer's error where several are added up.
 
@@ -45,13 +45,13 @@ class Consumer:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What is computed in: the wider one of weight and moment, at least float32."""
+        """The dtype of computations: the wider one of weight and moment, at least float32."""
         return torch.promote_types(torch.promote_types(self.weight.dtype, self.moment.dtype), torch.float32)
 
     def root(self) -> Tensor:
-        """Return F with FᵀF = scale · WᵀSW, of at most as many rows as columns: what scores need of the weights.
+        """Return F with FᵀF = scale · WᵀSW, of at most as many rows as columns, for scores.
 
-        Removing inputs changes W by products from the right alone, so F can stand for it.
+        Removing inputs only multiplies W from the right, so F can replace W in scores.
         """
         w = self.weight.detach().to(self.dtype)
         if self.output is not None:
@@ -62,7 +62,7 @@ class Consumer:
         return small
 
     def kept_inputs(self, kept: Tensor) -> Tensor:
-        """Return which inputs stay when these units do. Shapes: kept (units,), bool → (I,), bool."""
+        """Return the mask of the inputs that stay when these units stay. Shapes: kept (units,), bool → (I,), bool."""
         mask = torch.ones_like(self.unit, dtype=torch.bool)
         inside = self.unit >= 0
         mask[inside] = kept.to(self.unit.device)[self.unit[inside]]
@@ -70,7 +70,7 @@ class Consumer:
 
 
 def unit_columns(unit: Tensor, units: int) -> Tensor:
-    """List the inputs of every unit, filled up with I, which is no input.
+    """List the inputs of every unit, padded with I, which is no input.
 
     Shapes: unit (I,) → (units, most inputs of a unit), int64.
     """
@@ -87,24 +87,24 @@ def unit_columns(unit: Tensor, units: int) -> Tensor:
 
 
 def blocks(matrix: Tensor, columns: Tensor, fill: float = 0.0) -> Tensor:
-    """Take the diagonal block of every unit; a place that is no input is ``fill`` on the diagonal, else 0.
+    """Take the diagonal block of every unit; a padded entry is ``fill`` on the diagonal, else 0.
 
     Shapes: matrix (I, I), columns (units, b) → (units, b, b).
     """
     real = columns < len(matrix)
     index = columns.clamp(max=max(0, len(matrix) - 1))
-    found = matrix[index[:, :, None], index[:, None, :]] * (real[:, :, None] & real[:, None, :])
-    found.diagonal(dim1=1, dim2=2).add_((~real).to(found.dtype), alpha=fill)
-    return found
+    diagonal = matrix[index[:, :, None], index[:, None, :]] * (real[:, :, None] & real[:, None, :])
+    diagonal.diagonal(dim1=1, dim2=2).add_((~real).to(diagonal.dtype), alpha=fill)
+    return diagonal
 
 
 def rows_of(matrix: Tensor, columns: Tensor) -> Tensor:
-    """Take the rows of every unit, zeros where a place is no input. Shapes: (I, k), (units, b) → (units, b, k)."""
+    """Take the rows of every unit, zeros where an entry is padding. Shapes: (I, k), (units, b) → (units, b, k)."""
     padded = torch.cat([matrix, matrix.new_zeros(1, matrix.shape[1])])
     return padded[columns]
 
 
 def traces(own: Tensor, energy: Tensor) -> Tensor:
     """Return tr(A⁻¹ E) of every unit. Shapes: (units, b, b) twice → (units,)."""
-    found: Tensor = torch.linalg.solve(own, energy).diagonal(dim1=1, dim2=2).sum(1)
-    return found
+    values: Tensor = torch.linalg.solve(own, energy).diagonal(dim1=1, dim2=2).sum(1)
+    return values

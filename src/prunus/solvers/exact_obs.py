@@ -1,4 +1,4 @@
-"""ExactOBS: every row of a weight prunes itself one weight at a time, with an inverse of its own."""
+"""ExactOBS: prune every row of a weight matrix one weight at a time, each row with its own inverse."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ def exact_obs(
     damping: float = DAMPING,
     at_once: int = 1,
 ) -> Pruned:
-    """Prune a layer row by row with exact second-order updates, then choose across rows by what each step added.
+    """Prune a layer row by row with exact second-order updates, then choose across rows by the error of each step.
 
-    s_p = w_p² / [H⁻¹]_pp; the least goes; w ← w − w_p/[H⁻¹]_pp · H⁻¹_{:,p}; H⁻¹ loses p by one elimination step.
-    The steps of all rows that add least are taken, each row's in its own order, and the weights on the mask solved for.
+    s_p = w_p² / [H⁻¹]_pp; the least is removed; w ← w − w_p/[H⁻¹]_pp · H⁻¹_{:,p}; p is eliminated from H⁻¹. Of the
+    steps of all rows those that add least error are taken, in the order of each row; then the weights on the mask are
+    solved for.
     Source: Frantar, Singh and Alistarh, "Optimal Brain Compression", arXiv:2208.11580, algorithms 1 and 2.
 
     Args:
-        weight: of the layer.
+        weight: weights of the layer.
         moment: E[xxᵀ] of its inputs.
-        count: how many weights stay; `NofM` ignores it.
-        pattern: `Unstructured` (default), `EveryRow`, `NofM`, or `Tiles`: a band of as many rows as a tile has loses
+        count: number of weights that stay; `NofM` ignores it.
+        pattern: `Unstructured` (default), `EveryRow`, `NofM`, or `Tiles`: a band, as many rows as a tile has, loses
             whole tiles, s_G = tr(W_G (H⁻¹_GG)⁻¹ W_Gᵀ); tiles of one row are windows of that row.
-        damping: λ, a share of the mean of the diagonal of H.
+        damping: λ, as a share of the mean of the diagonal of H.
         at_once: weights of a row, or tiles of a band, that are chosen from the same scores; more than 1 is faster and
-            approximates the order. The updates are exact all the same.
+            approximates the order. The updates stay exact.
 
     Shapes: weight (O, I), moment (I, I).
 
@@ -68,18 +69,18 @@ def _rows(w: Tensor, h: Tensor, damping: float, at_once: int, pattern: NofM | No
 
 
 def _tiles(w: Tensor, h: Tensor, count: int, tile: Tiles, damping: float, at_once: int) -> Tensor:
-    """Trace every band of rows, then take the tiles that add least for their size, each band's in its own order."""
+    """Trace every band of rows, then remove the tiles that add least error for their size, in their band's order."""
     order, rises = trace_bands(w, inverse(damped(h, damping)), tile, at_once=at_once)
     rows, width = w.shape
     heights = (rows - torch.arange(len(order), device=w.device) * tile.rows).clamp(max=tile.rows)
     widths = (width - order * tile.columns).clamp(max=tile.columns)
     sizes = heights[:, None] * widths
-    # A tile that adds less than one before it in its band can only go after that one, so it costs as much.
+    # A tile is removed after those before it in its band, so it costs at least as much as each of them.
     cost = torch.cummax(rises / sizes, 1).values
-    # Step by step over all bands: a stable sort then never takes a band's later step first.
+    # Sorted step by step over all bands: a stable sort then never takes a later step of a band first.
     ranking = torch.argsort(cost.T.reshape(-1), stable=True)
-    gone = torch.cumsum(sizes.T.reshape(-1)[ranking], 0)
-    taken = ranking[: int((gone < w.numel() - count).sum()) + (count < w.numel())]
+    removed = torch.cumsum(sizes.T.reshape(-1)[ranking], 0)
+    taken = ranking[: int((removed < w.numel() - count).sum()) + (count < w.numel())]
     tiles = torch.ones_like(order, dtype=torch.bool)
     tiles[taken % max(1, len(order)), order.T.reshape(-1)[taken]] = False
     return tiles.repeat_interleave(tile.rows, 0)[:rows].repeat_interleave(tile.columns, 1)[:, :width]

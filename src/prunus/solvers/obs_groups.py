@@ -1,4 +1,4 @@
-"""Group OBS: the unit whose removal costs least goes, what is left makes up for it, and so on."""
+"""Group OBS: remove the unit whose removal costs least, let the remaining weights compensate, and repeat."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from prunus.solvers.removal import Leaving
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """In which order units go, and what each costs: the level database of an axis.
+    """The order in which units are removed and the error of each: the level database of an axis.
 
     Attributes:
         order: the removed units, the first one first.
         rises: what each adds to the error; their sum is the error of all together.
-        units: how many there are.
+        units: number of units of the axis.
     """
 
     order: Tensor
@@ -32,7 +32,7 @@ class Removal:
         """Return the units that stay when ``count`` do. Shapes: → (units,), bool.
 
         Raises:
-            OptionError: more units than there are, or fewer than were left.
+            OptionError: more units than there are, or fewer than the removal left.
         """
         least = self.units - len(self.order)
         if not least <= count <= self.units:
@@ -44,7 +44,7 @@ class Removal:
     def damage(self) -> Tensor:
         """Return the error when 0, 1, … all units stay. Shapes: → (units + 1,), float64, falling to 0.
 
-        Counts below what was left get the error of the least that was tried.
+        Counts below the least measured one get its error.
         """
         total = torch.cumsum(self.rises.double(), 0)
         curve = torch.zeros(self.units + 1, dtype=torch.float64)
@@ -59,16 +59,16 @@ def remove_units(
     """Remove units one after the other, each time the one of the least score.
 
     s_B = tr(S W_B (H⁻¹_BB)⁻¹ W_Bᵀ), summed over the consumers, then W ← W − W_B(H⁻¹_BB)⁻¹H⁻¹_{B,:} and
-    H⁻¹ ← H⁻¹ − H⁻¹_{:,B}(H⁻¹_BB)⁻¹H⁻¹_{B,:} in each. Scores are what the error rises by, exactly.
+    H⁻¹ ← H⁻¹ − H⁻¹_{:,B}(H⁻¹_BB)⁻¹H⁻¹_{B,:} in each. A score is exactly the rise of the error.
     Source: Kurtić et al., "ZipLM", arXiv:2302.04089, algorithm 1; Hassibi and Stork, "Optimal Brain Surgeon", 1993.
 
     Args:
         consumers: all readers of the axis.
-        units: how many units the axis has.
-        keep: stop when so many are left.
-        damping: λ, a share of the mean of the diagonal of each H.
+        units: number of units of the axis.
+        keep: number of units at which to stop.
+        damping: λ, as a share of the mean of the diagonal of each H.
         at_once: units that are chosen from the same scores; more than 1 is faster and approximates the order. The
-            errors are exact all the same.
+            errors stay exact.
 
     Raises:
         OptionError: a number out of range.

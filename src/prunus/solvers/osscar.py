@@ -1,4 +1,4 @@
-"""OSSCAR: units that were chosen greedily are exchanged one for one as long as the error falls."""
+"""OSSCAR: exchange units that were chosen greedily one for one as long as the error falls."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from prunus.solvers.swaps import Exchange
 SWAPS = 64
 CANDIDATES = 16
 _LEAST = 1e-9
-"""An exchange that lowers the error by less than this share of it is rounding, not progress."""
+"""Least relative fall of the error for an exchange; smaller ones are rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Swapped:
-    """What the search found.
+    """The result of the search.
 
     Attributes:
         kept: (units,), bool.
-        errors: of the start and after each exchange; never rising.
+        errors: errors at the start and after each exchange; they never rise.
     """
 
     kept: Tensor
@@ -40,19 +40,19 @@ def exchange_units(
     swaps: int = SWAPS,
     candidates: int = CANDIDATES,
 ) -> Swapped:
-    """Exchange units one for one, from any choice on; after group OBS that is OSSCAR.
+    """Exchange units one for one, from any start; after group OBS this is OSSCAR.
 
-    min over |S| = count of Σ_consumers tr((W−Ŵ)H(W−Ŵ)ᵀ) with Ŵ the best weights on S. An exchange brings back the
-    unit and lets go the one that together lower the error most; both costs are exact, from low-rank updates.
+    min over |S| = count of Σ_consumers tr((W−Ŵ)H(W−Ŵ)ᵀ) with Ŵ the best weights on S. An exchange restores one
+    unit and removes another, the pair that lowers the error most; both costs are exact, from low-rank updates.
     Source: Meng et al., "OSSCAR: One-Shot Structured Pruning in Vision and Language Models with Combinatorial
     Optimization", arXiv:2403.12983.
 
     Args:
         consumers: all readers of the axis.
-        kept: the choice to begin with.
-        damping: λ, a share of the mean of the diagonal of each H.
+        kept: the units that stay at the start.
+        damping: λ, as a share of the mean of the diagonal of each H.
         swaps: most exchanges.
-        candidates: units that are tried for coming back, those whose coming back alone would help most.
+        candidates: number of removed units that are tried: those whose return alone lowers the error most.
 
     Shapes: kept (units,), bool.
 
@@ -77,7 +77,7 @@ def exchange_units(
 
 
 def _best_pair(states: Sequence[Exchange], stays: Tensor, candidates: int) -> tuple[float, int, int]:
-    """Return the largest fall of the error by one exchange, which unit comes back and which goes."""
+    """Return the largest fall of the error by one exchange, the unit that returns and the unit that is removed."""
     gains = _sum([s.gains() for s in states], stays)
     gains[stays] = -torch.inf
     best = (0.0, 0, 0)

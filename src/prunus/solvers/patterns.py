@@ -1,4 +1,4 @@
-"""Which weights of a matrix may stay together: any, a share of every row, N of M inputs, whole tiles."""
+"""Sparsity patterns of a matrix: any weights, the same number in every row, N of M inputs, whole tiles."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from prunus.errors import OptionError
 
 
 class Pattern(Protocol):
-    """Choose the best mask of a shape that can be run."""
+    """A sparsity pattern; it chooses the best mask that follows it."""
 
     @property
     def span(self) -> int:
-        """How many neighbouring columns are decided together."""
+        """The number of neighbouring columns that are decided together."""
         ...
 
     def mask(self, scores: Tensor, count: int) -> Tensor:
@@ -30,7 +30,7 @@ class Unstructured:
 
     @property
     def span(self) -> int:
-        """How many neighbouring columns are decided together."""
+        """The number of neighbouring columns that are decided together."""
         return 1
 
     def mask(self, scores: Tensor, count: int) -> Tensor:
@@ -40,11 +40,11 @@ class Unstructured:
 
 @dataclass(frozen=True, slots=True)
 class EveryRow:
-    """The same number of weights in every row; what the division leaves goes to the first rows."""
+    """The same number of weights in every row; the first rows keep the remainder of the division."""
 
     @property
     def span(self) -> int:
-        """How many neighbouring columns are decided together."""
+        """The number of neighbouring columns that are decided together."""
         return 1
 
     def mask(self, scores: Tensor, count: int) -> Tensor:
@@ -58,7 +58,7 @@ class EveryRow:
 
 @dataclass(frozen=True, slots=True)
 class NofM:
-    """N of every M consecutive inputs of a row; a shorter last group keeps ⌈N·length/M⌉. ``count`` is not asked."""
+    """N of every M consecutive inputs of a row; a shorter last group keeps ⌈N·length/M⌉. ``count`` is ignored."""
 
     n: int = 2
     m: int = 4
@@ -69,11 +69,11 @@ class NofM:
 
     @property
     def span(self) -> int:
-        """How many neighbouring columns are decided together."""
+        """The number of neighbouring columns that are decided together."""
         return self.m
 
     def quota(self, width: int) -> int:
-        """Return how many weights of a group of this width stay."""
+        """Return the number of weights that a group of this width keeps."""
         return -(-self.n * width // self.m)
 
     def mask(self, scores: Tensor, count: int) -> Tensor:
@@ -99,7 +99,7 @@ class Tiles:
 
     @property
     def span(self) -> int:
-        """How many neighbouring columns are decided together."""
+        """The number of neighbouring columns that are decided together."""
         return self.columns
 
     def mask(self, scores: Tensor, count: int) -> Tensor:
@@ -119,8 +119,8 @@ class Tiles:
 def _best(scores: Tensor, count: int) -> Tensor:
     """Keep the ``count`` highest of every row; equal scores keep the lower index."""
     count = min(count, scores.shape[1])
-    found = torch.zeros_like(scores, dtype=torch.bool)
+    mask = torch.zeros_like(scores, dtype=torch.bool)
     if count:
         order = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :count]
-        found.scatter_(1, order, True)
-    return found
+        mask.scatter_(1, order, True)
+    return mask

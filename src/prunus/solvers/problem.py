@@ -1,4 +1,4 @@
-"""The layer problem min tr((W−Ŵ)H(W−Ŵ)ᵀ): its checks, its damping, its error and what a solver returns."""
+"""The layer problem min tr((W−Ŵ)H(W−Ŵ)ᵀ): its checks, damping, error, and the result of a solver."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TRIES = 6
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a weight solver found.
+    """The result of a weight solver.
 
     Attributes:
-        weight: (O, I), zero where the mask is False, in the dtype of the weight that was given.
+        weight: (O, I), zero where the mask is False, in the dtype of the given weight.
         mask: (O, I), bool, True = keep.
     """
 
@@ -28,7 +28,7 @@ class Pruned:
 
 
 def check(weight: Tensor, moment: Tensor) -> None:
-    """Refuse what is no layer problem.
+    """Refuse matrices that make no layer problem.
 
     Shapes: weight (O, I), moment (I, I).
 
@@ -49,7 +49,7 @@ def check(weight: Tensor, moment: Tensor) -> None:
 
 
 def checked(weight: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-    """Return detached copies in the wider of the two dtypes, at least float32, once `check` let them pass."""
+    """Check both and return detached copies in the wider of the two dtypes, at least float32."""
     check(weight, moment)
     dtype = torch.promote_types(torch.promote_types(weight.dtype, moment.dtype), torch.float32)
     return weight.detach().to(dtype, copy=True), moment.detach().to(dtype, copy=True)
@@ -68,74 +68,74 @@ def check_count(count: int, total: int) -> None:
 
 
 def damped(moment: Tensor, damping: float = DAMPING) -> Tensor:
-    """Return H + λ·mean(diag H)·I; an input that is always zero gets a one, so that nothing divides by it.
+    """Return H + λ·mean(diag H)·I; an input that is always zero gets a one, so that no division by zero follows.
 
     Raises:
         OptionError: negative damping.
     """
     if damping < 0:
         raise OptionError(f"damping is {damping}; allowed is at least 0, a share of the mean of the diagonal.")
-    found = moment.clone()
-    diagonal = found.diagonal()
+    result = moment.clone()
+    diagonal = result.diagonal()
     level = diagonal.mean() if len(diagonal) else diagonal.sum()
     diagonal[diagonal <= 0] = 1.0
     diagonal += damping * level
-    return found
+    return result
 
 
 def inverse(moment: Tensor) -> Tensor:
-    """Invert a symmetric positive definite matrix; one that is singular to rounding gets the least ridge that helps.
+    """Invert a symmetric positive definite matrix; add the least sufficient ridge if it is singular to rounding.
 
     Shapes: (I, I) → (I, I), exactly symmetric.
 
     Raises:
         DataError: it is far from positive definite.
     """
-    found: Tensor = torch.cholesky_inverse(factor(moment))
-    return found
+    result: Tensor = torch.cholesky_inverse(factor(moment))
+    return result
 
 
 def factor(moment: Tensor) -> Tensor:
-    """Return L with L·Lᵀ = H, H lifted by the least ridge that helps where it is singular to rounding.
+    """Return L with L·Lᵀ = H; add the least sufficient ridge to H if it is singular to rounding.
 
     Raises:
         DataError: it is far from positive definite.
     """
     ridge = torch.finfo(moment.dtype).eps * len(moment) * float(moment.diagonal().abs().max()) if len(moment) else 0.0
-    found: Tensor
-    found, info = torch.linalg.cholesky_ex(moment)
+    lower: Tensor
+    lower, info = torch.linalg.cholesky_ex(moment)
     for _ in range(_TRIES):
         if not info:
-            return found
-        found, info = torch.linalg.cholesky_ex(moment + ridge * torch.eye(len(moment)).to(moment))
+            return lower
+        lower, info = torch.linalg.cholesky_ex(moment + ridge * torch.eye(len(moment)).to(moment))
         ridge *= _STRONGER
     if info:
         raise DataError("the moment is not positive semidefinite; allowed is E[xxᵀ] of data. Accumulate it in float64.")
-    return found
+    return lower
 
 
 def triangle(matrix: Tensor, *, upper: bool = False) -> Tensor:
-    """Return the Cholesky factor of what elimination leaves of a moment or of its inverse.
+    """Return the Cholesky factor of the remaining block of a moment, or of its inverse, after elimination.
 
     Shapes: (…, I, I) → the same, lower triangular, or upper.
 
     Raises:
         DataError: it is singular to rounding.
     """
-    found: Tensor
-    found, info = torch.linalg.cholesky_ex(matrix, upper=upper)
+    result: Tensor
+    result, info = torch.linalg.cholesky_ex(matrix, upper=upper)
     if bool(info.any()):
         raise DataError(
             "the moment is singular to rounding: some inputs are sums of others. Give more damping, such as "
             f"damping={DAMPING}."
         )
-    return found
+    return result
 
 
-def reconstruction_error(weight: Tensor, found: Tensor, moment: Tensor) -> float:
+def reconstruction_error(weight: Tensor, approximation: Tensor, moment: Tensor) -> float:
     """Return tr((W−Ŵ)H(W−Ŵ)ᵀ), in float64: the squared error of the layer's output over all outputs.
 
-    Shapes: weight, found (O, I), moment (I, I).
+    Shapes: weight, approximation (O, I), moment (I, I).
     """
-    change = weight.detach().double() - found.detach().double()
+    change = weight.detach().double() - approximation.detach().double()
     return float(((change @ moment.double()) * change).sum())

@@ -1,4 +1,4 @@
-"""One consumer while units leave it: H⁻¹ and W of the inputs that are left, as a fixed part and low-rank changes."""
+"""One consumer during removal: H⁻¹ and W of the remaining inputs, as a fixed part and low-rank changes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from prunus.solvers.consumers import Consumer, blocks, rows_of, traces, unit_col
 from prunus.solvers.problem import damped, inverse, triangle
 
 _RANK = 256
-"""Removed inputs whose changes wait: then one product of matrices brings them in, and what is gone is left out."""
+"""Rank of the pending changes at which one matrix product applies them, without the removed inputs."""
 
 
 class Leaving:
     """The state of group OBS in one consumer.
 
     H⁻¹ = H₀⁻¹ − UUᵀ and F = F₀ − VUᵀ; removing the inputs B adds U_B = H⁻¹_{:,B}L⁻ᵀ and V_B = F_B L⁻ᵀ, with
-    LLᵀ = H⁻¹_BB, and costs ‖V_B‖². Diagonal blocks of H⁻¹ and FᵀF are kept up to date, for the scores need no more.
+    LLᵀ = H⁻¹_BB, and costs ‖V_B‖². Only the diagonal blocks of H⁻¹ and FᵀF, which scores need, are kept up to date.
     ``root`` holds Fᵀ.
     """
 
@@ -33,7 +33,7 @@ class Leaving:
         return traces(self.own, self.energy)
 
     def remove(self, chosen: list[int]) -> Tensor:
-        """Remove units, the first one first; return the error that each adds. Shapes: → (chosen,)."""
+        """Remove units in this order; return the error that each adds. Shapes: → (chosen,)."""
         columns = self.columns[chosen]
         owner = torch.arange(len(chosen), device=columns.device)[:, None].expand(columns.shape)
         real = columns < len(self.inverse)
@@ -59,7 +59,7 @@ class Leaving:
         return rise.index_add_(0, owner, right.square().sum(0))
 
     def _settle(self, left: Tensor, right: Tensor, product: Tensor) -> None:
-        """Bring the diagonal blocks up to date. Shapes: left, product (I, k), right (O, k)."""
+        """Update the diagonal blocks. Shapes: left, product (I, k), right (O, k)."""
         mine, other = rows_of(left, self.columns), rows_of(product, self.columns)
         self.own -= mine @ mine.mT
         cross = other @ mine.mT
@@ -71,7 +71,7 @@ class Leaving:
         self.energy[chosen] = 0
 
     def _flush(self, room: int) -> None:
-        """Bring the low-rank changes in and leave out the inputs that are gone."""
+        """Apply the low-rank changes and leave out the removed inputs."""
         stays = (self.unit < self.units).nonzero().reshape(-1)
         left = self.left[stays, : self.rank]
         self.inverse = self.inverse[stays][:, stays].addmm_(left, left.T, alpha=-1)

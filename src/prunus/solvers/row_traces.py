@@ -16,7 +16,7 @@ _VALUES = 2**25
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """Which input each row loses in each step, and what that adds to its error.
+    """The input that each row loses in each step, and the error that this adds.
 
     Shapes: order, rises (O, steps); width is I.
     """
@@ -26,7 +26,7 @@ class Traces:
     width: int
 
     def after(self, steps: list[int]) -> Tensor:
-        """Return the mask once each row took its own number of steps. Shapes: → (O, I), bool."""
+        """Return the mask after the given number of steps of each row. Shapes: → (O, I), bool."""
         taken = torch.arange(self.order.shape[1], device=self.order.device) < torch.tensor(
             steps, device=self.order.device
         ).reshape(-1, 1)
@@ -38,13 +38,13 @@ class Traces:
         return self.after([self.order.shape[1]] * len(self.order))
 
     def cheapest(self, count: int) -> Tensor:
-        """Return the mask after the ``count`` steps that add least, each row's in its own order. → (O, I), bool.
+        """Return the mask after the ``count`` steps that add least, in the order of each row. Shapes: → (O, I), bool.
 
-        A step that adds less than one before it in its row can only be taken after that one, so it costs as much.
+        A step is taken after those before it in its row, so it costs at least as much as each of them.
         """
         rows = len(self.order)
         cost = torch.cummax(self.rises, 1).values
-        # Step by step over all rows: a stable sort then never takes a row's later step first.
+        # Sorted step by step over all rows: a stable sort then never takes a later step of a row first.
         chosen = torch.argsort(cost.T.reshape(-1), stable=True)[:count] % max(1, rows)
         return self.after(torch.bincount(chosen, minlength=rows).tolist())
 
@@ -52,14 +52,15 @@ class Traces:
 def trace_rows(weight: Tensor, inverse: Tensor, *, at_once: int = 1, pattern: NofM | None = None) -> Traces:
     """Remove the inputs of every row, the least w_p²/[H⁻¹]_pp first.
 
-    Rows go in step. Half of the inputs are removed by low-rank changes of the inverse, which then is written out for
-    the half that is left, and so on: that needs a third of the memory traffic of plain elimination, or less.
+    All rows remove equally many inputs at a time. Half of the inputs are removed by low-rank changes of the inverse,
+    which is then written out for the remaining half, and so on: at most a third of the memory traffic of plain
+    elimination.
 
     Args:
-        weight: the rows.
+        weight: rows of the matrix.
         inverse: H⁻¹, shared by all rows at the start.
         at_once: inputs that are chosen from the same scores.
-        pattern: stop in every group of M once N are left; without it all inputs go.
+        pattern: stop in every group of M once N are left; without it all inputs are removed.
 
     Shapes: weight (O, I), inverse (I, I).
     """
@@ -74,7 +75,7 @@ def _trace(weight: Tensor, shared: Tensor, at_once: int, pattern: NofM | None) -
     left = int(state.room[0].sum()) if len(weight) else 0
     while left:
         steps = min(left, -(-state.w.shape[1] // 2))
-        # In groups of M the next choice hangs on the last one.
+        # In groups of M the next choice depends on the last one.
         state.remove(steps, at_once if pattern is None else 1)
         left -= steps
     nothing = weight.new_zeros(len(weight), 0)
@@ -82,7 +83,7 @@ def _trace(weight: Tensor, shared: Tensor, at_once: int, pattern: NofM | None) -
 
 
 class _Rows:
-    """Some rows on their way; each lost as many inputs as the others, but not the same ones."""
+    """The state of some rows during elimination; all have lost equally many inputs, but different ones."""
 
     def __init__(self, weight: Tensor, shared: Tensor, pattern: NofM | None) -> None:
         rows, width = weight.shape
@@ -97,25 +98,25 @@ class _Rows:
         self.rises: list[Tensor] = []
 
     def remove(self, steps: int, at_once: int) -> None:
-        """Remove so many inputs of every row by low-rank changes, then write out the inverse of what is left."""
+        """Remove ``steps`` inputs of every row by low-rank changes, then write out the inverse of the others."""
         change = self.w.new_zeros(len(self.w), steps, self.w.shape[1])
         diagonal = self.inverse.diagonal(dim1=1, dim2=2).clone()
-        gone = torch.zeros_like(self.w, dtype=torch.bool)
+        removed = torch.zeros_like(self.w, dtype=torch.bool)
         for t in range(0, steps, at_once):
             scores = self.w.square() / diagonal
-            closed = gone | (self.room.gather(1, self.group) <= 0)
+            closed = removed | (self.room.gather(1, self.group) <= 0)
             count = min(at_once, steps - t)
             chosen = scores.masked_fill(closed, torch.inf).topk(count, dim=1, largest=False).indices
             new, rise = self._step(chosen, change[:, :t])
             change[:, t : t + count] = new
             diagonal -= new.square().sum(1)
-            gone.scatter_(1, chosen, True)
-            diagonal[gone] = 1.0
-            self.w[gone] = 0.0
+            removed.scatter_(1, chosen, True)
+            diagonal[removed] = 1.0
+            self.w[removed] = 0.0
             self.room.scatter_add_(1, self.group.gather(1, chosen), -torch.ones_like(chosen))
             self.order.append(self.name.gather(1, chosen))
             self.rises.append(rise)
-        self._shrink(gone, change)
+        self._shrink(removed, change)
 
     def _step(self, chosen: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
         """Eliminate inputs of every row. Shapes: chosen (O, k), change (O, t, I) → (O, k, I), (O, k)."""
@@ -129,11 +130,11 @@ class _Rows:
         self.w -= (value.mT @ new)[:, 0]
         return new, value[:, :, 0].square()
 
-    def _shrink(self, gone: Tensor, change: Tensor) -> None:
-        rows, left = len(gone), int((~gone[0]).sum())
-        stays = (~gone).nonzero()[:, 1].reshape(rows, left)
+    def _shrink(self, removed: Tensor, change: Tensor) -> None:
+        rows, left = len(removed), int((~removed[0]).sum())
+        stays = (~removed).nonzero()[:, 1].reshape(rows, left)
         change = change.gather(2, stays[:, None, :].expand(-1, change.shape[1], -1))
-        own = torch.arange(rows, device=gone.device)[:, None, None]
+        own = torch.arange(rows, device=removed.device)[:, None, None]
         self.inverse = self.inverse[own, stays[:, :, None], stays[:, None, :]].baddbmm_(change.mT, change, alpha=-1)
         self.w, self.name = self.w.gather(1, stays), self.name.gather(1, stays)
         self.group = self.group.gather(1, stays)

@@ -1,4 +1,4 @@
-"""SparseGPT: columns from left to right, the error of what goes passed on to the columns that follow."""
+"""SparseGPT: prune columns from left to right, passing the error of removed weights on to later columns."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def sparsegpt(
     """Prune a layer in one pass over its columns.
 
     With U the upper Cholesky factor of (H + λI)⁻¹, each block of columns keeps its highest w²/U_jj², and every column
-    passes its error on: W_{:,j+1:} −= (w_j − ŵ_j)/U_jj · U_{j,j+1:}. Whole tiles G are ranked by ‖W_G U_GG⁻¹‖²:
-    what they cost once the columns before them are settled.
+    passes its error on: W_{:,j+1:} −= (w_j − ŵ_j)/U_jj · U_{j,j+1:}. Whole tiles G are ranked by ‖W_G U_GG⁻¹‖²,
+    their cost when the columns before them are decided.
     Source: Frantar and Alistarh, "SparseGPT", arXiv:2301.00774, algorithm 1.
 
     Args:
-        weight: of the layer.
+        weight: weights of the layer.
         moment: E[xxᵀ] of its inputs.
-        count: how many weights stay; each block of columns gets its part of it. `NofM` ignores it.
+        count: number of weights that stay, divided between the blocks of columns. `NofM` ignores it.
         pattern: `Unstructured` unless given.
-        damping: λ, a share of the mean of the diagonal of H.
-        block: columns that are decided together, brought to a multiple of the pattern's span.
+        damping: λ, as a share of the mean of the diagonal of H.
+        block: number of columns that are decided together, rounded to a multiple of the pattern's span.
 
     Shapes: weight (O, I), moment (I, I).
 
@@ -50,7 +50,7 @@ def sparsegpt(
     upper = triangle(inverse(damped(h, damping)), upper=True)
     w[:, h.diagonal() <= 0] = 0
     block = chosen.span * max(1, block // chosen.span)
-    # N:M is decided when its first column comes up, so that each group sees the errors of all before it.
+    # An N:M group is decided at its first column, when it has received the errors of all columns before it.
     step = chosen.span if isinstance(chosen, NofM) else block
     mask, width, spent = torch.ones_like(w, dtype=torch.bool), w.shape[1], 0
     for start in range(0, width, block):
@@ -71,7 +71,7 @@ def sparsegpt(
 
 
 def _scores(part: Tensor, upper: Tensor, pattern: Pattern) -> Tensor:
-    """Return what each weight costs; of a tile that goes as one, weights before it in its row have passed theirs on."""
+    """Return the cost of each weight; in a tile, the earlier weights of its row have passed their errors on."""
     if not isinstance(pattern, Tiles):
         return (part / upper.diagonal()).square()
     windows = zip(torch.split(part, pattern.columns, 1), range(0, part.shape[1], pattern.columns), strict=True)

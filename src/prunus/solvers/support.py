@@ -13,16 +13,16 @@ _VALUES = 2**24
 
 
 def refit(weight: Tensor, moment: Tensor, mask: Tensor, *, damping: float = 0.0) -> Tensor:
-    """Return the weights on a mask that reproduce the layer's output best.
+    """Return the weights on a mask that best reproduce the layer's output.
 
     ŵ_S = (H_SS)⁻¹ H_S: w for every row with support S: the minimum of (w−ŵ)ᵀH(w−ŵ) over all ŵ that vanish off S.
     Rows that share a support are solved with one factorisation, the others in batches of similar size.
 
     Args:
-        weight: what the layer computes with.
+        weight: weights of the dense layer.
         moment: E[xxᵀ] of its inputs; a covariance where the bias is refitted too.
-        mask: True = may be other than zero; one line (I,) where all rows have the same support.
-        damping: ridge on the *change* of the weights, a share of the mean of the diagonal of H.
+        mask: True = may be nonzero; (I,) where all rows have the same support.
+        damping: ridge on the *change* of the weights, as a share of the mean of the diagonal of H.
 
     Shapes: weight (O, I), mask (O, I) or (I,), moment (I, I) → (O, I), in the dtype of ``weight``.
 
@@ -37,7 +37,7 @@ def refit(weight: Tensor, moment: Tensor, mask: Tensor, *, damping: float = 0.0)
         )
     h = damped(h, damping)
     target = w @ h
-    found = torch.zeros_like(w)
+    solution = torch.zeros_like(w)
     if mask.dim() == 1:
         supports, owner = mask[None], torch.zeros(len(w), dtype=torch.int64, device=w.device)
     else:
@@ -45,21 +45,21 @@ def refit(weight: Tensor, moment: Tensor, mask: Tensor, *, damping: float = 0.0)
     if mask.dim() == 1 or len(supports) * 4 <= len(w):
         for i, support in enumerate(supports):
             rows = (owner == i).nonzero().reshape(-1)
-            _solve_shared(found, h, target, rows, support.nonzero().reshape(-1))
+            _solve_shared(solution, h, target, rows, support.nonzero().reshape(-1))
     else:
-        _solve_rows(found, h, target, mask)
-    return found.to(weight.dtype)
+        _solve_rows(solution, h, target, mask)
+    return solution.to(weight.dtype)
 
 
-def _solve_shared(found: Tensor, h: Tensor, target: Tensor, rows: Tensor, support: Tensor) -> None:
+def _solve_shared(solution: Tensor, h: Tensor, target: Tensor, rows: Tensor, support: Tensor) -> None:
     if len(support):
         lower = factor(h[support][:, support])
         solved = torch.cholesky_solve(target[rows][:, support].T, lower).T
-        found[rows[:, None], support] = solved
+        solution[rows[:, None], support] = solved
 
 
-def _solve_rows(found: Tensor, h: Tensor, target: Tensor, mask: Tensor) -> None:
-    """Solve rows of similar support sizes at once; shorter ones are filled up with the identity."""
+def _solve_rows(solution: Tensor, h: Tensor, target: Tensor, mask: Tensor) -> None:
+    """Solve rows of similar support sizes at once; smaller problems are padded with the identity."""
     sizes = mask.sum(1)
     order = torch.argsort(sizes, descending=True)
     start = 0
@@ -67,7 +67,7 @@ def _solve_rows(found: Tensor, h: Tensor, target: Tensor, mask: Tensor) -> None:
         widest = int(sizes[order[start]])
         rows = order[start : start + max(1, _VALUES // widest**2)]
         rows = rows[sizes[rows] > 0]
-        # A stable sort puts the columns of the support first, in their order.
+        # A stable sort moves the columns of the support to the front, in their order.
         columns = torch.argsort(mask[rows].int(), dim=1, descending=True, stable=True)[:, :widest]
         real = torch.arange(widest, device=h.device) < sizes[rows][:, None]
         system = h[columns[:, :, None], columns[:, None, :]] * (real[:, :, None] & real[:, None, :])
@@ -77,5 +77,5 @@ def _solve_rows(found: Tensor, h: Tensor, target: Tensor, mask: Tensor) -> None:
         for i in info.nonzero().reshape(-1).tolist():
             lower[i] = factor(system[i])
         solved = torch.cholesky_solve(right[:, :, None], lower)[:, :, 0] * real
-        found[rows] = torch.zeros_like(found[rows]).scatter_add_(1, columns, solved)
+        solution[rows] = torch.zeros_like(solution[rows]).scatter_add_(1, columns, solved)
         start += len(rows)

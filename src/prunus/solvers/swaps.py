@@ -1,4 +1,4 @@
-"""One consumer while units leave and come back: what each change would cost, and the change itself."""
+"""One consumer during an exchange of units: the cost of each change, and the change itself."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from prunus.solvers.problem import checked, damped, inverse, triangle
 class Exchange:
     """The state of a local search in one consumer.
 
-    K is (H_SS)⁻¹ on the inputs S that stay and zero elsewhere. Kept beside it: N = KH, Z = H − HKH (what H still holds
-    of the inputs that are gone), the weights F_S = FHK and R = (F − F_S)H, all changed by low-rank updates.
+    K is (H_SS)⁻¹ on the inputs S that stay and zero elsewhere. Kept beside it: N = KH, Z = H − HKH (the part of H that
+    the inputs S do not explain), the weights F_S = FHK and R = (F − F_S)H, all changed by low-rank updates.
     """
 
     def __init__(self, consumer: Consumer, kept: Tensor, damping: float) -> None:
@@ -32,15 +32,15 @@ class Exchange:
         self.error = float((self.residual * root).sum())
 
     def gains(self) -> Tensor:
-        """Return how much the error falls when a unit comes back; only those that are gone count. → (units,)."""
+        """Return the fall of the error when a unit returns; only removed units count. Shapes: → (units,)."""
         energy = _squares(self.residual, self.columns)
         own = blocks(self.rest, self.columns, fill=1.0)
-        # Units that stay have an empty block: the identity keeps the others solvable.
+        # Blocks of units that stay are zero; the identity makes the batch solvable.
         own = own + _flat(own) * torch.eye(own.shape[1]).to(own)
         return traces(own, energy)
 
     def losses_with(self, unit: int) -> Tensor:
-        """Return how much the error would rise by each unit's leaving, were ``unit`` back. → (units,)."""
+        """Return the rise of the error when each unit is removed after ``unit`` returned. Shapes: → (units,)."""
         back, root = self._back(unit)
         own = blocks(self.inverse, self.columns, fill=1.0)
         mine = rows_of(back, self.columns)
@@ -50,7 +50,7 @@ class Exchange:
         return traces(own, energy)
 
     def exchange(self, back: int, out: int) -> None:
-        """Bring one unit back and let another go."""
+        """Restore one unit and remove another."""
         self._update(self._back(back)[0], 1.0)
         index = self._inputs(out)
         if len(index):
@@ -63,7 +63,7 @@ class Exchange:
         return index[index < len(self.moment)]
 
     def _back(self, unit: int) -> tuple[Tensor, Tensor]:
-        """Return U and V: once ``unit`` is back the inverse is K + UUᵀ and the weights are F_S + VUᵀ."""
+        """Return U and V: with ``unit`` restored the inverse is K + UUᵀ and the weights are F_S + VUᵀ."""
         index = self._inputs(unit)
         if not len(index):
             return self.inverse.new_zeros(len(self.inverse), 0), self.root.new_zeros(len(self.root), 0)
@@ -74,7 +74,7 @@ class Exchange:
         return factor, torch.linalg.solve_triangular(lower, self.residual[:, index].T, upper=False).T
 
     def _update(self, factor: Tensor, sign: float) -> None:
-        """K ← K ± UUᵀ, with all that follows from K."""
+        """Set K ← K ± UUᵀ and update all that depends on K."""
         through, target = self.moment @ factor, self.target @ factor
         self.inverse.addmm_(factor, factor.T, alpha=sign)
         self.solved.addmm_(factor, through.T, alpha=sign)

@@ -1,4 +1,4 @@
-"""Wanda: weights times the norm of what they multiply, ranked within a row; the weights that stay are not touched."""
+"""Wanda: rank weights within a row by |w| times the norm of their input; the remaining weights do not change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prunus.solvers.problem import Pruned, check_count, checked
 
 
 def wanda_scores(weight: Tensor, moment: Tensor) -> Tensor:
-    """Score every weight: s_ij = |W_ij|·‖x_j‖₂, up to one factor a layer.
+    """Score every weight: s_ij = |W_ij|·‖x_j‖₂, up to a constant factor of the layer.
 
     Source: Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", arXiv:2306.11695.
     Shapes: weight (O, I), moment (I, I) → (O, I).
@@ -25,9 +25,9 @@ def wanda(weight: Tensor, moment: Tensor, count: int, pattern: Pattern | None = 
     Source: Sun et al., arXiv:2306.11695.
 
     Args:
-        weight: of the layer.
-        moment: E[xxᵀ] of its inputs, not centred; only its diagonal counts.
-        count: how many weights stay.
+        weight: weights of the layer.
+        moment: E[xxᵀ] of its inputs, not centred; only its diagonal is read.
+        count: number of weights that stay.
         pattern: `EveryRow` unless given; `NofM` ignores the count.
 
     Shapes: weight (O, I), moment (I, I).

@@ -103,7 +103,7 @@ def _replaced(prune: dict[str, Any], changes: Mapping[tuple[str, ...], Any]) -> 
 
 _IN_DEMO = words(
     "absolute-threshold relative-threshold importance window-tile window-kernel two-four alps sensitivity "
-    "contribution filter-norm obs-units key-path modular layer-wise multi-scale random smaller-dense"
+    "contribution magnitude obs-units key-path modular layer-wise multi-scale random smaller-dense"
 )
 """Methods of every level that are done within the minute that a person gives a demo."""
 

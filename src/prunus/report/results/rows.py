@@ -131,8 +131,8 @@ def named(method: str, repair: str) -> str:
     """Return what a method with a repair is called in a row.
 
     Example:
-        >>> named("filter-norm", "refold")
-        'filter-norm + refold'
+        >>> named("magnitude", "refold")
+        'magnitude + refold'
     """
     return method if repair == "none" else f"{method} + {repair}"
 
