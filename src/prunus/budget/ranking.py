@@ -12,7 +12,8 @@ from prunus.budget.integer_repair import refill
 from prunus.budget.spend_rest import top_up
 from prunus.budget.width_grid import raised_least
 from prunus.criteria.lamp import lamp_scores
-from prunus.graph.coupling import Axis, Coupling
+from prunus.graph.axis import Axis
+from prunus.graph.coupling import Coupling
 from prunus.graph.layout import atoms_of
 
 _LEAST_SHARE = 0.1
