@@ -25,7 +25,7 @@ from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.progress import Progress, Silent
 from prunus.foundation.user_code import UserFunction
-from prunus.graph.call_form import Calls, as_called, without_labels
+from prunus.graph.call_form import CallForm, as_called, without_labels
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import couple, opted_in
 from prunus.graph.partial_capture import Captured, capture_or_parts
@@ -102,7 +102,7 @@ def analyse(
         own = own_with_config(model, coupling, own, captured.inputs) if config_ties else own
     if own is not None:
         coupling = own.on(coupling)
-    calls = Calls(example_inputs)
+    calls = CallForm(example_inputs)
     given = Given(called(data, calls), called(as_often_as_needed(held_out), calls)) if data is not None else None
     calibration, selection = sources_of(given)
     return Analysis(

@@ -174,6 +174,12 @@ class Analysis:
 
         return self.on(self.remember("own forward, free head dims", free))
 
+    def for_plan(self, plan: Plan) -> Analysis:
+        """Return the analysis whose axes a plan cuts: this one, or the one under which the widths of heads may go."""
+        if self.own is None or plan.axes.keys() <= self.coupling.axes.keys():
+            return self
+        return self.with_free_head_dims()
+
     def on(self, own: OwnForward) -> Analysis:
         """Return the same analysis on other terms; scores that were measured are measured anew."""
         coupling = own.on(self._bare())

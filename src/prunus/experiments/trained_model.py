@@ -21,7 +21,7 @@ from prunus.experiments.sources import resolve_data, resolve_model
 from prunus.experiments.sources.noise import NOISE, noise_splits, with_noise
 from prunus.experiments.workloads import WORKLOADS, trained
 from prunus.foundation.progress import Progress
-from prunus.graph.call_form import Calls, as_called
+from prunus.graph.call_form import CallForm, as_called
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import named_tensors
 from prunus.outcome import train_
@@ -174,7 +174,7 @@ def _trained_once(recipe: Recipe, seed: int, progress: Progress) -> nn.Module:
 def as_called_data(model: nn.Module, data: Splits) -> Splits:
     """Return splits whose batches have the form in which the model is called."""
     example = as_called(unwrap(model), first_inputs(data, 1))
-    found: Splits = called(data, Calls(example))
+    found: Splits = called(data, CallForm(example))
     return found
 
 

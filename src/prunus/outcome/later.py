@@ -23,10 +23,10 @@ from prunus.foundation.arguments import door
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.progress import Progress
-from prunus.graph.call_form import Calls, as_called
+from prunus.graph.call_form import CallForm, as_called
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling, couple
-from prunus.outcome.calls import CallTable, Subject, WantedCalls, call_table
+from prunus.outcome.calls import Calls, CallTable, Subject, call_table
 from prunus.outcome.cutting import cut_proved
 from prunus.outcome.realising import recovered, repaired
 from prunus.outcome.record import Outcome
@@ -132,7 +132,7 @@ def verify(
 
 
 @in_ordinary_mode
-def check_calls(found: Outcome, calls: WantedCalls = None, *, progress: Progress | None = None) -> CallTable:
+def check_calls(found: Outcome, calls: Calls = None, *, progress: Progress | None = None) -> CallTable:
     """Make calls of an outcome's network and of its dense network under the plan's masks, and compare.
 
     The reference is the user's own module: removed slices at zero, averages over kept positions only. Constants are
@@ -158,9 +158,7 @@ def check_calls(found: Outcome, calls: WantedCalls = None, *, progress: Progress
         >>> prunus.check_calls(cut, {"one": ((torch.randn(1, 8),), {})}).ok
         True
     """
-    analysis = _original(found)
-    if not found.plan.axes.keys() <= analysis.coupling.axes.keys():
-        analysis = analysis.with_free_head_dims() if analysis.own is not None else analysis
+    analysis = _original(found).for_plan(found.plan)
     coupling = analysis.coupling
     if not found.plan.axes.keys() <= coupling.axes.keys():
         coupling = couple(coupling.graph, **coupling.options)
@@ -246,7 +244,7 @@ def _with_data(found: Outcome, data: Any, held_out: Any = None) -> Outcome:
         raise OptionError("there are no data to go by; give data=batches.")
     if data is not None:
         check_held_out(data, held_out)
-        calls, data = Calls(analysis.user_inputs), as_often_as_needed(data)
+        calls, data = CallForm(analysis.user_inputs), as_often_as_needed(data)
         batches_of(data, "data")
         given = Given(called(data, calls), called(as_often_as_needed(held_out), calls))
         calibration, selection = sources_of(given)

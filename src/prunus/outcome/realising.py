@@ -74,8 +74,7 @@ def realise(
             f"method {plan.settings.get('method')!r} starts from new weights, which nothing trains; give data and "
             'recover={"steps": 500}.'
         )
-    if analysis.own is not None and not plan.axes.keys() <= analysis.coupling.axes.keys():
-        analysis = analysis.with_free_head_dims()
+    analysis = analysis.for_plan(plan)
     check_follows(plan, analysis.coupling)
     source = weights if weights is not None else analysis.model
     _check_same_tensors(source, analysis.model)

@@ -14,7 +14,7 @@ from prunus.data.calling import called
 from prunus.data.learning import NO_LABELS, as_often_as_needed, learning_data
 from prunus.errors import CaptureError
 from prunus.foundation.autograd_mode import in_ordinary_mode
-from prunus.graph.call_form import Calls, as_called
+from prunus.graph.call_form import CallForm, as_called
 from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.plans import Plan
@@ -68,7 +68,7 @@ def recover_(
     options = RecoveryOptions.of(recover)
     data, teacher = as_often_as_needed(data), unwrap(dense)
     example = as_called(teacher, _example(learning_data(data)[0]) if example_inputs is None else example_inputs)
-    calls = Calls(example)
+    calls = CallForm(example)
     train, deciding, labelled = learning_data(called(data, calls), called(as_often_as_needed(held_out), calls))
     task = RecoveryTask(
         unwrap(small),

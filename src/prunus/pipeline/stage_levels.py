@@ -21,11 +21,11 @@ from prunus.methods.reduction import Reduction, droppable, whole
 from prunus.methods.redundancy import without_twins
 from prunus.methods.scored_units import unit_scores
 from prunus.methods.weights import maskable, weight_scores
+from prunus.pipeline.stage_state import State
 from prunus.plans import Decision
 
 if TYPE_CHECKING:
     from prunus.pipeline.stage import Stage
-    from prunus.pipeline.stages import State
 
 
 def _modular(analysis: Analysis, limit: int) -> tuple[Reduction, dict[str, str]]:

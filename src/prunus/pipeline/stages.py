@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
 from prunus.analysis import Analysis
-from prunus.analysis.score import make_plan
 from prunus.budget import Limit
 from prunus.data.batches import DataSource
 from prunus.data.learning import learning_data
 from prunus.errors import BudgetError, OptionError
 from prunus.exporters import undo
-from prunus.methods.reduction import Reduction, whole
+from prunus.methods.reduction import whole
 from prunus.pipeline.request import Request
 from prunus.pipeline.stage_checks import stage_budget
 from prunus.pipeline.stage_levels import LEVELS
-from prunus.plans import Decision, Plan
+from prunus.pipeline.stage_state import State
+from prunus.plans import Plan
 from prunus.recovery import RecoveryTask, recovered_
 from prunus.recovery.options import whole_recovery
 from prunus.surgery.cut import cut_with_record
@@ -33,42 +32,6 @@ if TYPE_CHECKING:
 
 ROUNDS = 8
 """How often a schedule prunes, with training in between."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class State:
-    """What the stages so far have left, in the indices of the original network.
-
-    Attributes:
-        analysis: the network in its original shapes; what stays has the weights learned so far.
-        reduction: the branches that went.
-        keep: axis id → units that stay.
-        masks: weight name → weights that stay.
-        decisions: what went, and why.
-    """
-
-    analysis: Analysis
-    reduction: Reduction
-    keep: Mapping[str, np.ndarray]
-    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
-    decisions: tuple[Decision, ...] = ()
-
-    def plan(self) -> Plan:
-        """Return the plan of all stages so far."""
-        return make_plan(
-            self.analysis.coupling, self.keep, self.reduction.drops, self.masks, self.decisions, cost=self.analysis.cost
-        )
-
-    def spent(self) -> int:
-        """Return what is left of the metric; weights at zero count as gone where they save something."""
-        plan = self.plan()
-        gone = sum(int((~mask).sum()) for mask in self.masks.values()) if self.analysis.metric == "params" else 0
-        return self.analysis.spent(plan.after) - gone
-
-    def with_weights(self, model: nn.Module) -> State:
-        """Return the same state with other weights; what was measured on the old ones is forgotten."""
-        analysis = replace(self.analysis, model=model, memo={})
-        return replace(self, analysis=analysis, reduction=replace(self.reduction, analysis=analysis))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,9 @@ from prunus.pruner.cutting import transplant_
 from prunus.pruner.distributed import agree_, average_
 from prunus.pruner.log_sinks import Log
 from prunus.pruner.mask_state import decisions_of, restore_scene, scene_state
-from prunus.pruner.options import PrunerOptions, options_of
+from prunus.pruner.options import Clock, Moment, PrunerOptions, options_of
 from prunus.pruner.prunable_weights import weights_of
-from prunus.pruner.step_schedule import Clock
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, strategy_of
+from prunus.pruner.strategy import STRATEGIES, Masks, Scene, strategy_of
 from prunus.pruner.structure import Structure, structure_of
 from prunus.training.mask_holder import MaskHolder
 
@@ -159,7 +158,7 @@ class Pruner:
                 f"{type(self.model).__name__}; give the optimizer that trains it."
             )
         if self._restored and self._clock is not None:
-            self._go_on(clock, self._clock)
+            clock.go_on_from(self._clock)
         self._strategy.check()
         self._clock, self._optimizer, self._restored = clock, optimizer, False
         self._attach()
@@ -206,11 +205,38 @@ class Pruner:
         release_format_(self.model)
         self._optimizer = None
 
-    def attached(self, optimizer: Optimizer, total_steps: int) -> AbstractContextManager[Pruner]:
-        """Call the hooks around every ``optimizer.step()`` inside a ``with`` block; see `prunus.pruner.adapters`."""
-        from prunus.pruner.adapters.loop import attached
+    @contextmanager
+    def attached(self, optimizer: Optimizer, total_steps: int) -> Iterator[Pruner]:
+        """Call the five hooks around every ``optimizer.step()`` inside a ``with`` block; the loop stays as it is.
 
-        return attached(self, optimizer, total_steps)
+        Masks change right after a step instead of right before the next, which no forward pass can tell apart. Steps
+        that a gradient scaler skips do not count.
+
+        Args:
+            optimizer: it trains the network; its step hooks are used, and removed at the end.
+            total_steps: the number of optimizer steps to come.
+
+        Example:
+            ``with pruner.attached(optimizer, total_steps=1000): train(model, optimizer)``
+        """
+
+        def before(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+            self.before_optimizer_step()
+
+        def after(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+            self.after_optimizer_step()
+            self.step_begin()
+
+        self.train_begin(optimizer, total_steps)
+        handles = [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+        try:
+            self.step_begin()
+            yield self
+            self.train_end()
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.detach()
 
     def plan(self, coupling: Coupling | None = None) -> Plan:
         """Return the plan of what is masked now, in the indices of the network as it is.
@@ -300,17 +326,6 @@ class Pruner:
         self._strategy.restore(state["strategy"])
         self._clock = Clock(int(state["step"]), int(state["total_steps"]), last_update=int(state["last_update"]))
         self._restored = True
-
-    @staticmethod
-    def _go_on(clock: Clock, stored: Clock) -> None:
-        """Set the clock of a restored training to where it was; one that was over leaves its masks to a new one."""
-        if stored.total == clock.total:
-            clock.step, clock.last_update = stored.step, stored.last_update
-        elif stored.step < stored.total:
-            raise OptionError(
-                f"the stored training stands at step {stored.step} of {stored.total}, this one has {clock.total} "
-                "steps: its schedule would bend. Give as many total_steps, or begin anew."
-            )
 
     def _attach(self) -> None:
         # Pruning makes the widths that are unsafe with the channels last; the loop may have chosen that format.

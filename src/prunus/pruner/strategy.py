@@ -14,43 +14,13 @@ from torch import Tensor, nn
 from prunus.errors import BudgetError, OptionError, nearest
 from prunus.foundation.registry import Registry
 from prunus.masks import resolve_count
-from prunus.pruner.options import PrunerOptions
+from prunus.pruner.options import Moment, PrunerOptions
 from prunus.pruner.structure import Structure
 
 Masks = dict[str, Tensor]
 
 CHOICES = ("criterion", "pattern", "metric", "allocator")
 """Options that some strategies follow and others know nothing of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A step of the training, as strategies see it.
-
-    Attributes:
-        step: how many optimizer steps were taken.
-        t: progress inside the pruning: 0 at its first step, 1 from its last on.
-        steps_left: optimizer steps until the final level.
-        kept: what the schedule wants to be kept now.
-        updates_left: changes of the masks still to come, this one included; 0 after the last.
-        loss: the loss of the last step where the loop says it.
-        update_next: whether the masks change before the next step.
-        lr: the learning rate of the first group.
-    """
-
-    step: int
-    t: float
-    steps_left: int
-    kept: float
-    updates_left: int
-    loss: float | None = None
-    update_next: bool = False
-    lr: float = 0.0
-
-    @property
-    def final(self) -> bool:
-        """Whether the final level has to be met now."""
-        return self.updates_left <= 1
 
 
 @dataclass(slots=True)

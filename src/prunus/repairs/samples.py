@@ -14,7 +14,7 @@ from prunus.data.batches import moved
 from prunus.data.calibration import batches_of
 from prunus.data.programs import named
 from prunus.errors import DataError
-from prunus.graph.call_form import Calls
+from prunus.graph.call_form import CallForm
 from prunus.graph.capture import split_inputs
 
 Role = Literal["fit", "check", "held"]
@@ -40,7 +40,7 @@ class Lane:
 
 
 def lanes_of(
-    data: Any, device: torch.device, *, names: Sequence[str] = (), calls: Calls | None = None, most: int = MOST
+    data: Any, device: torch.device, *, names: Sequence[str] = (), calls: CallForm | None = None, most: int = MOST
 ) -> tuple[Lane, ...]:
     """Return the calibration samples as lanes of equal size, in stored order.
 

@@ -3,6 +3,6 @@
 from prunus.outcome.calls.built_in import CALLS
 from prunus.outcome.calls.record import CallTable, Row
 from prunus.outcome.calls.subject import Subject
-from prunus.outcome.calls.table import WantedCalls, call_table
+from prunus.outcome.calls.table import Calls, call_table
 
-__all__ = ["CALLS", "CallTable", "Row", "Subject", "WantedCalls", "call_table"]
+__all__ = ["CALLS", "CallTable", "Calls", "Row", "Subject", "call_table"]

@@ -19,10 +19,10 @@ from prunus.outcome.calls.pair import SINGLE, NotTaken, Refused, call_of, in_sho
 from prunus.outcome.calls.record import FAILS, NONE, CallTable, Row
 from prunus.outcome.calls.subject import Subject
 
-WantedCalls = Mapping[str, Any] | Iterable[str] | None
+Calls = Mapping[str, Any] | Iterable[str] | None
 
 
-def call_table(it: Subject, calls: WantedCalls = None, progress: Progress | None = None) -> CallTable:
+def call_table(it: Subject, calls: Calls = None, progress: Progress | None = None) -> CallTable:
     """Return the table of a cut network.
 
     Args:
@@ -66,7 +66,7 @@ def _row(it: Subject, name: str, make: Callable[[Subject, str], Row]) -> Row:
         return Row(name, FAILS, reason=f"the call could not be made: {in_short(error)}")
 
 
-def _makers(calls: WantedCalls) -> dict[str, Callable[[Subject, str], Row]]:
+def _makers(calls: Calls) -> dict[str, Callable[[Subject, str], Row]]:
     if calls is None:
         return dict(CALLS)
     if isinstance(calls, Mapping):

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prunus.pruner.adapters.loop import attached
 from prunus.pruner.pruner import Pruner
 
 
@@ -31,7 +30,7 @@ def accelerated(pruner: Pruner, optimizer: Any, total_steps: int, accelerator: A
     if accelerator is not None:
         accelerator.backward = backward
     try:
-        with attached(pruner, getattr(optimizer, "optimizer", optimizer), total_steps):
+        with pruner.attached(getattr(optimizer, "optimizer", optimizer), total_steps):
             yield pruner
     finally:
         if accelerator is not None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from prunus.errors import DataError
 from prunus.masks import resolve_count, top_masks
 from prunus.pruner.gradient_statistics import Gathered
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
+from prunus.pruner.options import Moment
+from prunus.pruner.strategy import STRATEGIES, Masks, Scene, Strategy, check_range
 
 LATE = 0.75
 _FAST, _SLOW = 0.3, 0.05

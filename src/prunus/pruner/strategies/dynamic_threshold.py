@@ -11,7 +11,8 @@ from torch import Tensor
 
 from prunus.criteria.weight_statistics import precise
 from prunus.masks import resolve_count, top_masks
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
+from prunus.pruner.options import Moment
+from prunus.pruner.strategy import STRATEGIES, Masks, Scene, Strategy, check_range
 from prunus.training.schedules import linear
 
 DECAY = 0.9

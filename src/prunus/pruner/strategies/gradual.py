@@ -22,7 +22,8 @@ from prunus.masks import (
 )
 from prunus.masks.window import Strip, Window
 from prunus.pruner.gradient_statistics import Gathered, below
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
+from prunus.pruner.options import Moment
+from prunus.pruner.strategy import STRATEGIES, Masks, NoSettings, Scene, Strategy
 
 
 @STRATEGIES.register("gradual", "incremental")

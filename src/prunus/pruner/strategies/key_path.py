@@ -14,8 +14,9 @@ from prunus.cost.price import cost_model
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import INPUT, TENSOR, Graph, refs_in
 from prunus.graph.layout import atoms_of
+from prunus.pruner.options import Moment
 from prunus.pruner.strategies.units import unit_scores
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
+from prunus.pruner.strategy import STRATEGIES, Masks, NoSettings, Scene, Strategy
 from prunus.pruner.structure import emptied
 from prunus.tree import Branch, find_branches
 from prunus.tree.paths import key_path

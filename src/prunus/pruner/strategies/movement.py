@@ -10,7 +10,8 @@ from torch import Tensor
 
 from prunus.masks import resolve_count, top_masks
 from prunus.pruner.gradient_statistics import zeros_for
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
+from prunus.pruner.options import Moment
+from prunus.pruner.strategy import STRATEGIES, Masks, NoSettings, Scene, Strategy
 
 
 @STRATEGIES.register("movement")

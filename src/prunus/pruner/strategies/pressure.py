@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.producers_consumers import find_places
+from prunus.pruner.options import Moment
 from prunus.pruner.strategies.units import check_units, prune_units_, unit_scores
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
+from prunus.pruner.strategy import STRATEGIES, Masks, Scene, Strategy, check_range
 
 
 class Lanes:

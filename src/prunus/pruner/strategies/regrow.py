@@ -12,7 +12,8 @@ from torch import Tensor
 
 from prunus.masks import resolve_count, top_masks
 from prunus.masks.selection import find_cut, kept_by
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
+from prunus.pruner.options import Moment
+from prunus.pruner.strategy import STRATEGIES, Masks, Scene, Strategy, check_range
 
 
 @dataclass(frozen=True, slots=True)

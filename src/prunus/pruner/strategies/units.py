@@ -12,7 +12,8 @@ from torch import Tensor
 from prunus.criteria import UNIT_CRITERIA, CriterionLike, UnitEvidence, criterion_of, needs_of
 from prunus.errors import OptionError
 from prunus.pruner.gradient_statistics import zeros_for
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
+from prunus.pruner.options import Moment
+from prunus.pruner.strategy import STRATEGIES, Masks, NoSettings, Scene, Strategy
 
 
 @STRATEGIES.register("units")

@@ -21,7 +21,8 @@ from prunus.graph.layout import atoms_of
 from prunus.graph.provenance import Provenance, literals, provenance
 from prunus.graph.rules.context import base_name
 from prunus.graph.traced import attributes_of
-from prunus.report.inspection.record import AxisPart, FrozenPart, Inspection, ModulePart, NumberPart, UnknownOp
+from prunus.report.inspection.record import AxisPart, FrozenPart, ModulePart, NumberPart, UnknownOp
+from prunus.report.inspection.text import Inspection
 from prunus.surgery.cut import FORWARDS
 from prunus.surgery.own_forward import own_forward
 

@@ -16,7 +16,7 @@ class FrozenPart:
     Attributes:
         tensor, dim, numel: which dim, and the scalars of the whole tensor.
         size: positions of the frozen factor; the whole dim where nothing else is in it.
-        reason: the short word that the analysis gives; `reasons.meaning` explains it.
+        reason: the short word that the analysis gives; `frozen_groups.meaning` explains it.
         op, module, source: where it was found out: the op, the module that ran it, and the line of code that ran;
             empty where no op reads the tensor.
     """
@@ -108,8 +108,8 @@ class NumberPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
-    """A network with its price, its axes, and its frozen dims; printing it shows the module tree.
+class InspectionRecord:
+    """A network with its price, its axes and its frozen dims; `Inspection` adds the text that printing it shows.
 
     Attributes:
         name: what the network is called; its class where nobody said.
@@ -160,11 +160,6 @@ class Inspection:
             module["share_macs"] = _share(module["macs"], self.macs_forward)
             module["tied"] = dict(module["tied"])
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-    def __str__(self) -> str:
-        from prunus.report.inspection.text import plain_lines
-
-        return "\n".join(plain_lines(self))
 
 
 def _share(part: int, whole: int) -> float:

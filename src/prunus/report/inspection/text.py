@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunus.report.inspection.frozen_groups import Held, held_by_reason
-from prunus.report.inspection.record import AxisPart, Inspection, NumberPart
+from prunus.report.inspection.record import AxisPart, InspectionRecord, NumberPart
 from prunus.report.inspection.tree import Row, tree_rows
 
 if TYPE_CHECKING:
@@ -29,8 +30,16 @@ _NARROW = 130
 Texts = list[list[str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Inspection(InspectionRecord):
+    """A network with its price, its axes and its frozen dims; printing it shows the module tree."""
+
+    def __str__(self) -> str:
+        return "\n".join(plain_lines(self))
+
+
 def print_inspection(
-    inspection: Inspection, console: Console | None = None, *, depth: int | None = None, numbers: bool = False
+    inspection: InspectionRecord, console: Console | None = None, *, depth: int | None = None, numbers: bool = False
 ) -> None:
     """Print an inspection: a table in colour on a terminal, the lines of `plain_lines` elsewhere.
 
@@ -56,7 +65,7 @@ def print_inspection(
         console.print(line, markup=False, highlight=False, emoji=False)
 
 
-def plain_lines(inspection: Inspection, depth: int | None = None, *, numbers: bool = False) -> Iterator[str]:
+def plain_lines(inspection: InspectionRecord, depth: int | None = None, *, numbers: bool = False) -> Iterator[str]:
     """Yield an inspection as lines of text, however wide.
 
     Units: params are scalars; MACs are those of one forward on the example inputs, 1 MAC = 2 FLOP.
@@ -75,7 +84,7 @@ def plain_lines(inspection: Inspection, depth: int | None = None, *, numbers: bo
         yield from ("", *foot)
 
 
-def _head(found: Inspection) -> Iterator[str]:
+def _head(found: InspectionRecord) -> Iterator[str]:
     kind = found.modules[0].kind
     yield found.name if found.name == kind else f"{found.name}: {kind}"
     yield f"inputs     {', '.join(found.inputs)}"
@@ -89,13 +98,15 @@ def _head(found: Inspection) -> Iterator[str]:
     yield f"captured   {found.how}: {found.nodes} ops"
 
 
-def _foot(found: Inspection) -> Iterator[str]:
+def _foot(found: InspectionRecord) -> Iterator[str]:
     for unknown in found.unknown:
         yield f"no rule for {unknown.op}, first in {short_place(unknown.where)}: what it touches is frozen"
     yield from (f"note: {note}" for note in found.notes)
 
 
-def _sections(found: Inspection, depth: int | None, brief: bool, every: bool) -> Iterator[tuple[Sequence[str], Texts]]:
+def _sections(
+    found: InspectionRecord, depth: int | None, brief: bool, every: bool
+) -> Iterator[tuple[Sequence[str], Texts]]:
     yield _TREE, [_tree_texts(row, found, brief) for row in tree_rows(found, depth)]
     if axes := _alike(found.axes)[:_MOST_AXES]:
         yield _AXES, [_axis_texts(axis, times, found, brief) for axis, times in axes]
@@ -107,7 +118,7 @@ def _sections(found: Inspection, depth: int | None, brief: bool, every: bool) ->
         yield _NUMBERS, [_number_texts(number, times) for number, times in numbers]
 
 
-def _tree_texts(row: Row, found: Inspection, brief: bool) -> list[str]:
+def _tree_texts(row: Row, found: InspectionRecord, brief: bool) -> list[str]:
     amounts = [*_amount(row.params, found.params, brief), *_amount(row.macs, found.macs_forward, brief)]
     return [row.label, row.kind, *amounts, row.axes, row.frozen]
 
@@ -139,7 +150,7 @@ def _number_texts(number: NumberPart, times: int) -> list[str]:
     return [f"{number.op} {number.argument}", str(number.value), number.origin, number.follows, place, str(times)]
 
 
-def _axis_texts(axis: AxisPart, times: int, found: Inspection, brief: bool) -> list[str]:
+def _axis_texts(axis: AxisPart, times: int, found: InspectionRecord, brief: bool) -> list[str]:
     amounts = [*_amount(axis.params, found.params, brief), *_amount(axis.macs, found.macs_forward, brief)]
     name = axis.id + (f" and {times - 1} like it" if times > 1 else "")
     return [name, str(axis.size), str(len(axis.members)), *amounts]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from prunus.report.inspection.reasons import kind as kind_of
-from prunus.report.inspection.record import FrozenPart, Inspection, ModulePart
+from prunus.report.inspection.frozen_groups import kind as kind_of
+from prunus.report.inspection.record import FrozenPart, InspectionRecord, ModulePart
 
 # Every convolution keeps its kernel; saying so on each row would drown the rest.
 _OBVIOUS = ("kernel",)
@@ -26,7 +26,7 @@ class Row:
     frozen: str
 
 
-def tree_rows(inspection: Inspection, depth: int | None = None) -> Iterator[Row]:
+def tree_rows(inspection: InspectionRecord, depth: int | None = None) -> Iterator[Row]:
     """Yield the rows of the module tree, outside before inside.
 
     Modules without parameters, MACs or axes are left out. Neighbours of the same class with the same counts, axes and
@@ -40,7 +40,7 @@ def tree_rows(inspection: Inspection, depth: int | None = None) -> Iterator[Row]
 
 
 class _Tree:
-    def __init__(self, inspection: Inspection) -> None:
+    def __init__(self, inspection: InspectionRecord) -> None:
         self.sizes = {axis.id: axis.size for axis in inspection.axes}
         self.root = inspection.modules[0]
         self.children: dict[str, list[ModulePart]] = {}
