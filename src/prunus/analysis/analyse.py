@@ -27,7 +27,8 @@ from prunus.foundation.progress import Progress, Silent
 from prunus.foundation.user_code import UserFunction
 from prunus.graph.call_form import CallForm, as_called, without_labels
 from prunus.graph.capture import unwrap
-from prunus.graph.coupling import couple, opted_in
+from prunus.graph.coupling import Coupling, couple, opted_in
+from prunus.graph.kept_forward import OwnForward
 from prunus.graph.partial_capture import Captured, capture_or_parts
 from prunus.surgery.cut import FORWARDS
 from prunus.surgery.own_forward import own_forward
@@ -93,17 +94,13 @@ def analyse(
     model = unwrap(model)
     check_weights(model)
     captured, example_inputs = _captured(model, as_called(model, example_inputs), named_loss=isinstance(loss, str))
-    data = as_often_as_needed(data_or_noise(data, example_inputs, seed))
+    data = data_or_noise(data, example_inputs, seed)
     coupling = couple(captured.graph, **options)
-    own, memo = None, {COVERAGE_REWRITTEN: coupling.coverage()}
-    if forward == "keep":
-        with buffers_kept(captured.model):  # reading a parametrised weight in training moves some
-            own = own_forward(captured.model, coupling, captured.inputs)
-        own = own_with_config(model, coupling, own, captured.inputs) if config_ties else own
+    memo = {COVERAGE_REWRITTEN: coupling.coverage()}
+    own = _terms(model, captured, coupling, config_ties) if forward == "keep" else None
     if own is not None:
         coupling = own.on(coupling)
-    calls = CallForm(example_inputs)
-    given = Given(called(data, calls), called(as_often_as_needed(held_out), calls)) if data is not None else None
+    given = data_given(data, held_out, example_inputs) if data is not None else None
     calibration, selection = sources_of(given)
     return Analysis(
         model=captured.model,
@@ -126,6 +123,19 @@ def analyse(
         progress=progress or Silent(),
         memo=memo,
     )
+
+
+def data_given(data: Any, held_out: Any, example_inputs: Any) -> Given:
+    """Return data whose batches are called as the example is, and which can be read as often as needed."""
+    form = CallForm(example_inputs)
+    return Given(called(as_often_as_needed(data), form), called(as_often_as_needed(held_out), form))
+
+
+def _terms(model: nn.Module, captured: Captured, coupling: Coupling, config_ties: bool) -> OwnForward:
+    """Return the terms under which no forward has to be rewritten, with those of a config where it ties sizes."""
+    with buffers_kept(captured.model):  # reading a parametrised weight in training moves some
+        own = own_forward(captured.model, coupling, captured.inputs)
+    return own_with_config(model, coupling, own, captured.inputs) if config_ties else own
 
 
 def _captured(model: nn.Module, example_inputs: Any, *, named_loss: bool) -> tuple[Captured, Any]:
@@ -222,4 +232,5 @@ __all__ = [
     "check_ignore",
     "check_samples",
     "check_seed",
+    "data_given",
 ]

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.analysis.analyse import check_held_out, check_seed
+from prunus.analysis.analyse import check_held_out, check_seed, data_given
 from prunus.data.batches import answer, device_of, moved
 from prunus.data.calibration import batches_of, evaluating
-from prunus.data.calling import called
-from prunus.data.given import Given, sources_of
+from prunus.data.given import sources_of
 from prunus.data.learning import as_often_as_needed
 from prunus.errors import OptionError, UsageError, VerifyError
 from prunus.exporters import save
@@ -23,7 +22,7 @@ from prunus.foundation.arguments import door
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.progress import Progress
-from prunus.graph.call_form import CallForm, as_called
+from prunus.graph.call_form import as_called
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling, couple
 from prunus.outcome.calls import Calls, CallTable, Subject, call_table
@@ -244,9 +243,9 @@ def _with_data(found: Outcome, data: Any, held_out: Any = None) -> Outcome:
         raise OptionError("there are no data to go by; give data=batches.")
     if data is not None:
         check_held_out(data, held_out)
-        calls, data = CallForm(analysis.user_inputs), as_often_as_needed(data)
+        data = as_often_as_needed(data)
         batches_of(data, "data")
-        given = Given(called(data, calls), called(as_often_as_needed(held_out), calls))
+        given = data_given(data, held_out, analysis.user_inputs)
         calibration, selection = sources_of(given)
         analysis = replace(analysis, given=given, calibration=calibration, selection=selection, memo={})
     return replace(found, model=deep_copy(found.model), analysis=analysis)

@@ -63,13 +63,10 @@ def realise(
         OptionError: an unknown repair or recovery, or one that needs data where there are none.
     """
     check_repair(repair)
-    wanted = recovery_of(recover, has_data=analysis.has_data)
-    if repair not in (None, AUTO, NONE) and not analysis.has_data:
-        raise OptionError(
-            f"repair is {repair!r}, which refits weights on data, and there are none; give data (inputs alone will do, "
-            "or 'noise'), or leave repair out."
-        )
-    if plan.settings.get(FRESH) and wanted is None and fresh is None:
+    recovery = recovery_of(recover, has_data=analysis.has_data)
+    from_new_weights = bool(plan.settings.get(FRESH))
+    _check_repair_has_data(repair, analysis)
+    if from_new_weights and recovery is None and fresh is None:
         raise OptionError(
             f"method {plan.settings.get('method')!r} starts from new weights, which nothing trains; give data and "
             'recover={"steps": 500}.'
@@ -79,7 +76,7 @@ def realise(
     source = weights if weights is not None else analysis.model
     _check_same_tensors(source, analysis.model)
     cut = cut_proved(source, analysis.coupling, plan, analysis.example_inputs, seed=analysis.seed)
-    found = Outcome(
+    outcome = Outcome(
         model=cut.model,
         plan=plan,
         check=cut.check,
@@ -90,13 +87,21 @@ def realise(
         analysis=analysis,
         coverage_rewritten=analysis.coverage_rewritten(),
     )
-    if repair is not None and analysis.has_data and not plan.settings.get(FRESH):
-        found = repaired(found, repair, recovered=wanted is not None, progress=progress)
+    if repair is not None and analysis.has_data and not from_new_weights:
+        outcome = repaired(outcome, repair, recovered=recovery is not None, progress=progress)
     if analysis.captured is not None:
-        found = replace(found, model=analysis.captured.restored(found.model, analysis.user_model))
-    if plan.settings.get(FRESH):
-        found = renewed(found, fresh, progress=progress)
-    return recovered(found, wanted, progress=progress) if wanted is not None else found
+        outcome = replace(outcome, model=analysis.captured.restored(outcome.model, analysis.user_model))
+    if from_new_weights:
+        outcome = renewed(outcome, fresh, progress=progress)
+    return recovered(outcome, recovery, progress=progress)
+
+
+def _check_repair_has_data(repair: str | None, analysis: Analysis) -> None:
+    if repair not in (None, AUTO, NONE) and not analysis.has_data:
+        raise OptionError(
+            f"repair is {repair!r}, which refits weights on data, and there are none; give data (inputs alone will do, "
+            "or 'noise'), or leave repair out."
+        )
 
 
 def check_follows(plan: Plan, coupling: Coupling) -> None:

@@ -26,8 +26,14 @@ PLAN_FOLDER = Contents(PLAN, PLAN_FILES.names | {_RECIPE, _SCORES, _WEIGHTS, PIC
 
 @dataclass(frozen=True, slots=True)
 class PlanFolder:
-    """What a plan folder holds; ``weights`` is None where the recipe itself leads to them, ``digest`` tells them
-    apart.
+    """The content of a plan folder.
+
+    Attributes:
+        plan: the plan.
+        recipe: the recipe that it was made by.
+        scores: axis id → scores of its units.
+        weights: the trained weights; None where the recipe itself leads to them.
+        digest: of the weights, so that others are noticed.
     """
 
     plan: Plan
@@ -35,6 +41,12 @@ class PlanFolder:
     scores: Mapping[str, np.ndarray]
     weights: Mapping[str, Tensor] | None
     digest: str | None = None
+
+    def scores_for(self, recipe: Recipe) -> Mapping[str, np.ndarray] | None:
+        """Return the stored scores where a recipe scores in the same way, else None."""
+        own = self.recipe
+        same = (recipe.prune.criterion, recipe.calibration) == (own.prune.criterion, own.calibration)
+        return self.scores or None if same else None
 
 
 def write_plan_folder(

@@ -74,9 +74,13 @@ def huggingface_callback(pruner: Pruner) -> Any:
                 self.handle = None
 
         def _note(self, _module: Any, _inputs: Any, output: Any) -> None:
-            # As the trainer finds it: by name, or first in a tuple.
-            first = output[0] if isinstance(output, tuple) and output else None
-            loss = output.get("loss") if hasattr(output, "get") else first
-            self.loss = loss.detach().mean() if isinstance(loss, torch.Tensor) and loss.dim() < 2 else None
+            self.loss = _loss_of(output)
 
     return PrunerCallback()
+
+
+def _loss_of(output: Any) -> torch.Tensor | None:
+    """Return the loss where the trainer finds it in a network's output: by name, or first in a tuple."""
+    first = output[0] if isinstance(output, tuple) and output else None
+    loss = output.get("loss") if hasattr(output, "get") else first
+    return loss.detach().mean() if isinstance(loss, torch.Tensor) and loss.dim() < 2 else None
