@@ -1,4 +1,4 @@
-"""`analyse`: capture, couple and price a model once; what it returns answers any number of requests."""
+"""`analyse`: capture, couple and price a model once, for any number of plans."""
 
 from __future__ import annotations
 
@@ -53,25 +53,25 @@ def analyse(
     config_ties: bool = DEFAULTS.config_ties,
     progress: Progress | None = None,
 ) -> Analysis:
-    """Capture, couple and price a model; nothing is decided and nothing is changed.
+    """Capture, couple and price a model; nothing is pruned and the model is not changed.
 
     Args:
         model: any network that can be captured, whole or in parts; it is left untouched.
         example_inputs: a tensor, a tuple of arguments, a dict of keyword arguments, or the one dict or dataclass that
-            the forward takes. A batch of a loader will do: batches are called as the example is.
+            the forward takes. A batch of a loader is accepted: batches are called as the example is.
         data: batches (inputs, targets), a DataLoader, a dataset, one tensor of samples, the four splits of a task
-            (`prunus.splits`), or ``"noise"``. Scores and statistics come from it; of splits from ``calibration``.
-        held_out: what methods choose by that compare candidates; by default a tenth of ``data``. Splits name their own.
+            (`prunus.splits`), or ``"noise"``. Scores and statistics are computed on it; of splits on ``calibration``.
+        held_out: data on which methods compare candidates; by default a tenth of ``data``. Splits name their own.
         loss: the name of a loss, or (outputs, targets) → one number.
         ignore: modules to leave as they are: names, globs, ``re:`` patterns, class names.
         bounds: limits of parts of the tree, as in `prunus.prune`.
-        opt_in: what else may go: ``experts``, ``vocabulary``.
-        seed: of everything that draws numbers.
-        forward: ``keep`` leaves every forward as the user wrote it: numbers that modules hold are mended, axes that
-            would need other code stay whole, or go together; ``rewrite`` writes forwards anew that hold a stale size.
-        config_ties: of a Hugging Face model: one size per entry of its config across the layers, so that the folder
-            that is saved loads without prunus; what no entry sizes stays whole.
-        progress: told of every long step.
+        opt_in: further kinds of units that may be removed: ``experts``, ``vocabulary``.
+        seed: the seed of all random numbers.
+        forward: ``keep`` leaves every forward as the user wrote it: numbers that modules hold are updated, axes that
+            would need other code stay whole, or are cut together; ``rewrite`` rewrites forwards that hold a stale size.
+        config_ties: for a Hugging Face model: one size per entry of its config in all layers, so that the folder
+            that is saved loads without prunus; an axis that no entry sizes stays whole.
+        progress: reports every long step.
 
     Raises:
         UsageError: bad arguments, NaN weights, unknown names.
@@ -126,22 +126,22 @@ def analyse(
 
 
 def data_given(data: Any, held_out: Any, example_inputs: Any) -> Given:
-    """Return data whose batches are called as the example is, and which can be read as often as needed."""
+    """Return data that can be read repeatedly, and whose batches have the form of the example call."""
     form = CallForm(example_inputs)
     return Given(called(as_often_as_needed(data), form), called(as_often_as_needed(held_out), form))
 
 
 def _terms(model: nn.Module, captured: Captured, coupling: Coupling, config_ties: bool) -> OwnForward:
-    """Return the terms under which no forward has to be rewritten, with those of a config where it ties sizes."""
-    with buffers_kept(captured.model):  # reading a parametrised weight in training moves some
+    """Return the constraints under which no forward has to be rewritten, with those of the config if it ties sizes."""
+    with buffers_kept(captured.model):  # reading a parametrised weight in train mode changes some
         own = own_forward(captured.model, coupling, captured.inputs)
     return own_with_config(model, coupling, own, captured.inputs) if config_ties else own
 
 
 def _captured(model: nn.Module, example_inputs: Any, *, named_loss: bool) -> tuple[Captured, Any]:
-    """Return the captured model and its call, without labels where a loss of ours takes them and the forward need not.
+    """Return the captured model and its call; without labels where a built-in loss takes them and the forward need not.
 
-    A loader's first batch makes an example; a loss that is a function may read the one that the model makes itself.
+    The first batch of a loader may be the example; a loss function of the user's may read the model's own loss.
     """
     bare = without_labels(model, example_inputs) if named_loss else example_inputs
     try:
@@ -153,7 +153,7 @@ def _captured(model: nn.Module, example_inputs: Any, *, named_loss: bool) -> tup
 
 
 def check_forward(forward: str) -> None:
-    """Refuse another way to treat forwards.
+    """Refuse an unknown value of ``forward``.
 
     Raises:
         OptionError: neither ``keep`` nor ``rewrite``.
@@ -163,7 +163,7 @@ def check_forward(forward: str) -> None:
 
 
 def check_config_ties(config_ties: bool, forward: str) -> None:
-    """Refuse ties to a config where forwards may be rewritten: the class alone has to compute what is left.
+    """Refuse ties to a config where forwards may be rewritten: a config describes the class's own forward only.
 
     Raises:
         OptionError: no bool, or ties beside ``forward="rewrite"``.
@@ -178,7 +178,7 @@ def check_config_ties(config_ties: bool, forward: str) -> None:
 
 
 def check_ignore(ignore: Sequence[str]) -> None:
-    """Refuse what is no list of patterns.
+    """Refuse a value that is no list of patterns.
 
     Raises:
         OptionError: a bare text, or something that is no text.
@@ -187,7 +187,7 @@ def check_ignore(ignore: Sequence[str]) -> None:
 
 
 def check_held_out(data: Any, held_out: Any) -> None:
-    """Refuse held-out data without data to hold them out of, and what are no data.
+    """Refuse held-out data without other data, and values that are no data.
 
     Raises:
         OptionError: held-out data alone.
@@ -201,7 +201,7 @@ def check_held_out(data: Any, held_out: Any) -> None:
 
 
 def check_samples(example_inputs: Any) -> None:
-    """Refuse a call without a single sample, on which nothing can be timed or compared.
+    """Refuse a call without a sample: nothing could be timed or compared on it.
 
     Raises:
         DataError: the first tensor of the call has a first dim of size 0.
@@ -214,7 +214,7 @@ def check_samples(example_inputs: Any) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse what torch and numpy take no seed from.
+    """Refuse a value that torch and numpy do not accept as a seed.
 
     Raises:
         OptionError: no whole number from 0 to 2³¹ − 1.

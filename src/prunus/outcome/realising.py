@@ -43,19 +43,19 @@ def realise(
     fresh: TrainingOptions | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Cut the network of an analysis as a plan says, prove the cut, repair and recover what is left.
+    """Cut the network of an analysis by a plan, verify the cut, repair and recover the cut network.
 
     ``prune(model, x, budget=b)`` is ``a = analyse(model, x); realise(a, a.plan(b))``.
 
     Args:
-        analysis: of the network; its model is left untouched.
-        plan: made for it, or for a network of the same structure.
-        repair: with data, how the weights that stay are refitted, as in `prunus.prune`; None leaves them.
+        analysis: the analysis of the network, whose model is left untouched.
+        plan: a plan for this network, or for one of the same structure.
+        repair: how the kept weights are refitted on data, as in `prunus.prune`; None leaves them.
         recover: how the cut network is trained, as in `prunus.prune`; None trains nothing.
-        weights: the network in its original shapes with other weights, where planning has learned some.
-        fresh: how a network with new weights is trained first, for plans that ask for it (``smaller-dense``); by
+        weights: the network in its original shapes with other weights, if planning has trained some.
+        fresh: how a network with new weights is trained first, for plans that start from such (``smaller-dense``); by
             default as ``recover`` says.
-        progress: told of every long step.
+        progress: reports every long step.
 
     Raises:
         PlanError: the plan was made for another model.
@@ -113,7 +113,7 @@ def check_follows(plan: Plan, coupling: Coupling) -> None:
     check_fingerprint(plan, coupling.graph)
     sizes = {name: axis.size for name, axis in coupling.axes.items()}
     if any(sizes.get(axis) != len(mask) for axis, mask in plan.axes.items()):
-        return  # the cut names the axis
+        return  # the cut itself refuses the axis by name
     said, meant = plan.keep, coupling.tensor_masks(dict(plan.axes))
     for tensor in {**said, **meant}:
         one, other = said.get(tensor, {}), meant.get(tensor, {})
@@ -125,7 +125,7 @@ def check_follows(plan: Plan, coupling: Coupling) -> None:
 
 
 def _check_same_tensors(given: nn.Module, model: nn.Module) -> None:
-    """Refuse other weights that are not of the same network.
+    """Refuse weights of another network.
 
     Raises:
         PlanError: a tensor is missing or has another shape.
@@ -146,10 +146,10 @@ def repaired(found: Outcome, repair: str, *, recovered: bool = False, progress: 
     """Refit the weights of an outcome's network on unlabelled data, in place; see `prunus.repair_`.
 
     Args:
-        found: as it was cut.
+        found: the outcome of a cut.
         repair: the name of a repair.
-        recovered: whether training follows; the data that decide on it are then kept from the repair.
-        progress: told of what takes long.
+        recovered: whether training follows; the held-out data of the training are then not used by the repair.
+        progress: reports every long step.
     """
     analysis, plan = _analysis(found), found.plan
     assert analysis.given is not None
@@ -184,9 +184,9 @@ def renewed(found: Outcome, options: TrainingOptions | None, *, progress: Progre
     """Give the network of an outcome new weights, in place, and train them.
 
     Args:
-        found: as it was cut.
-        options: how; None leaves the training to the recovery.
-        progress: told of the steps.
+        found: the outcome of a cut.
+        options: how to train; None leaves the training to the recovery.
+        progress: reports the steps.
     """
     analysis = _analysis(found)
     reset_weights_(found.model, analysis.seed)
@@ -201,9 +201,9 @@ def recovered(
     """Train the network of an outcome, in place; see `prunus.recover_`.
 
     Args:
-        found: cut, repaired or not.
-        options: how; None trains nothing.
-        progress: told of the steps.
+        found: the outcome of a cut, repaired or not.
+        options: how to train; None trains nothing.
+        progress: reports the steps.
     """
     if options is None:
         return found
@@ -232,7 +232,7 @@ def recovered(
 
 
 def _learning(analysis: Analysis) -> tuple[DataSource, DataSource, bool]:
-    """Return what is learned from, what decides, and whether there are labels."""
+    """Return the training data, the held-out data, and whether there are labels."""
     assert analysis.given is not None
     return learning_data(analysis.given.data, analysis.given.held_out)
 

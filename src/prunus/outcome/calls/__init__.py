@@ -1,4 +1,4 @@
-"""Which calls a cut network takes as the dense one does: a table, each row compared with the masked dense network."""
+"""An outcome's cut and dense network in; a table out, one row per call, each compared with the masked dense network."""
 
 from prunus.outcome.calls.built_in import CALLS
 from prunus.outcome.calls.record import CallTable, Row

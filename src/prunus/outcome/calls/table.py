@@ -1,4 +1,4 @@
-"""The table: every call of a list made of the masked dense network and of the cut one."""
+"""The table: every call of a list is made of the masked dense network and of the cut one."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def call_table(it: Subject, calls: Calls = None, progress: Progress | None = Non
     """Return the table of a cut network.
 
     Args:
-        it: the network and where it came from.
-        calls: None for the built-in ones, some of their names, or name → ``(args, kwargs)`` or a function of the model.
-        progress: told of every call.
+        it: the cut network and its dense network.
+        calls: None for all built-in calls, names of some, or name → ``(args, kwargs)`` or a function of the model.
+        progress: reports every call.
 
     Raises:
-        OptionError: an unknown name, or something that is no call.
-        CaptureError: the dense network's calls cannot be kept to what the plan keeps.
+        OptionError: an unknown name, or a value that is no call.
+        CaptureError: the dense network's calls cannot be masked by the plan.
     """
     makers = _makers(calls)
     it.check_shapes()
@@ -58,7 +58,7 @@ def _row(it: Subject, name: str, make: Callable[[Subject, str], Row]) -> Row:
             try:
                 return make(it, name)
             except Refused:
-                # What is refused may be the wide type alone.
+                # The network may refuse float64 only.
                 return make(replace(it, narrow=True), name)
     except NotTaken as why:
         return Row(name, NONE, reason=str(why))
@@ -80,7 +80,7 @@ def _makers(calls: Calls) -> dict[str, Callable[[Subject, str], Row]]:
 
 def _of_user(name: str, value: Any) -> Callable[[Subject, str], Row]:
     if callable(value) and not isinstance(value, nn.Module):
-        # Its own tensors have the network's own type.
+        # The user's tensors have the network's own type.
         return lambda it, row: it.pair(torch.float32).row(row, value, tolerance=SINGLE, one_number=False)
     if (
         isinstance(value, tuple)
