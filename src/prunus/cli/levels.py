@@ -1,4 +1,4 @@
-"""``prunus levels RECIPE``: the tree from the whole to the part, every node evaluated."""
+"""``prunus levels RECIPE``: the tree of a network, with cost, time, sensitivity and redundancy of every node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and functions that read their words: budgets, recoveries, lists of numbers."""
+"""Options that several commands share, and parsers of their values: budgets, recoveries, lists of numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CalibrationOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """The options of every command that plans; None leaves what the recipe says."""
+    """The options of every command that plans; None keeps the recipe's value."""
 
     budget: Annotated[
         list[str] | None, typer.Option("--budget", "-b", help="Such as params=0.5, macs=0.3 or bytes=2MB; once each.")
@@ -81,7 +81,7 @@ def takes_plan_options(command: Callable[..., None]) -> Callable[..., None]:
     own = inspect.signature(command, eval_str=True).parameters.values()
     shared = inspect.signature(PlanOptions, eval_str=True).parameters.values()
     options = [option for parameter in own for option in (shared if parameter.name == "options" else [parameter])]
-    # Typer reads this signature; keywords alone may stand in any order.
+    # Typer reads this signature; keyword-only parameters may follow in any order.
     called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
     )
@@ -92,7 +92,7 @@ def budget_of(words: Sequence[str] | None) -> dict[str, float | int | str] | Non
     """Turn ``["params=0.5", "bytes=2MB"]`` into a budget; None stays None.
 
     Raises:
-        OptionError: a word without ``=``, or a metric that stands twice.
+        OptionError: a word without ``=``, or a metric that occurs twice.
 
     Example:
         >>> budget_of(["params=0.5", "bytes=2MB"])
@@ -115,7 +115,7 @@ def recovery_of(words: Sequence[str] | None) -> dict[tuple[str, ...], float | in
     """Turn ``["steps=500"]`` into changes of a recipe's section ``recover``; no method means autopilot.
 
     Raises:
-        OptionError: a word without ``=``, or a key that stands twice.
+        OptionError: a word without ``=``, or a key that occurs twice.
 
     Example:
         >>> recovery_of(["minutes=10"])
@@ -140,7 +140,7 @@ def recovery_of(words: Sequence[str] | None) -> dict[tuple[str, ...], float | in
 
 
 _FRACTIONS = ("minutes", "lr", "weight_decay", "temperature", "soft", "hints", "mixed", "dropout")
-"""Keys whose values are numbers with a fraction, whether or not they are written with one."""
+"""Keys whose values are floats, even if they are written as whole numbers."""
 
 
 def _amount(text: str) -> float | int | str:
@@ -156,7 +156,7 @@ def numbers(option: str, text: str) -> list[float]:
     """Turn ``"0.8,0.5"`` into numbers.
 
     Raises:
-        OptionError: something that is not a number, or nothing at all.
+        OptionError: a word that is not a number, or no number at all.
     """
     try:
         found = [float(part) for part in text.split(",") if part.strip()]

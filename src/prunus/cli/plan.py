@@ -1,4 +1,4 @@
-"""``prunus plan``: what would go and why, priced; nothing is changed yet."""
+"""``prunus plan``: the plan of a recipe with prices and reasons; nothing is cut yet."""
 
 from __future__ import annotations
 

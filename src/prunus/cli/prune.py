@@ -1,4 +1,4 @@
-"""``prunus prune RECIPE``: plan, cut, verify, recover, measure and report, in one go."""
+"""``prunus prune RECIPE``: plan, cut, verify, recover, measure and report in one command."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def unsafe_in_channels_last(model: nn.Module) -> list[str]:
 
 @contextmanager
 def sound_gradients(*models: Weights) -> Iterator[None]:
-    """Inside the block, give every convolution that is unsafe with the channels last its tensors in the default format.
+    """Give every convolution that is unsafe with the channels last its tensors in the default format inside the block.
 
     Put it around forward and backward passes; capture nothing inside. A model without such a layer pays nothing, and
     one that has them and is stored in the default format computes the same bits. The weights of such layers may get

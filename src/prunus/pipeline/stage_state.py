@@ -16,14 +16,14 @@ from prunus.plans import Decision, Plan
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """What the stages so far have left, in the indices of the original network.
+    """The result of the stages so far, in the indices of the original network.
 
     Attributes:
-        analysis: the network in its original shapes; what stays has the weights learned so far.
-        reduction: the branches that went.
-        keep: axis id → units that stay.
-        masks: weight name → weights that stay.
-        decisions: what went, and why.
+        analysis: the network in its original shapes, with the weights trained so far.
+        reduction: the dropped branches.
+        keep: axis id → kept units.
+        masks: weight name → kept weights.
+        decisions: what was removed, and why.
     """
 
     analysis: Analysis
@@ -39,12 +39,12 @@ class State:
         )
 
     def spent(self) -> int:
-        """Return what is left of the metric; weights at zero count as gone where they save something."""
+        """Return the present cost in the metric; zero weights count as removed if they lower it."""
         plan = self.plan()
         gone = sum(int((~mask).sum()) for mask in self.masks.values()) if self.analysis.metric == "params" else 0
         return self.analysis.spent(plan.after) - gone
 
     def with_weights(self, model: nn.Module) -> State:
-        """Return the same state with other weights; what was measured on the old ones is forgotten."""
+        """Return the same state with other weights and an empty memo."""
         analysis = replace(self.analysis, model=model, memo={})
         return replace(self, analysis=analysis, reduction=replace(self.reduction, analysis=analysis))

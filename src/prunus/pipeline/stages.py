@@ -1,4 +1,4 @@
-"""A recipe's ``stages``: levels, criteria and recoveries under one budget, each on what the one before left."""
+"""Pruning in stages: levels, criteria and recoveries under one budget, each on the result of the one before."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from prunus.pipeline.stage import Stage
 
 ROUNDS = 8
-"""How often a schedule prunes, with training in between."""
+"""The number of prunings along a schedule, with training in between."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Staged:
-    """What the stages came to: one plan in the original's indices, and the original with the weights learned meanwhile.
+    """The result of all stages: one plan in the original's indices, and the original with the trained weights.
 
-    Cutting ``model`` by ``plan`` gives the pruned network; it is None where no stage learned anything. ``lines`` tell
+    Cutting ``model`` by ``plan`` gives the pruned network; it is None where no stage trained. ``lines`` describe
     the stages one by one.
     """
 
@@ -48,15 +48,15 @@ class Staged:
 
 
 def run_stages(analysis: Analysis, request: Request) -> Staged:
-    """Go through the stages of a request.
+    """Carry out the stages of a request.
 
-    A stage with ``kept`` leaves that share of what it finds; the others divide what is left to do in equal ratios, and
-    the last one meets the budget. With a schedule, a stage prunes in rounds and trains between them. Recovery trains
-    the cut network; what it learned goes back into the original's shapes, where the next stage scores it.
+    A stage with ``kept`` leaves that share of its input; the others divide the rest of the reduction in equal ratios,
+    and the last one meets the budget. With a schedule, a stage prunes in rounds and trains between them. Recovery
+    trains the cut network; its weights are written back into the original's shapes, where the next stage scores them.
 
     Raises:
         OptionError: a budget that stages do not know.
-        BudgetError: a stage cannot take its part, or the budget is met already.
+        BudgetError: a stage cannot reach its goal, or the uncut network meets the budget.
     """
     progress = analysis.progress
     analysis = analysis.bounded(request.bounds)
@@ -85,7 +85,7 @@ def run_stages(analysis: Analysis, request: Request) -> Staged:
 
 
 def _goal(stages: tuple[Stage, ...], before: int, budget: int) -> int:
-    """Return what the first of some stages has to leave."""
+    """Return the cost that the first of some stages has to reach."""
     if len(stages) == 1:
         return budget
     if stages[0].kept is not None:
@@ -103,7 +103,7 @@ def _pruned(state: State, stage: Stage, goal: int) -> State:
 
 
 def _gradual(state: State, stage: Stage, before: int, goal: int, request: Request) -> State:
-    """Reach a goal along a schedule, in rounds with training between; the last third trains at the final level."""
+    """Prune to a goal along a schedule, in rounds with training between; the last third trains at the final level."""
     steps = stage.steps or 0
     rounds = min(ROUNDS, steps)
     training = _training(request)
@@ -118,7 +118,7 @@ def _gradual(state: State, stage: Stage, before: int, goal: int, request: Reques
 
 
 def _training(request: Request) -> TrainingOptions:
-    """Return how stages train: as the recovery of the request does, else as recoveries do by default."""
+    """Return the training options of stages: those of the request's recovery, else the defaults."""
     return whole_recovery(request.recover).options()
 
 
@@ -152,7 +152,7 @@ def _recovered(state: State, dense: nn.Module, stage: Stage, request: Request) -
 
 
 def _learning(analysis: Analysis) -> tuple[DataSource, DataSource]:
-    """Return what stages learn from, and what decides."""
+    """Return the training data and the held-out data of stages."""
     if analysis.given is None:
         raise OptionError("stages that train need data; give data=train_loader, or leave recover and steps out.")
     return learning_data(analysis.given.data, analysis.given.held_out)[:2]

@@ -1,4 +1,4 @@
-"""Prune while a network trains, in anybody's loop."""
+"""A network and any training loop in; masks at every step, cut networks and their outcomes out."""
 
 from prunus.pruner import strategies  # noqa: F401  (enrols them)
 from prunus.pruner.options import Moment, PrunerOptions, options_of

@@ -17,31 +17,31 @@ from prunus.training.schedules import KEPT_SCHEDULES, RAMP, check_fraction, kept
 
 CUTS = ("never", "final")
 UPDATES = 20
-"""How often masks change where ``every`` is not given."""
+"""The number of changes of the masks where ``every`` is not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrunerOptions:
-    """How to prune while a network trains.
+    """The options of pruning while a network trains.
 
     Attributes:
-        kept: what is left in the end: a share of the prunable weights, or of ``metric`` where units or branches go.
+        kept: the share left in the end: of the prunable weights, or of ``metric`` where units or branches are removed.
         method: a name of STRATEGIES: gradual, dynamic-threshold, adaptive, rigl, granet, movement, units, group-lasso,
             growing-regularisation, key-path.
-        schedule: a name of KEPT_SCHEDULES; None takes the method's own, which is cubic for most.
+        schedule: a name of KEPT_SCHEDULES; None takes the method's own, cubic for most.
         every: steps between two changes of the masks; None makes about twenty changes.
         begin_step: the first step that may prune.
-        end_step: the step from which on the final level holds; None is two thirds of the training.
+        end_step: the step from which the final level holds; None is two thirds of the training.
         criterion: how weights or units are scored: a name, or a plain function, (name, weight) → scores for weights,
             (group) → scores for units; None takes the method's own.
-        pattern: windows that go together: "2:4", "tile:4x4", "strip:8", "kernel"; None for single weights.
+        pattern: windows that are masked whole: "2:4", "tile:4x4", "strip:8", "kernel"; None for single weights.
         metric: params, macs or bytes; for units and branches.
-        allocator: who gets how much, for units.
+        allocator: how the budget is divided between axes, for units.
         ignore: globs of parameters or modules that stay whole.
         cut: "final" removes units and branches for good, with the optimizer, once the final level is reached;
             "never" leaves them at zero.
-        settings: what the method alone knows, by name.
-        seed: of criteria that draw numbers.
+        settings: the settings of the method, by name.
+        seed: the seed of criteria that draw random numbers.
 
     Raises:
         OptionError: a value outside its range or of another type, or an unknown name.
@@ -95,7 +95,7 @@ class PrunerOptions:
         return self.begin_step, end, self.every or max(1, (end - self.begin_step) // UPDATES)
 
     def describe(self) -> dict[str, Any]:
-        """Return the options in JSON's own types; two that are equal describe themselves alike."""
+        """Return the options as JSON types; equal options give equal descriptions."""
         named = None if self.criterion is None else criterion_name(self.criterion)
         found: dict[str, Any] = json.loads(json.dumps({**asdict(self), "criterion": named}, sort_keys=True))
         return found
@@ -133,12 +133,12 @@ class Moment:
     """A step of the training, as strategies see it.
 
     Attributes:
-        step: how many optimizer steps were taken.
+        step: the number of optimizer steps taken.
         t: progress inside the pruning: 0 at its first step, 1 from its last on.
         steps_left: optimizer steps until the final level.
-        kept: what the schedule wants to be kept now.
+        kept: the share that the schedule keeps now.
         updates_left: changes of the masks still to come, this one included; 0 after the last.
-        loss: the loss of the last step where the loop says it.
+        loss: the loss of the last step, if the loop reports it.
         update_next: whether the masks change before the next step.
         lr: the learning rate of the first group.
     """
@@ -154,7 +154,7 @@ class Moment:
 
     @property
     def final(self) -> bool:
-        """Whether the final level has to be met now."""
+        """Return whether the final level has to be met now."""
         return self.updates_left <= 1
 
 
@@ -173,28 +173,28 @@ class Clock:
 
     @staticmethod
     def of(options: PrunerOptions, schedule: str, total_steps: int) -> Clock:
-        """Return the clock of a training of so many steps."""
+        """Return the clock of a training with this number of steps."""
         check_count("total_steps", total_steps)
         begin, end, every = options.window(total_steps)
         return Clock(0, total_steps, begin, end, every, schedule, options.kept)
 
     @property
     def done(self) -> bool:
-        """Whether the final level was reached."""
+        """Return whether the final level was reached."""
         return self.last_update >= self.end
 
     def due(self, step: int | None = None) -> bool:
-        """Whether masks change before a step, by default the present one."""
+        """Return whether masks change before a step, by default the present one."""
         at = self.step if step is None else step
         if at >= self.total or not self.begin <= at <= self.end or at <= self.last_update:
             return False
         return at == self.end or (at > self.begin and (at - self.begin) % self.every == 0)
 
     def go_on_from(self, stored: Clock) -> None:
-        """Continue a restored training at its step; one that was over leaves its masks to a new training.
+        """Continue a stored training at its step; if it was complete, only its masks are used and the steps begin anew.
 
         Raises:
-            OptionError: the stored training is not over and has another number of steps.
+            OptionError: the stored training is not complete and has another number of steps.
         """
         if stored.total == self.total:
             self.step, self.last_update = stored.step, stored.last_update
@@ -205,11 +205,11 @@ class Clock:
             )
 
     def updated(self) -> None:
-        """Note that the masks of this step were made."""
+        """Note that the masks changed at this step."""
         self.last_update = self.step
 
     def moment(self, loss: float | None, lr: float) -> Moment:
-        """Return the present as strategies see it."""
+        """Return the present step as strategies see it."""
         span = max(1, self.end - self.begin)
         left = 0 if self.step > self.end else -(-(self.end - self.step) // self.every) + (self.step > self.begin)
         return Moment(

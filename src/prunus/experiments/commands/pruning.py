@@ -1,4 +1,4 @@
-"""The whole way for one recipe: plan, cut, verify, recover, measure; checkpoint, results and report in one folder."""
+"""The pruning of one recipe: plan, cut, verify, recover, measure; checkpoint, results and report in one folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """The recovered network with its plan, its proof and what was measured; MACs of the plan are for ``samples``."""
+    """The recovered network with its plan, its proof and its measurements; MACs of the plan are for ``samples``."""
 
     outcome: Outcome
     results: Results
@@ -31,12 +31,12 @@ class Pruned:
 
 
 def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned:
-    """Prune one recipe's network from beginning to end.
+    """Prune one recipe's network, from training to the report.
 
-    The folder gets the checkpoint that `prunus.load` reads, ``results.json`` and ``report.html``.
+    The folder contains the checkpoint for `prunus.load`, ``results.json`` and ``report.html``.
 
     Raises:
-        PrunusError: whatever model, data or budget refuse; nothing half-written stays.
+        PrunusError: any refusal of model, data or budget; nothing half-written is left.
     """
     request = check_wanted(recipe)
     with threads_of(recipe.threads):
@@ -44,7 +44,7 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
         started = time.perf_counter()
         found = planned(run.analysis, request)
         kept = found.plan.after.params / found.plan.before.params
-        # A repair goes by the dense network's answers alone, and would undo what stages have learned from labels.
+        # A repair fits the dense network's outputs only, and would undo the training of stages on labels.
         repair = "none" if found.weights is not None else recipe.prune.repair
         entry = entered_row(
             run,

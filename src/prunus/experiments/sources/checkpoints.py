@@ -1,4 +1,4 @@
-"""Load a state dict into a model, whole or not at all."""
+"""Loading of a state dict into a model, whole or not at all."""
 
 from __future__ import annotations
 

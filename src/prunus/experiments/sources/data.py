@@ -1,4 +1,4 @@
-"""From the ``data:`` text of a recipe to splits."""
+"""The step from the ``data:`` text of a recipe to splits."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def resolve_data(text: str, args: Mapping[str, Any] | None = None, base_dir: Pat
             ``file.py:callable``; a callable returns loaders by split name (see `splits_from_loaders`).
         args: keyword arguments of the callable. For ``imagefolder``: image_size, resize, channels, mean, std (see
             `ImageOptions`), batch_size, test_fraction, held_fraction.
-        base_dir: the folder that relative paths start from.
+        base_dir: the folder from which relative paths start.
 
     Raises:
-        DataError: nothing of that name, an argument that is not allowed, or data that are empty, unlabelled or wrong.
+        DataError: an unknown name, an argument that is not allowed, or data that are empty, unlabelled or wrong.
 
     Example:
         >>> len(resolve_data("digits").test)

@@ -54,7 +54,7 @@ class Subject:
     _pairs: dict[torch.dtype, Pair] = field(default_factory=dict)
 
     def pair(self, dtype: torch.dtype | None = None) -> Pair:
-        """Return both networks in a float type; by default float64, or float32 for large ones and those that support no other.
+        """Return both networks in a float type: by default float64, or float32 if they are large or lack float64.
 
         Raises:
             CaptureError: the dense network's calls cannot be masked by the plan.

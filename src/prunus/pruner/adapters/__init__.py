@@ -1,4 +1,4 @@
-"""A few lines each for the loops people have: their own, Hugging Face, Lightning, Accelerate."""
+"""A `Pruner` and a training loop in; a callback or a ``with`` block that calls the pruner's hooks out."""
 
 from prunus.pruner.adapters.accelerate import accelerated
 from prunus.pruner.adapters.huggingface import huggingface_callback

@@ -1,4 +1,4 @@
-"""What a network is made of, what can go, and what is frozen and why."""
+"""A model or its analysis in; an `Inspection` out: modules, removable axes, and frozen dims with their reasons."""
 
 from prunus.report.inspection.build import inspect_model, inspected, inspection_of
 from prunus.report.inspection.record import AxisPart, FrozenPart, ModulePart, NumberPart, UnknownOp

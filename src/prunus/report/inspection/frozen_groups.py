@@ -1,4 +1,4 @@
-"""Frozen dims gathered by reason, and the meaning of the words that the analysis gives as reasons."""
+"""Frozen dims grouped by reason, and the meaning of the short words for reasons."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _KEPT = {
     "head dims stay whole": "heads go whole",
     "sizes must agree": "sizes must agree",
 }
-"""How reasons begin for which an axis stays whole so that a forward need not be rewritten, and what they are called."""
+"""Beginning of a reason from kept forwards → its short word."""
 
 
 def kind(reason: str) -> str:
-    """Return the short word of a reason; those for which forwards are kept are sentences.
+    """Return the short word of a reason; reasons from kept forwards are sentences.
 
     Example:
         >>> kind("gates"), kind("sizes must agree: its pieces are equal")
@@ -60,7 +60,7 @@ def kind(reason: str) -> str:
 
 
 def meaning(reason: str) -> str:
-    """Explain a reason in words; a reason that is the name of an op says that the op runs along the dim.
+    """Explain a reason in words; the name of an op as a reason means that the op runs along the dim.
 
     Example:
         >>> meaning("gates"), meaning("cumsum"), meaning("sizes must agree: its pieces are equal")
@@ -82,10 +82,10 @@ class Held:
     """One reason for which dims are frozen.
 
     Attributes:
-        reason, meaning: the word of the analysis, and what it says.
-        tensors: how many parameters have a dim that is frozen for it.
-        params: scalars of those among them that lie on no removable axis at all: they can never shrink.
-        place, places: where it was found out first, and in how many places.
+        reason, meaning: the word of the analysis, and its explanation.
+        tensors: the number of parameters with a dim that is frozen for this reason.
+        params: scalars of those among them that lie on no removable axis and so never shrink.
+        place, places: the first place that freezes for this reason, and the number of places.
     """
 
     reason: str
@@ -97,7 +97,7 @@ class Held:
 
 
 def held_by_reason(inspection: InspectionRecord) -> list[Held]:
-    """Gather the frozen dims of all parameters by reason, the one that holds most first."""
+    """Group the frozen dims of all parameters by reason, most frozen scalars first."""
     on_axes = {member.rpartition("[")[0] for axis in inspection.axes for member in axis.members}
     grouped: dict[str, list[FrozenPart]] = {}
     for item in inspection.frozen:

@@ -44,10 +44,10 @@ def print_inspection(
     """Print an inspection: a table in colour on a terminal, the lines of `plain_lines` elsewhere.
 
     Args:
-        inspection: what was found.
-        console: where to print; by default the standard output.
-        depth: how many levels of modules under the root are shown; None means all.
-        numbers: show every number of the code that comes from somewhere, not the first twelve lines.
+        inspection: the inspection.
+        console: the console to print on; by default the standard output.
+        depth: the number of levels of modules to show under the root; None means all.
+        numbers: show every number of the code with a known origin, not only the first twelve lines.
     """
     from rich.console import Console
 
@@ -66,7 +66,7 @@ def print_inspection(
 
 
 def plain_lines(inspection: InspectionRecord, depth: int | None = None, *, numbers: bool = False) -> Iterator[str]:
-    """Yield an inspection as lines of text, however wide.
+    """Yield an inspection as lines of text of any width.
 
     Units: params are scalars; MACs are those of one forward on the example inputs, 1 MAC = 2 FLOP.
     """
@@ -124,7 +124,7 @@ def _tree_texts(row: Row, found: InspectionRecord, brief: bool) -> list[str]:
 
 
 def _alike(axes: Sequence[AxisPart]) -> list[tuple[AxisPart, int]]:
-    """Return the first of all axes with the same counts, and how many there are of them, most params first."""
+    """Return the first axis of every group with the same counts, and the size of the group, most params first."""
     groups: dict[tuple[int, ...], list[AxisPart]] = {}
     for axis in axes:
         groups.setdefault((axis.size, len(axis.members), axis.params, axis.macs), []).append(axis)
@@ -132,9 +132,9 @@ def _alike(axes: Sequence[AxisPart]) -> list[tuple[AxisPart, int]]:
 
 
 def _numbers_alike(numbers: Sequence[NumberPart]) -> list[tuple[NumberPart, int]]:
-    """Return the first of all numbers of one line that hold the same, and how many there are.
+    """Return the first number of every group with the same value on the same line, and the size of the group.
 
-    What a cut changes comes first, sizes of values last.
+    Numbers that a cut changes come first, sizes of values last.
     """
     groups: dict[tuple[object, ...], list[NumberPart]] = {}
     for number in numbers:
@@ -176,7 +176,7 @@ def _count(number: int, brief: bool) -> str:
 
 
 def short_place(text: str) -> str:
-    """Shorten the file name in ``module at /long/way/to/package/file.py:7 in forward``; others stay as they are.
+    """Shorten the file name in ``module at /long/way/to/package/file.py:7 in forward``; return other texts unchanged.
 
     Example:
         >>> short_place("layer1 at /usr/lib/python3/site-packages/net/blocks.py:7 in forward")
