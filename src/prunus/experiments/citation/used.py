@@ -104,7 +104,7 @@ def cite(what: Recipe | Path | str | Mapping[str, str]) -> Citations:
 
 
 def member_sources(member: Any, *, depth: int = 2) -> str:
-    """Return the source of a registry's member: of the object in its field ``documents``, of itself, or of its function.
+    """Return the source of a registry's member: of the object in its field ``documents``, its own, or of its function.
 
     Several are joined by semicolons.
     """
