@@ -81,8 +81,8 @@ def analyse(
         ``plans = [analysis.plan({"macs": share}) for share in (0.7, 0.5, 0.3)]`` scores once.
     """
     check_ignore(ignore)
-    wanted = names("opt_in", opt_in, "names such as ['experts']")
-    options = opted_in(wanted)
+    opted = names("opt_in", opt_in, "names such as ['experts']")
+    options = opted_in(opted)
     check_seed(seed)
     check_forward(forward)
     check_loss(loss)
@@ -117,7 +117,7 @@ def analyse(
         source=(model, example_inputs),
         given=given,
         ignore=tuple(ignore),
-        opt_in=wanted,
+        opt_in=opted,
         own=own,
         config_ties=config_ties,
         progress=progress or Silent(),

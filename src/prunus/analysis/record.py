@@ -239,8 +239,8 @@ class Analysis:
         damage: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, np.ndarray]:
         """Choose the units to keep within limits and bounds; arguments as in `fit_units`."""
-        gone = {axis for axis, mask in (base or {}).items() if not mask.any()}
-        bounds = {axis: bound for axis, bound in self.bounds.items() if axis in scores and axis not in gone}
+        dropped = {axis for axis, mask in (base or {}).items() if not mask.any()}
+        bounds = {axis: bound for axis, bound in self.bounds.items() if axis in scores and axis not in dropped}
         return fit_units(cost or self.cost, scores, limit, allocator=allocator, base=base, bounds=bounds, damage=damage)
 
     def free_axes(self) -> list[str]:

@@ -110,23 +110,23 @@ def request_of(recipe: Recipe) -> Request:
     Raises:
         OptionError: no budget, or an option that is not allowed.
     """
-    wanted = recipe.prune
-    if not wanted.budget:
+    section = recipe.prune
+    if not section.budget:
         raise OptionError(
             "The recipe has no budget; add a section 'prune: {budget: {params: 0.5}}', or give --budget params=0.5."
         )
     recover = recipe.recover if recipe.stages else recovery_of_recipe(recipe)
     return Request(
-        wanted.budget,
-        method=wanted.method,
-        criterion=wanted.criterion,
-        allocator=wanted.allocator,
-        levels=wanted.levels,
-        bounds=wanted.bounds or None,
-        search=wanted.search,
-        judge=wanted.judge,
+        section.budget,
+        method=section.method,
+        criterion=section.criterion,
+        allocator=section.allocator,
+        levels=section.levels,
+        bounds=section.bounds or None,
+        search=section.search,
+        judge=section.judge,
         stages=recipe.stages,
-        damage=wanted.damage,
+        damage=section.damage,
         recover=recover,
         threads=recipe.compare.latency.threads,
     )
@@ -156,17 +156,17 @@ def _kept_between_runs(recipe: Recipe) -> bool:
 
 def _trained_once(recipe: Recipe, seed: int, progress: Progress) -> nn.Module:
     """Return the model from the user's cache; the first time it is trained and stored there."""
-    task, told = f"train {recipe.model} (seed {seed})", 0
+    task, reported = f"train {recipe.model} (seed {seed})", 0
 
     def watch(done: int, steps: int, score: object) -> None:
-        nonlocal told
-        if not told:
+        nonlocal reported
+        if not reported:
             progress.start(task, steps)
-        progress.advance(task, done - told)
-        told = done
+        progress.advance(task, done - reported)
+        reported = done
 
     model = trained(recipe.model, seed, watch=watch)
-    if told:
+    if reported:
         progress.finish(task)
     return model
 

@@ -162,11 +162,11 @@ def entered_row(
     mended = [] if found.repair is None else [str(found.repair)]
     raw = evaluate(found.model, run.data.test.batches(_TEST_BATCH), run.data.classes, loss=title_of(run.analysis.loss))
     if taught:
-        told = [f"pruned while training: the {run.recipe.recover.steps} steps of recover were spent there, none after"]
+        notes = [f"pruned while training: the {run.recipe.recover.steps} steps of recover were spent there, none after"]
     else:
-        wanted = recovery_of(recovery_of_recipe(run.recipe), has_data=True)
-        found = recovered(found, wanted, progress=progress)
-        told = [] if found.recovery is None else [f"recovery: {one}" for one in found.recovery.attempts if one.kept]
+        options = recovery_of(recovery_of_recipe(run.recipe), has_data=True)
+        found = recovered(found, options, progress=progress)
+        notes = [] if found.recovery is None else [f"recovery: {one}" for one in found.recovery.attempts if one.kept]
     spent = time.perf_counter() - started
     quality = evaluate(
         found.model, run.data.test.batches(_TEST_BATCH), run.data.classes, loss=title_of(run.analysis.loss)
@@ -184,7 +184,7 @@ def entered_row(
         seconds=spent,
         check_error=proof,
         accuracy_before_recovery=raw.accuracy,
-        notes=(*_notes(plan, method), *mended, *told),
+        notes=(*_notes(plan, method), *mended, *notes),
         structure=_structure(run.analysis, plan),
         repair=repair,
     )
@@ -279,10 +279,10 @@ def _notes(plan: Plan, method: Method) -> list[str]:
     by_level: dict[str, int] = {}
     for decision in plan.decisions:
         by_level[decision.level] = by_level.get(decision.level, 0) + 1
-    told = [f"{count} decisions at the level {level}" for level, count in by_level.items()]
+    notes = [f"{count} decisions at the level {level}" for level, count in by_level.items()]
     dropped = [d.label for d in plan.drops]
     if dropped:
-        told.append("bypassed: " + ", ".join(dropped))
+        notes.append("bypassed: " + ", ".join(dropped))
     if method.fresh_weights:
-        told.append("new weights, trained as long as the dense network, then recovered like the others")
-    return told
+        notes.append("new weights, trained as long as the dense network, then recovered like the others")
+    return notes

@@ -173,12 +173,12 @@ class _Teller:
     """Warns once per model."""
 
     def __init__(self) -> None:
-        self.told = False
+        self.warned = False
 
     def tell(self, place: str, channels: int) -> None:
-        if self.told:
+        if self.warned:
             return
-        self.told = True
+        self.warned = True
         warnings.warn(
             f"{place} has {channels} input channels, a stride and a kernel of 1, and gets tensors in channels_last; "
             f"oneDNN corrupts memory in the backward pass of such a layer below {BLOCK} channels. It works in the "

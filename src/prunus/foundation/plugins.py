@@ -61,10 +61,10 @@ class Plugin:
         try:
             member = self.point.load()
         except (Exception, SystemExit) as error:  # foreign code may raise anything
-            said = " ".join(str(error).split()) or "no message"
+            message = " ".join(str(error).split()) or "no message"
             raise OptionError(
-                f"{self.role} {self.name!r} cannot be imported ({self}): {type(error).__name__}: {said}. Repair that "
-                "package, or uninstall it."
+                f"{self.role} {self.name!r} cannot be imported ({self}): {type(error).__name__}: {message}. Repair "
+                "that package, or uninstall it."
             ) from error
         if kind is not None and not isinstance(member, kind):
             raise OptionError(

@@ -114,9 +114,9 @@ def check_follows(plan: Plan, coupling: Coupling) -> None:
     sizes = {name: axis.size for name, axis in coupling.axes.items()}
     if any(sizes.get(axis) != len(mask) for axis, mask in plan.axes.items()):
         return  # the cut itself refuses the axis by name
-    said, meant = plan.keep, coupling.tensor_masks(dict(plan.axes))
-    for tensor in {**said, **meant}:
-        one, other = said.get(tensor, {}), meant.get(tensor, {})
+    stored, derived = plan.keep, coupling.tensor_masks(dict(plan.axes))
+    for tensor in {**stored, **derived}:
+        one, other = stored.get(tensor, {}), derived.get(tensor, {})
         if one.keys() != other.keys() or not all(np.array_equal(one[dim], other[dim]) for dim in one):
             raise PlanError(
                 f"the plan's axes and its tensors do not agree on {tensor!r}; settle a plan that was edited by hand "

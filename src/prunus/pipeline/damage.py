@@ -69,13 +69,13 @@ def with_damage(plan: Plan, found: Damage) -> Plan:
     decisions = tuple(
         replace(d, damage=found.singles[d.node]) if d.node in found.singles else d for d in plan.decisions
     )
-    told = {
+    report = {
         "dense_loss": found.dense,
         "together": found.together,
         "singles": sum(max(0.0, rise) for rise in found.singles.values()),
         "ratio": found.ratio,
     }
-    return replace(plan, decisions=decisions, settings={**plan.settings, "damage": told})
+    return replace(plan, decisions=decisions, settings={**plan.settings, "damage": report})
 
 
 def _only(plan: Plan, decision: Decision) -> Plan | None:

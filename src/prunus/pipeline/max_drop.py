@@ -62,9 +62,9 @@ def smallest_within(
             low, worst = share, found or worst
     progress.finish("max_drop")
     if best is None:
-        told = f"the least pruned that was tried drops {_said(worst.drop)}" if worst else "no plan was possible"
+        result = f"the least pruned that was tried drops {_said(worst.drop)}" if worst else "no plan was possible"
         raise BudgetError(
-            f"Budget max_drop ≤ {allowed:.2%} cannot be met: {told} on {len(dense)} selection samples. Allow more, "
+            f"Budget max_drop ≤ {allowed:.2%} cannot be met: {result} on {len(dense)} selection samples. Allow more, "
             "give recovery more steps, or give more selection data."
         )
     return best
@@ -109,10 +109,10 @@ def _tried(
 
 
 def _measured(analysis: Analysis, plan: Plan, dense: torch.Tensor, recover: Recover) -> Tried:
-    wanted = recovery_of(recover, has_data=analysis.has_data)
+    options = recovery_of(recover, has_data=analysis.has_data)
     # A repair would take longer than the rest of a trial.
-    small = realise(analysis, plan, repair=None, recover=wanted).model
-    if wanted is None:
+    small = realise(analysis, plan, repair=None, recover=options).model
+    if options is None:
         reestimate_statistics_(small, analysis.calibration.batches(BATCH))
     quality = evaluate(small, analysis.selection.batches(BATCH), loss=title_of(analysis.loss))
     return Tried(plan, paired_interval(dense, quality.correct, seed=analysis.seed))

@@ -85,13 +85,13 @@ def _met(solve: Solve, goal: Goal, limits: Sequence[Limit], analysis: Analysis) 
     """
     others = [x for x in limits if x != goal.steer]
     whole = goal.steer.of(analysis.cost.price())
-    wanted, asked = goal.steer.value / whole, float(goal.steer.value)
+    wanted, requested = goal.steer.value / whole, float(goal.steer.value)
     best: Plan | None = None
     nearest = float("inf")
     seen: dict[float, float] = {}
     for _ in range(_TRIES):
         try:
-            plan = solve([*others, replace(goal.steer, value=int(asked))])
+            plan = solve([*others, replace(goal.steer, value=int(requested))])
         except BudgetError:
             if best is None:
                 raise
@@ -100,15 +100,20 @@ def _met(solve: Solve, goal: Goal, limits: Sequence[Limit], analysis: Analysis) 
             cut_proved(analysis.model, analysis.coupling, plan, analysis.example_inputs, prove=False).model
         )
         predicted = goal.steer.of(plan.after) / whole
-        told = {"wanted": wanted, "predicted": predicted, "measured": found.median, "interval": [found.low, found.high]}
+        report = {
+            "wanted": wanted,
+            "predicted": predicted,
+            "measured": found.median,
+            "interval": [found.low, found.high],
+        }
         off = abs(found.median / wanted - 1)
         if off < nearest:
-            nearest, best = off, replace(plan, settings={**plan.settings, goal.name: told})
+            nearest, best = off, replace(plan, settings={**plan.settings, goal.name: report})
         # Another limit may be the tighter one; then no adjustment helps.
-        if off <= _NEAR or predicted in seen or predicted < 0.9 * asked / whole:
+        if off <= _NEAR or predicted in seen or predicted < 0.9 * requested / whole:
             break
         seen[predicted] = found.median
-        asked = whole * min(_next(seen, wanted), 0.99)
+        requested = whole * min(_next(seen, wanted), 0.99)
     assert best is not None
     return best
 

@@ -33,14 +33,14 @@ def limits_of(budget: Mapping[str, Any], before: Cost) -> tuple[tuple[Limit, ...
         OptionError: an unknown metric, or an amount that is not allowed.
         BudgetError: the uncut model meets the whole budget.
     """
-    counted, gauged = split_budget(budget)
-    limits = parse_budget(counted, before) if counted or not gauged else ()
-    if ENERGY in gauged:
+    counted, measured = split_budget(budget)
+    limits = parse_budget(counted, before) if counted or not measured else ()
+    if ENERGY in measured:
         # The same share of MACs, until the cut network is measured.
-        limits = (*limits, Limit(STAND_IN, math.floor(energy_share(gauged[ENERGY]) * before.macs_forward)))
-    if not gauged:
+        limits = (*limits, Limit(STAND_IN, math.floor(energy_share(measured[ENERGY]) * before.macs_forward)))
+    if not measured:
         _check_anything_to_do(limits, before)
-    return limits, {name: value for name, value in gauged.items() if name == MEMORY}
+    return limits, {name: value for name, value in measured.items() if name == MEMORY}
 
 
 def energy_share(value: Any) -> float:

@@ -127,14 +127,14 @@ def _counted(analysis: Analysis, request: Request, counted: Mapping[str, Any]) -
     ready = analysis.in_metric(metric, threads=request.threads)
     _check_share(chosen.only_kept, chosen.name, ready, limits)
 
-    def solve(wanted: Sequence[Limit]) -> Plan:
-        given = tuple(wanted)
+    def solve(requested: Sequence[Limit]) -> Plan:
+        given = tuple(requested)
         if chosen.joint or len(given) == 1:
             return chosen.plan(ready, given, **request.options)
         return within_all(lambda one: chosen.plan(ready, (one,), **request.options), given)
 
-    def solve_all(wanted: Sequence[Limit]) -> Plan:
-        return solve_within_memory(solve, wanted, memory, ready.coupling, ready.cost.price())
+    def solve_all(requested: Sequence[Limit]) -> Plan:
+        return solve_within_memory(solve, requested, memory, ready.coupling, ready.cost.price())
 
     found = meet(solve_all, ready, limits, request.budget)
     return _finished(found, ready, replace(request, budget=dict(request.budget)), _scores(ready, found))

@@ -94,9 +94,9 @@ def _example(train: DataSource) -> Any:
 
 def _coupling(dense: nn.Module, example: Any, plan: Plan | None) -> Coupling | None:
     """Return the coupling of the dense network; None skips methods that compare blocks."""
-    wanted = opted_in(plan.settings.get("opt_in", ())) if plan is not None else {}
+    options = opted_in(plan.settings.get("opt_in", ())) if plan is not None else {}
     try:
-        return couple(capture(dense, example), **wanted)
+        return couple(capture(dense, example), **options)
     except CaptureError:
         return None
 

@@ -41,8 +41,8 @@ class State:
     def spent(self) -> int:
         """Return the present cost in the metric; zero weights count as removed if they lower it."""
         plan = self.plan()
-        gone = sum(int((~mask).sum()) for mask in self.masks.values()) if self.analysis.metric == "params" else 0
-        return self.analysis.spent(plan.after) - gone
+        masked = sum(int((~mask).sum()) for mask in self.masks.values()) if self.analysis.metric == "params" else 0
+        return self.analysis.spent(plan.after) - masked
 
     def with_weights(self, model: nn.Module) -> State:
         """Return the same state with other weights and an empty memo."""

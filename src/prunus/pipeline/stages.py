@@ -90,9 +90,9 @@ def _goal(stages: tuple[Stage, ...], before: int, budget: int) -> int:
         return budget
     if stages[0].kept is not None:
         return max(budget, int(before * stages[0].kept))
-    said = float(np.prod([stage.kept for stage in stages if stage.kept is not None]))
+    product = float(np.prod([stage.kept for stage in stages if stage.kept is not None]))
     silent = sum(stage.kept is None for stage in stages)
-    ratio = min(1.0, budget / (before * said)) ** (1 / silent)
+    ratio = min(1.0, budget / (before * product)) ** (1 / silent)
     return max(budget, int(before * ratio))
 
 

@@ -111,9 +111,9 @@ class Structure:
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Return parameter name → mask of every parameter that loses a position."""
         plan = self.plan()
-        gone = {name for branch in self.dropped for name in branch.tensors}
+        dropped = {name for branch in self.dropped for name in branch.tensors}
         ones = {
-            name: torch.full_like(value, name not in gone, dtype=torch.bool)
+            name: torch.full_like(value, name not in dropped, dtype=torch.bool)
             for name, value in unwrap(model).named_parameters()
             if name in self.coupling.tensors
         }

@@ -82,13 +82,13 @@ def _check_axes(plan: Plan, coupling: Coupling) -> None:
 def _edits(stored: Plan, fresh: Plan) -> list[str]:
     """Describe the axes that a person edited: the stored tensors still show the plan as it was written."""
     lines = []
-    told = {d.node: d for d in stored.decisions if d.level == "unit"}
-    for axis in dict.fromkeys([*fresh.axes, *told]):
+    decisions = {d.node: d for d in stored.decisions if d.level == "unit"}
+    for axis in dict.fromkeys([*fresh.axes, *decisions]):
         mask = fresh.axes.get(axis)
-        gone = 0 if mask is None else int((~mask).sum())
-        before = told[axis].removed if axis in told else 0
-        if gone != before:
-            lines.append(f"{axis}: {before} units went, now {gone}")
+        removed = 0 if mask is None else int((~mask).sum())
+        before = decisions[axis].removed if axis in decisions else 0
+        if removed != before:
+            lines.append(f"{axis}: {before} units went, now {removed}")
     if not lines and _kept(stored) != _kept(fresh):
         changed = sorted(t for t in {**stored.keep, **fresh.keep} if _of(stored, t) != _of(fresh, t))
         lines.append(f"other units of {', '.join(changed[:3])}{' …' if len(changed) > 3 else ''}")
@@ -134,11 +134,11 @@ def _decisions(stored: Plan, fresh: Plan) -> tuple[Decision, ...]:
             out.append(d)
             continue
         mask = fresh.axes.get(d.node)
-        gone = 0 if mask is None else int((~mask).sum())
+        removed = 0 if mask is None else int((~mask).sum())
         seen.add(d.node)
-        if gone:
-            edited = replace(d, removed=gone, reason=EDITED, score_share=None, damage=None)
-            out.append(d if gone == d.removed else edited)
+        if removed:
+            edited = replace(d, removed=removed, reason=EDITED, score_share=None, damage=None)
+            out.append(d if removed == d.removed else edited)
     out += [
         Decision(a, "unit", int((~m).sum()), len(m), EDITED)
         for a, m in fresh.axes.items()

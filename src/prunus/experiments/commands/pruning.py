@@ -65,13 +65,13 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
 
 def _way(recipe: Recipe, criterion: str | None) -> Method:
     """Return the method that the recipe names, or one that stands for its criterion and allocator."""
-    wanted = recipe.prune
-    if wanted.method is not None and not recipe.stages:
-        return METHODS.get(wanted.method)
+    section = recipe.prune
+    if section.method is not None and not recipe.stages:
+        return METHODS.get(section.method)
     units = METHODS.get("units")
     if recipe.stages:
         name = ", ".join(f"{stage.level} by {stage.way}" for stage in recipe.stages)
         return Method(name, "hierarchical", units.plan, name)
-    name = ", ".join(part for part in (criterion, wanted.allocator) if part)
-    kind: Level = "hierarchical" if len(wanted.levels) > 1 else "neuron" if wanted.levels == ("unit",) else "weight"
-    return Method(name, kind, units.plan, f"{' and '.join(wanted.levels)}s by {name}")
+    name = ", ".join(part for part in (criterion, section.allocator) if part)
+    kind: Level = "hierarchical" if len(section.levels) > 1 else "neuron" if section.levels == ("unit",) else "weight"
+    return Method(name, kind, units.plan, f"{' and '.join(section.levels)}s by {name}")

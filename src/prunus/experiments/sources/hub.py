@@ -62,10 +62,10 @@ def from_hf(path: str, args: Mapping[str, Any], base_dir: Path) -> nn.Module:
     options = dict(args)
     source = str(folder) if local else path
     with errors_named(f"'hf:{path}'", ModelError):
-        wanted = options.pop("auto_class", None) or _architecture(transformers, source)
-        if not hasattr(transformers, wanted):
-            raise ModelError(f"model 'hf:{path}': transformers has no class {wanted!r}; set auto_class in model_args.")
-        model: nn.Module = getattr(transformers, wanted).from_pretrained(source, **options)
+        kind = options.pop("auto_class", None) or _architecture(transformers, source)
+        if not hasattr(transformers, kind):
+            raise ModelError(f"model 'hf:{path}': transformers has no class {kind!r}; set auto_class in model_args.")
+        model: nn.Module = getattr(transformers, kind).from_pretrained(source, **options)
         return model
 
 

@@ -295,8 +295,8 @@ def _half(it: Subject, name: str) -> Row:
     plain = call_of(pair.args, pair.kwargs)
     exact, rough = (pair.expected(r, one_number=pair.it.random) for r in (plain, run))
     rounding = distance(exact, rough, pair.masks, pair.it).error
-    told = f"the masked dense model itself rounds by {rounding:.1e}" if 2 * rounding > HALF else ""
-    return pair.row(name, run, tolerance=max(HALF, 2 * rounding), reason=told)
+    note = f"the masked dense model itself rounds by {rounding:.1e}" if 2 * rounding > HALF else ""
+    return pair.row(name, run, tolerance=max(HALF, 2 * rounding), reason=note)
 
 
 def _narrowed(value: Any, dtype: torch.dtype) -> Any:
@@ -308,16 +308,16 @@ def _step(it: Subject, name: str) -> Row:
     pair = it.pair(torch.float32)
     try:
         run = call_of(pair.args, {**pair.kwargs, "labels": _labels_of(it, pair)})
-        told = ""
+        note = ""
     except NotTaken as why:
-        run, told = call_of(pair.args, pair.kwargs), f"without labels: {why}"
+        run, note = call_of(pair.args, pair.kwargs), f"without labels: {why}"
     return pair.row(
         name,
         trained_once(run, pair.twin.mask_),
         cut=trained_once(run),
         one_number=True,
         tolerance=SINGLE,
-        reason=told,
+        reason=note,
     )
 
 
@@ -345,7 +345,7 @@ def _hooks(it: Subject, name: str) -> Row:
     with torch.no_grad(), pair.computing():
         before, after = _fired(pair.dense(), run), _fired(pair.small, run)
     present = {path for path, _ in pair.small.named_modules()}
-    gone = [path for path in before if path not in present]
+    removed = [path for path in before if path not in present]
     # A module of prunus.nn in the place of one of torch has other children, or none.
     shipped = tuple(f"{path}." for path in it.surgery.shipped)
     own = [path for path in before if path in present and not path.startswith(shipped or ("\n",))]
@@ -355,11 +355,11 @@ def _hooks(it: Subject, name: str) -> Row:
         one, two = (names[at] if at < len(names) else "nothing" for names in (own, now))
         return Row(name, DIFFERS, None, None, f"call {at} is of {two or 'the model'}, on the dense model of {one}")
     unplanned = [
-        path for path in gone if not _below(path, it.surgery.removed) and not path.startswith(shipped or ("\n",))
+        path for path in removed if not _below(path, it.surgery.removed) and not path.startswith(shipped or ("\n",))
     ]
     if unplanned:
         return Row(name, DIFFERS, None, None, f"{unplanned[0]} is not there any more")
-    return Row(name, OK, 0.0, 0.0, f"{len(set(gone))} modules were removed" if gone else "")
+    return Row(name, OK, 0.0, 0.0, f"{len(set(removed))} modules were removed" if removed else "")
 
 
 def _fired(model: nn.Module, run: Run) -> list[str]:

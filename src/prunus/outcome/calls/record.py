@@ -95,8 +95,8 @@ class CallTable:
         lines = [
             "  ".join((*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4])).rstrip() for row in cells
         ]
-        told = ", ".join(f"{n} {verdict}" for verdict, n in self.counts.items() if n)
-        return "\n".join((*lines, f"{self.model}: {told}"))
+        counts = ", ".join(f"{n} {verdict}" for verdict, n in self.counts.items() if n)
+        return "\n".join((*lines, f"{self.model}: {counts}"))
 
 
 def _number(value: float | None) -> str:

@@ -90,9 +90,11 @@ class Adaptive(Strategy):
         factor = {"rising": 0.0, "plateau": self.settings.plateau, "falling": self.settings.falling}[self.phase()]
         if moment.t >= LATE:
             factor = max(1.0, factor)
-        gone = have - final if moment.final else min(have - final, int(factor * (have - final) / moment.updates_left))
+        removed = (
+            have - final if moment.final else min(have - final, int(factor * (have - final) / moment.updates_left))
+        )
         scores = self._gathered.scores()
-        return top_masks(scores, keep_count=have - gone, within=self.scene.masks) if gone > 0 else None
+        return top_masks(scores, keep_count=have - removed, within=self.scene.masks) if removed > 0 else None
 
     def evidence(self) -> list[Tensor]:
         """Return the running means of the loss and the sums over gradients."""

@@ -93,14 +93,14 @@ class KeyPath(Strategy):
     def _left(self, graph: Graph, worth: Mapping[str, float]) -> list[Branch]:
         """Return the droppable branches: beside the path before on it, least importance per parameter first."""
         parts, names = self.scene.parts, {node.name for node in graph.nodes}
-        gone = {branch.id for branch in parts.dropped}
-        importance = {edge: worth[b.id] for b in self._branches for edge in b.edges if b.id not in gone}
+        dropped = {branch.id for branch in parts.dropped}
+        importance = {edge: worth[b.id] for b in self._branches for edge in b.edges if b.id not in dropped}
         importance |= {edge: -math.inf for b in parts.dropped for edge in b.edges}
         self.way = key_path(parts.coupling.graph, importance)
         left = [
             b
             for b in self._branches
-            if b.id not in gone
+            if b.id not in dropped
             and all(join in names for join in b.group)
             and parts.without((*parts.dropped, b)) is not None
         ]

@@ -106,10 +106,10 @@ def held_by_reason(inspection: InspectionRecord) -> list[Held]:
     for reason, items in grouped.items():
         tensors = {item.tensor: item.numel for item in items}
         places = dict.fromkeys(_place(item) for item in items)
-        held = sum(numel for name, numel in tensors.items() if name not in on_axes)
-        told = dict.fromkeys(meaning(item.reason) for item in items)
-        also = f" and {len(told) - 1} more like it" if len(told) > 1 else ""
-        found.append(Held(reason, next(iter(told)) + also, len(tensors), held, next(iter(places)), len(places)))
+        frozen = sum(numel for name, numel in tensors.items() if name not in on_axes)
+        meanings = dict.fromkeys(meaning(item.reason) for item in items)
+        also = f" and {len(meanings) - 1} more like it" if len(meanings) > 1 else ""
+        found.append(Held(reason, next(iter(meanings)) + also, len(tensors), frozen, next(iter(places)), len(places)))
     return sorted(found, key=lambda h: (-h.params, -h.tensors))
 
 

@@ -94,9 +94,9 @@ def _output(*words: str) -> bytes:
     try:
         done = subprocess.run([program, *words], capture_output=True, check=True, timeout=_PATIENCE)
     except subprocess.CalledProcessError as error:
-        said = " ".join(error.stderr.decode(errors="replace").split())[:200]
+        output = " ".join(error.stderr.decode(errors="replace").split())[:200]
         raise DataError(
-            f"workload 'speech': {PROGRAM} {' '.join(words)} failed with code {error.returncode}: {said}; "
+            f"workload 'speech': {PROGRAM} {' '.join(words)} failed with code {error.returncode}: {output}; "
             "install espeak-ng again."
         ) from error
     except (OSError, subprocess.TimeoutExpired) as error:
