@@ -142,22 +142,22 @@ def _check_same_tensors(given: nn.Module, model: nn.Module) -> None:
             )
 
 
-def repaired(found: Outcome, repair: str, *, recovered: bool = False, progress: Progress | None = None) -> Outcome:
+def repaired(outcome: Outcome, repair: str, *, recovered: bool = False, progress: Progress | None = None) -> Outcome:
     """Refit the weights of an outcome's network on unlabelled data, in place; see `prunus.repair_`.
 
     Args:
-        found: the outcome of a cut.
+        outcome: the outcome of a cut.
         repair: the name of a repair.
         recovered: whether training follows; the held-out data of the training are then not used by the repair.
         progress: reports every long step.
     """
-    analysis, plan = _analysis(found), found.plan
+    analysis, plan = _analysis(outcome), outcome.plan
     assert analysis.given is not None
     data = analysis.given.fitted(recovered=recovered)
     if analysis.captured is not None and analysis.parts:
         report = repair_parts_(
             analysis.user_model,
-            found.model,
+            outcome.model,
             analysis.captured,
             plan,
             data,
@@ -169,7 +169,7 @@ def repaired(found: Outcome, repair: str, *, recovered: bool = False, progress: 
     else:
         report = repair_(
             analysis.model,
-            found.model,
+            outcome.model,
             analysis.coupling,
             plan,
             data,
@@ -177,45 +177,45 @@ def repaired(found: Outcome, repair: str, *, recovered: bool = False, progress: 
             seed=analysis.seed,
             progress=progress,
         )
-    return replace(found, repair=report)
+    return replace(outcome, repair=report)
 
 
-def renewed(found: Outcome, options: TrainingOptions | None, *, progress: Progress | None = None) -> Outcome:
+def renewed(outcome: Outcome, options: TrainingOptions | None, *, progress: Progress | None = None) -> Outcome:
     """Give the network of an outcome new weights, in place, and train them.
 
     Args:
-        found: the outcome of a cut.
+        outcome: the outcome of a cut.
         options: how to train; None leaves the training to the recovery.
         progress: reports the steps.
     """
-    analysis = _analysis(found)
-    reset_weights_(found.model, analysis.seed)
+    analysis = _analysis(outcome)
+    reset_weights_(outcome.model, analysis.seed)
     if options is not None:
-        train_(found.model, _learning(analysis)[0], options, analysis.seed, progress or Silent(), "from scratch")
-    return found
+        train_(outcome.model, _learning(analysis)[0], options, analysis.seed, progress or Silent(), "from scratch")
+    return outcome
 
 
 def recovered(
-    found: Outcome, options: RecoveryOptions | TrainingOptions | None, *, progress: Progress | None = None
+    outcome: Outcome, options: RecoveryOptions | TrainingOptions | None, *, progress: Progress | None = None
 ) -> Outcome:
     """Train the network of an outcome, in place; see `prunus.recover_`.
 
     Args:
-        found: the outcome of a cut, repaired or not.
+        outcome: the outcome of a cut, repaired or not.
         options: how to train; None trains nothing.
         progress: reports the steps.
     """
     if options is None:
-        return found
-    analysis, plan, shown = _analysis(found), found.plan, progress or Silent()
+        return outcome
+    analysis, plan, shown = _analysis(outcome), outcome.plan, progress or Silent()
     train, deciding, labelled = _learning(analysis)
     masks = sliced_masks(plan)
     if not isinstance(options, RecoveryOptions):
-        train_(found.model, train, options, analysis.seed, shown, "recover", masks or None)
-        return found
+        train_(outcome.model, train, options, analysis.seed, shown, "recover", masks or None)
+        return outcome
     in_parts = bool(analysis.parts)
     task = RecoveryTask(
-        unwrap(found.model),
+        unwrap(outcome.model),
         unwrap(analysis.user_model),
         train,
         deciding,
@@ -228,7 +228,7 @@ def recovered(
         labelled=labelled,
     )
     report = recovered_(task)
-    return replace(found, recovery=report if labelled else replace(report, notes=(*report.notes, NO_LABELS)))
+    return replace(outcome, recovery=report if labelled else replace(report, notes=(*report.notes, NO_LABELS)))
 
 
 def _learning(analysis: Analysis) -> tuple[DataSource, DataSource, bool]:
@@ -237,10 +237,10 @@ def _learning(analysis: Analysis) -> tuple[DataSource, DataSource, bool]:
     return learning_data(analysis.given.data, analysis.given.held_out)
 
 
-def _analysis(found: Outcome) -> Analysis:
-    if found.analysis is None:
+def _analysis(outcome: Outcome) -> Analysis:
+    if outcome.analysis is None:
         raise OptionError("this outcome has no analysis, and so no data and no dense network to go by.")
-    return found.analysis
+    return outcome.analysis
 
 
 __all__ = ["FRESH", "realise", "recovered", "renewed", "repaired"]
