@@ -119,7 +119,7 @@ def _rows(trial: Trial, methods: list[Method], progress: Progress) -> Iterator[R
 
 
 def named_methods() -> list[str]:
-    """Return the names behind ``all``: every method that needs no arguments."""
+    """Return the names behind ``all``: every method without options."""
     return [name for name in METHODS.names() if not METHODS.get(name).options]
 
 

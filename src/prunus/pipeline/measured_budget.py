@@ -30,7 +30,7 @@ class Goal:
 
     Attributes:
         name: the name of the entry in the plan's settings.
-        steer: the metric whose limit is adjusted.
+        steer: the limit that is adjusted.
         measure: cut network → ratio to the original.
     """
 

@@ -108,7 +108,7 @@ def _seed(seed: int) -> None:
 
 @contextlib.contextmanager
 def _as_found(model: nn.Module, pruner: Pruner | None) -> Iterator[None]:
-    """Set the model to train mode, and restore modes, gradients and all random states at the end, after errors too."""
+    """Set the model to train mode, and restore its modes and all random states at the end, after errors too."""
     states = random_states(model)
     try:
         with in_train_mode(model):
