@@ -60,7 +60,7 @@ _HOMES = {
     "undo": "prunus.exporters",
     "verify": "prunus.outcome",
 }
-"""Public name → module, and the name in it where that is another."""
+"""Public name → module, with the name inside the module where it differs."""
 
 __all__ = [
     "Analysis",

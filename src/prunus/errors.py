@@ -21,7 +21,7 @@ from collections.abc import Iterable
 
 
 class PrunusError(Exception):
-    """Anything prunus refuses, with one line a person can act on."""
+    """The base of all errors of prunus; each message is one line that a person can act on."""
 
     exit_code = 1
 
@@ -57,7 +57,7 @@ class PlanError(UsageError):
 
 
 class OutcomeError(PrunusError):
-    """The call was right; the outcome is not what was asked for."""
+    """The call was right; the requested result could not be reached."""
 
 
 class CaptureError(OutcomeError):

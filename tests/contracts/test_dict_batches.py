@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 import factories_transformers
 import prunus
 from prunus.errors import DataError
-from prunus.graph.call_form import Calls, as_called
+from prunus.graph.call_form import CallForm, as_called
 from prunus.measurement.quality import evaluate
 from prunus.outcome import Outcome
 from prunus.pruner import Pruner, PrunerOptions
@@ -267,12 +267,12 @@ def test_a_call_is_read_from_the_signature_and_batches_from_the_call() -> None:
     assert as_called(Keywords(), {"image": 1, "id": 2}) == {"image": 1}
     assert as_called(OneDict(), {"image": 1, "id": 2}) == ({"image": 1, "id": 2},)
     assert as_called(Pair(), (1, 2)) == ((1, 2),)
-    calls = Calls(({"image": 0},))
+    calls = CallForm(({"image": 0},))
     for batch in ({"image": 1, "id": 2, "label": 3}, ({"image": 1}, 3), [({"image": 1},), 3]):
         assert calls.batch(batch) == (({"image": 1},), 3)
         assert calls.batch(calls.batch(batch)) == (({"image": 1},), 3)
     assert calls.batch({"image": 1}) == (({"image": 1},), None)
-    needs = Calls({"image": 0, "labels": 0})
+    needs = CallForm({"image": 0, "labels": 0})
     assert needs.batch(({"image": 1}, 3)) == ({"image": 1, "labels": 3}, 3)
 
 

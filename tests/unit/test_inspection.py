@@ -15,8 +15,7 @@ from factories_networks import Grouped, Residual
 from prunus import capture, couple
 from prunus.cost.price import cost_model
 from prunus.report.inspection import Inspection, ModulePart, inspect_model, inspection_of, print_inspection
-from prunus.report.inspection.frozen_groups import held_by_reason
-from prunus.report.inspection.reasons import meaning
+from prunus.report.inspection.frozen_groups import held_by_reason, meaning
 from prunus.report.inspection.text import plain_lines, short_place
 from prunus.report.inspection.tree import tree_rows
 

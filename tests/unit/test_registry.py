@@ -176,7 +176,7 @@ def test_importing_prunus_imports_no_package(install: Install, imported: Callabl
     groups = ("criteria", "weight_criteria", "methods", "allocators", "rules", "repairs", "schedules", "exporters")
     for number, group in enumerate(groups):
         install(f"plug{number}", f"prunus.{group}", {"mine": "X"}, "def X(*_): return {}")
-    rooms = ("commands", "cli.main", "pipeline", "recipe", "report", "pruner", "exporters")
+    rooms = ("experiments.commands", "cli.main", "pipeline", "experiments.recipe", "report", "pruner", "exporters")
     modules = ", ".join(f"prunus.{room}" for room in rooms)
     assert run(f"import {modules}") == ("", "")
     assert imported() == []

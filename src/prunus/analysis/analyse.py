@@ -1,4 +1,4 @@
-"""`analyse`: capture, couple and price a model once; what it returns answers any number of requests."""
+"""`analyse`: capture, couple and price a model once, for any number of plans."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.progress import Progress, Silent
 from prunus.foundation.user_code import UserFunction
-from prunus.graph.call_form import Calls, as_called, without_labels
+from prunus.graph.call_form import CallForm, as_called, without_labels
 from prunus.graph.capture import unwrap
-from prunus.graph.coupling import couple, opted_in
+from prunus.graph.coupling import Coupling, couple, opted_in
+from prunus.graph.kept_forward import OwnForward
 from prunus.graph.partial_capture import Captured, capture_or_parts
 from prunus.surgery.cut import FORWARDS
 from prunus.surgery.own_forward import own_forward
@@ -52,25 +53,25 @@ def analyse(
     config_ties: bool = DEFAULTS.config_ties,
     progress: Progress | None = None,
 ) -> Analysis:
-    """Capture, couple and price a model; nothing is decided and nothing is changed.
+    """Capture, couple and price a model; nothing is pruned and the model is not changed.
 
     Args:
         model: any network that can be captured, whole or in parts; it is left untouched.
         example_inputs: a tensor, a tuple of arguments, a dict of keyword arguments, or the one dict or dataclass that
-            the forward takes. A batch of a loader will do: batches are called as the example is.
+            the forward takes. A batch of a loader is accepted: batches are called as the example is.
         data: batches (inputs, targets), a DataLoader, a dataset, one tensor of samples, the four splits of a task
-            (`prunus.splits`), or ``"noise"``. Scores and statistics come from it; of splits from ``calibration``.
-        held_out: what methods choose by that compare candidates; by default a tenth of ``data``. Splits name their own.
+            (`prunus.splits`), or ``"noise"``. Scores and statistics are computed on it; of splits on ``calibration``.
+        held_out: data on which methods compare candidates; by default a tenth of ``data``. Splits name their own.
         loss: the name of a loss, or (outputs, targets) → one number.
         ignore: modules to leave as they are: names, globs, ``re:`` patterns, class names.
         bounds: limits of parts of the tree, as in `prunus.prune`.
-        opt_in: what else may go: ``experts``, ``vocabulary``.
-        seed: of everything that draws numbers.
-        forward: ``keep`` leaves every forward as the user wrote it: numbers that modules hold are mended, axes that
-            would need other code stay whole, or go together; ``rewrite`` writes forwards anew that hold a stale size.
-        config_ties: of a Hugging Face model: one size per entry of its config across the layers, so that the folder
-            that is saved loads without prunus; what no entry sizes stays whole.
-        progress: told of every long step.
+        opt_in: further kinds of units that may be removed: ``experts``, ``vocabulary``.
+        seed: the seed of all random numbers.
+        forward: ``keep`` leaves every forward as the user wrote it: numbers that modules hold are updated, axes that
+            would need other code stay whole, or are cut together; ``rewrite`` rewrites forwards that hold a stale size.
+        config_ties: for a Hugging Face model: one size per entry of its config in all layers, so that the folder
+            that is saved loads without prunus; an axis that no entry sizes stays whole.
+        progress: reports every long step.
 
     Raises:
         UsageError: bad arguments, NaN weights, unknown names.
@@ -80,8 +81,8 @@ def analyse(
         ``plans = [analysis.plan({"macs": share}) for share in (0.7, 0.5, 0.3)]`` scores once.
     """
     check_ignore(ignore)
-    wanted = names("opt_in", opt_in, "names such as ['experts']")
-    options = opted_in(wanted)
+    opted = names("opt_in", opt_in, "names such as ['experts']")
+    options = opted_in(opted)
     check_seed(seed)
     check_forward(forward)
     check_loss(loss)
@@ -93,17 +94,13 @@ def analyse(
     model = unwrap(model)
     check_weights(model)
     captured, example_inputs = _captured(model, as_called(model, example_inputs), named_loss=isinstance(loss, str))
-    data = as_often_as_needed(data_or_noise(data, example_inputs, seed))
+    data = data_or_noise(data, example_inputs, seed)
     coupling = couple(captured.graph, **options)
-    own, memo = None, {COVERAGE_REWRITTEN: coupling.coverage()}
-    if forward == "keep":
-        with buffers_kept(captured.model):  # reading a parametrised weight in training moves some
-            own = own_forward(captured.model, coupling, captured.inputs)
-        own = own_with_config(model, coupling, own, captured.inputs) if config_ties else own
+    memo = {COVERAGE_REWRITTEN: coupling.coverage()}
+    own = _terms(model, captured, coupling, config_ties) if forward == "keep" else None
     if own is not None:
         coupling = own.on(coupling)
-    calls = Calls(example_inputs)
-    given = Given(called(data, calls), called(as_often_as_needed(held_out), calls)) if data is not None else None
+    given = data_given(data, held_out, example_inputs) if data is not None else None
     calibration, selection = sources_of(given)
     return Analysis(
         model=captured.model,
@@ -120,7 +117,7 @@ def analyse(
         source=(model, example_inputs),
         given=given,
         ignore=tuple(ignore),
-        opt_in=wanted,
+        opt_in=opted,
         own=own,
         config_ties=config_ties,
         progress=progress or Silent(),
@@ -128,10 +125,23 @@ def analyse(
     )
 
 
-def _captured(model: nn.Module, example_inputs: Any, *, named_loss: bool) -> tuple[Captured, Any]:
-    """Return the captured model and its call, without labels where a loss of ours takes them and the forward need not.
+def data_given(data: Any, held_out: Any, example_inputs: Any) -> Given:
+    """Return data that can be read repeatedly, and whose batches have the form of the example call."""
+    form = CallForm(example_inputs)
+    return Given(called(as_often_as_needed(data), form), called(as_often_as_needed(held_out), form))
 
-    A loader's first batch makes an example; a loss that is a function may read the one that the model makes itself.
+
+def _terms(model: nn.Module, captured: Captured, coupling: Coupling, config_ties: bool) -> OwnForward:
+    """Return the constraints under which no forward has to be rewritten, with those of the config if it ties sizes."""
+    with buffers_kept(captured.model):  # reading a parametrised weight in train mode changes some
+        own = own_forward(captured.model, coupling, captured.inputs)
+    return own_with_config(model, coupling, own, captured.inputs) if config_ties else own
+
+
+def _captured(model: nn.Module, example_inputs: Any, *, named_loss: bool) -> tuple[Captured, Any]:
+    """Return the captured model and its call; without labels where a built-in loss takes them and the forward need not.
+
+    The first batch of a loader may be the example; a loss function of the user's may read the model's own loss.
     """
     bare = without_labels(model, example_inputs) if named_loss else example_inputs
     try:
@@ -143,7 +153,7 @@ def _captured(model: nn.Module, example_inputs: Any, *, named_loss: bool) -> tup
 
 
 def check_forward(forward: str) -> None:
-    """Refuse another way to treat forwards.
+    """Refuse an unknown value of ``forward``.
 
     Raises:
         OptionError: neither ``keep`` nor ``rewrite``.
@@ -153,7 +163,7 @@ def check_forward(forward: str) -> None:
 
 
 def check_config_ties(config_ties: bool, forward: str) -> None:
-    """Refuse ties to a config where forwards may be rewritten: the class alone has to compute what is left.
+    """Refuse ties to a config where forwards may be rewritten: a config describes the class's own forward only.
 
     Raises:
         OptionError: no bool, or ties beside ``forward="rewrite"``.
@@ -168,7 +178,7 @@ def check_config_ties(config_ties: bool, forward: str) -> None:
 
 
 def check_ignore(ignore: Sequence[str]) -> None:
-    """Refuse what is no list of patterns.
+    """Refuse a value that is no list of patterns.
 
     Raises:
         OptionError: a bare text, or something that is no text.
@@ -177,7 +187,7 @@ def check_ignore(ignore: Sequence[str]) -> None:
 
 
 def check_held_out(data: Any, held_out: Any) -> None:
-    """Refuse held-out data without data to hold them out of, and what are no data.
+    """Refuse held-out data without other data, and values that are no data.
 
     Raises:
         OptionError: held-out data alone.
@@ -191,7 +201,7 @@ def check_held_out(data: Any, held_out: Any) -> None:
 
 
 def check_samples(example_inputs: Any) -> None:
-    """Refuse a call without a single sample, on which nothing can be timed or compared.
+    """Refuse a call without a sample: nothing could be timed or compared on it.
 
     Raises:
         DataError: the first tensor of the call has a first dim of size 0.
@@ -204,7 +214,7 @@ def check_samples(example_inputs: Any) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Refuse what torch and numpy take no seed from.
+    """Refuse a value that torch and numpy do not accept as a seed.
 
     Raises:
         OptionError: no whole number from 0 to 2³¹ − 1.
@@ -222,4 +232,5 @@ __all__ = [
     "check_ignore",
     "check_samples",
     "check_seed",
+    "data_given",
 ]

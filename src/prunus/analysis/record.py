@@ -37,37 +37,37 @@ BATCH = 256
 
 
 COVERAGE_REWRITTEN = "coverage with forwards rewritten"
-"""Name under which an analysis remembers it."""
+"""The key of this share in the memo of an analysis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """A model that was captured, coupled and priced, with data, bounds and a memo of what was measured.
+    """A model that was captured, coupled and priced, with data, bounds and a memo of measurements.
 
     One analysis answers many requests: ``analysis.plan({"params": 0.5})``, ``analysis.plan({"macs": 0.3},
-    method="depth")``. `prunus.realise` turns a plan into an `Outcome`. Methods read it and leave the model as it is.
+    method="depth")``. `prunus.realise` turns a plan into an `Outcome`. Methods read it and do not change the model.
 
     Attributes:
-        model: the network that was captured; of a model in parts a twin that shares its tensors and calls the parts.
+        model: the captured network; for a model in parts a copy that shares its tensors and calls the parts.
         example_inputs: one call of ``model``.
         coupling: its removable axes; ``coupling.graph`` is the captured program.
         cost: its exact price as a function of kept counts.
-        calibration: scores and statistics come from here.
-        selection: choices between candidates are made here; the test split is never part of an analysis.
-        loss: (outputs, targets) → one number, averaging over the batch.
-        seed: of everything that draws numbers.
+        calibration: data for scores and statistics.
+        selection: data for choices between candidates; the test split is never part of an analysis.
+        loss: (outputs, targets) → one number, a mean over the batch.
+        seed: the seed of all random numbers.
         held: axes that may not be cut.
-        metric: what a kept share is a share of: params, bytes, macs or latency_ms; the latter needs a timed ``cost``.
+        metric: the metric of kept shares: params, bytes, macs or latency_ms; the latter needs a timed ``cost``.
         bounds: axis id → limits of its width.
         captured: how the model was captured: whole or in parts.
         source: the user's model and the call with which it was captured.
         given: the data as the user gave them.
         ignore: the patterns behind ``held``.
-        opt_in: what else may go: ``experts``, ``vocabulary``.
-        own: what a cut has to respect so that no forward is rewritten; None where forwards may be.
-        config_ties: whether it has to respect besides that a Hugging Face config alone says what is left.
-        progress: told of every long step.
-        memo: what one method measured and another may use again, by name.
+        opt_in: further kinds of units that may be removed: ``experts``, ``vocabulary``.
+        own: the constraints under which no forward is rewritten; None where forwards may be.
+        config_ties: whether, besides, a Hugging Face config alone has to describe the cut network.
+        progress: reports every long step.
+        memo: measurements by name, shared between methods.
 
     Example:
         >>> import prunus
@@ -100,7 +100,7 @@ class Analysis:
 
     @door("Analysis.plan")
     def plan(self, budget: Mapping[str, float | int | str], **options: Any) -> Plan:
-        """Return the plan for a budget; what was measured for an earlier plan is not measured again.
+        """Return the plan for a budget; measurements of earlier plans are reused.
 
         Args:
             budget: as in `prunus.prune`.
@@ -111,7 +111,7 @@ class Analysis:
             OptionError: an unknown option or name, or a value that is not allowed.
             BudgetError: the budget is out of reach or met already.
         """
-        # The planner stands above the methods, and these above this record: the one call upwards, made by name.
+        # The planner is in a higher layer, which this one may not import; so it is imported by name.
         planner = import_module("prunus.pipeline.planner")
         made: Plan = planner.plan_for(self, budget, **options)
         return made
@@ -121,17 +121,17 @@ class Analysis:
         return import_module("prunus.pipeline.levels").evaluate_levels(self, **options)
 
     def inspect(self) -> Any:
-        """Return what can go, what is frozen and why; printing it shows the module tree."""
+        """Return what can be removed, what is frozen and why; printing it shows the module tree."""
         return import_module("prunus.report.inspection").inspected(self)
 
     @property
     def has_data(self) -> bool:
-        """Whether there are calibration data."""
+        """Return whether there are calibration data."""
         return not isinstance(self.calibration, NoData)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The submodules that were captured, where the whole could not be."""
+        """The submodules that were captured, if the whole model could not be."""
         return self.captured.parts if self.captured is not None else ()
 
     @property
@@ -146,12 +146,12 @@ class Analysis:
 
     @property
     def samples(self) -> int:
-        """How many samples the captured program, and so its MACs, are for."""
+        """The number of samples of the captured call, to which MACs refer."""
         first = next(tensors_in(self.user_inputs), None)
         return int(first.shape[0]) if first is not None and first.dim() else 1
 
     def cut(self, plan: Plan) -> nn.Module:
-        """Return the network cut by a plan, called as the user's is; nothing is proved."""
+        """Return the network cut by a plan, with the call form of the user's model; nothing is verified."""
         try:
             small = cut(self.model, self.coupling, plan, self.example_inputs)
         except CaptureError:
@@ -162,11 +162,11 @@ class Analysis:
 
     @property
     def forward(self) -> str:
-        """``keep`` where no forward of the user's is rewritten, else ``rewrite``."""
+        """Either ``keep``, where no forward of the user's is rewritten, or ``rewrite``."""
         return "rewrite" if self.own is None else "keep"
 
     def with_free_head_dims(self) -> Analysis:
-        """Return the same analysis under which the widths of heads may go too, where the user's code allows it."""
+        """Return the analysis under which the widths of heads may be cut too, where the user's code allows it."""
 
         def free() -> OwnForward:
             own = own_forward(self.model, self._bare(), self.example_inputs, head_dims="free")
@@ -174,8 +174,14 @@ class Analysis:
 
         return self.on(self.remember("own forward, free head dims", free))
 
+    def for_plan(self, plan: Plan) -> Analysis:
+        """Return the analysis with the axes of a plan: this one, or the one under which widths of heads may be cut."""
+        if self.own is None or plan.axes.keys() <= self.coupling.axes.keys():
+            return self
+        return self.with_free_head_dims()
+
     def on(self, own: OwnForward) -> Analysis:
-        """Return the same analysis on other terms; scores that were measured are measured anew."""
+        """Return the same analysis under other constraints of forwards; its memo of scores is empty."""
         coupling = own.on(self._bare())
         held = frozenset(ignored_axes(coupling, self.ignore)) if self.ignore else self.held & coupling.axes.keys()
         bounds = {axis: bound for axis, bound in self.bounds.items() if axis in coupling.axes}
@@ -184,17 +190,17 @@ class Analysis:
         return replace(self, coupling=coupling, cost=cost, held=held, bounds=bounds, own=own, memo=known)
 
     def coverage_rewritten(self) -> float | None:
-        """Return the share of the parameters that could go if forwards were rewritten; None where they may be."""
+        """Return the share of the parameters on removable axes if forwards were rewritten; None where they may be."""
         return None if self.own is None else self.remember(COVERAGE_REWRITTEN, lambda: self._bare().coverage())
 
     def _bare(self) -> Coupling:
         return couple(self.coupling.graph, **self.coupling.options)
 
     def bounded(self, bounds: Mapping[str, Any] | None) -> Analysis:
-        """Return the same analysis under limits of parts of the tree, as in `prunus.prune`, beside those that it has.
+        """Return the same analysis with further limits of parts of the tree, as in `prunus.prune`.
 
         Raises:
-            SelectorError: a pattern matches nothing, or only what cannot go.
+            SelectorError: a pattern matches nothing, or nothing that can be cut.
             OptionError: an unknown limit, or a value outside its range.
         """
         if not bounds:
@@ -206,20 +212,20 @@ class Analysis:
         return Limit(self.metric, int(kept * self.spent(self.cost.price())))
 
     def limits(self, kept: float) -> Limits:
-        """Return the limits of a kept share of the metric, as methods take them."""
+        """Return the limits of a kept share of the metric, in the form that methods take."""
         return (self.limit(kept),)
 
     def kept(self, limit: Limit) -> float:
-        """Return the kept share that a limit leaves of its metric."""
+        """Return a limit as a share of the whole network's metric."""
         return limit.value / max(1, limit.of(self.cost.price()))
 
     def spent(self, cost: Cost) -> int:
-        """Return what a cost spends of the metric."""
+        """Return the amount of the metric in a cost."""
         return Limit(self.metric, 0).of(cost)
 
     @property
     def masks_save(self) -> bool:
-        """Whether weights at zero save anything of the metric: they do not change MACs or time."""
+        """Return whether zero weights lower the metric: they change neither MACs nor time."""
         return self.metric in ("params", "bytes")
 
     def fit(
@@ -232,9 +238,9 @@ class Analysis:
         allocator: str | Allocator = "uniform",
         damage: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Choose the units that stay within limits and the bounds; arguments as in `fit_units`."""
-        gone = {axis for axis, mask in (base or {}).items() if not mask.any()}
-        bounds = {axis: bound for axis, bound in self.bounds.items() if axis in scores and axis not in gone}
+        """Choose the units to keep within limits and bounds; arguments as in `fit_units`."""
+        dropped = {axis for axis, mask in (base or {}).items() if not mask.any()}
+        bounds = {axis: bound for axis, bound in self.bounds.items() if axis in scores and axis not in dropped}
         return fit_units(cost or self.cost, scores, limit, allocator=allocator, base=base, bounds=bounds, damage=damage)
 
     def free_axes(self) -> list[str]:
@@ -242,18 +248,18 @@ class Analysis:
         return [a for a in self.coupling.axes if a not in self.held]
 
     def remember(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return what was measured under this name before, or measure it now."""
+        """Return the measurement of this name, and make it if it is not in the memo."""
         if name not in self.memo:
             self.memo[name] = make()
         return self.memo[name]
 
     def in_metric(self, metric: str, bounds: Mapping[str, Bound] | None = None, *, threads: int = 1) -> Analysis:
-        """Return the same analysis whose kept shares are shares of another metric; the memo is shared.
+        """Return the same analysis with another metric of kept shares; the memo is shared.
 
         Args:
             metric: params, bytes, macs or latency_ms; for the latter the ops are timed on this machine, with the
-                example inputs, and wide axes keep multiples of what the processor's registers hold.
-            bounds: axis id → limits of its width; frozen axes also hold the branches that they lie in.
+                example inputs, and wide axes keep multiples of the width of the processor's registers.
+            bounds: axis id → limits of its width; frozen axes also freeze the branches that they lie in.
             threads: intra-op threads while timing.
         """
         own = {**self.bounds, **(bounds or {})}
@@ -264,7 +270,7 @@ class Analysis:
         return replace(self.timed(threads), metric=metric, bounds=own, held=held)
 
     def timed(self, threads: int = 1) -> Analysis:
-        """Return the same analysis with the ops of the model timed on this machine; they are timed once."""
+        """Return the same analysis with the ops of the model timed on this machine; they are timed only once."""
         if self.cost.times:
             return self
 
@@ -283,16 +289,16 @@ class Analysis:
 
 
 def own_with_config(model: nn.Module, coupling: Coupling, own: OwnForward, example_inputs: Any) -> OwnForward:
-    """Return the terms of a model's forwards and of its config together.
+    """Return the constraints of a model's forwards and of its config together.
 
     Args:
         model: an uncut ``transformers`` model.
-        coupling: its analysis without terms.
-        own: the terms of its forwards.
+        coupling: its coupling without constraints.
+        own: the constraints of its forwards.
         example_inputs: one call.
 
     Raises:
-        ModelError: its config says nothing of what may be cut.
+        ModelError: no entry of its config sizes an axis that may be cut.
     """
     return with_terms(own, coupling, config_terms(model, own.on(coupling), example_inputs))
 

@@ -1,4 +1,4 @@
-"""From scores and choices to a `Plan`: what every method and the one-call function share."""
+"""The step from scores and choices to a `Plan`, which every method shares."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_plan(
     """Build a plan record from decisions: axes that stay whole are left out, the exact price is filled in.
 
     Raises:
-        PlanError: something that is needed would be empty.
+        PlanError: a tensor that is needed would be empty.
     """
     touched = {a: np.asarray(m, bool) for a, m in keep.items() if not np.all(m)}
     whole = cost if cost is not None else cost_model(coupling)
@@ -58,7 +58,7 @@ def _mended(coupling: Coupling, keep: Mapping[str, np.ndarray]) -> tuple[Mend, .
         return ()
     try:
         return mends_of(coupling.forward, coupling, keep)
-    except PlanError:  # a plan that no cut takes, such as one made to run the masked network
+    except PlanError:  # a plan that is never cut, such as one made to run the masked network
         return ()
 
 
@@ -77,9 +77,9 @@ def unit_decisions(keep: Mapping[str, np.ndarray], criterion: CriterionLike) -> 
 
 
 def check_weights(model: nn.Module) -> None:
-    """Refuse models without values, or with NaN or infinite ones; the tensor is named.
+    """Refuse models without values, or with NaN or infinite ones; the error names the tensor.
 
-    Buffers may be infinite: masks hold −∞ where nothing may be seen.
+    Buffers may be infinite: attention masks hold −∞.
 
     Raises:
         ModelError: no module, or a tensor that is lazy, on the meta device, NaN or infinite.

@@ -1,4 +1,4 @@
-"""Which modules, or parts of the tree, a person means: names, globs, ``re:`` patterns and class names."""
+"""Selectors of modules and of parts of the tree: names, globs, ``re:`` patterns and class names."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from prunus.tree import Tree, TreeNode, grow_tree
 
 
 def matching_modules(coupling: Coupling, patterns: Iterable[str]) -> set[str]:
-    """Return the module paths that any pattern names, and everything below them.
+    """Return the module paths that any pattern matches, and everything below them.
 
     A pattern is a module path, a tensor name, a glob (``layer3.*``), ``re:`` and a regular expression, or a class name.
-    One with a slash addresses the tree (``stage3/*/heads``) and stands for the modules of the layers that it finds.
+    One with a slash addresses the tree (``stage3/*/heads``) and stands for the modules of the layers that it matches.
 
     Raises:
         SelectorError: a pattern matches nothing (the nearest name is given), or is not a valid regular expression.
@@ -58,7 +58,7 @@ def _matches(path: str, kind: str, pattern: str) -> bool:
 
 
 def ignored_axes(coupling: Coupling, patterns: Iterable[str]) -> set[str]:
-    """Return the ids of axes that touch a tensor of any named module: a coupled layer is held with it."""
+    """Return the ids of axes that touch a tensor of any matched module; coupled layers are frozen with it."""
     given = list(patterns)
     on_tree = [pattern for pattern in given if _addresses_tree(pattern)]
     roots = matching_modules(coupling, [pattern for pattern in given if pattern not in on_tree])
@@ -68,10 +68,10 @@ def ignored_axes(coupling: Coupling, patterns: Iterable[str]) -> set[str]:
 
 
 def select_nodes(tree: Tree, patterns: Iterable[str]) -> tuple[TreeNode, ...]:
-    """Return the nodes of the tree that any pattern names, outside before inside.
+    """Return the nodes of the tree that any pattern matches, outside before inside.
 
-    A pattern is the id of a node, the path of a module, the id of an axis, a glob over any of these (``*`` goes across
-    slashes: ``stage3/*/heads``), ``re:`` and a regular expression over the id, a class name, or what units are called
+    A pattern is the id of a node, the path of a module, the id of an axis, a glob over any of these (``*`` matches
+    slashes too: ``stage3/*/heads``), ``re:`` and a regular expression over the id, a class name, or a kind of units
     (``heads``).
 
     Raises:
@@ -81,7 +81,7 @@ def select_nodes(tree: Tree, patterns: Iterable[str]) -> tuple[TreeNode, ...]:
     found: dict[str, None] = {}
     for pattern in patterns:
         hits = [node.id for node in nodes if _names(node, pattern)]
-        # A module that is no node of its own stands for the layers inside it.
+        # A module that is no node stands for the layers inside it.
         hits = hits or [node.id for node in nodes if node.level != "unit" and node.module.startswith(f"{pattern}.")]
         if not hits:
             known = {name: None for node in nodes for name in (node.id, node.module, node.axis, node.kind) if name}
@@ -91,20 +91,20 @@ def select_nodes(tree: Tree, patterns: Iterable[str]) -> tuple[TreeNode, ...]:
 
 
 def selected_axes(tree: Tree, patterns: Iterable[str]) -> set[str]:
-    """Return the ids of the axes on which the named nodes have units, read ones included."""
+    """Return the ids of the axes that the matched nodes write or read."""
     return {axis for node in select_nodes(tree, patterns) for axis in tree.axes(node.id)}
 
 
 def bounds_on(tree: Tree, limits: Mapping[str, Bound | Mapping[str, Any]]) -> dict[str, Bound]:
-    """Turn limits on parts of the tree into limits on axes; where two name one axis both hold, the later one first.
+    """Turn limits on parts of the tree into limits on axes; two limits of one axis both hold, the later one first.
 
     ``{"stage3/*/heads": {"round_to": 2}, "layer4": {"floor": 0.5}}``
 
-    A frozen part keeps every axis that it touches. Other limits hold for the axes that it writes; the units that it
+    A frozen part freezes every axis that it touches. Other limits hold for the axes that it writes; the units that it
     reads have to be named, by ``inputs`` or by the id of the axis.
 
     Raises:
-        SelectorError: a pattern matches nothing, or only what cannot go.
+        SelectorError: a pattern matches nothing, or nothing that can be cut.
         OptionError: an unknown limit, or a value outside its range.
     """
     found: dict[str, Bound] = {}
@@ -138,13 +138,13 @@ def _addresses_tree(pattern: str) -> bool:
 
 
 def _names(node: TreeNode, pattern: str) -> bool:
-    # A layer and its units share a module path; the path means the layer, or the block that is the module.
+    # A layer and its units share a module path; the path stands for the layer, or for the block of this module.
     module = node.module if node.level != "unit" else ""
     return any(_matches(name, node.kind, pattern) for name in (node.id, module, node.axis) if name)
 
 
 def tensors_below(coupling: Coupling, roots: Collection[str]) -> set[str]:
-    """Return the canonical names of the tensors that lie in any of these modules, tied ones included."""
+    """Return the canonical names of the tensors in any of these modules, tied ones included."""
     names = {**{t: t for t in coupling.graph.tensors}, **coupling.graph.aliases}
     return {canonical for name, canonical in names.items() if _lies_in(name, roots)}
 

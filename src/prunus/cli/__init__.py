@@ -1,1 +1,1 @@
-"""The command line: reads options, calls the library, shows what came back."""
+"""Words of a command line in; a table, JSON or one error line, and an exit code out."""

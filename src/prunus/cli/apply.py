@@ -1,4 +1,4 @@
-"""``prunus apply PLAN``: cut exactly as a plan folder says, and prove it."""
+"""``prunus apply PLAN``: cut exactly as a plan folder says, and verify the cut."""
 
 from __future__ import annotations
 

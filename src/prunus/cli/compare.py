@@ -32,7 +32,7 @@ def compare(
     """Compare pruning methods as the recipe says; options take precedence over the recipe."""
     from prunus.experiments.recipe import load_recipe, override
 
-    wanted = override(
+    changed = override(
         load_recipe(recipe),
         {
             ("seed",): seed,
@@ -43,11 +43,11 @@ def compare(
             ("compare", "repair"): repair and [name.strip() for name in repair.split(",") if name.strip()],
         },
     )
-    folder = out if out is not None else wanted.out_dir
+    folder = out if out is not None else changed.out_dir
     if dry_run:
-        show_plan(wanted, folder, as_json=json)
+        show_plan(changed, folder, as_json=json)
     else:
-        carry_out(wanted, folder, as_json=json)
+        carry_out(changed, folder, as_json=json)
 
 
 def _names(text: str | None) -> str | list[str] | None:

@@ -40,7 +40,7 @@ def shown_progress(stream: TextIO | None = None) -> Iterator[Progress]:
 
 
 class BarProgress:
-    """Show each task as a bar that goes away when the task ends."""
+    """Shows each task as a bar that disappears when the task ends."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
@@ -54,12 +54,12 @@ class BarProgress:
         self._ids[task] = self._bars.add_task(escape(task), total=total)
 
     def advance(self, task: str, n: int = 1) -> None:
-        """Lengthen the bar; a task that was never begun has none."""
+        """Lengthen the bar; a task that was not begun has none."""
         if task in self._ids:
             self._bars.advance(self._ids[task], n)
 
     def finish(self, task: str) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if task in self._ids:
             self._bars.remove_task(self._ids.pop(task))
 
@@ -73,7 +73,7 @@ class _Task:
 
 
 class PlainProgress:
-    """Write a line when a long task moves on, at most one for each task in ``interval`` seconds."""
+    """Writes a line when a long task advances, at most one for each task in ``interval`` seconds."""
 
     def __init__(self, stream: TextIO, interval: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream

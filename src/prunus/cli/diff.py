@@ -1,4 +1,4 @@
-"""``prunus diff A B``: what two plans decide differently."""
+"""``prunus diff A B``: the decisions in which two plans differ."""
 
 from __future__ import annotations
 

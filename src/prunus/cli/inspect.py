@@ -1,4 +1,4 @@
-"""``prunus inspect MODEL``: what it is made of, what can go, what is frozen and why."""
+"""``prunus inspect MODEL``: its modules, the axes that can be cut, and what is frozen and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``prunus levels RECIPE``: the tree from the whole to the part, every node evaluated."""
+"""``prunus levels RECIPE``: the tree of a network, with cost, time, sensitivity and redundancy of every node."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def levels(
     from prunus.experiments.recipe import load_recipe
     from prunus.experiments.trained_model import trained_model
 
-    wanted = load_recipe(recipe)
+    chosen = load_recipe(recipe)
     with shown_progress() as progress:
-        trained = trained_model(wanted, wanted.seed, progress)
+        trained = trained_model(chosen, chosen.seed, progress)
         rows = trained.analysis.levels(stages=stages, count=count, progress=progress)
     if json:
         sys.stdout.write(json_module.dumps([asdict(row) for row in rows], indent=1) + "\n")

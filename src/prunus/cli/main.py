@@ -87,7 +87,7 @@ def _run(words: list[str], debug: bool) -> int:
     try:
         with warnings.catch_warnings():
             if not debug:
-                # Libraries warn about their callers' code, which a person at the command line cannot change.
+                # Libraries warn about their callers' code, which a user of the command line cannot change.
                 warnings.simplefilter("ignore")
             code = app(words, prog_name="prunus", standalone_mode=False)
         sys.stdout.flush()
@@ -100,7 +100,7 @@ def _run(words: list[str], debug: bool) -> int:
         _say("interrupted")
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader of stdout has gone; the flush at interpreter exit must not complain again.
+        # The reader of stdout has closed it; the flush at interpreter exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _FAILED
     except Exception as error:

@@ -1,48 +1,98 @@
-"""Options that several commands share, and how they are read: a budget as words, numbers with commas."""
+"""Options that several commands share, and parsers of their values: budgets, recoveries, lists of numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 
 from prunus.errors import OptionError
 
-BudgetOption = Annotated[
-    list[str] | None, typer.Option("--budget", "-b", help="Such as params=0.5, macs=0.3 or bytes=2MB; once each.")
-]
-CriterionOption = Annotated[str | None, typer.Option(help="How units are scored.")]
-AllocatorOption = Annotated[str | None, typer.Option(help="How the budget is divided.")]
-MethodOption = Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")]
-JudgeOption = Annotated[
-    str | None, typer.Option(help="A repair after which the plans of a search are judged, or none.")
-]
-LevelOption = Annotated[
-    list[str] | None, typer.Option("--level", help="unit or weight, or both: what may go; once each.")
-]
-OptInOption = Annotated[
-    list[str] | None, typer.Option("--opt-in", help="experts or vocabulary: what else may go; once each.")
-]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 ForwardOption = Annotated[str | None, typer.Option(help="keep your own forwards, or rewrite what holds a size.")]
-ConfigTiesOption = Annotated[
-    bool | None,
-    typer.Option("--config-ties/--no-config-ties", help="One size per entry of a Hugging Face config."),
-]
-IgnoreOption = Annotated[
-    list[str] | None, typer.Option("--ignore", help="A module, glob or class to leave as it is; once each.")
-]
 CalibrationOption = Annotated[
     str | None, typer.Option(help="data, or noise: score and repair without a single sample.")
 ]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """The options of every command that plans; None keeps the recipe's value."""
+
+    budget: Annotated[
+        list[str] | None, typer.Option("--budget", "-b", help="Such as params=0.5, macs=0.3 or bytes=2MB; once each.")
+    ] = None
+    criterion: Annotated[str | None, typer.Option(help="How units are scored.")] = None
+    allocator: Annotated[str | None, typer.Option(help="How the budget is divided.")] = None
+    method: Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")] = None
+    search: Annotated[
+        int | None,
+        typer.Option(help="Try so many plans around the allocator's by their true loss; 200 is a good many."),
+    ] = None
+    judge: Annotated[
+        str | None, typer.Option(help="A repair after which the plans of a search are judged, or none.")
+    ] = None
+    level: Annotated[
+        list[str] | None, typer.Option("--level", help="unit or weight, or both: what may go; once each.")
+    ] = None
+    opt_in: Annotated[
+        list[str] | None, typer.Option("--opt-in", help="experts or vocabulary: what else may go; once each.")
+    ] = None
+    forward: ForwardOption = None
+    config_ties: Annotated[
+        bool | None,
+        typer.Option("--config-ties/--no-config-ties", help="One size per entry of a Hugging Face config."),
+    ] = None
+    ignore: Annotated[
+        list[str] | None, typer.Option("--ignore", help="A module, glob or class to leave as it is; once each.")
+    ] = None
+    calibration: CalibrationOption = None
+
+    def changes(self) -> dict[tuple[str, ...], Any]:
+        """Return the options as changes of a recipe: path of the key → value."""
+        return {
+            ("prune", "budget"): budget_of(self.budget),
+            ("prune", "criterion"): self.criterion,
+            ("prune", "allocator"): self.allocator,
+            ("prune", "method"): self.method,
+            ("prune", "search"): self.search,
+            ("prune", "judge"): self.judge,
+            ("prune", "levels"): self.level,
+            ("opt_in",): self.opt_in,
+            ("ignore",): self.ignore,
+            ("forward",): self.forward,
+            ("config_ties",): self.config_ties,
+            ("calibration",): self.calibration,
+        }
+
+
+def takes_plan_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the fields of `PlanOptions` as options of its own, in place of its parameter ``options``."""
+    names = [field.name for field in fields(PlanOptions)]
+
+    @wraps(command)
+    def called(**given: Any) -> None:
+        command(options=PlanOptions(**{name: given.pop(name) for name in names}), **given)
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    shared = inspect.signature(PlanOptions, eval_str=True).parameters.values()
+    options = [option for parameter in own for option in (shared if parameter.name == "options" else [parameter])]
+    # Typer reads this signature; keyword-only parameters may follow in any order.
+    called.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
+    )
+    return called
 
 
 def budget_of(words: Sequence[str] | None) -> dict[str, float | int | str] | None:
     """Turn ``["params=0.5", "bytes=2MB"]`` into a budget; None stays None.
 
     Raises:
-        OptionError: a word without ``=``, or a metric that stands twice.
+        OptionError: a word without ``=``, or a metric that occurs twice.
 
     Example:
         >>> budget_of(["params=0.5", "bytes=2MB"])
@@ -65,7 +115,7 @@ def recovery_of(words: Sequence[str] | None) -> dict[tuple[str, ...], float | in
     """Turn ``["steps=500"]`` into changes of a recipe's section ``recover``; no method means autopilot.
 
     Raises:
-        OptionError: a word without ``=``, or a key that stands twice.
+        OptionError: a word without ``=``, or a key that occurs twice.
 
     Example:
         >>> recovery_of(["minutes=10"])
@@ -90,7 +140,7 @@ def recovery_of(words: Sequence[str] | None) -> dict[tuple[str, ...], float | in
 
 
 _FRACTIONS = ("minutes", "lr", "weight_decay", "temperature", "soft", "hints", "mixed", "dropout")
-"""Keys whose values are numbers with a fraction, whether or not they are written with one."""
+"""Keys whose values are floats, even if they are written as whole numbers."""
 
 
 def _amount(text: str) -> float | int | str:
@@ -106,7 +156,7 @@ def numbers(option: str, text: str) -> list[float]:
     """Turn ``"0.8,0.5"`` into numbers.
 
     Raises:
-        OptionError: something that is not a number, or nothing at all.
+        OptionError: a word that is not a number, or no number at all.
     """
     try:
         found = [float(part) for part in text.split(",") if part.strip()]

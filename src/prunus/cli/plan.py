@@ -1,31 +1,16 @@
-"""``prunus plan``: what would go and why, priced; nothing is changed yet."""
+"""``prunus plan``: the plan of a recipe with prices and reasons; nothing is cut yet."""
 
 from __future__ import annotations
 
 import json as json_module
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prunus.cli.console import shown_progress
-from prunus.cli.options import (
-    AllocatorOption,
-    BudgetOption,
-    CalibrationOption,
-    ConfigTiesOption,
-    CriterionOption,
-    DebugOption,
-    ForwardOption,
-    IgnoreOption,
-    JudgeOption,
-    LevelOption,
-    MethodOption,
-    OptInOption,
-    budget_of,
-    numbers,
-)
+from prunus.cli.options import DebugOption, PlanOptions, numbers, takes_plan_options
 from prunus.cli.work import check_out
 from prunus.errors import OptionError
 
@@ -39,27 +24,15 @@ if TYPE_CHECKING:
 _SHOWN = 40
 
 
+@takes_plan_options
 def plan(
     source: Annotated[
         Path,
         typer.Argument(help="A recipe (YAML), or a plan folder to plan again from its scores.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the plan.")] = Path("prunus-plan"),
-    budget: BudgetOption = None,
-    criterion: CriterionOption = None,
-    allocator: AllocatorOption = None,
-    method: MethodOption = None,
-    search: Annotated[
-        int | None,
-        typer.Option(help="Try so many plans around the allocator's by their true loss; 200 is a good many."),
-    ] = None,
-    judge: JudgeOption = None,
-    level: LevelOption = None,
-    opt_in: OptInOption = None,
-    forward: ForwardOption = None,
-    config_ties: ConfigTiesOption = None,
-    ignore: IgnoreOption = None,
-    calibration: CalibrationOption = None,
+    *,
+    options: PlanOptions,
     damage: Annotated[
         bool | None, typer.Option(help="Measure what every decision costs alone, and all of them together.")
     ] = None,
@@ -76,61 +49,38 @@ def plan(
     from prunus.experiments.commands.folder import PLAN_FOLDER
 
     check_out(out, PLAN_FOLDER if sweep is None else None)
+    from prunus.cli.sweep import sweep_plans
     from prunus.experiments.commands import plan_recipe, read_plan_folder, write_plan_folder
     from prunus.experiments.commands.planning import check_wanted
     from prunus.experiments.recipe import load_recipe, override
     from prunus.experiments.trained_model import trained_model
+    from prunus.methods.by_criterion import restore_scores
     from prunus.pipeline.stage_checks import check_to_apply
 
     known = read_plan_folder(source) if source.is_dir() else None
     recipe = load_recipe(source) if known is None else known.recipe
-    changes: dict[tuple[str, ...], Any] = {
-        ("prune", "budget"): budget_of(budget),
-        ("prune", "criterion"): criterion,
-        ("prune", "allocator"): allocator,
-        ("prune", "method"): method,
-        ("prune", "search"): search,
-        ("prune", "damage"): damage,
-        ("prune", "judge"): judge,
-        ("prune", "levels"): level,
-        ("opt_in",): opt_in,
-        ("ignore",): ignore,
-        ("forward",): forward,
-        ("config_ties",): config_ties,
-        ("calibration",): calibration,
-    }
-    recipe = override(recipe, changes)
-    same = known is not None and all(
-        ours == theirs
-        for ours, theirs in (
-            (recipe.prune.criterion, known.recipe.prune.criterion),
-            (recipe.calibration, known.recipe.calibration),
-        )
-    )
-    scored_before = known.scores or None if known is not None and same else None
+    recipe = override(recipe, {**options.changes(), ("prune", "damage"): damage})
     if sweep is not None and recipe.stages:
         raise OptionError("--sweep plans by one criterion, and the recipe has stages; leave one of the two out.")
-    asked = recipe if sweep is None else override(recipe, {("prune", "budget"): {"params": 0.5}})
-    check_to_apply(check_wanted(asked))
+    requested = recipe if sweep is None else override(recipe, {("prune", "budget"): {"params": 0.5}})
+    check_to_apply(check_wanted(requested))
+    stored = known.scores_for(recipe) if known is not None else None
     with shown_progress() as progress:
         trained = trained_model(recipe, recipe.seed, progress, known.weights if known else None)
         weights = trained.model.state_dict() if trained.trained_here else None
         if sweep is not None:
-            from prunus.cli.sweep import sweep_plans
-            from prunus.methods.by_criterion import restore_scores
-
-            if scored_before:
-                restore_scores(trained.analysis, recipe.prune.criterion, scored_before)
+            if stored:
+                restore_scores(trained.analysis, recipe.prune.criterion, stored)
             sweep_plans(trained, numbers("--sweep", sweep), out, weights, as_json=json, picture=picture)
             return
-        made, scores = plan_recipe(trained, scored_before)
+        made, scores = plan_recipe(trained, stored)
         write_plan_folder(out, made, recipe, scores=scores, weights=weights, digest=trained.digest)
         if picture:
             _draw(trained, made, out)
-        found = _forecast(trained, made, progress) if pay and not json else None
+        forecast = _forecast(trained, made, progress) if pay and not json else None
     _show(made, recipe, out, everything=everything, as_json=json, batch=trained.samples)
-    if found is not None:
-        _show_forecast(found)
+    if forecast is not None:
+        _show_forecast(forecast)
 
 
 def _draw(trained: TrainedModel, made: Plan, out: Path) -> None:

@@ -1,53 +1,29 @@
-"""``prunus prune RECIPE``: plan, cut, verify, recover, measure and report, in one go."""
+"""``prunus prune RECIPE``: plan, cut, verify, recover, measure and report in one command."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from prunus.cli.console import shown_progress
-from prunus.cli.options import (
-    AllocatorOption,
-    BudgetOption,
-    CalibrationOption,
-    ConfigTiesOption,
-    CriterionOption,
-    DebugOption,
-    ForwardOption,
-    IgnoreOption,
-    JudgeOption,
-    LevelOption,
-    MethodOption,
-    OptInOption,
-    budget_of,
-    recovery_of,
-)
+from prunus.cli.options import DebugOption, PlanOptions, recovery_of, takes_plan_options
 from prunus.cli.work import check_out
 
 
+@takes_plan_options
 def prune(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the smaller network.")] = Path("prunus-small"),
-    budget: BudgetOption = None,
-    criterion: CriterionOption = None,
-    allocator: AllocatorOption = None,
-    method: MethodOption = None,
-    search: Annotated[int | None, typer.Option(help="Try so many plans around the allocator's by their loss.")] = None,
+    *,
+    options: PlanOptions,
     repair: Annotated[str | None, typer.Option(help="How weights are refitted: auto, refold, …, none.")] = None,
     recover: Annotated[
         list[str] | None,
         typer.Option("--recover", "-r", help="Such as minutes=10, steps=500, method=distil; autopilot by default."),
     ] = None,
-    judge: JudgeOption = None,
-    level: LevelOption = None,
-    opt_in: OptInOption = None,
-    forward: ForwardOption = None,
-    config_ties: ConfigTiesOption = None,
-    ignore: IgnoreOption = None,
-    calibration: CalibrationOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, training and scores.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, not as a table.")] = False,
     debug: DebugOption = False,
@@ -59,20 +35,9 @@ def prune(
     from prunus.experiments.commands import prune_recipe
     from prunus.experiments.recipe import load_recipe, override
 
-    changes: dict[tuple[str, ...], Any] = {
-        ("prune", "budget"): budget_of(budget),
-        ("prune", "criterion"): criterion,
-        ("prune", "allocator"): allocator,
-        ("prune", "method"): method,
-        ("prune", "search"): search,
+    changes = {
+        **options.changes(),
         ("prune", "repair"): repair,
-        ("prune", "judge"): judge,
-        ("prune", "levels"): level,
-        ("opt_in",): opt_in,
-        ("ignore",): ignore,
-        ("forward",): forward,
-        ("config_ties",): config_ties,
-        ("calibration",): calibration,
         ("seed",): seed,
         **recovery_of(recover),
     }

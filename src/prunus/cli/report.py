@@ -1,4 +1,4 @@
-"""``prunus report FOLDER``: a plan, or the results of a comparison, as one page that a person reads and passes on."""
+"""``prunus report FOLDER``: a plan, or the results of a comparison, as one HTML page."""
 
 from __future__ import annotations
 

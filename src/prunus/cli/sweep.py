@@ -1,4 +1,4 @@
-"""``prunus plan --sweep``: one analysis, a plan for each share, and what each of them costs."""
+"""``prunus plan --sweep``: one analysis, a plan for each share, and the cost and loss of each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One plan of a sweep; ``loss`` is on the selection split, before any recovery."""
+    """One plan of a sweep; ``loss`` is measured on the selection split, before any recovery."""
 
     kept: float
     params: int

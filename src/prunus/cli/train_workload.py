@@ -1,4 +1,4 @@
-"""``prunus train-workload NAME``: train a built-in model once, and keep it for later runs."""
+"""``prunus train-workload NAME``: train a built-in model once, and store it for later runs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _told(found: Trained) -> str:
 
 @contextmanager
 def _cache_warnings_said() -> Iterator[None]:
-    """Let what happened to the cache through as a line, where the command line is silent about other warnings."""
+    """Show warnings of the cache as lines, though the command line hides other warnings."""
     from prunus.foundation.cache import CacheWarning
 
     def say(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
@@ -71,7 +71,7 @@ def _cache_warnings_said() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", CacheWarning)
-        warnings.showwarning = say  # put back by catch_warnings
+        warnings.showwarning = say  # restored by catch_warnings
         yield
 
 

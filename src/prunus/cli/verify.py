@@ -1,4 +1,4 @@
-"""``prunus verify FOLDER``: prove a checkpoint again, and on request every call that its dense network takes."""
+"""``prunus verify FOLDER``: verify a checkpoint again, and on request every call that its dense network takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``demo`` and ``compare`` share: check the output folder, do the work, show it."""
+"""The common steps of ``demo`` and ``compare``: check the output folder, run the comparison, show the results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def carry_out(recipe: Recipe, out: Path, *, as_json: bool) -> None:
     """Run the comparison; stdout gets the table or the JSON alone, stderr the progress and the report's path.
 
     Raises:
-        PrunusError: whatever the comparison refuses, and a folder that cannot be written.
+        PrunusError: any refusal of the comparison, and a folder that cannot be written.
     """
     check_out(out)
     from prunus.experiments.comparison import compare
@@ -37,7 +37,7 @@ def carry_out(recipe: Recipe, out: Path, *, as_json: bool) -> None:
 
 
 def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
-    """Build the model, read the data, and print which runs the recipe asks for; train and measure nothing.
+    """Build the model, read the data, and print the runs of the recipe; train and measure nothing.
 
     Raises:
         PrunusError: the model, the data or the folder cannot be used.
@@ -79,11 +79,11 @@ def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
 
 
 def check_out(out: Path, replaced: Contents | None = None) -> None:
-    """Refuse a folder that cannot be written now, not after minutes of work.
+    """Refuse a folder that cannot be written, before minutes of work.
 
     Args:
         out: the folder.
-        replaced: of what kind it is, where it is replaced whole, and not only written into.
+        replaced: the kind of folder, if it is replaced whole and not only written into.
     """
     place = out.absolute()
     while not place.exists() and place != place.parent:

@@ -13,10 +13,10 @@ from torch import Tensor
 from prunus.data.batches import Batch
 from prunus.data.sources import AugmentedSplit, BatchList, DatasetSplit, Split
 from prunus.data.splits import Splits
-from prunus.graph.call_form import Calls
+from prunus.graph.call_form import CallForm
 
 
-def called(data: Any, calls: Calls) -> Any:
+def called(data: Any, calls: CallForm) -> Any:
     """Return data whose batches have the form of an example call; for a model that takes tensors they are unchanged.
 
     A loader stays a loader, over the same samples in the same order; a split stays a split.
@@ -26,7 +26,7 @@ def called(data: Any, calls: Calls) -> Any:
         calls: the form in which the model is called.
 
     Example:
-        >>> called([{"words": 1, "labels": 2}], Calls(({"words": 0},)))
+        >>> called([{"words": 1, "labels": 2}], CallForm(({"words": 0},)))
         [(({'words': 1},), 2)]
     """
     from torch.utils.data import DataLoader
@@ -56,7 +56,7 @@ class _Collate:
     """A collate function followed by the form of a call; it can be sent to worker processes."""
 
     collate: Callable[[Any], Any] | None
-    calls: Calls
+    calls: CallForm
 
     def __call__(self, items: Any) -> Any:
         from torch.utils.data import default_collate
@@ -64,7 +64,7 @@ class _Collate:
         return self.calls.batch((self.collate or default_collate)(items))
 
 
-def _loader(given: Any, calls: Calls) -> Any:
+def _loader(given: Any, calls: CallForm) -> Any:
     loader = copy.copy(given)
     loader._iterator = None  # persistent workers hold the old collate function
     loader.collate_fn = _Collate(given.collate_fn, calls)
@@ -74,7 +74,7 @@ def _loader(given: Any, calls: Calls) -> Any:
 @dataclass(frozen=True, slots=True)
 class _Batches:
     data: Iterable[Any]
-    calls: Calls
+    calls: CallForm
 
     def __iter__(self) -> Iterator[Any]:
         return map(self.calls.batch, self.data)
@@ -86,7 +86,7 @@ class _Batches:
 @dataclass(frozen=True, slots=True)
 class _Source:
     source: Any
-    calls: Calls
+    calls: CallForm
 
     def __len__(self) -> int:
         return len(self.source)

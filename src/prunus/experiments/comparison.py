@@ -27,21 +27,21 @@ _LONGEST_FIRST = ("multi-scale", "smaller-dense", "layer-wise", "key-path", "mod
 
 @in_ordinary_mode
 def compare(recipe: Recipe | Path | str, *, progress: Progress | None = None, out: Path | str | None = None) -> Results:
-    """Prune one trained model by every method of a recipe and measure all of them alike.
+    """Prune one trained model by every method of a recipe and measure all of them in the same way.
 
     Each method plans on calibration and selection data, is cut, verified, recovered with the same steps and seed, and
     scored on the test split, once. Latency is the ratio to the dense network, interleaved in one process. With
-    ``workers`` above 1 in the recipe, methods run side by side in processes of their own.
+    ``workers`` above 1 in the recipe, methods run in parallel processes.
 
     Args:
-        recipe: what to compare, or the path of a recipe file. ``compare: {save: true}`` keeps the network of every run
+        recipe: the recipe, or the path of its file. ``compare: {save: true}`` stores the network of every run
             as a checkpoint below ``networks`` in ``out``.
-        progress: told what is going on.
-        out: a folder for ``results.json`` and ``report.html``; nothing is written where it is None.
+        progress: reports every step.
+        out: the folder for ``results.json`` and ``report.html``; None writes nothing.
 
     Raises:
         BudgetError: no method reaches any of the kept fractions.
-        PrunusError: whatever the model, the data or the methods refuse; nothing half-written stays.
+        PrunusError: any refusal of the model, the data or the methods; nothing half-written is left.
     """
     shown = progress or Silent()
     if isinstance(recipe, str | Path):
@@ -74,7 +74,7 @@ def compare(recipe: Recipe | Path | str, *, progress: Progress | None = None, ou
 def results_of(
     recipe: Recipe, title: str, dense_runs: Iterable[Row], rows: Iterable[Row], skipped: Iterable[Skipped] = ()
 ) -> Results:
-    """Gather measured rows with what the recipe and this machine say about them."""
+    """Make results of measured rows, with the recipe and the environment of this machine."""
     return Results.make(
         dense_runs=dense_runs,
         runs=rows,
@@ -119,12 +119,12 @@ def _rows(trial: Trial, methods: list[Method], progress: Progress) -> Iterator[R
 
 
 def named_methods() -> list[str]:
-    """Return the names behind ``all``: every method that says by itself what it does."""
+    """Return the names behind ``all``: every method without options."""
     return [name for name in METHODS.names() if not METHODS.get(name).options]
 
 
 def _in_processes(trial: Trial, methods: list[Method]) -> Iterator[list[Row | Skipped]]:
-    """One job a method, the longest first; every process loads the same trained weights."""
+    """Run one job per method, the longest first; every process loads the same trained weights."""
     names = sorted((m.name for m in methods), key=lambda n: (n not in _LONGEST_FIRST, n))
     weights = {k: v.detach().clone() for k, v in trial.dense.state_dict().items()}
     start = (trial.recipe, trial.recipe.base_dir, trial.seed, weights, trial.networks)
@@ -138,7 +138,7 @@ def _in_processes(trial: Trial, methods: list[Method]) -> Iterator[list[Row | Sk
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-_TRIAL: list[Trial] = []  # of this worker process; filled once by its initializer
+_TRIAL: list[Trial] = []  # the trial of this worker process; set once by its initializer
 
 
 def _begin(recipe: Recipe, base_dir: Path, seed: int, weights: dict[str, Tensor], networks: Path | None) -> None:
@@ -160,7 +160,7 @@ def _in_order(rows: list[Row], names: list[str]) -> list[Row]:
 
 @contextmanager
 def threads_of(count: int | None) -> Iterator[None]:
-    """Use so many threads for a while; None leaves torch its own choice."""
+    """Set the number of torch threads inside the block; None leaves torch's own choice."""
     before = torch.get_num_threads()
     if count:
         torch.set_num_threads(count)

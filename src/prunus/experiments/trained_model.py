@@ -1,4 +1,4 @@
-"""From a recipe to the trained network, its data and its analysis: what planning and pruning start from."""
+"""The step from a recipe to the trained network, its data and its analysis, from which planning and pruning start."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from prunus.experiments.sources import resolve_data, resolve_model
 from prunus.experiments.sources.noise import NOISE, noise_splits, with_noise
 from prunus.experiments.workloads import WORKLOADS, trained
 from prunus.foundation.progress import Progress
-from prunus.graph.call_form import Calls, as_called
+from prunus.graph.call_form import CallForm, as_called
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import named_tensors
 from prunus.outcome import train_
@@ -50,11 +50,11 @@ class TrainedModel:
 
     @property
     def samples(self) -> int:
-        """How many samples the captured program, and so its MACs, are for."""
+        """The number of samples of the captured call, to which MACs refer."""
         return self.analysis.samples
 
     def with_recipe(self, recipe: Recipe) -> TrainedModel:
-        """Return the same network under another recipe for it, one with another budget say."""
+        """Return the same network with another recipe for it, for example one with another budget."""
         return replace(self, recipe=recipe)
 
     @property
@@ -64,17 +64,17 @@ class TrainedModel:
 
     @property
     def trained_here(self) -> bool:
-        """Whether its weights come from training that the recipe asked for, and so from no file."""
+        """Return whether its weights were trained by the recipe, and so come from no file."""
         return self.recipe.train.steps > 0
 
 
 def trained_model(
     recipe: Recipe, seed: int, progress: Progress, weights: Mapping[str, Tensor] | None = None
 ) -> TrainedModel:
-    """Build, train and analyse the dense network of one seed; ``weights`` spares the training.
+    """Build, train and analyse the dense network of one seed; ``weights`` replaces the training.
 
     Raises:
-        PrunusError: whatever the model or the data refuse.
+        PrunusError: any refusal of the model or the data.
     """
     given = None if recipe.data == NOISE else resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
     model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=seed)
@@ -87,7 +87,7 @@ def trained_model(
     elif given is not None:
         train_(model, given.train, recipe.train.options(), seed, progress, f"train (seed {seed})")
     data = _with_noise(recipe, given, model, seed)
-    # A budget in milliseconds is one for the batch that the recipe times.
+    # A budget in milliseconds is for the batch size that the recipe times.
     samples = recipe.compare.latency.batch if LATENCY in recipe.prune.budget else _EXAMPLES
     analysis = analyse(
         model,
@@ -105,68 +105,68 @@ def trained_model(
 
 
 def request_of(recipe: Recipe) -> Request:
-    """Return what the section ``prune`` of a recipe and its ``stages`` ask for.
+    """Return the request of the section ``prune`` and the ``stages`` of a recipe.
 
     Raises:
         OptionError: no budget, or an option that is not allowed.
     """
-    wanted = recipe.prune
-    if not wanted.budget:
+    section = recipe.prune
+    if not section.budget:
         raise OptionError(
             "The recipe has no budget; add a section 'prune: {budget: {params: 0.5}}', or give --budget params=0.5."
         )
     recover = recipe.recover if recipe.stages else recovery_of_recipe(recipe)
     return Request(
-        wanted.budget,
-        method=wanted.method,
-        criterion=wanted.criterion,
-        allocator=wanted.allocator,
-        levels=wanted.levels,
-        bounds=wanted.bounds or None,
-        search=wanted.search,
-        judge=wanted.judge,
+        section.budget,
+        method=section.method,
+        criterion=section.criterion,
+        allocator=section.allocator,
+        levels=section.levels,
+        bounds=section.bounds or None,
+        search=section.search,
+        judge=section.judge,
         stages=recipe.stages,
-        damage=wanted.damage,
+        damage=section.damage,
         recover=recover,
         threads=recipe.compare.latency.threads,
     )
 
 
 def recovery_of_recipe(recipe: Recipe) -> RecoveryOptions | TrainingOptions:
-    """Return how a recipe recovers: a way that held-out data judge, or plain fine-tuning by steps."""
+    """Return the recovery of a recipe: a method that held-out data judge, or plain fine-tuning by steps."""
     return recipe.recover.recovery() or recipe.recover.options()
 
 
 def _with_noise(recipe: Recipe, given: Splits | None, model: nn.Module, seed: int) -> Splits:
-    """Put noise, answered by the trained network, in the place of calibration data, or of all."""
+    """Replace calibration data, or all data, with noise that the trained network labels."""
     if given is None:
         return noise_splits(recipe.model, model, recipe.data_args, seed)
     return with_noise(given, model, seed) if recipe.calibration == NOISE else given
 
 
 def _kept_between_runs(recipe: Recipe) -> bool:
-    """Whether a built-in model is trained for minutes, in its own way on its own data, and so is kept."""
+    """Return whether a built-in model is trained for minutes with its own options and data, and so is cached."""
     if recipe.model not in WORKLOADS or recipe.data not in WORKLOADS or recipe.model_args or recipe.checkpoint:
         return False
     workload = WORKLOADS.get(recipe.model)
-    # Only data that are made here have a key; those that ship with a library are learnt in seconds.
+    # Only generated data have a key; models of data that ship with a library train in seconds.
     same = bool(workload.data_key()) and workload.data_key() == WORKLOADS.get(recipe.data).data_key()
     return same and recipe.train.options() == workload.training
 
 
 def _trained_once(recipe: Recipe, seed: int, progress: Progress) -> nn.Module:
-    """Take the model from the user's cache; the first time it is trained and put there."""
-    task, told = f"train {recipe.model} (seed {seed})", 0
+    """Return the model from the user's cache; the first time it is trained and stored there."""
+    task, reported = f"train {recipe.model} (seed {seed})", 0
 
     def watch(done: int, steps: int, score: object) -> None:
-        nonlocal told
-        if not told:
+        nonlocal reported
+        if not reported:
             progress.start(task, steps)
-        progress.advance(task, done - told)
-        told = done
+        progress.advance(task, done - reported)
+        reported = done
 
     model = trained(recipe.model, seed, watch=watch)
-    if told:
+    if reported:
         progress.finish(task)
     return model
 
@@ -174,7 +174,7 @@ def _trained_once(recipe: Recipe, seed: int, progress: Progress) -> nn.Module:
 def as_called_data(model: nn.Module, data: Splits) -> Splits:
     """Return splits whose batches have the form in which the model is called."""
     example = as_called(unwrap(model), first_inputs(data, 1))
-    found: Splits = called(data, Calls(example))
+    found: Splits = called(data, CallForm(example))
     return found
 
 
@@ -187,7 +187,7 @@ def first_inputs(data: Splits, count: int) -> Any:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Return a short hash of all tensor values: a plan knows which weights it was made for."""
+    """Return a short hash of all tensor values, by which a plan recognises its weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(named_tensors(model).items()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""One seed of a comparison: the trained dense network, and each method cut, verified, recovered and measured alike."""
+"""One seed of a comparison: the dense network, and each method cut, verified, recovered and measured alike."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _TEST_BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One seed of a comparison: the trained dense network and all that is measured against it.
+    """One seed of a comparison: the trained dense network and all measurements against it.
 
-    ``networks`` is the folder for the network of every run; None keeps none.
+    ``networks`` is the folder for the network of every run; None stores none.
     """
 
     trained: TrainedModel
@@ -52,7 +52,7 @@ class Trial:
 
     @property
     def recipe(self) -> Recipe:
-        """What is compared."""
+        """The recipe of the comparison."""
         return self.trained.recipe
 
     @property
@@ -67,7 +67,7 @@ class Trial:
 
     @property
     def analysis(self) -> Analysis:
-        """What methods look at."""
+        """The analysis that methods read."""
         return self.trained.analysis
 
 
@@ -83,7 +83,7 @@ def prepare(
 
 
 def trial_of(trained: TrainedModel, seed: int) -> Trial:
-    """Score a dense network that is there."""
+    """Score a given dense network."""
     quality = evaluate(
         trained.model,
         trained.data.test.batches(_TEST_BATCH),
@@ -95,7 +95,7 @@ def trial_of(trained: TrainedModel, seed: int) -> Trial:
 
 
 def entries(run: Trial, method: Method, kept: float) -> list[Row | Skipped]:
-    """Enter a method with every repair of the recipe; it plans once."""
+    """Run a method with every repair of the recipe; it plans only once."""
     return [enter(run, method, kept, repair) for repair in run.recipe.compare.repair]
 
 
@@ -132,7 +132,7 @@ def _timed(run: Trial, method: Method, kept: float) -> tuple[Learned, float]:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one plan became, and what was measured."""
+    """The outcome of one plan, and its measurements."""
 
     outcome: Outcome
     row: Row
@@ -151,10 +151,10 @@ def entered_row(
 ) -> Entry:
     """Realise a plan and measure the network; ``started`` is when the planning began.
 
-    ``weights`` is the dense network with what was learned while planning; without it the dense network is cut.
+    ``weights`` is the dense network with weights trained while planning; without it the dense network is cut.
     """
     taught = method.teach is not None and weights is not None
-    # What was trained while it was pruned is not refitted towards the dense network's answers.
+    # Weights that were trained during the pruning are not refitted to the dense network's outputs.
     own = None if repair == "none" or method.teach is not None else repair
     found = realise(
         run.analysis, plan, repair=own, weights=weights, fresh=run.recipe.train.options(), progress=progress
@@ -162,11 +162,11 @@ def entered_row(
     mended = [] if found.repair is None else [str(found.repair)]
     raw = evaluate(found.model, run.data.test.batches(_TEST_BATCH), run.data.classes, loss=title_of(run.analysis.loss))
     if taught:
-        told = [f"pruned while training: the {run.recipe.recover.steps} steps of recover were spent there, none after"]
+        notes = [f"pruned while training: the {run.recipe.recover.steps} steps of recover were spent there, none after"]
     else:
-        wanted = recovery_of(recovery_of_recipe(run.recipe), has_data=True)
-        found = recovered(found, wanted, progress=progress)
-        told = [] if found.recovery is None else [f"recovery: {one}" for one in found.recovery.attempts if one.kept]
+        options = recovery_of(recovery_of_recipe(run.recipe), has_data=True)
+        found = recovered(found, options, progress=progress)
+        notes = [] if found.recovery is None else [f"recovery: {one}" for one in found.recovery.attempts if one.kept]
     spent = time.perf_counter() - started
     quality = evaluate(
         found.model, run.data.test.batches(_TEST_BATCH), run.data.classes, loss=title_of(run.analysis.loss)
@@ -184,7 +184,7 @@ def entered_row(
         seconds=spent,
         check_error=proof,
         accuracy_before_recovery=raw.accuracy,
-        notes=(*_notes(plan, method), *mended, *told),
+        notes=(*_notes(plan, method), *mended, *notes),
         structure=_structure(run.analysis, plan),
         repair=repair,
     )
@@ -192,7 +192,7 @@ def entered_row(
 
 
 def dense_row(run: Trial) -> Row:
-    """Measure the dense network like everything else."""
+    """Measure the dense network in the same way as the pruned ones."""
     cost = run.analysis.cost.price()
     return _row(
         run,
@@ -279,10 +279,10 @@ def _notes(plan: Plan, method: Method) -> list[str]:
     by_level: dict[str, int] = {}
     for decision in plan.decisions:
         by_level[decision.level] = by_level.get(decision.level, 0) + 1
-    told = [f"{count} decisions at the level {level}" for level, count in by_level.items()]
+    notes = [f"{count} decisions at the level {level}" for level, count in by_level.items()]
     dropped = [d.label for d in plan.drops]
     if dropped:
-        told.append("bypassed: " + ", ".join(dropped))
+        notes.append("bypassed: " + ", ".join(dropped))
     if method.fresh_weights:
-        told.append("new weights, trained as long as the dense network, then recovered like the others")
-    return told
+        notes.append("new weights, trained as long as the dense network, then recovered like the others")
+    return notes

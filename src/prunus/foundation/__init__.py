@@ -1,1 +1,1 @@
-"""Tools that know no network: registries, atomic files, strict JSON, option records, checked arguments."""
+"""Values, files and names in; checked arguments, records, registries and atomic files out; nothing knows networks."""

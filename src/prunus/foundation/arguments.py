@@ -1,4 +1,4 @@
-"""What public functions take: unknown, missing and foreign arguments are refused in one line."""
+"""Checks of the arguments of public functions: an unknown, missing or foreign argument is refused in one line."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _SAID = {
     "Mapping": "a mapping",
     "NoneType": "None",
 }
-"""What an argument of a kind is called, and where it comes from."""
+"""Class name → the words for such an argument in messages, and where one gets it."""
 
 
 def door(name: str = "") -> Callable[[Function], Function]:
     """Return a decorator of a public function that refuses wrong arguments before anything is done.
 
     Refused are arguments that the function does not have, those that are missing, and objects of another kind than the
-    annotation says, where that names records of prunus, modules, paths, mappings or truth values alone. The ranges of
-    numbers and names are the business of whoever reads them.
+    annotation says, if that names only records of prunus, modules, paths, mappings or truth values. The function itself
+    checks the ranges of numbers and names.
 
     Args:
         name: of the function in messages; its own by default.
@@ -91,7 +91,7 @@ def truth(option: str, given: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message: itself where that is short, else what it is."""
+    """Return a value as a message shows it: a plain value itself, shortened, of all else the type."""
     plain = isinstance(value, str | int | float | bool | NoneType | list | tuple | dict | set)
     return reprlib.repr(value) if plain else f"a {type(value).__name__}"
 
@@ -130,9 +130,9 @@ def _unbound(
 
 @cache
 def _kinds(function: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
-    """Return argument → the kinds that it may be, where all of them can be told apart."""
+    """Return argument → its allowed classes, for arguments whose classes can all be checked."""
     found = {}
-    # Not typing.get_type_hints, which follows texts inside aliases of other modules with the names of this one.
+    # typing.get_type_hints would resolve texts inside aliases of other modules with the names of this one.
     for name, hint in inspect.get_annotations(function, eval_str=True).items():
         kinds = _told_apart(hint)
         if kinds and name != "return":
@@ -143,7 +143,7 @@ def _kinds(function: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
 def _told_apart(hint: Any) -> tuple[Any, ...]:
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kinds = [Mapping if get_origin(option) is Mapping else option for option in options]
-    if Path in kinds:  # a text is a path where a path is taken, and a mere text elsewhere
+    if Path in kinds:  # a text given for a path is a path
         kinds = [kind for kind in kinds if kind is not str]
     known = all(_is_known(kind) for kind in kinds)
     return tuple(kinds) if known and any(kind not in (NoneType, Mapping) for kind in kinds) else ()

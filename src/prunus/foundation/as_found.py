@@ -1,4 +1,4 @@
-"""Context managers after which a model and the process are as they were found, whatever happened inside."""
+"""Context managers that restore the state of a model and of the process at the end, after errors too."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.nn.utils.parametrize import is_parametrized
 
 
 class Handle(Protocol):
-    """What torch returns for a hook that it registered."""
+    """The handle that torch returns for a registered hook."""
 
     def remove(self) -> None:
-        """Take the hook away."""
+        """Remove the hook."""
 
 
 @contextmanager
 def modes_kept(*models: nn.Module) -> Iterator[None]:
-    """Give every submodule its train or eval mode back."""
+    """Restore the train or eval mode of every submodule at the end."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
         yield
@@ -32,7 +32,7 @@ def modes_kept(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Put the values of the buffers back where parametrised weights are read in training: reading them moves some."""
+    """Restore the buffers of parametrised modules: reading such a weight in train mode changes some of them."""
     moving = [m for m in model.modules() if is_parametrized(m)]
     kept = [(b, b.detach().clone()) for m in moving for b in m.buffers()]
     try:
@@ -45,7 +45,7 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_eval_mode(*models: nn.Module) -> Iterator[None]:
-    """Hold models in eval mode, and give every submodule its mode back."""
+    """Set models to eval mode, and restore the mode of every submodule at the end."""
     with modes_kept(*models):
         for model in models:
             model.eval()
@@ -54,7 +54,7 @@ def in_eval_mode(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def gradients_put_aside(*models: nn.Module) -> Iterator[None]:
-    """Take the gradients of all parameters away, and give each its own back."""
+    """Set the gradients of all parameters to None, and restore them at the end."""
     gradients: list[tuple[nn.Parameter, Tensor | None]] = [
         (parameter, parameter.grad) for model in models for parameter in model.parameters()
     ]
@@ -69,7 +69,7 @@ def gradients_put_aside(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def gradients_enabled_for(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Let frozen parameters have gradients, and freeze them again."""
+    """Let frozen parameters require gradients, and freeze them again at the end."""
     frozen = [parameter for parameter in parameters if not parameter.requires_grad]
     try:
         for parameter in frozen:
@@ -82,7 +82,7 @@ def gradients_enabled_for(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def hooked(handles: Iterable[Handle]) -> Iterator[None]:
-    """Remove hooks at the end; those of a generator too that fails before it has registered them all."""
+    """Remove hooks at the end, also where the generator of handles fails before it has registered all of them."""
     registered: list[Handle] = []
     try:
         for handle in handles:
@@ -95,7 +95,7 @@ def hooked(handles: Iterable[Handle]) -> Iterator[None]:
 
 @contextmanager
 def threads_set(count: int | None) -> Iterator[int]:
-    """Use so many torch threads within an op, None leaves them as they are; yields how many are used."""
+    """Set the number of intra-op threads of torch, None leaves it; yield the number in use."""
     before = torch.get_num_threads()
     try:
         if count is not None:
@@ -107,7 +107,7 @@ def threads_set(count: int | None) -> Iterator[int]:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep the garbage collector from running, as where a clock is read."""
+    """Keep the garbage collector from running, for example while time is measured."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -119,7 +119,7 @@ def collector_paused() -> Iterator[None]:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Put the random states of torch back, on the processor and on every GPU in use."""
+    """Restore the random states of torch at the end, on the processor and on every GPU in use."""
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=gpus):
         yield
@@ -127,7 +127,7 @@ def random_state_kept() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run from a fixed random state of torch, and put the states back."""
+    """Start from a fixed random state of torch, and restore the states at the end."""
     with random_state_kept():
         torch.manual_seed(seed)
         yield

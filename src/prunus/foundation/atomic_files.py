@@ -51,7 +51,7 @@ def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a kind of folder of ours holds: the file by which it is known, and all names that may stand in it.
+    """The allowed content of a kind of folder: the file that marks it, and the names of all files that it may hold.
 
     Names may be patterns: ``model*.safetensors``.
     """
@@ -60,7 +60,7 @@ class Contents:
     names: frozenset[str]
 
     def foreign(self, folder: Path) -> str | None:
-        """Return an entry that such a folder does not have; None where there is none, or where it is empty."""
+        """Return an entry that does not belong into such a folder; None where there is none."""
         entries = sorted(folder.iterdir())
         for entry in entries:
             if not entry.is_file() or not any(fnmatch.fnmatchcase(entry.name, name) for name in self.names):
@@ -69,11 +69,11 @@ class Contents:
 
 
 def check_replaceable(final: Path | str, contents: Contents | None = None) -> None:
-    """Refuse a folder whose replacement would take the user's own files with it.
+    """Refuse to replace a folder that holds files of the user.
 
     Args:
         final: the folder that will be made or replaced whole.
-        contents: of what kind it is; an existing folder must be of that kind, or empty. None asks for nothing.
+        contents: its kind; an existing folder must be of that kind, or empty. None accepts any folder.
 
     Raises:
         OptionError: a file, the working folder or one that holds it, or a folder with something else in it.
@@ -99,7 +99,7 @@ def check_replaceable(final: Path | str, contents: Contents | None = None) -> No
 
 @contextmanager
 def atomic_dir(final: Path | str, contents: Contents | None = None) -> Iterator[Path]:
-    """Yield an empty sibling folder that takes the place of ``final`` when the block ends well.
+    """Yield an empty sibling folder that replaces ``final`` when the block ends without an error.
 
     Leaving the block with an exception removes the sibling and keeps the old ``final``.
 
@@ -135,7 +135,7 @@ def atomic_dir(final: Path | str, contents: Contents | None = None) -> Iterator[
 
 
 def _open_as_usual(folder: Path) -> None:
-    """Give every file the permissions that the umask says: some writers make files for their owner alone."""
+    """Set the permissions of every file by the umask: some writers make files that only their owner can read."""
     probe = _sibling(folder / "probe", "tmp")
     probe.touch()
     usual = stat.S_IMODE(probe.stat().st_mode)
@@ -146,7 +146,7 @@ def _open_as_usual(folder: Path) -> None:
 
 
 def _swap_in(temporary: Path, target: Path) -> None:
-    """Rename ``temporary`` to ``target``; an older ``target`` comes back if that fails."""
+    """Rename ``temporary`` to ``target``; restore an older ``target`` if that fails."""
     retired = _sibling(target, "old")
     had_old = target.exists()
     if had_old:

@@ -1,4 +1,4 @@
-"""Public functions work alike wherever they are called, within `torch.no_grad` and `torch.inference_mode` too."""
+"""A decorator that makes public functions work within `torch.no_grad` and `torch.inference_mode` too."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def in_ordinary_mode(function: Function) -> Function:
-    """Run a public function with its arguments checked and gradients allowed; what it makes can be trained afterwards.
+    """Check the arguments of a public function and run it with gradients enabled, so that its results can be trained.
 
-    Under inference mode torch would make parameters that no optimizer accepts, under no_grad nothing can be refitted.
+    Inference mode would create parameters that no optimizer accepts; under no_grad no weight could be refitted.
     """
     return door()(torch.inference_mode(False)(function))

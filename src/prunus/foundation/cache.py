@@ -1,4 +1,4 @@
-"""Where built things are kept between runs, and files of tensors that hold their own checksum."""
+"""The cache folder, and tensor files in it that hold their own checksum."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _LONGEST_WRITING = 3600.0  # seconds
 
 
 class CacheWarning(UserWarning):
-    """Something kept from an earlier run could not be used, or could not be kept; the work goes on without it."""
+    """A cached file could not be read or written; the work goes on without it."""
 
 
 def cache_folder() -> Path:
     """Return the folder of the user's cache: $PRUNUS_CACHE, $XDG_CACHE_HOME/prunus or ~/.cache/prunus.
 
-    It may not exist yet. A relative $XDG_CACHE_HOME is passed over, as its specification asks.
+    It may not exist yet. A relative $XDG_CACHE_HOME is ignored, as its specification demands.
 
     Raises:
-        OptionError: none of the three is there to go by.
+        OptionError: none of the three is known.
     """
     if own := os.environ.get("PRUNUS_CACHE"):
         return Path(own).expanduser().absolute()
@@ -44,15 +44,15 @@ def cache_folder() -> Path:
 
 
 def cached_tensors(path: Path, make: Callable[[], dict[str, Tensor]], what: str) -> dict[str, Tensor]:
-    """Return the tensors kept at ``path``; where there are none, or they are damaged, make them and keep them.
+    """Return the tensors stored at ``path``; if there are none, or they are damaged, make and store them.
 
     Args:
         path: a safetensors file.
         make: called once if the file cannot be used.
-        what: begins the warnings: whose tensors these are.
+        what: the name of the tensors, which begins every warning.
 
     Warns:
-        CacheWarning: a damaged file, which is made again, or a place that cannot be written, which is done without.
+        CacheWarning: a damaged file, which is made again, or a path that cannot be written.
     """
     if path.is_file():
         found = read_summed(path)
@@ -77,7 +77,7 @@ def summed_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def read_summed(path: Path) -> dict[str, Tensor] | None:
-    """Return the tensors of a file written from `summed_bytes`, or None where it cannot be read or was changed."""
+    """Return the tensors of a file that `summed_bytes` made, or None where it cannot be read or was changed."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -99,8 +99,9 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def sweep(final: Path) -> None:
-    """Remove what killed writers of ``final`` left beside it; what is younger than an hour may still be at work."""
-    leftover = re.compile(re.escape(f".{final.name}.") + r"\d+-[0-9a-f]{8}\.(tmp|old)")  # the names that `files` gives
+    """Remove temporary files older than an hour beside ``final``; a younger one may belong to a running writer."""
+    # The names that `atomic_files` gives.
+    leftover = re.compile(re.escape(f".{final.name}.") + r"\d+-[0-9a-f]{8}\.(tmp|old)")
     for entry in final.absolute().parent.iterdir():
         if leftover.fullmatch(entry.name) and time.time() - entry.lstat().st_mtime > _LONGEST_WRITING:
             if entry.is_dir():

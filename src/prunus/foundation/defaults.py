@@ -1,4 +1,4 @@
-"""The one table of defaults: what happens at every door where nothing is said."""
+"""The one table of defaults, for every public function, recipe and command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a request means where it is silent; `prunus.prune`, recipes and the command line read it from here.
+    """The default of every option; `prunus.prune`, recipes and the command line read it from here.
 
     Attributes:
         levels: ``("unit",)``: units are removed.
@@ -15,15 +15,15 @@ class Defaults:
         criterion: None: ``obs-units`` where there are data and that takes no longer than minutes, else magnitude.
         allocator: None: the knapsack over measured levels for ``obs-units``, uniform for other scores of units, global
             for weights.
-        repair: with data, what is done to the weights that stay.
-        search: how many plans around the allocator's are tried by their true loss.
+        repair: how the kept weights are refitted where there are data.
+        search: the number of plans around the allocator's that are compared by their true loss.
         judge: a repair after which the plans of a search are judged.
         damage: whether the damage of every decision is measured.
         threads: intra-op threads while ops are timed for a budget in milliseconds.
-        seed: of everything that draws numbers.
-        loss: what scores and choices minimise.
+        seed: the seed of all random numbers.
+        loss: the loss that scores and choices minimise.
         forward: ``keep``: no forward of the user's is rewritten.
-        config_ties: whether a Hugging Face config alone has to say what is left.
+        config_ties: whether a Hugging Face config alone has to describe the cut network.
     """
 
     levels: tuple[str, ...] = ("unit",)

@@ -3,7 +3,7 @@
 oneDNN takes the gradient of the weight of a pointwise convolution with a stride, where the tensors lie with their
 channels last, in a workspace that each thread steps through by blocks of channels: 8 with AVX2, 16 with AVX-512. Where
 the layer has fewer input channels than a block, the steps leave the workspace: the process dies, hangs, or goes on with
-damaged memory. Small pictures hide it on AVX-512, since little is written. Seen with torch 2.13, oneDNN 3.12, in
+damaged memory. Small images hide it on AVX-512, since little is written. Seen with torch 2.13, oneDNN 3.12, in
 float32 and bfloat16; it is oneDNN's issue 6035. In the default format oneDNN works in whole blocks, and all is well.
 """
 
@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 BLOCK = 16
-"""Fewer input channels than these are too few: the channels in a block of oneDNN with AVX-512, the larger of the two.
+"""Layers with fewer input channels are unsafe: oneDNN's block of channels with AVX-512, the larger of the two blocks.
 
 One number for all processors: a network is then trained in the same format, and to the same weights, on each of them.
 """
@@ -46,13 +46,13 @@ Weights = nn.Module | Mapping[str, Tensor]
 
 
 class MemoryFormatWarning(UserWarning):
-    """A network works in the default memory format in part, because its own would corrupt memory."""
+    """Some layers of a network compute in the default memory format, because their own would corrupt memory."""
 
 
 def unsafe_in_channels_last(model: nn.Module) -> list[str]:
-    """Return the names of the layers whose gradient must not be taken with the channels last.
+    """Return the names of the layers whose gradient must not be computed with the channels last.
 
-    These are the convolutions with a kernel of one place, a stride, one group, and fewer than `BLOCK` input channels.
+    These are the convolutions with a kernel of size 1, a stride, one group, and fewer than `BLOCK` input channels.
 
     Example:
         >>> unsafe_in_channels_last(nn.Sequential(nn.Conv2d(4, 4, 1, stride=2), nn.Conv2d(4, 4, 1)))
@@ -63,19 +63,19 @@ def unsafe_in_channels_last(model: nn.Module) -> list[str]:
 
 @contextmanager
 def sound_gradients(*models: Weights) -> Iterator[None]:
-    """Give every convolution that is unsafe with the channels last its tensors in the default format, in this block.
+    """Give every convolution that is unsafe with the channels last its tensors in the default format inside the block.
 
-    Around forward and backward passes; capture nothing inside. A model without such a layer pays nothing, and one that
-    has them and lies in the default format anyway computes the same bits. The weights of such layers may get other
-    strides; their values stay. What a backward pass computes once more (checkpointing) is seen in layers alone, not in
-    functions of a weight.
+    Put it around forward and backward passes; capture nothing inside. A model without such a layer pays nothing, and
+    one that has them and is stored in the default format computes the same bits. The weights of such layers may get
+    other strides; their values stay. A recomputation in the backward pass (checkpointing) is covered in layers only,
+    not in functions of a weight.
 
     Args:
-        models: what is run inside, in whichever way: modules, functions of their weights, a replay of a program; of the
-            latter the tensors by name.
+        models: what runs inside: modules, functions of their weights, or a replay of a program; for the
+            latter give the tensors by name.
 
     Warns:
-        MemoryFormatWarning: once a model, when a layer would have worked with the channels last.
+        MemoryFormatWarning: once per model, when a layer would have computed with the channels last.
     """
     if not _affected() or not any(True for model in models for _ in _suspects(model)):
         yield
@@ -93,9 +93,9 @@ def sound_gradients(*models: Weights) -> Iterator[None]:
 
 
 def hold_default_format_(model: nn.Module) -> None:
-    """Do the same for the layers of a model that somebody else's loop trains, until `release_format_`.
+    """Do the same for the layers of a model that a user's loop trains, until `release_format_`.
 
-    To be called again when the model has changed.
+    Call it again when the model has changed.
     """
     release_format_(model)
     if not _affected():
@@ -107,14 +107,14 @@ def hold_default_format_(model: nn.Module) -> None:
 
 
 def release_format_(model: nn.Module) -> None:
-    """Let go of a model, or of a copy that was made of it meanwhile."""
+    """Remove the hooks from a model, or from a copy that was made of it meanwhile."""
     for module in model.modules():
         for number in _hooks_of(module):
             del module._forward_pre_hooks[number]
 
 
 def _affected() -> bool:
-    """Whether this process may use the kernel: it is one of oneDNN's for x86."""
+    """Return whether this process may use the kernel, which is one of oneDNN's for x86."""
     x86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
     return x86 and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
@@ -135,7 +135,7 @@ def _narrow(weight: Tensor) -> bool:
 
 
 def _suspects(model: Weights) -> Iterable[Tensor]:
-    """Return the weights that may be unsafe: of a convolution the stride is known, of all else it is not."""
+    """Return the weights that may be unsafe; the stride is known only for convolution modules."""
     found: Iterable[Tensor] = model.values() if isinstance(model, Mapping) else _without_sound_layers(model)
     return (weight for weight in found if _narrow(weight) and weight.device.type == "cpu")
 
@@ -147,7 +147,7 @@ def _without_sound_layers(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _channels_last(tensor: Tensor) -> bool:
-    """Whether torch would take the tensor for one with its channels last: by the strides, not by what they reach."""
+    """Return whether torch counts the tensor as channels last, which it decides by the strides alone."""
     return tensor.stride(1) == 1 and tensor.stride() != _default_strides(tensor)
 
 
@@ -165,20 +165,20 @@ def _default(tensor: Tensor) -> Tensor:
 
 
 def _plain(value: object) -> bool:
-    """Whether a value is a tensor on the processor, and no fake one or other kind of its own."""
+    """Return whether a value is an ordinary tensor on the processor, neither fake nor of a subclass."""
     return type(value) in (Tensor, nn.Parameter) and value.device.type == "cpu"  # type: ignore[attr-defined]
 
 
 class _Teller:
-    """Warns once."""
+    """Warns once per model."""
 
     def __init__(self) -> None:
-        self.told = False
+        self.warned = False
 
     def tell(self, place: str, channels: int) -> None:
-        if self.told:
+        if self.warned:
             return
-        self.told = True
+        self.warned = True
         warnings.warn(
             f"{place} has {channels} input channels, a stride and a kernel of 1, and gets tensors in channels_last; "
             f"oneDNN corrupts memory in the backward pass of such a layer below {BLOCK} channels. It works in the "
@@ -190,7 +190,7 @@ class _Teller:
 
 
 _tellers: weakref.WeakKeyDictionary[nn.Module, _Teller] = weakref.WeakKeyDictionary()
-# A repair has new tensors in every step; they are known again by name and shape.
+# A repair has new tensors in every step; name and shape identify them.
 _tellers_of_tensors: dict[tuple[str, tuple[int, ...]], _Teller] = {}
 
 
@@ -199,7 +199,7 @@ def _teller_of(model: nn.Module) -> _Teller:
 
 
 class _DefaultFormat(TorchFunctionMode):
-    """Hands convolutions their input and weight in the default format where they would be unsafe."""
+    """Gives unsafe convolutions their input and weight in the default format."""
 
     def __init__(self, models: tuple[Weights, ...]) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class _DefaultFormat(TorchFunctionMode):
         return (*map(_default, pair), *args[2:]), rest
 
     def _tell(self, weight: Tensor) -> None:
-        """Tell of the model that has the weight, or of the first where none is known to."""
+        """Warn of the model that has the weight, or of the first model where none is known to have it."""
         known = ((name, model) for model in self._models for name, found in _named(model) if found is weight)
         name, model = next(known, ("", self._models[0]))
         place = repr(name) if name else "a convolution"
@@ -244,7 +244,7 @@ def _strided(stride: Any) -> bool:
 
 
 class _BeforeLayer:
-    """A hook that brings a layer and its input into the default format, where gradients are to be taken.
+    """A hook that converts a layer and its input to the default format where gradients are needed.
 
     It is copied and stored together with the module.
     """
@@ -257,7 +257,7 @@ class _BeforeLayer:
             return None
         if torch._C._functorch.peek_interpreter_stack() is not None:  # no weight may be moved inside `vmap` and `grad`
             return None
-        # A mask or a parametrisation makes the weight of something else; that lies as the weight does.
+        # A mask or a parametrisation computes the weight from a parameter, which has the weight's format.
         weights = [w for w in (module.weight, *module.parameters()) if isinstance(w, Tensor) and w.dim() > 2]
         last = _channels_last(inputs[0])
         if not last and not any(map(_channels_last, weights)):

@@ -1,4 +1,4 @@
-"""Option records: frozen dataclasses that check their own values, in a call as in a section of a recipe."""
+"""Option records: frozen dataclasses that check their own values, in calls and in recipes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Value = TypeVar("Value")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(Field,))
 def option_record(cls: type[Record]) -> type[Record]:
-    """Make a class a frozen dataclass whose constructor refuses a wrong value with one `OptionError`.
+    """Turn a class into a frozen dataclass whose constructor refuses a wrong value with one `OptionError`.
 
-    The description of a field completes the sentence "allowed: …". Fields are strict one by one: a strict class would
-    take no mapping, and a recipe gives its sections as mappings.
+    The description of a field completes the sentence "allowed: …". Each field is strict by itself: a strict class would
+    refuse mappings, and a recipe gives its sections as mappings.
     """
     made: Any = dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))(cls)
     validated = made.__init__
@@ -39,7 +39,7 @@ def option_record(cls: type[Record]) -> type[Record]:
 
 
 def accepted_by(check: Callable[[Value], object]) -> Callable[[Value], Value]:
-    """Return a validator that takes what ``check`` accepts, and raises its `OptionError` as pydantic expects it."""
+    """Return a validator that runs ``check`` and turns its `OptionError` into a ValueError for pydantic."""
 
     def validated(value: Value) -> Value:
         try:
@@ -53,7 +53,7 @@ def accepted_by(check: Callable[[Value], object]) -> Callable[[Value], Value]:
 
 def _refused(record: type[Any], details: ErrorDetails) -> OptionError:
     names = [field.name for field in fields(record)]
-    # Arguments by position are named by their number.
+    # pydantic names an argument by position with its number.
     where = [names[part] if isinstance(part, int) and part < len(names) else str(part) for part in details["loc"]]
     name = where[0] if where else ""
     kind = details["type"]

@@ -1,4 +1,4 @@
-"""Entry points: the members that installed packages add to a registry, read when they are first asked for."""
+"""Entry points: members that installed packages add to a registry, read when they are first requested."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Plugin:
     """One entry point of a group, not yet imported.
 
     Attributes:
-        role: of the registry, as in messages.
-        name: under which the package enrols its member.
+        role: the role of the registry, as in messages.
+        name: the name under which the package registers its member.
         point: the entry point.
     """
 
@@ -39,11 +39,11 @@ class Plugin:
 
     @property
     def imported(self) -> bool:
-        """Whether the module of the member is imported already, so that `found` runs nothing."""
+        """Return whether the module of the member is imported already, so that `found` runs no code."""
         return self.point.module in sys.modules
 
     def found(self) -> object:
-        """Return what the entry point names in a module that is imported already, or None."""
+        """Return the object that the entry point names in its imported module, or None."""
         value: object = sys.modules[self.point.module]
         for part in filter(None, (self.point.attr or "").split(".")):
             value = getattr(value, part, None)
@@ -60,11 +60,11 @@ class Plugin:
         """
         try:
             member = self.point.load()
-        except (Exception, SystemExit) as error:  # foreign code fails in as many ways as there is foreign code
-            said = " ".join(str(error).split()) or "no message"
+        except (Exception, SystemExit) as error:  # foreign code may raise anything
+            message = " ".join(str(error).split()) or "no message"
             raise OptionError(
-                f"{self.role} {self.name!r} cannot be imported ({self}): {type(error).__name__}: {said}. Repair that "
-                "package, or uninstall it."
+                f"{self.role} {self.name!r} cannot be imported ({self}): {type(error).__name__}: {message}. Repair "
+                "that package, or uninstall it."
             ) from error
         if kind is not None and not isinstance(member, kind):
             raise OptionError(
@@ -75,7 +75,7 @@ class Plugin:
 
 
 def read_plugins(role: str, group: str) -> dict[str, Plugin | OptionError]:
-    """Return name → entry point of a group; a name that several packages use maps to the error that says so.
+    """Return name → entry point of a group; a name that several packages use maps to an error that says so.
 
     Nothing is imported. The environment variable ``PRUNUS_PLUGINS=off`` gives none.
     """
@@ -95,13 +95,13 @@ def _shared(plugins: list[Plugin]) -> OptionError:
 
 
 def same_member(member: object, loaded: object) -> bool:
-    """Whether a member is what an entry point names, or the record that a decorator made of it."""
+    """Return whether a member is the object of an entry point, or the record that a decorator made of it."""
     inner = [getattr(member, f.name) for f in fields(member)] if is_dataclass(member) else []
     return any(part is loaded for part in (member, *inner))
 
 
 def warn(text: str) -> None:
-    """Say that a member of an installed package was left out."""
+    """Warn that a member of an installed package was left out."""
     warnings.warn(text, PluginWarning, stacklevel=4)
 
 

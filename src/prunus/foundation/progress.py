@@ -1,4 +1,4 @@
-"""What library code may say while it works; how it is shown is the caller's business."""
+"""The role of a progress report: library code announces tasks and steps, the caller decides how to show them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class Progress(Protocol):
     """Receives tasks by name: begun with a number of steps, advanced, finished."""
 
     def start(self, task: str, total: int) -> None:
-        """Begin ``task``, which has ``total`` steps; a task that runs already begins anew."""
+        """Begin ``task``, which has ``total`` steps; a running task begins anew."""
 
     def advance(self, task: str, n: int = 1) -> None:
-        """Say that ``n`` more steps of ``task`` are done."""
+        """Report that ``n`` more steps of ``task`` are done."""
 
     def finish(self, task: str) -> None:
-        """Say that ``task`` has ended, whether or not all its steps were taken."""
+        """Report that ``task`` has ended, with all its steps or without."""
 
 
 class Silent:

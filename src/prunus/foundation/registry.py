@@ -1,4 +1,4 @@
-"""One small generic registry: refuses duplicates, names the nearest when a name is unknown, reads entry points."""
+"""A generic registry: it refuses duplicates, suggests the nearest known name, and reads entry points."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Map names to members of one role (criteria, allocators, methods, rules …).
 
-    An outside package enrols a member with an entry point in ``group``, which names the member itself. Entry points
-    are read when a name is not among the members, or when all names are asked for, never at import. A member that
-    cannot be imported raises where it is asked for, and is left out with a warning where all are listed.
+    An outside package registers a member with an entry point in ``group``, which names the member itself. Entry points
+    are read when a name is not among the members, or when all names are listed, never at import. A member that
+    cannot be imported raises where it is requested, and is left out with a warning where all are listed.
 
     Args:
-        role: what a member is called in messages.
+        role: the word for a member in messages.
         group: the group of entry points; by default ``prunus.<role>s``.
         kind: the type that a member of an outside package must have; None accepts any.
 
@@ -42,7 +42,7 @@ class Registry(Generic[T]):
         self._waiting: dict[str, Plugin | OptionError] | None = None
 
     def register(self, *names: str) -> Callable[[T], T]:
-        """Return a decorator that enrols its argument under every given name."""
+        """Return a decorator that registers its argument under every given name."""
 
         def enrol(member: T) -> T:
             for name in names:
@@ -59,7 +59,7 @@ class Registry(Generic[T]):
 
     @contextmanager
     def lent(self, name: str, member: T) -> Iterator[None]:
-        """Enrol a member for the time of a block, to try one that no package has enrolled yet.
+        """Register a member for the time of a block, to try one that no package has registered yet.
 
         Raises:
             OptionError: the name is taken.
@@ -89,13 +89,13 @@ class Registry(Generic[T]):
         return self._members[name]
 
     def find(self, name: str) -> T | None:
-        """Return the member called ``name``, or None; warns of one that cannot be imported."""
+        """Return the member called ``name``, or None; warn of one that cannot be imported."""
         if name not in self._members:
             self._load_or_warn(name)
         return self._members.get(name)
 
     def names(self) -> list[str]:
-        """Return every enrolled name, in order of enrolment; warns of members that cannot be imported."""
+        """Return every registered name, in order of registration; warn of members that cannot be imported."""
         for name in list(self._read()):
             self._load_or_warn(name)
         return list(self._members)
@@ -111,7 +111,7 @@ class Registry(Generic[T]):
         return [*self._members, *self._read()]
 
     def _read(self) -> dict[str, Plugin | OptionError]:
-        """Return name → entry point of what is not imported yet, or the reason why it cannot be."""
+        """Return name → entry point of members that are not imported yet, or the reason why one cannot be."""
         if self._waiting is None:
             self._waiting = read_plugins(self.role, self.group)
             for name in [name for name in self._waiting if name in self._members]:
@@ -119,7 +119,7 @@ class Registry(Generic[T]):
         return self._waiting
 
     def _check_taken(self, name: str, plugin: Plugin | OptionError) -> None:
-        """Warn of an entry point with the name of a member, unless it is that member, enrolled by its own import."""
+        """Warn of an entry point with the name of a member, unless it is that member, registered by its own import."""
         member = self._members[name]
         if not (isinstance(plugin, Plugin) and plugin.imported and same_member(member, plugin.found())):
             self._refuse(name, member, str(plugin))
@@ -135,10 +135,10 @@ class Registry(Generic[T]):
         """Import one member, if an installed package has it.
 
         Raises:
-            OptionError: it cannot be imported; asked again, it says so again without another try.
+            OptionError: it cannot be imported; a second request raises the same error without another try.
         """
         waiting = self._read()
-        found = waiting.pop(name, None)  # what it imports may ask for all names
+        found = waiting.pop(name, None)  # the import may list all names
         if found is None:
             return
         try:
@@ -148,7 +148,7 @@ class Registry(Generic[T]):
         except OptionError as error:
             waiting[name] = error
             raise
-        if name not in self._members:  # its own module may have enrolled it
+        if name not in self._members:  # its own module may have registered it
             self._members[name] = member
             self._from_plugins.add(name)
 

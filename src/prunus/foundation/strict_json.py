@@ -26,11 +26,11 @@ _WORDS: dict[Any, str] = {
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Parse JSON and refuse what JSON readers usually let through: doubled keys, NaN and infinities.
+    """Parse JSON and refuse what JSON readers usually accept: doubled keys, NaN and infinities.
 
     Args:
         text: the JSON text.
-        where: what the text is (a path, usually); it starts every error message.
+        where: the source of the text (a path, usually); it starts every error message.
 
     Raises:
         DataError: the text is no JSON, or holds a doubled key or a non-finite number.
@@ -67,7 +67,7 @@ def decode_record(kind: type[Record], value: Any, where: str) -> Record:
     Args:
         kind: a dataclass whose annotations are JSON-like types, other dataclasses, tuples, literals or optionals.
         value: the parsed JSON.
-        where: what the JSON is; the path of keys follows it at the beginning of every error message.
+        where: the source of the JSON; it starts every error message, the path of keys follows.
 
     Raises:
         DataError: an unknown or absent key, or a value of another type.
@@ -77,14 +77,14 @@ def decode_record(kind: type[Record], value: Any, where: str) -> Record:
     except ValidationError as error:
         raise _refused(kind, error.errors(include_url=False)[0], where) from None
     except DataError as error:
-        # A record's own range check knows only its class; here the file is known too.
+        # A record's own range check knows only its class; this error names the file too.
         raise DataError(f"{where}: {error}") from None
     return record
 
 
 @functools.cache
 def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    # A plain dataclass takes the rules of what it stands in, here a tuple of one.
+    # A plain dataclass follows the configuration of the type around it, here a tuple of one.
     return TypeAdapter(tuple[kind], config=ConfigDict(extra="forbid", allow_inf_nan=False))  # type: ignore[valid-type]
 
 
@@ -108,7 +108,7 @@ def _written(path: tuple[int | str, ...]) -> str:
 
 
 def _hint_at(kind: Any, path: tuple[int | str, ...]) -> Any:
-    """Return the annotation of what stands at a path of keys, the ``None`` of an optional aside."""
+    """Return the annotation of the value at a path of keys, without the ``None`` of an optional."""
     hint = kind
     for part in path:
         if isinstance(part, str):

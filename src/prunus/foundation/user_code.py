@@ -1,4 +1,4 @@
-"""Functions of the user's that prunus calls: what they raise becomes one line that names them and their line."""
+"""Calls of the user's functions: an exception inside becomes one line that names the function and its line."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _NOT_THE_USERS = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).p
 def errors_named(
     what: str, kind: type[UsageError] = OptionError, function: Callable[..., Any] | None = None
 ) -> Iterator[None]:
-    """Turn any exception of the user's code into one line of ``kind`` with the file and line it came from.
+    """Turn any exception of the user's code into one line of ``kind`` with its file and line.
 
     Args:
         what: the user's code in messages, such as ``criterion 'mine'``.
         kind: the class of the errors.
-        function: what is called; where no line of it ran, its first one is named.
+        function: the called function; where no line of it ran, the message names its first one.
     """
     try:
         yield
@@ -38,7 +38,7 @@ def errors_named(
 
 
 def user_line(error: BaseException) -> tuple[str, int] | None:
-    """Return file and line of the innermost code of the user's that an exception came through."""
+    """Return file and line of the innermost frame of an exception that lies in the user's code."""
     found, trace = None, error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
@@ -60,7 +60,7 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 
 class UserFunction:
-    """A function of the user's under its own name; what it raises is an `OptionError` that names it.
+    """A function of the user's; an exception inside it becomes an `OptionError` with its name.
 
     Example:
         >>> UserFunction("loss", "mine", lambda outputs, targets: 1 / 0)(0, 0)
@@ -73,10 +73,10 @@ class UserFunction:
         self.__name__ = name
 
     def __call__(self, *args: Any) -> Any:
-        """Call it.
+        """Call the function.
 
         Raises:
-            OptionError: it raised.
+            OptionError: the function raised an exception.
         """
         with errors_named(f"{self.role} {self.__name__!r}", OptionError, self.function):
             return self.function(*args)

@@ -65,14 +65,14 @@ def without_labels(model: nn.Module, inputs: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Calls:
+class CallForm:
     """The form in which a model is called, given by an example; batches are brought into it.
 
     Attributes:
         example: one call in the form of `as_called`; only its structure is used, not its values.
 
     Example:
-        >>> calls = Calls(({"words": 0},))
+        >>> calls = CallForm(({"words": 0},))
         >>> calls.batch({"words": 1, "id": 2, "labels": 3}), calls.batch(({"words": 1}, 3))
         ((({'words': 1},), 3), (({'words': 1},), 3))
     """
@@ -80,7 +80,7 @@ class Calls:
     example: Any
 
     @classmethod
-    def of_graph(cls, graph: Graph) -> Calls:
+    def of_graph(cls, graph: Graph) -> CallForm:
         """Return the form of the call with which a program was captured."""
         args, kwargs = pytree.tree_unflatten([None] * graph.in_spec.num_leaves, graph.in_spec)
         return cls(kwargs or args)
@@ -208,4 +208,4 @@ def _parameters(model: Any) -> Mapping[str, Parameter]:
         return {}
 
 
-__all__ = ["LABELS", "Calls", "as_called", "is_record", "register_record", "without_labels"]
+__all__ = ["LABELS", "CallForm", "as_called", "is_record", "register_record", "without_labels"]

@@ -14,7 +14,7 @@ from prunus.data.calibration import batches_of
 from prunus.data.calling import called
 from prunus.data.learning import as_often_as_needed
 from prunus.foundation.autograd_mode import in_ordinary_mode
-from prunus.graph.call_form import Calls, as_called
+from prunus.graph.call_form import CallForm, as_called
 from prunus.graph.capture import capture, split_inputs, unwrap
 from prunus.graph.coupling import couple
 from prunus.measurement.latency import LatencyRatio, latency_ratio
@@ -85,7 +85,7 @@ def measure(
     quality = None
     if data is not None:
         quality = evaluate(
-            model, called(batches_of(as_often_as_needed(data), "data"), Calls(example_inputs)), loss=loss
+            model, called(batches_of(as_often_as_needed(data), "data"), CallForm(example_inputs)), loss=loss
         )
     forward = backward = None
     if baseline is not None:

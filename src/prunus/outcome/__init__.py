@@ -1,4 +1,4 @@
-"""An `Analysis` and a `Plan` in; an `Outcome` out: the one place that cuts, verifies, repairs and recovers."""
+"""An `Analysis` and a `Plan` in; an `Outcome` out, cut, verified, repaired and recovered in this one place."""
 
 from prunus.outcome.cutting import Cut, cut_proved
 from prunus.outcome.later import check_calls, export, recover, repair, verify

@@ -1,4 +1,4 @@
-"""Cut a network as a plan says and prove it: the one place where the two stand together."""
+"""The cut of a network by a plan together with its proof."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prunus.surgery.verify import Check, verify
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A cut network, how it was cut, and the proof; ``check`` is None where none was asked for."""
+    """A cut network, the record of its surgery, and the proof; ``check`` is None where no proof was requested."""
 
     model: nn.Module
     surgery: Surgery
@@ -30,14 +30,14 @@ def cut_proved(
     """Cut a copy of a network and compare it with the masked original.
 
     Args:
-        model: what ``coupling`` was made from; untouched.
-        coupling: its analysis.
-        plan: what goes.
+        model: the network of ``coupling``; it is left untouched.
+        coupling: the coupling of ``model``.
+        plan: the plan.
         example_inputs: one call of ``model``.
-        seed: of the noise of the proof.
+        seed: the seed of the noise of the proof.
         prove: whether to verify.
 
-    Where no forward can be kept under the plan, though the analysis had not seen why, forwards are rewritten;
+    Where a forward cannot be kept under the plan, for a reason that the analysis missed, forwards are rewritten;
     ``surgery.spliced`` names them.
 
     Raises:
@@ -51,7 +51,7 @@ def cut_proved(
     except (CaptureError, VerifyError):
         if coupling.forward is None:
             raise
-        # No forward could be kept under this plan after all: it is rewritten, and the result says so.
+        # A forward could not be kept under this plan after all: it is rewritten, and the result names it.
         bare = couple(coupling.graph, **coupling.options)
         return cut_proved(model, bare, plan, example_inputs, seed=seed, prove=prove)
     return Cut(small, surgery, check)

@@ -1,4 +1,4 @@
-"""What may be done with an outcome later: repair, recover, prove and export it; the outcome itself stays as it is."""
+"""Later work on an outcome: repair, recover, verify and export it; the outcome itself does not change."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.analysis.analyse import check_held_out, check_seed
+from prunus.analysis.analyse import check_held_out, check_seed, data_given
 from prunus.data.batches import answer, device_of, moved
 from prunus.data.calibration import batches_of, evaluating
-from prunus.data.calling import called
-from prunus.data.given import Given, sources_of
+from prunus.data.given import sources_of
 from prunus.data.learning import as_often_as_needed
 from prunus.errors import OptionError, UsageError, VerifyError
 from prunus.exporters import save
@@ -23,10 +22,10 @@ from prunus.foundation.arguments import door
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.progress import Progress
-from prunus.graph.call_form import Calls, as_called
+from prunus.graph.call_form import as_called
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling, couple
-from prunus.outcome.calls import CallTable, Subject, WantedCalls, call_table
+from prunus.outcome.calls import Calls, CallTable, Subject, call_table
 from prunus.outcome.cutting import cut_proved
 from prunus.outcome.realising import recovered, repaired
 from prunus.outcome.record import Outcome
@@ -42,7 +41,7 @@ from prunus.surgery.verify import verify as verify_cut
 
 @in_ordinary_mode
 def repair(found: Outcome, data: Any = None, *, repair: str = DEFAULTS.repair) -> Outcome:
-    """Return an outcome whose weights are refitted without labels towards the dense network's outputs.
+    """Return an outcome whose weights are refitted to the dense network's outputs, without labels.
 
     Args:
         found: any outcome that knows its dense network.
@@ -52,7 +51,7 @@ def repair(found: Outcome, data: Any = None, *, repair: str = DEFAULTS.repair) -
     Raises:
         UsageError: the outcome does not know its dense network.
         OptionError: an unknown repair, or no data.
-        DataError: data that do not go through the network.
+        DataError: the network does not accept the data.
     """
     check_repair(repair)
     ready = _with_data(found, data)
@@ -63,18 +62,18 @@ def repair(found: Outcome, data: Any = None, *, repair: str = DEFAULTS.repair) -
 
 @in_ordinary_mode
 def recover(found: Outcome, data: Any = None, recover: Recover = None, *, held_out: Any = None) -> Outcome:
-    """Return an outcome whose network was trained back to what it lost; on held-out data it is never worse.
+    """Return an outcome whose network was trained to regain its quality; on held-out data it is never worse.
 
     Args:
         found: any outcome that knows its dense network.
-        data: what is learned from, as in `prunus.recover_`; by default the data of its analysis.
+        data: training data, as in `prunus.recover_`; by default the data of its analysis.
         recover: ``{"steps": 500}`` or ``{"minutes": 10}`` with the options of `prunus.recover_`.
-        held_out: what decides; without it a tenth of ``data``.
+        held_out: data that decide between candidates; by default a tenth of ``data``.
 
     Raises:
         UsageError: the outcome does not know its dense network.
         OptionError: no budget for the training, an unknown option, or no data.
-        DataError: data that do not go through the network, or labels that do not fit the loss.
+        DataError: the network does not accept the data, or labels do not fit the loss.
     """
     if recover is None:
         raise OptionError('recover takes one budget: {"steps": 500} or {"minutes": 10}; give just one of them.')
@@ -94,19 +93,19 @@ def verify(
     gradients: bool = False,
     thorough: bool = False,
 ) -> Check:
-    """Prove a cut again: of an outcome, or of a model, its cut network, its coupling and plan.
+    """Verify a cut again: that of an outcome, or of a model, its cut network, its coupling and plan.
 
-    An outcome's original is cut anew by its plan, for repair and recovery have changed weights since.
+    The original of an outcome is cut again by its plan, for repair and recovery have changed the weights since.
 
     Args:
-        model: an outcome; or the original, and then everything else is needed too.
+        model: an outcome; or the original network, and then the next four arguments are needed too.
         small: the cut network.
-        coupling: the analysis of the original.
-        plan: what went.
-        example_inputs: of the original.
-        seed: of the noise.
+        coupling: the coupling of the original.
+        plan: the plan of the cut.
+        example_inputs: one call of the original.
+        seed: the seed of the noise.
         gradients: compare the gradients of the parameters too.
-        thorough: make every call of the built-in table too, on the outcome's own network; see `check_calls`.
+        thorough: make every call of the built-in table too, with the outcome's own network; see `check_calls`.
 
     Raises:
         VerifyError: cut and masked network differ, or a call that the original takes fails or differs.
@@ -132,23 +131,23 @@ def verify(
 
 
 @in_ordinary_mode
-def check_calls(found: Outcome, calls: WantedCalls = None, *, progress: Progress | None = None) -> CallTable:
-    """Make calls of an outcome's network and of its dense network under the plan's masks, and compare.
+def check_calls(found: Outcome, calls: Calls = None, *, progress: Progress | None = None) -> CallTable:
+    """Call an outcome's network and its dense network under the plan's masks, and compare the results.
 
     The reference is the user's own module: removed slices at zero, averages over kept positions only. Constants are
-    perturbed as in `verify`. A call that the dense network does not take is no pass and no failure: n/a.
+    perturbed as in `verify`. A call that the dense network does not take neither passes nor fails: n/a.
 
     Args:
         found: any outcome that knows its dense network.
         calls: None for the built-in table (training, other sizes, masks, labels, caches, generation, other types,
             copies, files, export, hooks), names of rows of it, or name → a function of the model, or ``(args,
             kwargs)``.
-        progress: told of every call.
+        progress: reports every call.
 
     Raises:
         UsageError: the outcome does not know its dense network.
-        OptionError: an unknown name, or something that is no call.
-        CaptureError: the calls of this network cannot be compared; says why.
+        OptionError: an unknown name, or a value that is no call.
+        CaptureError: the calls of this network cannot be compared; the message says why.
 
     Example:
         >>> import torch
@@ -158,9 +157,7 @@ def check_calls(found: Outcome, calls: WantedCalls = None, *, progress: Progress
         >>> prunus.check_calls(cut, {"one": ((torch.randn(1, 8),), {})}).ok
         True
     """
-    analysis = _original(found)
-    if not found.plan.axes.keys() <= analysis.coupling.axes.keys():
-        analysis = analysis.with_free_head_dims() if analysis.own is not None else analysis
+    analysis = _original(found).for_plan(found.plan)
     coupling = analysis.coupling
     if not found.plan.axes.keys() <= coupling.axes.keys():
         coupling = couple(coupling.graph, **coupling.options)
@@ -203,14 +200,14 @@ def export(
 
     Args:
         found: any outcome.
-        path: where to.
+        path: the file or folder to write.
         format: ``pt2`` or ``huggingface``; by default ``pt2`` for a path that ends so, else ``huggingface``.
-        example_inputs: one call; by default what the outcome remembers.
+        example_inputs: one call; by default that of the outcome.
         metadata: anything with a JSON form, for ``pt2``.
 
     Raises:
         OptionError: another format; ``prunus.save`` writes checkpoints.
-        ModelError: what cannot be stored this way. Nothing is written then.
+        ModelError: the network cannot be stored in this format; nothing is written.
     """
     chosen = format or ("pt2" if str(path).endswith(SUFFIX) else "huggingface")
     if chosen == "checkpoint":
@@ -228,11 +225,11 @@ def _original(found: Outcome) -> Any:
 
 
 def _check_goes_through(found: Outcome) -> None:
-    """Run the dense network on the first batch, which nobody else may do where a repair is left to choose."""
+    """Run the dense network on the first batch, so that unsuitable data fail here and not inside a repair."""
     analysis = _original(found)
     first = next(iter(batches_of(analysis.given.data)), None)
     if first is None:
-        return  # the repair refuses empty data
+        return  # the repair itself refuses empty data
     model = analysis.user_model
     inputs = as_example(checked(moved(inputs_of(first), device_of(model)), 0), analysis.user_inputs)
     with evaluating(model), torch.no_grad():
@@ -240,15 +237,15 @@ def _check_goes_through(found: Outcome) -> None:
 
 
 def _with_data(found: Outcome, data: Any, held_out: Any = None) -> Outcome:
-    """Return a copy with a network of its own, and with the data that are to be used."""
+    """Return a copy with its own network and with the given data."""
     analysis = _original(found)
     if data is None and not analysis.has_data:
         raise OptionError("there are no data to go by; give data=batches.")
     if data is not None:
         check_held_out(data, held_out)
-        calls, data = Calls(analysis.user_inputs), as_often_as_needed(data)
+        data = as_often_as_needed(data)
         batches_of(data, "data")
-        given = Given(called(data, calls), called(as_often_as_needed(held_out), calls))
+        given = data_given(data, held_out, analysis.user_inputs)
         calibration, selection = sources_of(given)
         analysis = replace(analysis, given=given, calibration=calibration, selection=selection, memo={})
     return replace(found, model=deep_copy(found.model), analysis=analysis)

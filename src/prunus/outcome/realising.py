@@ -43,19 +43,19 @@ def realise(
     fresh: TrainingOptions | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Cut the network of an analysis as a plan says, prove the cut, repair and recover what is left.
+    """Cut the network of an analysis by a plan, verify the cut, repair and recover the cut network.
 
     ``prune(model, x, budget=b)`` is ``a = analyse(model, x); realise(a, a.plan(b))``.
 
     Args:
-        analysis: of the network; its model is left untouched.
-        plan: made for it, or for a network of the same structure.
-        repair: with data, how the weights that stay are refitted, as in `prunus.prune`; None leaves them.
+        analysis: the analysis of the network, whose model is left untouched.
+        plan: a plan for this network, or for one of the same structure.
+        repair: how the kept weights are refitted on data, as in `prunus.prune`; None leaves them.
         recover: how the cut network is trained, as in `prunus.prune`; None trains nothing.
-        weights: the network in its original shapes with other weights, where planning has learned some.
-        fresh: how a network with new weights is trained first, for plans that ask for it (``smaller-dense``); by
+        weights: the network in its original shapes with other weights, if planning has trained some.
+        fresh: how a network with new weights is trained first, for plans that start from such (``smaller-dense``); by
             default as ``recover`` says.
-        progress: told of every long step.
+        progress: reports every long step.
 
     Raises:
         PlanError: the plan was made for another model.
@@ -63,24 +63,20 @@ def realise(
         OptionError: an unknown repair or recovery, or one that needs data where there are none.
     """
     check_repair(repair)
-    wanted = recovery_of(recover, has_data=analysis.has_data)
-    if repair not in (None, AUTO, NONE) and not analysis.has_data:
-        raise OptionError(
-            f"repair is {repair!r}, which refits weights on data, and there are none; give data (inputs alone will do, "
-            "or 'noise'), or leave repair out."
-        )
-    if plan.settings.get(FRESH) and wanted is None and fresh is None:
+    recovery = recovery_of(recover, has_data=analysis.has_data)
+    from_new_weights = bool(plan.settings.get(FRESH))
+    _check_repair_has_data(repair, analysis)
+    if from_new_weights and recovery is None and fresh is None:
         raise OptionError(
             f"method {plan.settings.get('method')!r} starts from new weights, which nothing trains; give data and "
             'recover={"steps": 500}.'
         )
-    if analysis.own is not None and not plan.axes.keys() <= analysis.coupling.axes.keys():
-        analysis = analysis.with_free_head_dims()
+    analysis = analysis.for_plan(plan)
     check_follows(plan, analysis.coupling)
     source = weights if weights is not None else analysis.model
     _check_same_tensors(source, analysis.model)
     cut = cut_proved(source, analysis.coupling, plan, analysis.example_inputs, seed=analysis.seed)
-    found = Outcome(
+    outcome = Outcome(
         model=cut.model,
         plan=plan,
         check=cut.check,
@@ -91,13 +87,21 @@ def realise(
         analysis=analysis,
         coverage_rewritten=analysis.coverage_rewritten(),
     )
-    if repair is not None and analysis.has_data and not plan.settings.get(FRESH):
-        found = repaired(found, repair, recovered=wanted is not None, progress=progress)
+    if repair is not None and analysis.has_data and not from_new_weights:
+        outcome = repaired(outcome, repair, recovered=recovery is not None, progress=progress)
     if analysis.captured is not None:
-        found = replace(found, model=analysis.captured.restored(found.model, analysis.user_model))
-    if plan.settings.get(FRESH):
-        found = renewed(found, fresh, progress=progress)
-    return recovered(found, wanted, progress=progress) if wanted is not None else found
+        outcome = replace(outcome, model=analysis.captured.restored(outcome.model, analysis.user_model))
+    if from_new_weights:
+        outcome = renewed(outcome, fresh, progress=progress)
+    return recovered(outcome, recovery, progress=progress)
+
+
+def _check_repair_has_data(repair: str | None, analysis: Analysis) -> None:
+    if repair not in (None, AUTO, NONE) and not analysis.has_data:
+        raise OptionError(
+            f"repair is {repair!r}, which refits weights on data, and there are none; give data (inputs alone will do, "
+            "or 'noise'), or leave repair out."
+        )
 
 
 def check_follows(plan: Plan, coupling: Coupling) -> None:
@@ -109,10 +113,10 @@ def check_follows(plan: Plan, coupling: Coupling) -> None:
     check_fingerprint(plan, coupling.graph)
     sizes = {name: axis.size for name, axis in coupling.axes.items()}
     if any(sizes.get(axis) != len(mask) for axis, mask in plan.axes.items()):
-        return  # the cut names the axis
-    said, meant = plan.keep, coupling.tensor_masks(dict(plan.axes))
-    for tensor in {**said, **meant}:
-        one, other = said.get(tensor, {}), meant.get(tensor, {})
+        return  # the cut itself refuses the axis by name
+    stored, derived = plan.keep, coupling.tensor_masks(dict(plan.axes))
+    for tensor in {**stored, **derived}:
+        one, other = stored.get(tensor, {}), derived.get(tensor, {})
         if one.keys() != other.keys() or not all(np.array_equal(one[dim], other[dim]) for dim in one):
             raise PlanError(
                 f"the plan's axes and its tensors do not agree on {tensor!r}; settle a plan that was edited by hand "
@@ -121,7 +125,7 @@ def check_follows(plan: Plan, coupling: Coupling) -> None:
 
 
 def _check_same_tensors(given: nn.Module, model: nn.Module) -> None:
-    """Refuse other weights that are not of the same network.
+    """Refuse weights of another network.
 
     Raises:
         PlanError: a tensor is missing or has another shape.
@@ -138,22 +142,22 @@ def _check_same_tensors(given: nn.Module, model: nn.Module) -> None:
             )
 
 
-def repaired(found: Outcome, repair: str, *, recovered: bool = False, progress: Progress | None = None) -> Outcome:
+def repaired(outcome: Outcome, repair: str, *, recovered: bool = False, progress: Progress | None = None) -> Outcome:
     """Refit the weights of an outcome's network on unlabelled data, in place; see `prunus.repair_`.
 
     Args:
-        found: as it was cut.
+        outcome: the outcome of a cut.
         repair: the name of a repair.
-        recovered: whether training follows; the data that decide on it are then kept from the repair.
-        progress: told of what takes long.
+        recovered: whether training follows; the held-out data of the training are then not used by the repair.
+        progress: reports every long step.
     """
-    analysis, plan = _analysis(found), found.plan
+    analysis, plan = _analysis(outcome), outcome.plan
     assert analysis.given is not None
     data = analysis.given.fitted(recovered=recovered)
     if analysis.captured is not None and analysis.parts:
         report = repair_parts_(
             analysis.user_model,
-            found.model,
+            outcome.model,
             analysis.captured,
             plan,
             data,
@@ -165,7 +169,7 @@ def repaired(found: Outcome, repair: str, *, recovered: bool = False, progress: 
     else:
         report = repair_(
             analysis.model,
-            found.model,
+            outcome.model,
             analysis.coupling,
             plan,
             data,
@@ -173,45 +177,45 @@ def repaired(found: Outcome, repair: str, *, recovered: bool = False, progress: 
             seed=analysis.seed,
             progress=progress,
         )
-    return replace(found, repair=report)
+    return replace(outcome, repair=report)
 
 
-def renewed(found: Outcome, options: TrainingOptions | None, *, progress: Progress | None = None) -> Outcome:
+def renewed(outcome: Outcome, options: TrainingOptions | None, *, progress: Progress | None = None) -> Outcome:
     """Give the network of an outcome new weights, in place, and train them.
 
     Args:
-        found: as it was cut.
-        options: how; None leaves the training to the recovery.
-        progress: told of the steps.
+        outcome: the outcome of a cut.
+        options: how to train; None leaves the training to the recovery.
+        progress: reports the steps.
     """
-    analysis = _analysis(found)
-    reset_weights_(found.model, analysis.seed)
+    analysis = _analysis(outcome)
+    reset_weights_(outcome.model, analysis.seed)
     if options is not None:
-        train_(found.model, _learning(analysis)[0], options, analysis.seed, progress or Silent(), "from scratch")
-    return found
+        train_(outcome.model, _learning(analysis)[0], options, analysis.seed, progress or Silent(), "from scratch")
+    return outcome
 
 
 def recovered(
-    found: Outcome, options: RecoveryOptions | TrainingOptions | None, *, progress: Progress | None = None
+    outcome: Outcome, options: RecoveryOptions | TrainingOptions | None, *, progress: Progress | None = None
 ) -> Outcome:
     """Train the network of an outcome, in place; see `prunus.recover_`.
 
     Args:
-        found: cut, repaired or not.
-        options: how; None trains nothing.
-        progress: told of the steps.
+        outcome: the outcome of a cut, repaired or not.
+        options: how to train; None trains nothing.
+        progress: reports the steps.
     """
     if options is None:
-        return found
-    analysis, plan, shown = _analysis(found), found.plan, progress or Silent()
+        return outcome
+    analysis, plan, shown = _analysis(outcome), outcome.plan, progress or Silent()
     train, deciding, labelled = _learning(analysis)
     masks = sliced_masks(plan)
     if not isinstance(options, RecoveryOptions):
-        train_(found.model, train, options, analysis.seed, shown, "recover", masks or None)
-        return found
+        train_(outcome.model, train, options, analysis.seed, shown, "recover", masks or None)
+        return outcome
     in_parts = bool(analysis.parts)
     task = RecoveryTask(
-        unwrap(found.model),
+        unwrap(outcome.model),
         unwrap(analysis.user_model),
         train,
         deciding,
@@ -224,19 +228,19 @@ def recovered(
         labelled=labelled,
     )
     report = recovered_(task)
-    return replace(found, recovery=report if labelled else replace(report, notes=(*report.notes, NO_LABELS)))
+    return replace(outcome, recovery=report if labelled else replace(report, notes=(*report.notes, NO_LABELS)))
 
 
 def _learning(analysis: Analysis) -> tuple[DataSource, DataSource, bool]:
-    """Return what is learned from, what decides, and whether there are labels."""
+    """Return the training data, the held-out data, and whether there are labels."""
     assert analysis.given is not None
     return learning_data(analysis.given.data, analysis.given.held_out)
 
 
-def _analysis(found: Outcome) -> Analysis:
-    if found.analysis is None:
+def _analysis(outcome: Outcome) -> Analysis:
+    if outcome.analysis is None:
         raise OptionError("this outcome has no analysis, and so no data and no dense network to go by.")
-    return found.analysis
+    return outcome.analysis
 
 
 __all__ = ["FRESH", "realise", "recovered", "renewed", "repaired"]

@@ -1,4 +1,4 @@
-"""`Outcome`: what a plan became, from whichever door."""
+"""`Outcome`: the result of a plan, the same record from every public function."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Outcome:
 
     Attributes:
         model: the smaller network.
-        plan: what went and why; ``plan.keep`` maps tensor name → dim → kept indices.
-        check: the proof that masked and cut agree; None where the user asked for none (``Pruner(prove=False)``).
+        plan: what was removed and why; ``plan.keep`` maps tensor name → dim → kept indices.
+        check: the proof that masked and cut agree; None where the user wanted none (``Pruner(prove=False)``).
         coverage: share of the parameters that lie on removable axes.
-        surgery: which forwards were rewritten and which integers mended.
-        parts: the submodules that were captured, where the whole could not be; the rest is as it was.
-        example_inputs: what the model was captured with; file formats that need a call of it use them.
-        recovery: what training after the cut did, where it was asked for; the proof is from before it.
-        repair: what refitting the weights on unlabelled data did; the proof is from before it.
-        notes: what else is worth telling, a line each.
-        analysis: what the plan was made from. After a cut in training it is that of the cut network.
-        asked: the options of `prunus.prune` that planned it; empty where a plan was realised by hand.
+        surgery: the forwards that were rewritten and the integers that were updated.
+        parts: the submodules that were captured, if the whole model could not be; the rest is unchanged.
+        example_inputs: the call with which the model was captured; some file formats need it.
+        recovery: the report of the training after the cut, if there was one; the proof is from before it.
+        repair: the report of the refitting on unlabelled data; the proof is from before it.
+        notes: further remarks, a line each.
+        analysis: the analysis that the plan was made from. After a cut in training it is that of the cut network.
+        asked: the options of `prunus.prune` behind the plan; empty where `realise` was called directly.
         coverage_rewritten: the coverage with ``forward="rewrite"``, where forwards are kept.
     """
 
@@ -76,10 +76,10 @@ class Outcome:
 
     @door("Outcome.undo")
     def undo(self, *, fill: str = "original") -> nn.Module:
-        """Return the original network in which everything that the plan kept has the values of the smaller one.
+        """Return the original network in which all kept positions have the values of the smaller one.
 
         Raises:
-            UsageError: the network was cut in place while it trained; its original is gone.
+            UsageError: the network was cut in place while it trained; the original does not exist any more.
         """
         if self.analysis is None or self.analysis.model is self.model:
             raise UsageError(
@@ -90,19 +90,20 @@ class Outcome:
 
     @door("Outcome.rebudget")
     def rebudget(self, budget: Mapping[str, float | int | str], **options: Any) -> Outcome:
-        """Prune the original to another budget, otherwise as before; what was measured is not measured again.
+        """Prune the original to another budget, otherwise as before; earlier measurements are reused.
 
         Args:
             budget: as in `prunus.prune`.
-            **options: as in `Analysis.plan`, and ``repair``: what shall differ. All others are those of the `prune`
-                that made this outcome. Where a plan was realised by hand they are the defaults, without a repair.
+            **options: the options that differ, as in `Analysis.plan`, and ``repair``. All others are those of the
+                `prune` that made this outcome. Where a plan was realised by hand they are the defaults, without a
+                repair.
 
         Raises:
             UsageError: there is no analysis to plan from.
         """
         if self.analysis is None:
             raise UsageError("this outcome has no analysis; use prunus.prune on its model.")
-        # As `Analysis.plan` does: the one call upwards, made by name.
+        # The pipeline is in a higher layer, which this one may not import; so it is imported by name.
         made: Outcome = import_module("prunus.pipeline.prune").rebudgeted(self, budget, options)
         return made
 

@@ -1,4 +1,4 @@
-"""What recovery means at every door: nothing, plain fine-tuning, or a way to recover that held-out data judge."""
+"""The three forms of recovery: none, plain fine-tuning, or a recovery method that held-out data judge."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from prunus.recovery.options import check_steps
 from prunus.training import TrainingOptions, finetune_
 
 Recover = Mapping[str, Any] | RecoveryOptions | TrainingOptions | None
-"""How a cut network recovers: options of `prunus.recover_`, or plain fine-tuning."""
+"""The allowed forms of ``recover``: options of `prunus.recover_`, or of plain fine-tuning."""
 
 
 def recovery_of(recover: Recover, *, has_data: bool) -> RecoveryOptions | TrainingOptions | None:
-    """Return the options behind what was asked for, checked; None for no recovery.
+    """Return the checked options of a recovery; None for no recovery.
 
     Raises:
         OptionError: an option that is not allowed, or no data to train on.
@@ -46,7 +46,7 @@ def train_(
     task: str,
     masks: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Train a model as options say, with a bar; no steps leave it as it is."""
+    """Train a model by options, with progress; zero steps leave it as it is."""
     if not options.steps:
         return
     progress.start(task, options.steps)

@@ -1,4 +1,4 @@
-"""A model and a request in, an `Outcome` out: the order of the stages, budgets that are met by trying, and stages."""
+"""A model and a request in; a `Plan` or an `Outcome` out, also for budgets that are met by measuring and in stages."""
 
 from prunus.pipeline.planner import plan_for, planned
 from prunus.pipeline.prune import apply, plan, prune

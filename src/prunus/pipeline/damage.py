@@ -1,4 +1,4 @@
-"""What each decision of a plan costs alone, what all of them cost together, and the ratio R of the two."""
+"""The damage of each decision of a plan alone, the damage of all together, and the ratio R of the two."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prunus.methods.masked_run import Replay
 from prunus.plans import Decision, Plan, fingerprint
 
 SAMPLES = 1024
-"""At most so many samples of the selection split are looked at."""
+"""The largest number of samples of the selection split that are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Damage:
 
     Attributes:
         dense: loss of the network as it is.
-        together: rise with everything gone at once.
+        together: rise with everything removed at once.
         singles: rise of each decision alone, by node.
     """
 
@@ -29,7 +29,7 @@ class Damage:
 
     @property
     def ratio(self) -> float | None:
-        """R = together / Σ max(0, single): near 1 where damages add up, above where they feed each other."""
+        """R = together / Σ max(0, single): near 1 where damages add up, larger where they amplify each other."""
         total = sum(max(0.0, rise) for rise in self.singles.values())
         return self.together / total if total > 0 else None
 
@@ -37,13 +37,13 @@ class Damage:
 def measure_damage(analysis: Analysis, plan: Plan, progress: Progress | None = None) -> Damage:
     """Run the captured program without each decision's units, branch or weights, and without all of them.
 
-    Nothing is cut: removed units are zero and dropped operands bypassed, norm statistics stay as they are. One pass
+    Nothing is cut: removed units are zero and dropped operands bypassed, norm statistics do not change. One pass
     over at most 1,024 samples of the selection split for each decision, and two more.
 
     Args:
         analysis: the dense network with its data and its loss.
-        plan: made for it.
-        progress: told of every pass.
+        plan: a plan for this network.
+        progress: reports every pass.
 
     Units: those of the loss.
     """
@@ -65,17 +65,17 @@ def measure_damage(analysis: Analysis, plan: Plan, progress: Progress | None = N
 
 
 def with_damage(plan: Plan, found: Damage) -> Plan:
-    """Return the plan with the measured damage in every decision, and the sum, the whole and R in its settings."""
+    """Return the plan with the damage of every decision, and with sum, joint damage and R in its settings."""
     decisions = tuple(
         replace(d, damage=found.singles[d.node]) if d.node in found.singles else d for d in plan.decisions
     )
-    told = {
+    report = {
         "dense_loss": found.dense,
         "together": found.together,
         "singles": sum(max(0.0, rise) for rise in found.singles.values()),
         "ratio": found.ratio,
     }
-    return replace(plan, decisions=decisions, settings={**plan.settings, "damage": told})
+    return replace(plan, decisions=decisions, settings={**plan.settings, "damage": report})
 
 
 def _only(plan: Plan, decision: Decision) -> Plan | None:

@@ -1,4 +1,4 @@
-"""Every level of the tree evaluated: what it costs, how long it takes, what its loss would do, how redundant it is."""
+"""The nodes of the tree at every level, each with its cost, time, sensitivity and redundancy."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class LevelRow:
 
     Attributes:
         id, level, kind: as in the tree.
-        units: of nodes that are units.
+        units: the number of units, for nodes that are units.
         params, macs_forward, macs_backward, param_bytes: exact; MACs for one sample. Children add up to their parent.
-        milliseconds: eager, of the ops inside, for the captured samples; None for units, which have no own ops.
-        sensitivity: rise of the loss without it: a branch bypassed, else the weaker half of its units at zero; None
+        milliseconds: eager time of the ops inside, for the captured samples; None for units, which have no own ops.
+        sensitivity: rise of the loss with the branch bypassed, else with the weaker half of the units at zero; None
             where neither is possible.
-        redundancy: 1 − (Σσ²)² / (n Σσ⁴) over its weight matrices, weighted by parameters: 0 where all directions carry
-            alike, near 1 where few carry all.
+        redundancy: 1 − (Σσ²)² / (n Σσ⁴) over its weight matrices, weighted by parameters: 0 where all directions are
+            equally strong, near 1 where few directions dominate.
     """
 
     id: str
@@ -54,13 +54,13 @@ def evaluate_levels(
     """Measure every node of a network's tree, outside before inside.
 
     The loss is measured on the selection split for branches, on the calibration split for units. The test
-    split is not looked at.
+    split is not used.
 
     Args:
         analysis: the dense network and its data.
-        stages: how stages are divided: ``feature``, ``depth`` or ``connections``.
-        count: how many stages, for the latter two.
-        progress: told of every node.
+        stages: the rule that divides stages: ``feature``, ``depth`` or ``connections``.
+        count: the number of stages, for the latter two.
+        progress: reports every node.
 
     Units: milliseconds; the loss in its own units.
     """
@@ -100,7 +100,7 @@ def _row(
 
 
 def _times(analysis: Analysis, tree: Tree, progress: Progress) -> dict[str, float]:
-    """Add up the time of ops by node: an op belongs to the innermost node whose module its own module lies in."""
+    """Add up the time of ops by node: an op belongs to the innermost node whose module contains the op's module."""
     graph = analysis.coupling.graph
     found = time_ops(analysis.model, analysis.coupling, analysis.example_inputs, [], threads=1, progress=progress)
     homes = {node.module: node for node in tree.below() if node.module and node.level != "unit"}
@@ -118,7 +118,7 @@ def _times(analysis: Analysis, tree: Tree, progress: Progress) -> dict[str, floa
 
 
 class _Rises:
-    """What the loss does without a node; every bypassed branch and halved set of axes is measured once."""
+    """The rise of the loss without a node; every bypassed branch and halved set of axes is measured once."""
 
     def __init__(self, analysis: Analysis, tree: Tree) -> None:
         self.analysis, self.tree = analysis, tree
@@ -130,7 +130,7 @@ class _Rises:
         self.known: dict[frozenset[str], float] = {}
 
     def of(self, node: TreeNode) -> float | None:
-        """Return the rise, or None where nothing of the node can go."""
+        """Return the rise, or None where nothing of the node can be removed."""
         if node.branch in self.branches:
             reduction = Reduction.of(self.analysis, [self.branches[node.branch]])
             if reduction is not None:
@@ -155,7 +155,7 @@ def _better_half(scores: np.ndarray) -> np.ndarray:
 
 
 class _Redundancy:
-    """How few directions carry the weights of a layer."""
+    """The redundancy of weight matrices by their singular values."""
 
     def __init__(self, analysis: Analysis) -> None:
         self.tensors = named_tensors(analysis.model)

@@ -1,4 +1,4 @@
-"""The smallest network whose accuracy falls by no more than a person allows."""
+"""The budget ``max_drop``: the smallest network whose accuracy falls by no more than the allowed share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEAST, _FINEST = 0.02, 0.02
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One plan and how far accuracy on the selection split fell after recovery, with its 95 % interval."""
+    """One plan, and the drop of accuracy on the selection split after recovery, with its 95 % interval."""
 
     plan: Plan
     drop: Interval
@@ -35,16 +35,16 @@ def smallest_within(
 
     The drop is accuracy(dense) − accuracy(pruned and recovered) on the same samples of the selection split; its paired
     bootstrap interval must end at or below ``allowed``. The kept share is bisected down to steps of 0.02, so the answer
-    is exact only as far as the drop grows when less is kept. The test split is not looked at.
+    is exact only if the drop grows when less is kept. The test split is not used.
 
     Args:
         analysis: the dense network and its data.
         allowed: share of accuracy, 0.01 is one point.
         plan_for: kept share → plan; may raise BudgetError, which counts as out of reach.
-        recover: how every trial is trained; without it norm statistics are measured anew.
+        recover: how every trial is trained; without it norm statistics are measured again.
 
     Raises:
-        BudgetError: even the least pruned network that was tried drops more; says by how much.
+        BudgetError: even the least pruned network that was tried drops more; the message says how much.
     """
     progress = analysis.progress
     dense = evaluate(analysis.user_model, analysis.selection.batches(BATCH), loss=title_of(analysis.loss)).correct
@@ -62,9 +62,9 @@ def smallest_within(
             low, worst = share, found or worst
     progress.finish("max_drop")
     if best is None:
-        told = f"the least pruned that was tried drops {_said(worst.drop)}" if worst else "no plan was possible"
+        result = f"the least pruned that was tried drops {_said(worst.drop)}" if worst else "no plan was possible"
         raise BudgetError(
-            f"Budget max_drop ≤ {allowed:.2%} cannot be met: {told} on {len(dense)} selection samples. Allow more, "
+            f"Budget max_drop ≤ {allowed:.2%} cannot be met: {result} on {len(dense)} selection samples. Allow more, "
             "give recovery more steps, or give more selection data."
         )
     return best
@@ -87,7 +87,7 @@ def check_drop(analysis: Analysis, plan: Plan, allowed: float, recover: Recover 
 
 
 def with_drop(trial: Tried, allowed: float) -> Plan:
-    """Return the plan with what was allowed and measured in its settings."""
+    """Return the plan with the allowed and the measured drop in its settings."""
     drop = trial.drop
     settings = {**trial.plan.settings, "measured_drop": [drop.estimate, drop.low, drop.high]}
     settings["budget"] = {**dict(settings.get("budget") or {}), MAX_DROP: allowed}
@@ -109,10 +109,10 @@ def _tried(
 
 
 def _measured(analysis: Analysis, plan: Plan, dense: torch.Tensor, recover: Recover) -> Tried:
-    wanted = recovery_of(recover, has_data=analysis.has_data)
-    # A repair would take longer than all the rest of a trial.
-    small = realise(analysis, plan, repair=None, recover=wanted).model
-    if wanted is None:
+    options = recovery_of(recover, has_data=analysis.has_data)
+    # A repair would take longer than the rest of a trial.
+    small = realise(analysis, plan, repair=None, recover=options).model
+    if options is None:
         reestimate_statistics_(small, analysis.calibration.batches(BATCH))
     quality = evaluate(small, analysis.selection.batches(BATCH), loss=title_of(analysis.loss))
     return Tried(plan, paired_interval(dense, quality.correct, seed=analysis.seed))

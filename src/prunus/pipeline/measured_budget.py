@@ -1,4 +1,4 @@
-"""Budgets that must be measured, milliseconds and energy: plan, cut, measure, and plan again where they part."""
+"""Budgets in milliseconds and of energy: plan, cut, measure, and plan again until the measurement fits."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Measure = Callable[[nn.Module], LatencyRatio | EnergyRatio]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is measured, and the limit that moves it.
+    """A measured metric, and the limit that changes it.
 
     Attributes:
-        name: of the entry in the plan's settings.
-        steer: the limit in it that is moved.
+        name: the name of the entry in the plan's settings.
+        steer: the limit that is adjusted.
         measure: cut network → ratio to the original.
     """
 
@@ -40,17 +40,17 @@ class Goal:
 
 
 def meet(solve: Solve, analysis: Analysis, limits: Sequence[Limit], budget: Mapping[str, Any]) -> Plan:
-    """Return the plan whose cut network comes nearest to the wanted shares of the original's time and energy.
+    """Return the plan whose cut network comes nearest to the requested shares of the original's time and energy.
 
-    Times are those of one thread, interleaved with the original in this process; energy is what the machine's own
-    counter says. ``settings["latency"]`` and ``settings["energy"]`` hold wanted, predicted and measured ratio and the
-    interval of the latter. Budgets that need no measuring pass straight through.
+    Times are measured on one thread, interleaved with the original in this process; energy is read from the machine's
+    counter. ``settings["latency"]`` and ``settings["energy"]`` hold wanted, predicted and measured ratio and the
+    interval of the latter. Budgets that need no measurement are planned once.
 
     Args:
         solve: limits → plan.
-        analysis: of the network, its ops timed where the budget is in milliseconds.
-        limits: to start from.
-        budget: as it was asked for.
+        analysis: the analysis of the network, with timed ops where the budget is in milliseconds.
+        limits: the first limits.
+        budget: the budget as requested.
     """
     for goal in _goals(analysis, limits, budget):
         solve = _meeting(solve, goal, analysis)
@@ -79,19 +79,19 @@ def _meeting(solve: Solve, goal: Goal, analysis: Analysis) -> Solve:
 
 
 def _met(solve: Solve, goal: Goal, limits: Sequence[Limit], analysis: Analysis) -> Plan:
-    """Move one limit and solve again, at most five times, until the measured ratio is within 3 % of the wanted one.
+    """Adjust one limit and solve again, at most five times, until the measured ratio is within 3 % of the wanted one.
 
-    It is moved by wanted ÷ measured at first, then between the two plans that lie on either side.
+    It is first scaled by wanted ÷ measured, then interpolated between the two plans on either side.
     """
     others = [x for x in limits if x != goal.steer]
     whole = goal.steer.of(analysis.cost.price())
-    wanted, asked = goal.steer.value / whole, float(goal.steer.value)
+    wanted, requested = goal.steer.value / whole, float(goal.steer.value)
     best: Plan | None = None
     nearest = float("inf")
     seen: dict[float, float] = {}
     for _ in range(_TRIES):
         try:
-            plan = solve([*others, replace(goal.steer, value=int(asked))])
+            plan = solve([*others, replace(goal.steer, value=int(requested))])
         except BudgetError:
             if best is None:
                 raise
@@ -100,21 +100,26 @@ def _met(solve: Solve, goal: Goal, limits: Sequence[Limit], analysis: Analysis) 
             cut_proved(analysis.model, analysis.coupling, plan, analysis.example_inputs, prove=False).model
         )
         predicted = goal.steer.of(plan.after) / whole
-        told = {"wanted": wanted, "predicted": predicted, "measured": found.median, "interval": [found.low, found.high]}
+        report = {
+            "wanted": wanted,
+            "predicted": predicted,
+            "measured": found.median,
+            "interval": [found.low, found.high],
+        }
         off = abs(found.median / wanted - 1)
         if off < nearest:
-            nearest, best = off, replace(plan, settings={**plan.settings, goal.name: told})
-        # Another limit may hold it down; then there is nothing to move.
-        if off <= _NEAR or predicted in seen or predicted < 0.9 * asked / whole:
+            nearest, best = off, replace(plan, settings={**plan.settings, goal.name: report})
+        # Another limit may be the tighter one; then no adjustment helps.
+        if off <= _NEAR or predicted in seen or predicted < 0.9 * requested / whole:
             break
         seen[predicted] = found.median
-        asked = whole * min(_next(seen, wanted), 0.99)
+        requested = whole * min(_next(seen, wanted), 0.99)
     assert best is not None
     return best
 
 
 def _next(seen: Mapping[float, float], wanted: float) -> float:
-    """Return the predicted ratio to ask for: on the line between the plans around what is wanted, else in proportion.
+    """Return the predicted ratio to request: interpolated between the plans around the wanted one, else in proportion.
 
     Args:
         seen: predicted ratio → measured ratio.

@@ -15,39 +15,39 @@ from prunus.plans import Cost, Plan
 MEMORY = "memory"
 ENERGY = "energy"
 STAND_IN = "macs"
-"""What energy is steered by: it can only be measured."""
+"""The metric whose limit steers energy, which can only be measured."""
 _STEPS = 12
 Solve = Callable[[Sequence[Limit]], Plan]
 
 
 def split_budget(budget: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Part the metrics that allocators know from those that are gauged from outside."""
+    """Separate the metrics that allocators know from those that are measured on the cut network."""
     outside = (MEMORY, ENERGY)
     return {k: v for k, v in budget.items() if k not in outside}, {k: v for k, v in budget.items() if k in outside}
 
 
 def limits_of(budget: Mapping[str, Any], before: Cost) -> tuple[tuple[Limit, ...], dict[str, Any]]:
-    """Return the limits that allocators know, and what is gauged beside them.
+    """Return the limits for allocators, and the memory budget beside them.
 
     Raises:
         OptionError: an unknown metric, or an amount that is not allowed.
-        BudgetError: the model meets all of it as it is.
+        BudgetError: the uncut model meets the whole budget.
     """
-    counted, gauged = split_budget(budget)
-    limits = parse_budget(counted, before) if counted or not gauged else ()
-    if ENERGY in gauged:
+    counted, measured = split_budget(budget)
+    limits = parse_budget(counted, before) if counted or not measured else ()
+    if ENERGY in measured:
         # The same share of MACs, until the cut network is measured.
-        limits = (*limits, Limit(STAND_IN, math.floor(energy_share(gauged[ENERGY]) * before.macs_forward)))
-    if not gauged:
+        limits = (*limits, Limit(STAND_IN, math.floor(energy_share(measured[ENERGY]) * before.macs_forward)))
+    if not measured:
         _check_anything_to_do(limits, before)
-    return limits, {name: value for name, value in gauged.items() if name == MEMORY}
+    return limits, {name: value for name, value in measured.items() if name == MEMORY}
 
 
 def energy_share(value: Any) -> float:
-    """Return the number behind a budget of energy.
+    """Return the value of a budget of energy.
 
     Raises:
-        OptionError: no kept fraction.
+        OptionError: the value is no kept fraction.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
         raise OptionError(f"budget energy is {value!r}; allowed: a kept fraction between 0 and 1, such as 0.5.")
@@ -55,7 +55,7 @@ def energy_share(value: Any) -> float:
 
 
 def _check_anything_to_do(limits: tuple[Limit, ...], before: Cost) -> None:
-    """Refuse limits that the model meets as it is.
+    """Refuse limits that the uncut model meets.
 
     Raises:
         BudgetError: all of them hold already.
@@ -70,9 +70,9 @@ def _check_anything_to_do(limits: tuple[Limit, ...], before: Cost) -> None:
 def solve_within_memory(
     solve: Solve, limits: Sequence[Limit], memory: Mapping[str, Any], coupling: Coupling, before: Cost
 ) -> Plan:
-    """Return the least pruned plan within the limits whose memory is within its own.
+    """Return the least pruned plan within the limits and the memory budget.
 
-    The MACs limit is bisected; what fits grows with it, so the answer is the largest that was found to fit.
+    The MACs limit is bisected; memory grows with it, so the answer is the largest network that was found to fit.
 
     Args:
         solve: limits → plan.
@@ -116,11 +116,11 @@ def solve_within_memory(
 
 
 def memory_limit(value: Any, whole: int) -> int:
-    """Return the bytes behind a memory budget.
+    """Return a memory budget in bytes.
 
     Raises:
         OptionError: an amount that is not allowed.
-        BudgetError: the model needs no more than that as it is.
+        BudgetError: the uncut model needs no more than that.
     """
     try:
         (limit,) = parse_budget({"bytes": value}, Cost(0, 0, 0, whole))

@@ -1,4 +1,4 @@
-"""From an analysis and a request to a plan: methods meet limits, every other budget is met by asking them again."""
+"""The planner: an analysis and a request become a plan; methods meet limits, repeated plans meet other budgets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Planned:
-    """A plan, and the network with the weights that planning has learned; None where it learned none."""
+    """A plan, and the network with the weights that stages trained; None where none were trained."""
 
     plan: Plan
     weights: nn.Module | None = None
@@ -46,26 +46,26 @@ def plan_for(analysis: Analysis, budget: Budget, **options: Any) -> Plan:
     """Return the plan of a request; see `Analysis.plan`.
 
     Raises:
-        OptionError: stages that learn weights, which a plan does not hold; or as `planned`.
+        OptionError: stages that train weights, which a plan does not hold; or as `planned`.
     """
     return plan_request(analysis, Request.of(budget, options))
 
 
 def plan_request(analysis: Analysis, request: Request) -> Plan:
-    """Return the plan of a request, which must be all that planning makes.
+    """Return the plan of a request that trains no weights.
 
     Raises:
-        OptionError: stages that learn weights, which a plan does not hold; or as `planned`.
+        OptionError: stages that train weights, which a plan does not hold; or as `planned`.
     """
     check_to_apply(request)
     return planned(analysis, request).plan
 
 
 def planned(analysis: Analysis, request: Request) -> Planned:
-    """Plan what was asked for: method, limits, measured budgets, drops of accuracy and stages.
+    """Plan a request: method, limits, measured budgets, drops of accuracy and stages.
 
     Raises:
-        OptionError: a budget that the method does not know, or an option that the data do not serve.
+        OptionError: a budget that the method does not know, or an option that needs other data.
         BudgetError: out of reach, or met already.
     """
     if not request.stages:
@@ -88,7 +88,7 @@ def planned(analysis: Analysis, request: Request) -> Planned:
 
 
 def _with_whole_heads(analysis: Analysis, request: Request) -> Plan:
-    """Plan with heads that go whole; where the budget is out of reach so, the widths of heads may go too."""
+    """Plan with whole heads; if the budget is out of reach so, the widths of heads may be cut too."""
     try:
         return _planned(analysis, request)
     except BudgetError as error:
@@ -105,7 +105,7 @@ def _planned(analysis: Analysis, request: Request) -> Plan:
 
 
 def _within_drop(analysis: Analysis, request: Request, plan_of: Callable[[Mapping[str, Any]], Plan]) -> Plan:
-    """Plan for what is counted; ``max_drop`` alone asks for the smallest network that keeps it."""
+    """Plan for countable budgets; for ``max_drop`` alone, find the smallest network that keeps it."""
     drop = request.max_drop
     if drop is None:
         return plan_of(request.counted)
@@ -127,21 +127,21 @@ def _counted(analysis: Analysis, request: Request, counted: Mapping[str, Any]) -
     ready = analysis.in_metric(metric, threads=request.threads)
     _check_share(chosen.only_kept, chosen.name, ready, limits)
 
-    def solve(wanted: Sequence[Limit]) -> Plan:
-        given = tuple(wanted)
+    def solve(requested: Sequence[Limit]) -> Plan:
+        given = tuple(requested)
         if chosen.joint or len(given) == 1:
             return chosen.plan(ready, given, **request.options)
         return within_all(lambda one: chosen.plan(ready, (one,), **request.options), given)
 
-    def solve_all(wanted: Sequence[Limit]) -> Plan:
-        return solve_within_memory(solve, wanted, memory, ready.coupling, ready.cost.price())
+    def solve_all(requested: Sequence[Limit]) -> Plan:
+        return solve_within_memory(solve, requested, memory, ready.coupling, ready.cost.price())
 
     found = meet(solve_all, ready, limits, request.budget)
     return _finished(found, ready, replace(request, budget=dict(request.budget)), _scores(ready, found))
 
 
 def _finished(plan: Plan, analysis: Analysis, request: Request, scores: Mapping[str, np.ndarray]) -> Plan:
-    """Return the plan with every decision priced and with what it takes to understand it later."""
+    """Return the plan with every decision priced, and with the request in its settings."""
     own = dict(plan.settings)
     settings = request.settings() | {k: v for k, v in own.items() if k != "method" or request.method is None}
     settings |= {"ignore": list(analysis.ignore), "held": sorted(analysis.held), "seed": analysis.seed}
@@ -157,7 +157,7 @@ def _finished(plan: Plan, analysis: Analysis, request: Request, scores: Mapping[
 
 
 def _scores(analysis: Analysis, plan: Plan) -> Mapping[str, np.ndarray]:
-    """Return the scores that a plan rests on, where they are scores of units; nothing is measured again."""
+    """Return the unit scores behind a plan, if there are any; nothing is measured again."""
     return stored_scores(analysis, plan.settings.get("criterion")) if plan.axes else {}
 
 

@@ -56,12 +56,12 @@ def prune(
         model: any network that can be captured; it is left untouched.
         example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
         budget: ``{"params": 0.5}``, ``{"macs": 0.3}``, ``{"bytes": "2MB"}``, ``{"memory": 0.5}``,
-            ``{"latency_ms": 0.5}``; several mean all. A number up to 1 is the kept fraction. Memory is that of one
+            ``{"latency_ms": 0.5}``; several must all hold. A number up to 1 is the kept fraction. Memory is that of one
             forward call on the example inputs. For milliseconds the ops are timed on this machine with the example
-            inputs, the cut network is timed against the original, and the plan is made again where
-            prediction and measurement part; ``plan.settings["latency"]`` says what came out. ``{"energy": 0.5}`` is
+            inputs, the cut network is timed against the original, and the plan is made again if
+            prediction and measurement differ; ``plan.settings["latency"]`` holds the result. ``{"energy": 0.5}`` is
             met in the same way where the machine's counters can be read (RAPL, NVML), and refused elsewhere.
-            ``{"max_drop": 0.01}`` asks for the smallest network that loses no more than a point of accuracy on
+            ``{"max_drop": 0.01}`` requests the smallest network that loses no more than a point of accuracy on
             ``held_out``, trained as ``recover`` says; beside another budget it is checked.
         criterion: how units are scored: magnitude, l1, fpgm, bn-scale and random read weights alone, the others data:
             fisher, contribution, mean-activation, apoz, wanda and redundancy inputs, taylor, taylor-sample,
@@ -72,40 +72,40 @@ def prune(
             None means ``obs-units`` where there are data and that takes no longer than minutes, else magnitude.
         levels: ``("unit",)`` removes units, ``("weight",)`` masks weights, both share the budget.
         data: batches (inputs, targets), a DataLoader, a dataset, or the four splits of a task (`prunus.splits`). The
-            repair and criteria without labels take inputs alone, and one tensor of samples. Inputs are as
-            ``example_inputs``; of a dict what the model was not captured with is left out. An iterator is read to its
-            end. ``"noise"`` takes noise that looks like the example inputs, for those who have no data.
+            repair and criteria without labels also accept inputs alone, and one tensor of samples. Inputs are as
+            ``example_inputs``; entries of a dict that the captured call lacks are left out. An iterator is read to its
+            end. ``"noise"`` takes noise that resembles the example inputs, where there are no data.
         ignore: modules to leave as they are: names, globs, ``re:`` patterns, class names.
-        seed: for criteria and checks that draw numbers.
-        allocator: who gets how much: uniform, global, isomorphic, erk, lamp, lagrangian, knapsack, viterbi, or an
-            allocator itself; single weights know uniform, global, erk and lamp. By default uniform for units (for
+        seed: the seed of criteria and checks that draw random numbers.
+        allocator: how the budget is divided: uniform, global, isomorphic, erk, lamp, lagrangian, knapsack, viterbi, or
+            an allocator itself; single weights know uniform, global, erk and lamp. By default uniform for units (for
             ``obs-units`` the knapsack over measured levels) and global for weights.
         bounds: limits of parts of the tree: ``{"stage3/*/heads": {"round_to": 2}, "layer4": {"floor": 0.5}}`` with
             any of floor, ceiling, round_to, frozen, forced.
-        opt_in: what else may go: ``"experts"`` whole, with their rows of the router; ``"vocabulary"``, tokens. Tokens
-            that stay are numbered anew: ``plan.keep[embedding][0]`` lists their old ids.
-        recover: ``{"steps": 500}`` or ``{"minutes": 10}``: train the cut network on ``data``, of which a tenth decides
-            what pays, and is kept from the repair too; other options as in `prunus.recover_`.
-        repair: with ``data``, the weights that stay are refitted towards the dense network's outputs, without labels:
+        opt_in: further kinds of units that may be removed: ``"experts"``, with their rows of the router;
+            ``"vocabulary"``, tokens. Tokens that stay get new ids: ``plan.keep[embedding][0]`` lists their old ones.
+        recover: ``{"steps": 500}`` or ``{"minutes": 10}``: train the cut network on ``data``, of which a tenth selects
+            the best state, and is not used by the repair either; other options as in `prunus.recover_`.
+        repair: with ``data``, the kept weights are refitted to the dense network's outputs, without labels:
             statistics, bias, scales, refold, blockwise, matching, or ``auto``, the best of them on samples held out;
-            see `prunus.repair_`. None leaves them as they are.
+            see `prunus.repair_`. None does not change them.
         method: a whole method in place of criterion and allocator, such as ``depth``, ``key-path`` or
             ``multi-scale``; `docs/methods.md` has them all.
-        search: try so many plans around the allocator's by their true loss.
+        search: the number of plans around the allocator's that are compared by their true loss.
         judge: a repair after which the plans of a search are judged.
-        stages: levels and recoveries under one budget, each on what the one before left, such as
+        stages: levels and recoveries under one budget, each on the result of the one before, such as
             ``[{"level": "blocks", "kept": 0.8}, {"level": "units"}]``; see `docs/training.md`.
-        damage: measure what every decision costs alone, and all of them together.
-        held_out: what methods choose by that compare candidates, and what decides on a recovery; by default a tenth
+        damage: measure the damage of every decision alone, and of all together.
+        held_out: data on which methods compare candidates, and which decide on a recovery; by default a tenth
             of ``data``.
-        loss: the name of a loss, or (outputs, targets) → one number; what scores and choices minimise.
+        loss: the name of a loss, or (outputs, targets) → one number; scores and choices minimise it.
         threads: intra-op threads while ops are timed for a budget in milliseconds.
-        forward: ``keep`` leaves every forward as you wrote it: numbers that modules hold are mended, axes that would
-            need other code stay whole. ``rewrite`` writes forwards anew that hold a stale size: more may go, and the
-            rewritten forward takes calls like the example alone.
-        config_ties: of a Hugging Face model, cut one size per entry of its config across the layers, so that the
+        forward: ``keep`` leaves every forward as you wrote it: numbers that modules hold are updated, axes that would
+            need other code stay whole. ``rewrite`` rewrites forwards that hold a stale size: more can be cut, and a
+            rewritten forward takes only calls like the example.
+        config_ties: for a Hugging Face model, cut to one size per entry of its config in all layers, so that the
             folder that ``save(…, format="huggingface")`` writes loads without prunus.
-        progress: told of every long step.
+        progress: reports every long step.
 
     ``prune(model, x, budget=b, …)`` is ``a = prunus.analyse(model, x, …); prunus.realise(a, a.plan(b, …), …)``.
 
@@ -140,8 +140,8 @@ def prune(
 def carried_out(analysis: Analysis, request: Request, repair: str | None, progress: Progress | None = None) -> Outcome:
     """Plan a request and realise the plan.
 
-    Where stages have learned from labels nothing is repaired: a repair goes by the dense network's answers alone, and
-    would undo that.
+    Where stages have trained on labels nothing is repaired: a repair fits the dense network's outputs only, and
+    would undo the training.
     """
     found = planned(analysis, request)
     own = None if found.weights is not None else repair
@@ -183,9 +183,9 @@ def plan(
     progress: Progress | None = None,
     **options: Any,
 ) -> Plan:
-    """Decide what would go and price it exactly; the model is not changed. Arguments as in `prune`.
+    """Decide what to remove and price it exactly; the model is not changed. Arguments as in `prune`.
 
-    Budgets in milliseconds, of energy and of accuracy are met by measuring, as `prune` does it.
+    Budgets in milliseconds, of energy and of accuracy are met by measuring, as in `prune`.
     """
     Request.of(budget, options)
     analysis = analyse(
@@ -206,13 +206,13 @@ def plan(
 
 @in_ordinary_mode
 def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, data: Any = None, repair: str | None = None) -> Outcome:
-    """Cut a model exactly as a plan says, and verify it; the argument is untouched.
+    """Cut a model exactly as a plan says, and verify the cut; the argument is untouched.
 
     Args:
-        model: what the plan was made for, or another of the same structure.
-        plan: from `plan`, `Analysis.plan`, or `Plan.load`.
-        example_inputs: as the plan was made with.
-        data: for a repair.
+        model: the model of the plan, or another of the same structure.
+        plan: a plan of `plan`, `Analysis.plan` or `Plan.load`.
+        example_inputs: the call with which the plan was made.
+        data: data for a repair.
         repair: as in `prune`; none by default.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`recover_`: train a small network back to what it lost, on whatever data a person has."""
+"""`recover_`: train a small network to regain the quality of the dense one, on data of any form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prunus.data.calling import called
 from prunus.data.learning import NO_LABELS, as_often_as_needed, learning_data
 from prunus.errors import CaptureError
 from prunus.foundation.autograd_mode import in_ordinary_mode
-from prunus.graph.call_form import Calls, as_called
+from prunus.graph.call_form import CallForm, as_called
 from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.plans import Plan
@@ -39,36 +39,36 @@ def recover_(
 ) -> RecoveryReport:
     """Train a small network in place; it is never worse on held-out data than before, and masked weights stay zero.
 
-    The autopilot measures norm statistics anew, refits weights where it can, gives block-wise reconstruction,
-    distillation and fine-tuning a short trial each, goes on with what pays most, and stops when the curve is flat.
+    The autopilot measures norm statistics again, refits weights where it can, gives block-wise reconstruction,
+    distillation and fine-tuning a short trial each, continues with the best, and stops when the curve is flat.
 
     Args:
-        dense: the network it was cut from; the teacher, left as it is.
-        small: what is trained; its modes are put back.
+        dense: the network before the cut; the teacher, which is not changed.
+        small: the network to train; its modes are restored.
         data: a DataLoader, a dataset, or batches: (inputs, labels), a mapping with ``labels``, or inputs alone. Without
-            labels the dense network's answers take their place.
-        recover: ``{"steps": 500}`` or ``{"minutes": 10}``, and whatever else is to differ: ``method`` (autopilot,
+            labels the dense network's outputs take their place.
+        recover: ``{"steps": 500}`` or ``{"minutes": 10}``, and further options: ``method`` (autopilot,
             statistics, refold, blocks, distil, finetune), ``lr``, ``batch_size``, ``optimizer``, ``weight_decay``,
             ``loss`` (a name or (output, targets) → loss), ``schedule``, ``temperature``, ``soft``, ``hints``,
             ``mixed``, ``dropout``.
-        held_out: what decides; without it a tenth of ``data`` is set aside.
-        plan: by which ``small`` was cut; blocks of other widths can be compared only with it.
+        held_out: data that decide between candidates; by default a tenth of ``data`` is set aside.
+        plan: the plan by which ``small`` was cut; blocks of other widths can be compared only with it.
         masks: parameter name → True = keep; those of the plan by default.
         example_inputs: one call of ``dense``; the first samples of ``data`` by default.
-        seed: decides the order of batches and all draws; the same call gives the same weights.
+        seed: the seed of the batch order and of all random numbers; the same call gives the same weights.
 
     Returns:
-        What was tried, what it brought, and why; printing it shows it line by line.
+        A report of every trial, its gain and the reason for the next; printing it shows a line each.
 
     Raises:
         OptionError: no steps, no time, an unknown option or name.
-        ModelError: the dense network gives other outputs.
+        ModelError: the two networks have outputs of different shapes.
         DataError: no data, or labels that do not fit the loss.
     """
     options = RecoveryOptions.of(recover)
     data, teacher = as_often_as_needed(data), unwrap(dense)
     example = as_called(teacher, _example(learning_data(data)[0]) if example_inputs is None else example_inputs)
-    calls = Calls(example)
+    calls = CallForm(example)
     train, deciding, labelled = learning_data(called(data, calls), called(as_often_as_needed(held_out), calls))
     task = RecoveryTask(
         unwrap(small),
@@ -93,10 +93,10 @@ def _example(train: DataSource) -> Any:
 
 
 def _coupling(dense: nn.Module, example: Any, plan: Plan | None) -> Coupling | None:
-    """Analyse the dense network; without an analysis what compares blocks is passed over."""
-    wanted = opted_in(plan.settings.get("opt_in", ())) if plan is not None else {}
+    """Return the coupling of the dense network; None skips methods that compare blocks."""
+    options = opted_in(plan.settings.get("opt_in", ())) if plan is not None else {}
     try:
-        return couple(capture(dense, example), **wanted)
+        return couple(capture(dense, example), **options)
     except CaptureError:
         return None
 

@@ -1,4 +1,4 @@
-"""`Request`: what a person asks of a plan, the same record behind every door."""
+"""`Request`: the options of a plan, one record behind every public function, recipe and command."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _ANY = Cost(params=1, macs_forward=1, macs_backward=1, param_bytes=1)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of a plan; the meaning of each field stands in `prunus.prune`.
+    """The options of a plan; `prunus.prune` explains each field.
 
     Raises:
         OptionError: a name or value that is not allowed, or an option that the method does not take.
@@ -83,7 +83,7 @@ class Request:
         return Request(budget, **given)
 
     def given(self) -> dict[str, Any]:
-        """Return the options as `of` takes them, the budget aside."""
+        """Return the options that `of` takes, without the budget."""
         return {field.name: getattr(self, field.name) for field in fields(self)[1:]}
 
     def __post_init__(self) -> None:
@@ -101,22 +101,22 @@ class Request:
 
     @property
     def planner(self) -> Method:
-        """The method that plans."""
+        """The method that makes the plan."""
         return METHODS.get(self.method if self.method is not None else _BY_LEVELS[frozenset(self.levels)])
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the method is given beside the analysis and the limits."""
+        """The arguments of the method besides the analysis and the limits."""
         return {name: getattr(self, name) for name in self.planner.options}
 
     @property
     def max_drop(self) -> float | None:
-        """The share of accuracy that may be lost; None where nothing is said."""
+        """The share of accuracy that may be lost; None without ``max_drop``."""
         return allowed_drop(self.budget[MAX_DROP]) if MAX_DROP in self.budget else None
 
     @property
     def counted(self) -> dict[str, Any]:
-        """The budget without what only training can tell."""
+        """The budget without ``max_drop``, which only training can check."""
         return {metric: value for metric, value in self.budget.items() if metric != MAX_DROP}
 
     def _check_names(self) -> None:
@@ -147,7 +147,7 @@ class Request:
             )
 
     def _check_bounds(self, chosen: Method) -> None:
-        """Refuse what is no limit, and limits of widths where weights alone are masked."""
+        """Refuse invalid limits, and limits of widths where only weights are masked."""
         given = bounds_of(self.bounds) if self.bounds is not None else {}
         widths = next((pattern for pattern, bound in given.items() if replace(bound, frozen=False) != Bound()), None)
         if widths is not None and chosen.level == "weight" and not self.stages:
@@ -157,7 +157,7 @@ class Request:
             )
 
     def _check_options(self, chosen: Method) -> None:
-        """Refuse what the method would not hear of."""
+        """Refuse options that the method does not take."""
         silent = {"criterion": None, "allocator": None, "search": 0, "judge": "none"}
         for name, nothing in silent.items():
             value = getattr(self, name)
@@ -194,7 +194,7 @@ class Request:
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return what a plan remembers of it."""
+        """Return the entries of a plan's settings."""
         found: dict[str, Any] = {"budget": plain(self.budget)}
         if self.method is not None:
             found["method"] = self.method
@@ -215,7 +215,7 @@ def _check_levels(levels: Sequence[str]) -> None:
 
 
 def _check_budget(budget: Any) -> None:
-    """Refuse what is no budget before anything is captured; amounts are checked against the smallest network."""
+    """Refuse an invalid budget before anything is captured; amounts are checked later, against the smallest network."""
     if not isinstance(budget, Mapping) or not budget:
         raise OptionError(f"budget is {budget!r}; give a dict such as {{'params': 0.5}} ({', '.join(BUDGETS)}).")
     for metric, value in budget.items():
@@ -232,10 +232,10 @@ def _check_budget(budget: Any) -> None:
 
 
 def allowed_drop(value: object) -> float:
-    """Return the number behind ``max_drop``.
+    """Return the value of ``max_drop``.
 
     Raises:
-        OptionError: not a share between 0 and 1.
+        OptionError: the value is no share between 0 and 1.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise OptionError(f"budget max_drop is {value!r}; allowed: a share of accuracy from 0 to 1, such as 0.01.")
@@ -243,12 +243,12 @@ def allowed_drop(value: object) -> float:
 
 
 def plain_bounds(bounds: Bounds) -> dict[str, Any]:
-    """Return bounds that JSON can hold."""
+    """Return bounds as JSON types."""
     return {pattern: asdict(Bound.of(bound)) for pattern, bound in bounds.items()}
 
 
 def plain(budget: Budget) -> dict[str, Any]:
-    """Return a budget that JSON can hold."""
+    """Return a budget as JSON types."""
     return {metric: value.item() if isinstance(value, np.generic) else value for metric, value in budget.items()}
 
 

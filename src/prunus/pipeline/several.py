@@ -1,4 +1,4 @@
-"""Several limits for a method that meets one: the first is lowered until the others hold too."""
+"""Several limits for a method that meets only one: the first is lowered until the others hold too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STEPS = 12
 def within_all(plan_of: Callable[[Limit], Plan], limits: Sequence[Limit]) -> Plan:
     """Return the least pruned plan that was found within all limits.
 
-    The value of the first limit is bisected; the others grow with what it lets stay, so the answer is the largest
+    The value of the first limit is bisected; the others grow with it, so the answer is the largest network
     that was found to fit.
 
     Args:
@@ -24,7 +24,7 @@ def within_all(plan_of: Callable[[Limit], Plan], limits: Sequence[Limit]) -> Pla
         limits: the first is of the metric that the method counts in.
 
     Raises:
-        BudgetError: out of reach; says which limit is broken by the smallest plan that was tried.
+        BudgetError: out of reach; the message names the limit that the smallest plan exceeds.
     """
     first, others = limits[0], limits[1:]
     plan = plan_of(first)
@@ -55,7 +55,7 @@ def within_all(plan_of: Callable[[Limit], Plan], limits: Sequence[Limit]) -> Pla
 
 
 def spent(limit: Limit, plan: Plan) -> int:
-    """Return what a plan spends of a limit's metric; masked weights count as they are stored, a bitmap and the rest."""
+    """Return the cost of a plan in a limit's metric; masked weights count as stored: a bitmap and the kept values."""
     whole = limit.of(plan.after)
     if limit.metric == "params":
         return whole - plan.masked

@@ -1,4 +1,4 @@
-"""`shrink`: from zeros to a smaller network that computes the same."""
+"""`shrink`: a network with zeros becomes a smaller network that computes the same."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ TOLERANCE = 1e-6
 def shrink(model: nn.Module, example_inputs: Any, *, forward: str = "rewrite") -> Outcome:
     """Remove the structure that zeros have made dead; the network computes the same and is smaller.
 
-    f_small(x) = f(x) for every x: a unit goes if, by where the weights are zero, no output can depend on it (all that
-    write it are zero and so it stays through what follows, or all that read it are zero). Weights that
+    f_small(x) = f(x) for every x: a unit is removed if the zeros show that no output can depend on it (all weights that
+    write it are zero and it stays zero through the following ops, or all that read it are zero). Weights that
     `torch.nn.utils.prune` masks count as zero: a copy of the model is made and its masks are made permanent there, so
-    that the result has plain parameters (``weight``, not ``weight_orig``). Other zeros stay zeros, and may grow again
-    in training. One unit of every axis stays, dead or not.
+    that the result has plain parameters (``weight``, not ``weight_orig``). Other zeros stay zero, and may change again
+    in training. One unit of every axis is kept, dead or not.
 
     Not dead: a unit that has become a constant other than zero. A zero filter before a batch norm still brings the
     norm's shift; set the norm's weight and bias to zero too. Hidden units of LSTM and GRU, and units that a layer norm
-    averages over, are left as they are.
+    averages over, are kept.
 
     Args:
         model: any network that can be captured; it is left untouched.
         example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
-        forward: ``rewrite`` removes all that is dead at once; ``keep``, as in `prunus.prune`, leaves forwards as they
-            are, and with them what is dead on an axis that their code holds.
+        forward: ``rewrite`` removes every dead unit; ``keep``, as in `prunus.prune`, leaves forwards as they
+            are, and keeps dead units on axes that their code fixes.
 
     Returns:
-        As `prune`; besides the proof of the cut, the outputs on the example inputs were found equal to those of
+        As `prune`; besides the proof of the cut, the outputs on the example inputs are equal to those of
         ``model`` to 1e-6 relative, in float64 and eval mode.
 
     Raises:
@@ -104,7 +104,7 @@ def _without_masks(model: nn.Module) -> nn.Module:
         for hook in list(module._forward_pre_hooks.values()):
             if not isinstance(hook, prune.BasePruningMethod):
                 continue
-            # A mask belongs to one use of a tied weight; removing it would write the zeros into the others.
+            # A mask belongs to one use of a tied weight; removing it would write the zeros into the other uses.
             name = f"{hook._tensor_name}_orig"
             weight = module.get_parameter(name)
             module.register_parameter(name, nn.Parameter(weight.detach().clone(), weight.requires_grad))
@@ -123,14 +123,14 @@ def _check_same(model: nn.Module, small: nn.Module, example_inputs: Any) -> None
 
 
 def _outputs(model: nn.Module, example_inputs: Any) -> list[torch.Tensor]:
-    """Return what a model puts out in eval mode and float64, random numbers drawn from a fixed seed."""
+    """Return the outputs of a model in eval mode and float64, with random numbers from a fixed seed."""
 
     def wide(tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.detach()
         return tensor.double() if tensor.is_floating_point() else tensor
 
     twin = copied(model).to(torch.float64)
-    for module in twin.modules():  # a masked weight that is read without its module being called
+    for module in twin.modules():  # a masked weight that is read without a call of its module
         plain = {k: wide(v) for k, v in module.__dict__.items() if isinstance(v, torch.Tensor)}
         module.__dict__.update(plain)
     example_inputs = as_called(model, example_inputs)

@@ -24,7 +24,7 @@ Name = Annotated[str, Field(min_length=1, description="a text that is not empty"
 
 LEVELS = ("blocks", "units", "weights")
 WAYS = {"blocks": "depth", "units": "magnitude", "weights": "importance"}
-"""How a level chooses where nothing is said."""
+"""Level → its default method or criterion."""
 
 
 @accepted_by
@@ -42,7 +42,7 @@ def _allocator(name: str) -> None:
 
 
 class StageRecovery(BaseModel):
-    """What follows a stage: a budget of steps or minutes; the rest is as in the recipe's ``recover``."""
+    """The recovery after a stage: a budget of steps or minutes; other options are those of the recipe's ``recover``."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -57,7 +57,7 @@ class StageRecovery(BaseModel):
         return self
 
     def over(self, recover: Any) -> RecoveryOptions:
-        """Return the recovery of the whole with what is said here in its place.
+        """Return the recovery of the request with the options of this stage in their place.
 
         Args:
             recover: a mapping, `RecoveryOptions`, the options of plain fine-tuning, or None for the defaults.
@@ -72,7 +72,7 @@ class StageRecovery(BaseModel):
 
 
 class Stage(BaseModel):
-    """One step of a pruning in several: a level, how it chooses, how much it keeps, and how it recovers."""
+    """One step of a pruning in several: a level, its method or criterion, the kept share, and the recovery."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -104,7 +104,7 @@ class Stage(BaseModel):
 
     @property
     def way(self) -> str:
-        """How the level chooses: the method or criterion, else what the level does by itself."""
+        """The method or criterion of the stage, by default that of the level."""
         return self.method or self.criterion or WAYS[self.level]
 
 
@@ -129,10 +129,10 @@ def stages_of(given: Any) -> tuple[Stage, ...]:
 
 
 def check_stages(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    """Refuse what does not fit together; the message names the stage, counted from 1.
+    """Refuse stages that do not fit together; the message names the stage, counted from 1.
 
     Raises:
-        ValueError: finer before coarser, or a last stage that names a share of its own.
+        ValueError: a finer level before a coarser one, or a last stage with a share of its own.
     """
     for number, stage in enumerate(stages, 1):
         problem = _order_problem(stages, number)
@@ -167,7 +167,7 @@ def _problem(stage: Stage) -> str:
 
 
 def known_ways(level: str) -> list[str]:
-    """Return the names that a level knows."""
+    """Return the names of methods or criteria that a level knows."""
     from prunus.criteria import UNIT_CRITERIA
     from prunus.pruner.gradient_statistics import shown_criteria
 

@@ -1,4 +1,4 @@
-"""What a request with stages may ask for: one budget, and no option that its stages do not hear of."""
+"""Checks of a request with stages: one budget, and no option that its stages do not use."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _OWN = {
     "search": (0, "leave it out, or leave the stages out"),
     "judge": ("none", "leave it out, or leave the stages out"),
 }
-"""What stages say for themselves or know nothing of: the value that says nothing, and what to do instead."""
+"""Options that stages have themselves or do not use: the default value, and the advice in the message."""
 
 
 def check_stages(request: Request) -> None:
-    """Refuse what a request with stages cannot mean, before anything is captured or trained.
+    """Refuse options that a request with stages cannot have, before anything is captured or trained.
 
     Raises:
-        OptionError: an option that a stage says for itself.
+        OptionError: an option that stages have themselves.
     """
     if not request.stages:
         return
@@ -31,7 +31,7 @@ def check_stages(request: Request) -> None:
 
 
 def check_to_apply(request: Request) -> None:
-    """Refuse stages that learn where only a plan is kept, to be applied to the original network.
+    """Refuse stages that train where only a plan is stored, to be applied to the original network.
 
     Raises:
         OptionError: a stage that recovers or prunes along a schedule.
@@ -48,8 +48,8 @@ def stage_budget(analysis: Analysis, request: Request) -> Limit:
     """Return the one limit of a request with stages.
 
     Raises:
-        OptionError: none or several metrics, one that stages do not count, or weights where zeros save nothing.
-        BudgetError: met already.
+        OptionError: no metric or several, one that stages do not count, or weights where zeros save nothing.
+        BudgetError: the uncut network meets it.
     """
     check_stages(request)
     budget = request.budget

@@ -1,4 +1,4 @@
-"""How a stage prunes at its level, on what earlier stages left: blocks, units, weights."""
+"""The pruning of one stage at its level (blocks, units, weights), on the result of earlier stages."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from prunus.methods.reduction import Reduction, droppable, whole
 from prunus.methods.redundancy import without_twins
 from prunus.methods.scored_units import unit_scores
 from prunus.methods.weights import maskable, weight_scores
+from prunus.pipeline.stage_state import State
 from prunus.plans import Decision
 
 if TYPE_CHECKING:
     from prunus.pipeline.stage import Stage
-    from prunus.pipeline.stages import State
 
 
 def _modular(analysis: Analysis, limit: int) -> tuple[Reduction, dict[str, str]]:
@@ -52,7 +52,7 @@ def _blocks(state: State, stage: Stage, limit: Limit) -> State:
 
 
 def _units(state: State, stage: Stage, limit: Limit) -> State:
-    """Score units on the network without what is gone, and remove the lowest on top of what went before."""
+    """Score units on the network that is left, and remove those of lowest score too."""
     reduction, analysis = state.reduction, state.analysis
     scores = unit_scores(replace(analysis, model=_left(state), memo={}), stage.way)
     live = {axis: scores[axis] for axis in live_axes(reduction)}
@@ -68,7 +68,7 @@ def _units(state: State, stage: Stage, limit: Limit) -> State:
 
 
 def _weights(state: State, stage: Stage, limit: Limit) -> State:
-    """Mask the lowest weights of what is left; what an earlier stage masked stays masked."""
+    """Mask the weights of lowest score that are left; weights masked by an earlier stage stay masked."""
     analysis = state.analysis
     names = list(maskable(analysis))
     scores = dict(weight_scores(analysis, _left(state), names, stage.way))
@@ -85,7 +85,7 @@ def _weights(state: State, stage: Stage, limit: Limit) -> State:
 
 
 def _left(state: State) -> nn.Module:
-    """Return the network with everything that is gone at zero."""
+    """Return the network with everything that is removed at zero."""
     model, _ = masked_copy(state.reduction, state.keep)
     with torch.no_grad():
         for name, mask in state.masks.items():

@@ -1,26 +1,25 @@
-"""A recipe's ``stages``: levels, criteria and recoveries under one budget, each on what the one before left."""
+"""Pruning in stages: levels, criteria and recoveries under one budget, each on the result of the one before."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
 from prunus.analysis import Analysis
-from prunus.analysis.score import make_plan
 from prunus.budget import Limit
 from prunus.data.batches import DataSource
 from prunus.data.learning import learning_data
 from prunus.errors import BudgetError, OptionError
 from prunus.exporters import undo
-from prunus.methods.reduction import Reduction, whole
+from prunus.methods.reduction import whole
 from prunus.pipeline.request import Request
 from prunus.pipeline.stage_checks import stage_budget
 from prunus.pipeline.stage_levels import LEVELS
-from prunus.plans import Decision, Plan
+from prunus.pipeline.stage_state import State
+from prunus.plans import Plan
 from prunus.recovery import RecoveryTask, recovered_
 from prunus.recovery.options import whole_recovery
 from prunus.surgery.cut import cut_with_record
@@ -32,50 +31,14 @@ if TYPE_CHECKING:
     from prunus.pipeline.stage import Stage
 
 ROUNDS = 8
-"""How often a schedule prunes, with training in between."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class State:
-    """What the stages so far have left, in the indices of the original network.
-
-    Attributes:
-        analysis: the network in its original shapes; what stays has the weights learned so far.
-        reduction: the branches that went.
-        keep: axis id → units that stay.
-        masks: weight name → weights that stay.
-        decisions: what went, and why.
-    """
-
-    analysis: Analysis
-    reduction: Reduction
-    keep: Mapping[str, np.ndarray]
-    masks: Mapping[str, np.ndarray] = field(default_factory=dict)
-    decisions: tuple[Decision, ...] = ()
-
-    def plan(self) -> Plan:
-        """Return the plan of all stages so far."""
-        return make_plan(
-            self.analysis.coupling, self.keep, self.reduction.drops, self.masks, self.decisions, cost=self.analysis.cost
-        )
-
-    def spent(self) -> int:
-        """Return what is left of the metric; weights at zero count as gone where they save something."""
-        plan = self.plan()
-        gone = sum(int((~mask).sum()) for mask in self.masks.values()) if self.analysis.metric == "params" else 0
-        return self.analysis.spent(plan.after) - gone
-
-    def with_weights(self, model: nn.Module) -> State:
-        """Return the same state with other weights; what was measured on the old ones is forgotten."""
-        analysis = replace(self.analysis, model=model, memo={})
-        return replace(self, analysis=analysis, reduction=replace(self.reduction, analysis=analysis))
+"""The number of prunings along a schedule, with training in between."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Staged:
-    """What the stages came to: one plan in the original's indices, and the original with the weights learned meanwhile.
+    """The result of all stages: one plan in the original's indices, and the original with the trained weights.
 
-    Cutting ``model`` by ``plan`` gives the pruned network; it is None where no stage learned anything. ``lines`` tell
+    Cutting ``model`` by ``plan`` gives the pruned network; it is None where no stage trained. ``lines`` describe
     the stages one by one.
     """
 
@@ -85,15 +48,15 @@ class Staged:
 
 
 def run_stages(analysis: Analysis, request: Request) -> Staged:
-    """Go through the stages of a request.
+    """Carry out the stages of a request.
 
-    A stage with ``kept`` leaves that share of what it finds; the others divide what is left to do in equal ratios, and
-    the last one meets the budget. With a schedule, a stage prunes in rounds and trains between them. Recovery trains
-    the cut network; what it learned goes back into the original's shapes, where the next stage scores it.
+    A stage with ``kept`` leaves that share of its input; the others divide the rest of the reduction in equal ratios,
+    and the last one meets the budget. With a schedule, a stage prunes in rounds and trains between them. Recovery
+    trains the cut network; its weights are written back into the original's shapes, where the next stage scores them.
 
     Raises:
         OptionError: a budget that stages do not know.
-        BudgetError: a stage cannot take its part, or the budget is met already.
+        BudgetError: a stage cannot reach its goal, or the uncut network meets the budget.
     """
     progress = analysis.progress
     analysis = analysis.bounded(request.bounds)
@@ -122,14 +85,14 @@ def run_stages(analysis: Analysis, request: Request) -> Staged:
 
 
 def _goal(stages: tuple[Stage, ...], before: int, budget: int) -> int:
-    """Return what the first of some stages has to leave."""
+    """Return the cost that the first of some stages has to reach."""
     if len(stages) == 1:
         return budget
     if stages[0].kept is not None:
         return max(budget, int(before * stages[0].kept))
-    said = float(np.prod([stage.kept for stage in stages if stage.kept is not None]))
+    product = float(np.prod([stage.kept for stage in stages if stage.kept is not None]))
     silent = sum(stage.kept is None for stage in stages)
-    ratio = min(1.0, budget / (before * said)) ** (1 / silent)
+    ratio = min(1.0, budget / (before * product)) ** (1 / silent)
     return max(budget, int(before * ratio))
 
 
@@ -140,7 +103,7 @@ def _pruned(state: State, stage: Stage, goal: int) -> State:
 
 
 def _gradual(state: State, stage: Stage, before: int, goal: int, request: Request) -> State:
-    """Reach a goal along a schedule, in rounds with training between; the last third trains at the final level."""
+    """Prune to a goal along a schedule, in rounds with training between; the last third trains at the final level."""
     steps = stage.steps or 0
     rounds = min(ROUNDS, steps)
     training = _training(request)
@@ -155,7 +118,7 @@ def _gradual(state: State, stage: Stage, before: int, goal: int, request: Reques
 
 
 def _training(request: Request) -> TrainingOptions:
-    """Return how stages train: as the recovery of the request does, else as recoveries do by default."""
+    """Return the training options of stages: those of the request's recovery, else the defaults."""
     return whole_recovery(request.recover).options()
 
 
@@ -189,7 +152,7 @@ def _recovered(state: State, dense: nn.Module, stage: Stage, request: Request) -
 
 
 def _learning(analysis: Analysis) -> tuple[DataSource, DataSource]:
-    """Return what stages learn from, and what decides."""
+    """Return the training data and the held-out data of stages."""
     if analysis.given is None:
         raise OptionError("stages that train need data; give data=train_loader, or leave recover and steps out.")
     return learning_data(analysis.given.data, analysis.given.held_out)[:2]

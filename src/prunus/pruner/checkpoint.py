@@ -1,4 +1,4 @@
-"""One file that holds a running training: tensors as safetensors, all else as JSON beside them; no pickle."""
+"""The file of a running training: tensors as safetensors, everything else as JSON in the same file; no pickle."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read_state(path: Path | str) -> dict[str, Any]:
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        # Every tensor is stored for itself: two that share memory become two.
+        # Each tensor is stored separately, even if two share memory.
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {_TENSOR: name}
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Cut a network in the middle of its training, in place: the loop's own objects go on with what is left."""
+"""Cut a network in the middle of its training, in place, so that the loop's own objects stay valid."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def transplant_(
     *,
     prove: bool = True,
 ) -> Cut:
-    """Cut a network and all that follows it, each object staying the one that the loop holds.
+    """Cut a network with its optimizer and its averages, without replacing an object that the loop holds.
 
-    The network takes over class and content of the cut one, the optimizer its groups and state; a learning-rate
-    schedule and a gradient scaler know the optimizer by identity and go on untouched. All of it is built and proved
+    The network takes class and content of the cut one, the optimizer the cut groups and state; a learning-rate
+    schedule and a gradient scaler refer to the optimizer by identity and stay valid. All of it is built and verified
     before the first object changes.
 
     Args:
         model: changed in place.
-        plan: what goes.
+        plan: the plan.
         structure: the analysis of ``model``.
         optimizer: changed in place; groups that lose every parameter stay, empty, so that schedules keep their places.
         averages: averages of the network (EMA, SWA), changed in place.
@@ -59,13 +59,13 @@ def transplant_(
 
 
 def become_(module: nn.Module, other: nn.Module) -> None:
-    """Give a module the class and the content of another, which must not be used any more."""
+    """Give a module the class and the content of another one, which must not be used afterwards."""
     module.__class__ = other.__class__
     module.__dict__ = other.__dict__
 
 
 def _take_over_(optimizer: Optimizer, carried: Optimizer, model: nn.Module, small: nn.Module) -> None:
-    """Move groups and state of the carried optimizer into the running one."""
+    """Move groups and state of the new optimizer into the running one."""
     home = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
     for name, parameter in small.named_parameters(remove_duplicate=False):
         old = _named(model, name)

@@ -1,4 +1,4 @@
-"""The same decision in every process: scores are averaged first, masks come from process 0."""
+"""The same masks in every process: scores are averaged first, masks are those of process 0."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Return how many processes train together; 1 without ``torch.distributed``."""
+    """Return the number of processes that train together; 1 without ``torch.distributed``."""
     dist = torch.distributed
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 @torch.no_grad()
 def average_(tensors: Iterable[Tensor]) -> None:
-    """Replace every tensor by its mean over all processes; alone, nothing happens."""
+    """Replace every tensor by its mean over all processes; a single process changes nothing."""
     processes = world_size()
     if processes > 1:
         for tensor in tensors:
@@ -27,14 +27,14 @@ def average_(tensors: Iterable[Tensor]) -> None:
 
 
 def carrier(tensor: Tensor) -> torch.device:
-    """Return where a tensor has to lie to be sent: NCCL knows nothing of what lies on the processor."""
+    """Return the device from which a tensor can be sent: NCCL cannot send tensors on the processor."""
     if tensor.device.type == "cpu" and torch.distributed.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return tensor.device
 
 
 def agree_(masks: Iterable[Tensor]) -> None:
-    """Overwrite every mask by that of process 0."""
+    """Overwrite every mask with that of process 0."""
     if world_size() > 1:
         for mask in masks:
             torch.distributed.broadcast(mask, 0)
@@ -46,7 +46,7 @@ def rank() -> int:
 
 
 def gather(value: Any) -> list[Any]:
-    """Return the value of every process, in order."""
+    """Return the values of all processes, in order of their numbers."""
     if world_size() == 1:
         return [value]
     found: list[Any] = [None] * world_size()

@@ -1,4 +1,4 @@
-"""Gradient statistics gathered from a running training, with no pass of their own."""
+"""Gradient statistics of a running training, without extra passes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ALL = ("grad", "grad_abs", "grad_sq")
 
 
 class Gathered:
-    """Means of g, |g| and g² over the steps since the last change of the masks; only what a criterion reads.
+    """Means of g, |g| and g² over the steps since the last change of the masks; only those that a criterion reads.
 
-    A step whose gradients are not finite (gradient scaling skips it) is passed over. Sums of half-precision gradients
+    A step whose gradients are not finite (gradient scaling skips it) is ignored. Sums of half-precision gradients
     are kept in float32: their squares would vanish.
 
     Raises:
-        OptionError: an unknown criterion, or one that reads what a running training does not show.
+        OptionError: an unknown criterion, or one that needs more than weights and gradients.
     """
 
     def __init__(self, scene: Scene, criterion: CriterionLike) -> None:
@@ -64,12 +64,12 @@ class Gathered:
         self._count += 1
 
     def tensors(self) -> list[Tensor]:
-        """Return the sums, to be averaged over processes."""
+        """Return the sums, which are averaged over processes."""
         return [tensor for sums in self._sums.values() for tensor in sums.values()]
 
     @torch.no_grad()
     def scores(self) -> dict[str, Tensor]:
-        """Score every weight by the criterion and begin anew; masked weights are scored like all others.
+        """Score every weight by the criterion and reset the sums; masked weights are scored like all others.
 
         Raises:
             DataError: a score is not finite.
@@ -90,7 +90,7 @@ class Gathered:
         return {name: total / max(1, self._count) for name, total in self._sums[field].items()}
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset the sums."""
         self._sums, self._count = {}, 0
 
     def state(self) -> dict[str, Any]:
@@ -98,18 +98,18 @@ class Gathered:
         return {"sums": {f: dict(s) for f, s in self._sums.items()}, "count": self._count}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over sums and count."""
+        """Restore sums and count."""
         self._sums = {f: self._scene.placed(s) for f, s in state["sums"].items()}
         self._count = int(state["count"])
 
 
 def zeros_for(weight: Tensor) -> Tensor:
-    """Return zeros to add to for many steps: of the weight's type, and at least float32."""
+    """Return zeros for a sum over many steps: in the weight's type, and at least in float32."""
     return torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32), requires_grad=False)
 
 
 def _check_shown(criterion: CriterionLike) -> None:
-    """Try a criterion on one weight with all that is gathered here: better now than after hours of training."""
+    """Try a criterion on one weight with all statistics, so that it fails now and not after hours of training."""
     weight_criterion_of(criterion)
     if isinstance(criterion, str) and not _is_shown(criterion):
         raise OptionError(
@@ -119,7 +119,7 @@ def _check_shown(criterion: CriterionLike) -> None:
 
 
 def shown_criteria() -> list[str]:
-    """Return the weight criteria that weights and gradients are enough for."""
+    """Return the weight criteria that need only weights and gradients."""
     return [name for name in CRITERIA if _is_shown(name)]
 
 
@@ -133,6 +133,6 @@ def _is_shown(criterion: str) -> bool:
 
 
 def below(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return scores in which what is masked lies below everything else."""
+    """Return scores in which masked weights lie below all others."""
     least = min(float(score.min()) for score in scores.values()) - 1.0
     return {n: s.masked_fill(~masks[n], least) if n in masks else s for n, s in scores.items()}

@@ -1,4 +1,4 @@
-"""Where numbers about a running pruning go: TensorBoard, MLflow, or several places at once."""
+"""Logs for the numbers of a running pruning: TensorBoard, MLflow, or several at once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def to_mlflow() -> Log:
 
 
 def to_all(*logs: Log) -> Log:
-    """Return a log that passes every number on to each of several."""
+    """Return a log that passes every number on to each of several logs."""
 
     def log(name: str, value: float, step: int) -> None:
         for one in logs:

@@ -1,4 +1,4 @@
-"""A training loop of our own: prunes while it trains, and goes on bit by bit after being killed."""
+"""A training loop that prunes while it trains, and that resumes bit-identically after a kill."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def train_pruning_(
     progress: Progress | None = None,
     log: Log | None = None,
 ) -> TrainingReport:
-    """Train ``model`` in place while ``pruner`` prunes it; a training that was stored goes on where it was.
+    """Train ``model`` in place while ``pruner`` prunes it; a stored training is resumed.
 
     The same model, data, options, pruner, seed, device and thread count give bit-identical weights, masks and optimizer
-    states, whether or not the process was killed and started again in between, at whichever step.
+    states, whether or not the process was killed and started again in between, at any step.
 
     Args:
         model: changed in place; DistributedDataParallel may be around it.
-        data: walked through as often as the steps need; in several processes each has its own part.
+        data: read as often as the steps need; in several processes each has its own part.
         options: steps, rate, optimizer, loss, schedule.
-        pruner: of this model; None only trains.
-        seed: of the batch order and of every random draw; the caller's random state is left as it was.
-        objective: what is minimised in place of ``options.loss``.
-        checkpoints: where to store, and to go on from; None stores nothing.
+        pruner: the pruner of this model; None only trains.
+        seed: the seed of the batch order and of all random numbers; the caller's random state is restored.
+        objective: minimised in place of ``options.loss``.
+        checkpoints: the file to store to and to resume from; None stores nothing.
         progress: a task "train" is advanced with every step.
         log: called with ("train/loss", loss, step) after each step.
 
@@ -108,7 +108,7 @@ def _seed(seed: int) -> None:
 
 @contextlib.contextmanager
 def _as_found(model: nn.Module, pruner: Pruner | None) -> Iterator[None]:
-    """Train the model, and put modes, gradients and every random state back, whatever happens."""
+    """Set the model to train mode, and restore its modes and all random states at the end, after errors too."""
     states = random_states(model)
     try:
         with in_train_mode(model):

@@ -1,4 +1,4 @@
-"""What is gone of a network that trains, as something to store, to read back, and to show to people."""
+"""The masks, units and branches of a pruning in progress: stored, restored, and described as decisions."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def scene_state(scene: Scene) -> dict[str, Any]:
 
 
 def restore_scene(scene: Scene, state: Mapping[str, Any]) -> None:
-    """Take over what `scene_state` returned.
+    """Restore the state that `scene_state` returned.
 
     Raises:
-        OptionError: it is no such state, or was made with other options or for another network.
+        OptionError: it is no such state, or it was made with other options or for another network.
     """
     if "options" not in state or "network" not in state:
         raise OptionError(f"a pruner's state has the keys {', '.join(state) or 'none'}; give what state_dict returned.")
@@ -61,7 +61,7 @@ def _network(scene: Scene) -> str:
 
 
 def decisions_of(scene: Scene) -> list[Decision]:
-    """Describe what is gone for people."""
+    """Return what is masked or removed as decisions for people."""
     reason = f"{scene.options.method} while training"
     if scene.structure is None:
         return [Decision(n, "weight", int((~m).sum()), m.numel(), reason) for n, m in scene.masks.items()]

@@ -1,4 +1,4 @@
-"""What a person asks of a `Pruner`: one strict record, the same for every training loop."""
+"""The options of a `Pruner`, one strict record for every training loop, and the steps at which its masks change."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from prunus.budget.limits import LATENCY, METRICS
 from prunus.criteria import CriterionLike, criterion_name
 from prunus.data.batches import check_count
 from prunus.errors import OptionError, nearest
-from prunus.training.schedules import KEPT_SCHEDULES, RAMP, check_fraction
+from prunus.training.schedules import KEPT_SCHEDULES, RAMP, check_fraction, kept_at
 
 CUTS = ("never", "final")
 UPDATES = 20
-"""How often masks change where ``every`` is not given."""
+"""The number of changes of the masks where ``every`` is not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrunerOptions:
-    """How to prune while a network trains.
+    """The options of pruning while a network trains.
 
     Attributes:
-        kept: what is left in the end: a share of the prunable weights, or of ``metric`` where units or branches go.
+        kept: the share left in the end: of the prunable weights, or of ``metric`` where units or branches are removed.
         method: a name of STRATEGIES: gradual, dynamic-threshold, adaptive, rigl, granet, movement, units, group-lasso,
             growing-regularisation, key-path.
-        schedule: a name of KEPT_SCHEDULES; None takes the method's own, which is cubic for most.
+        schedule: a name of KEPT_SCHEDULES; None takes the method's own, cubic for most.
         every: steps between two changes of the masks; None makes about twenty changes.
         begin_step: the first step that may prune.
-        end_step: the step from which on the final level holds; None is two thirds of the training.
+        end_step: the step from which the final level holds; None is two thirds of the training.
         criterion: how weights or units are scored: a name, or a plain function, (name, weight) → scores for weights,
             (group) → scores for units; None takes the method's own.
-        pattern: windows that go together: "2:4", "tile:4x4", "strip:8", "kernel"; None for single weights.
+        pattern: windows that are masked whole: "2:4", "tile:4x4", "strip:8", "kernel"; None for single weights.
         metric: params, macs or bytes; for units and branches.
-        allocator: who gets how much, for units.
+        allocator: how the budget is divided between axes, for units.
         ignore: globs of parameters or modules that stay whole.
         cut: "final" removes units and branches for good, with the optimizer, once the final level is reached;
             "never" leaves them at zero.
-        settings: what the method alone knows, by name.
-        seed: of criteria that draw numbers.
+        settings: the settings of the method, by name.
+        seed: the seed of criteria that draw random numbers.
 
     Raises:
         OptionError: a value outside its range or of another type, or an unknown name.
@@ -95,7 +95,7 @@ class PrunerOptions:
         return self.begin_step, end, self.every or max(1, (end - self.begin_step) // UPDATES)
 
     def describe(self) -> dict[str, Any]:
-        """Return the options in JSON's own types; two that are equal describe themselves alike."""
+        """Return the options as JSON types; equal options give equal descriptions."""
         named = None if self.criterion is None else criterion_name(self.criterion)
         found: dict[str, Any] = json.loads(json.dumps({**asdict(self), "criterion": named}, sort_keys=True))
         return found
@@ -126,3 +126,105 @@ def options_of(given: Mapping[str, Any]) -> PrunerOptions:
         raise OptionError("a pruner needs kept, the share that is left in the end, such as 0.5.")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     return PrunerOptions(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A step of the training, as strategies see it.
+
+    Attributes:
+        step: the number of optimizer steps taken.
+        t: progress inside the pruning: 0 at its first step, 1 from its last on.
+        steps_left: optimizer steps until the final level.
+        kept: the share that the schedule keeps now.
+        updates_left: changes of the masks still to come, this one included; 0 after the last.
+        loss: the loss of the last step, if the loop reports it.
+        update_next: whether the masks change before the next step.
+        lr: the learning rate of the first group.
+    """
+
+    step: int
+    t: float
+    steps_left: int
+    kept: float
+    updates_left: int
+    loss: float | None = None
+    update_next: bool = False
+    lr: float = 0.0
+
+    @property
+    def final(self) -> bool:
+        """Return whether the final level has to be met now."""
+        return self.updates_left <= 1
+
+
+@dataclass(slots=True)
+class Clock:
+    """Counts optimizer steps. Masks change before steps begin + every, begin + 2·every, … and before step ``end``."""
+
+    step: int = 0
+    total: int = 0
+    begin: int = 0
+    end: int = 0
+    every: int = 1
+    schedule: str = "cubic"
+    kept: float = 1.0
+    last_update: int = -1
+
+    @staticmethod
+    def of(options: PrunerOptions, schedule: str, total_steps: int) -> Clock:
+        """Return the clock of a training with this number of steps."""
+        check_count("total_steps", total_steps)
+        begin, end, every = options.window(total_steps)
+        return Clock(0, total_steps, begin, end, every, schedule, options.kept)
+
+    @property
+    def done(self) -> bool:
+        """Return whether the final level was reached."""
+        return self.last_update >= self.end
+
+    def due(self, step: int | None = None) -> bool:
+        """Return whether masks change before a step, by default the present one."""
+        at = self.step if step is None else step
+        if at >= self.total or not self.begin <= at <= self.end or at <= self.last_update:
+            return False
+        return at == self.end or (at > self.begin and (at - self.begin) % self.every == 0)
+
+    def go_on_from(self, stored: Clock) -> None:
+        """Continue a stored training at its step; if it was complete, only its masks are used and the steps begin anew.
+
+        Raises:
+            OptionError: the stored training is not complete and has another number of steps.
+        """
+        if stored.total == self.total:
+            self.step, self.last_update = stored.step, stored.last_update
+        elif stored.step < stored.total:
+            raise OptionError(
+                f"the stored training stands at step {stored.step} of {stored.total}, this one has {self.total} "
+                "steps: its schedule would bend. Give as many total_steps, or begin anew."
+            )
+
+    def updated(self) -> None:
+        """Note that the masks changed at this step."""
+        self.last_update = self.step
+
+    def moment(self, loss: float | None, lr: float) -> Moment:
+        """Return the present step as strategies see it."""
+        span = max(1, self.end - self.begin)
+        left = 0 if self.step > self.end else -(-(self.end - self.step) // self.every) + (self.step > self.begin)
+        return Moment(
+            step=self.step,
+            t=min(1.0, max(0.0, (self.step - self.begin) / span)),
+            steps_left=max(0, self.end - self.step),
+            kept=kept_at(
+                self.schedule,
+                min(1.0, self.step / self.total),
+                self.kept,
+                begin=self.begin / self.total,
+                end=self.end / self.total,
+            ),
+            updates_left=1 if self.step == self.end else left,
+            loss=loss,
+            update_next=self.due(self.step + 1),
+            lr=lr,
+        )

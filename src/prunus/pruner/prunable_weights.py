@@ -1,4 +1,4 @@
-"""Which weights of a network masks may touch."""
+"""The weights of a network that may be masked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prunus.masks import prunable_weights
 
 
 def weights_of(model: nn.Module, ignore: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Return the prunable parameters by name, without those that a glob of ``ignore`` names or lies above.
+    """Return the prunable parameters by name, without those that ``ignore`` matches by their own or a module's name.
 
     Raises:
         SelectorError: a pattern matches no parameter and no module.

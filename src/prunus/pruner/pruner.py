@@ -1,9 +1,9 @@
-"""`Pruner`: five hooks that prune a network while somebody's own loop trains it."""
+"""`Pruner`: five hooks that prune a network while the user's own loop trains it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,9 @@ from prunus.pruner.cutting import transplant_
 from prunus.pruner.distributed import agree_, average_
 from prunus.pruner.log_sinks import Log
 from prunus.pruner.mask_state import decisions_of, restore_scene, scene_state
-from prunus.pruner.options import PrunerOptions, options_of
+from prunus.pruner.options import Clock, Moment, PrunerOptions, options_of
 from prunus.pruner.prunable_weights import weights_of
-from prunus.pruner.step_schedule import Clock
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, strategy_of
+from prunus.pruner.strategy import STRATEGIES, Masks, Scene, strategy_of
 from prunus.pruner.structure import Structure, structure_of
 from prunus.training.mask_holder import MaskHolder
 
@@ -35,7 +34,7 @@ _MARK = "_prunus_attached"
 
 @dataclass(frozen=True, slots=True)
 class PrunerReport:
-    """What a pruning did: steps seen, what is kept of its budget, and whether the final level was reached."""
+    """The result of a pruning: steps seen, the kept share, and whether the final level was reached."""
 
     steps: int
     kept: float
@@ -58,22 +57,22 @@ class Pruner:
             optimizer.zero_grad()
         pruner.train_end()
 
-    Between two calls of ``step_begin`` the masks do not change. What is masked is exactly zero in every forward pass
+    Between two calls of ``step_begin`` the masks do not change. Masked weights are exactly zero in every forward pass
     and in the end, whatever the optimizer does. With gradient scaling, unscale the gradients before the third hook.
 
     Args:
-        model: the network; parallel and compile wrappers are looked through.
+        model: the network; parallel and compile wrappers around it are removed.
         options: how to prune, or a mapping of its fields.
-        example_inputs: one call of the network, where units or branches go.
+        example_inputs: one call of the network; needed where units or branches are removed.
         log: called with (name, value, step) at every change of the masks: see `prunus.pruner.log_sinks`.
-        averages: averages of the network (EMA, SWA) that have to follow when units are cut during the training.
-        prove: compare the cut with the masked network before the training goes on with it.
-        structure: the network's analysis, where there is one already; in place of ``example_inputs``.
+        averages: averages of the network (EMA, SWA) that are cut together with it.
+        prove: compare the cut network with the masked one before the training continues with it.
+        structure: the analysed structure of the network, in place of ``example_inputs``.
 
     Raises:
         OptionError: unknown names or settings, values outside their range, no example inputs where they are needed.
-        SelectorError: ``ignore`` names nothing.
-        CaptureError: units or branches go, and the network cannot be captured.
+        SelectorError: ``ignore`` matches nothing.
+        CaptureError: units or branches are to be removed, and the network cannot be captured.
     """
 
     @door("Pruner")
@@ -112,33 +111,33 @@ class Pruner:
         self.plans: list[Plan] = []
         """The cuts made so far, each in the indices of the network before it."""
         self.outcomes: list[Outcome] = []
-        """The same cuts with surgery and proof; each can be saved, its ``analysis`` is that of the cut network."""
+        """The same cuts with surgery and proof; each can be saved, and its ``analysis`` is that of the cut network."""
 
     @property
     def masks(self) -> Masks:
-        """Parameter name → mask (True = keep) of everything that is masked now."""
+        """Parameter name → mask (True = keep) of every parameter that is masked now."""
         return dict(self._scene.masks)
 
     @property
     def follows_loss(self) -> bool:
-        """Whether the strategy wants to know the loss of every step."""
+        """Return whether the strategy needs the loss of every step."""
         return self._strategy.needs_loss
 
     @property
     def step(self) -> int:
-        """How many optimizer steps were seen."""
+        """The number of optimizer steps seen."""
         return self._clock.step if self._clock else 0
 
     @property
     def kept(self) -> float:
-        """What is left of what ``options.kept`` is a share of."""
+        """The share that is kept now, of the same whole as ``options.kept``."""
         scene = self._scene
         if scene.structure is None:
             return scene.kept_count() / sum(w.numel() for w in scene.weights.values())
         return scene.structure.limit(1.0).of(scene.structure.plan().after) / scene.structure.total
 
     def train_begin(self, optimizer: Optimizer, total_steps: int) -> None:
-        """Begin: ``total_steps`` optimizer steps are to come.
+        """Begin a training of ``total_steps`` optimizer steps.
 
         Raises:
             UsageError: the pruner, or another one, is attached to this network already; or the optimizer holds none of
@@ -159,20 +158,20 @@ class Pruner:
                 f"{type(self.model).__name__}; give the optimizer that trains it."
             )
         if self._restored and self._clock is not None:
-            self._go_on(clock, self._clock)
+            clock.go_on_from(self._clock)
         self._strategy.check()
         self._clock, self._optimizer, self._restored = clock, optimizer, False
         self._attach()
         self._set(self._scene.masks)
 
     def step_begin(self) -> None:
-        """Before the forward pass of a step: masks change here, where the schedule says so."""
+        """Change the masks if the schedule says so; call it before the forward pass of a step."""
         clock = self._running()
         if clock.due():
             self._update(clock)
 
     def before_optimizer_step(self, loss: torch.Tensor | float | None = None) -> None:
-        """After the backward pass, before the optimizer; the loss is needed by ``adaptive`` alone."""
+        """Read the gradients; call it between backward pass and optimizer. Only ``adaptive`` needs the loss."""
         clock = self._running()
         if loss is not None:
             self.tell(loss)
@@ -180,19 +179,19 @@ class Pruner:
         self._holder.zero_gradients_()
 
     def tell(self, loss: torch.Tensor | float) -> None:
-        """Say the loss of a step where the loop does not call the hooks itself."""
+        """Report the loss of a step where the loop does not call the hooks itself."""
         if self._strategy.needs_loss:
             self._loss = float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss)
 
     def after_optimizer_step(self) -> None:
-        """After the optimizer: what is masked is zero again."""
+        """Set masked weights to zero again; call it after the optimizer."""
         clock = self._running()
         self._strategy.after_step(self._moment(clock))
         self._holder.zero_weights_()
         clock.step += 1
 
     def train_end(self) -> PrunerReport:
-        """End: the network keeps its zeros, and any optimizer may have it again."""
+        """End the training: the network keeps its zeros, and another pruner may be attached."""
         clock = self._running()
         if clock.step >= clock.total and clock.end == clock.total and not clock.done:
             self._update(clock)
@@ -201,22 +200,49 @@ class Pruner:
         return report
 
     def detach(self) -> None:
-        """Let go of network and optimizer without ending the schedule: what a loop calls that failed."""
+        """Detach from network and optimizer without ending the schedule, for a loop that failed."""
         self.model.__dict__.pop(_MARK, None)
         release_format_(self.model)
         self._optimizer = None
 
-    def attached(self, optimizer: Optimizer, total_steps: int) -> AbstractContextManager[Pruner]:
-        """Call the hooks around every ``optimizer.step()`` inside a ``with`` block; see `prunus.pruner.adapters`."""
-        from prunus.pruner.adapters.loop import attached
+    @contextmanager
+    def attached(self, optimizer: Optimizer, total_steps: int) -> Iterator[Pruner]:
+        """Call the five hooks around every ``optimizer.step()`` inside a ``with`` block; the loop stays as it is.
 
-        return attached(self, optimizer, total_steps)
-
-    def plan(self, coupling: Coupling | None = None) -> Plan:
-        """Return the plan of what is masked now, in the indices of the network as it is.
+        Masks change right after a step instead of right before the next, which no forward pass can tell apart. Steps
+        that a gradient scaler skips do not count.
 
         Args:
-            coupling: the analysis of the network, where only weights are masked.
+            optimizer: it trains the network; its step hooks are used, and removed at the end.
+            total_steps: the number of optimizer steps to come.
+
+        Example:
+            ``with pruner.attached(optimizer, total_steps=1000): train(model, optimizer)``
+        """
+
+        def before(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+            self.before_optimizer_step()
+
+        def after(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+            self.after_optimizer_step()
+            self.step_begin()
+
+        self.train_begin(optimizer, total_steps)
+        handles = [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+        try:
+            self.step_begin()
+            yield self
+            self.train_end()
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.detach()
+
+    def plan(self, coupling: Coupling | None = None) -> Plan:
+        """Return the plan of the present masks, in the indices of the present network.
+
+        Args:
+            coupling: the coupling of the network; needed where only weights are masked.
 
         Raises:
             UsageError: only weights are masked, and no coupling is given.
@@ -232,7 +258,7 @@ class Pruner:
         return make_plan(coupling, {}, masks=arrays, decisions=decisions_of(self._scene))
 
     def cut_(self) -> Plan:
-        """Remove for good what is masked: the network, its optimizer and its companions change in place.
+        """Remove masked units and branches for good: network, optimizer and averages change in place.
 
         Returns:
             The plan by which it was cut.
@@ -272,11 +298,11 @@ class Pruner:
         return plan
 
     def settle_(self) -> None:
-        """Average over all processes what was gathered; called in each before one of them stores it for all."""
+        """Average the statistics over all processes; each process calls it before process 0 stores them."""
         average_(self._strategy.evidence())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint has to hold besides model and optimizer: tensors, numbers and texts in a nest.
+        """Return the state for a checkpoint, besides model and optimizer: tensors, numbers and texts in a nest.
 
         Raises:
             UsageError: the network was cut; a checkpoint then needs its plan, see `prunus.save`.
@@ -288,7 +314,7 @@ class Pruner:
         return {**steps, **scene_state(self._scene), "strategy": self._strategy.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a stored state; call it before ``train_begin``.
+        """Restore a stored state; call it before ``train_begin``.
 
         Raises:
             OptionError: the state was made with other options, or for another network.
@@ -301,21 +327,10 @@ class Pruner:
         self._clock = Clock(int(state["step"]), int(state["total_steps"]), last_update=int(state["last_update"]))
         self._restored = True
 
-    @staticmethod
-    def _go_on(clock: Clock, stored: Clock) -> None:
-        """Set the clock of a restored training to where it was; one that was over leaves its masks to a new one."""
-        if stored.total == clock.total:
-            clock.step, clock.last_update = stored.step, stored.last_update
-        elif stored.step < stored.total:
-            raise OptionError(
-                f"the stored training stands at step {stored.step} of {stored.total}, this one has {clock.total} "
-                "steps: its schedule would bend. Give as many total_steps, or begin anew."
-            )
-
     def _attach(self) -> None:
-        # Pruning makes the widths that are unsafe with the channels last; the loop may have chosen that format.
+        # Pruning makes widths that are unsafe with the channels last, and the loop may have chosen that format.
         hold_default_format_(self.model)
-        # A copy of the network carries the attribute too, but not the identity.
+        # A copy of the network has the attribute too, but another identity.
         object.__setattr__(self.model, _MARK, id(self.model))
 
     def _check_cut(self, structural: bool) -> None:
@@ -357,7 +372,7 @@ class Pruner:
             self._log("prunus/masked", float(sum(int((~m).sum()) for m in self._scene.masks.values())), clock.step)
 
     def _set(self, masks: Masks) -> None:
-        """Take over masks: what goes becomes zero and is forgotten by the optimizer, so that it may come back clean."""
+        """Set masks: masked weights become zero and lose their optimizer state, so that they may return clean."""
         agree_(masks.values())
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         self._scene.masks = masks

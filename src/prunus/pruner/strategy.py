@@ -1,4 +1,4 @@
-"""The role of a pruning strategy: what it sees of a running training, and the registry of its members."""
+"""The role of a pruning strategy, the scene that it works on, and the registry of its members."""
 
 from __future__ import annotations
 
@@ -14,52 +14,22 @@ from torch import Tensor, nn
 from prunus.errors import BudgetError, OptionError, nearest
 from prunus.foundation.registry import Registry
 from prunus.masks import resolve_count
-from prunus.pruner.options import PrunerOptions
+from prunus.pruner.options import Moment, PrunerOptions
 from prunus.pruner.structure import Structure
 
 Masks = dict[str, Tensor]
 
 CHOICES = ("criterion", "pattern", "metric", "allocator")
-"""Options that some strategies follow and others know nothing of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A step of the training, as strategies see it.
-
-    Attributes:
-        step: how many optimizer steps were taken.
-        t: progress inside the pruning: 0 at its first step, 1 from its last on.
-        steps_left: optimizer steps until the final level.
-        kept: what the schedule wants to be kept now.
-        updates_left: changes of the masks still to come, this one included; 0 after the last.
-        loss: the loss of the last step where the loop says it.
-        update_next: whether the masks change before the next step.
-        lr: the learning rate of the first group.
-    """
-
-    step: int
-    t: float
-    steps_left: int
-    kept: float
-    updates_left: int
-    loss: float | None = None
-    update_next: bool = False
-    lr: float = 0.0
-
-    @property
-    def final(self) -> bool:
-        """Whether the final level has to be met now."""
-        return self.updates_left <= 1
+"""Options that only some strategies use."""
 
 
 @dataclass(slots=True)
 class Scene:
-    """What a strategy works on. Only the pruner changes it.
+    """The network, options, weights and masks that a strategy works on. Only the pruner changes it.
 
     Attributes:
-        weights: parameter name → parameter, those that masks may touch; each tied one once.
-        masks: parameter name → bool tensor, True = keep; parameters that are whole are left out.
+        weights: parameter name → parameter, those that may be masked; tied ones appear once.
+        masks: parameter name → bool tensor, True = keep; unmasked parameters are left out.
         structure: axes and price of the network, for strategies whose ``structural`` is True.
     """
 
@@ -71,23 +41,23 @@ class Scene:
 
     @property
     def parts(self) -> Structure:
-        """The structure, which is there for every structural strategy."""
+        """The structure, which every structural strategy has."""
         assert self.structure is not None
         return self.structure
 
     def placed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return copies of what a checkpoint held for parameters, each where its parameter lies."""
+        """Return copies of tensors of a checkpoint, each on the device of its parameter."""
         parameters = dict(self.model.named_parameters())
         return {name: value.to(parameters[name].device, copy=True) for name, value in values.items()}
 
     def mask(self, name: str) -> Tensor:
-        """Return the mask of a weight; all True where it is whole."""
+        """Return the mask of a weight; all True where it is not masked."""
         if name in self.masks:
             return self.masks[name]
         return self.weights[name].detach().new_ones((), dtype=torch.bool).expand(self.weights[name].shape)
 
     def kept_count(self) -> int:
-        """Return how many weights stay at present."""
+        """Return the present number of kept weights."""
         return sum(
             int(torch.count_nonzero(self.masks[n])) if n in self.masks else w.numel() for n, w in self.weights.items()
         )
@@ -96,9 +66,9 @@ class Scene:
 class Strategy(ABC):
     """Decides which weights, units or branches stay while a network trains.
 
-    A member says ``Settings``, a frozen dataclass of what it alone understands, and implements ``update``; the other
+    A member defines ``Settings``, a frozen dataclass of its own settings, and implements ``update``; the other
     hooks do nothing unless it needs them. Gradients are those of the loss with the masked weights in place, at every
-    position, masked ones included. ``reads`` names those of CHOICES that it follows; the others are refused.
+    position, masked ones included. ``reads`` names those of CHOICES that it uses; the others are refused.
     """
 
     structural: ClassVar[bool] = False
@@ -114,7 +84,7 @@ class Strategy(ABC):
         """Refuse, before the training begins, a final level that cannot be reached.
 
         Raises:
-            BudgetError: so few weights would empty a tensor.
+            BudgetError: so few weights would leave a tensor empty.
         """
         weights = self.scene.weights
         count = resolve_count(sum(w.numel() for w in weights.values()), self.scene.options.kept, None)
@@ -126,10 +96,10 @@ class Strategy(ABC):
 
     @abstractmethod
     def update(self, moment: Moment) -> Masks | None:
-        """Return the masks from now on, or None to leave them."""
+        """Return the new masks, or None to leave the present ones."""
 
     def observe(self, moment: Moment) -> None:  # noqa: B027
-        """Look at the gradients of a step, before the optimizer does."""
+        """Read the gradients of a step, before the optimizer uses them."""
 
     def after_step(self, moment: Moment) -> None:  # noqa: B027
         """Change weights right after the optimizer did."""
@@ -139,14 +109,14 @@ class Strategy(ABC):
         return []
 
     def state(self) -> dict[str, Any]:
-        """Return what has to be stored to go on bit by bit: a nest of tensors, numbers and texts."""
+        """Return the state that a bit-identical resume needs: a nest of tensors, numbers and texts."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027
-        """Take over what ``state`` returned."""
+        """Restore the state that ``state`` returned."""
 
     def forget(self) -> None:  # noqa: B027
-        """Drop what was gathered: the shapes of the weights have changed."""
+        """Drop all statistics: the shapes of the weights have changed."""
 
 
 STRATEGIES: Registry[type[Strategy]] = Registry("pruning strategy", "prunus.strategies")
@@ -156,7 +126,7 @@ def strategy_of(scene: Scene) -> Strategy:
     """Build the strategy that the options name.
 
     Raises:
-        OptionError: an unknown name, or options or settings that the strategy does not know.
+        OptionError: an unknown name, or options or settings that the strategy does not use.
     """
     kind, given = STRATEGIES.get(scene.options.method), scene.options.settings
     _check_choices(kind, scene.options)

@@ -1,4 +1,4 @@
-"""The structure of a network that is trained: its axes, its price, and what units and branches are gone so far."""
+"""The structure of a network in training: its axes, its price, and the units and branches removed so far."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from prunus.tree import Branch
 
 @dataclass(slots=True)
 class Structure:
-    """A network's analysis, with what of it is gone.
+    """A network's analysis, with the units and branches that are removed from it.
 
     Attributes:
-        analysis: of the network as it is.
-        total: what the uncut network costs of the metric, from before any cut.
-        keep: axis id → units that stay; whole axes are left out.
+        analysis: the analysis of the present network.
+        total: the cost of the network before any cut, in the metric.
+        keep: axis id → kept units; whole axes are left out.
         dropped: bypassed or emptied branches.
     """
 
@@ -42,7 +42,7 @@ class Structure:
 
     @staticmethod
     def of(analysis: Analysis) -> Structure:
-        """Return the structure of a network of which nothing is gone."""
+        """Return the structure of a network from which nothing is removed."""
         return Structure(analysis, analysis.spent(analysis.cost.price()))
 
     @property
@@ -67,7 +67,7 @@ class Structure:
 
     @property
     def metric(self) -> str:
-        """What a kept share is a share of."""
+        """The metric of kept shares."""
         return self.analysis.metric
 
     @property
@@ -78,7 +78,7 @@ class Structure:
     def fit(
         self, scores: Mapping[str, np.ndarray], limit: Limit, allocator: str, *, cost: CostModel | None = None
     ) -> dict[str, np.ndarray]:
-        """Return the units that stay within a limit, of those that are left; what branches left empty is not named."""
+        """Return the units to keep within a limit, among those left; axes that dropped branches empty are left out."""
         empty = emptied(self.coupling, self.dropped)
         bounds = {axis: bound for axis, bound in self.bounds.items() if axis in scores}
         found = fit_units(
@@ -87,11 +87,11 @@ class Structure:
         return {axis: units for axis, units in found.items() if axis not in empty}
 
     def limit(self, kept: float) -> Limit:
-        """Return the budget of a kept share of what the network cost at first."""
+        """Return the budget of a kept share of the first cost of the network."""
         return Limit(self.metric, int(kept * self.total))
 
     def without(self, dropped: Iterable[Branch]) -> Graph | None:
-        """Return the program without some branches; None where something needed would be empty."""
+        """Return the program without some branches; None where a needed tensor would be empty."""
         branches = tuple(dropped)
         try:
             return rewrite(self.coupling, emptied(self.coupling, branches), drops(branches))
@@ -99,28 +99,28 @@ class Structure:
             return None
 
     def spent(self, graph: Graph, dropped: Iterable[Branch]) -> int:
-        """Return what a program without some branches, and with the units that are left, costs of the metric."""
+        """Return the cost of a program without some branches and with the units that are left, in the metric."""
         keep = {**self.keep, **emptied(self.coupling, dropped)}
         return self.limit(1.0).of(cost_model(self.coupling, graph).price(keep))
 
     def plan(self, decisions: Iterable[Decision] = (), masks: Mapping[str, np.ndarray] | None = None) -> Plan:
-        """Return the plan of what is gone."""
+        """Return the plan of everything that is removed."""
         keep = {**self.keep, **emptied(self.coupling, self.dropped)}
         return make_plan(self.coupling, keep, drops(self.dropped), masks, tuple(decisions), cost=self.cost)
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return parameter name → mask of every parameter that loses something by what is gone."""
+        """Return parameter name → mask of every parameter that loses a position."""
         plan = self.plan()
-        gone = {name for branch in self.dropped for name in branch.tensors}
+        dropped = {name for branch in self.dropped for name in branch.tensors}
         ones = {
-            name: torch.full_like(value, name not in gone, dtype=torch.bool)
+            name: torch.full_like(value, name not in dropped, dtype=torch.bool)
             for name, value in unwrap(model).named_parameters()
             if name in self.coupling.tensors
         }
         return {name: mask for name, mask in masked_tensors(ones, self.coupling, plan).items() if not mask.all()}
 
     def after_cut(self, model: nn.Module, example_inputs: Any, ignore: Iterable[str]) -> Structure:
-        """Return the structure of the cut network; budgets still mean shares of the uncut one."""
+        """Return the structure of the cut network; budgets are still shares of the uncut one."""
         fresh = structure_of(model, example_inputs, metric=self.metric, ignore=ignore)
         fresh.total = self.total
         return fresh
@@ -145,11 +145,11 @@ def structure_of(model: nn.Module, example_inputs: Any, *, metric: str, ignore: 
 
 
 def emptied(coupling: Coupling, branches: Iterable[Branch]) -> dict[str, np.ndarray]:
-    """Return the axes that dropped segments of concatenations leave empty."""
+    """Return the axes that are empty because their segments of concatenations were dropped."""
     return {axis: np.zeros(coupling.axes[axis].size, bool) for branch in branches for axis in branch.axes}
 
 
 def drops(branches: Iterable[Branch]) -> tuple[Drop, ...]:
-    """Return the bypasses of dropped residual branches, those inside others left out."""
+    """Return the bypasses of dropped residual branches, without those inside others."""
     given = tuple(branches)
     return tuple(b.drop for b in given if b.drop is not None and not any(o.holds(b) for o in given))

@@ -1,4 +1,4 @@
-"""What a training is at one moment: weights, optimizer, masks, order of the data, random states; and whose it is."""
+"""The state of a training: weights, optimizer, masks, data order, random states, and the identity of the training."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from prunus.training.order import Order
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """Where a training is stored, and every how many steps.
+    """The file of a stored training, and the steps between two writes.
 
-    A training that finds a checkpoint there goes on from it; one of another recipe is refused.
+    A training that finds a checkpoint there resumes it; one of another recipe is refused.
     """
 
     path: Path | str
@@ -46,7 +46,7 @@ class Checkpoints:
 
 @dataclass(slots=True)
 class Run:
-    """A running training: everything that its next step depends on.
+    """A running training: everything on which its next step depends.
 
     Attributes:
         began: the random states when the present epoch began, from which a reader of the data may draw.
@@ -68,7 +68,7 @@ class Run:
         """Write a checkpoint; process 0 writes it for all.
 
         Raises:
-            OptionError: the file cannot be written; the one before is then intact.
+            OptionError: the file cannot be written; the previous one is then intact.
         """
         if self.pruner is not None:
             self.pruner.settle_()
@@ -90,7 +90,7 @@ class Run:
             )
 
     def batches(self, state: Mapping[str, Any] | None) -> Iterator[Batch]:
-        """Return the batches to come; after a checkpoint, those behind it are read again with the draws of then."""
+        """Return the batches to come; a resumed epoch is read again from its beginning, with the same random states."""
         behind, self.order.taken = self.order.taken, 0
         batches = iter(self.order)
         if state is not None:
@@ -102,7 +102,7 @@ class Run:
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over a checkpoint's content, the random states aside."""
+        """Restore a checkpoint's content, without the random states."""
         for name, tensor in named_tensors(self.model).items():
             tensor.copy_(state["model"][name])
         for learned, value in zip(self.objective.parameters(), state["objective"], strict=True):
@@ -111,7 +111,7 @@ class Run:
         for parameter, entries in self.optimizer.state.items():
             for key, value in entries.items():
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                    # The layout in memory decides how a kernel rounds.
+                    # The memory layout affects how a kernel rounds.
                     entries[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         self.order.epoch, self.order.taken = state["order"]
         self.losses = list(state["losses"])
@@ -146,7 +146,7 @@ def identity_of(
     objective: Objective,
     seed: int,
 ) -> dict[str, Any]:
-    """Return what has to be the same when a training goes on, in JSON's own types."""
+    """Return everything that has to be equal when a training is resumed, as JSON types."""
     digest = hashlib.sha256()
     for name, tensor in sorted(named_tensors(model).items()):
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype};".encode())

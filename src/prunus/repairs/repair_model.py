@@ -14,7 +14,7 @@ from prunus.data.programs import names_of
 from prunus.errors import DataError, OptionError, UsageError, nearest
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.progress import Progress, Silent
-from prunus.graph.call_form import Calls
+from prunus.graph.call_form import CallForm
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import refs_in
@@ -101,7 +101,7 @@ def _repaired_(
     own = {name: tensor.detach() for name, tensor in named_tensors(unwrap(small)).items()}
     fitting = samples_that_fit(coupling)
     most = min(MOST, fitting)
-    calls = Calls.of_graph(coupling.graph)
+    calls = CallForm.of_graph(coupling.graph)
     groups = sample_groups_of(data, device_of(model), names=names_of(model, coupling.graph), calls=calls, most=most)
     samples = sum(group.count for group in groups)
     try:

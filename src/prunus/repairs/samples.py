@@ -16,7 +16,7 @@ from prunus.data.batches import moved
 from prunus.data.calibration import batches_of
 from prunus.data.programs import named
 from prunus.errors import DataError
-from prunus.graph.call_form import Calls
+from prunus.graph.call_form import CallForm
 from prunus.graph.capture import split_inputs
 from prunus.graph.coupling import Coupling
 
@@ -46,7 +46,7 @@ class SampleGroup:
 
 
 def sample_groups_of(
-    data: Any, device: torch.device, *, names: Sequence[str] = (), calls: Calls | None = None, most: int = MOST
+    data: Any, device: torch.device, *, names: Sequence[str] = (), calls: CallForm | None = None, most: int = MOST
 ) -> tuple[SampleGroup, ...]:
     """Return the calibration samples as groups of equal size, in stored order.
 

@@ -1,4 +1,4 @@
-"""Results for people: a table on the console, charts, and one self-contained HTML page."""
+"""Results, plans and models in; tables, charts, inspections and self-contained HTML pages out."""
 
 from prunus.report.html import render_report, write_report
 from prunus.report.table import print_table

@@ -1,4 +1,4 @@
-"""What each column of the table shows: one list for the console, the page and the definitions under it."""
+"""The columns of the table of results: one list for the console, the page and the definitions under it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from prunus.report.seed_averages import Cell
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its heading, how a cell is written and sorted, and what it means.
+    """One column: its heading, the functions that write and sort a cell, and its definition.
 
-    ``rank`` says how soon a narrow terminal drops the column: 0 never, then the greatest first.
+    A narrow terminal drops the columns with the greatest ``rank`` first, those with rank 0 never.
     """
 
     key: str
@@ -141,11 +141,11 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-_WHERE_KNOWN = ("auc", "bits", "repair")  # only some tasks have them, or some runs
+_WHERE_KNOWN = ("auc", "bits", "repair")  # only some tasks or runs have them
 
 
 def columns_of(cells: Iterable[Cell]) -> tuple[Column, ...]:
-    """Return the columns for these cells: all but those of measures that none of them has."""
+    """Return the columns for these cells, without measures that no cell has."""
     shown = list(cells)
     return tuple(
         column

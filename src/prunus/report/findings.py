@@ -1,4 +1,4 @@
-"""Say in words what the numbers show: who keeps the accuracy, who gains time, who merely looks good."""
+"""Findings in words: the methods that keep accuracy, those that gain time, and differences that are only noise."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from prunus.report.results import Results
 from prunus.report.seed_averages import Cell, at, dense_cell, kept_fractions, make_cells
 
 TOLERANCE = 0.01
-"""How much accuracy, as a share, counts as little lost."""
+"""The largest loss of accuracy, as a share, that counts as small."""
 
 CHECK_LIMIT = 1e-4
-"""The relative error up to which a cut network counts as computing what the masked one computes."""
+"""The relative error up to which the cut network counts as equal to the masked one."""
 
 _LIMIT = f"{100 * TOLERANCE:g} point"
-# Two accuracies that print alike are called equal.
+# Two accuracies that print alike count as equal.
 _SAME = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One sentence or two, and what it is about: best, pay, baseline, stability or check."""
+    """One or two sentences, and their topic: best, pay, baseline, stability or check."""
 
     topic: str
     text: str

@@ -1,4 +1,4 @@
-"""Write numbers for people, briefly, with no more digits than they carry."""
+"""Numbers as short texts, with significant digits only."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def ratio_interval(value: Interval | None) -> str:
 
 
 def seconds(value: float) -> str:
-    """Write seconds; a tenth matters only below a hundred."""
+    """Write seconds, with tenths below a hundred."""
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 
 def listed(names: list[str]) -> str:
-    """Join names as a sentence does.
+    """Join names as in a sentence.
 
     Example:
         >>> listed(["a", "b", "c"])
@@ -86,7 +86,7 @@ def listed(names: list[str]) -> str:
 
 def _prefixed(number: float, prefixes: tuple[str, ...]) -> str:
     for prefix in prefixes:
-        # 999.5 would print as 1000 of this unit: it is 1.00 of the next.
+        # 999.5 would print as 1000 of this unit, so it is written as 1.00 of the next.
         if number < 999.5 or prefix == prefixes[-1]:
             break
         number /= 1000

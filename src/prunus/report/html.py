@@ -1,4 +1,4 @@
-"""The whole comparison as one HTML page that asks no network for anything."""
+"""A comparison as one HTML page that needs no network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FOLDER = Path(__file__).parent / "page"
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One SVG of a figure: the level or kept fraction that shows it, and the drawing."""
+    """One SVG of a figure, and the level or kept fraction to which it belongs."""
 
     key: str
     svg: str
@@ -34,7 +34,7 @@ def write_report(results: Results, path: Path) -> None:
     """Write the page at once or not at all.
 
     Args:
-        results: what a comparison found.
+        results: the results of a comparison.
         path: the HTML file to write.
 
     Raises:
@@ -49,7 +49,7 @@ def render_report(results: Results) -> str:
     Style, script and drawings are inside the page, and its content security policy forbids any request.
 
     Args:
-        results: what a comparison found.
+        results: the results of a comparison.
 
     Raises:
         UsageError: the packages of the extra ``report`` are not installed.
@@ -127,7 +127,7 @@ def _charts(results: Results, cells: tuple[Cell, ...]) -> dict[str, list[Panel]]
 
 
 def _chosen(results: Results, cells: tuple[Cell, ...]) -> list[Row]:
-    """Return one run a level: its most accurate method at the middle kept fraction, with the first seed."""
+    """Return one run per level: its most accurate method at the middle kept fraction, with the first seed."""
     middle = _middle(kept_fractions(cells))
     chosen = []
     for level in levels(cells):
@@ -141,7 +141,7 @@ def _chosen(results: Results, cells: tuple[Cell, ...]) -> list[Row]:
 
 
 def _tiles(results: Results, cells: tuple[Cell, ...]) -> list[tuple[str, str, str]]:
-    """Return (number, what it is, which method) for the head of the page."""
+    """Return (number, its name, its method) for the head of the page."""
     dense = dense_cell(results)
     tiles = [
         (f"{formats.percent(dense.accuracy.mean)} %", "dense accuracy", f"{formats.count(dense.params)} parameters")
@@ -156,12 +156,12 @@ def _tiles(results: Results, cells: tuple[Cell, ...]) -> list[tuple[str, str, st
 
 
 def _notes(results: Results) -> list[tuple[str, str]]:
-    """Return (run, note) for every note that a run carries, each once."""
+    """Return (run, note) for every note of a run, each once."""
     rows = (*results.dense_runs, *results.runs)
     found = {(f"{row.method} at {formats.kept_label(row.kept_fraction)}", note) for row in rows for note in row.notes}
     return sorted(found)
 
 
 def _inline(svg: str) -> str:
-    # In HTML the parser knows SVG's namespaces; without them the page holds no address at all.
+    # An HTML parser knows SVG's namespaces; without them the page contains no address.
     return re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")

@@ -1,4 +1,4 @@
-"""The metrics of a plan with what they were and are, for the heads of pictures and pages."""
+"""The metrics of a plan before and after, for the heads of pictures and pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prunus.report.outline import Pair, Part
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """One metric of the header: what it is called, and how an amount is written."""
+    """One metric of the header: its name, and the function that writes an amount."""
 
     metric: str
     label: str
@@ -30,7 +30,7 @@ METERS = (
 
 
 def asked(settings: Mapping[str, Any]) -> str:
-    """Say in one line what a plan was asked for: budget, method, criterion, allocator."""
+    """Return the request of a plan in one line: budget, method, criterion, allocator."""
     budget = settings.get("budget") or {}
     words = [
         f"{metric} ≤ {value:.4g}" if isinstance(value, float) else f"{metric} ≤ {value}"
@@ -41,7 +41,7 @@ def asked(settings: Mapping[str, Any]) -> str:
 
 
 def meters(plan: Plan, root: Part) -> list[tuple[Meter, Pair]]:
-    """Return every metric with what the whole costs before and after; parameters at zero are not counted."""
+    """Return every metric with the cost of the whole before and after; parameters at zero are not counted."""
     found = []
     for meter in METERS:
         before, after = (int(getattr(c, METRICS[meter.metric])) for c in (plan.before, plan.after))

@@ -1,4 +1,4 @@
-"""What a plan leaves of every stage, block and layer: widths, parameters and MACs, before and after."""
+"""The outline of a plan: widths, parameters and MACs of every stage, block and layer, before and after."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from prunus.tree import Tree, TreeNode, grow_tree, structure_rows
 from prunus.tree.layers import Layer, find_layers
 
 MOST_CELLS = 16
-"""So many layers are drawn side by side; more go on in the next line."""
+"""The largest number of layers in one line; more continue in the next line."""
 
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stage, block or layer, with what a plan does to it.
+    """A stage, block or layer before and after a plan.
 
     Attributes:
         id, level, name, kind: as in the tree.
-        units: before and after, on the output dim of its largest parameter; (0, 0) where it is no single layer.
-        params: before and after; after counts what is neither removed nor masked.
+        units: before and after, on the output dim of its largest parameter; (0, 0) if it is no single layer.
+        params: before and after; after counts parameters that are neither removed nor masked.
         stored: parameters that are neither removed nor dropped, masked ones among them.
         macs: before and after, for one sample.
-        why: the reasons that the plan gives for what it does here.
-        children: in the order of execution; layers that only scale and shift are counted, not listed.
+        why: the plan's reasons for its decisions here.
+        children: the parts in the order of execution; layers that only scale and shift are counted, not listed.
     """
 
     id: str
@@ -47,7 +47,7 @@ class Part:
 
     @property
     def dropped(self) -> bool:
-        """Whether nothing of it is left."""
+        """Return whether nothing of it is left."""
         return not self.stored and not self.macs[1]
 
     def leaves(self) -> Iterator[Part]:
@@ -63,9 +63,9 @@ class Line:
     """One line of a picture.
 
     Attributes:
-        part, depth: what it is about, and how deep that lies.
-        cells: the layers drawn in it, none where they follow as lines of their own.
-        start: where its cells begin among the layers of the part; above 0 it goes on with the line before.
+        part, depth: the stage, block or layer, and its depth.
+        cells: the layers drawn in it; none if they follow as lines of their own.
+        start: the number of its first cell among the layers of the part; above 0 it continues the previous line.
     """
 
     part: Part
@@ -75,21 +75,21 @@ class Line:
 
 
 def outline(coupling: Coupling, plan: Plan, samples: int = 1) -> Part:
-    """Return the tree of a network with what a plan leaves of it; the prices of the root are those of the plan.
+    """Return the tree of a network before and after a plan; the prices of the root are those of the plan.
 
     Args:
         coupling: the analysed model.
-        plan: made for it.
-        samples: of the captured call; MACs are given for one.
+        plan: a plan for this model.
+        samples: the samples of the captured call; MACs are given for one.
     """
     tree = grow_tree(coupling)
     return _Outlining(coupling, plan, tree, samples).part(tree.root)
 
 
 def lines(root: Part, most: int = 64) -> list[Line]:
-    """Lay an outline out in at most ``most`` lines; the deepest levels are drawn side by side where it is longer.
+    """Lay an outline out in at most ``most`` lines; if it is longer, the deepest levels are drawn side by side.
 
-    Where even the stages with all their layers need more, they get it.
+    If even the stages alone need more lines, they get them.
     """
     for deepest in range(_depth(root), 0, -1):
         found = [line for child in root.children for line in _lines(child, 0, deepest - 1)]
@@ -113,7 +113,7 @@ def _lines(part: Part, depth: int, deepest: int) -> Iterator[Line]:
 
 
 class _Outlining:
-    """Adds up what is left, from the layers upwards."""
+    """Adds up the remaining parameters and MACs, from the layers upwards."""
 
     def __init__(self, coupling: Coupling, plan: Plan, tree: Tree, samples: int) -> None:
         self.coupling, self.plan, self.tree, self.samples = coupling, plan, tree, samples
@@ -185,7 +185,7 @@ def _left(coupling: Coupling, plan: Plan, whole: CostModel) -> CostModel:
 
 
 def _folded(group: Part) -> Part:
-    """Show a stage or block that holds one part as that part, under both names and with the price of the outer."""
+    """Show a stage or block with a single part as that part, under both names and with the outer price."""
     if group.level == "network" or len(group.children) != 1:
         return group
     (only,) = group.children

@@ -1,4 +1,4 @@
-"""A chart of the page as a file of its own: fixed colours on white, readable by any viewer."""
+"""A chart of a page as its own SVG file: fixed colours on white, for any viewer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _VARIABLE = re.compile(r"var\(--[a-z-]+, (#[0-9a-f]{6})\)")
 
 
 def standalone(svg: str) -> str:
-    """Return a chart of `prunus.report.plots` as a document: no variables of a style sheet, a white ground, a title.
+    """Return a chart of `prunus.report.plots` as a document: without style-sheet variables, on white, with a title.
 
-    Many viewers know neither CSS variables nor the theme of a page.
+    Many viewers support neither CSS variables nor the theme of a page.
     """
     svg = _VARIABLE.sub(r"\1", svg).replace("currentColor", INK)
     head, rest = svg.split(">", 1)
@@ -26,11 +26,11 @@ def standalone(svg: str) -> str:
 
 
 def write_picture(path: Path, make: Callable[[], str]) -> str | None:
-    """Write what ``make`` draws at once or not at all; return a line that says why where it cannot be drawn.
+    """Write the drawing of ``make`` at once or not at all; return a line with the reason if it cannot be drawn.
 
     Args:
         path: the SVG file.
-        make: draws a chart of the page.
+        make: a function that draws a chart of the page.
     """
     try:
         import matplotlib  # noqa: F401

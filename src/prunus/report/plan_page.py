@@ -1,4 +1,4 @@
-"""A plan as one HTML page that asks no network for anything: price, forecast, picture, every decision."""
+"""A plan as one HTML page that needs no network: price, forecast, picture, every decision."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _LEVELS = ("structure", "block", "unit", "window", "weight")
 
 @dataclass(frozen=True, slots=True)
 class PlanAbout:
-    """What the page says around a plan.
+    """The texts of the page around a plan.
 
     Attributes:
-        title: such as ``plan for digits on digits``.
-        samples: of the captured call; MACs are shown for one.
-        edits: what a person changed, a line each.
-        forecast: what it is predicted to gain; None leaves the section out.
+        title: the title, such as ``plan for digits on digits``.
+        samples: the samples of the captured call; MACs are shown for one.
+        edits: the edits of a person, a line each.
+        forecast: the predicted gain; None leaves the section out.
     """
 
     title: str
@@ -63,8 +63,8 @@ def render_plan_page(coupling: Coupling, plan: Plan, about: PlanAbout) -> str:
 
     Args:
         coupling: the analysed model.
-        plan: made for it, every decision priced.
-        about: what else the page says.
+        plan: a plan for this model, with priced decisions.
+        about: the texts around the plan.
 
     Raises:
         UsageError: the packages of the extra ``report`` are not installed.

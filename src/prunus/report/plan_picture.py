@@ -1,4 +1,4 @@
-"""A plan as one picture: every layer in the order of execution, what stays of it and what goes."""
+"""A plan as one picture: every layer in the order of execution, with its kept and its removed part."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prunus.graph.coupling import Coupling
 
 MOST_LINES = 64
-"""A network of more layers shows its blocks, or its stages, with the layers side by side."""
+"""The number of layers above which blocks or stages are drawn, with their layers side by side."""
 
 KEPT = COLOURS["weight"]
 _ROW, _TOP = 15.0, 128.0
@@ -27,16 +27,16 @@ _PARAMS, _MACS, _METER, _WIDE = 480.0, 636.0, 42.0, 792.0
 
 
 def plan_picture(coupling: Coupling, plan: Plan, title: str, *, samples: int = 1) -> str:
-    """Draw what a plan leaves of every layer, as SVG.
+    """Draw the kept part of every layer of a plan, as SVG.
 
-    A bar is as long as √width of its layer, so that 10 and 1000 units fit on one page; its coloured part is the exact
-    share that stays. The columns at the right and the lines of stages and blocks hold exact prices.
+    The length of a bar is √width of its layer, so that 10 and 1000 units fit on one page; its coloured part is the
+    exact kept share. The columns at the right and the lines of stages and blocks hold exact prices.
 
     Args:
         coupling: the analysed model.
-        plan: made for it, with its price.
-        title: what is planned.
-        samples: of the captured call; MACs are shown for one.
+        plan: a plan for this model, with its price.
+        title: the title of the picture.
+        samples: the samples of the captured call; MACs are shown for one.
     """
     root = outline(coupling, plan, samples)
     shown = lines(root, MOST_LINES)

@@ -1,4 +1,4 @@
-"""A plan, and the difference of two, as text that a person reads before anything is cut."""
+"""A plan, a forecast, or the difference of two plans as lines of text."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Row = Sequence[str]
 
 
 def plan_lines(plan: Plan, *, batch: int = 1, most: int | None = None) -> Iterator[str]:
-    """Yield the lines of a plan: the price before and after, then one line a decision, dearest first.
+    """Yield the lines of a plan: the price before and after, then one line per decision, largest saving first.
 
     Args:
-        plan: with priced decisions.
-        batch: samples of the captured call; MACs are shown for one.
-        most: how many decisions to show; None shows all.
+        plan: a plan with priced decisions.
+        batch: the samples of the captured call; MACs are shown for one.
+        most: the number of decisions to show; None shows all.
     """
     yield from price_lines(plan, batch=batch)
     yield from damage_lines(plan)
@@ -40,14 +40,14 @@ def plan_lines(plan: Plan, *, batch: int = 1, most: int | None = None) -> Iterat
 
 
 def price_lines(plan: Plan, *, batch: int = 1) -> Iterator[str]:
-    """Yield the price of a plan before and after, a line a metric; MACs are for one of ``batch`` samples."""
+    """Yield the price of a plan before and after, a line per metric; MACs are for one of ``batch`` samples."""
     if plan.before and plan.after:
         rows = [_cost_row(label, field, plan.before, plan.after, batch) for label, field in _COSTS]
         yield from aligned([("", "before", "after", "kept"), *rows])
 
 
 def damage_lines(plan: Plan) -> Iterator[str]:
-    """Yield what all decisions cost together beside what they cost one by one, and what a search found, if measured."""
+    """Yield the damage of all decisions together and one by one, and the result of a search, if measured."""
     found, search = plan.settings.get("damage"), plan.settings.get("search")
     if search and search["rise_after"] is not None:
         yield (
@@ -63,7 +63,7 @@ def damage_lines(plan: Plan) -> Iterator[str]:
 
 
 def forecast_lines(found: Forecast) -> Iterator[str]:
-    """Yield what a plan is predicted to gain, a line a runtime; `forecast.warnings_of` makes the warnings."""
+    """Yield the predicted gain of a plan, a line per runtime; `forecast.warnings_of` makes the warnings."""
     rows: list[Row] = [(f"predicted time of dense (batch {found.batch}, threads {found.threads})", "")]
     for label, ratio in (
         ("eager PyTorch", found.eager),
@@ -101,7 +101,7 @@ def diff_lines(diff: PlanDiff, *, batch: int = 1) -> Iterator[str]:
 
 
 def aligned(rows: Sequence[Row], right: Sequence[int] | range = range(1, 99)) -> Iterator[str]:
-    """Yield rows as lines with columns of equal width; those in ``right`` stand at the right."""
+    """Yield rows as lines with columns of equal width; columns in ``right`` are aligned right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))

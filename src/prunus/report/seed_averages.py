@@ -1,4 +1,4 @@
-"""Average the rows of one method at one kept fraction over its seeds: what a table line or a chart mark shows."""
+"""Averages over seeds of one method at one kept fraction, for a line of the table or a mark in a chart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Cell:
     """One method at one kept fraction, averaged over ``n`` seeds.
 
     Units: as in a row. ``forward`` and ``backward`` are mean latency ratios with the widest range that the intervals of
-    the seeds span; None where one was not timed.
+    the seeds span; None if one seed was not timed.
     """
 
     method: str
@@ -51,12 +51,12 @@ class Cell:
 
     @property
     def faster(self) -> bool:
-        """Whether the whole forward interval lies below the dense time."""
+        """Return whether the whole forward interval lies below the dense time."""
         return self.forward is not None and self.forward.high < 1.0
 
 
 def make_cells(results: Results) -> tuple[Cell, ...]:
-    """Return one cell per summary: most kept first, then by level, then as the methods were run."""
+    """Return one cell per summary: most kept first, then by level, then in the order of the methods."""
     groups: dict[tuple[str, float], list[Row]] = {}
     for row in results.runs:
         groups.setdefault((row.method, row.kept_fraction), []).append(row)
@@ -65,7 +65,7 @@ def make_cells(results: Results) -> tuple[Cell, ...]:
 
 
 def dense_cell(results: Results) -> Cell:
-    """Return the dense network averaged over the seeds it was trained with."""
+    """Return the dense network averaged over its training seeds."""
     rows = list(results.dense_runs)
     names = ("accuracy", "f1_macro", "worst_class")
     spreads = {name: Spread.of([getattr(row, name) for row in rows]) for name in names}
@@ -79,7 +79,7 @@ def kept_fractions(cells: tuple[Cell, ...]) -> list[float]:
 
 
 def levels(cells: tuple[Cell, ...]) -> list[Level]:
-    """Return the levels that occur, from the single weight up."""
+    """Return the levels that occur, from single weights upwards."""
     return [level for level in LEVELS if any(cell.level == level for cell in cells)]
 
 

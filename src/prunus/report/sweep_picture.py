@@ -1,4 +1,4 @@
-"""A sweep as one picture: what each kept share does to the loss before recovery, and what it leaves of the cost."""
+"""A sweep as one picture: the loss before recovery and the cost of every kept share."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Swept:
     """One plan of a sweep.
 
     Attributes:
-        kept: share of the metric that was asked for; 1 is the dense network.
+        kept: the requested share of the metric; 1 is the dense network.
         params, macs_forward, param_bytes: exact; MACs for one sample.
-        loss: on the selection split, before any recovery.
+        loss: the loss on the selection split, before any recovery.
     """
 
     kept: float
@@ -42,7 +42,7 @@ class Swept:
 
 
 def best_losses(points: Sequence[Swept]) -> list[Swept]:
-    """Return the points that no smaller or equal share beats in loss, smallest first."""
+    """Return the points whose loss no smaller or equal share beats, smallest first."""
     found: list[Swept] = []
     for point in sorted(points, key=lambda p: (p.kept, p.loss)):
         if not found or point.loss < found[-1].loss:
@@ -51,16 +51,17 @@ def best_losses(points: Sequence[Swept]) -> list[Swept]:
 
 
 def sweep_picture(points: Sequence[Swept], dense: Swept, metric: str, title: str) -> str:
-    """Draw the loss and the cost of every plan against the share that stays, as SVG.
+    """Draw the loss and the cost of every plan against the kept share, as SVG.
 
-    Left: the loss before recovery, its front joined, plans that a smaller one beats hollow. Right: what is left of
+    Left: the loss before recovery; the front is joined by a line, plans that a smaller one beats are hollow. Right: the
+        rest of
     parameters, MACs and bytes. A loss that is not finite has no mark.
 
     Args:
         points: at least one plan.
-        dense: the network before.
-        metric: whose share was asked for.
-        title: what is swept.
+        dense: the dense network.
+        metric: the metric of the shares.
+        title: the title of the picture.
     """
     finite = [p for p in points if math.isfinite(p.loss)]
 
@@ -108,7 +109,7 @@ def _label(axes: Axes, points: Sequence[Swept], where: dict[str, Any]) -> None:
     taken: list[tuple[float, float]] = []
     for point in points:
         x, y = axes.transData.transform((point.kept, point.loss))
-        # A label needs its own room; crowded ones are left to the tips.
+        # A label needs room; where points crowd, only the tips name them.
         if all(abs(x - there[0]) > 62 or abs(y - there[1]) > 12 for there in taken):
             taken.append((x, y))
             text = f"{count(point.params)}, {point.loss:.3g}"
@@ -121,7 +122,7 @@ def _costs(axes: Axes, points: Sequence[Swept], dense: Swept) -> None:
     axes.plot([0, 1], [0, 100], color=FAINT, linewidth=0.8, dashes=(2, 2), zorder=1)
     costs: Sequence[tuple[str, str, str, str]] = _COSTS
     if all(p.param_bytes * dense.params == p.params * dense.param_bytes for p in points):
-        # Tensors of one dtype: the two lines would be one.
+        # With tensors of one dtype the two lines would coincide.
         costs = (("parameters and bytes", *_COSTS[0][1:]), _COSTS[1])
     for i, (label, field, colour, marker) in enumerate(costs):
         whole = max(getattr(dense, field), 1)
@@ -152,7 +153,7 @@ def _share_axis(axes: Axes, kept: Sequence[float]) -> None:
 
 
 def _loss_axis(axes: Axes, losses: Sequence[float]) -> None:
-    """Take a logarithmic axis where the largest loss would flatten all others, with whole ticks and some room."""
+    """Set a logarithmic axis if the largest loss would flatten all others, with whole ticks and some room."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     low, high = min(losses), max(losses)

@@ -1,4 +1,4 @@
-"""The comparison as a table on the console, and a few sentences under it."""
+"""The results of a comparison as a table on the console, with findings below it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _TOPICS = ("best", "pay")
 
 
 def print_table(results: Results, console: Console | None = None) -> None:
-    """Print the comparison: grouped by kept fraction and level, with what it means in words underneath.
+    """Print the results of a comparison, grouped by kept fraction and level, with the findings in words below.
 
-    A terminal gets colours, and as many columns as it is wide enough for; anything else gets plain text with every
-    column, whatever the width.
+    A terminal gets colours, and as many columns as fit its width; anything else gets plain text with every
+    column.
 
     Args:
-        results: what a comparison found.
-        console: where to print; by default the standard output.
+        results: the results of a comparison.
+        console: the console to print on; by default the standard output.
 
     Units: before, after, F1 and worst in percent; time as a ratio to dense with its 95 % interval; s in seconds.
     """
@@ -44,7 +44,7 @@ def print_table(results: Results, console: Console | None = None) -> None:
             console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)
     hidden = [column.head for column in columns if column not in shown]
     for line in _footnotes(results, hidden):
-        # A pipe keeps each sentence on one line; a terminal wraps it between words.
+        # In a pipe each sentence is one line; a terminal wraps it between words.
         console.print(line, soft_wrap=not console.is_terminal, markup=False, highlight=False, emoji=False)
 
 
@@ -66,7 +66,7 @@ def _fitting(
     results: Results, cells: tuple[Cell, ...], columns: tuple[Column, ...], console: Console
 ) -> tuple[Column, ...]:
     shown = list(columns)
-    # Measured on an endless line, for a narrow one would report itself.
+    # Measured on a very wide console, for a narrow one would limit the result.
     endless = console.options.update(width=10_000)
     while console.measure(_rich_table(results, cells, tuple(shown)), options=endless).maximum > console.width:
         droppable = [column for column in shown if column.rank]

@@ -1,4 +1,4 @@
-"""A plan as something a person reads, compares, edits and hands back."""
+"""A plan in; its decisions priced, its differences to another plan, or the plan with a person's edits out."""
 
 from prunus.analysis.review.diff import AxisChange, PlanDiff, diff_plans
 from prunus.analysis.review.edit import Settled, settle

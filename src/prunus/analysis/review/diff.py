@@ -1,4 +1,4 @@
-"""Two plans side by side: which decisions differ, and what that does to the price."""
+"""Two plans side by side: the decisions that differ, and the difference in price."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class AxisChange:
 
 @dataclass(frozen=True, slots=True)
 class PlanDiff:
-    """What differs between two plans for one model; all empty where they cut alike."""
+    """The differences between two plans for one model; all empty where they cut alike."""
 
     axes: tuple[AxisChange, ...]
     drops_first: tuple[str, ...]
@@ -39,7 +39,7 @@ class PlanDiff:
 
     @property
     def is_empty(self) -> bool:
-        """Whether both plans give the same network."""
+        """Return whether both plans give the same network."""
         return not (self.axes or self.drops_first or self.drops_second or self.masks)
 
 

@@ -1,4 +1,4 @@
-"""A plan that a person has edited: checked against the model and its constraints, its derived parts made anew."""
+"""A plan that a person has edited: it is checked against the model and its constraints, and its parts recomputed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _BLOCKS = ("block", "structure")
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A plan whose tensors, price and decisions follow from its axes, and what was edited, a line each."""
+    """A plan whose tensors, price and decisions follow from its axes, and the edits, a line each."""
 
     plan: Plan
     edits: tuple[str, ...]
 
 
 def settle(plan: Plan, coupling: Coupling) -> Settled:
-    """Return a plan that says everywhere what its ``axes`` say; `apply` of a plan folder begins with this.
+    """Recompute every part of an edited plan from its ``axes``; `apply` of a plan folder begins with this.
 
     A person may change ``keep`` of any axis in ``plan.json``, delete an axis (it stays whole), add one, delete a drop,
     or add the name of a branch to ``drops``. Kept indices of tensors, prices and decisions are recomputed; budget,
@@ -46,14 +46,14 @@ def settle(plan: Plan, coupling: Coupling) -> Settled:
     edits = (*(f"{branch.id}: dropped" for branch in forced), *_edits(plan, fresh))
     if edits:
         _check_constraints(fresh, coupling)
-        # What was measured together was measured on the plan as it was.
+        # These were measured on the plan before the edit.
         fresh = replace(fresh, settings={k: v for k, v in fresh.settings.items() if k != "damage"})
     decisions = [Decision(b.id, _BLOCKS[0], b.params, b.params, EDITED) for b in forced]
     return Settled(replace(fresh, decisions=(*decisions, *_decisions(plan, fresh))), edits)
 
 
 def _forced(plan: Plan, coupling: Coupling) -> tuple[Plan, list[Branch]]:
-    """Give the branches that a person named their place: a bypass, or axes to empty."""
+    """Turn the branches that a person named into bypasses, or into axes to empty."""
     named = [drop.label for drop in plan.drops if not drop.join]
     if not named:
         return plan, []
@@ -80,15 +80,15 @@ def _check_axes(plan: Plan, coupling: Coupling) -> None:
 
 
 def _edits(stored: Plan, fresh: Plan) -> list[str]:
-    """Name what the stored tensors do not say: they are as the plan was written, the axes as a person left them."""
+    """Describe the axes that a person edited: the stored tensors still show the plan as it was written."""
     lines = []
-    told = {d.node: d for d in stored.decisions if d.level == "unit"}
-    for axis in dict.fromkeys([*fresh.axes, *told]):
+    decisions = {d.node: d for d in stored.decisions if d.level == "unit"}
+    for axis in dict.fromkeys([*fresh.axes, *decisions]):
         mask = fresh.axes.get(axis)
-        gone = 0 if mask is None else int((~mask).sum())
-        before = told[axis].removed if axis in told else 0
-        if gone != before:
-            lines.append(f"{axis}: {before} units went, now {gone}")
+        removed = 0 if mask is None else int((~mask).sum())
+        before = decisions[axis].removed if axis in decisions else 0
+        if removed != before:
+            lines.append(f"{axis}: {before} units went, now {removed}")
     if not lines and _kept(stored) != _kept(fresh):
         changed = sorted(t for t in {**stored.keep, **fresh.keep} if _of(stored, t) != _of(fresh, t))
         lines.append(f"other units of {', '.join(changed[:3])}{' …' if len(changed) > 3 else ''}")
@@ -108,7 +108,7 @@ def _of(plan: Plan, tensor: str) -> dict[int, str]:
 
 def _check_constraints(plan: Plan, coupling: Coupling) -> None:
     whole = cost_model(coupling).price()
-    # Masks make fewer weights count than the cut network has; what they leave was counted when they were made.
+    # The cut network stores masked weights too; the price with masks was counted when they were made.
     known = ("macs",) if plan.masks else ("params", "macs", "bytes")
     counted = {m: v for m, v in dict(plan.settings.get("budget") or {}).items() if m in known}
     for limit in parse_budget(counted, whole) if counted else ():
@@ -134,11 +134,11 @@ def _decisions(stored: Plan, fresh: Plan) -> tuple[Decision, ...]:
             out.append(d)
             continue
         mask = fresh.axes.get(d.node)
-        gone = 0 if mask is None else int((~mask).sum())
+        removed = 0 if mask is None else int((~mask).sum())
         seen.add(d.node)
-        if gone:
-            edited = replace(d, removed=gone, reason=EDITED, score_share=None, damage=None)
-            out.append(d if gone == d.removed else edited)
+        if removed:
+            edited = replace(d, removed=removed, reason=EDITED, score_share=None, damage=None)
+            out.append(d if removed == d.removed else edited)
     out += [
         Decision(a, "unit", int((~m).sum()), len(m), EDITED)
         for a, m in fresh.axes.items()
@@ -148,5 +148,5 @@ def _decisions(stored: Plan, fresh: Plan) -> tuple[Decision, ...]:
 
 
 def _whole_block(plan: Plan) -> bool:
-    """Whether axes went with dropped branches, which have decisions of their own level."""
+    """Return whether axes were removed with dropped branches, which have decisions of their own level."""
     return any(d.level in _BLOCKS for d in plan.decisions)

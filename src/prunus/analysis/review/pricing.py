@@ -1,4 +1,4 @@
-"""What each decision of a plan saves: the price with that one taken back, minus the price of the plan."""
+"""The savings of each decision of a plan: the price without that decision, minus the price of the plan."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from prunus.surgery.rewrite_graph import rewrite
 def with_savings(plan: Plan, coupling: Coupling, scores: Mapping[str, np.ndarray] | None = None) -> Plan:
     """Return the plan with every decision priced; nothing else changes.
 
-    saves(d) = price(plan without d) − price(plan). Prices are products of widths, so savings of single decisions do not
-    add up to what the plan saves. With ``scores``, score_share(a) = Σ_removed s / Σ_all s of the axis.
+    saves(d) = price(plan without d) − price(plan). Prices are products of widths, so the savings of single decisions do
+    not add up to the savings of the plan. With ``scores``, score_share(a) = Σ_removed s / Σ_all s of the axis.
 
     Args:
         plan: made for this coupling.
@@ -54,7 +54,7 @@ class _Prices:
         return cost_model(self.coupling, rewrite(self.coupling, dict(axes), drops)).price(axes)
 
     def without(self, node: str) -> Cost | None:
-        """Return the price with one decision taken back; None where the node is neither an axis nor a branch."""
+        """Return the price without one decision; None where the node is neither an axis nor a branch."""
         if node in self.plan.axes:
             return self.of({a: m for a, m in self.plan.axes.items() if a != node}, self.plan.drops)
         left = tuple(d for d in self.plan.drops if node not in (d.label, d.join))

@@ -1,4 +1,4 @@
-"""The papers behind what a recipe uses, read from the docstrings of the algorithms themselves."""
+"""A recipe in; the papers of its algorithms out, read from the docstrings of the algorithms."""
 
 from prunus.experiments.citation.reference import Reference, references_in, source_text
 from prunus.experiments.citation.used import ROLES, Citations, Used, cite, member_sources

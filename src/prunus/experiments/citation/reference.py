@@ -19,8 +19,8 @@ class Reference:
     Attributes:
         authors: as in the docstring, ``Frantar & Alistarh`` or ``Li et al.``
         title: in full or as far as it identifies the paper.
-        arxiv: its number, empty where it has none.
-        venue: where it appeared otherwise, with the year.
+        arxiv: its arXiv number, or empty.
+        venue: another venue with the year, or empty.
     """
 
     authors: str
@@ -34,7 +34,7 @@ class Reference:
 
     @property
     def year(self) -> str:
-        """The year of the arXiv number or of the venue; empty where neither says."""
+        """The year of the arXiv number or of the venue; empty without both."""
         if self.arxiv:
             return f"20{self.arxiv[:2]}"
         found = _YEAR.findall(self.venue)
@@ -42,7 +42,7 @@ class Reference:
 
     @property
     def key(self) -> str:
-        """Surname, year and first weighty word of the title: ``li2016pruning``."""
+        """Surname, year and first long word of the title: ``li2016pruning``."""
         surname = re.split(r" et al\.?| and |, | & ", self.authors)[0].split()[-1]
         words = [word for word in re.findall(r"[^\W\d_]+", self.title.lower()) if word not in _SMALL_WORDS]
         plain = unicodedata.normalize("NFKD", f"{surname.lower()}{self.year}{words[0] if words else ''}")
@@ -72,7 +72,7 @@ class Reference:
 
 
 def source_text(docstring: str | None) -> str:
-    """Return what stands after ``Source:`` in a docstring, in one line; empty where nothing does.
+    """Return the text after ``Source:`` in a docstring in one line; empty if there is none.
 
     Example:
         >>> source_text("Do it.\\n\\n    Source: Li et al.,\\n    arXiv:1608.08710.\\n\\n    Args:")
@@ -84,16 +84,16 @@ def source_text(docstring: str | None) -> str:
 
 
 def references_in(source: str) -> tuple[Reference, ...]:
-    """Return the papers that a source names: ``Authors, "Title", arXiv:…``, parted by semicolons.
+    """Return the papers that a source names: ``Authors, "Title", arXiv:…``, separated by semicolons.
 
-    What stands before a colon or in brackets says what is taken from a paper; ``own`` names none.
+    A text before a colon or in brackets describes the use of a paper; ``own`` names none.
 
     Example:
         >>> [str(r) for r in references_in('own; the idea: Lee et al., "SNIP", arXiv:1810.02340 (gates).')]
         ['Lee et al., "SNIP", arXiv:1810.02340.']
     """
     found = []
-    # Not at a semicolon inside quotation marks or brackets.
+    # A semicolon inside quotation marks or brackets does not separate.
     for part in re.split(r';\s+(?=(?:[^"]*"[^"]*")*[^"]*$)(?![^(]*\))', source):
         match = _REFERENCE.match(part.strip().rstrip("."))
         if match is None:

@@ -1,4 +1,4 @@
-"""Which algorithms a recipe uses, and the papers of each."""
+"""The algorithms that a recipe uses, and the papers of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROLES: Mapping[str, tuple[str, str]] = {
     "strategy": ("prunus.pruner", "STRATEGIES"),
     "recovery": ("prunus.recovery.recovery_method", "RECOVERY_METHODS"),
 }
-"""Role → where its registry is. A key of a recipe that is a role names a member of it."""
+"""Role → module and name of its registry. A key of a recipe that is a role names a member of it."""
 
 _STAGE_ROLES = {"blocks": "method", "units": "criterion", "weights": "weight criterion"}
 _SEARCH = "prunus.budget.evolutionary_search:refine"
@@ -39,8 +39,8 @@ class Used:
     Attributes:
         role: criterion, allocator, method, …
         name: as in the recipe.
-        source: what its docstring says, in one line.
-        references: the papers in it; none where it is our own.
+        source: the source in its docstring, in one line.
+        references: the papers in it; none for an own algorithm.
     """
 
     role: str
@@ -51,7 +51,7 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Citations:
-    """What is used, in order; printing it lists the papers of each."""
+    """The algorithms in order of use; printing it lists the papers of each."""
 
     used: tuple[Used, ...]
 
@@ -80,7 +80,7 @@ def cite(what: Recipe | Path | str | Mapping[str, str]) -> Citations:
 
     Of the section ``prune`` these are the method, or else criterion and allocator, its repair, and its search; of
     ``compare`` its methods and repairs, where the file has that section or has no ``prune``. Then the stages, and the
-    way of recovery. ``auto`` names no algorithm: which one it takes, the data decide.
+    recovery method. ``auto`` names no algorithm: the data decide which one it takes.
 
     Args:
         what: a recipe, the path of one, or role → name, such as ``{"criterion": "fisher"}``.
@@ -104,14 +104,14 @@ def cite(what: Recipe | Path | str | Mapping[str, str]) -> Citations:
 
 
 def member_sources(member: Any, *, depth: int = 2) -> str:
-    """Return the source of a registry's member: that of what its field ``documents`` names, its own, or its function's.
+    """Return the source of a registry's member: of the object in its field ``documents``, its own, or of its function.
 
     Several are joined by semicolons.
     """
     named = [_named_object(place) for place in getattr(member, "documents", ())]
     if named:
         return "; ".join(source_text(document.__doc__).rstrip(".") for document in named) + "."
-    # A record's docstring is that of its class and says nothing of the member.
+    # A record has the docstring of its class, which does not describe the member.
     callable_itself = hasattr(member, "__name__")
     text = source_text(member.__doc__) if callable_itself else ""
     for part in _PARTS if not text and depth else ():
@@ -162,7 +162,7 @@ def _named_in(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _member(role: str, name: str | None) -> Iterator[tuple[str, str]]:
-    """Yield (role, name) where the registry has it: ``auto`` and ``none`` name no algorithm."""
+    """Yield (role, name) if the registry has the name: ``auto`` and ``none`` name no algorithm."""
     if name is not None and name in _registry(role):
         yield role, name
 

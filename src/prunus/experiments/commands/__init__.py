@@ -1,4 +1,4 @@
-"""What the commands plan, apply, prune and verify do: a recipe in, a folder out, and back."""
+"""A recipe or a plan folder in; a plan folder, a checkpoint folder or a proof out."""
 
 from prunus.experiments.commands.applying import apply_folder
 from prunus.experiments.commands.folder import PlanFolder, read_plan_folder, write_plan_folder

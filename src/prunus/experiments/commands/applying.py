@@ -1,4 +1,4 @@
-"""Do exactly what a plan folder says, prove it, and write the smaller network."""
+"""Cut a network exactly as a plan folder says, verify the cut, and write the smaller network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prunus.outcome import Outcome, realise
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The outcome of a plan folder; ``edits`` are the lines that a person changed in the plan."""
+    """The outcome of a plan folder; ``edits`` describe the changes of a person in the plan."""
 
     trained: TrainedModel
     outcome: Outcome
@@ -23,7 +23,7 @@ class Applied:
 
 
 def apply_folder(given: PlanFolder, out: Path | None, progress: Progress) -> Applied:
-    """Cut the recipe's network as the plan says, verify it, and write the checkpoint where ``out`` is given.
+    """Cut the recipe's network as the plan says, verify the cut, and write the checkpoint if ``out`` is given.
 
     Raises:
         PlanError: the model or its weights are not those of the plan, or an edit breaks a constraint.

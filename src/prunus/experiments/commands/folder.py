@@ -1,4 +1,4 @@
-"""A plan folder: the plan, the recipe it came from, the scores, and the weights where they were trained for it."""
+"""A plan folder: the plan, its recipe, the scores, and the weights if they were trained for it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,14 @@ PLAN_FOLDER = Contents(PLAN, PLAN_FILES.names | {_RECIPE, _SCORES, _WEIGHTS, PIC
 
 @dataclass(frozen=True, slots=True)
 class PlanFolder:
-    """What a plan folder holds; ``weights`` is None where the recipe itself leads to them, ``digest`` tells them
-    apart.
+    """The content of a plan folder.
+
+    Attributes:
+        plan: the plan.
+        recipe: the recipe of the plan.
+        scores: axis id → scores of its units.
+        weights: the trained weights; None if the recipe names them itself.
+        digest: the digest of the weights, by which other weights are noticed.
     """
 
     plan: Plan
@@ -35,6 +41,12 @@ class PlanFolder:
     scores: Mapping[str, np.ndarray]
     weights: Mapping[str, Tensor] | None
     digest: str | None = None
+
+    def scores_for(self, recipe: Recipe) -> Mapping[str, np.ndarray] | None:
+        """Return the stored scores if a recipe scores in the same way, else None."""
+        own = self.recipe
+        same = (recipe.prune.criterion, recipe.calibration) == (own.prune.criterion, own.calibration)
+        return self.scores or None if same else None
 
 
 def write_plan_folder(
@@ -46,14 +58,14 @@ def write_plan_folder(
     weights: Mapping[str, Tensor] | None,
     digest: str | None = None,
 ) -> Path:
-    """Write a plan folder at once or not at all; an older one is replaced."""
+    """Write a plan folder at once or not at all, in the place of an older one."""
     from safetensors.numpy import save
     from safetensors.torch import save as save_tensors
 
     with atomic_dir(out, PLAN_FOLDER) as folder:
         plan.write(folder)
         values = recipe.model_dump(mode="json")
-        # The folder of the recipe, seen from the plan: both may move together.
+        # The path of the recipe's folder is relative to the plan, so that both may move together.
         place = os.path.relpath(recipe.base_dir.resolve(), out.resolve())
         (folder / _RECIPE).write_text(
             json.dumps({"base_dir": place, "weights": digest, "recipe": values}, indent=1) + "\n", "utf-8"

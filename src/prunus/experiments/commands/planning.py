@@ -1,4 +1,4 @@
-"""Plan what a recipe asks for; an analysis answers further budgets without measuring again."""
+"""The plans of a recipe; further budgets for the same network reuse its measurements."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def check_wanted(recipe: Recipe) -> Request:
-    """Refuse what cannot be planned before anything is trained, and return what is asked for.
+    """Refuse a recipe that cannot be planned before anything is trained, and return its request.
 
     Raises:
-        OptionError: no budget, an unknown metric, criterion, allocator or method, or stages that cannot be had so.
+        OptionError: no budget, an unknown metric, criterion, allocator or method, or invalid stages.
     """
     request = request_of(recipe)
     check_stages(request)
@@ -33,11 +33,11 @@ def check_wanted(recipe: Recipe) -> Request:
 def plan_recipe(
     trained: TrainedModel, scores: Mapping[str, np.ndarray] | None = None
 ) -> tuple[Plan, Mapping[str, np.ndarray]]:
-    """Return the plan of a recipe, every decision priced, and the scores that it rests on.
+    """Return the plan of a recipe, with priced decisions, and the scores behind it.
 
     Args:
         trained: the network of the recipe.
-        scores: those of an earlier plan by the same criterion; they are not measured again.
+        scores: the scores of an earlier plan by the same criterion, to be reused.
 
     Raises:
         OptionError: no budget, an unknown criterion, allocator or method, or a budget that the method does not know.
@@ -51,20 +51,20 @@ def plan_recipe(
 
 
 def plan_again(trained: TrainedModel, recipe: Recipe) -> tuple[Plan, Mapping[str, np.ndarray]]:
-    """Return the plan of another recipe for the same network; what was measured is not measured again."""
+    """Return the plan of another recipe for the same network; earlier measurements are reused."""
     return plan_recipe(trained.with_recipe(recipe))
 
 
 def planned_recipe(trained: TrainedModel) -> Planned:
-    """Plan a recipe whose stages may learn; the network with what they learned comes along."""
+    """Plan a recipe whose stages may train, and return the network with the trained weights too."""
     return planned(trained.analysis, check_wanted(trained.recipe))
 
 
 def check_weights_of(digest: str | None, trained: TrainedModel) -> None:
-    """Refuse a plan whose weights were others: its scores would mean nothing.
+    """Refuse a plan that was made for other weights: its scores would be wrong.
 
     Raises:
-        PlanError: the tensors differ from those it was made for.
+        PlanError: the tensors differ from those of the plan.
     """
     own = trained.digest
     if digest is not None and digest != own:

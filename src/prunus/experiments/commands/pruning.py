@@ -1,4 +1,4 @@
-"""The whole way for one recipe: plan, cut, verify, recover, measure; checkpoint, results and report in one folder."""
+"""The pruning of one recipe: plan, cut, verify, recover, measure; checkpoint, results and report in one folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """The recovered network with its plan, its proof and what was measured; MACs of the plan are for ``samples``."""
+    """The recovered network with its plan, its proof and its measurements; MACs of the plan are for ``samples``."""
 
     outcome: Outcome
     results: Results
@@ -31,12 +31,12 @@ class Pruned:
 
 
 def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned:
-    """Prune one recipe's network from beginning to end.
+    """Prune one recipe's network, from training to the report.
 
-    The folder gets the checkpoint that `prunus.load` reads, ``results.json`` and ``report.html``.
+    The folder contains the checkpoint for `prunus.load`, ``results.json`` and ``report.html``.
 
     Raises:
-        PrunusError: whatever model, data or budget refuse; nothing half-written stays.
+        PrunusError: any refusal of model, data or budget; nothing half-written is left.
     """
     request = check_wanted(recipe)
     with threads_of(recipe.threads):
@@ -44,7 +44,7 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
         started = time.perf_counter()
         found = planned(run.analysis, request)
         kept = found.plan.after.params / found.plan.before.params
-        # A repair goes by the dense network's answers alone, and would undo what stages have learned from labels.
+        # A repair fits the dense network's outputs only, and would undo the training of stages on labels.
         repair = "none" if found.weights is not None else recipe.prune.repair
         entry = entered_row(
             run,
@@ -65,13 +65,13 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
 
 def _way(recipe: Recipe, criterion: str | None) -> Method:
     """Return the method that the recipe names, or one that stands for its criterion and allocator."""
-    wanted = recipe.prune
-    if wanted.method is not None and not recipe.stages:
-        return METHODS.get(wanted.method)
+    section = recipe.prune
+    if section.method is not None and not recipe.stages:
+        return METHODS.get(section.method)
     units = METHODS.get("units")
     if recipe.stages:
         name = ", ".join(f"{stage.level} by {stage.way}" for stage in recipe.stages)
         return Method(name, "hierarchical", units.plan, name)
-    name = ", ".join(part for part in (criterion, wanted.allocator) if part)
-    kind: Level = "hierarchical" if len(wanted.levels) > 1 else "neuron" if wanted.levels == ("unit",) else "weight"
-    return Method(name, kind, units.plan, f"{' and '.join(wanted.levels)}s by {name}")
+    name = ", ".join(part for part in (criterion, section.allocator) if part)
+    kind: Level = "hierarchical" if len(section.levels) > 1 else "neuron" if section.levels == ("unit",) else "weight"
+    return Method(name, kind, units.plan, f"{' and '.join(section.levels)}s by {name}")

@@ -1,4 +1,4 @@
-"""Lay a plan folder beside its model again: settled as ``apply`` takes it, every decision priced."""
+"""A plan folder together with its model: the plan with its edits, every decision priced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prunus.foundation.progress import Progress
 
 
 def review_folder(given: PlanFolder, progress: Progress) -> tuple[TrainedModel, Settled]:
-    """Return the recipe's network and the plan as a person left it; nothing is cut.
+    """Return the recipe's network and the plan with a person's edits; nothing is cut.
 
     Raises:
         PlanError: the model or its weights are not those of the plan, or an edit breaks a constraint.

@@ -1,4 +1,4 @@
-"""Prove a checkpoint folder again: its cut, and the calls that the network in it takes."""
+"""The proof of a checkpoint folder: its cut, and the calls of the network in it."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The proof of a folder; ``calls`` is None where nobody asked for the table."""
+    """The proof of a folder; ``calls`` is None if the table was not requested."""
 
     check: Check
     calls: CallTable | None
 
     @property
     def ok(self) -> bool:
-        """Whether the cut is right and no call fails or differs."""
+        """Return whether the cut is right and no call fails or differs."""
         return self.check.ok and (self.calls is None or self.calls.ok)
 
 
 def verify_folder(folder: Path, progress: Progress, *, calls: bool = False, base_dir: Path | None = None) -> Verified:
-    """Prove the cut that a checkpoint folder holds, on a fresh instance of its dense network.
+    """Verify the cut of a checkpoint folder, on a fresh instance of its dense network.
 
     The proof gives all weights noise, so nothing is trained.
 
     Args:
-        folder: what ``prunus prune`` or ``prunus apply`` wrote.
-        progress: told of what takes long.
-        calls: make the table of calls too, of the network in the folder.
-        base_dir: where relative paths in its recipe start from; by default the working folder.
+        folder: the folder that ``prunus prune`` or ``prunus apply`` wrote.
+        progress: reports every long step.
+        calls: make the table of calls too, with the network in the folder.
+        base_dir: the folder of relative paths in its recipe; by default the working folder.
 
     Raises:
         ModelError: no checkpoint there, or a damaged one.
-        UsageError: it holds no recipe, and so does not say how its dense network is built.
+        UsageError: it holds no recipe, from which its dense network could be built.
         PlanError: the recipe builds another network than the one that was cut.
         VerifyError: cut and masked network differ.
     """

@@ -1,4 +1,4 @@
-"""Recipes: one strict, versioned YAML file that says what to compare."""
+"""A strict, versioned YAML file in; a checked `Recipe` out, or an error with file, line and key."""
 
 from prunus.experiments.recipe.loading import demo_recipe, load_recipe, override
 from prunus.experiments.recipe.schema import Compare, Latency, Recipe

@@ -1,4 +1,4 @@
-"""From a file to a `Recipe`: every error names file, line, key, what was got and what is allowed."""
+"""The step from a file to a `Recipe`: every error names file, line, key, the value, and the allowed values."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def load_recipe(path: Path | str) -> Recipe:
 
 
 def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
-    """Return ``recipe`` with single values changed, as the options of the command line do.
+    """Return ``recipe`` with single values changed, for the options of the command line.
 
     Args:
-        recipe: left as it is.
+        recipe: the recipe, which is not changed.
         changes: path of keys → new value; None leaves the recipe's own value.
 
     Raises:
@@ -69,7 +69,7 @@ def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
             section[path[-1]] = value
     _replaced(values["prune"], changes)
     if changes.get(("recover", "steps")) is not None:
-        # A recovery has one budget: steps of the command line take the place of the recipe's minutes.
+        # A recovery has one budget: steps of the command line replace the recipe's minutes.
         values["recover"]["minutes"] = changes.get(("recover", "minutes"))
 
     def refuse(found: list[Finding]) -> UsageError:
@@ -89,7 +89,7 @@ def _flag(path: tuple[str, ...]) -> str:
 
 
 def _replaced(prune: dict[str, Any], changes: Mapping[tuple[str, ...], Any]) -> None:
-    """Let a method of the command line take the place of the recipe's criterion and allocator, and the other way."""
+    """Let a method of the command line replace the recipe's criterion and allocator, and the other way round."""
     own = ("criterion", "allocator", "levels", "search", "judge")
     named = {key for key in ("method", *own) if changes.get(("prune", key)) is not None}
     if "method" in named:
@@ -105,7 +105,7 @@ _IN_DEMO = words(
     "absolute-threshold relative-threshold importance window-tile window-kernel two-four alps sensitivity "
     "contribution magnitude obs-units key-path modular layer-wise multi-scale random smaller-dense"
 )
-"""Methods of every level that are done within the minute that a person gives a demo."""
+"""Methods of every level that together take about a minute."""
 
 
 def demo_recipe(seed: int = 0, seeds: int = 1, out: str = "prunus-demo") -> Recipe:
@@ -147,9 +147,9 @@ def _checked(values: dict[str, Any], refuse: Callable[[list[Finding]], UsageErro
 
 
 def _with_workload_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """Fill ``train`` and ``recover`` of a built-in model from its workload where the recipe is silent.
+    """Fill ``train`` and ``recover`` of a built-in model from its workload if the recipe leaves them out.
 
-    Without data nothing is learned: there the recovery that nobody asked for has no steps.
+    Without data nothing can be trained, so the default recovery has no steps there.
     """
     from prunus.experiments.workloads import WORKLOADS
 

@@ -1,4 +1,4 @@
-"""Turn what pydantic found into one line that a person can act on."""
+"""The messages of invalid recipes: findings of pydantic become lines that a person can act on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prunus.experiments.recipe.yaml_lines import Path_, dotted
 
 
 class Finding(NamedTuple):
-    """What is wrong, and the path of the key where it stands."""
+    """One problem of a recipe, and the path of its key."""
 
     path: Path_
     text: str
@@ -26,7 +26,7 @@ def findings(error: ValidationError) -> list[Finding]:
     for details in error.errors(include_url=False):
         finding = _finding(details)
         found.setdefault(finding.path, finding)
-    # A union reports its failed arms beside the element that failed; the element says more.
+    # A union reports its failed arms beside the failed element, which is more precise.
     outer = {path[:depth] for path in found for depth in range(len(path))}
     return [finding for path, finding in found.items() if path not in outer]
 
@@ -49,7 +49,7 @@ def _finding(details: ErrorDetails) -> Finding:
 
 
 def shown(value: Any) -> str:
-    """Return a short word for a value: its text, and its kind where that is the surprise."""
+    """Return a short text for a value, with its kind where the kind is wrong."""
     if value is None:
         return "nothing"
     if isinstance(value, dict):
@@ -61,11 +61,11 @@ def shown(value: Any) -> str:
 
 
 _ARMS = ("bool", "float", "int", "str")
-"""What pydantic calls the arms of a union of plain types."""
+"""The names that pydantic gives the arms of a union of plain types."""
 
 
 def _known_part(loc: tuple[int | str, ...]) -> Path_:
-    """Drop what pydantic adds to a location for the arms of a union."""
+    """Drop the parts of a location that pydantic adds for the arms of a union."""
     return tuple(
         part
         for part in loc
@@ -74,7 +74,7 @@ def _known_part(loc: tuple[int | str, ...]) -> Path_:
 
 
 def _section(path: Path_) -> Any:
-    """Return the class of a section, whose ``__pydantic_fields__`` tell its keys."""
+    """Return the class of a section, whose ``__pydantic_fields__`` are its keys."""
     model: Any = Recipe
     for part in path:
         if isinstance(part, int):
@@ -88,7 +88,7 @@ def _section(path: Path_) -> Any:
 
 
 def _sections_in(annotation: Any) -> Iterator[Any]:
-    """Yield the sections that a field may hold: itself, of a list, or beside null."""
+    """Yield the sections that a field may hold: directly, in a list, or beside null."""
     if hasattr(annotation, "__pydantic_fields__"):
         yield annotation
     for argument in get_args(annotation):
@@ -99,7 +99,7 @@ def _allowed(path: Path_) -> str:
     keys = [part for part in path if isinstance(part, str)]
     if not keys:
         return f"a section with the keys {', '.join(Recipe.model_fields)}"
-    # Keys of a mapping have no description of their own: that of the mapping tells of them.
+    # Keys of a mapping have no own description: that of the mapping applies.
     fields = (
         _section(tuple(keys[:depth])).__pydantic_fields__.get(keys[depth]) for depth in reversed(range(len(keys)))
     )

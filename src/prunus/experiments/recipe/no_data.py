@@ -1,4 +1,4 @@
-"""What a recipe may ask for that has noise in the place of data."""
+"""The check of recipes with ``data: noise``: options that need real data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NO_DATA = "noise"
 
 
 def without_data(recipe: Recipe) -> list[Finding]:
-    """Return what a recipe with ``data: noise`` asks for that needs real data; nothing for any other recipe."""
+    """Return the options of a recipe with ``data: noise`` that need real data; nothing for any other recipe."""
     if recipe.data != NO_DATA:
         return []
     found = []

@@ -1,4 +1,4 @@
-"""The records of a recipe: what may stand in the file, and nothing else."""
+"""The records of a recipe: the allowed keys and values of the file."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _bounds(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 _TRAIN = TrainingOptions(steps=0, lr=1e-3)
 _RECOVER = RecoveryOptions(steps=60, lr=5e-4, method="finetune")
-"""What a recipe that says nothing gets: the network as it comes, and after pruning a short fine-tuning."""
+"""The defaults of training and recovery: no training before pruning, and a short fine-tuning afterwards."""
 
 
 def _over(default: TrainingOptions) -> BeforeValidator:
@@ -66,7 +66,7 @@ class _Section(BaseModel):
 
 
 class Latency(_Section):
-    """How the latency ratio is measured: rounds of A/B/A/B, samples a batch, threads."""
+    """The measurement of the latency ratio: rounds of A/B/A/B, samples per batch, threads."""
 
     rounds: Count = Field(default=30)
     batch: Count = Field(default=64)
@@ -74,7 +74,7 @@ class Latency(_Section):
 
 
 class Compare(_Section):
-    """Which methods meet, at which kept fractions, over how many seeds."""
+    """The methods, kept fractions and seeds of a comparison."""
 
     methods: Annotated[Literal["all"] | Annotated[tuple[Name, ...], Strict(False)], AfterValidator(_nothing_twice)] = (
         Field(default="all", description="'all' or a list of method names, none twice")
@@ -97,7 +97,7 @@ Amount = Annotated[
 
 
 class Prune(_Section):
-    """What ``prunus plan`` and ``prunus prune`` do: one budget, and how units are scored and the budget divided."""
+    """The section of ``prunus plan`` and ``prunus prune``: one budget, the scores of units, and the allocator."""
 
     budget: dict[Name, Amount] = Field(default={}, description="a section such as {params: 0.5} or {macs: 0.3}")
     criterion: Name | None = Field(
@@ -131,7 +131,7 @@ class Prune(_Section):
 
 
 class Recipe(_Section):
-    """A whole recipe: model, data, training, recovery, how to prune, and what to compare.
+    """A whole recipe: model, data, training, recovery, pruning and comparison.
 
     Paths in it are relative to `base_dir`, the folder of the recipe file.
 
@@ -189,16 +189,16 @@ class Recipe(_Section):
 
     @property
     def base_dir(self) -> Path:
-        """The folder that relative paths in the recipe start from."""
+        """The folder from which relative paths in the recipe start."""
         return self._base_dir
 
     @property
     def out_dir(self) -> Path:
-        """Where the results go: ``out``, seen from the recipe's folder."""
+        """The folder of the results: ``out``, relative to the recipe's folder."""
         return self._base_dir / Path(self.out).expanduser()
 
     def located(self, base_dir: Path) -> Recipe:
-        """Return the same recipe with its relative paths starting from ``base_dir``."""
+        """Return the same recipe with relative paths that start from ``base_dir``."""
         copy = self.model_copy()
         copy._base_dir = base_dir
         return copy

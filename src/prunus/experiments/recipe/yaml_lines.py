@@ -18,13 +18,13 @@ _DEEPEST = 40
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """Plain values, and where each stands: path of keys → line number, counted from 1."""
+    """Plain values, and path of keys → line number, counted from 1."""
 
     values: Any
     lines: Mapping[Path_, int]
 
     def line(self, path: Path_) -> int:
-        """Return the line of ``path``, or of the nearest part above it that has one."""
+        """Return the line of ``path``, or of the nearest part above it that has a line."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
@@ -48,14 +48,14 @@ for _name, _pattern, _first in (
 def read_yaml(text: str, name: str) -> Marked:
     """Return the values and lines of the YAML document ``text``.
 
-    Tags, aliases, duplicated keys and several documents are refused: a recipe is data.
+    Tags, aliases, duplicated keys and several documents are refused.
 
     Args:
         text: the document.
-        name: the name that error messages begin with.
+        name: the name at the beginning of error messages.
 
     Raises:
-        RecipeError: not valid YAML, or one of the things above, with its line.
+        RecipeError: invalid YAML, or one of the refused things, with its line.
 
     Example:
         >>> read_yaml("a: {b: 1e-3}", "x.yaml").values

@@ -1,4 +1,4 @@
-"""From the ``model:`` and ``data:`` texts of a recipe to a module and its data."""
+"""The ``model:`` and ``data:`` texts of a recipe in; a module, example inputs and splits out."""
 
 from prunus.experiments.sources.checkpoints import load_checkpoint_
 from prunus.experiments.sources.data import resolve_data

@@ -1,4 +1,4 @@
-"""Find ``package.module:callable`` and ``file.py:callable``, call it, and name every failure in one line."""
+"""Calls of ``package.module:callable`` and ``file.py:callable``; every failure is one line."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def is_callable_source(text: str) -> bool:
 def call_source(
     text: str, args: Mapping[str, Any], base_dir: Path, kind: type[UsageError], seed: int | None = None
 ) -> Any:
-    """Return what the callable that ``text`` names returns for ``args``.
+    """Call the callable that ``text`` names with ``args``, and return its result.
 
-    Modules are looked for in ``base_dir`` first, and a file also sees its own folder.
+    Modules are searched in ``base_dir`` first; a file can also import from its own folder.
 
     Args:
         text: ``file.py:callable`` or ``package.module:callable``.
         args: keyword arguments of the call.
-        base_dir: the folder that a relative file and a module start from.
+        base_dir: the folder from which a relative file and a module start.
         kind: the class of the errors.
-        seed: set just before the call, so that random numbers drawn while importing change nothing.
+        seed: set just before the call, so that random numbers drawn during the import change nothing.
 
     Raises:
         UsageError: as ``kind``: no such file, module or name, or the user's code raised.
@@ -69,7 +69,7 @@ def _load_file(file: Path, text: str, kind: type[UsageError]) -> ModuleType:
         near = nearest(file.name, [entry.name for entry in file.parent.glob("*.py")])
         raise kind(f"{text!r}: no such file {str(file)!r}.{near} Give a path relative to the recipe's folder.")
     content = file.read_bytes()
-    # The name holds the content, so that an edited file is read again and an unchanged one is not.
+    # The name depends on the content, so that an edited file is read again and an unchanged one is not.
     digest = hashlib.sha256(str(file.resolve()).encode() + content).hexdigest()[:12]
     module_name = f"prunus_user_{file.stem}_{digest}"
     if module_name in sys.modules:
@@ -78,7 +78,7 @@ def _load_file(file: Path, text: str, kind: type[UsageError]) -> ModuleType:
     if spec is None or spec.loader is None:
         raise kind(f"{text!r}: {file.name!r} cannot be loaded as Python; give a .py file.")
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickling look their module up by name while it is being run.
+    # Dataclasses and pickling look their module up by name while it runs.
     sys.modules[module_name] = module
     try:
         with errors_named(repr(text), kind):

@@ -1,4 +1,4 @@
-"""Load a state dict into a model, whole or not at all."""
+"""Loading of a state dict into a model, whole or not at all."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _check_names(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    wanted = model.state_dict()
+    expected = model.state_dict()
     where = f"checkpoint {str(path)!r} does not fit the model"
-    if missing := [name for name in wanted if name not in state]:
+    if missing := [name for name in expected if name not in state]:
         raise ModelError(
             f"{where}: {missing[0]!r} is not in it ({len(missing)} missing).{nearest(missing[0], state)} "
             "Check model_args."
         )
-    if extra := [name for name in state if name not in wanted]:
+    if extra := [name for name in state if name not in expected]:
         raise ModelError(
             f"{where}: it holds {extra[0]!r}, which the model has not ({len(extra)} such). Check model_args."
         )
     for name, value in state.items():
-        if wanted[name].shape != value.shape:
+        if expected[name].shape != value.shape:
             raise ModelError(
-                f"{where}: {name!r} has shape {tuple(value.shape)}, the model {tuple(wanted[name].shape)}. "
+                f"{where}: {name!r} has shape {tuple(value.shape)}, the model {tuple(expected[name].shape)}. "
                 "Check model_args."
             )

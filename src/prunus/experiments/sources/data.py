@@ -1,4 +1,4 @@
-"""From the ``data:`` text of a recipe to splits."""
+"""The step from the ``data:`` text of a recipe to splits."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def resolve_data(text: str, args: Mapping[str, Any] | None = None, base_dir: Pat
             ``file.py:callable``; a callable returns loaders by split name (see `splits_from_loaders`).
         args: keyword arguments of the callable. For ``imagefolder``: image_size, resize, channels, mean, std (see
             `ImageOptions`), batch_size, test_fraction, held_fraction.
-        base_dir: the folder that relative paths start from.
+        base_dir: the folder from which relative paths start.
 
     Raises:
-        DataError: nothing of that name, an argument that is not allowed, or data that are empty, unlabelled or wrong.
+        DataError: an unknown name, an argument that is not allowed, or data that are empty, unlabelled or wrong.
 
     Example:
         >>> len(resolve_data("digits").test)
@@ -68,25 +68,25 @@ def _image_folder(folder: Path, args: dict[str, Any]) -> Splits:
             raise DataError(
                 f"imagefolder: unknown data_args key {name!r}.{nearest(name, allowed)} Allowed: {', '.join(allowed)}."
             )
-    wanted = {**_FOLDER_DEFAULTS, **{name: value for name, value in args.items() if name not in known}}
-    _check_folder_options(wanted)
+    settings = {**_FOLDER_DEFAULTS, **{name: value for name, value in args.items() if name not in known}}
+    _check_folder_options(settings)
     options = ImageOptions(**{name: value for name, value in args.items() if name in known})
-    found = find_images(folder, wanted["test_fraction"], wanted["held_fraction"])
+    found = find_images(folder, settings["test_fraction"], settings["held_fraction"])
     splits: dict[str, Any] = {}
     for name, labelled in found.splits.items():
         dataset = ImageDataset(labelled, options)
-        splits[name] = DatasetSplit(dataset, torch.arange(len(dataset)), name, wanted["batch_size"])
+        splits[name] = DatasetSplit(dataset, torch.arange(len(dataset)), name, settings["batch_size"])
     return splits_from_loaders({**splits, "classes": found.classes})
 
 
-def _check_folder_options(wanted: Mapping[str, Any]) -> None:
-    if type(wanted["batch_size"]) is not int or wanted["batch_size"] < 1:
-        raise DataError(f"imagefolder: data_args.batch_size: got {wanted['batch_size']!r}; allowed: 1 or more.")
+def _check_folder_options(settings: Mapping[str, Any]) -> None:
+    if type(settings["batch_size"]) is not int or settings["batch_size"] < 1:
+        raise DataError(f"imagefolder: data_args.batch_size: got {settings['batch_size']!r}; allowed: 1 or more.")
     for name in ("test_fraction", "held_fraction"):
-        value = wanted[name]
+        value = settings[name]
         if type(value) is not float or not 0 < value < 0.5:
             raise DataError(f"imagefolder: data_args.{name}: got {value!r}; allowed: a fraction between 0 and 0.5.")
-    if wanted["test_fraction"] + 2 * wanted["held_fraction"] > 0.8:
+    if settings["test_fraction"] + 2 * settings["held_fraction"] > 0.8:
         raise DataError(
             "imagefolder: test_fraction + 2 · held_fraction is above 0.8; leave at least a fifth to train on."
         )

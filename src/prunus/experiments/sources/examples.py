@@ -1,4 +1,4 @@
-"""Example inputs for a model that was named by text, where nobody gave any."""
+"""Example inputs for a model that a text names, where the user gave none."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ def example_inputs(text: str, model: nn.Module, shapes: Sequence[str] = ()) -> A
 
     Args:
         text: as for `resolve_model`.
-        model: what `resolve_model` returned for it.
-        shapes: one for each positional argument, such as ``1,3,224,224`` or ``1,16:int``; none takes what the source
-            knows: the built-in workload's own, timm's and torchvision's usual image size, the config of transformers.
+        model: the model that `resolve_model` returned for it.
+        shapes: one for each positional argument, such as ``1,3,224,224`` or ``1,16:int``; none takes the inputs that
+            the source knows: the built-in workload's own, timm's and torchvision's usual image size, the config of
+                transformers.
 
     Raises:
         OptionError: a shape that cannot be read.
-        ModelError: nothing is known about the inputs, and no shape was given.
+        ModelError: the inputs are unknown, and no shape was given.
     """
     from prunus.experiments.workloads import WORKLOADS
 
@@ -51,7 +52,7 @@ def parse_shape(text: str) -> Tensor:
     """Return a tensor of a shape in text: noise, or zeros for ``:int`` and ``:bool``.
 
     Raises:
-        OptionError: not whole numbers with commas, or another type.
+        OptionError: the text is no list of whole numbers with commas, or names another type.
 
     Example:
         >>> parse_shape("2,16:int").shape, parse_shape("2,16:int").dtype
@@ -73,7 +74,7 @@ def _noise(*shape: int) -> Tensor:
 
 
 def _for_torchvision(name: str) -> Any:
-    """Return one image, clip, or list of images of the size that the model's own preprocessing makes."""
+    """Return one image, clip, or list of images in the size of the model's own preprocessing."""
     models = importlib.import_module("torchvision.models")
     weights = list(models.get_model_weights(name))
     preset = weights[0].transforms() if weights else None
@@ -91,7 +92,7 @@ def _for_torchvision(name: str) -> Any:
 
 
 def _for_config(text: str, model: nn.Module, shapes: Sequence[str]) -> dict[str, Tensor]:
-    """Return the main input of a transformers model, and what it cannot do without."""
+    """Return the main input of a transformers model, and further inputs that it requires."""
     config: Any = model.config
     main = str(getattr(model, "main_input_name", "input_ids"))
     if len(shapes) > 1:

@@ -17,7 +17,7 @@ from prunus.foundation.user_code import errors_named, one_line
 
 
 def from_torchvision(name: str, args: Mapping[str, Any], base_dir: Path) -> nn.Module:
-    """Build ``torchvision.models`` ``name``; ``weights: DEFAULT`` among the arguments loads trained weights.
+    """Build the torchvision model ``name``; ``weights: DEFAULT`` among the arguments loads trained weights.
 
     Raises:
         ModelError: torchvision is missing or does not fit this torch, or the name or an argument is unknown.
@@ -49,7 +49,7 @@ def from_hf(path: str, args: Mapping[str, Any], base_dir: Path) -> nn.Module:
     Args:
         path: a folder with ``config.json``, relative to ``base_dir``, or a hub name.
         args: passed to ``from_pretrained``; ``auto_class`` picks another class, such as ``AutoModelForCausalLM``.
-        base_dir: the folder that a relative path starts from.
+        base_dir: the folder from which a relative path starts.
 
     Raises:
         ModelError: transformers is missing, no such folder, or the model cannot be loaded.
@@ -62,10 +62,10 @@ def from_hf(path: str, args: Mapping[str, Any], base_dir: Path) -> nn.Module:
     options = dict(args)
     source = str(folder) if local else path
     with errors_named(f"'hf:{path}'", ModelError):
-        wanted = options.pop("auto_class", None) or _architecture(transformers, source)
-        if not hasattr(transformers, wanted):
-            raise ModelError(f"model 'hf:{path}': transformers has no class {wanted!r}; set auto_class in model_args.")
-        model: nn.Module = getattr(transformers, wanted).from_pretrained(source, **options)
+        kind = options.pop("auto_class", None) or _architecture(transformers, source)
+        if not hasattr(transformers, kind):
+            raise ModelError(f"model 'hf:{path}': transformers has no class {kind!r}; set auto_class in model_args.")
+        model: nn.Module = getattr(transformers, kind).from_pretrained(source, **options)
         return model
 
 
@@ -77,7 +77,7 @@ def _architecture(transformers: ModuleType, source: str) -> str:
 def _library(name: str, extra: str) -> ModuleType:
     top = name.partition(".")[0]
     try:
-        # transformers can do without torchvision, and has its own words for one that does not load.
+        # transformers works without torchvision, and has its own message for one that does not load.
         with contextlib.suppress(Exception) if top == "transformers" else contextlib.nullcontext():
             import_torchvision()
         return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Find the images of a folder tree: one folder a class, with or without folders for the splits above them."""
+"""The images of a folder tree: one folder per class, with or without folders for the splits above them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Found:
 def find_images(folder: Path, test_fraction: float = 0.2, held_fraction: float = 0.1) -> Found:
     """Return the train, calibration, selection and test images under ``folder``.
 
-    With a folder ``train`` the test images come from ``test``, else from ``val``; where both stand, ``val`` gives the
-    selection images. Without one, the class folders lie in ``folder`` itself and every class is divided. Which image
-    goes where follows from a hash of its path inside the folder, so it is the same on every machine and in every run.
+    With a folder ``train`` the test images come from ``test``, else from ``val``; with both, ``val`` gives the
+    selection images. Without it, the class folders lie in ``folder`` itself and every class is divided. The split of an
+    image depends on a hash of its path inside the folder, so it is the same on every machine and in every run.
 
     Args:
         folder: the root.
-        test_fraction: of each class that goes to test, where no folder says so.
-        held_fraction: of each class that goes to calibration, and again to selection.
+        test_fraction: the share of each class for test, where no folder defines it.
+        held_fraction: the share of each class for calibration, and the same again for selection.
 
     Raises:
         DataError: no folder, no class folders, an empty class, too few images, or a test class unknown to train.

@@ -1,4 +1,4 @@
-"""Read images from files: resized, cropped and normalised."""
+"""Images from files, resized, cropped and normalised."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from prunus.errors import DataError
 from prunus.experiments.sources.image_files import Labelled
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# Means of the three above, for grey images.
+# The means of the three above, for grey images.
 _GREY = ((0.449,), (0.226,))
 
 
 @dataclass(frozen=True, slots=True)
 class ImageOptions:
-    """How an image becomes a tensor.
+    """The options of the conversion of an image to a tensor.
 
-    The shorter side is resized to ``resize`` (default: image_size / 0.875), the centre ``image_size`` square is cut
+    The shorter side is resized to ``resize`` (default: image_size / 0.875), the central ``image_size`` square is cut
     out, and each channel becomes (x − mean) / std with x in [0, 1].
 
     Raises:
@@ -54,7 +54,7 @@ class ImageOptions:
 
     @property
     def shorter_side(self) -> int:
-        """The length, in pixels, that the shorter side is resized to."""
+        """The length of the resized shorter side in pixels."""
         return self.resize or round(self.image_size / 0.875)
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -68,12 +68,12 @@ class ImageOptions:
 
 
 class ImageDataset:
-    """The images of one split by number; decoded when asked for, and kept as bytes while they fit in ``cache_bytes``.
+    """The images of one split by number, decoded on request and cached as bytes while they fit in ``cache_bytes``.
 
     Args:
         found: files and class numbers.
-        options: how an image becomes a tensor.
-        cache_bytes: how much memory decoded images may take.
+        options: the options of the conversion to tensors.
+        cache_bytes: the memory limit of decoded images.
 
     Raises:
         DataError: a file is not an image, or Pillow is not installed.
@@ -85,7 +85,7 @@ class ImageDataset:
         self._room = cache_bytes // (options.channels * options.image_size**2)
         self._cache: dict[int, Tensor] = {}
         for file in found.files:
-            # Reads the header alone, so that a wrong file is named before hours of training.
+            # Reads only the header, so that a wrong file is named before hours of training.
             with _opened(file):
                 pass
 

@@ -1,4 +1,4 @@
-"""From the ``model:`` text of a recipe to an ``nn.Module``."""
+"""The step from the ``model:`` text of a recipe to an ``nn.Module``."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def resolve_model(
     *,
     seed: int = 0,
 ) -> nn.Module:
-    """Build the model that ``text`` names, with fresh weights drawn from ``seed`` where it has none of its own.
+    """Build the model that ``text`` names, with new weights drawn from ``seed`` if it has none of its own.
 
     Args:
         text: ``torchvision:NAME``, ``timm:NAME``, ``hf:PATH``, ``package.module:callable``, ``file.py:callable``, or
             the name of a built-in workload.
-        args: keyword arguments for the one that builds it.
-        base_dir: the folder that relative paths start from.
+        args: keyword arguments of the function that builds it.
+        base_dir: the folder from which relative paths start.
         checkpoint: a ``.safetensors`` or ``.pt`` state dict to load, relative to ``base_dir``.
-        seed: of the initial weights; the global random state is left as it was.
+        seed: the seed of the initial weights; the global random state is restored.
 
     Raises:
         ModelError: it cannot be found or built, is not a module, has no parameters, or a weight is not finite.
@@ -98,6 +98,6 @@ def _check_weights(model: nn.Module, text: str) -> None:
                 "load sound weights."
             )
     for name, buffer in model.named_buffers():
-        # An infinite buffer can be an attention mask; a NaN never is one.
+        # An infinite buffer may be an attention mask; NaN never is.
         if buffer.is_floating_point() and torch.isnan(buffer).any():
             raise ModelError(f"model {text!r}: the buffer {name!r} holds NaN; load sound weights.")

@@ -1,4 +1,4 @@
-"""Noise in the place of data: splits without a single real sample, answered by the dense network itself."""
+"""Noise in the place of data: splits without a real sample, labelled by the dense network itself."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from prunus.experiments.sources.examples import example_inputs
 from prunus.foundation.as_found import in_eval_mode
 
 NOISE = "noise"
-"""What a recipe says for ``calibration``, or for ``data``."""
+"""The value of ``calibration`` or ``data`` in a recipe that stands for noise."""
 SAMPLES: Mapping[str, int] = {"train": 256, "calibration": 512, "selection": 256, "test": 512}
 _BATCH = 32
 _EXAMPLES = 2
 
 
 def with_noise(splits: Splits, model: nn.Module, seed: int) -> Splits:
-    """Return splits whose calibration split is noise; the others stay.
+    """Return splits whose calibration split is noise; the others are not changed.
 
-    It looks like the first two calibration samples in nothing but shape, mean and spread, and its labels are drawn from
+    It has the shape, mean and spread of the first two calibration samples, and its labels are drawn from
     the network's own p(y|x).
 
     Args:
-        splits: of the task.
+        splits: the splits of the task.
         model: the trained network.
-        seed: of noise and labels.
+        seed: the seed of noise and labels.
 
     Raises:
         DataError: inputs without a tensor.
-        ModelError: the model's answer holds no floating-point tensor.
+        ModelError: the model's outputs hold no floating-point tensor.
     """
     inputs, _ = next(iter(splits.calibration.batches(_EXAMPLES)))
     found = _split(model, inputs, "calibration", seed, len(splits.calibration), draw=True)
@@ -47,21 +47,22 @@ def with_noise(splits: Splits, model: nn.Module, seed: int) -> Splits:
 def noise_splits(text: str, model: nn.Module, args: Mapping[str, Any], seed: int) -> Splits:
     """Return the four splits of a task for which there are no data.
 
-    Inputs are noise of the shape that the model takes. Targets are the dense network's own answers, drawn from p(y|x)
-    for calibration and the most likely one elsewhere: what is measured on them is how often a network answers as the
-    dense one does, on noise.
+    Inputs are noise of the shape that the model takes. Targets are the dense network's own predictions, drawn from
+    p(y|x)
+    for calibration and the most likely one elsewhere: accuracy on them is the share of noise samples on which a network
+    agrees with the dense one.
 
     Args:
         text: the model, as in the recipe.
-        model: what it stands for, trained.
-        args: ``input_shape``, a text such as 1,3,224,224 or 1,16:int, or a list of them, one for each argument; left
-            out, the model's source has to know.
-        seed: of noise and labels.
+        model: the trained model that it names.
+        args: ``input_shape``, a text such as 1,3,224,224 or 1,16:int, or a list of them, one for each argument; without
+            it, the model's source has to know the shape.
+        seed: the seed of noise and labels.
 
     Raises:
-        DataError: an unknown argument, or nothing is known about the inputs.
+        DataError: an unknown argument, or unknown inputs.
         OptionError: a shape that cannot be read.
-        ModelError: the model's answer holds no floating-point tensor.
+        ModelError: the model's outputs hold no floating-point tensor.
     """
     unknown = next((name for name in args if name != "input_shape"), None)
     if unknown is not None:
@@ -100,7 +101,7 @@ def _split(model: nn.Module, example: Any, name: str, seed: int, samples: int, *
 
 @torch.no_grad()
 def _answered(model: nn.Module, batches: list[Any], generator: torch.Generator | None) -> list[Batch]:
-    """Return each batch with the network's answers; its modes are put back."""
+    """Return each batch with the network's outputs; the network's modes are restored."""
     found: list[Batch] = []
     with in_eval_mode(model):
         for batch in batches:
@@ -111,7 +112,7 @@ def _answered(model: nn.Module, batches: list[Any], generator: torch.Generator |
 
 
 def _targets(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Return one label a prediction; the answer itself where there is one column, a regression.
+    """Return one label per prediction; the output itself if it has one column, as in a regression.
 
     Classes lie on the last dim of (B, C) and (B, T, C), and on dim 1 of (B, C, H, W).
     """

@@ -1,7 +1,7 @@
-"""Let torchvision work beside a torch that its compiled ops do not fit, such as a CPU build beside the usual one.
+"""Repairs for a torchvision whose compiled ops do not fit the installed torch, such as a CPU build of torch.
 
-torchvision goes on without its ops, but names two of them while it is imported, and fails there. Their schemas are all
-that it needs. Nothing is done where torchvision loads by itself.
+torchvision works without its ops, but refers to two of them during its import, which then fails. It needs only their
+schemas. Nothing is done if torchvision loads by itself.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _kept: list[torch.library.Library] = []
 
 
 def import_torchvision() -> None:
-    """Import torchvision where it is installed; to be called before anything imports it, timm and transformers too.
+    """Import torchvision if it is installed; call it before anything imports it, timm and transformers too.
 
     Raises:
-        Exception: whatever torchvision raises for another reason than the missing ops.
+        Exception: any other error of torchvision than that of the missing ops.
     """
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
         return
@@ -41,7 +41,7 @@ def import_torchvision() -> None:
 
 
 def compute_nms() -> None:
-    """Let detectors of torchvision run: suppression written in Python takes the place of the missing compiled one.
+    """Let detectors of torchvision run with suppression in Python in place of the missing compiled one.
 
     Raises:
         Exception: torchvision is not installed, or does not load.
@@ -56,7 +56,7 @@ def compute_nms() -> None:
     _kept.append(library)
     boxes: Any = importlib.import_module("torchvision.ops.boxes")
     boxes._assert_has_ops = lambda: None
-    # The stand-in for box pooling would be compiled by the machine's C++ compiler on first use.
+    # The replacement for box pooling would be compiled by the machine's C++ compiler on first use.
     pooling: Any = importlib.import_module("torchvision.ops.roi_align")
     pooling._roi_align = getattr(pooling._roi_align, "__wrapped__", pooling._roi_align)
 
@@ -76,7 +76,7 @@ def _library(kind: str) -> torch.library.Library:
 
 
 def non_maximum_suppression(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    """Return the boxes that overlap no better-scored kept box by more than the threshold, best first.
+    """Return the boxes that overlap no kept box of higher score by more than the threshold, best first.
 
     Shapes: dets (N, 4) as x1 y1 x2 y2, scores (N,) → (K,).
     """

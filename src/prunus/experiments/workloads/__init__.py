@@ -1,4 +1,4 @@
-"""Built-in models with data, by name; an outside package adds its own through the entry point ``prunus.workload``."""
+"""A name in; a built-in model with its data out; packages add theirs through the entry point ``prunus.workload``."""
 
 from prunus.data.splits import Split, Splits, splits_from_loaders
 from prunus.experiments.workloads.digits import load_digits_splits

@@ -1,4 +1,4 @@
-"""The digits workload: 1,797 grey 8×8 images that scikit-learn brings along, so that nothing is downloaded."""
+"""The digits workload: 1,797 grey 8×8 images that scikit-learn contains, so that nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from prunus.foundation.as_found import seeded
 from prunus.training.options import TrainingOptions
 
 SIZES = {"train": 1097, "calibration": 200, "selection": 200, "test": 300}
-_SPLIT_SEED = 20  # part of what the workload is: another value is another data set
+_SPLIT_SEED = 20  # part of the definition of the workload: another value gives another data set
 MAX_DEGREES, MAX_SCALING, MAX_SHIFT, NOISE = 8.0, 0.08, 0.5, 0.25
 
 
 def load_digits_splits() -> Splits:
     """Return the digits, normalised by mean and deviation of the train split, in fixed stratified splits.
 
-    The shuffled batches of the train split are varied, anew in each walk.
+    The shuffled batches of the train split are augmented, with new random numbers in each epoch.
 
     Source: Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
 
@@ -70,13 +70,13 @@ def varied(images: Tensor, generator: torch.Generator) -> Tensor:
     across, down = draws[2] * 2 * MAX_SHIFT / width, draws[3] * 2 * MAX_SHIFT / height  # the grid spans −1..1
     maps = torch.stack([cos, -sin, across, sin, cos, down], 1).reshape(count, 2, 3)
     grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
-    background = images.min()  # grid_sample fills what moves in with zeros
+    background = images.min()  # grid_sample fills pixels from outside with zeros
     moved = functional.grid_sample(images - background, grid, align_corners=False) + background
     return moved + NOISE * torch.randn(images.shape, generator=generator)
 
 
 def stratified_order(targets: Tensor) -> Tensor:
-    """Return an order of the samples in which every stretch has nearly the same share of each class.
+    """Return an order of the samples in which every section has nearly the same share of each class.
 
     The r-th of the n_c shuffled samples of class c is placed at (r + ½)/n_c.
 
@@ -93,7 +93,7 @@ def stratified_order(targets: Tensor) -> Tensor:
 
 
 def build_digits_net(seed: int = 0) -> nn.Module:
-    """Return a fresh DigitsNet; the caller's random state is left as it was."""
+    """Return a new DigitsNet; the caller's random state is restored."""
     with seeded(seed):
         return DigitsNet()
 

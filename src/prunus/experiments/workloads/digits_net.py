@@ -1,4 +1,4 @@
-"""DigitsNet: a small over-parameterised CNN that holds every kind of coupling a cut has to respect."""
+"""DigitsNet: a small over-parameterised CNN with every kind of coupling that a cut has to respect."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def plain(inputs: int, hidden: int, outputs: int, stride: int = 1) -> Residual:
 def grouped(inputs: int, outputs: int, groups: int, *, stride: int = 1) -> list[ConvNorm]:
     """Return a 1×1 and a 3×3 convolution in ``groups``.
 
-    The 1×1 in front keeps the groups to themselves: read straight from a sum or a cat, they would tie together all the
-    channels that take part in it, and units could only go in large bundles.
+    The 1×1 in front separates the groups: if they read a sum or a cat directly, they would couple all its
+    channels, and units could only be removed in large bundles.
     """
     return [ConvNorm(inputs, outputs, 1), ConvNorm(outputs, outputs, 3, stride=stride, groups=groups)]
 
@@ -93,9 +93,9 @@ class DigitsNet(nn.Module):
     """Classify 8×8 grey images; far wider than the task needs, so that there is something to prune.
 
     Two stages of residual blocks, at 4×4 and at 2×2, with a joint of parallel branches between them. Nearly all
-    parameters lie inside droppable residual branches or cat segments, so that structure alone can go below 10 % of
-    them. Few wide layers rather than many narrow ones: a layer's time then follows its width, not the call overhead.
-    The head reads a flattened map, so its axis is channels × places.
+    parameters lie inside droppable residual branches or cat segments, so that dropping them leaves less than 10 % of
+    them. The layers are few and wide, so that the time of a layer depends on its width and not on the call overhead.
+    The head reads a flattened map, so its axis is channels × positions.
 
     Shapes: images (B, 1, 8, 8) → logits (B, classes).
     """

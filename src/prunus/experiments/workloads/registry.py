@@ -15,17 +15,17 @@ from prunus.training.options import TrainingOptions
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A model and the data it learns, with training that works.
+    """A model with its data and with suitable training options.
 
     Attributes:
-        name: What recipes call it.
-        build: seed → a fresh, untrained model; the seed alone decides its weights.
+        name: Its name in recipes.
+        build: seed → a new, untrained model; its weights depend on the seed alone.
         load: () → the splits; the same in every run, whatever the seed.
         example_inputs: () → the positional arguments of one call of the model.
-        training: From fresh to trained.
-        recovery: The short training after a prune.
-        data_key: () → a text that changes with the data; what was trained on other data is not used again.
-        shifts: Name → what loads test data that differ from the training data in one way.
+        training: The options of the first training.
+        recovery: The options of the short training after pruning.
+        data_key: () → a text that changes with the data; models trained on other data are not reused.
+        shifts: Name → function that loads test data that differ from the training data in one respect.
     """
 
     name: str

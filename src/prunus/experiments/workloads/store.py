@@ -1,4 +1,4 @@
-"""Trained weights with the record of their training, as a folder that is there whole or not at all."""
+"""Trained weights with the record of their training, as a folder that is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEIGHTS, RECORD = "weights.safetensors", "training.json"
 
 @dataclass(frozen=True, slots=True)
 class EpochScore:
-    """What the selection split said after an epoch; ``selection_nll`` in nats."""
+    """The scores on the selection split after an epoch; ``selection_nll`` in nats."""
 
     epoch: int
     selection_accuracy: float
@@ -33,18 +33,18 @@ class TrainingRecord:
 
     Attributes:
         workload: Its name.
-        seed: Of the weights and of the training.
-        options: The training options as a mapping; ``options["steps"]`` is the whole length.
-        data_key: What the data were; see `Workload`.
-        epochs: Walks through the train split.
-        params: Of the model.
-        scores: After each epoch.
-        selection_accuracy: At the end.
-        test_accuracy: At the end; the test split was looked at this once.
-        test_nll: Likewise, in nats.
-        losses: About 100 of the step losses.
-        seconds: Of training, the scores after each epoch included.
-        threads: Torch's.
+        seed: The seed of the weights and of the training.
+        options: The training options as a mapping; ``options["steps"]`` is the total number of steps.
+        data_key: The key of the data; see `Workload`.
+        epochs: The passes over the train split.
+        params: The number of parameters of the model.
+        scores: The scores after each epoch.
+        selection_accuracy: The accuracy on the selection split at the end.
+        test_accuracy: The accuracy on the test split at the end, its only use.
+        test_nll: The negative log-likelihood on the test split at the end, in nats.
+        losses: About 100 of the losses of single steps.
+        seconds: The time of training, including the scores after each epoch.
+        threads: The threads of torch.
         weights_sum: Checksum of the tensors in ``weights.safetensors``.
     """
 
@@ -67,12 +67,12 @@ class TrainingRecord:
     weights_sum: str
 
     def identity(self) -> tuple[object, ...]:
-        """Return what decides the weights, apart from versions and threads."""
+        """Return everything that determines the weights, apart from versions and threads."""
         return self.workload, self.seed, self.options, self.data_key
 
 
 def write_trained(folder: Path, model: nn.Module, record: TrainingRecord) -> None:
-    """Write weights and record; an older folder of that name is replaced.
+    """Write weights and record, in the place of an older folder of that name.
 
     Raises:
         OptionError: the folder cannot be written; an older one is then untouched.
@@ -90,7 +90,7 @@ def write_trained(folder: Path, model: nn.Module, record: TrainingRecord) -> Non
 
 
 def read_trained(folder: Path) -> tuple[dict[str, Tensor], TrainingRecord] | None:
-    """Return weights and record of a folder, or None where they are missing, damaged, or not of one training."""
+    """Return weights and record of a folder, or None if they are missing, damaged, or of different trainings."""
     try:
         where = str(folder / RECORD)
         record = decode_record(TrainingRecord, parse_json((folder / RECORD).read_text("utf-8"), where), where)
@@ -103,5 +103,5 @@ def read_trained(folder: Path) -> tuple[dict[str, Tensor], TrainingRecord] | Non
 
 
 def state_of(model: nn.Module) -> Mapping[str, Tensor]:
-    """Return the state dict in memory of its own, in the plain order of dims, as safetensors wants it."""
+    """Return a copy of the state dict in contiguous memory, which safetensors requires."""
     return {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Train a built-in model, or take it from the cache where it was trained before."""
+"""The training of a built-in model, or its load from the cache if it was trained before."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from prunus.foundation.version import VERSION
 from prunus.measurement.quality import evaluate
 from prunus.training import TrainingOptions, finetune_
 
-# (steps done, steps, the score after the last epoch) after every step
+# called after every step with (steps done, steps, the score after the last epoch)
 Watch = Callable[[int, int, "EpochScore | None"], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """A trained model in eval mode, the record of its training, where both are kept, and whether they were before."""
+    """A trained model in eval mode, the record of its training, their folder, and whether they were cached before."""
 
     model: nn.Module
     record: TrainingRecord
@@ -65,27 +65,27 @@ def train_workload(
     again: bool = False,
     watch: Watch | None = None,
 ) -> Trained:
-    """Train a workload's model as the workload says, or load what an earlier call trained.
+    """Train a workload's model with its training options, or load the result of an earlier call.
 
-    The same workload, seed, epochs, data and thread count give the same weights. Nothing is chosen by the test split:
-    it is scored once, after the last step. Whoever stops the training, by whatever means, leaves no file behind.
+    The same workload, seed, epochs, data and thread count give the same weights. Nothing is selected on the test split:
+    it is scored once, after the last step. A training that is stopped leaves no file behind.
 
     Args:
-        name: Of a workload.
-        seed: Of the initial weights, the order of the batches, and dropout.
-        epochs: Walks through the train split; None takes the workload's own length.
-        folder: Where to keep the result; None takes a place in the cache that all of the above decides.
-        again: Train even if the result is there.
-        watch: Told after each step how far it is, with the latest selection score.
+        name: The name of a workload.
+        seed: The seed of the initial weights, the order of the batches, and dropout.
+        epochs: The passes over the train split; None takes the workload's own number.
+        folder: The folder of the result; None takes a folder of the cache that depends on all of the above.
+        again: Train even if the result is cached.
+        watch: Called after each step with the progress and the latest selection score.
 
     Raises:
         OptionError: an unknown workload, a seed below 0, epochs below 1, or a folder that cannot be written or holds
             something else.
-        DataError: the data cannot be made.
+        DataError: the data cannot be generated.
         OutcomeError: the loss stopped being finite.
 
     Warns:
-        CacheWarning: what was kept is damaged, and is trained again.
+        CacheWarning: the cached result is damaged, and is trained again.
     """
     run, data = _run(name, seed, epochs)
     place = folder or run.place()
@@ -101,7 +101,7 @@ def train_workload(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """All that decides the weights."""
+    """Everything that determines the weights."""
 
     workload: Workload
     seed: int
@@ -118,7 +118,7 @@ class _Run:
 
 
 def _run(name: str, seed: int, epochs: int | None) -> tuple[_Run, Splits | None]:
-    """Return the checked run, and its data where they had to be read to count the steps."""
+    """Return the checked run, and its data if they had to be read to count the steps."""
     workload = WORKLOADS.get(name)
     check_count("seed", seed, least=0)
     if epochs is None:
@@ -162,7 +162,7 @@ def _train_(model: nn.Module, data: Splits, run: _Run, watch: Watch | None) -> T
         if watch is not None:
             watch(done, steps, scores[-1] if scores else None)
 
-    # Convolutions on a CPU are faster with the channels last; it moves the weights, and changes none of them.
+    # Convolutions on a CPU are faster with the channels last, which changes no value of the weights.
     if not unsafe_in_channels_last(model):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     report = finetune_(model, data.train, run.options, seed=run.seed, progress=after_step)
@@ -194,7 +194,7 @@ def _steps_per_epoch(data: Splits, options: TrainingOptions) -> int:
 
 
 def _check_place(place: Path) -> None:
-    """Refuse a folder that may not be replaced or written now, not after minutes of training."""
+    """Refuse a folder that cannot be replaced or written, before minutes of training."""
     if place.is_dir():
         other = next((entry.name for entry in place.iterdir() if entry.name not in (WEIGHTS, RECORD)), None)
         if other is not None:

@@ -30,10 +30,10 @@ from prunus.surgery.recapture import batch_size
 
 Made = Callable[[Subject, str], Row]
 CALLS: dict[str, Made] = {}
-"""Name → what makes the row; in the order of the table."""
+"""Name of the call → function that makes its row; in the order of the table."""
 
 _NEW = 6
-"""Tokens that are generated."""
+"""The number of generated tokens."""
 
 
 def call(name: str) -> Callable[[Made], Made]:
@@ -107,7 +107,7 @@ def _labels_of(it: Subject, pair: Pair) -> torch.Tensor:
     """Return labels that the dense network takes.
 
     Raises:
-        NotTaken: it takes none.
+        NotTaken: it takes no labels.
     """
     if "labels" not in forward_names(it.dense):
         raise NotTaken("its forward takes no labels")
@@ -230,7 +230,7 @@ call("generate, sampled")(_generate(do_sample=True, num_beams=1))
 
 @call("gradient checkpointing")
 def _checkpointing(it: Subject, name: str) -> Row:
-    # What is computed again runs outside the modes that make literals wide: where there are some it is done in float32.
+    # The recomputation runs outside the modes that convert literals to float64, so networks with literals take float32.
     if not (getattr(it.dense, "supports_gradient_checkpointing", False) or hasattr(it.dense, "set_grad_checkpointing")):
         raise NotTaken("it knows no gradient checkpointing")
     if it.surgery.spliced:
@@ -256,7 +256,7 @@ def _attention(kind: str) -> Made:
 
 
 def _with_attention(kind: str, run: Run) -> Run:
-    """Return a call in which a network attends in this way; how often it asks torch's own kernel is a result too."""
+    """Return a call with this attention implementation; the number of calls of torch's own kernel is a result too."""
 
     def changed(model: nn.Module) -> Any:
         model.set_attn_implementation(kind)  # type: ignore[operator]
@@ -291,12 +291,12 @@ def _half(it: Subject, name: str) -> Row:
         args, kwargs = _narrowed(pair.args, half), _narrowed(pair.kwargs, half)
         return call_of(args, kwargs)(model.to(half))
 
-    # What the narrow type rounds in the dense network says what may be asked of the cut one.
+    # The rounding error of the dense network in the narrow type bounds the tolerance of the cut one.
     plain = call_of(pair.args, pair.kwargs)
     exact, rough = (pair.expected(r, one_number=pair.it.random) for r in (plain, run))
     rounding = distance(exact, rough, pair.masks, pair.it).error
-    told = f"the masked dense model itself rounds by {rounding:.1e}" if 2 * rounding > HALF else ""
-    return pair.row(name, run, tolerance=max(HALF, 2 * rounding), reason=told)
+    note = f"the masked dense model itself rounds by {rounding:.1e}" if 2 * rounding > HALF else ""
+    return pair.row(name, run, tolerance=max(HALF, 2 * rounding), reason=note)
 
 
 def _narrowed(value: Any, dtype: torch.dtype) -> Any:
@@ -308,16 +308,16 @@ def _step(it: Subject, name: str) -> Row:
     pair = it.pair(torch.float32)
     try:
         run = call_of(pair.args, {**pair.kwargs, "labels": _labels_of(it, pair)})
-        told = ""
+        note = ""
     except NotTaken as why:
-        run, told = call_of(pair.args, pair.kwargs), f"without labels: {why}"
+        run, note = call_of(pair.args, pair.kwargs), f"without labels: {why}"
     return pair.row(
         name,
         trained_once(run, pair.twin.mask_),
         cut=trained_once(run),
         one_number=True,
         tolerance=SINGLE,
-        reason=told,
+        reason=note,
     )
 
 
@@ -345,8 +345,8 @@ def _hooks(it: Subject, name: str) -> Row:
     with torch.no_grad(), pair.computing():
         before, after = _fired(pair.dense(), run), _fired(pair.small, run)
     present = {path for path, _ in pair.small.named_modules()}
-    gone = [path for path in before if path not in present]
-    # A module of torch that prunus.nn takes the place of has other children, or none.
+    removed = [path for path in before if path not in present]
+    # A module of prunus.nn in the place of one of torch has other children, or none.
     shipped = tuple(f"{path}." for path in it.surgery.shipped)
     own = [path for path in before if path in present and not path.startswith(shipped or ("\n",))]
     now = [path for path in after if not path.startswith(shipped or ("\n",))]
@@ -355,11 +355,11 @@ def _hooks(it: Subject, name: str) -> Row:
         one, two = (names[at] if at < len(names) else "nothing" for names in (own, now))
         return Row(name, DIFFERS, None, None, f"call {at} is of {two or 'the model'}, on the dense model of {one}")
     unplanned = [
-        path for path in gone if not _below(path, it.surgery.removed) and not path.startswith(shipped or ("\n",))
+        path for path in removed if not _below(path, it.surgery.removed) and not path.startswith(shipped or ("\n",))
     ]
     if unplanned:
         return Row(name, DIFFERS, None, None, f"{unplanned[0]} is not there any more")
-    return Row(name, OK, 0.0, 0.0, f"{len(set(gone))} modules were removed" if gone else "")
+    return Row(name, OK, 0.0, 0.0, f"{len(set(removed))} modules were removed" if removed else "")
 
 
 def _fired(model: nn.Module, run: Run) -> list[str]:

@@ -1,4 +1,4 @@
-"""Two results of one call, of the masked dense network and of the cut one: how far they are apart, and where."""
+"""The difference between two results of one call, of the masked dense network and of the cut one, and its place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prunus.graph.open_outputs import opened_leaves
 from prunus.surgery.proof_run import Trial, relative_error
 
 _SMALL = {torch.float64: 1e-6}
-"""Smaller gradients than this share of the largest one are compared as if they had that size: they may be rounding."""
+"""Gradients below this share of the largest one are compared relative to that share: they may be rounding."""
 _ROUNDED = 1e-3
 _CHOICES = 256
 
@@ -24,7 +24,7 @@ Named = list[tuple[str, torch.Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What a training step gives: any results, and tensors by the names of the network's own: gradients, buffers."""
+    """The results of a training step: the outputs, and gradients and buffers by their names in the network."""
 
     results: Any
     gradients: Mapping[str, torch.Tensor]
@@ -33,7 +33,7 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far two results are apart: ``where`` names the worst tensor, ``note`` what was compared in part."""
+    """The difference between two results: ``where`` names the worst tensor, ``note`` what was compared only in part."""
 
     error: float
     where: str = ""
@@ -44,10 +44,10 @@ def distance(expected: Any, got: Any, masks: Masks, it: Trial) -> Distance:
     """Compare results of one call.
 
     Args:
-        expected: of the masked dense network, in its shapes.
-        got: of the cut one.
-        masks: the ways in which dims are cut: what is left of a dim of ``expected`` is found among them.
-        it: the trial; gradients and buffers are compared where they stay.
+        expected: the results of the masked dense network, in its shapes.
+        got: the results of the cut one.
+        masks: size of a dim → the masks by which such dims are cut; one of them maps ``expected`` to ``got``.
+        it: the trial; gradients and buffers are compared at kept positions.
     """
     if isinstance(expected, Learned) and isinstance(got, Learned):
         found = distance(expected.results, got.results, masks, it)
@@ -72,7 +72,7 @@ def distance(expected: Any, got: Any, masks: Masks, it: Trial) -> Distance:
 
 
 def named_tensors(value: Any) -> Named:
-    """Return the tensors of a result, those inside its objects included, with names for messages."""
+    """Return the tensors of a result with names for messages, tensors inside objects included."""
     if isinstance(value, Mapping):
         return [
             (f"{key}.{name}" if name else str(key), tensor)
@@ -107,12 +107,12 @@ def _difference(mine: torch.Tensor, other: torch.Tensor) -> float:
     if mine.shape == other.shape and not (mine.is_floating_point() or mine.is_complex()):
         return 0.0 if torch.equal(mine, other) else float("inf")
     if mine.shape == other.shape and torch.equal(mine.isnan(), other.isnan()):
-        mine, other = mine.nan_to_num(), other.nan_to_num()  # a row that attends to nothing
+        mine, other = mine.nan_to_num(), other.nan_to_num()  # a row of attention in which everything is masked
     return relative_error([other], [mine])
 
 
 def _kept(mine: torch.Tensor, other: torch.Tensor, masks: Masks) -> torch.Tensor:
-    """Return the positions that stay: those of the plan's ways to cut such dims that agree best."""
+    """Return the kept positions by those masks of the plan under which the results agree best."""
     if mine.dim() != other.dim():
         return mine
     dims = [d for d in range(mine.dim()) if mine.shape[d] != other.shape[d]]

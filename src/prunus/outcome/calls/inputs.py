@@ -1,4 +1,4 @@
-"""The example call, changed: another batch, another length, another image size, with masks, with labels."""
+"""Variants of the example call: another batch, another length, another image size, with masks, with labels."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 _STEP = 32
 
 MASKS = ("attention_mask", "padding_mask", "key_padding_mask", "src_key_padding_mask")
-"""Names under which a forward takes a mask (batch, length)."""
+"""Argument names of a mask of shape (batch, length)."""
 
 
 def with_batch(pair: Pair, size: int) -> Call:
     """Return the call with another number of samples.
 
     Raises:
-        NotTaken: no input shows a batch.
+        NotTaken: no input has a batch dim.
     """
     leaves, spec = pair.example()
     own = batch_size(leaves)
@@ -35,7 +35,7 @@ def with_batch(pair: Pair, size: int) -> Call:
 
 
 def other_batches(pair: Pair) -> list[int]:
-    """Return two numbers of samples that the example call does not have; 1 and 3 where they are not its own."""
+    """Return two batch sizes other than that of the example call; 1 and 3 where possible."""
     own = batch_size(pair.example()[0])
     return [n for n in (1, 3, 2) if n != own][:2]
 
@@ -55,7 +55,7 @@ def with_length(pair: Pair, longer: bool) -> Call:
 
 
 def with_image_size(pair: Pair) -> Call:
-    """Return the call with images of about half the side, in steps of 32 where they are large.
+    """Return the call with images of about half the side, in steps of 32 for large ones.
 
     Raises:
         NotTaken: no input looks like an image.
@@ -92,12 +92,12 @@ def with_mask(model: nn.Module, pair: Pair, dtype: torch.dtype) -> Call:
     kept = torch.ones(like.shape[:2], device=like.device)
     kept[-1, -2:] = 0
     if name != "attention_mask":
-        kept = 1 - kept  # torch's own convention: what is padding
+        kept = 1 - kept  # torch's own convention: True marks padding
     return pair.args, {**pair.kwargs, name: pair.wide(kept.to(dtype))}
 
 
 def labels_for(outputs: Any) -> Iterator[torch.Tensor]:
-    """Yield labels that a network with these outputs may take, the likeliest first.
+    """Yield labels that may fit a network with these outputs, the likeliest first.
 
     Raises:
         NotTaken: it returns no logits.
@@ -128,7 +128,7 @@ def forward_names(model: nn.Module) -> frozenset[str]:
 
 
 def export_call(model: nn.Module, pair: Pair) -> tuple[Call, dict[str, Any]]:
-    """Return a call for `torch.export`, of two samples or more, and which of its dims may vary: batch and lengths."""
+    """Return a call of two samples or more for `torch.export`, and its dynamic dims: batch and lengths."""
     call: Call = (pair.args, pair.kwargs)
     if batch_size(pair.example()[0]) == 1:
         call = with_batch(pair, 2)

@@ -1,4 +1,4 @@
-"""Calls that learn: one backward, one step of an optimizer, without dropout, which draws by shapes."""
+"""Calls that train: one backward, one optimizer step; without dropout, whose random numbers depend on shapes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def backward(run: Run, prepare: Callable[[nn.Module], None] | None = None) -> Ru
 
     Args:
         run: the call.
-        prepare: what to do with the network first.
+        prepare: called with the network first.
     """
 
     def learn(model: nn.Module) -> Learned:
@@ -39,7 +39,7 @@ def trained_once(run: Run, after: Callable[[nn.Module], None] | None = None) -> 
 
     Args:
         run: the call.
-        after: what to do with the network after the step.
+        after: called with the network after the step.
     """
 
     def learn(model: nn.Module) -> Any:
@@ -58,15 +58,15 @@ def trained_once(run: Run, after: Callable[[nn.Module], None] | None = None) -> 
 
 
 def _backward(loss: torch.Tensor) -> None:
-    """As ``loss.backward()``, which would hide what is computed again in it from function modes."""
+    """Compute gradients like ``loss.backward()``, which would hide recomputed ops from function modes."""
     torch.autograd.backward(loss)
 
 
 def loss_of(outputs: Any) -> torch.Tensor:
-    """Return the loss that a network gives, or a sum over what it returns that zeros add nothing to: Σ x + x²/2.
+    """Return the loss among the outputs of a network, or Σ x + x²/2 over all outputs, to which zeros add nothing.
 
     Raises:
-        NotTaken: nothing that it returns has a gradient.
+        NotTaken: no output has a gradient.
     """
     if hasattr(outputs, "get") and isinstance(outputs.get("loss"), torch.Tensor):
         found: torch.Tensor = outputs["loss"]
@@ -92,7 +92,7 @@ def _prepare(model: nn.Module, prepare: Callable[[nn.Module], None] | None) -> N
 
 
 def without_dropout_(model: nn.Module) -> None:
-    """Switch dropout off: in torch's modules, and in numbers of modules and their settings that are called so."""
+    """Switch dropout off: in torch's modules, and in numbers of modules and their settings with such a name."""
     seen: set[int] = set()
     for module in model.modules():
         if isinstance(module, _DropoutNd):
@@ -107,7 +107,7 @@ def without_dropout_(model: nn.Module) -> None:
 
 
 class _NoDropout(TorchFunctionMode):
-    """Leaves dropout out where its rate stands in the code, as in a forward that was written anew."""
+    """Skips dropout whose rate is written in the code, as in a rewritten forward."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -123,7 +123,7 @@ class _NoDropout(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-# Where the rate stands among the arguments of torch's attention.
+# The position of the rate among the arguments of torch's attention.
 _RATE_AT = 4
 _DROPOUTS = (
     "dropout",

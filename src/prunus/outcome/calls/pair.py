@@ -22,7 +22,7 @@ from prunus.surgery.proof_run import Trial, widened
 from prunus.surgery.random_ops import seeded
 
 EXACT, SINGLE, HALF = 1e-5, 1e-3, 2e-2
-"""What an error may be in float64, in float32 and in bfloat16."""
+"""The tolerated errors in float64, in float32 and in bfloat16."""
 
 _LINE = 200
 
@@ -30,7 +30,7 @@ Run = Callable[[nn.Module], Any]
 
 
 class NotTaken(Exception):
-    """The dense network does not take a call, or it does not apply; the message says why."""
+    """The dense network does not take a call, or the call does not apply to it; the message says why."""
 
 
 class Refused(NotTaken):
@@ -39,15 +39,15 @@ class Refused(NotTaken):
 
 @dataclass(slots=True)
 class Pair:
-    """Masked dense network and cut network with the same noisy tensors.
+    """The masked dense network and the cut network with the same noisy tensors.
 
     Attributes:
         twin: the masked dense network.
         small: the cut one.
-        whole: makes the dense network with the noisy tensors, nothing masked: it says whether a call is taken.
-        it: the trial behind the three.
+        whole: makes the dense network with the noisy tensors and without masks, which shows whether a call is taken.
+        it: the trial whose tensors the three networks hold.
         args, kwargs: the example call.
-        masks: the ways in which dims are cut.
+        masks: size of a dim → the masks by which such dims are cut.
     """
 
     twin: MaskedTwin
@@ -61,11 +61,11 @@ class Pair:
 
     @property
     def tolerance(self) -> float:
-        """What an error may be in the pair's float type."""
+        """The tolerated error in the pair's float type."""
         return EXACT if self.it.dtype is torch.float64 else SINGLE
 
     def dense(self) -> nn.Module:
-        """Return the dense network with the noisy tensors; made when it is first asked for."""
+        """Return the dense network with the noisy tensors; it is made at the first call."""
         if not self._whole:
             self._whole.append(self.whole())
         return self._whole[0]
@@ -87,13 +87,13 @@ class Pair:
         """Make a call of a copy of each network, and compare.
 
         Args:
-            name: of the row.
+            name: the name of the row.
             run: the call of the masked dense network, and of the cut one.
-            cut: another for the cut one.
-            one_number: random ops draw one number each, so that shapes do not matter; by default where the program
+            cut: another call for the cut one.
+            one_number: random ops draw one number each, so that shapes do not matter; by default if the program
                 draws.
-            tolerance: what the error may be; by default that of the float type.
-            reason: what to say where the row is ok.
+            tolerance: the tolerated error; by default that of the float type.
+            reason: the text of the row if it is ok.
         """
         allowed = self.tolerance if tolerance is None else tolerance
         one = self.it.random if one_number is None else one_number
@@ -110,10 +110,10 @@ class Pair:
         return judged(name, distance(expected, got, self.masks, self.it), allowed, reason)
 
     def expected(self, run: Run, *, one_number: bool) -> Any:
-        """Return what the masked dense network makes of a call.
+        """Return the results of the masked dense network for a call.
 
         Raises:
-            NotTaken: it fails; says whether the dense one does too.
+            NotTaken: it fails; the message says whether the dense one fails too.
         """
         try:
             with self.twin.running(copy.deepcopy(self.twin.model)) as model, self.computing(one_number):
@@ -135,7 +135,7 @@ class Pair:
         """Refuse a call that the dense network does not take.
 
         Raises:
-            Refused: it fails there.
+            Refused: the dense network fails.
         """
         self._refuse_what_dense_refuses(run, self.it.random)
 
@@ -155,13 +155,13 @@ class Pair:
 
 
 def in_short(error: BaseException) -> str:
-    """Return the type and the beginning of what an error says."""
+    """Return the type and the beginning of the message of an error."""
     text = one_line(error)
     return text if len(text) <= _LINE else f"{text[: _LINE - 1]}…"
 
 
 def judged(name: str, found: Distance, allowed: float, reason: str = "") -> Row:
-    """Return the row of two results that are so far apart."""
+    """Return the row of two results with this difference."""
     if found.error <= allowed:
         return Row(name, OK, found.error, allowed, "; ".join(x for x in (reason, found.note) if x))
     where = found.where or "the result"

@@ -1,4 +1,4 @@
-"""`CallTable`: which calls a cut network takes as the dense one does, a row each."""
+"""`CallTable`: the calls of a cut network, a row each, with the difference to the masked dense network."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ VERDICTS = (OK, DIFFERS, FAILS, NONE)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One call.
+    """The result of one call.
 
     Attributes:
-        name: of the call.
-        verdict: ``ok``; ``differs`` from the masked dense network; ``fails`` where that does not; ``n/a``: the dense
-            network does not take the call, or nothing is there to compare with.
+        name: the name of the call.
+        verdict: ``ok``; ``differs`` from the masked dense network; ``fails`` where that one does not; ``n/a``: the
+            dense network does not take the call, or there is nothing to compare with.
         error: the largest relative difference; None where nothing was compared.
-        tolerance: what it may be.
-        reason: a line.
+        tolerance: the tolerated error.
+        reason: a line that explains the verdict.
     """
 
     name: str
@@ -48,7 +48,7 @@ class CallTable:
 
     @property
     def ok(self) -> bool:
-        """Whether no call differs or fails, and at least one was compared."""
+        """Return whether no call differs or fails, and at least one was compared."""
         return not self.failures and any(row.verdict == OK for row in self.rows)
 
     @property
@@ -58,7 +58,7 @@ class CallTable:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many calls have each verdict."""
+        """Verdict → number of calls."""
         found = Counter(row.verdict for row in self.rows)
         return {verdict: found[verdict] for verdict in VERDICTS}
 
@@ -74,7 +74,7 @@ class CallTable:
         raise KeyError(name)
 
     def to_json(self) -> str:
-        """Return the table as JSON; an infinite error is null there, as none is, and the verdict says which."""
+        """Return the table as JSON; infinite and missing errors are both null, and the verdict tells them apart."""
         rows = [
             {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(row).items()}
             for row in self.rows
@@ -95,8 +95,8 @@ class CallTable:
         lines = [
             "  ".join((*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4])).rstrip() for row in cells
         ]
-        told = ", ".join(f"{n} {verdict}" for verdict, n in self.counts.items() if n)
-        return "\n".join((*lines, f"{self.model}: {told}"))
+        counts = ", ".join(f"{n} {verdict}" for verdict, n in self.counts.items() if n)
+        return "\n".join((*lines, f"{self.model}: {counts}"))
 
 
 def _number(value: float | None) -> str:

@@ -31,7 +31,7 @@ from prunus.surgery.record import Surgery
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """What `save` takes."""
+    """The fields of an outcome that `save` reads."""
 
     model: nn.Module
     plan: Plan
@@ -39,7 +39,7 @@ class _Cut:
 
 
 def _copied(copies: Callable[[nn.Module], nn.Module]) -> Callable[[Subject, str], Row]:
-    """Return what calls a copy of the cut network, where the dense one can be copied in this way."""
+    """Return a function that calls a copy of the cut network, if the dense one can be copied in this way."""
 
     def made(it: Subject, name: str) -> Row:
         pair = it.pair()
@@ -94,7 +94,7 @@ def _pretrained(it: Subject, name: str) -> Row:
 
 
 def _same(it: Subject, name: str, again: nn.Module) -> Row:
-    """Return the row of a network that was read back: every tensor to the bit, and the outputs."""
+    """Return the row of a network that was read back: every tensor is compared bit by bit, and the outputs."""
     one, two = it.model.state_dict(), again.state_dict()
     for key in dict.fromkeys((*one, *two)):
         if key not in one or key not in two or not torch.equal(one[key], two[key]):

@@ -1,4 +1,4 @@
-"""What a call table is made of: a dense network with its analysis and plan, and the cut one."""
+"""The networks that a call table compares: a dense network with its coupling and plan, and the cut one."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from prunus.surgery.proof_run import trial
 from prunus.surgery.record import Surgery
 
 GIANT = 100_000_000
-"""Networks with more parameters are compared in float32."""
+"""The number of parameters above which networks are compared in float32."""
 
 
 @dataclass(slots=True)
 class Subject:
-    """A cut network and where it came from.
+    """A cut network, its dense network, and the plan and surgery between them.
 
     Attributes:
         dense: the user's network, untouched.
         inputs: one call of it.
-        captured: what the program was captured from: ``dense``, or what calls its parts.
-        captured_inputs: one call of that.
-        parts: the submodules that were captured, where the whole could not be.
-        coupling: the analysis.
-        plan: what went.
+        captured: the module that was captured: ``dense``, or a module that calls its parts.
+        captured_inputs: one call of ``captured``.
+        parts: the submodules that were captured, if the whole model could not be.
+        coupling: the coupling of ``captured``.
+        plan: the plan of the cut.
         model: the cut network.
-        surgery: how it was cut.
-        seed: of the noise.
-        narrow: compare in float32 where nothing else is asked for.
+        surgery: the record of the cut.
+        seed: the seed of the noise.
+        narrow: compare in float32 where no other type is requested.
     """
 
     dense: nn.Module
@@ -54,10 +54,10 @@ class Subject:
     _pairs: dict[torch.dtype, Pair] = field(default_factory=dict)
 
     def pair(self, dtype: torch.dtype | None = None) -> Pair:
-        """Return both networks in a float type; by default float64, float32 where they are large or know no other.
+        """Return both networks in a float type: by default float64, or float32 if they are large or lack float64.
 
         Raises:
-            CaptureError: the dense network's calls cannot be kept to what the plan keeps.
+            CaptureError: the dense network's calls cannot be masked by the plan.
         """
         if dtype is not None:
             if dtype not in self._pairs:
@@ -91,10 +91,10 @@ class Subject:
         return pair
 
     def check_shapes(self) -> None:
-        """Refuse a cut network whose tensors are not the slices that the plan says.
+        """Refuse a cut network whose tensors have other shapes than the plan says.
 
         Raises:
-            CaptureError: one has another shape.
+            CaptureError: a tensor has another shape.
         """
         own = named_tensors(unwrap(self.model))
         for name, dims in self.coupling.tensors.items():
@@ -107,14 +107,14 @@ class Subject:
 
     @property
     def is_transformers(self) -> bool:
-        """Whether the network is one of the transformers library."""
+        """Return whether the network is a model of the transformers library."""
         return any(base.__name__ == "PreTrainedModel" for base in type(self.dense).__mro__)
 
     def needs_transformers(self) -> None:
-        """Refuse what only networks of that library know.
+        """Refuse a call that only models of the transformers library have.
 
         Raises:
-            NotTaken: it is another.
+            NotTaken: the network is another one.
         """
         if not self.is_transformers:
             raise NotTaken("a call of transformers models")

@@ -1,4 +1,4 @@
-"""The table: every call of a list made of the masked dense network and of the cut one."""
+"""The table: every call of a list is made of the masked dense network and of the cut one."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from prunus.outcome.calls.pair import SINGLE, NotTaken, Refused, call_of, in_sho
 from prunus.outcome.calls.record import FAILS, NONE, CallTable, Row
 from prunus.outcome.calls.subject import Subject
 
-WantedCalls = Mapping[str, Any] | Iterable[str] | None
+Calls = Mapping[str, Any] | Iterable[str] | None
 
 
-def call_table(it: Subject, calls: WantedCalls = None, progress: Progress | None = None) -> CallTable:
+def call_table(it: Subject, calls: Calls = None, progress: Progress | None = None) -> CallTable:
     """Return the table of a cut network.
 
     Args:
-        it: the network and where it came from.
-        calls: None for the built-in ones, some of their names, or name → ``(args, kwargs)`` or a function of the model.
-        progress: told of every call.
+        it: the cut network and its dense network.
+        calls: None for all built-in calls, names of some, or name → ``(args, kwargs)`` or a function of the model.
+        progress: reports every call.
 
     Raises:
-        OptionError: an unknown name, or something that is no call.
-        CaptureError: the dense network's calls cannot be kept to what the plan keeps.
+        OptionError: an unknown name, or a value that is no call.
+        CaptureError: the dense network's calls cannot be masked by the plan.
     """
     makers = _makers(calls)
     it.check_shapes()
@@ -58,7 +58,7 @@ def _row(it: Subject, name: str, make: Callable[[Subject, str], Row]) -> Row:
             try:
                 return make(it, name)
             except Refused:
-                # What is refused may be the wide type alone.
+                # The network may refuse float64 only.
                 return make(replace(it, narrow=True), name)
     except NotTaken as why:
         return Row(name, NONE, reason=str(why))
@@ -66,7 +66,7 @@ def _row(it: Subject, name: str, make: Callable[[Subject, str], Row]) -> Row:
         return Row(name, FAILS, reason=f"the call could not be made: {in_short(error)}")
 
 
-def _makers(calls: WantedCalls) -> dict[str, Callable[[Subject, str], Row]]:
+def _makers(calls: Calls) -> dict[str, Callable[[Subject, str], Row]]:
     if calls is None:
         return dict(CALLS)
     if isinstance(calls, Mapping):
@@ -80,7 +80,7 @@ def _makers(calls: WantedCalls) -> dict[str, Callable[[Subject, str], Row]]:
 
 def _of_user(name: str, value: Any) -> Callable[[Subject, str], Row]:
     if callable(value) and not isinstance(value, nn.Module):
-        # Its own tensors have the network's own type.
+        # The user's tensors have the network's own type.
         return lambda it, row: it.pair(torch.float32).row(row, value, tolerance=SINGLE, one_number=False)
     if (
         isinstance(value, tuple)

@@ -1,4 +1,4 @@
-"""Accelerate: the same hooks around the optimizer that ``accelerator.prepare`` wrapped."""
+"""Accelerate: a ``with`` block around the optimizer that ``accelerator.prepare`` wrapped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prunus.pruner.adapters.loop import attached
 from prunus.pruner.pruner import Pruner
 
 
@@ -15,10 +14,10 @@ def accelerated(pruner: Pruner, optimizer: Any, total_steps: int, accelerator: A
     """Return a ``with`` block in which a prepared optimizer calls the hooks; accumulated batches are one step.
 
     Args:
-        pruner: of the network, prepared or not.
-        optimizer: what ``accelerator.prepare`` returned.
-        total_steps: how many optimizer steps are to come.
-        accelerator: whose ``backward`` says the loss inside the block, for ``adaptive``; else call ``pruner.tell``.
+        pruner: the pruner of the network, prepared or not.
+        optimizer: the optimizer that ``accelerator.prepare`` returned.
+        total_steps: the number of optimizer steps to come.
+        accelerator: its ``backward`` reports the loss inside the block, for ``adaptive``; else call ``pruner.tell``.
 
     Example:
         ``with accelerated(pruner, optimizer, total_steps=1000, accelerator=accelerator): ...``
@@ -31,7 +30,7 @@ def accelerated(pruner: Pruner, optimizer: Any, total_steps: int, accelerator: A
     if accelerator is not None:
         accelerator.backward = backward
     try:
-        with attached(pruner, getattr(optimizer, "optimizer", optimizer), total_steps):
+        with pruner.attached(getattr(optimizer, "optimizer", optimizer), total_steps):
             yield pruner
     finally:
         if accelerator is not None:

@@ -1,4 +1,4 @@
-"""A trainer that goes on from its checkpoint needs the masks of that moment."""
+"""A check that a trainer which resumes from a checkpoint has the masks of that step."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from prunus.pruner.pruner import Pruner
 
 
 def check_resumed(pruner: Pruner, step: int, missing: str) -> None:
-    """Refuse a trainer that goes on at a step where its pruner does not stand.
+    """Refuse a trainer that resumes at another step than its pruner.
 
     Args:
-        pruner: restored, where its state was found.
-        step: optimizer steps that the trainer has behind it.
-        missing: what was not found, for the message.
+        pruner: the pruner, restored if its state was found.
+        step: the optimizer steps that the trainer has done.
+        missing: the missing state, for the message.
 
     Raises:
-        OptionError: the pruner stands elsewhere: its schedule would begin anew in the middle of a training.
+        OptionError: the pruner is at another step, and its schedule would begin anew in the middle of a training.
     """
     if step and pruner.step != step:
         raise OptionError(

@@ -17,9 +17,9 @@ STATE_FILE = "prunus_pruner.safetensors"
 def huggingface_callback(pruner: Pruner) -> Any:
     """Return a callback for ``Trainer(callbacks=[…])``; its checkpoints hold the masks, and resuming finds them.
 
-    They are looked for in the trainer's output folder; a training that goes on without them is refused.
+    Masks are searched in the trainer's output folder; a training that resumes without them is refused.
 
-    The loss for ``adaptive`` is the one that the network returns; where the trainer makes its own, as with label
+    ``adaptive`` reads the loss that the network returns; where the trainer computes another one, as with label
     smoothing, call ``pruner.tell(loss)`` in ``compute_loss``.
 
     Example:
@@ -28,14 +28,14 @@ def huggingface_callback(pruner: Pruner) -> Any:
     from transformers import TrainerCallback
 
     class PrunerCallback(TrainerCallback):
-        """Hands the trainer's events to the pruner."""
+        """Passes the trainer's events to the pruner."""
 
         def __init__(self) -> None:
             self.loss: torch.Tensor | None = None
             self.handle: Any = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Begin, or go on from the checkpoint that the trainer resumed."""
+            """Begin, or continue from the checkpoint that the trainer resumed."""
             file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_FILE
             if state.global_step and file.is_file():
                 pruner.load_state_dict(read_state(file))
@@ -47,24 +47,24 @@ def huggingface_callback(pruner: Pruner) -> Any:
             pruner.train_begin(getattr(optimizer, "optimizer", optimizer), state.max_steps)
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Before the first forward pass of a step."""
+            """Call the hook before the first forward pass of a step."""
             pruner.step_begin()
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """After clipping."""
+            """Call the hook after gradient clipping."""
             pruner.before_optimizer_step(self.loss)
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """After the optimizer."""
+            """Call the hook after the optimizer."""
             pruner.after_optimizer_step()
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """Put the masks beside the weights."""
+            """Write the masks beside the weights."""
             if state.is_world_process_zero and not pruner.plans:
                 write_state(Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_FILE, pruner.state_dict())
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """End."""
+            """End the pruning."""
             self._let_go()
             pruner.train_end()
 
@@ -74,9 +74,13 @@ def huggingface_callback(pruner: Pruner) -> Any:
                 self.handle = None
 
         def _note(self, _module: Any, _inputs: Any, output: Any) -> None:
-            # As the trainer finds it: by name, or first in a tuple.
-            first = output[0] if isinstance(output, tuple) and output else None
-            loss = output.get("loss") if hasattr(output, "get") else first
-            self.loss = loss.detach().mean() if isinstance(loss, torch.Tensor) and loss.dim() < 2 else None
+            self.loss = _loss_of(output)
 
     return PrunerCallback()
+
+
+def _loss_of(output: Any) -> torch.Tensor | None:
+    """Return the loss in a network's output as the trainer finds it: by name, or first in a tuple."""
+    first = output[0] if isinstance(output, tuple) and output else None
+    loss = output.get("loss") if hasattr(output, "get") else first
+    return loss.detach().mean() if isinstance(loss, torch.Tensor) and loss.dim() < 2 else None

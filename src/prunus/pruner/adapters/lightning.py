@@ -21,14 +21,14 @@ def lightning_callback(pruner: Pruner) -> Any:
     from lightning.pytorch import Callback
 
     class PrunerCallback(Callback):  # type: ignore[misc, unused-ignore]
-        """Hands the trainer's events to the pruner."""
+        """Passes the trainer's events to the pruner."""
 
         def __init__(self) -> None:
             self.loss: torch.Tensor | None = None
             self.stepped = False
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            """Begin, or go on from the checkpoint that the trainer resumed."""
+            """Begin, or continue from the checkpoint that the trainer resumed."""
             steps = trainer.estimated_stepping_batches
             if not math.isfinite(steps):
                 raise OptionError("the trainer has no end, and a schedule needs one; give it max_steps or max_epochs.")
@@ -36,7 +36,7 @@ def lightning_callback(pruner: Pruner) -> Any:
             pruner.train_begin(trainer.optimizers[0], int(steps))
 
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            """Before a forward pass."""
+            """Call the hook before a forward pass."""
             pruner.step_begin()
 
         def on_before_backward(self, trainer: Any, pl_module: Any, loss: torch.Tensor) -> None:
@@ -44,22 +44,22 @@ def lightning_callback(pruner: Pruner) -> Any:
             self.loss = loss.detach()
 
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-            """Before the optimizer, gradients unscaled."""
+            """Call the hook before the optimizer, with unscaled gradients."""
             pruner.before_optimizer_step(self.loss)
             self.stepped = True
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            """After the optimizer, where this batch was the last of a step."""
+            """Call the hook after the optimizer, if this batch was the last of a step."""
             if self.stepped:
                 pruner.after_optimizer_step()
             self.stepped = False
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            """End."""
+            """End the pruning."""
             pruner.train_end()
 
         def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-            """Let go of the network."""
+            """Detach the pruner from the network."""
             pruner.detach()
 
         def state_dict(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def lightning_callback(pruner: Pruner) -> Any:
             return {} if pruner.plans else pruner.state_dict()
 
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-            """Go on from Lightning's checkpoint."""
+            """Continue from Lightning's checkpoint."""
             if state_dict:
                 pruner.load_state_dict(state_dict)
 

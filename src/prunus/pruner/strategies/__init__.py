@@ -1,4 +1,4 @@
-"""The pruning strategies, one file each; importing this package enrols them."""
+"""A step of the training and its gradients in; masks out: one strategy per file, registered by this import."""
 
 from prunus.pruner.strategies import (  # noqa: F401  (enrols them)
     adaptive,

@@ -1,4 +1,4 @@
-"""Adaptive: prune on plateaus of the loss, hold while it rises."""
+"""Adaptive: prune on plateaus of the loss, pause while it rises."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from prunus.errors import DataError
 from prunus.masks import resolve_count, top_masks
 from prunus.pruner.gradient_statistics import Gathered
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
+from prunus.pruner.options import Moment
+from prunus.pruner.strategy import STRATEGIES, Masks, Scene, Strategy, check_range
 
 LATE = 0.75
 _FAST, _SLOW = 0.3, 0.05
@@ -22,7 +23,7 @@ _FAST, _SLOW = 0.3, 0.05
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveSettings:
-    """What counts as a slope, and how much more than an even share goes on a plateau and on the way down."""
+    """The least slope that counts, and the factors of an even share on a plateau and while the loss falls."""
 
     tolerance: float = 0.02
     plateau: float = 2.0
@@ -38,11 +39,11 @@ class AdaptiveSettings:
 class Adaptive(Strategy):
     """Remove a·(have − final)/(changes left) weights, where a depends on the phase of the training.
 
-    slope = (fast − slow)/slow of two running means of the loss. Rising (slope > tolerance): a = 0, hold. On a plateau
-    a = 2, while it falls a = 0.5. In the last quarter a is at least 1, so that what was held back goes in even
-    shares and not at one blow; the last change meets the budget exactly.
-    The loss has to be said, by ``before_optimizer_step(loss)`` or ``tell(loss)``. The callbacks for Hugging Face and
-    Lightning do it; without it the first step is refused.
+    slope = (fast − slow)/slow of two running means of the loss. Rising (slope > tolerance): a = 0, pause. On a plateau
+    a = 2, while it falls a = 0.5. In the last quarter a is at least 1, so that postponed weights leave in even
+    shares and not all at once; the last change meets the budget exactly.
+    The loop has to report the loss, by ``before_optimizer_step(loss)`` or ``tell(loss)``. The callbacks for Hugging
+    Face and Lightning do it; without it the first step is refused.
 
     Source: own.
     """
@@ -57,7 +58,7 @@ class Adaptive(Strategy):
         self._means = torch.full((2,), math.nan, dtype=torch.float64)
 
     def observe(self, moment: Moment) -> None:
-        """Follow the loss, and gather gradients where the criterion reads them."""
+        """Update the running means of the loss, and sum gradients if the criterion reads them."""
         if moment.loss is None:
             raise DataError(
                 "method 'adaptive' follows the loss, and the loop gave none; call before_optimizer_step(loss), or "
@@ -75,7 +76,7 @@ class Adaptive(Strategy):
             self._gathered.observe()
 
     def phase(self) -> str:
-        """Return rising, plateau or falling."""
+        """Return the phase: rising, plateau or falling."""
         fast, slow = self._means.tolist()
         slope = (fast - slow) / max(abs(slow), 1e-12)
         if slope > self.settings.tolerance:
@@ -83,15 +84,17 @@ class Adaptive(Strategy):
         return "falling" if slope < -self.settings.tolerance else "plateau"
 
     def update(self, moment: Moment) -> Masks | None:
-        """Prune as much as the phase allows."""
+        """Prune as many weights as the phase allows."""
         total = sum(w.numel() for w in self.scene.weights.values())
         have, final = self.scene.kept_count(), resolve_count(total, self.scene.options.kept, None)
         factor = {"rising": 0.0, "plateau": self.settings.plateau, "falling": self.settings.falling}[self.phase()]
         if moment.t >= LATE:
             factor = max(1.0, factor)
-        gone = have - final if moment.final else min(have - final, int(factor * (have - final) / moment.updates_left))
+        removed = (
+            have - final if moment.final else min(have - final, int(factor * (have - final) / moment.updates_left))
+        )
         scores = self._gathered.scores()
-        return top_masks(scores, keep_count=have - gone, within=self.scene.masks) if gone > 0 else None
+        return top_masks(scores, keep_count=have - removed, within=self.scene.masks) if removed > 0 else None
 
     def evidence(self) -> list[Tensor]:
         """Return the running means of the loss and the sums over gradients."""
@@ -102,6 +105,6 @@ class Adaptive(Strategy):
         return {"means": self._means.clone(), "gathered": self._gathered.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over running means and sums."""
+        """Restore running means and sums."""
         self._means = state["means"].clone()
         self._gathered.restore(state["gathered"])

@@ -1,4 +1,4 @@
-"""Dynamic threshold: every tensor has a threshold that follows the gradient signal and eases off when it bites."""
+"""Dynamic threshold: every tensor has a threshold that follows its gradients and falls after each removal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from prunus.criteria.weight_statistics import precise
 from prunus.masks import resolve_count, top_masks
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
+from prunus.pruner.options import Moment
+from prunus.pruner.strategy import STRATEGIES, Masks, Scene, Strategy, check_range
 from prunus.training.schedules import linear
 
 DECAY = 0.9
@@ -20,7 +21,7 @@ SWING = 4.0
 
 @dataclass(frozen=True, slots=True)
 class DynamicThresholdSettings:
-    """Where a threshold's factor begins, and between what it stays."""
+    """The first value of a threshold's factor, and its limits."""
 
     start: float = 0.5
     least: float = 0.05
@@ -37,9 +38,9 @@ class DynamicThreshold(Strategy):
     """Remove the weights with |w| ≤ τ_l, where τ_l = c_l · mean|w|_l · √(G/G_l) follows the gradients of tensor l.
 
     G_l = E[g²] per weight of the tensor over the steps since the last change, G their geometric mean, the root kept in
-    [1/4, 4]: where the loss is steep, the threshold is low. c_l ← max(least, 0.9·c_l) each time it bites, and
-    min(most, c_l/0.9) when it does not. How much is left is bounded from below by the schedule and from above by the
-    straight line to the same end; the lowest |w|/τ_l go first.
+    [1/4, 4]: where the loss is steep, the threshold is low. c_l ← max(least, 0.9·c_l) each time it removes weights, and
+    min(most, c_l/0.9) when it does not. The kept share is bounded from below by the schedule and from above by the
+    straight line to the same end; weights of lowest |w|/τ_l leave first.
 
     Source: own.
     """
@@ -55,12 +56,12 @@ class DynamicThreshold(Strategy):
 
     @torch.no_grad()
     def observe(self, moment: Moment) -> None:
-        """Add how steep the loss is in each tensor, while it still decides something."""
+        """Add E[g²] of each tensor, as long as masks still change."""
         if not moment.updates_left:
             return
         grads = [weight.grad for weight in self.scene.weights.values()]
         norms = [torch.zeros(()) if g is None else torch.linalg.vector_norm(g) for g in grads]
-        # One transfer for all of them, not one each.
+        # One transfer for all tensors, not one each.
         where = next((g.device for g in grads if g is not None), torch.device("cpu"))
         found = torch.stack([norm.to(where, torch.float64) for norm in norms]).cpu().square()
         if bool(torch.isfinite(found).all()):
@@ -68,7 +69,7 @@ class DynamicThreshold(Strategy):
 
     @torch.no_grad()
     def update(self, moment: Moment) -> Masks | None:
-        """Let every threshold bite, then ease it or tighten it."""
+        """Apply every threshold, then lower or raise it."""
         logs = self._steepness.clamp(min=1e-300).log()
         pull = ((logs.mean() - logs) / 2).exp().clamp(1 / SWING, SWING).tolist()
         self._steepness = torch.zeros_like(self._steepness)
@@ -88,12 +89,12 @@ class DynamicThreshold(Strategy):
 
     def _ratio(self, name: str, pull: float) -> Tensor:
         size = precise(self.scene.weights[name]).abs()
-        # What is masked is zero and adds nothing to the sum.
+        # Masked weights are zero and add nothing to the sum.
         mean = float(size.sum(dtype=torch.float64)) / max(1, int(torch.count_nonzero(self.scene.mask(name))))
         return size.div_(max(self.factors[name] * pull * mean, torch.finfo(size.dtype).tiny))
 
     def evidence(self) -> list[Tensor]:
-        """Return how steep the loss was."""
+        """Return the sums of squared gradients."""
         return [self._steepness]
 
     def state(self) -> dict[str, Any]:
@@ -101,6 +102,6 @@ class DynamicThreshold(Strategy):
         return {"factors": dict(self.factors), "steepness": self._steepness.clone()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over factors and sums."""
+        """Restore factors and sums."""
         self.factors = {name: float(value) for name, value in state["factors"].items()}
         self._steepness = state["steepness"].clone()

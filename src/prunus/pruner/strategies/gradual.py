@@ -1,4 +1,4 @@
-"""Gradual: the weights of lowest score go, as many as the schedule says; single ones or whole windows."""
+"""Gradual: mask the weights of lowest score along the schedule, single ones or whole windows."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ from prunus.masks import (
 )
 from prunus.masks.window import Strip, Window
 from prunus.pruner.gradient_statistics import Gathered, below
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
+from prunus.pruner.options import Moment
+from prunus.pruner.strategy import STRATEGIES, Masks, NoSettings, Scene, Strategy
 
 
 @STRATEGIES.register("gradual", "incremental")
 class Gradual(Strategy):
-    """Keep the n(t) weights of highest score; what went stays gone.
+    """Keep the n(t) weights of highest score; masked weights stay masked.
 
     n(t) = ⌊kept(t)·N⌋, kept(t) by the schedule. Scores: any weight criterion, or "relative" (|w| / max|W|), on the
-    gradients gathered since the last change. With a pattern, windows go whole, and N:M keeps max(N, ⌈kept(t)·M⌉) of M.
+    mean gradients since the last change. With a pattern, windows are masked whole, and N:M keeps max(N, ⌈kept(t)·M⌉) of
+    M.
     Source: Zhu & Gupta, "To prune, or not to prune", arXiv:1710.01878.
     """
 
@@ -49,7 +51,7 @@ class Gradual(Strategy):
             )
 
     def observe(self, moment: Moment) -> None:
-        """Gather the gradients of the step, while they still decide something."""
+        """Add the gradients of the step, as long as masks still change."""
         if moment.updates_left:
             self._gathered.observe()
 
@@ -57,7 +59,7 @@ class Gradual(Strategy):
         """Prune down to the schedule."""
         scores = self._gathered.scores()
         total = sum(score.numel() for score in scores.values())
-        # A second training with the same pruner begins its schedule anew: what is gone stays gone.
+        # A second training with the same pruner begins its schedule anew; masked weights stay masked.
         have = self.scene.kept_count()
         count = min(have, resolve_count(total, moment.kept, None))
         if self._pattern is None:
@@ -80,7 +82,7 @@ class Gradual(Strategy):
         return self._gathered.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over the sums."""
+        """Restore the sums."""
         self._gathered.restore(state)
 
 

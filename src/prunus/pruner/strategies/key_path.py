@@ -1,4 +1,4 @@
-"""Key path: branches beside the most important way go; the way is found anew from fresh gradients and may move."""
+"""Key path: drop branches beside the most important path, which is recomputed from fresh gradients and may move."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from prunus.cost.price import cost_model
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import INPUT, TENSOR, Graph, refs_in
 from prunus.graph.layout import atoms_of
+from prunus.pruner.options import Moment
 from prunus.pruner.strategies.units import unit_scores
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
+from prunus.pruner.strategy import STRATEGIES, Masks, NoSettings, Scene, Strategy
 from prunus.pruner.structure import emptied
 from prunus.tree import Branch, find_branches
 from prunus.tree.paths import key_path
 
 SLACK = 0.03
-"""What is left may lie this share below what the schedule asks before a branch is too large to drop."""
+"""A branch is too large to drop if the rest would lie more than this share below the schedule."""
 
 
 @STRATEGIES.register("key-path")
 class KeyPath(Strategy):
-    """Drop branches as the schedule asks, those beside the key path first, least important per parameter first.
+    """Drop branches along the schedule, those beside the key path first, least important per parameter first.
 
     I(edge) = E_steps[(Σ w·∂L/∂w)²] over the weights of the last layer of the branch that ends in the edge, which is
-    (∂L/∂γ)² of a gate γ on what this layer puts out. Everything comes from the gradients of the training itself. The
-    key path is the way with the largest sum of importances; it is computed before every single drop. What no branch is
-    left for, or too large for in the end, is met by units of least norm.
+    (∂L/∂γ)² of a gate γ on this layer's output. Only the gradients of the training itself are read. The
+    key path is the path with the largest sum of importances; it is computed before every single drop. If no branch is
+    left, or all are too large, units of least norm are removed to meet the final budget.
     Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", arXiv:1906.10771 (the importance).
     """
 
@@ -44,7 +45,7 @@ class KeyPath(Strategy):
         self._prepare()
 
     def check(self) -> None:
-        """Refuse nothing: how small the rest can become is known when the branches are gone."""
+        """Refuse nothing: the smallest reachable size is known only after branches were dropped."""
 
     def _prepare(self) -> None:
         parts = self.scene.parts
@@ -57,7 +58,7 @@ class KeyPath(Strategy):
 
     @torch.no_grad()
     def observe(self, moment: Moment) -> None:
-        """Add the squared slope of every branch's gate."""
+        """Add the squared gradient of every branch's gate."""
         if not moment.updates_left:
             return
         named = dict(self.scene.model.named_parameters())
@@ -72,7 +73,7 @@ class KeyPath(Strategy):
             self._count += 1
 
     def update(self, moment: Moment) -> Masks | None:
-        """Find the path, drop beside it, and again, until what the schedule asks is met; in the end by units too."""
+        """Find the path and drop a branch beside it until the schedule is met; at the last change remove units too."""
         parts = self.scene.parts
         limit = parts.limit(moment.kept).value
         means = (self._sums / max(1, self._count)).tolist()
@@ -81,7 +82,7 @@ class KeyPath(Strategy):
             left = self._left(graph, worth)
             following = next(filter(None, (self._fitting(b, limit) for b in left[: None if moment.final else 1])), None)
             if following is None:
-                # Before the end a branch that is too large waits until the schedule has come down to it.
+                # Before the end a branch that is too large waits until the schedule is low enough.
                 if moment.final or not left:
                     self._trim(limit)
                 break
@@ -90,16 +91,16 @@ class KeyPath(Strategy):
         return parts.masks(self.scene.model)
 
     def _left(self, graph: Graph, worth: Mapping[str, float]) -> list[Branch]:
-        """Return the branches that can go: beside the path before on it, least importance per parameter first."""
+        """Return the droppable branches: beside the path before on it, least importance per parameter first."""
         parts, names = self.scene.parts, {node.name for node in graph.nodes}
-        gone = {branch.id for branch in parts.dropped}
-        importance = {edge: worth[b.id] for b in self._branches for edge in b.edges if b.id not in gone}
+        dropped = {branch.id for branch in parts.dropped}
+        importance = {edge: worth[b.id] for b in self._branches for edge in b.edges if b.id not in dropped}
         importance |= {edge: -math.inf for b in parts.dropped for edge in b.edges}
         self.way = key_path(parts.coupling.graph, importance)
         left = [
             b
             for b in self._branches
-            if b.id not in gone
+            if b.id not in dropped
             and all(join in names for join in b.group)
             and parts.without((*parts.dropped, b)) is not None
         ]
@@ -107,13 +108,13 @@ class KeyPath(Strategy):
         return left
 
     def _fitting(self, branch: Branch, limit: int) -> Branch | None:
-        """Return the branch unless it takes far more than has to go: trimming units is then the lesser loss."""
+        """Return the branch unless it removes far more than needed: removing units then damages less."""
         parts, dropped = self.scene.parts, (*self.scene.parts.dropped, branch)
         smaller = parts.without(dropped)
         return branch if smaller is not None and parts.spent(smaller, dropped) >= (1 - SLACK) * limit else None
 
     def _trim(self, limit: int) -> None:
-        """Meet the final budget by units of least norm of what the branches left."""
+        """Remove the units of least norm in the remaining branches to meet the final budget."""
         parts = self.scene.parts
         graph = parts.without(parts.dropped)
         if graph is None or parts.spent(graph, parts.dropped) <= limit:
@@ -124,15 +125,15 @@ class KeyPath(Strategy):
         parts.keep = parts.fit(scores, Limit(parts.metric, limit), self.scene.options.allocator, cost=cost)
 
     def evidence(self) -> list[Tensor]:
-        """Return the sums of squared slopes."""
+        """Return the sums of squared gradients."""
         return [self._sums]
 
     def state(self) -> dict[str, Any]:
-        """Return the sums of squared slopes."""
+        """Return the sums of squared gradients."""
         return {"sums": self._sums.clone(), "count": self._count}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over the sums."""
+        """Restore the sums."""
         self._sums, self._count = state["sums"].clone(), int(state["count"])
 
     def forget(self) -> None:
@@ -141,7 +142,7 @@ class KeyPath(Strategy):
 
 
 def last_weights(graph: Graph, branch: Branch) -> Iterator[str]:
-    """Yield the parameters of the layers in which a branch ends: the first met on the way back from its join."""
+    """Yield the parameters of the layers in which a branch ends: the first ones backwards from its join."""
     waiting, seen = [branch.value.node], set[str]()
     while waiting:
         node = graph.node(waiting.pop())

@@ -1,4 +1,4 @@
-"""Movement: keep the weights that training moves away from zero; what is masked may come back with its old value."""
+"""Movement: keep the weights that training moves away from zero; masked ones may return with their old value."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import Tensor
 
 from prunus.masks import resolve_count, top_masks
 from prunus.pruner.gradient_statistics import zeros_for
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
+from prunus.pruner.options import Moment
+from prunus.pruner.strategy import STRATEGIES, Masks, NoSettings, Scene, Strategy
 
 
 @STRATEGIES.register("movement")
 class Movement(Strategy):
     """Keep the n(t) weights of highest movement score S ← S − lr·g·W, with straight-through masks.
 
-    The forward pass sees W ⊙ M(S); the gradient of S passes M as if it were the identity, so that masked weights are
-    scored by the value W that they had when they went, and come back with it.
+    The forward pass uses W ⊙ M(S); the gradient of S passes M as if it were the identity, so that masked weights are
+    scored by the value W that they had when they were masked, and return with it.
     Source: Sanh et al., "Movement Pruning: Adaptive Sparsity by Fine-Tuning", arXiv:2005.07683.
     """
 
@@ -46,7 +47,7 @@ class Movement(Strategy):
 
     @torch.no_grad()
     def update(self, moment: Moment) -> Masks | None:
-        """Keep the best; put away what goes, bring back what returns."""
+        """Keep the weights of highest score; store the values of newly masked ones, restore those that return."""
         total = sum(score.numel() for score in self._scores.values())
         count = min(self.scene.kept_count(), resolve_count(total, moment.kept, None))
         masks = top_masks(self._scores, keep_count=count)
@@ -70,5 +71,5 @@ class Movement(Strategy):
         return {"scores": dict(self._scores), "hidden": dict(self._hidden)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over scores and hidden values."""
+        """Restore scores and hidden values."""
         self._scores, self._hidden = self.scene.placed(state["scores"]), self.scene.placed(state["hidden"])

@@ -1,4 +1,4 @@
-"""Pressure: a penalty that grows drives units towards zero before they go."""
+"""Pressure: a penalty drives units towards zero before they are removed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.producers_consumers import find_places
+from prunus.pruner.options import Moment
 from prunus.pruner.strategies.units import check_units, prune_units_, unit_scores
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
+from prunus.pruner.strategy import STRATEGIES, Masks, Scene, Strategy, check_range
 
 
 class Lanes:
@@ -49,7 +50,7 @@ class Lanes:
 
 @dataclass(frozen=True, slots=True)
 class GroupLassoSettings:
-    """By how many mean norms a unit shrinks over the whole pruning, if nothing holds it."""
+    """The shrinkage of a unit over the whole pruning without opposing gradients, in mean norms."""
 
     strength: float = 0.3
 
@@ -59,9 +60,9 @@ class GroupLassoSettings:
 
 @STRATEGIES.register("group-lasso")
 class GroupLasso(Strategy):
-    """Penalise Σ_u ‖W_u‖₂ by its proximal step after every optimizer step; the smallest units go along the schedule.
+    """Penalise Σ_u ‖W_u‖₂ by a proximal step after every optimizer step; remove the smallest units along the schedule.
 
-    W_u ← W_u·max(0, 1 − (λ/n)·m/‖W_u‖₂), m the mean norm of the axis's units, n the steps of the pruning: one λ serves
+    W_u ← W_u·max(0, 1 − (λ/n)·m/‖W_u‖₂), m the mean norm of the axis's units, n the steps of the pruning: one λ suits
     layers of any scale and trainings of any length.
     Source: Wen et al., "Learning Structured Sparsity in Deep Neural Networks", arXiv:1608.03665.
     """
@@ -102,7 +103,7 @@ class GroupLasso(Strategy):
 
 @dataclass(frozen=True, slots=True)
 class GrowingSettings:
-    """How hard the penalty presses; 1 takes the units that go to zero along a straight line."""
+    """The strength of the penalty; 1 shrinks the chosen units to zero along a straight line."""
 
     strength: float = 1.0
 
@@ -112,9 +113,9 @@ class GrowingSettings:
 
 @STRATEGIES.register("growing-regularisation")
 class GrowingRegularisation(Strategy):
-    """Choose the units that go by their norm in the beginning, let an L2 penalty on them alone grow, remove them last.
+    """Choose units by their norm at the beginning, let an L2 penalty on them alone grow, remove them at the end.
 
-    W_u ← W_u·r/(r + s), r the steps until they go: a penalty of s/(r + s) of the weight, which grows as r falls.
+    W_u ← W_u·r/(r + s), r the steps until removal: a penalty of s/(r + s) of the weight, which grows as r falls.
     Source: Wang et al., "Neural Pruning via Growing Regularization", arXiv:2012.09243 (GReg-1).
     """
 
@@ -134,7 +135,7 @@ class GrowingRegularisation(Strategy):
 
     @torch.no_grad()
     def after_step(self, moment: Moment) -> None:
-        """Shrink the units that go."""
+        """Shrink the chosen units."""
         if not moment.steps_left or moment.t <= 0:
             return
         self._chosen = self._chosen or self._choice()
@@ -159,13 +160,13 @@ class GrowingRegularisation(Strategy):
         )
 
     def state(self) -> dict[str, Any]:
-        """Return the units that stay."""
+        """Return the kept units."""
         return {"chosen": {axis: keep.tolist() for axis, keep in self._chosen.items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over the units that stay."""
+        """Restore the kept units."""
         self._chosen = {axis: np.asarray(keep, bool) for axis, keep in state["chosen"].items()}
 
     def forget(self) -> None:
-        """Choose anew in the cut network."""
+        """Choose units again in the cut network."""
         self._lanes, self._chosen = Lanes(self.scene), {}

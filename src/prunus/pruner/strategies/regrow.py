@@ -1,4 +1,4 @@
-"""Regrow: at every change some weights go and as many others, where the loss is steepest, come back."""
+"""Regrow: every change masks some weights and returns as many others, those with the largest gradients."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from prunus.masks import resolve_count, top_masks
 from prunus.masks.selection import find_cut, kept_by
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, Scene, Strategy, check_range
+from prunus.pruner.options import Moment
+from prunus.pruner.strategy import STRATEGIES, Masks, Scene, Strategy, check_range
 
 
 @dataclass(frozen=True, slots=True)
 class RegrowSettings:
-    """The share of a tensor's weights that is exchanged at the first change; it falls to 0 as a cosine."""
+    """The share of a tensor's weights that is exchanged at the first change; it falls to 0 along a cosine."""
 
     fraction: float = 0.3
 
@@ -28,8 +29,8 @@ class RegrowSettings:
 class _Regrow(Strategy):
     """Prune by |w| to the schedule, then exchange f(t) of each tensor's weights: least |w| for largest |g|.
 
-    f(t) = fraction/2 · (1 + cos πt). The number of a tensor's weights stays. What comes back begins at zero, without
-    momentum. |g| is the gradient of the last step, at masked weights too.
+    f(t) = fraction/2 · (1 + cos πt). The number of kept weights per tensor stays. Returned weights begin at zero,
+    without momentum. |g| is the gradient of the last step, at masked weights too.
     """
 
     reads = ()
@@ -42,21 +43,21 @@ class _Regrow(Strategy):
 
     @torch.no_grad()
     def observe(self, moment: Moment) -> None:
-        """Note how steep the loss is in every weight, at the last step before a change."""
+        """Store |g| of every weight, at the last step before a change."""
         if not moment.update_next:
             return
         grads = {name: w.grad for name, w in self.scene.weights.items() if w.grad is not None}
         if all(bool(torch.isfinite(g.sum())) for g in grads.values()):
-            # A sign would not survive an average over processes that each saw their own data.
+            # Signs would cancel in an average over processes that each have their own data.
             self._steepness = {name: self._copied(name, grad) for name, grad in grads.items()}
 
     def _copied(self, name: str, grad: Tensor) -> Tensor:
-        # Fresh memory costs several times what the copy does.
+        # New memory costs several times as much as the copy.
         return self._spare[name].copy_(grad) if name in self._spare else grad.clone()
 
     @torch.no_grad()
     def update(self, moment: Moment) -> Masks | None:
-        """Prune, then exchange."""
+        """Prune, then exchange weights."""
         sizes = {name: weight.detach().abs() for name, weight in self.scene.weights.items()}
         total = sum(size.numel() for size in sizes.values())
         count = min(self.scene.kept_count(), resolve_count(total, moment.kept, None))
@@ -86,7 +87,7 @@ class _Regrow(Strategy):
         return {"steepness": dict(self._steepness)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over the gradients of the last step."""
+        """Restore the gradients of the last step."""
         self._steepness = self.scene.placed(state["steepness"])
 
 

@@ -1,4 +1,4 @@
-"""Units: neurons and filters go with all they are coupled to, scored on the running training."""
+"""Units: remove neurons and filters with everything coupled to them, by scores from the running training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from prunus.criteria import UNIT_CRITERIA, CriterionLike, UnitEvidence, criterion_of, needs_of
 from prunus.errors import OptionError
 from prunus.pruner.gradient_statistics import zeros_for
-from prunus.pruner.strategy import STRATEGIES, Masks, Moment, NoSettings, Scene, Strategy
+from prunus.pruner.options import Moment
+from prunus.pruner.strategy import STRATEGIES, Masks, NoSettings, Scene, Strategy
 
 
 @STRATEGIES.register("units")
@@ -37,12 +38,12 @@ class Units(Strategy):
         self._count = 0
 
     def check(self) -> None:
-        """Refuse a budget that no choice of units can meet, and a criterion that this network has nothing for."""
+        """Refuse a budget that no choice of units can meet, and a criterion that this network cannot be scored by."""
         check_units(self.scene, self._criterion)
 
     @torch.no_grad()
     def observe(self, moment: Moment) -> None:
-        """Add the gradients of one step, where the criterion reads them."""
+        """Add the gradients of one step, if the criterion reads them."""
         if callable(self._criterion) or self._criterion in ("magnitude", "random") or not moment.updates_left:
             return
         grads = {n: p.grad for n, p in self.scene.model.named_parameters() if p.grad is not None}
@@ -69,11 +70,11 @@ class Units(Strategy):
         return {"sums": dict(self._sums), "count": self._count}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over the sums."""
+        """Restore the sums."""
         self._sums, self._count = self.scene.placed(state["sums"]), int(state["count"])
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Reset the sums."""
         self._sums, self._count = {}, 0
 
 
@@ -90,7 +91,7 @@ def unit_scores(
 
 
 def check_units(scene: Scene, criterion: CriterionLike = "magnitude") -> None:
-    """Raise BudgetError where not even the fewest units meet the final budget."""
+    """Raise BudgetError if even the fewest units exceed the final budget."""
     parts = scene.parts
     parts.fit(unit_scores(scene, criterion, {}), parts.limit(scene.options.kept), scene.options.allocator)
 
@@ -108,6 +109,6 @@ def _check_shown(criterion: CriterionLike) -> None:
 
 
 def prune_units_(scene: Scene, scores: Mapping[str, np.ndarray], kept: float) -> None:
-    """Keep the best units that the budget allows, of those that are left."""
+    """Keep the units of highest score that fit the budget, among those that are left."""
     parts = scene.parts
     parts.keep = parts.fit(scores, parts.limit(kept), scene.options.allocator)

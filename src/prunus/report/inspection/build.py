@@ -1,4 +1,4 @@
-"""A model, or its analysed graph → an `Inspection`."""
+"""The inspection of a model, or of its coupling."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from prunus.graph.layout import atoms_of
 from prunus.graph.provenance import Provenance, literals, provenance
 from prunus.graph.rules.context import base_name
 from prunus.graph.traced import attributes_of
-from prunus.report.inspection.record import AxisPart, FrozenPart, Inspection, ModulePart, NumberPart, UnknownOp
+from prunus.report.inspection.record import AxisPart, FrozenPart, ModulePart, NumberPart, UnknownOp
+from prunus.report.inspection.text import Inspection
 from prunus.surgery.cut import FORWARDS
 from prunus.surgery.own_forward import own_forward
 
 
 @door("inspect")
 def inspect_model(model: nn.Module, example_inputs: Any, *, name: str = "", forward: str = "keep") -> Inspection:
-    """Say what a network is made of, which axes of it can go, and what is frozen and why.
+    """Describe the modules of a network, the axes that can be cut, and what is frozen and why.
 
-    Nothing is computed and nothing is changed: capture runs on fake tensors where the network allows it.
+    Nothing is computed and nothing is changed: capture runs on fake tensors if the network allows it.
 
     Args:
         model: any ``nn.Module``.
         example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
-        name: what to call it; its class by default.
-        forward: ``keep`` shows what can go while every forward stays as you wrote it, and where the numbers in it come
-            from; ``rewrite`` shows all that can go.
+        name: the name of the network; its class by default.
+        forward: ``keep`` shows what can be cut while every forward stays as you wrote it, and the origin of the numbers
+            in it; ``rewrite`` shows everything that can be cut.
 
     Raises:
         ModelError: not a module, quantised, or on several devices.
@@ -63,7 +64,7 @@ def inspect_model(model: nn.Module, example_inputs: Any, *, name: str = "", forw
 
 
 def inspected(analysis: Analysis) -> Inspection:
-    """Describe a network that is analysed already, on the terms of the analysis; see `inspect_model`."""
+    """Describe an analysed network, under the constraints of its analysis; see `inspect_model`."""
     found, coupling = inspection_of(analysis.coupling), analysis.coupling
     if analysis.own is None:
         return found
@@ -139,7 +140,7 @@ def _axes(coupling: Coupling, cost: CostModel) -> tuple[AxisPart, ...]:
 
 
 def _on_each(coupling: Coupling, cost: CostModel, terms: Iterable[Term]) -> Counter[str]:
-    """Count what lies on each axis: Σ over terms of the whole term less the term with that axis empty."""
+    """Return the cost on each axis: Σ over terms of the whole term minus the term with that axis empty."""
     found: Counter[str] = Counter()
     for term in terms:
         whole = _amount(cost, term)
@@ -227,7 +228,7 @@ def _owner(axis: str, modules: Mapping[str, str]) -> str:
 
 def _summed(own: Mapping[str, int], modules: Mapping[str, str]) -> dict[str, int]:
     total = {path: own[path] for path in modules}
-    # Children come after their parents, so backwards every child is complete when it is added.
+    # Children come after their parents, so in reverse every child is complete when it is added.
     for path in reversed(list(modules)):
         if path:
             total[path.rpartition(".")[0]] += total[path]

@@ -14,11 +14,11 @@ class FrozenPart:
     """A dim of a parameter, or a factor of it, that cannot be cut.
 
     Attributes:
-        tensor, dim, numel: which dim, and the scalars of the whole tensor.
-        size: positions of the frozen factor; the whole dim where nothing else is in it.
-        reason: the short word that the analysis gives; `reasons.meaning` explains it.
-        op, module, source: where it was found out: the op, the module that ran it, and the line of code that ran;
-            empty where no op reads the tensor.
+        tensor, dim, numel: the tensor, the dim, and the scalars of the whole tensor.
+        size: positions of the frozen factor; the whole dim if it has no other factor.
+        reason: the short word that the analysis gives; `frozen_groups.meaning` explains it.
+        op, module, source: the op that froze it, the module that ran the op, and the line of code;
+            empty if no op reads the tensor.
     """
 
     tensor: str
@@ -33,15 +33,15 @@ class FrozenPart:
 
 @dataclass(frozen=True, slots=True)
 class AxisPart:
-    """A set of units that go one by one, everywhere at once.
+    """A removable axis: each of its units can be cut, from all its tensors at once.
 
     Attributes:
-        id: its name, as a plan uses it.
-        module: the module that it is named after, which owns it here.
-        size: how many units.
+        id: its name in plans.
+        module: the module after which it is named, and under which it is shown.
+        size: the number of units.
         statistic: whether some op averages over it.
-        members: the tensor dims it runs through, such as ``conv1.weight[0]``.
-        params, macs: scalars and forward MACs that lie on it, so that dropping a unit saves a share of them.
+        members: the tensor dims that it cuts, such as ``conv1.weight[0]``.
+        params, macs: scalars and forward MACs on the axis; each removed unit saves a share of them.
     """
 
     id: str
@@ -59,12 +59,12 @@ class ModulePart:
 
     Attributes:
         path, kind: its name and its class.
-        calls: how often one forward runs it; a container whose parts are run by others has 0.
-        params, macs: of it and everything inside; a shared parameter counts where it is met first.
-        own_params, own_macs: of it alone.
+        calls: the number of its calls in one forward; 0 for a container whose parts are called by others.
+        params, macs: of it and everything inside; a shared parameter counts at its first module.
+        own_params, own_macs: without the modules inside.
         axes: ids of the axes that it owns.
         frozen: dims of its own parameters that cannot be cut.
-        tied: its parameter names that stand for another's, with that name.
+        tied: its parameters that are those of another module, with the names there.
     """
 
     path: str
@@ -81,7 +81,7 @@ class ModulePart:
 
 @dataclass(frozen=True, slots=True)
 class UnknownOp:
-    """An op without a rule, and the first place where it runs; what it touches is frozen."""
+    """An op without a rule, and the first place where it runs; the dims of its tensors are frozen."""
 
     op: str
     where: str
@@ -89,13 +89,13 @@ class UnknownOp:
 
 @dataclass(frozen=True, slots=True)
 class NumberPart:
-    """A number in the recorded program that the code took from somewhere.
+    """A number in the recorded program, and its origin in the code.
 
     Attributes:
         op, argument, value: the literal, such as ``view``, ``size``, 64.
-        origin: what it was computed from: attributes of modules, entries of their settings, sizes of values.
-        follows: what it needs in kept units, such as ``attn.heads = attn.q:out[0]``; empty where no cut changes it.
-        module, source: whose forward uses it, and the line.
+        origin: the values that it was computed from: attributes of modules, entries of their settings, sizes of values.
+        follows: the kept counts that it depends on, such as ``attn.heads = attn.q:out[0]``; empty if no cut changes it.
+        module, source: the module whose forward uses it, and the line.
     """
 
     op: str
@@ -108,24 +108,25 @@ class NumberPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
-    """A network with its price, its axes, and its frozen dims; printing it shows the module tree.
+class InspectionRecord:
+    """A network with its price, its axes and its frozen dims; `Inspection` adds the text that printing it shows.
 
     Attributes:
-        name: what the network is called; its class where nobody said.
+        name: the name of the network; its class by default.
         inputs: shape and dtype of each example input; MACs are those of one call on them.
-        how: the way in which it was captured.
-        notes: what capturing had to assume.
+        how: the method of capture.
+        notes: assumptions of the capture.
         nodes: ops in the graph.
         params, macs_forward, macs_backward, param_bytes: exact counts of the whole.
         coverage_params, coverage_macs: shares of the parameters and forward MACs that lie on a removable axis, in 0..1.
-        modules: outside before inside, in the order of definition.
+        modules: the modules, outside before inside, in the order of definition.
         axes: the removable axes.
         unknown: ops without a rule.
         forward: ``keep``: axes are frozen and tied so that no forward has to be rewritten; else ``rewrite``.
-        coverage_rewritten: share of the parameters that could go if forwards were rewritten; None where they may be.
+        coverage_rewritten: share of the parameters on removable axes if forwards were rewritten; None where they may
+            be.
         ties: axes whose kept counts are in fixed proportion, such as ``stem:out / 6 = attn.q:out[0]``.
-        numbers: the numbers of the code that have an origin, where forwards are kept.
+        numbers: the numbers of the code with a known origin, where forwards are kept.
     """
 
     name: str
@@ -160,11 +161,6 @@ class Inspection:
             module["share_macs"] = _share(module["macs"], self.macs_forward)
             module["tied"] = dict(module["tied"])
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-    def __str__(self) -> str:
-        from prunus.report.inspection.text import plain_lines
-
-        return "\n".join(plain_lines(self))
 
 
 def _share(part: int, whole: int) -> float:

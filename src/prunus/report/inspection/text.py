@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunus.report.inspection.frozen_groups import Held, held_by_reason
-from prunus.report.inspection.record import AxisPart, Inspection, NumberPart
+from prunus.report.inspection.record import AxisPart, InspectionRecord, NumberPart
 from prunus.report.inspection.tree import Row, tree_rows
 
 if TYPE_CHECKING:
@@ -29,16 +30,24 @@ _NARROW = 130
 Texts = list[list[str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Inspection(InspectionRecord):
+    """A network with its price, its axes and its frozen dims; printing it shows the module tree."""
+
+    def __str__(self) -> str:
+        return "\n".join(plain_lines(self))
+
+
 def print_inspection(
-    inspection: Inspection, console: Console | None = None, *, depth: int | None = None, numbers: bool = False
+    inspection: InspectionRecord, console: Console | None = None, *, depth: int | None = None, numbers: bool = False
 ) -> None:
     """Print an inspection: a table in colour on a terminal, the lines of `plain_lines` elsewhere.
 
     Args:
-        inspection: what was found.
-        console: where to print; by default the standard output.
-        depth: how many levels of modules under the root are shown; None means all.
-        numbers: show every number of the code that comes from somewhere, not the first twelve lines.
+        inspection: the inspection.
+        console: the console to print on; by default the standard output.
+        depth: the number of levels of modules to show under the root; None means all.
+        numbers: show every number of the code with a known origin, not only the first twelve lines.
     """
     from rich.console import Console
 
@@ -56,8 +65,8 @@ def print_inspection(
         console.print(line, markup=False, highlight=False, emoji=False)
 
 
-def plain_lines(inspection: Inspection, depth: int | None = None, *, numbers: bool = False) -> Iterator[str]:
-    """Yield an inspection as lines of text, however wide.
+def plain_lines(inspection: InspectionRecord, depth: int | None = None, *, numbers: bool = False) -> Iterator[str]:
+    """Yield an inspection as lines of text of any width.
 
     Units: params are scalars; MACs are those of one forward on the example inputs, 1 MAC = 2 FLOP.
     """
@@ -75,7 +84,7 @@ def plain_lines(inspection: Inspection, depth: int | None = None, *, numbers: bo
         yield from ("", *foot)
 
 
-def _head(found: Inspection) -> Iterator[str]:
+def _head(found: InspectionRecord) -> Iterator[str]:
     kind = found.modules[0].kind
     yield found.name if found.name == kind else f"{found.name}: {kind}"
     yield f"inputs     {', '.join(found.inputs)}"
@@ -89,13 +98,15 @@ def _head(found: Inspection) -> Iterator[str]:
     yield f"captured   {found.how}: {found.nodes} ops"
 
 
-def _foot(found: Inspection) -> Iterator[str]:
+def _foot(found: InspectionRecord) -> Iterator[str]:
     for unknown in found.unknown:
         yield f"no rule for {unknown.op}, first in {short_place(unknown.where)}: what it touches is frozen"
     yield from (f"note: {note}" for note in found.notes)
 
 
-def _sections(found: Inspection, depth: int | None, brief: bool, every: bool) -> Iterator[tuple[Sequence[str], Texts]]:
+def _sections(
+    found: InspectionRecord, depth: int | None, brief: bool, every: bool
+) -> Iterator[tuple[Sequence[str], Texts]]:
     yield _TREE, [_tree_texts(row, found, brief) for row in tree_rows(found, depth)]
     if axes := _alike(found.axes)[:_MOST_AXES]:
         yield _AXES, [_axis_texts(axis, times, found, brief) for axis, times in axes]
@@ -107,13 +118,13 @@ def _sections(found: Inspection, depth: int | None, brief: bool, every: bool) ->
         yield _NUMBERS, [_number_texts(number, times) for number, times in numbers]
 
 
-def _tree_texts(row: Row, found: Inspection, brief: bool) -> list[str]:
+def _tree_texts(row: Row, found: InspectionRecord, brief: bool) -> list[str]:
     amounts = [*_amount(row.params, found.params, brief), *_amount(row.macs, found.macs_forward, brief)]
     return [row.label, row.kind, *amounts, row.axes, row.frozen]
 
 
 def _alike(axes: Sequence[AxisPart]) -> list[tuple[AxisPart, int]]:
-    """Return the first of all axes with the same counts, and how many there are of them, most params first."""
+    """Return the first axis of every group with the same counts, and the size of the group, most params first."""
     groups: dict[tuple[int, ...], list[AxisPart]] = {}
     for axis in axes:
         groups.setdefault((axis.size, len(axis.members), axis.params, axis.macs), []).append(axis)
@@ -121,9 +132,9 @@ def _alike(axes: Sequence[AxisPart]) -> list[tuple[AxisPart, int]]:
 
 
 def _numbers_alike(numbers: Sequence[NumberPart]) -> list[tuple[NumberPart, int]]:
-    """Return the first of all numbers of one line that hold the same, and how many there are.
+    """Return the first number of every group with the same value on the same line, and the size of the group.
 
-    What a cut changes comes first, sizes of values last.
+    Numbers that a cut changes come first, sizes of values last.
     """
     groups: dict[tuple[object, ...], list[NumberPart]] = {}
     for number in numbers:
@@ -139,7 +150,7 @@ def _number_texts(number: NumberPart, times: int) -> list[str]:
     return [f"{number.op} {number.argument}", str(number.value), number.origin, number.follows, place, str(times)]
 
 
-def _axis_texts(axis: AxisPart, times: int, found: Inspection, brief: bool) -> list[str]:
+def _axis_texts(axis: AxisPart, times: int, found: InspectionRecord, brief: bool) -> list[str]:
     amounts = [*_amount(axis.params, found.params, brief), *_amount(axis.macs, found.macs_forward, brief)]
     name = axis.id + (f" and {times - 1} like it" if times > 1 else "")
     return [name, str(axis.size), str(len(axis.members)), *amounts]
@@ -165,7 +176,7 @@ def _count(number: int, brief: bool) -> str:
 
 
 def short_place(text: str) -> str:
-    """Shorten the file name in ``module at /long/way/to/package/file.py:7 in forward``; others stay as they are.
+    """Shorten the file name in ``module at /long/way/to/package/file.py:7 in forward``; return other texts unchanged.
 
     Example:
         >>> short_place("layer1 at /usr/lib/python3/site-packages/net/blocks.py:7 in forward")

@@ -1,4 +1,4 @@
-"""The rows of the module tree: what has nothing to say is left out, equal neighbours are folded."""
+"""The rows of the module tree: modules without content are left out, equal neighbours are folded."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from prunus.report.inspection.reasons import kind as kind_of
-from prunus.report.inspection.record import FrozenPart, Inspection, ModulePart
+from prunus.report.inspection.frozen_groups import kind as kind_of
+from prunus.report.inspection.record import FrozenPart, InspectionRecord, ModulePart
 
-# Every convolution keeps its kernel; saying so on each row would drown the rest.
+# Every convolution keeps its kernel; a note on each row would hide the other reasons.
 _OBVIOUS = ("kernel",)
 _MOST_AXES, _MOST_DIMS = 4, 3
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the tree; ``label`` starts with the guides that draw its branches."""
+    """One line of the tree; ``label`` starts with the lines that draw its branches."""
 
     label: str
     kind: str
@@ -26,21 +26,21 @@ class Row:
     frozen: str
 
 
-def tree_rows(inspection: Inspection, depth: int | None = None) -> Iterator[Row]:
+def tree_rows(inspection: InspectionRecord, depth: int | None = None) -> Iterator[Row]:
     """Yield the rows of the module tree, outside before inside.
 
     Modules without parameters, MACs or axes are left out. Neighbours of the same class with the same counts, axes and
-    frozen dims all through are one row, whose counts are those of all of them together.
+    frozen dims inside too are one row, whose counts are their sums.
 
     Args:
-        inspection: what was found.
-        depth: how many levels under the root are shown; None means all.
+        inspection: the inspection.
+        depth: the number of levels to show under the root; None means all.
     """
     yield from _Tree(inspection).rows(depth)
 
 
 class _Tree:
-    def __init__(self, inspection: Inspection) -> None:
+    def __init__(self, inspection: InspectionRecord) -> None:
         self.sizes = {axis.id: axis.size for axis in inspection.axes}
         self.root = inspection.modules[0]
         self.children: dict[str, list[ModulePart]] = {}
@@ -73,7 +73,7 @@ class _Tree:
                 yield from self._below(run[0].path, f"{guides}{'   ' if last else '│  '}", deeper)
 
     def _runs(self, siblings: Sequence[ModulePart]) -> Iterator[tuple[list[ModulePart], ModulePart | None]]:
-        """Yield each module that is new, and those behind it that are like it together, with the one they are like."""
+        """Yield each new module alone, and the following modules like it together, with the one they resemble."""
         at = 0
         while at < len(siblings):
             first = siblings[at]
@@ -88,7 +88,7 @@ class _Tree:
                 yield from (([m], None) for m in alike)
 
     def _form(self, module: ModulePart) -> object:
-        """Return what makes two modules look alike: everything but where they are."""
+        """Return everything of a module but its path; two modules look alike if their forms are equal."""
         if module.path not in self.forms:
             inner = tuple((_leaf(c), self._form(c)) for c in self.children.get(module.path, []))
             axes = tuple((a.partition(":")[2], self.sizes[a]) for a in module.axes)

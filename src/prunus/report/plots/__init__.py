@@ -1,4 +1,4 @@
-"""Charts as SVG text: deterministic, themed by CSS variables, readable without colour."""
+"""Results in; charts as SVG texts out, deterministic, themed by CSS variables, readable without colour."""
 
 from prunus.report.plots.bars import cost_bars, stability
 from prunus.report.plots.curves import latency_scatter, tradeoff

@@ -1,4 +1,4 @@
-"""Bars of what is left and what it does, and how steady that is, method by method at one kept fraction."""
+"""Bars per method at one kept fraction: size and accuracy before and after, and the spread over seeds."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _NAMES = 1.6
 def cost_bars(results: Results, kept: float) -> tuple[str, str, str]:
     """Draw parameters, MACs and accuracy before and after pruning at one kept fraction, as three SVGs.
 
-    Parameters and MACs are in percent of the dense network; the solid part of the first is what is not zero.
+    Parameters and MACs are in percent of the dense network; the solid part of the first is not zero.
 
     Args:
-        results: what a comparison found.
+        results: the results of a comparison.
         kept: one of its kept fractions.
     """
     cells, dense = at(make_cells(results), kept), dense_cell(results)
@@ -58,7 +58,7 @@ def stability(results: Results, kept: float) -> str:
     """Draw mean accuracy and worst class of each method with their range over seeds, as SVG.
 
     Args:
-        results: what a comparison found.
+        results: the results of a comparison.
         kept: one of its kept fractions.
     """
     cells, dense = at(make_cells(results), kept), dense_cell(results)

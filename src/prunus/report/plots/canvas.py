@@ -1,4 +1,4 @@
-"""One blank figure, one look, one way to SVG for all charts."""
+"""The common figure of all charts: its style, and its conversion to SVG."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 INK, GRID, PAPER, FAINT = "#0a0b0c", "#d0d1d2", "#fdfcfb", "#a0a1a2"
 
-# Okabe and Ito's palette: told apart with every common colour blindness, and in print by the markers.
+# Okabe and Ito's palette: distinct under every common colour blindness, and in print by the markers.
 COLOURS = {
     "weight": "#0072b2",
     "neuron": "#d55e00",
@@ -26,7 +26,7 @@ COLOURS = {
 MARKERS = "osD^vPX*<>hd"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 
-# Each is drawn in a colour of its own and handed to the page's style sheet by name.
+# Each is drawn in its own colour, which the page's style sheet sets by name.
 _VARIABLES = {
     INK: "currentColor",
     GRID: "var(--grid, #d0d1d2)",
@@ -36,7 +36,7 @@ _VARIABLES = {
 }
 _RC: Any = {
     "svg.fonttype": "none",
-    # A dollar sign in a name is a dollar sign.
+    # A dollar sign in a name must not begin a formula.
     "text.parse_math": False,
     "font.size": 10,
     "axes.edgecolor": INK,
@@ -65,14 +65,14 @@ def draw(
 ) -> str:
     """Return the SVG of a figure that ``paint`` fills.
 
-    The same input gives the same text, byte for byte: ids are hashed with a fixed salt and carry no date. Every id
+    The same input gives the same text, byte for byte: ids are hashed with a fixed salt and contain no date. Every id
     starts with ``name``, so several charts can share one page.
 
     Args:
         name: unique within a page; letters, digits and dashes.
         size: width and height in inches (72 SVG units each).
         paint: adds axes and artists to the empty figure.
-        alt: what the chart shows, for people who do not see it.
+        alt: a description of the chart, for people who do not see it.
         tips: (gid of an artist, text shown when the pointer rests on it).
     """
     import matplotlib
@@ -109,11 +109,11 @@ def _finish(svg: str, name: str, alt: str, tips: Iterable[tuple[str, str]]) -> s
 
 
 def gid(level: str, method: str, part: str = "") -> str:
-    """Name the artist of one method, so that the page can find, hide and explain it."""
+    """Return the id of one method's artist, by which the page finds, hides and explains it."""
     return "lv-" + re.sub(r"[^A-Za-z0-9]+", "-", f"{level} {method} {part}").strip("-")
 
 
 def axes_at(figure: Figure, left: float, right: float, bottom: float, top: float) -> Axes:
-    """Add axes with margins in inches: text keeps its room whatever the size of the figure."""
+    """Add axes with margins in inches, which leave room for text in figures of any size."""
     width, height = figure.get_size_inches()
     return figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height))

@@ -1,4 +1,4 @@
-"""Accuracy against what it costs: curves over the kept fraction, and marks over the measured time."""
+"""Accuracy against cost: curves over the kept fraction, and marks over the measured time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def tradeoff(results: Results, level: str | None = None) -> str:
-    """Draw accuracy after recovery against the kept fraction, one line a method, as SVG.
+    """Draw accuracy after recovery against the kept fraction, one line per method, as SVG.
 
     The band around a line is ± one standard deviation over seeds.
 
     Args:
-        results: what a comparison found.
+        results: the results of a comparison.
         level: draw this level in full and every other method as a faint line; None draws all levels in their colours.
     """
     cells, dense = make_cells(results), dense_cell(results)
@@ -41,7 +41,7 @@ def tradeoff(results: Results, level: str | None = None) -> str:
         for (its, method), members in ordered:
             places[its] = places.get(its, -1) + 1
             if level in (None, its):
-                # Sixteen bands in one panel would hide each other: the overview goes without.
+                # Sixteen bands in one panel would hide each other, so the overview has none.
                 _draw_line(axes, its, method, members, places[its], band=level is not None)
             else:
                 _draw_faint(axes, members)
@@ -63,8 +63,8 @@ def tradeoff(results: Results, level: str | None = None) -> str:
 def latency_scatter(results: Results) -> str:
     """Draw accuracy against the measured forward time relative to dense, as SVG.
 
-    Colour is the level, the marker the kept fraction, the whisker the 95 % interval. Methods that no other beats in
-    both time and accuracy are named.
+    The colour shows the level, the marker the kept fraction, the whisker the 95 % interval. Methods that no other beats
+    in both time and accuracy are named.
     """
     cells = [cell for cell in make_cells(results) if cell.forward_ratio is not None]
     dense, kept = dense_cell(results), kept_fractions(make_cells(results))
@@ -165,11 +165,11 @@ def _name_front(axes: Axes, cells: Sequence[Cell]) -> None:
     for cell in front(cells):
         point = (cell.forward_ratio or 0.0, cell.accuracy.mean)
         place = axes.transData.transform(point)[1]
-        # A name needs its line's height, else it would lie on the one below.
+        # A name needs the height of its line, else it would cover the one below.
         if place - last < 12:
             continue
         last = place
-        # Nothing lies up and to the left of the front: that is what makes it one.
+        # By definition no point lies above and to the left of the front.
         look: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 8.5, "zorder": 6}
         text = axes.annotate(f"{cell.method} {ratio(cell.forward_ratio)}", point, (-5, 4), **look)
         text.set_gid(gid(cell.level, cell.method, f"{cell.kept_fraction:g} name"))

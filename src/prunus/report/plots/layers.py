@@ -1,4 +1,4 @@
-"""The network layer by layer, before and after: what became narrower, what became sparse, what is gone."""
+"""The network layer by layer, before and after: narrower, sparse and dropped layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LAYERS = 40
-"""A chart shows at most so many layers: those with most parameters, in the order of the network."""
+"""The largest number of layers in a chart: those with most parameters, in the order of the network."""
 
 _ROW = 0.25
 
@@ -21,11 +21,11 @@ _ROW = 0.25
 def structure(run: Row) -> str:
     """Draw each layer's kept units and non-zero parameters, as SVG.
 
-    The outline is the dense layer, the pale bar the units left, the solid bar the parameters that are not zero; a
+    The outline is the dense layer, the pale bar the kept units, the solid bar the parameters that are not zero; a
     hatched bar is a layer that was dropped.
 
     Args:
-        run: one measured network that carries its layers.
+        run: one measured network with its layers.
     """
     shown = largest(run.structure)
     names = max((len(_short(layer.name)) for layer in shown), default=4)

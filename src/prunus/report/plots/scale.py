@@ -1,4 +1,4 @@
-"""An accuracy axis that still separates 97 from 98 % when another method falls to 20 %."""
+"""An accuracy axis that separates 97 from 98 % even if another method falls to 20 %."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TICKS = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 1.0)
-# The error that the stretched axis takes for none: keeps 100 % at a finite place.
+# Added to the error, so that 100 % has a finite position on the stretched axis.
 _FLOOR = 0.004
 
 
 def is_stretched(values: Sequence[float]) -> bool:
-    """Tell whether a straight axis would squeeze most of the values into its top quarter."""
+    """Return whether most of the values would lie in the top quarter of a straight axis."""
     low, high = min(values), max(values)
     middle = sorted(values)[len(values) // 2]
     return high - low > 0.05 and (middle - low) / (high - low) > 0.75
 
 
 def accuracy_axis(axes: Axes, values: Sequence[float], *, vertical: bool = True, stretched: bool | None = None) -> bool:
-    """Fit an axis to accuracies, stretched towards 100 % where they crowd there.
+    """Fit an axis to accuracies, stretched towards 100 % if most of them lie there.
 
     Stretched: position = −log(1 − accuracy + 0.004), so that equal steps are equal factors of the error.
 
@@ -30,10 +30,10 @@ def accuracy_axis(axes: Axes, values: Sequence[float], *, vertical: bool = True,
         axes: the axes to fit.
         values: every accuracy drawn, as shares in 0..1.
         vertical: fit the y axis, not the x axis.
-        stretched: force one scale or the other; by default it follows from the values.
+        stretched: force one of the scales; by default it follows from the values.
 
     Returns:
-        Whether the axis is stretched, for the caption to say so.
+        True if the axis is stretched, for the caption.
     """
     stretched = is_stretched(values) if stretched is None else stretched
     low, high = min(values), max(values)

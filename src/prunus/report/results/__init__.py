@@ -1,4 +1,4 @@
-"""What a comparison found: the records behind results.json (schema prunus-results/1)."""
+"""Measured rows, or a results.json (schema prunus-results/1), in; the records of a comparison, or that file, out."""
 
 from prunus.report.results.record import SCHEMA, Results
 from prunus.report.results.rows import Environment, Interval, LayerChange, Level, Row, Skipped, named

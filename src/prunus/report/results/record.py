@@ -20,7 +20,7 @@ SCHEMA = "prunus-results/1"
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Everything one comparison found; make it with ``Results.make``, which fills ``dense`` and ``summary``.
+    """The results of one comparison; make them with ``Results.make``, which fills ``dense`` and ``summary``.
 
     Raises: DataError: dense runs that do not match the seeds, a summary that does not follow from the runs, or a
     time that is not UTC.
@@ -59,12 +59,12 @@ class Results:
     def make(
         cls, *, dense_runs: Iterable[Row], runs: Iterable[Row], skipped: Iterable[Skipped] = (), **about: Any
     ) -> Results:
-        """Gather rows into results; seeds, dense and summary are derived.
+        """Make results of rows; seeds, dense and summary are derived.
 
         Args:
             dense_runs: the unpruned network, one row per seed.
             runs: one row per method, kept fraction and seed.
-            skipped: what was asked for and not run.
+            skipped: the methods that were requested and not run.
             about: title, workload, model, created (ISO 8601, UTC), version, environment, recipe.
         """
         dense, rows = tuple(dense_runs), tuple(runs)

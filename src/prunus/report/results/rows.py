@@ -1,4 +1,4 @@
-"""The rows of a comparison: one measured network each, with its layers and where it was measured."""
+"""The rows of a comparison: one measured network each, with its layers, and the machine of the measurement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POSITIVE = ("latency_forward_ratio", "latency_backward_ratio", "latency_forward
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where the numbers were taken: versions, processor, threads and the batch of the latency runs."""
+    """The environment of the measurements: versions, processor, threads and the batch of the latency runs."""
 
     torch: str
     python: str
@@ -58,9 +58,9 @@ class Row:
 
     Units: shares in 0..1 (accuracy … worst_class, flip_rate, kept_fraction); counts of scalars (params, nonzero)
     and of multiply-accumulates for one sample (macs_*); bytes; latency ratios are pruned ÷ dense time, below 1 is
-    faster, with a 95 % interval, null where not timed; seconds of wall-clock. ``repair`` is what refitted the weights
-    without labels between the cut and ``accuracy_before_recovery``. ``auc`` is there where there are two classes,
-    ``bits`` (per target) where each sample has many targets.
+    faster, with a 95 % interval, null where not timed; seconds of wall-clock. ``repair`` names the refitting of weights
+    without labels between the cut and ``accuracy_before_recovery``. ``auc`` is given for two classes,
+    ``bits`` (per target) for samples with many targets.
     Raises: DataError: a share, count or interval outside its range.
     """
 
@@ -128,7 +128,7 @@ class Row:
 
 
 def named(method: str, repair: str) -> str:
-    """Return what a method with a repair is called in a row.
+    """Return the name of a method with a repair, as rows show it.
 
     Example:
         >>> named("magnitude", "refold")
@@ -139,7 +139,7 @@ def named(method: str, repair: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A method that was asked for and not run at one kept fraction, and why."""
+    """A method that was requested and not run at one kept fraction, and the reason."""
 
     method: str
     kept_fraction: float

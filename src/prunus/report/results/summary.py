@@ -1,4 +1,4 @@
-"""Rows over seeds: one summary for each method and kept fraction."""
+"""Summaries over seeds, one for each method and kept fraction."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def _summary_of(rows: list[Row]) -> Summary:
 
 
 def agree(left: tuple[Summary, ...], right: tuple[Summary, ...]) -> bool:
-    """Tell whether two summaries hold the same groups and, but for the last digits, the same numbers."""
+    """Return whether two summaries hold the same groups and, but for the last digits, the same numbers."""
 
-    # Another writer may add up in another order, so the last digits are free.
+    # Another writer may add up in another order, so the last digits may differ.
     def numbers(summary: Summary) -> list[float | None]:
         spreads = [getattr(summary, name) for name in _SPREADS]
         return [getattr(s, part) if s else None for s in spreads for part in ("mean", "std", "min", "max")]

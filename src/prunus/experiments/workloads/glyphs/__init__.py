@@ -1,4 +1,4 @@
-"""The glyphs workload: 62 characters in 21 fonts, and four families of networks, right-sized and 8× too large."""
+"""A name of a network in; images of 62 characters in 21 fonts and the network out, right-sized or 8× too large."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DEFAULT = "resnet-8x"  # the network of the bare name `glyphs`
 BATCH = 128
 _STEPS_PER_EPOCH = -(-GlyphSizes().train // BATCH)
 
-# Right-sized, then with about 8 times the parameters; trained for so many epochs at such a rate.
+# Right-sized, then with about 8 times the parameters; epochs and learning rate.
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "vgg": partial(VGG, (16, 32, 32, 64, 64), 128),
     "vgg-8x": partial(VGG, (32, 64, 64, 128, 128), 640),

@@ -1,4 +1,4 @@
-"""Five kinds of corruption, each in five severities, for pictures that a model was not trained on."""
+"""Five kinds of corruption, each in five severities, for images that a model was not trained on."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from prunus.foundation.registry import Registry
 SEVERITIES = (1, 2, 3, 4, 5)
 _NOISE = (0.06, 0.10, 0.15, 0.21, 0.28)  # deviation, of a grey range of 1
 _BLUR = (0.7, 1.0, 1.4, 1.9, 2.5)  # deviation, pixels
-_CONTRAST = (0.7, 0.5, 0.35, 0.25, 0.17)  # what is left of it
-_OCCLUSION = (0.04, 0.08, 0.13, 0.19, 0.26)  # share of the picture that is covered
-_CELLS = (26, 21, 17, 14, 12)  # along a side, for pixelation
+_CONTRAST = (0.7, 0.5, 0.35, 0.25, 0.17)  # factor of the contrast
+_OCCLUSION = (0.04, 0.08, 0.13, 0.19, 0.26)  # covered share of the image
+_CELLS = (26, 21, 17, 14, 12)  # pixels along a side, for pixelation
 
 Corrupt = Callable[[Tensor, int, np.random.Generator], Tensor]
 CORRUPTIONS: Registry[Corrupt] = Registry("corruption")
 
 
 def corrupted(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
-    """Return the pictures corrupted in one way; seed, kind and severity decide it all.
+    """Return the images with one corruption; seed, kind and severity determine it.
 
     Source: Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
     arXiv:1903.12261 (the idea of kinds in five severities).
@@ -35,7 +35,7 @@ def corrupted(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor
         images: Grey values as bytes.
         kind: A name of CORRUPTIONS: noise, blur, contrast, occlusion, pixelation.
         severity: 1 (slight) to 5 (heavy).
-        seed: Of what is random about it.
+        seed: The seed of the corruption.
 
     Shapes: (N, 32, 32) uint8 → (N, 32, 32) uint8.
 
@@ -45,7 +45,7 @@ def corrupted(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor
     corrupt = CORRUPTIONS.get(kind)
     if severity not in SEVERITIES:
         raise OptionError(f"severity of {kind!r} is {severity!r}; allowed: 1, 2, 3, 4 or 5.")
-    # One stream a kind and not a severity: the same noise grows, the same patch widens.
+    # One random stream per kind: with the severity the same noise grows and the same patch widens.
     stream = np.random.SeedSequence(seed, spawn_key=(CORRUPTIONS.names().index(kind),))
     return quantised(corrupt(images.float() / 255, severity - 1, np.random.Generator(np.random.PCG64(stream))))
 

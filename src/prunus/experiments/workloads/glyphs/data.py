@@ -1,4 +1,4 @@
-"""The glyphs as splits: rendered once, kept in the user's cache, with sets that shift away from them."""
+"""The glyphs as splits: rendered once, stored in the user's cache, with sets of shifted test data."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from prunus.experiments.workloads.glyphs.fonts import CHARACTERS, HELD_OUT, SEEN
 from prunus.experiments.workloads.glyphs.render import GlyphSet, render
 from prunus.foundation.cache import cache_folder, cached_tensors
 
-VERSION = 1  # raised with whatever changes a picture
+VERSION = 1  # raised with every change of an image
 TAIL_RATIO = 50.0
 MEAN, DEVIATION = 0.5, 0.25  # of the grey values, roughly; the same for every set
 
 
 @dataclass(frozen=True, slots=True)
 class GlyphSizes:
-    """How many pictures each set holds; a set does not change when another one's size does.
+    """The number of images in each set; a set does not change when another one's size does.
 
     Raises:
         OptionError: a size below 1.
@@ -45,7 +45,7 @@ class GlyphSizes:
 
 
 def glyph_sets(sizes: GlyphSizes | None = None, seed: int = 0) -> dict[str, GlyphSet]:
-    """Return the five sets of pictures by the names of `GlyphSizes`, from the cache or rendered.
+    """Return the five sets of images by the names of `GlyphSizes`, from the cache or rendered.
 
     ``unseen_fonts`` is drawn from fonts that no other set holds.
 
@@ -64,7 +64,7 @@ def glyph_sets(sizes: GlyphSizes | None = None, seed: int = 0) -> dict[str, Glyp
 
 
 def glyph_key(sizes: GlyphSizes | None = None, seed: int = 0) -> str:
-    """Return 16 hexadecimal digits that change with whatever decides the pictures: version, seed, sizes, fonts, tools.
+    """Return 16 hexadecimal digits that depend on version, seed, sizes, fonts and tools, and so identify the images.
 
     Raises:
         DataError: matplotlib or Pillow is missing, or the fonts are.
@@ -83,9 +83,9 @@ def load_glyphs(sizes: GlyphSizes | None = None, seed: int = 0, tail_ratio: floa
     """Return the glyphs in the four splits, classes in the order 0..9, A..Z, a..z.
 
     Args:
-        sizes: How many pictures each split holds.
-        seed: Of all that is random about them.
-        tail_ratio: How many times as frequent the most frequent class of the train split is as the least; the other
+        sizes: The number of images in each split.
+        seed: The seed of all random numbers.
+        tail_ratio: The frequency of the most frequent class of the train split ÷ that of the least frequent; the other
             splits stay balanced.
 
     Shapes: inputs (N, 1, 32, 32) float32, (grey − ½) / ¼; targets (N) int64.
@@ -108,7 +108,7 @@ def load_glyphs(sizes: GlyphSizes | None = None, seed: int = 0, tail_ratio: floa
 
 
 def long_tail(labels: Tensor, ratio: float, seed: int = 0) -> Tensor:
-    """Return the places of the samples that are left when class frequencies fall geometrically.
+    """Return the indices of the samples that are left when class frequencies fall geometrically.
 
     The k-th of the C classes, in a random order, keeps the first n · ratio^(−k/(C−1)) of its n samples, at least one.
     Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", arXiv:1901.05555 (the profile).
@@ -116,7 +116,7 @@ def long_tail(labels: Tensor, ratio: float, seed: int = 0) -> Tensor:
     Args:
         labels: The class of each sample.
         ratio: Largest class ÷ smallest class.
-        seed: Of the order of the classes.
+        seed: The seed of the order of the classes.
 
     Shapes: labels (N) → (kept) int64, ascending.
 
@@ -135,7 +135,7 @@ def long_tail(labels: Tensor, ratio: float, seed: int = 0) -> Tensor:
 
 
 def as_split(glyphs: GlyphSet, name: str) -> Split:
-    """Return pictures as a split that a model can be trained on."""
+    """Return images as a split on which a model can be trained."""
     return Split(((glyphs.images.float() / 255 - MEAN) / DEVIATION)[:, None], glyphs.labels.long(), name)
 
 
@@ -147,7 +147,7 @@ def _shift(kind: str, severity: int) -> Callable[[], Split]:
     return load
 
 
-# Name → what loads the set; nothing is rendered before it is called.
+# Name → function that loads the set; nothing is rendered before its call.
 SHIFTS: Mapping[str, Callable[[], Split]] = {
     "unseen-fonts": lambda: as_split(glyph_sets()["unseen_fonts"], "unseen-fonts"),
     **{f"{kind}-{severity}": _shift(kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES},

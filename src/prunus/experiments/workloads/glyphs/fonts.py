@@ -1,4 +1,4 @@
-"""The fonts that matplotlib ships: which ones draw all 62 characters, and each character drawn once, large."""
+"""The fonts of matplotlib that have all 62 characters, and each character drawn once in large size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prunus.errors import DataError
 from prunus.foundation.registry import words
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
-# Only text fonts: the symbol fonts (cmex10, cmsy10, STIXSiz…) put other shapes at these codes, and cmmi10 has the
+# Only text fonts: the symbol fonts (cmex10, cmsy10, STIXSiz…) have other shapes at these codes, and cmmi10 has the
 # digits of old books, whose 0 is an o.
 SEEN = words(
     "DejaVuSans DejaVuSans-Bold DejaVuSans-BoldOblique DejaVuSans-Oblique "
@@ -38,7 +38,7 @@ class Font:
 
 
 def find_fonts(names: tuple[str, ...]) -> tuple[Font, ...]:
-    """Return the fonts of these names that the installed matplotlib brings along, in the given order.
+    """Return the fonts of these names in the installed matplotlib, in the given order.
 
     Raises:
         DataError: matplotlib is missing, or has none of them.
@@ -61,7 +61,7 @@ def find_fonts(names: tuple[str, ...]) -> tuple[Font, ...]:
 def draw_fonts(fonts: tuple[Font, ...]) -> Tensor:
     """Return every character of every font, white on black, all on one baseline and at one size of type.
 
-    A common baseline and size is what tells c from C, and o from O from 0 where their shapes are the same.
+    A common baseline and size distinguishes c from C, and o from O from 0 where their shapes are the same.
 
     Shapes: → (fonts, 62, 64, 64) uint8.
 
@@ -75,7 +75,7 @@ def draw_fonts(fonts: tuple[Font, ...]) -> Tensor:
     drawn = np.zeros((len(fonts), len(CHARACTERS), CANVAS, CANVAS), np.uint8)
     for row, font in enumerate(fonts):
         try:
-            # The basic layout needs no libraqm, which not every build of Pillow has.
+            # The basic layout does not need libraqm, which some builds of Pillow lack.
             face = ImageFont.truetype(str(font.path), EM, layout_engine=ImageFont.Layout.BASIC)
         except OSError as error:
             raise DataError(f"workload 'glyphs' cannot read the font {str(font.path)!r}; reinstall matplotlib.") from (
@@ -89,7 +89,7 @@ def draw_fonts(fonts: tuple[Font, ...]) -> Tensor:
 
 
 def tools() -> str:
-    """Return the versions of what draws the characters and of what draws the random numbers.
+    """Return the versions of the libraries that draw the characters and the random numbers.
 
     Raises:
         DataError: Pillow is missing.

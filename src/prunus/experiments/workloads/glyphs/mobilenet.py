@@ -43,7 +43,7 @@ class MobileNet(nn.Module):
         blocks: Blocks in each of the three stages.
         head: Channels of the 1×1 convolution before the mean.
         expansion: Widening inside the blocks of the two later stages; those of the first have none.
-        classes: How many logits.
+        classes: The number of logits.
 
     Shapes: images (B, 1, 32, 32) → logits (B, classes).
     """

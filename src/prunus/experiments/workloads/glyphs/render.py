@@ -1,4 +1,4 @@
-"""Random pictures of glyphs: turned, scaled, slanted, shifted, blurred, on an uneven ground, with noise."""
+"""Random images of glyphs: turned, scaled, slanted, shifted, blurred, on an uneven background, with noise."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from prunus.experiments.workloads.glyphs.fonts import CHARACTERS
 SIDE = 32
 MAX_DEGREES, MAX_SCALING, MAX_STRETCH, MAX_SLANT, MAX_SHIFT = 12.0, 0.08, 0.05, 0.15, 2.0
 MAX_BLUR, MAX_NOISE, MAX_GRADIENT, MIN_CONTRAST, MAX_CONTRAST = 1.0, 0.12, 0.2, 0.3, 0.9
-_CHUNK = 512  # images at a time, so that the memory stays small
+_CHUNK = 512  # images at a time, which limits memory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GlyphSet:
-    """Pictures with their labels and fonts.
+    """Images with their labels and fonts.
 
     Shapes: images (N, 32, 32) uint8, labels (N) uint8 into CHARACTERS, fonts (N) uint8 into the fonts drawn from.
     """
@@ -38,16 +38,16 @@ class GlyphSet:
 
 
 def render(drawn: Tensor, count: int, generator: np.random.Generator) -> GlyphSet:
-    """Return ``count`` random pictures, as many of each character as of any other, give or take one.
+    """Return ``count`` random images, equally many of each character, give or take one.
 
     The font of each is drawn uniformly. Uniform too, on top of it: turn ±12°, size 1 ± 0.08, width against height
-    1 ± 0.05, slant ±0.15, shift ±2 pixels both ways, blur σ ≤ 1 pixel, contrast 0.3..0.9 either way round, a slope of
-    the ground ≤ 0.2, noise σ ≤ 0.12.
+    1 ± 0.05, slant ±0.15, shift ±2 pixels both ways, blur σ ≤ 1 pixel, contrast 0.3..0.9 of either sign, a slope of
+    the background ≤ 0.2, noise σ ≤ 0.12.
 
     Args:
-        drawn: what `fonts.draw_fonts` returned.
-        count: how many.
-        generator: decides everything.
+        drawn: the characters of `fonts.draw_fonts`.
+        count: the number of images.
+        generator: the source of all random numbers.
 
     Shapes: drawn (fonts, 62, 64, 64) uint8.
     """
@@ -66,7 +66,7 @@ def render(drawn: Tensor, count: int, generator: np.random.Generator) -> GlyphSe
 
 
 def quantised(images: Tensor) -> Tensor:
-    """Return grey values 0..1 as bytes; what lies outside is cut off."""
+    """Return grey values as bytes, clipped to 0..1."""
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -97,7 +97,7 @@ def _moved(glyphs: Tensor, draws: Tensor) -> Tensor:
     wide = (1 + size * MAX_SCALING) * (1 + stretch * MAX_STRETCH)
     high = (1 + size * MAX_SCALING) / (1 + stretch * MAX_STRETCH)
     cos, sin, slant = torch.cos(angle), torch.sin(angle), slant * MAX_SLANT
-    # From the places of the picture back to those of the glyph: shift, turn, slant, size; the grid spans −1..1.
+    # From positions in the image back to those in the glyph: shift, turn, slant, size; the grid spans −1..1.
     right, below = across * 2 * MAX_SHIFT / SIDE, down * 2 * MAX_SHIFT / SIDE
     first, second = [(cos + slant * sin) / wide, (slant * cos - sin) / wide, right], [sin / high, cos / high, below]
     rows = torch.stack([*first, *second], 1)
@@ -106,7 +106,7 @@ def _moved(glyphs: Tensor, draws: Tensor) -> Tensor:
 
 
 def _on_ground(ink: Tensor, draws: Tensor) -> Tensor:
-    """Mix ink into a ground that slopes one way: ground + contrast · ink, with contrast of either sign.
+    """Mix ink into a background with a linear slope: background + contrast · ink, with contrast of either sign.
 
     Shapes: ink (B, h, w), draws (B, 4) in 0..1 → (B, h, w).
     """

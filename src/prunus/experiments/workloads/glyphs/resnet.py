@@ -36,7 +36,7 @@ class ResNet(nn.Module):
     Args:
         widths: Channels of the three stages; the stem has those of the first.
         blocks: Basic blocks in each stage.
-        classes: How many logits.
+        classes: The number of logits.
 
     Shapes: images (B, 1, 32, 32) → logits (B, classes).
     """

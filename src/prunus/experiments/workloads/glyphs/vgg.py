@@ -14,7 +14,7 @@ class VGG(nn.Module):
     Args:
         widths: Channels of the five convolutions.
         hidden: Width of the first linear layer.
-        classes: How many logits.
+        classes: The number of logits.
 
     Shapes: images (B, 1, 32, 32) → logits (B, classes).
     """

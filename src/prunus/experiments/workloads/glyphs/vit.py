@@ -20,7 +20,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what each token gathers from all."""
+        """Return the attention outputs of all tokens."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         out = functional.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
@@ -42,7 +42,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the tokens after one round."""
+        """Return the tokens after the block."""
         x = x + self.attn(self.norm1(x))
         x = x + self.mlp(self.norm2(x))
         return x
@@ -58,7 +58,7 @@ class ViT(nn.Module):
         width: Channels of a token.
         depth: Blocks.
         heads: Attention heads; they divide the width.
-        classes: How many logits.
+        classes: The number of logits.
 
     Shapes: images (B, 1, 32, 32) → logits (B, classes).
     """

@@ -1,4 +1,4 @@
-"""The recommendation workload: clicks from a known latent model, and networks of embeddings that foresee them."""
+"""A name of a network in; clicks from a known latent model and a network of embeddings that predicts them out."""
 
 from __future__ import annotations
 

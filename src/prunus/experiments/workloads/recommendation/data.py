@@ -12,17 +12,17 @@ from prunus.data.batches import check_count
 from prunus.data.sources import Split
 from prunus.data.splits import Splits
 
-VERSION = 1  # raised with whatever changes a click
+VERSION = 1  # raised with every change of a click
 CLASSES = ("skip", "click")
-FACTORS = 4  # of the latent model
-# The fields of an event and how many values each has; a thing's genre is known, but follows from the thing.
+FACTORS = 4  # factors of the latent model
+# The fields of an event and their numbers of values; a thing's genre is given, but depends on the thing.
 FIELDS = {"person": 200, "thing": 120, "genre": 8, "hour": 24, "device": 4}
-_TASTE, _GENRE, _POPULAR, _MOOD, _OFFSET = 2.4, 1.2, 0.8, 1.0, -0.7  # strengths in the latent score
+_TASTE, _GENRE, _POPULAR, _MOOD, _OFFSET = 2.4, 1.2, 0.8, 1.0, -0.7  # weights in the latent score
 
 
 @dataclass(frozen=True, slots=True)
 class ClickSizes:
-    """How many events each split holds; a split does not change when another one's size does.
+    """The number of events in each split; a split does not change when another one's size does.
 
     Raises:
         OptionError: a size below 1.
@@ -40,7 +40,7 @@ class ClickSizes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class World:
-    """The latent model that clicks come from.
+    """The latent model from which clicks are drawn.
 
     Shapes: people (200, F), things (120, F), genre of each thing (120), people by genre (200, 8), popularity (120),
     mood by hour and device (24, 4).
@@ -65,7 +65,7 @@ class World:
 
 
 def make_world(seed: int = 0) -> World:
-    """Return the latent model that a seed decides; all its numbers are standard normal."""
+    """Return the latent model of a seed; all its numbers are standard normal."""
     draw = _generator(seed, 0)
     people, things, genres, hours, devices = FIELDS.values()
     return World(
@@ -79,7 +79,7 @@ def make_world(seed: int = 0) -> World:
 
 
 def load_clicks(sizes: ClickSizes | None = None, seed: int = 0) -> Splits:
-    """Return events in the four splits, each drawn on its own from the same latent model.
+    """Return events in the four splits, each drawn independently from the same latent model.
 
     Shapes: inputs (N, 5) int64, one index for each of FIELDS; targets (N) int64, 1 = click.
     """
@@ -99,7 +99,7 @@ def click_key(sizes: ClickSizes | None = None, seed: int = 0) -> str:
 
 
 def _events(world: World, count: int, draw: np.random.Generator, name: str, rare: bool = False) -> Split:
-    """Draw events; people and things are met as often as their rank says, or the other way round where ``rare``."""
+    """Draw events; frequencies of people and things fall with their rank, or rise with it if ``rare``."""
     people, things, _, hours, devices = FIELDS.values()
     person, thing = (_ranked(size, count, draw, rare) for size in (people, things))
     hour, device = draw.integers(hours, size=count), draw.integers(devices, size=count)
@@ -109,7 +109,7 @@ def _events(world: World, count: int, draw: np.random.Generator, name: str, rare
 
 
 def _ranked(size: int, count: int, draw: np.random.Generator, rare: bool) -> np.ndarray:
-    """Draw indices with chances ∝ 1/√rank, as a few take part in most of the events."""
+    """Draw indices with probabilities ∝ 1/√rank: a few people and things take part in most events."""
     weights = 1 / np.sqrt(np.arange(1, size + 1))
     weights = weights[::-1] if rare else weights
     return np.asarray(draw.choice(size, size=count, p=weights / weights.sum()))
@@ -123,5 +123,5 @@ def _rare() -> Split:
     return _events(make_world(), ClickSizes().test, _generator(0, 1 + len(fields(ClickSizes))), "rare", rare=True)
 
 
-# Name → what loads the set: people and things that were seldom seen are now the frequent ones.
+# Name → function that loads the set: rare people and things are now the frequent ones.
 SHIFTS: Mapping[str, Callable[[], Split]] = {"rare": _rare}

@@ -24,8 +24,8 @@ class DeepFM(nn.Module):
     Source: Guo et al., "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction", arXiv:1703.04247.
 
     Args:
-        sizes: How many values each field has.
-        width: Of an embedding.
+        sizes: The number of values of each field.
+        width: The width of an embedding.
         hidden: Widths of the MLP.
 
     Shapes: indices (B, fields) int64 → logits (B, 2).
@@ -51,15 +51,15 @@ class DeepFM(nn.Module):
 
 
 class TwoTower(nn.Module):
-    """One MLP for the person with hour and device, one for the thing with its genre; their product is the score.
+    """One MLP for the person with hour and device, one for the thing with its genre; their dot product is the score.
 
     Source: Covington et al., "Deep Neural Networks for YouTube Recommendations", RecSys 2016.
 
     Args:
-        sizes: How many values each field has: person, thing, genre, hour, device.
-        width: Of an embedding.
+        sizes: The number of values of each field: person, thing, genre, hour, device.
+        width: The width of an embedding.
         hidden: Widths of each MLP.
-        shared: Width of what the towers answer.
+        shared: The output width of the towers.
 
     Shapes: indices (B, 5) int64 → logits (B, 2).
     """

@@ -1,4 +1,4 @@
-"""The speech workload: 24 words spoken by espeak-ng in many voices, and networks that tell them apart."""
+"""A name of a network in; 24 words spoken by espeak-ng in many voices and a network that classifies them out."""
 
 from __future__ import annotations
 

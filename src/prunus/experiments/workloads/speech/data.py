@@ -1,4 +1,4 @@
-"""Spoken words as splits: synthesised once, kept in the user's cache, with sets that shift away from them."""
+"""Spoken words as splits: synthesised once, stored in the user's cache, with sets of shifted test data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEAN, DEVIATION = 0.35, 0.25  # of the bytes ÷ 255, roughly; the same for every
 
 @dataclass(frozen=True, slots=True)
 class SpeechSizes:
-    """How many words each set holds; a set does not change when another one's size does.
+    """The number of words in each set; a set does not change when another one's size does.
 
     Raises:
         OptionError: a size below 1.
@@ -68,9 +68,9 @@ def speech_key(sizes: SpeechSizes | None = None, seed: int = 0) -> str:
 
 
 def load_speech(sizes: SpeechSizes | None = None, seed: int = 0) -> Splits:
-    """Return the spoken words in the four splits; no voice of the train split is heard in selection or test.
+    """Return the spoken words in the four splits; no voice of the train split occurs in selection or test.
 
-    Shuffled batches of the train split are varied, anew in each walk (`varied`).
+    Shuffled batches of the train split are augmented, with new random numbers in each epoch (`varied`).
 
     Shapes: inputs (N, 1, 32, 48) float32: channel, mel band, frame; targets (N) int64 into WORDS.
 
@@ -83,12 +83,12 @@ def load_speech(sizes: SpeechSizes | None = None, seed: int = 0) -> Splits:
 
 
 def as_split(spoken: Split) -> Split:
-    """Return byte pictures as a split that a model can be trained on."""
+    """Return byte spectrograms as a split on which a model can be trained."""
     return Split(((spoken.inputs.float() / 255 - MEAN) / DEVIATION)[:, None], spoken.targets, spoken.name)
 
 
 def varied(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Return each picture moved by up to 3 frames, with up to 6 frames and up to 4 bands blanked.
+    """Return each spectrogram moved by up to 3 frames, with up to 6 frames and up to 4 bands blanked.
 
     Source: Park et al., "SpecAugment", arXiv:1904.08779.
 
@@ -112,7 +112,7 @@ def _shift(name: str) -> Callable[[], Split]:
     return lambda: as_split(speech_sets()[name])
 
 
-# Name → what loads the set; nothing is spoken before it is called.
+# Name → function that loads the set; nothing is synthesised before its call.
 SHIFTS: Mapping[str, Callable[[], Split]] = {
     name.replace("_", "-"): _shift(name) for name in ("odd_voices", "far_accents", *(f"noise_{db}" for db in NOISE))
 }

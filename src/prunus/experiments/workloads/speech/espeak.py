@@ -23,7 +23,7 @@ class Utterance:
     """One word to be spoken.
 
     Attributes:
-        word: What.
+        word: The word.
         accent: A voice of espeak-ng, such as ``en-us``.
         variant: A variant of it, such as ``f2``.
         speed: Words a minute.
@@ -38,17 +38,17 @@ class Utterance:
 
 
 def version() -> str:
-    """Return what the program says about itself.
+    """Return the version text of the program.
 
     Raises:
         DataError: espeak-ng is not installed, or fails.
     """
-    # The rest of the line is the folder of its data, which says nothing about the sound.
+    # The rest of the line is the folder of its data, which does not affect the sound.
     return _output("--version").decode(errors="replace").partition("Data at")[0].strip()
 
 
 def check_voices(accents: tuple[str, ...], variants: tuple[str, ...]) -> None:
-    """Raise DataError unless the program knows every voice; it would speak in another one without a word."""
+    """Raise DataError unless the program knows every voice; it would silently replace an unknown one."""
     known = {name: _output(f"--voices={name}").decode(errors="replace").split() for name in ("en", "variant")}
     missing = [accent for accent in accents if accent not in known["en"]]
     missing += [variant for variant in variants if f"!v/{variant}" not in known["variant"]]
@@ -94,9 +94,9 @@ def _output(*words: str) -> bytes:
     try:
         done = subprocess.run([program, *words], capture_output=True, check=True, timeout=_PATIENCE)
     except subprocess.CalledProcessError as error:
-        said = " ".join(error.stderr.decode(errors="replace").split())[:200]
+        output = " ".join(error.stderr.decode(errors="replace").split())[:200]
         raise DataError(
-            f"workload 'speech': {PROGRAM} {' '.join(words)} failed with code {error.returncode}: {said}; "
+            f"workload 'speech': {PROGRAM} {' '.join(words)} failed with code {error.returncode}: {output}; "
             "install espeak-ng again."
         ) from error
     except (OSError, subprocess.TimeoutExpired) as error:

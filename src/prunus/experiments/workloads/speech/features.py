@@ -1,4 +1,4 @@
-"""From sound to log-mel pictures: placing in a window, noise at a level, the spectrogram as bytes."""
+"""The steps from sound to log-mel spectrograms: position in a window, noise at a level, the spectrogram as bytes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ FRAME, HOP = 512, 384  # samples of a frame, and from frame to frame
 FRAMES, BANDS = 48, 32
 WINDOW = FRAME + (FRAMES - 1) * HOP  # samples: 0.84 s
 LOW, HIGH = 60.0, 8_000.0  # hertz
-RANGE = 80.0  # decibels below the loudest place that still show
-_QUIET = 0.005  # of the loudest sample: what is below it at both ends is silence
+RANGE = 80.0  # decibels below the loudest value that are still shown
+_QUIET = 0.005  # share of the loudest sample: lower values at both ends are silence
 
 
 def placed(sound: Tensor, lead: float) -> Tensor:
-    """Return the word without the silence around it, in a window, after ``lead`` (0..1) of the room that is left.
+    """Return the word in a window without the silence around it; ``lead`` (0..1) of the free time precedes it.
 
-    What is longer than the window is cut off at its end.
+    A word longer than the window is cut off at its end.
 
     Shapes: (samples,) → (WINDOW,).
     """
@@ -34,14 +34,14 @@ def placed(sound: Tensor, lead: float) -> Tensor:
 
 
 def noisy(sounds: Tensor, decibels: Tensor, generator: np.random.Generator) -> Tensor:
-    """Return the sounds with noise added, the power of the word being so many decibels above that of the noise.
+    """Return the sounds with added noise at a signal-to-noise ratio in decibels.
 
     The noise is coloured: its power falls with frequency as f^−a, a uniform in 0..1.5.
 
     Args:
         sounds: Windows with silence around the word.
-        decibels: The signal-to-noise ratio of each; the power of a word is its mean where it is not silent.
-        generator: Decides the noise.
+        decibels: The signal-to-noise ratio of each; the power of a word is its mean outside of silence.
+        generator: The source of the noise.
 
     Shapes: sounds (N, WINDOW), decibels (N) → (N, WINDOW).
     """
@@ -57,7 +57,7 @@ def noisy(sounds: Tensor, decibels: Tensor, generator: np.random.Generator) -> T
 
 
 def log_mel(sounds: Tensor) -> Tensor:
-    """Return log-mel spectrograms as bytes: 255 is the loudest place of each, 0 lies 80 decibels below.
+    """Return log-mel spectrograms as bytes: 255 is the loudest value of each, 0 is 80 decibels below.
 
     |STFT|² of Hann windows, summed in triangular bands of equal width on the mel scale m = 2595·log10(1 + f/700).
     Source: Davis & Mermelstein, "Comparison of Parametric Representations for Monosyllabic Word Recognition", 1980.
@@ -83,7 +83,7 @@ def mel_filters() -> Tensor:
     frequencies = torch.arange(FRAME // 2 + 1) * RATE / FRAME
     rise = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     fall = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
-    # Low bands are narrower than one step of the transform; each keeps at least its nearest frequency.
+    # Low bands are narrower than one step of the transform; each has at least its nearest frequency.
     nearest = (frequencies - edges[1:-1, None]).abs().argmin(1)
     filters = torch.minimum(rise, fall).clamp(min=0)
     return torch.where(filters.sum(1, keepdim=True) > 0, filters, torch.eye(len(frequencies))[nearest])

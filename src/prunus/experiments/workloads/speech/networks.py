@@ -1,4 +1,4 @@
-"""Four ways to hear a word in its log-mel picture: an MLP, a CNN, an LSTM and a GRU."""
+"""Four classifiers of log-mel spectrograms: an MLP, a CNN, an LSTM and a GRU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prunus.experiments.workloads.speech.features import BANDS, FRAMES
 
 
 class SpeechMLP(nn.Sequential):
-    """Linear layers over the whole picture, with ReLU and dropout between them.
+    """Linear layers over the whole spectrogram, with ReLU and dropout between them.
 
     Shapes: pictures (B, 1, 32, 48) → logits (B, classes).
     """
@@ -24,7 +24,7 @@ class SpeechMLP(nn.Sequential):
 
 
 class SpeechCNN(nn.Module):
-    """3×3 convolutions with batch norm and ReLU, the picture halved after each; mean over what is left, a linear layer.
+    """3×3 convolutions with batch norm and ReLU, each followed by pooling by two; mean over positions, a linear layer.
 
     Source: Sainath & Parada, "Convolutional Neural Networks for Small-footprint Keyword Spotting", Interspeech 2015.
 
@@ -58,9 +58,9 @@ class SpeechRecurrent(nn.Module):
 
     Args:
         cell: ``nn.LSTM`` or ``nn.GRU``.
-        hidden: Units of a layer.
-        layers: How many.
-        classes: How many logits.
+        hidden: The units of a layer.
+        layers: The number of layers.
+        classes: The number of logits.
         both_ways: Whether each layer also runs backwards.
 
     Shapes: pictures (B, 1, 32, 48) → logits (B, classes).

@@ -1,4 +1,4 @@
-"""Who speaks what in each set, and how it sounds: words in windows, with noise, as log-mel pictures."""
+"""The speakers and words of each set, rendered: words in windows, with noise, as log-mel spectrograms."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from prunus.experiments.workloads.speech.espeak import Utterance, check_voices, 
 from prunus.experiments.workloads.speech.features import log_mel, noisy, placed
 from prunus.foundation.registry import words
 
-VERSION = 1  # raised with whatever changes a sound
+VERSION = 1  # raised with every change of a sound
 WORDS = words(
     "zero one two three four five six seven eight nine yes no "
     "up down left right on off stop go forward backward follow learn"
 )
 ACCENTS = ("en-gb", "en-us", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
 FAR_ACCENTS = ("en-gb-scotland", "en-029")
-# The speakers; no name stands in two groups.
+# The speakers; no name is in two groups.
 TRAIN = words("m1 m3 m4 m6 m7 f1 f3 f4 Alex Andy Annie Denis Gene linda steph max klatt2 klatt4")
 SELECTION = ("m8", "klatt3", "Lee", "belinda")
 TEST = ("m2", "m5", "f2", "f5", "klatt", "Alicia", "Michael", "Jacky")
 ODD = ("whisper", "croak", "grandpa", "grandma")
 NOISE = (20, 10, 5, 0, -5)  # decibels of the shift sets
 SLOWEST, FASTEST, LOWEST, HIGHEST = 150, 230, 20, 80  # words a minute; espeak's scale of pitch
-QUIETEST, CLEAREST = 10.0, 30.0  # decibels of the noise that is in every set
-_CHUNK = 512  # sounds at a time, so that the memory stays small
+QUIETEST, CLEAREST = 10.0, 30.0  # decibels of the noise in every set
+_CHUNK = 512  # sounds at a time, which limits memory
 
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Who speaks in a set."""
+    """The speakers of a set."""
 
     variants: tuple[str, ...]
     accents: tuple[str, ...] = ACCENTS
 
 
-# Calibration, like training, hears the voices that the network learns from; selection and test hear others.
+# Calibration has the voices of training; selection and test have others.
 CASTS = {
     "train": Cast(TRAIN),
     "calibration": Cast(TRAIN),
@@ -79,7 +79,7 @@ def render(sizes: Mapping[str, int], seed: int) -> dict[str, Tensor]:
 
 
 def _spoken(cast: Cast, count: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return ``count`` sounds, as many of each word, give or take one, with the words."""
+    """Return ``count`` sounds, equally many of each word, give or take one, with the words."""
     labels = generator.permutation(np.arange(count) % len(WORDS))
     accents = generator.integers(len(cast.accents), size=count)
     variants = generator.integers(len(cast.variants), size=count)
@@ -90,7 +90,7 @@ def _spoken(cast: Cast, count: int, generator: np.random.Generator) -> tuple[Ten
         Utterance(WORDS[word], cast.accents[accent], cast.variants[variant], int(speed), int(pitch))
         for word, accent, variant, speed, pitch in zip(labels, accents, variants, speeds, pitches, strict=True)
     ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the work is done by other processes
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # other processes do the work
         sounds = list(pool.map(speak, spoken))
     windows = [placed(sound, float(lead)) for sound, lead in zip(sounds, leads, strict=True)]
     return torch.stack(windows), torch.from_numpy(labels)

@@ -1,4 +1,4 @@
-"""The text workloads: which package of the standard library a snippet comes from, and which byte comes next."""
+"""A name of a network in; snippets of the standard library, with package or next byte, and the network out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Python text that the running interpreter brings along, and its files shared out among the splits."""
+"""The source text of the standard library, and the division of its files into splits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from prunus.errors import DataError
 
-# Packages that every full installation has and that hold enough files for four splits.
+# Packages that every full installation has and that have enough files for four splits.
 PACKAGES = ("asyncio", "email", "encodings", "importlib", "multiprocessing", "unittest", "xml")
-MODULES = "modules"  # the group of the files beside the packages: argparse.py, zipfile.py and so on
-SHARES = {"train": 0.6, "calibration": 0.08, "selection": 0.12, "test": 0.2}  # of the bytes
-LONGEST = 32_768  # bytes; what a file has beyond is left out, so that no package consists of one file
+MODULES = "modules"  # the group of the single modules: argparse.py, zipfile.py and so on
+SHARES = {"train": 0.6, "calibration": 0.08, "selection": 0.12, "test": 0.2}  # shares of the bytes
+LONGEST = 32_768  # bytes; the rest of a longer file is left out, so that no package consists of one file
 _TESTS = ("test", "tests")
 
 
@@ -32,7 +32,7 @@ def read_corpus(root: Path | None = None, least: int = 1) -> tuple[TextFile, ...
 
     Args:
         root: The standard library; None takes the running interpreter's.
-        least: Shorter files are left out.
+        least: The least length; shorter files are left out.
 
     Raises:
         DataError: a package has no readable source text, as in an installation stripped to byte code.
@@ -54,9 +54,9 @@ def read_corpus(root: Path | None = None, least: int = 1) -> tuple[TextFile, ...
 def share_out(files: Sequence[TextFile], seed: int = 0) -> dict[str, tuple[TextFile, ...]]:
     """Return the files of each split; a file is in one split only, and every package is in all of them.
 
-    In an order that the seed decides, each file of a package goes to the split that lacks most of its share of the
-    package's bytes. One that is more than half such a share goes to train, so that no held-out split hangs on a single
-    file; the last ones go where none is yet.
+    In an order that depends on the seed, each file of a package goes to the split that lacks most of its share of the
+    package's bytes. A file larger than half such a share goes to train, so that no held-out split depends on a single
+    file; the last files go to splits that have none yet.
 
     Raises:
         DataError: a package has too few files for four splits.

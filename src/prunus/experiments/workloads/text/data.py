@@ -1,4 +1,4 @@
-"""Snippets of the standard library as splits: labelled with their package, or with the byte that comes next."""
+"""Snippets of the standard library as splits, labelled with their package or with the next byte."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from prunus.data.sources import AugmentedSplit, Split
 from prunus.data.splits import Splits
 from prunus.experiments.workloads.text.corpus import PACKAGES, TextFile, digest, read_corpus, share_out
 
-VERSION = 1  # raised with whatever changes a snippet
+VERSION = 1  # raised with every change of a snippet
 BYTES = 256  # size of the alphabet
 SNIPPET, CONTEXT = 512, 128  # bytes of a snippet to classify, and of a window of the language model
-TABLES = "encodings"  # hardly language: not in the language model's text, but what its shift set is made of
-BLANKED = 0.1  # share of the bytes that are replaced while a classifier learns
+TABLES = "encodings"  # hardly language: not in the language model's text, but the text of its shift set
+BLANKED = 0.1  # share of the bytes that are replaced while a classifier is trained
 _TYPOS = (0.05, 0.1, 0.2)  # share of the bytes, by severity
 
 
 @dataclass(frozen=True, slots=True)
 class TextSizes:
-    """How many snippets each split holds; a split does not change when another one's size does.
+    """The number of snippets in each split; a split does not change when another one's size does.
 
     Raises:
         OptionError: a size below 1.
@@ -46,25 +46,25 @@ LM_SIZES = TextSizes(train=12_000, calibration=128, selection=256, test=384)
 
 
 def text_key(sizes: TextSizes | None = None, seed: int = 0) -> str:
-    """Return 16 hexadecimal digits that change with version, seed, sizes and the text itself.
+    """Return 16 hexadecimal digits that depend on version, seed, sizes and the text itself.
 
     Raises:
-        DataError: the standard library is not there as text.
+        DataError: the standard library is not installed as source text.
     """
     parts = {"version": VERSION, "seed": seed, "sizes": asdict(sizes or TextSizes()), "text": digest(read_corpus())}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_text(sizes: TextSizes | None = None, seed: int = 0) -> Splits:
-    """Return snippets of 512 bytes, each labelled with the package it comes from; no file is in two splits.
+    """Return snippets of 512 bytes, each labelled with its package; no file is in two splits.
 
-    Every split holds as many snippets of each package, give or take one. Shuffled batches of the train split have a
-    tenth of their bytes replaced, anew in each walk.
+    Every split holds equally many snippets of each package, give or take one. Shuffled batches of the train split have
+    a tenth of their bytes replaced, with new random numbers in each epoch.
 
     Shapes: inputs (N, 512) int64, bytes; targets (N) int64 into PACKAGES.
 
     Raises:
-        DataError: the standard library is not there as text.
+        DataError: the standard library is not installed as source text.
     """
     files = share_out(read_corpus(least=SNIPPET), seed)
     splits = {name: _labelled(files[name], count, name, seed) for name, count in _counts(sizes or TextSizes(), seed)}
@@ -75,12 +75,12 @@ def load_text(sizes: TextSizes | None = None, seed: int = 0) -> Splits:
 def load_language(sizes: TextSizes | None = None, seed: int = 0) -> Splits:
     """Return windows of 128 bytes with, as targets, the byte after each; no file is in two splits.
 
-    The likelihood of an evaluation is in nats a byte: ÷ ln 2 gives bits per byte.
+    The likelihood of an evaluation is in nats per byte: ÷ ln 2 gives bits per byte.
 
     Shapes: inputs (N, 128) int64, targets (N, 128) int64, both bytes.
 
     Raises:
-        DataError: the standard library is not there as text.
+        DataError: the standard library is not installed as source text.
     """
     files = share_out(read_corpus(least=CONTEXT + 1), seed)
     return Splits(
@@ -102,7 +102,7 @@ def replaced(ids: Tensor, generator: torch.Generator, share: float = BLANKED) ->
 
 
 def snippets(files: Sequence[TextFile], count: int, length: int, generator: np.random.Generator) -> Tensor:
-    """Return ``count`` windows at places drawn uniformly from all places where a whole window fits into a file.
+    """Return ``count`` windows at positions drawn uniformly from all at which a whole window fits into a file.
 
     Shapes: (count, length) int64.
     """
@@ -130,7 +130,7 @@ def _tables() -> Split:
     return _windows([file for file in files if file.package == TABLES], LM_SIZES.test, "tables", 0)
 
 
-# Name → what loads the set; nothing is read before it is called.
+# Name → function that loads the set; nothing is read before its call.
 SHIFTS: Mapping[str, Callable[[], Split]] = {f"typos-{s}": _typos(s) for s in range(1, len(_TYPOS) + 1)}
 LANGUAGE_SHIFTS: Mapping[str, Callable[[], Split]] = {"tables": _tables}
 

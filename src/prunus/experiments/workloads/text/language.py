@@ -9,7 +9,7 @@ from prunus.experiments.workloads.text.networks import Block
 
 
 class ByteGPT(nn.Module):
-    """Embedding, learned positions, causal blocks, norm, and the embedding once more as the last layer.
+    """Embedding, learned positions, causal blocks, norm, and the embedding again as the last layer.
 
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019; tied embeddings: Press & Wolf,
     arXiv:1608.05859.
@@ -18,9 +18,9 @@ class ByteGPT(nn.Module):
         width: Channels of a token.
         depth: Blocks.
         heads: Attention heads; they divide the width.
-        context: Bytes that it can look back on, at most.
+        context: The largest number of bytes that it can read.
 
-    Shapes: bytes (B, T) int64, T ≤ context → logits (B, 256, T), classes second as cross-entropy wants them.
+    Shapes: bytes (B, T) int64, T ≤ context → logits (B, 256, T), with classes second for the cross-entropy.
     """
 
     def __init__(self, width: int, depth: int, heads: int, context: int = 128) -> None:
@@ -34,7 +34,7 @@ class ByteGPT(nn.Module):
         nn.init.normal_(self.embed.weight, std=0.1)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return the logits of the byte after each."""
+        """Return the logits of the byte after each position."""
         x = self.blocks(self.embed(ids) + self.positions[: ids.shape[1]])
         logits: Tensor = self.head(self.norm(x))
         return logits.transpose(1, 2)

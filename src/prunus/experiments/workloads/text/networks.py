@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-STRIDE = 8  # bytes from token to token
+STRIDE = 8  # bytes between tokens
 
 
 class ByteStem(nn.Module):
-    """Embed bytes, and join every six that overlap by two into a token four bytes further on.
+    """Embed bytes, and make a token of every six bytes, in steps of four.
 
     Source: Xue et al., "ByT5: Towards a Token-Free Future", arXiv:2105.13626 (bytes as the alphabet); Tay et al.,
     "Charformer", arXiv:2106.12672 (fewer tokens than bytes).
@@ -41,7 +41,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what each token gathers from all, or from those up to itself."""
+        """Return the attention outputs of all tokens, over all tokens or over those up to each."""
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=2))
         gathered: Tensor = functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         mixed: Tensor = self.out(gathered.transpose(1, 2).flatten(2))
@@ -61,7 +61,7 @@ class Block(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the tokens after one round."""
+        """Return the tokens after the block."""
         x = x + self.attention(self.norm1(x))
         x = x + self.feed(self.norm2(x))
         return x
@@ -77,7 +77,7 @@ class TextTransformer(nn.Module):
         width: Channels of a token.
         depth: Blocks.
         heads: Attention heads; they divide the width.
-        classes: How many logits.
+        classes: The number of logits.
         length: Bytes of a snippet.
 
     Shapes: bytes (B, length) int64 → logits (B, classes).
@@ -109,7 +109,7 @@ class TextRecurrent(nn.Module):
         width: Channels of a token.
         hidden: Units of a recurrent layer.
         layers: Recurrent layers.
-        classes: How many logits.
+        classes: The number of logits.
 
     Shapes: bytes (B, T) int64 → logits (B, classes).
     """
