@@ -1,4 +1,4 @@
-"""Distillation loss: the distance of the small network's outputs to the dense network's."""
+"""Distillation loss: the KL divergence, or distance, of the small network's outputs to the dense network's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs of other sizes for the proof of a cut that keeps the user's forwards."""
+"""The sizes of a proof: three batch sizes, and smaller images or shorter sequences in place of the example."""
 
 from __future__ import annotations
 

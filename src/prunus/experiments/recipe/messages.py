@@ -1,4 +1,4 @@
-"""The messages of invalid recipes: findings of pydantic become lines that a person can act on."""
+"""The messages of invalid recipes, made from the findings of pydantic; `loading` adds the line of the file."""
 
 from __future__ import annotations
 
