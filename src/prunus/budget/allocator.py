@@ -38,8 +38,9 @@ class UnitProblem:
             not add up when nearly all of a layer goes. 0 trusts them.
         units: axis id → index of every unit that may go, best first, as in ``scores``.
         present: axis id → units that are there at all (bool), for axes of which some are gone already.
-        groups: axis id → axes in fixed proportion, itself among them, with the units that each keeps for a step; its
-            counts, scores and damage are those of steps. The other axes of a group have no entry of their own.
+        groups: axis id → axes that lose units together, itself among them, with the units that each keeps for a step;
+            its counts, scores and damage are those of steps. The other axes of a group have no entry of their own.
+        rest: axis id → the units of an axis of a group that stay beside those of its steps.
         allowed: axis id → the counts that it may keep, ascending, where ties say more than its bound.
         memo: what was derived from the other fields once.
     """
@@ -55,6 +56,7 @@ class UnitProblem:
     units: Mapping[str, np.ndarray] = field(default_factory=dict)
     present: Mapping[str, np.ndarray] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    rest: Mapping[str, int] = field(default_factory=dict)
     allowed: Mapping[str, np.ndarray] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
@@ -62,7 +64,7 @@ class UnitProblem:
     def polynomial(self) -> PricePolynomial:
         """The price in the widths that are up for choice."""
         return self.once(
-            "polynomial", lambda: PricePolynomial.of(self.cost, list(self.scores), self.fixed, self.groups)
+            "polynomial", lambda: PricePolynomial.of(self.cost, list(self.scores), self.fixed, self.groups, self.rest)
         )
 
     @property
@@ -144,7 +146,15 @@ class UnitProblem:
 
     def kept(self, counts: Mapping[str, int]) -> dict[str, int]:
         """Return the units that every axis keeps, tied ones too, from the counts of those that are up for choice."""
-        return {member: units * n for a, n in counts.items() for member, units in self.groups.get(a, {a: 1}).items()}
+        return {
+            member: self.rest.get(member, 0) + units * n
+            for a, n in counts.items()
+            for member, units in self.groups.get(a, {a: 1}).items()
+        }
+
+    def at_steps(self, axis: str, units: int, curve: np.ndarray) -> np.ndarray:
+        """Return a curve over the kept units of an axis of a group at its steps: step t keeps rest + units · t."""
+        return curve[self.rest.get(axis, 0) :: units]
 
     def under(self, limits: tuple[Limit, ...]) -> UnitProblem:
         """Return the same problem with other limits; what does not depend on them is not worked out again."""

@@ -62,9 +62,13 @@ class FrozenDim:
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """Axes that keep units in a fixed proportion: with every step each keeps ``units[axis]`` more."""
+    """Axes that keep ``rest[axis] + units[axis] · t`` units, with one number t of steps for all of them.
+
+    An axis that is not in ``rest`` keeps a multiple of its units.
+    """
 
     units: Mapping[str, int]
+    rest: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class OwnForward:
     Attributes:
         attributes: module attribute → what it has to be, in kept counts.
         frozen: axis id → why it has to stay whole, and the node that wants it.
-        ties: axes whose kept counts are in fixed proportion.
+        ties: axes that lose units together, in steps.
         equations: everything that has to hold between kept counts.
         multiples: what goes in steps.
         emptied: axis id of units that nothing reads, which go first → the axes that may lose units after that.

@@ -1,120 +1,173 @@
-"""Equations between kept counts → axes in fixed proportion, and axes that have to stay whole."""
+"""Equations between kept counts → axes that lose units together, in steps, and axes that have to stay whole."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from prunus.graph.coupling import Coupling, Tie
 from prunus.graph.kept_forward import Equation, Multiple
 from prunus.graph.layout import Frozen
 from prunus.graph.size_functions import Count, Monomial, Terms
+from prunus.surgery.step_directions import Row, directions
 
 
 @dataclass(slots=True)
 class Ties:
-    """Proportions between axes, and what is frozen.
+    """Axes that lose units together, and axes that stay whole.
 
-    A linear equation in two sizes ties them; one with a product, |H|·|D| = |C|, does when a factor stays whole, the
-    last one; any other freezes what it names.
+    The dense network satisfies every equation, so a linear one, Σ c_a·n_a = c, says of the removed units r_a that
+    Σ c_a·r_a = 0, however many sizes it has. An equation with a product, |H|·|D| = |C|, becomes linear when its last
+    factor stays whole, or its first.
+
+    Attributes:
+        coupling: the analysis of the axes.
+        equations: what has to hold between kept counts.
+        multiples: which counts go in steps.
+        frozen: atom → why it stays whole.
+        by_first: positions of equations whose first factor stays whole instead of the last.
+        steps: atom → its units go in multiples of this.
+        groups: atom → units that go with each step, for the atoms that lose units together.
     """
 
     coupling: Coupling
+    equations: tuple[Equation, ...]
+    multiples: tuple[Multiple, ...]
     frozen: dict[int, Frozen]
-    ratios: dict[int, dict[int, Fraction]] = field(default_factory=dict)
+    by_first: frozenset[int] = frozenset()
     steps: dict[int, int] = field(default_factory=dict)
+    groups: list[dict[int, int]] = field(default_factory=list)
 
     @property
     def ties(self) -> tuple[Tie, ...]:
-        """The groups, as axis id → how many units go with each step."""
-        found = []
-        alone = [{a: Fraction(1)} for a in self.steps if a not in self.ratios and a not in self.frozen]
-        for group in [*{id(g): g for g in self.ratios.values()}.values(), *alone]:
-            scale = math.lcm(*(r.denominator for r in group.values()))
-            units = {a: int(r * scale) for a, r in group.items()}
-            shared = math.gcd(*units.values())
-            units = {a: n // shared for a, n in sorted(units.items())}
-            times = math.lcm(*(self.steps.get(a, 1) // math.gcd(self.steps.get(a, 1), n) for a, n in units.items()))
-            if len(units) > 1 or times > 1:
-                found.append(Tie({self.coupling.axis_of[a]: n * times for a, n in units.items()}))
-        return tuple(found)
+        """The groups by axis id, and the axes that go in steps by themselves."""
+        name, found = self.coupling.axis_of, []
+        for group in self.groups:
+            units = self._in_steps(group)
+            count = min(self.coupling.sizes[a] // n for a, n in units.items())
+            rest = {name[a]: self.coupling.sizes[a] - n * count for a, n in units.items()}
+            found.append(Tie({name[a]: n for a, n in units.items()}, {a: n for a, n in rest.items() if n}))
+        grouped = {a for group in self.groups for a in group}
+        alone = {a: n for a, n in self.steps.items() if n > 1 and a not in grouped and a not in self.frozen}
+        return (*found, *(Tie({name[a]: n}) for a, n in alone.items()))
 
-    def take_multiple(self, multiple: Multiple) -> bool:
-        """Work in that a size goes in steps; whether that froze anything."""
-        sizes = {a: self.coupling.sizes[a] for a in self.frozen}
-        count = multiple.count.with_constants(sizes)
-        if not count.atoms():
-            return False
-        (monomial, times), *others = count.above
-        why = Frozen(f"{multiple.reason}", multiple.node)
-        if others or len(monomial) > 1 or count.below != Count.of(1).above:
-            return self.freeze([max(count.atoms())] if len(monomial) > 1 else count.atoms(), why)
-        step = multiple.step // math.gcd(multiple.step, times)
-        self.steps[monomial[0]] = math.lcm(step, self.steps.get(monomial[0], 1))
-        return False
+    def settle(self) -> None:
+        """Work everything in, again and again while that freezes another axis."""
+        while not (self._is_linear() and self._is_stepped() and self._is_grouped()):
+            pass
 
-    def take(self, equation: Equation) -> bool:
-        """Work one equation in; whether that changed anything."""
-        sizes = {a: self.coupling.sizes[a] for a in self.frozen}
-        terms = _difference(equation.left.with_constants(sizes), equation.right.with_constants(sizes))
-        atoms = sorted({a for m, _ in terms for a in m})
-        if not atoms:
-            return False
-        why = Frozen(f"sizes must agree: {equation.reason}", equation.node)
-        products = [m for m, _ in terms if len(m) > 1]
-        if products:
-            return self.freeze([_last(products)], why)
-        plain = dict(terms)
-        if len(atoms) == 2 and len(terms) == 2:
-            a, b = atoms
-            ratio = Fraction(-plain[(b,)], plain[(a,)])  # a = ratio · b
-            if ratio > 0:
-                return self.tie(a, b, ratio, why)
-        return self.freeze(atoms, why)
+    def _is_linear(self) -> bool:
+        """Whether no equation has a product; else one of its factors is frozen."""
+        before = len(self.frozen)
+        for i, equation in enumerate(self.equations):
+            products = [m for m, _ in self._terms(equation) if len(m) > 1]
+            if products:
+                self._freeze([_first(products) if i in self.by_first else _last(products)], _why(equation))
+        return len(self.frozen) == before
 
-    def tie(self, a: int, b: int, ratio: Fraction, why: Frozen) -> bool:
-        """Let a = ratio · b hold; contradictions freeze both groups."""
-        one, two = (self.ratios.setdefault(x, {x: Fraction(1)}) for x in (a, b))
-        if one is two:
-            return False if one[a] == ratio * one[b] else self.freeze(list(one), why)
-        factor = ratio * two[b] / one[a]
-        for atom, value in one.items():
-            two[atom] = value * factor
-            self.ratios[atom] = two
-        return True
+    def _is_stepped(self) -> bool:
+        """Whether each count that goes in steps is a sum of axes that can; else they are frozen."""
+        before = len(self.frozen)
+        self.steps = {}
+        for multiple in self.multiples:
+            count = multiple.count.with_constants(self._held())
+            products = [m for m, _ in count.above if len(m) > 1]
+            single = len(count.above) == 1
+            if not count.atoms():
+                continue
+            if products or count.below != Count.of(1).above or not (single or self._begins_in_steps(count, multiple)):
+                atoms = [_last(products)] if products else count.atoms()
+                self._freeze(atoms, Frozen(multiple.reason, multiple.node))
+                continue
+            for monomial, times in count.above:
+                for atom in monomial:
+                    step = multiple.step // math.gcd(multiple.step, times)
+                    self.steps[atom] = math.lcm(step, self.steps.get(atom, 1))
+        return len(self.frozen) == before
 
-    def freeze(self, atoms: Iterable[int], why: Frozen) -> bool:
-        """Hold axes whole, with everything that is tied to them."""
-        changed = False
+    def _begins_in_steps(self, count: Count, multiple: Multiple) -> bool:
+        now = count.at(self.coupling.sizes.__getitem__)
+        return now is not None and now % multiple.step == 0
+
+    def _is_grouped(self) -> bool:
+        """Whether every equation has a solution in which all of its axes lose units; else some are frozen."""
+        rows: list[tuple[Row, Frozen]] = []
+        for equation in self.equations:
+            terms, why = self._terms(equation), _why(equation)
+            row = {m[0]: c for m, c in terms if m}
+            if sum(c * math.prod(self.coupling.sizes[a] for a in m) for m, c in terms):
+                self._freeze(row, why)  # the dense network breaks it: nothing is known of it
+            elif row:
+                rows.append((row, why))
+        self.groups, stuck = directions(rows, self.coupling.sizes, self._is_reachable)
+        for atom, why in stuck.items():
+            self._freeze([atom], why)
+        return not stuck and not any(a in self.frozen for row, _ in rows for a in row)
+
+    def _is_reachable(self, group: Mapping[int, int]) -> bool:
+        """Whether every axis of a group has more than one step, and begins at a multiple of its own."""
+        sizes, units = self.coupling.sizes, self._in_steps(group)
+        begins = all(sizes[a] % self.steps.get(a, 1) == 0 for a in group)
+        return begins and min(sizes[a] // n for a, n in units.items()) > 1
+
+    def _in_steps(self, group: Mapping[int, int]) -> dict[int, int]:
+        times = math.lcm(*(self.steps.get(a, 1) // math.gcd(self.steps.get(a, 1), n) for a, n in group.items()))
+        return {a: n * times for a, n in group.items()}
+
+    def stuck(self, before: Mapping[int, Frozen]) -> frozenset[int]:
+        """Return the positions of the equations with a product all of whose axes came to stay whole."""
+        held = {a: self.coupling.sizes[a] for a in before}
+        found = set()
+        for i, equation in enumerate(self.equations):
+            terms = (equation.left.with_constants(held) - equation.right.with_constants(held)).above
+            atoms = {a for m, _ in terms for a in m}
+            if any(len(m) > 1 for m, _ in terms) and atoms <= self.frozen.keys():
+                found.add(i)
+        return frozenset(found)
+
+    def _terms(self, equation: Equation) -> Terms:
+        """Return left − right over one denominator; axes that stay whole are numbers."""
+        held = self._held()
+        return (equation.left.with_constants(held) - equation.right.with_constants(held)).above
+
+    def _held(self) -> dict[int, int]:
+        return {a: self.coupling.sizes[a] for a in self.frozen}
+
+    def _freeze(self, atoms: Iterable[int], why: Frozen) -> None:
         for atom in atoms:
-            for member in self.ratios.pop(atom, {atom: 1}):
-                self.ratios.pop(member, None)
-                if member not in self.frozen:
-                    self.frozen[member] = why
-                    changed = True
-        return changed
+            self.frozen.setdefault(atom, why)
 
 
 def tied(
     coupling: Coupling, equations: Iterable[Equation], multiples: Iterable[Multiple], frozen: Mapping[int, Frozen]
 ) -> Ties:
-    """Work everything in, again and again while something new is frozen or tied."""
-    found, todo, steps = Ties(coupling, dict(frozen)), list(equations), list(multiples)
-    changed = True
-    while changed:
-        changed = False
-        for equation in todo:
-            changed |= found.take(equation)
-        for multiple in steps:
-            changed |= found.take_multiple(multiple)
-    return found
+    """Solve equations between kept counts.
+
+    Where the width of a head cannot stay whole, for no number of heads goes with the other sizes, the heads do.
+
+    Args:
+        coupling: the analysis of the axes.
+        equations: what has to hold between kept counts.
+        multiples: which counts go in steps.
+        frozen: atoms that stay whole for other reasons.
+    """
+    found = Ties(coupling, tuple(equations), tuple(multiples), dict(frozen))
+    found.settle()
+    stuck = found.stuck(frozen)
+    if not stuck:
+        return found
+    other = Ties(coupling, found.equations, found.multiples, dict(frozen), stuck)
+    other.settle()
+    return other if len(other.frozen) < len(found.frozen) else found
 
 
-def _difference(left: Count, right: Count) -> Terms:
-    """Return left − right over one denominator, without what all terms share."""
-    return (left - right).above
+def _why(equation: Equation) -> Frozen:
+    return Frozen(f"sizes must agree: {equation.reason}", equation.node)
+
+
+def _first(products: list[Monomial]) -> int:
+    return min(a for m in products for a in m)
 
 
 def _last(products: list[Monomial]) -> int:
