@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from prunus.graph.coupling import Coupling, Tie, frozen_axes
-from prunus.graph.layout import Frozen
+from prunus.graph.coupling import Coupling, Member, Tie, frozen_axes
+from prunus.graph.layout import Expr, Frozen, Prod, Sum, atoms_of
 from prunus.graph.size_functions import Count
 from prunus.graph.traced import Attribute
 
@@ -32,6 +32,26 @@ class Multiple:
 
 
 @dataclass(frozen=True, slots=True)
+class Follower:
+    """A tensor that the analysed program does not read, but another one of the model does: a head for training.
+
+    Attributes:
+        tensor: its name.
+        dims: its dims, whose atoms are positions in ``parts``.
+        parts: the axis that each atom is, empty where it stays whole, with its units.
+    """
+
+    tensor: str
+    dims: tuple[Expr, ...]
+    parts: tuple[tuple[str, int], ...]
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """The axes on which it lies."""
+        return frozenset(axis for axis, _ in self.parts if axis)
+
+
+@dataclass(frozen=True, slots=True)
 class OwnForward:
     """The terms on which every forward of a model stays the user's.
 
@@ -44,6 +64,7 @@ class OwnForward:
         emptied: axis id of units that nothing reads, which go first → the axes that may lose units after that.
         old: what the attributes hold now.
         why: why nothing is known of the numbers of this program; empty where it is.
+        followers: tensors that only other programs of the model read, on axes of this one: they lose the same units.
     """
 
     attributes: Mapping[Attribute, Count] = field(default_factory=dict)
@@ -54,7 +75,39 @@ class OwnForward:
     emptied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     old: Mapping[Attribute, int] = field(default_factory=dict)
     why: str = ""
+    followers: tuple[Follower, ...] = ()
 
     def on(self, coupling: Coupling) -> Coupling:
         """Return an analysis in which the axes that have to stay whole are frozen, and the others tied."""
-        return replace(frozen_axes(coupling, self.frozen), ties=self.ties, forward=self)
+        return replace(frozen_axes(self.followed(coupling), self.frozen), ties=self.ties, forward=self)
+
+    def followed(self, coupling: Coupling) -> Coupling:
+        """Return an analysis in which the followers lie on the axes with which they lose units."""
+        if not self.followers:
+            return coupling
+        sizes, tensors, axes = list(coupling.sizes), dict(coupling.tensors), dict(coupling.axes)
+        covered = set()
+        for follower in self.followers:
+            names = {}
+            for i, (axis, size) in enumerate(follower.parts):
+                names[i] = axes[axis].atom if axis in axes else len(sizes)
+                if axis not in axes:
+                    sizes.append(size)
+            tensors[follower.tensor] = tuple(renamed(e, names) for e in follower.dims)
+            for axis in sorted(follower.axes & axes.keys()):
+                atom = axes[axis].atom
+                places = [(d, e) for d, e in enumerate(tensors[follower.tensor]) if atom in atoms_of(e)]
+                members = tuple(Member(follower.tensor, d, e) for d, e in places)
+                axes[axis] = replace(axes[axis], members=(*axes[axis].members, *members))
+                covered |= {(follower.tensor, d) for d, _ in places}
+        frozen = tuple(f for f in coupling.frozen if (f.tensor, f.dim) not in covered)
+        return replace(coupling, sizes=tuple(sizes), tensors=tensors, axes=axes, frozen=frozen)
+
+
+def renamed(expr: Expr, names: Mapping[int, int]) -> Expr:
+    """Return an expression in other atoms; every atom must have a name."""
+    if isinstance(expr, int):
+        return names[expr]
+    if isinstance(expr, Prod):
+        return Prod(tuple(renamed(f, names) for f in expr.factors))
+    return Sum(tuple(renamed(t, names) for t in expr.terms))

@@ -13,8 +13,8 @@ from torch import nn
 from prunus.graph.capture import split_inputs, unwrap
 from prunus.graph.coupling import Axis, Coupling, couple
 from prunus.graph.ir import TENSOR, Graph
-from prunus.graph.kept_forward import Equation, Multiple
-from prunus.graph.layout import Frozen
+from prunus.graph.kept_forward import Equation, Follower, Multiple, renamed
+from prunus.graph.layout import Frozen, atoms_of
 from prunus.graph.provenance import Provenance, in_training, of_another_call
 from prunus.graph.size_functions import Count
 from prunus.graph.traced import Attribute
@@ -25,18 +25,25 @@ Places = dict[tuple[str, int], tuple[bytes, ...]]
 
 @dataclass(frozen=True, slots=True)
 class OtherTerms:
-    """As `Terms`, in the atoms of the program in evaluation; ``old`` are the values of the attributes."""
+    """As `Terms`, in the atoms of the program in evaluation.
+
+    Attributes:
+        old: the values of the attributes.
+        followers: tensors that this program alone reads, on axes of the program in evaluation.
+    """
 
     attributes: Mapping[Attribute, Count]
     equations: tuple[Equation, ...]
     multiples: tuple[Multiple, ...]
     frozen: Mapping[int, Frozen]
     old: Mapping[Attribute, int]
+    followers: tuple[Follower, ...] = ()
 
 
 def training_terms(model: nn.Module, coupling: Coupling, example_inputs: Any) -> OtherTerms | None:
     """Record a model in training mode and return what that program asks for; None where no code looks at the mode.
 
+    A tensor that training alone reads, such as a head for a second loss, loses the units of the axes on which it lies.
     An axis that training reads elsewhere too, or may not cut, is frozen. Weights that this run did not use (layers are
     dropped at random) say nothing.
     """
@@ -92,11 +99,23 @@ def other_terms(model: nn.Module, coupling: Coupling, graph: Graph, known: Prove
         when: it runs, for messages.
     """
     other = couple(graph, **coupling.options)
-    names, frozen = _matched(coupling, other, when)
+    names, frozen, alone = _matched(coupling, other, when)
     asked = terms(model, other, known)
     held = {a: other.sizes[a] for a in other.axis_of if a not in names}
     frozen |= {names[a]: Frozen(f"{when} {why.reason}") for a, why in asked.frozen.items() if a in names}
-    return _translated(asked, names, held, frozen, known.values, when)
+    axes = {theirs: coupling.axis_of[ours] for theirs, ours in names.items()}
+    followers = tuple(_follower(other, tensor, axes) for tensor in alone)
+    return replace(_translated(asked, names, held, frozen, known.values, when), followers=followers)
+
+
+def _follower(other: Coupling, tensor: str, axes: Mapping[int, str]) -> Follower:
+    """Describe a tensor of another program by the axes of the one: atom of the other → axis id."""
+    dims = other.tensors[tensor]
+    atoms = list(dict.fromkeys(a for e in dims for a in atoms_of(e)))
+    names = {a: i for i, a in enumerate(atoms)}
+    return Follower(
+        tensor, tuple(renamed(e, names) for e in dims), tuple((axes.get(a, ""), other.sizes[a]) for a in atoms)
+    )
 
 
 def _looks_at_mode(module: nn.Module) -> bool:
@@ -127,14 +146,18 @@ def _translated(
     )
 
 
-def _matched(coupling: Coupling, other: Coupling, when: str) -> tuple[dict[int, int], dict[int, Frozen]]:
-    """Return atom of the other → atom of the one, and the atoms of the one that have no equal, with the reason."""
+def _matched(coupling: Coupling, other: Coupling, when: str) -> tuple[dict[int, int], dict[int, Frozen], list[str]]:
+    """Return atom of the other → atom of the one, the atoms of the one that have no equal, and what follows.
+
+    What follows are the tensors on axes that have an equal which the one does not read.
+    """
     used = {n.tensor for n in other.graph.nodes if n.op == TENSOR}
     seen = {n.tensor for n in coupling.graph.nodes if n.op == TENSOR}
     theirs = {axis.atom: _places(other, axis, used) for axis in other.axes.values()}
     at = {(place, lines): a for a, places in theirs.items() for place, lines in places.items()}
     names: dict[int, int] = {}
     frozen: dict[int, Frozen] = {}
+    alone: dict[str, None] = {}
     for axis in coupling.axes.values():
         mine = _places(coupling, axis, used)
         if not mine:
@@ -145,12 +168,12 @@ def _matched(coupling: Coupling, other: Coupling, when: str) -> tuple[dict[int, 
             frozen[axis.atom] = Frozen(f"{when} {_reason(other, *place)}")
             continue
         more = sorted({tensor for tensor, _ in theirs[equal].keys() - mine.keys()})
-        if theirs[equal] == mine:
+        if all(theirs[equal].get(k) == lines for k, lines in mine.items()) and not seen & set(more):
             names[equal] = axis.atom
+            alone |= dict.fromkeys(more)
         else:
-            who = next((t for t in more if t not in seen), "the code")
-            frozen[axis.atom] = Frozen(f"{when} {who} reads it too")
-    return names, frozen
+            frozen[axis.atom] = Frozen(f"{when} {next(iter(more), 'the code')} reads it otherwise")
+    return names, frozen, list(alone)
 
 
 def _places(coupling: Coupling, axis: Axis, used: set[str]) -> Places:

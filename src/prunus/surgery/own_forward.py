@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from prunus.graph.coupling import Coupling
-from prunus.graph.kept_forward import Equation, Multiple, OwnForward
+from prunus.graph.kept_forward import Equation, Follower, Multiple, OwnForward
 from prunus.graph.layout import Frozen
 from prunus.graph.provenance import provenance
 from prunus.graph.size_functions import Count
@@ -43,9 +43,12 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
     others = [training_terms(model, coupling, example_inputs), masked_terms(model, coupling, example_inputs)]
     if known.idle is not None:
         others.append(other_terms(model, coupling, known.idle, known, "for nothing"))
+    followers: dict[str, Follower] = {}
     for other in others:
         if other is None:
             continue
+        frozen = {**_read_otherwise(coupling, followers, other.followers), **frozen}
+        followers = {**{f.tensor: f for f in other.followers}, **followers}
         for attribute, count in other.attributes.items():
             if attributes.setdefault(attribute, count) != count:
                 equations.append(Equation(attributes[attribute], count, "", f"{attribute} has two uses"))
@@ -53,7 +56,18 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
         multiples += other.multiples
         frozen = {**other.frozen, **frozen}
         old = {**other.old, **old}
-    return _settled(coupling, attributes, equations, multiples, frozen, found.emptied, old, known.why)
+    own = _settled(coupling, attributes, equations, multiples, frozen, found.emptied, old, known.why)
+    return replace(own, followers=tuple(followers.values()))
+
+
+def _read_otherwise(coupling: Coupling, known: Mapping[str, Follower], more: Iterable[Follower]) -> dict[int, Frozen]:
+    """Return the atoms on which a tensor lies in one program and not, or elsewhere, in another."""
+    return {
+        coupling.axes[axis].atom: Frozen(f"two programs read {follower.tensor} in two ways")
+        for follower in more
+        if known.get(follower.tensor, follower) != follower
+        for axis in follower.axes | known[follower.tensor].axes
+    }
 
 
 def with_terms(own: OwnForward, coupling: Coupling, more: Terms) -> OwnForward:
@@ -65,7 +79,7 @@ def with_terms(own: OwnForward, coupling: Coupling, more: Terms) -> OwnForward:
         more: equations between kept counts, counts that go in steps, atoms that stay whole.
     """
     atoms = {axis.id: axis.atom for axis in coupling.axes.values()}
-    return _settled(
+    settled = _settled(
         coupling,
         own.attributes,
         [*own.equations, *more.equations],
@@ -75,6 +89,7 @@ def with_terms(own: OwnForward, coupling: Coupling, more: Terms) -> OwnForward:
         own.old,
         own.why,
     )
+    return replace(settled, followers=own.followers)
 
 
 def _settled(
