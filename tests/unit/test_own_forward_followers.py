@@ -107,3 +107,25 @@ def test_criteria_score_layers_with_followers(criterion: str) -> None:
     result = prunus.prune(Auxiliary().eval(), images(), data=data, budget={"macs": 0.5}, criterion=criterion)
     assert result.check.ok
     assert result.model.aux.in_features == result.model.stem.out_channels < 12
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_values_of_which_code_takes_the_size_alone_follow(mode: str) -> None:
+    class Scanned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Linear(10, 12), nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.stem(x)
+            if mode == "eval" or self.training:
+                state = torch.zeros(h[:, 0].shape)
+                for t in range(h.shape[1]):
+                    state = 0.5 * state + h[:, t]
+                return self.head(state)
+            return self.head(h[:, -1])
+
+    done = keep_forward(Scanned(), (torch.randn(2, 4, 10),))
+    assert not done.own.frozen
+    assert done.model.stem.out_features == 6
+    done.model.train()(torch.randn(2, 4, 10)).sum().backward()

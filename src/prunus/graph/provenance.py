@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from prunus.graph.capture import cleaned, preserved, quiet, split_inputs, unwrap
-from prunus.graph.ir import INPUT, TENSOR, Graph, Node, refs_in
+from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
 from prunus.graph.module_twin import twin_with_origins
 from prunus.graph.passes import drop_dead, fold_constants
 from prunus.graph.recorder import Recorder, record
@@ -29,6 +29,7 @@ from prunus.graph.traced import (
     attributes_of,
     origin_of,
     plain,
+    sizes_of,
 )
 
 _log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ class Provenance:
         held: numbers that went into a value (``torch.tensor(n)``) instead of an argument: expression → node.
         comparisons: what the code compared, and found.
         values: the attributes that occur, with what they hold.
-        idle: the program with what it computes from weights for nothing; None where it computes nothing so.
+        idle: the program with what it computes from weights for nothing, and with values of which it needs nothing but
+            the size; None where there is neither.
         why: why nothing is known; empty where the program was recorded with its origins.
     """
 
@@ -93,24 +95,35 @@ def provenance(model: nn.Module, graph: Graph, example_inputs: Any) -> Provenanc
     parted = _first_difference(graph, found)
     if parted:
         return Provenance(why=parted)
-    idle = _with_idle(graph, found)
+    more = _on_idle_weights(graph, found) | _sized(graph, found, notes)
+    idle = _cleaned_but_for(found, more) if more else None
     return replace(notes.about(idle or graph), idle=idle)
 
 
-def _with_idle(graph: Graph, found: Graph) -> Graph | None:
-    """Return the recorded program with the ops on parameters that no output needs: a kept forward runs them too."""
+def _cleaned_but_for(found: Graph, more: Set[str]) -> Graph:
+    """Return a recorded program without what nothing needs but these nodes."""
+    return drop_dead(fold_constants(drop_dead(found, more)), more)
+
+
+def _sized(graph: Graph, found: Graph, notes: _Notes) -> set[str]:
+    """Return the nodes of which the literals of a program take the size alone, as in ``zeros(x[:, 0].shape)``."""
+    origins = notes.about(graph).origins.values()
+    nodes = {s.of.node for origin in origins for s in sizes_of(origin) if isinstance(s.of, Ref)}
+    return {name for name in nodes if graph.find(name) is None and found.find(name) is not None}
+
+
+def _on_idle_weights(graph: Graph, found: Graph) -> set[str]:
+    """Return the ops on parameters that no output needs: a kept forward runs them too."""
     read = {n.tensor for n in graph.nodes if n.op == TENSOR}
     idle = {
         n.name
         for n in found.nodes
         if n.op == TENSOR and n.tensor not in read and found.tensors[n.tensor].kind == "parameter"
     }
-    if not idle:
-        return None
     for node in found.nodes:
         if any(r.node in idle for r in refs_in(node.args)):
             idle.add(node.name)
-    return drop_dead(fold_constants(drop_dead(found, idle)), idle)
+    return idle
 
 
 def in_training(model: nn.Module, graph: Graph, example_inputs: Any) -> tuple[Graph, Provenance] | None:
@@ -124,8 +137,7 @@ def in_training(model: nn.Module, graph: Graph, example_inputs: Any) -> tuple[Gr
         notes, found = _recorded(model, example_inputs, fake="fake" in graph.how, training=True)
     except Exception:
         return None
-    found = cleaned(found)
-    return found, notes.about(found)
+    return _with_sized(found, notes)
 
 
 def of_another_call(model: nn.Module, graph: Graph, inputs: Any) -> tuple[Graph, Provenance] | None:
@@ -143,9 +155,15 @@ def of_another_call(model: nn.Module, graph: Graph, inputs: Any) -> tuple[Graph,
             notes, found = _recorded(model, inputs, fake=fake, training=False)
         except Exception:
             continue
-        found = cleaned(found)
-        return found, notes.about(found)
+        return _with_sized(found, notes)
     return None
+
+
+def _with_sized(found: Graph, notes: _Notes) -> tuple[Graph, Provenance]:
+    graph = cleaned(found)
+    more = _sized(graph, found, notes)
+    graph = _cleaned_but_for(found, more) if more else graph
+    return graph, notes.about(graph)
 
 
 def _recorded(model: nn.Module, example_inputs: Any, *, fake: bool, training: bool) -> tuple[_Notes, Graph]:

@@ -173,6 +173,15 @@ def attributes_of(origin: Origin) -> Iterator[Attribute]:
         yield from attributes_of(origin.right)
 
 
+def sizes_of(origin: Origin) -> Iterator[Size]:
+    """Yield the sizes in an expression, repeats included."""
+    if isinstance(origin, Size):
+        yield origin
+    elif isinstance(origin, Operation):
+        yield from sizes_of(origin.left)
+        yield from sizes_of(origin.right)
+
+
 def is_constant(origin: Origin) -> bool:
     """Whether an expression is a plain number."""
     return isinstance(origin, (int, float))
@@ -240,4 +249,5 @@ __all__ = [
     "is_constant",
     "origin_of",
     "plain",
+    "sizes_of",
 ]

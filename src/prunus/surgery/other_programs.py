@@ -17,8 +17,8 @@ from prunus.graph.kept_forward import Equation, Follower, Multiple, renamed
 from prunus.graph.layout import Frozen, atoms_of
 from prunus.graph.provenance import Provenance, in_training, of_another_call
 from prunus.graph.size_functions import Count
-from prunus.graph.traced import Attribute
-from prunus.surgery.program_terms import Terms, terms
+from prunus.graph.traced import Attribute, Size
+from prunus.surgery.program_terms import count_of, terms
 
 Places = dict[tuple[str, int], tuple[bytes, ...]]
 
@@ -98,14 +98,63 @@ def other_terms(model: nn.Module, coupling: Coupling, graph: Graph, known: Prove
         graph, known: the other, and where its numbers come from.
         when: it runs, for messages.
     """
-    other = couple(graph, **coupling.options)
-    names, frozen, alone = _matched(coupling, other, when)
-    asked = terms(model, other, known)
-    held = {a: other.sizes[a] for a in other.axis_of if a not in names}
-    frozen |= {names[a]: Frozen(f"{when} {why.reason}") for a, why in asked.frozen.items() if a in names}
-    axes = {theirs: coupling.axis_of[ours] for theirs, ours in names.items()}
-    followers = tuple(_follower(other, tensor, axes) for tensor in alone)
-    return replace(_translated(asked, names, held, frozen, known.values, when), followers=followers)
+    return OtherProgram.of(coupling, graph, when).terms(model, known)
+
+
+@dataclass(frozen=True, slots=True)
+class OtherProgram:
+    """Another program of a model beside the one that was analysed.
+
+    Attributes:
+        coupling: the analysis of the one.
+        other: that of the other.
+        names: atom of the other → atom of the one.
+        frozen: atoms of the one that have no equal in the other, with the reason.
+        alone: tensors on axes with an equal that the other alone reads.
+        when: the other runs, for messages.
+    """
+
+    coupling: Coupling
+    other: Coupling
+    names: Mapping[int, int]
+    frozen: Mapping[int, Frozen]
+    alone: tuple[str, ...]
+    when: str
+
+    @staticmethod
+    def of(coupling: Coupling, graph: Graph, when: str) -> OtherProgram:
+        """Lay a program beside the one that was analysed."""
+        other = couple(graph, **coupling.options)
+        names, frozen, alone = _matched(coupling, other, when)
+        return OtherProgram(coupling, other, names, frozen, tuple(alone), when)
+
+    def terms(self, model: nn.Module, known: Provenance) -> OtherTerms:
+        """Return what the program asks for, in the axes of the one."""
+        asked = terms(model, self.other, known)
+        why = {a: Frozen(f"{self.when} {f.reason}") for a, f in asked.frozen.items()}
+        frozen = {**self.frozen, **{self.names[a]: reason for a, reason in why.items() if a in self.names}}
+        axes = {theirs: self.coupling.axis_of[ours] for theirs, ours in self.names.items()}
+        return OtherTerms(
+            {a: self._count(n) for a, n in asked.attributes.items()},
+            tuple(
+                Equation(self._count(e.left), self._count(e.right), "", f"{e.reason} ({self.when})")
+                for e in asked.equations
+            ),
+            tuple(replace(m, count=self._count(m.count), node="") for m in asked.multiples),
+            frozen,
+            known.values,
+            tuple(_follower(self.other, tensor, axes) for tensor in self.alone),
+        )
+
+    def size(self, asked: Size) -> Count | None:
+        """Return the size of one of its values in kept counts of the one; None where that has no equal there."""
+        count = count_of(self.other, asked)
+        return self._count(count) if count is not None and count.atoms() <= self.names.keys() else None
+
+    def _count(self, count: Count) -> Count:
+        """Return a count in the atoms of the one; axes without an equal stay whole."""
+        held = {a: self.other.sizes[a] for a in self.other.axis_of if a not in self.names}
+        return count.with_constants(held).renamed(self.names)
 
 
 def _follower(other: Coupling, tensor: str, axes: Mapping[int, str]) -> Follower:
@@ -124,26 +173,6 @@ def _looks_at_mode(module: nn.Module) -> bool:
         return False
     code = getattr(kind.forward, "__code__", None)
     return code is None or "training" in code.co_names
-
-
-def _translated(
-    asked: Terms,
-    names: Mapping[int, int],
-    held: Mapping[int, int],
-    frozen: dict[int, Frozen],
-    old: Mapping[Attribute, int],
-    when: str,
-) -> OtherTerms:
-    def of(count: Count) -> Count:
-        return count.with_constants(held).renamed(names)
-
-    return OtherTerms(
-        {a: of(n) for a, n in asked.attributes.items()},
-        tuple(Equation(of(e.left), of(e.right), "", f"{e.reason} ({when})") for e in asked.equations),
-        tuple(replace(m, count=of(m.count), node="") for m in asked.multiples),
-        frozen,
-        old,
-    )
 
 
 def _matched(coupling: Coupling, other: Coupling, when: str) -> tuple[dict[int, int], dict[int, Frozen], list[str]]:

@@ -16,7 +16,7 @@ from prunus.graph.size_functions import Count
 from prunus.graph.traced import Attribute
 from prunus.surgery.adapters import adapter_ranks
 from prunus.surgery.head_dims import head_dims as dims_of_heads
-from prunus.surgery.other_programs import masked_terms, other_terms, training_terms
+from prunus.surgery.other_programs import OtherProgram, masked_terms, training_terms
 from prunus.surgery.program_terms import Terms, terms
 from prunus.surgery.ties import tied
 
@@ -35,14 +35,15 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
             allows it.
     """
     known = provenance(model, coupling.graph, example_inputs)
-    found = terms(model, coupling, known)
+    idle = None if known.idle is None else OtherProgram.of(coupling, known.idle, "for nothing")
+    found = terms(model, coupling, known, None if idle is None else idle.size)
     attributes, equations, multiples = dict(found.attributes), [*found.equations], [*found.multiples]
     frozen = {**(dims_of_heads(model, coupling) if head_dims == "whole" else {}), **found.frozen}
     frozen |= adapter_ranks(model, coupling)
     old = dict(known.values)
     others = [training_terms(model, coupling, example_inputs), masked_terms(model, coupling, example_inputs)]
-    if known.idle is not None:
-        others.append(other_terms(model, coupling, known.idle, known, "for nothing"))
+    if idle is not None:
+        others.append(idle.terms(model, known))
     followers: dict[str, Follower] = {}
     for other in others:
         if other is None:

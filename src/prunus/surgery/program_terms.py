@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,15 +40,23 @@ class Terms:
     emptied: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
 
-def terms(model: nn.Module, coupling: Coupling, known: Provenance) -> Terms:
+def terms(
+    model: nn.Module, coupling: Coupling, known: Provenance, elsewhere: Callable[[Size], Count | None] | None = None
+) -> Terms:
     """Solve a program for the attributes of its modules.
 
     Args:
         model: whose attributes they are.
         coupling: the analysis of the program.
         known: where its numbers come from.
+        elsewhere: how the sizes of values follow a cut that the program does not hold.
     """
-    solver = Solver(lambda size: _count_of(coupling, size), known.values, _implied(model, coupling, known))
+
+    def size(asked: Size) -> Count | None:
+        count = count_of(coupling, asked)
+        return elsewhere(asked) if count is None and elsewhere is not None else count
+
+    solver = Solver(size, known.values, _implied(model, coupling, known))
     work = _Work(coupling, known, solver)
     multiples: list[Multiple] = []
     for item in demands(coupling, shipped_calls(model, coupling)):
@@ -184,7 +192,8 @@ def _written(node: Node, demand: Demand, number: Any) -> Frozen:
     return Frozen(f"the code writes {number} as {what}; write -1, x.shape[…] or an attribute", node.name)
 
 
-def _count_of(coupling: Coupling, size: Size) -> Count | None:
+def count_of(coupling: Coupling, size: Size) -> Count | None:
+    """Return the size of a value or a tensor in kept counts; None for one that the program does not hold."""
     dims = coupling.values.get(size.of) if isinstance(size.of, Ref) else coupling.tensors.get(size.of)
     if dims is None or size.dim >= len(dims):
         return None
