@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,6 +29,7 @@ from prunus.graph.traced import (
     TracedFloat,
     TracedInt,
     attributes_of,
+    function_of,
     origin_of,
     plain,
     sizes_of,
@@ -174,13 +177,29 @@ def _recorded(model: nn.Module, example_inputs: Any, *, fake: bool, training: bo
         args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), (args, kwargs))
     notes = _Notes(trace)
     try:
-        with preserved(twin), quiet():
+        with preserved(twin), quiet(), _uncached_einops():
             for module in twin.modules():
                 # What torch's own modules do in training is known, and takes longer to record.
                 module.training = training and not isinstance(module, _KNOWN_IN_TRAINING)
             return notes, record(twin, args, kwargs, fake=fake, watch=notes.watching)
     finally:
         trace.open = False
+
+
+@contextlib.contextmanager
+def _uncached_einops() -> Iterator[None]:
+    """Let einops work its shapes out anew: its cache holds plain numbers of earlier calls, and would keep ours."""
+    module: Any = sys.modules.get("einops.einops")
+    cached = getattr(module, "_reconstruct_from_shape", None)
+    anew = getattr(cached, "__wrapped__", None)
+    if anew is None:
+        yield
+        return
+    module._reconstruct_from_shape = anew
+    try:
+        yield
+    finally:
+        module._reconstruct_from_shape = cached
 
 
 def _first_difference(graph: Graph, found: Graph) -> str:
@@ -239,7 +258,10 @@ class _Notes:
         if not isinstance(numbers, (list, tuple)) or not numbers or not all(map(_is_number, numbers)):
             return
         found = cursor.take(list(numbers))
-        for i, origin in enumerate(found):
+        for i, number in enumerate(found):
+            origin = number
+            if type(number) is int:  # what `int(…)` of the same function made plain
+                origin = self.trace.casts.get((number, function_of(node.source)), number)
             if not isinstance(origin, (int, float)):
                 self.origins[(node.name, key, None if single else i)] = origin
 
