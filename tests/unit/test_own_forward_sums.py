@@ -142,6 +142,23 @@ def test_heads_stay_whole_where_their_width_cannot() -> None:
     assert done.model.mix.out_features == 4 * 8
 
 
+def test_a_size_that_stays_is_told_with_its_number() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.mix, self.out = 4, nn.Linear(12, 12), nn.Linear(12, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            b, t, c = x.shape
+            h = self.mix(x).view(b, t, self.heads, -1).softmax(-1)
+            return self.out(h.reshape(b, t, c))
+
+    coupling, own = terms_of(Bare(), (torch.randn(2, 5, 12),))
+    why = own.frozen["mix:out[0]"]
+    assert why.reason == "sizes must agree: shape is input_0.shape[2], and that is 12 whatever is cut"
+    assert "test_own_forward_sums.py" in coupling.graph.node(why.node).source
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_steps_solve_random_systems(seed: int) -> None:
     generator = random.Random(seed)

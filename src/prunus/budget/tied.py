@@ -70,7 +70,7 @@ def _unread(problem: UnitProblem) -> tuple[set[str], set[str]]:
 
 
 def _even(problem: UnitProblem, tie: Tie) -> bool:
-    """Whether every axis of a group is up for choice and has the same number of steps, one or more."""
+    """Return whether every axis of a group is up for choice and has the same number of steps, one or more."""
     if not tie.units.keys() <= problem.scores.keys():
         return False
     counts = {divmod(len(problem.scores[a]) - tie.rest.get(a, 0), n) for a, n in tie.units.items()}

@@ -1,4 +1,4 @@
-"""Where the numbers of a program come from: module attributes, configuration entries, sizes of tensors, or the code."""
+"""The origins of the numbers of a program: module attributes, configuration entries, sizes of tensors, or the code."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Place = tuple[str, str, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What the recorded program says about its numbers.
+    """The origins of the numbers of a recorded program.
 
     Attributes:
         origins: literal → the expression it was computed by. A literal that is not named is a number of the code.

@@ -228,7 +228,7 @@ def sizes_of(origin: Origin) -> Iterator[Size]:
 
 
 def is_constant(origin: Origin) -> bool:
-    """Whether an expression is a plain number."""
+    """Return whether an expression is a plain number."""
     return isinstance(origin, (int, float))
 
 

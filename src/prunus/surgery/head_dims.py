@@ -1,4 +1,4 @@
-"""Which axes are the width of a head: what attention contracts, and its values, where heads lie beside it."""
+"""The axes that are the width of a head: attention contracts them, or they are its values, with heads beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that modules hold, set to what a cut makes of them, and told so that it can be done again."""
+"""Numbers that modules hold, set to their values after a cut and recorded, so that a fresh instance gets them too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other programs of a model ask for, in training or for nothing, in the axes of the one that was analysed."""
+"""The terms of other programs of a model, in training or with a mask, in the axes of the analysed program."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Places = dict[tuple[str, int], tuple[bytes, ...]]
 
 @dataclass(frozen=True, slots=True)
 class OtherTerms:
-    """As `Terms`, in the atoms of the program in evaluation.
+    """`Terms` of another program, in the atoms of the program in evaluation.
 
     Attributes:
         old: the values of the attributes.
@@ -41,7 +41,7 @@ class OtherTerms:
 
 
 def training_terms(model: nn.Module, coupling: Coupling, example_inputs: Any) -> OtherTerms | None:
-    """Record a model in training mode and return what that program asks for; None where no code looks at the mode.
+    """Record a model in training mode and return the terms of that program; None where no code reads the mode.
 
     A tensor that training alone reads, such as a head for a second loss, loses the units of the axes on which it lies.
     An axis that training reads elsewhere too, or may not cut, is frozen. Weights that this run did not use (layers are
@@ -54,7 +54,7 @@ def training_terms(model: nn.Module, coupling: Coupling, example_inputs: Any) ->
 
 
 def masked_terms(model: nn.Module, coupling: Coupling, example_inputs: Any) -> OtherTerms | None:
-    """Record a model on the example with a padded mask, and return what that program asks for.
+    """Record a model on the example with a padded mask, and return the terms of that program.
 
     Where the example has no mask, code may take another path with one: repeat the keys of grouped queries, say. None
     where the forward takes no mask, or none of this form: (batch, length), 0 where nothing is.
@@ -90,7 +90,7 @@ _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 def other_terms(model: nn.Module, coupling: Coupling, graph: Graph, known: Provenance, when: str) -> OtherTerms:
-    """Return what another program of the same model asks for, in the axes of ``coupling``.
+    """Return the terms of another program of the same model, in the axes of ``coupling``.
 
     Args:
         model: whose programs they are.
@@ -129,7 +129,7 @@ class OtherProgram:
         return OtherProgram(coupling, other, names, frozen, tuple(alone), when)
 
     def terms(self, model: nn.Module, known: Provenance) -> OtherTerms:
-        """Return what the program asks for, in the axes of the one."""
+        """Return the terms of the program, in the axes of the one."""
         asked = terms(model, self.other, known)
         why = {a: Frozen(f"{self.when} {f.reason}") for a, f in asked.frozen.items()}
         frozen = {**self.frozen, **{self.names[a]: reason for a, reason in why.items() if a in self.names}}

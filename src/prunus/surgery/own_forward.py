@@ -1,4 +1,4 @@
-"""What it takes for a model to keep its forwards: attributes as formulas, axes to freeze, equations between sizes."""
+"""The terms on which a model keeps its forwards: attributes as formulas, frozen axes, equations between sizes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from prunus.surgery.ties import tied
 
 
 def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, head_dims: str = "whole") -> OwnForward:
-    """Say what a cut has to respect so that no forward has to be rewritten. The model is untouched.
+    """Return the terms that a cut has to meet so that no forward is rewritten. The model is untouched.
 
-    The program in training is asked too, where there is one: a head that only training reads is a part of the network.
-    So is the program with a padded mask, where the forward takes one and the example has none.
+    They cover the program in training, where it differs: a head that only training reads is a part of the network. They
+    cover the program with a padded mask too, where the forward takes one and the example has none.
 
     Args:
         model: what ``coupling`` was made from.
@@ -72,7 +72,7 @@ def _read_otherwise(coupling: Coupling, known: Mapping[str, Follower], more: Ite
 
 
 def with_terms(own: OwnForward, coupling: Coupling, more: Terms) -> OwnForward:
-    """Return the terms of a model's forwards with what something else asks of the axes beside them.
+    """Return the terms of a model's forwards together with further terms on the same axes.
 
     Args:
         own: the terms, on the axes of ``coupling``.
@@ -103,7 +103,7 @@ def _settled(
     old: Mapping[Attribute, int],
     why: str,
 ) -> OwnForward:
-    """Work out which axes are tied and which stay whole; what stays whole is a number from then on."""
+    """Solve the equations for ties and frozen axes; a frozen axis is a number in every formula."""
     frozen = dict(frozen)
     for atom, after in emptied.items():
         if atom in frozen:

@@ -1,6 +1,6 @@
-"""What every number of a program has to be after a cut, as a function of how many units each axis keeps.
+"""The numbers of a program after a cut, as functions of the kept counts of the axes.
 
-The rules of `rewrites` say it; here they are asked with formulas in the place of counts.
+The rules of `rewrite_rules` compute them from counts; here they are given formulas instead.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Forbidden:
-    """A node that no number can put right when one of these axes (atoms) shrinks."""
+    """A node that is wrong with any number when one of these axes (atoms) shrinks."""
 
     node: str
     atoms: frozenset[int]
@@ -114,7 +114,12 @@ class Formulas(Sizes):
 
 
 def demands(coupling: Coupling, exempt: frozenset[int] = frozenset()) -> Iterator[Demand | Forbidden | Multiple]:
-    """Yield what the numbers of a program have to be, and what has to stay whole; ``exempt`` calls ask for nothing."""
+    """Yield the demands of a program on its numbers, and the axes that have to stay whole.
+
+    Args:
+        coupling: the analysis of the program.
+        exempt: calls whose numbers follow by themselves.
+    """
     formulas, graph = Formulas(coupling, {}), coupling.graph
     for node in graph.nodes:
         if node.call in exempt:

@@ -58,16 +58,18 @@ class Ties:
             pass
 
     def _is_linear(self) -> bool:
-        """Whether no equation has a product; else one of its factors is frozen."""
+        """Freeze a factor of each product in an equation; return whether there was none."""
         before = len(self.frozen)
         for i, equation in enumerate(self.equations):
             products = [m for m, _ in self._terms(equation) if len(m) > 1]
             if products:
-                self._freeze([_first(products) if i in self.by_first else _last(products)], _why(equation))
+                self._freeze(
+                    [_first(products) if i in self.by_first else _last(products)], _why(equation, self._held())
+                )
         return len(self.frozen) == before
 
     def _is_stepped(self) -> bool:
-        """Whether each count that goes in steps is a sum of axes that can; else they are frozen."""
+        """Give axes the steps of their counts, or freeze them; return whether none was frozen."""
         before = len(self.frozen)
         self.steps = {}
         for multiple in self.multiples:
@@ -91,10 +93,10 @@ class Ties:
         return now is not None and now % multiple.step == 0
 
     def _is_grouped(self) -> bool:
-        """Whether every equation has a solution in which all of its axes lose units; else some are frozen."""
+        """Group the axes of each system of equations, or freeze them; return whether none was frozen."""
         rows: list[tuple[Row, Frozen]] = []
         for equation in self.equations:
-            terms, why = self._terms(equation), _why(equation)
+            terms, why = self._terms(equation), _why(equation, self._held())
             row = {m[0]: c for m, c in terms if m}
             if sum(c * math.prod(self.coupling.sizes[a] for a in m) for m, c in terms):
                 self._freeze(row, why)  # the dense network breaks it: nothing is known of it
@@ -106,7 +108,7 @@ class Ties:
         return not stuck and not any(a in self.frozen for row, _ in rows for a in row)
 
     def _is_reachable(self, group: Mapping[int, int]) -> bool:
-        """Whether every axis of a group has more than one step, and begins at a multiple of its own."""
+        """Return whether every axis of a group has two steps or more, and begins at a multiple of its own step."""
         sizes, units = self.coupling.sizes, self._in_steps(group)
         begins = all(sizes[a] % self.steps.get(a, 1) == 0 for a in group)
         return begins and min(sizes[a] // n for a, n in units.items()) > 1
@@ -162,8 +164,11 @@ def tied(
     return other if len(other.frozen) < len(found.frozen) else found
 
 
-def _why(equation: Equation) -> Frozen:
-    return Frozen(f"sizes must agree: {equation.reason}", equation.node)
+def _why(equation: Equation, held: Mapping[int, int]) -> Frozen:
+    """Return the reason of an equation; where a side stays whole, with its number."""
+    fixed = next((n for n in (equation.left, equation.right) if n.with_constants(held).constant is not None), None)
+    number = "" if fixed is None else f", and that is {fixed.with_constants(held).constant} whatever is cut"
+    return Frozen(f"sizes must agree: {equation.reason}{number}", equation.node)
 
 
 def _first(products: list[Monomial]) -> int:
