@@ -159,6 +159,25 @@ def test_a_size_that_stays_is_told_with_its_number() -> None:
     assert "test_own_forward_sums.py" in coupling.graph.node(why.node).source
 
 
+def test_equal_pieces_of_heads_leave_heads_and_widths_free() -> None:
+    class Packed(nn.Module):
+        """One layer for queries, keys and values, cut in three by ``chunk``: |H|·|D| = |H|·|E|."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.qkv, self.out = 4, nn.Linear(10, 72), nn.Linear(24, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            b, t, _ = x.shape
+            q, k, v = (y.view(b, t, self.heads, -1).transpose(1, 2) for y in self.qkv(x).chunk(3, -1))
+            return self.out(((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+    done = keep_forward(Packed(), (torch.randn(2, 5, 10),), head_dims="free")
+    assert not done.own.frozen
+    assert [sorted(t.units) for t in done.own.ties] == [["qkv:out[1]", "qkv:out[2]"]]
+    assert (done.model.heads, done.model.out.in_features) == (2, 2 * 3)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_steps_solve_random_systems(seed: int) -> None:
     generator = random.Random(seed)

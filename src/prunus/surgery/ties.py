@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from prunus.graph.coupling import Coupling, Tie
 from prunus.graph.kept_forward import Equation, Multiple
-from prunus.graph.layout import Frozen
-from prunus.graph.size_functions import Count, Monomial, Terms
+from prunus.graph.layout import Frozen, atoms_of
+from prunus.graph.size_functions import Count, Terms
+from prunus.surgery.head_dims import products_of
 from prunus.surgery.step_directions import Row, directions
 
 
@@ -29,6 +30,7 @@ class Ties:
         by_first: positions of equations whose first factor stays whole instead of the last.
         steps: atom → its units go in multiples of this.
         groups: atom → units that go with each step, for the atoms that lose units together.
+        depths: atom → its place in the products of the tensors' dims.
     """
 
     coupling: Coupling
@@ -38,6 +40,7 @@ class Ties:
     by_first: frozenset[int] = frozenset()
     steps: dict[int, int] = field(default_factory=dict)
     groups: list[dict[int, int]] = field(default_factory=list)
+    depths: dict[int, int] = field(default_factory=dict)
 
     @property
     def ties(self) -> tuple[Tie, ...]:
@@ -63,9 +66,8 @@ class Ties:
         for i, equation in enumerate(self.equations):
             products = [m for m, _ in self._terms(equation) if len(m) > 1]
             if products:
-                self._freeze(
-                    [_first(products) if i in self.by_first else _last(products)], _why(equation, self._held())
-                )
+                factors = sorted({a for m in products for a in m}, key=self._depth)
+                self._freeze([factors[0 if i in self.by_first else -1]], _why(equation, self._held()))
         return len(self.frozen) == before
 
     def _is_stepped(self) -> bool:
@@ -79,7 +81,8 @@ class Ties:
             if not count.atoms():
                 continue
             if products or count.below != Count.of(1).above or not (single or self._begins_in_steps(count, multiple)):
-                atoms = [_last(products)] if products else count.atoms()
+                inner = max((a for m in products for a in m), key=self._depth, default=0)
+                atoms = [inner] if products else count.atoms()
                 self._freeze(atoms, Frozen(multiple.reason, multiple.node))
                 continue
             for monomial, times in count.above:
@@ -122,16 +125,26 @@ class Ties:
         held = {a: self.coupling.sizes[a] for a in before}
         found = set()
         for i, equation in enumerate(self.equations):
-            terms = (equation.left.with_constants(held) - equation.right.with_constants(held)).above
+            terms = _without_shared(equation, held)
             atoms = {a for m, _ in terms for a in m}
             if any(len(m) > 1 for m, _ in terms) and atoms <= self.frozen.keys():
                 found.add(i)
         return frozenset(found)
 
     def _terms(self, equation: Equation) -> Terms:
-        """Return left − right over one denominator; axes that stay whole are numbers."""
-        held = self._held()
-        return (equation.left.with_constants(held) - equation.right.with_constants(held)).above
+        """Return left − right over one denominator, without the axes that every term has; frozen axes are numbers."""
+        return _without_shared(equation, self._held())
+
+    def _depth(self, atom: int) -> tuple[int, int]:
+        """Return how far inside products an axis stands: of heads × head dims the dims are the inner factor."""
+        if not self.depths:
+            self.depths[-1] = 0
+            for dims in self.coupling.tensors.values():
+                for expr in dims:
+                    for product in products_of(expr):
+                        for depth, a in enumerate(atoms_of(product)):
+                            self.depths[a] = max(depth, self.depths.get(a, 0))
+        return self.depths.get(atom, 0), atom
 
     def _held(self) -> dict[int, int]:
         return {a: self.coupling.sizes[a] for a in self.frozen}
@@ -171,10 +184,6 @@ def _why(equation: Equation, held: Mapping[int, int]) -> Frozen:
     return Frozen(f"sizes must agree: {equation.reason}{number}", equation.node)
 
 
-def _first(products: list[Monomial]) -> int:
-    return min(a for m in products for a in m)
-
-
-def _last(products: list[Monomial]) -> int:
-    """Return the innermost factor: of heads × head dims the dims, which were made after the heads."""
-    return max(a for m in products for a in m)
+def _without_shared(equation: Equation, held: Mapping[int, int]) -> Terms:
+    terms = (equation.left.with_constants(held) - equation.right.with_constants(held)).above
+    return Count(terms).over(Count((terms[0],))).above if len(terms) > 1 else terms
