@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import prunus
 from factories_own_forward import keep_forward, terms_of
 from factories_random_nets import random_inputs, random_net
 from prunus.analysis.score import make_plan
@@ -91,6 +92,50 @@ def test_every_allocator_keeps_the_ties_within_the_budget_at_the_exact_price(
     counted = cost_model(couple(capture(small, x))).price()
     assert counted == cost.price(plan.axes)
     assert limit.holds(counted)
+
+
+class Pooled(nn.Module):
+    """`Uneven` with one answer for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uneven = Uneven()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.uneven(x).mean(1)
+
+
+@pytest.fixture(scope="module")
+def pooled() -> prunus.Analysis:
+    torch.manual_seed(0)
+    data = [(torch.randn(8, 5, 8), torch.randint(0, 3, (8,))) for _ in range(2)]
+    return prunus.analyse(Pooled().eval(), data[0][0], data=data)
+
+
+# Methods beside the allocators: they drop branches, remove units one by one, or measure levels.
+@pytest.mark.parametrize(
+    "method",
+    [
+        "key-path",
+        "key-path-moving",
+        "tree-knapsack",
+        "depth",
+        "modular",
+        "redundancy",
+        "layer-wise",
+        "oracle",
+        "osscar",
+    ],
+)
+def test_methods_keep_the_sums(pooled: prunus.Analysis, method: str) -> None:
+    assert any("uneven.c:out" in tie.units for tie in pooled.coupling.ties)
+    plan = pooled.plan({"macs": 0.6}, method=method)
+    assert plan.after.macs_forward <= 0.6 * plan.before.macs_forward
+    assert pooled.coupling.forward is not None
+    assert not list(pooled.coupling.forward.broken(pooled.coupling, plan.axes))
+    outcome = prunus.realise(pooled, plan, repair=None)
+    assert outcome.check is not None
+    assert outcome.check.ok
 
 
 def test_bounds_of_tied_axes_hold_together_and_contradictions_are_told() -> None:

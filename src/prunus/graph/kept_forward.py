@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from prunus.graph.coupling import Coupling, Member, Tie, frozen_axes
+from prunus.graph.coupling import Coupling, Keep, Member, Tie, frozen_axes
 from prunus.graph.layout import Expr, Frozen, Prod, Sum, atoms_of
 from prunus.graph.size_functions import Count
 from prunus.graph.traced import Attribute
@@ -80,6 +80,12 @@ class OwnForward:
     def on(self, coupling: Coupling) -> Coupling:
         """Return an analysis in which the axes that have to stay whole are frozen, and the others tied."""
         return replace(frozen_axes(self.followed(coupling), self.frozen), ties=self.ties, forward=self)
+
+    def broken(self, coupling: Coupling, keep: Keep) -> Iterator[Equation]:
+        """Yield the equations that do not hold between the kept counts of a choice of units."""
+        for equation in self.equations:
+            if (equation.left - equation.right).at(lambda atom: coupling.kept(atom, keep)) != 0:
+                yield equation
 
     def followed(self, coupling: Coupling) -> Coupling:
         """Return an analysis in which the followers lie on the axes with which they lose units."""
