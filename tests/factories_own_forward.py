@@ -30,12 +30,12 @@ def terms_of(model: nn.Module, inputs: Any, **options: Any) -> tuple[Coupling, O
 def kept_units(coupling: Coupling, share: float = 0.5, seed: int = 0) -> dict[str, np.ndarray]:
     """Choose units at random: this share of every axis, of every step where axes are tied."""
     generator = np.random.default_rng(seed)
-    units = {a: n for tie in coupling.ties for a, n in tie.units.items()}
+    units = {a: (n, tie.rest.get(a, 0)) for tie in coupling.ties for a, n in tie.units.items()}
     emptied = coupling.forward.emptied if coupling.forward is not None else {}
     keep = {}
     for axis in coupling.axes.values():
-        step = units.get(axis.id, 1)
-        count = 0 if axis.id in emptied else max(1, int(axis.size // step * share)) * step
+        step, rest = units.get(axis.id, (1, 0))
+        count = 0 if axis.id in emptied else max(1, int((axis.size - rest) // step * share)) * step + rest
         keep[axis.id] = np.zeros(axis.size, bool)
         keep[axis.id][generator.permutation(axis.size)[:count]] = True
     return keep

@@ -29,19 +29,20 @@ class UnitProblem:
         scores: axis id → score of every removable unit, best first.
         limits: limits that must all hold.
         floor: axis id → the least number of units to keep.
-        fixed: counts of axes that the allocator does not choose.
-        bounds: axis id → further limits of its width.
-        damage: axis id → measured loss increase when it alone keeps 0, 1, … all units; by default the
-            sum of the scores of the removed units.
-        least_of_even: allocators that weigh damage against price give each axis at least this share of its uniform
-            width, where that fits: scores compare units of one axis well but axes badly, and damages do not add up
-            when nearly all of a layer is removed. 0 turns this off.
-        units: axis id → index of every removable unit, best first, as in ``scores``.
-        present: axis id → units that exist (bool), for axes of which some are removed already.
-        groups: axis id → axes in fixed proportion, itself among them, with the units that each keeps for a step; its
-            counts, scores and damage are those of steps. The other axes of a group have no entry of their own.
-        allowed: axis id → the counts that it may keep, ascending, where ties restrict it beyond its bound.
-        memo: cache of results derived from the other fields.
+        fixed: counts of axes that are not up for choice.
+        bounds: axis id → what else is asked of it.
+        damage: axis id → measured loss increase when it alone keeps 0, 1, … all units; what is not measured is taken
+            as the sum of the scores of the units that go.
+        least_of_even: allocators that trade damage for price give no axis less than this share of an even division,
+            where it fits: scores compare the units of one axis well and axes with each other badly, and damages do
+            not add up when nearly all of a layer goes. 0 trusts them.
+        units: axis id → index of every unit that may go, best first, as in ``scores``.
+        present: axis id → units that are there at all (bool), for axes of which some are gone already.
+        groups: axis id → axes that lose units together, itself among them, with the units that each keeps for a step;
+            its counts, scores and damage are those of steps. The other axes of a group have no entry of their own.
+        rest: axis id → the units of an axis of a group that stay beside those of its steps.
+        allowed: axis id → the counts that it may keep, ascending, where ties say more than its bound.
+        memo: what was derived from the other fields once.
     """
 
     cost: CostModel
@@ -55,6 +56,7 @@ class UnitProblem:
     units: Mapping[str, np.ndarray] = field(default_factory=dict)
     present: Mapping[str, np.ndarray] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    rest: Mapping[str, int] = field(default_factory=dict)
     allowed: Mapping[str, np.ndarray] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
@@ -62,7 +64,7 @@ class UnitProblem:
     def polynomial(self) -> PricePolynomial:
         """The price as a function of the widths that the allocator chooses."""
         return self.once(
-            "polynomial", lambda: PricePolynomial.of(self.cost, list(self.scores), self.fixed, self.groups)
+            "polynomial", lambda: PricePolynomial.of(self.cost, list(self.scores), self.fixed, self.groups, self.rest)
         )
 
     @property
@@ -143,8 +145,16 @@ class UnitProblem:
         return keep
 
     def kept(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the number of units that every axis keeps, tied axes too, from the counts of the chosen axes."""
-        return {member: units * n for a, n in counts.items() for member, units in self.groups.get(a, {a: 1}).items()}
+        """Return the units that every axis keeps, tied ones too, from the counts of those that are up for choice."""
+        return {
+            member: self.rest.get(member, 0) + units * n
+            for a, n in counts.items()
+            for member, units in self.groups.get(a, {a: 1}).items()
+        }
+
+    def at_steps(self, axis: str, units: int, curve: np.ndarray) -> np.ndarray:
+        """Return a curve over the kept units of an axis of a group at its steps: step t keeps rest + units · t."""
+        return curve[self.rest.get(axis, 0) :: units]
 
     def under(self, limits: tuple[Limit, ...]) -> UnitProblem:
         """Return the same problem with other limits; cached results that do not depend on them are kept."""

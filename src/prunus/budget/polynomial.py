@@ -37,14 +37,16 @@ class PricePolynomial:
         axes: Sequence[str],
         fixed: Mapping[str, int],
         groups: Mapping[str, Mapping[str, int]] | None = None,
+        rest: Mapping[str, int] | None = None,
     ) -> PricePolynomial:
         """Multiply out the terms of a cost model; axes that are not named keep the count in ``fixed``, or all units.
 
-        The width of an axis with a group counts steps: every axis of the group has its number of units for each step.
+        The width of an axis with a group counts its steps: every axis of the group has so many units for each,
+        and what ``rest`` says beside them.
         """
         coupling, tied = cost.coupling, groups or {}
         variable = {
-            coupling.axis(member).atom: Steps(i, units)
+            coupling.axis(member).atom: Steps(i, units, (rest or {}).get(member, 0))
             for i, name in enumerate(axes)
             for member, units in tied.get(name, {name: 1}).items()
         }
@@ -125,10 +127,11 @@ class Slice:
 
 
 class Steps(NamedTuple):
-    """Units of an axis as a multiple of a width: ``units`` · width number ``axis``."""
+    """Units of an axis as a function of a width: ``units`` · width number ``axis`` + ``rest``."""
 
     axis: int
     units: int = 1
+    rest: int = 0
 
 
 def _expand(term: Term, variable: Mapping[int, Steps], sizes: Mapping[int, int]) -> Counter[Monomial]:
@@ -142,7 +145,11 @@ def _polynomial(expr: Expr, variable: Mapping[int, Steps], sizes: Mapping[int, i
     if not any(a in variable for a in atoms_of(expr)):
         return Counter({(): int(count(expr, lambda a: sizes[a]))})
     if isinstance(expr, int):
-        return Counter({(variable[expr].axis,): variable[expr].units})
+        steps = variable[expr]
+        found: Counter[Monomial] = Counter({(steps.axis,): steps.units})
+        if steps.rest:
+            found[()] = steps.rest
+        return found
     parts = [_polynomial(p, variable, sizes) for p in (expr.factors if isinstance(expr, Prod) else expr.terms)]
     total = parts[0]
     for part in parts[1:]:

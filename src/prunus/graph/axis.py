@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prunus.graph.layout import Expr
 
@@ -46,9 +46,13 @@ class FrozenDim:
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """Axes that keep units in a fixed proportion: with every step each keeps ``units[axis]`` more."""
+    """Axes that keep ``rest[axis] + units[axis] · t`` units, with one number t of steps for all of them.
+
+    An axis that is not in ``rest`` keeps a multiple of its units.
+    """
 
     units: Mapping[str, int]
+    rest: Mapping[str, int] = field(default_factory=dict)
 
 
 __all__ = ["Axis", "FrozenDim", "Member", "Tie"]

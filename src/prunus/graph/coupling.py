@@ -13,7 +13,7 @@ from prunus.graph.axis import Axis, FrozenDim, Member, Tie
 from prunus.graph.axis_names import first_roles, label
 from prunus.graph.freeze import freeze_outputs, freeze_unread, freeze_unused
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
-from prunus.graph.kept_forward import OwnForward
+from prunus.graph.kept_forward import OwnForward, renamed
 from prunus.graph.layout import ConflictError, Expr, Frozen, Prod, Sum, atoms_of
 from prunus.graph.rules import RULES, Flow, load_rules
 from prunus.graph.rules.context import Dims, base_name
@@ -49,7 +49,29 @@ class Coupling:
 
     def under(self, forward: OwnForward) -> Coupling:
         """Return the analysis on the terms of the kept forwards: axes that they need whole are frozen, others tied."""
-        return replace(frozen_axes(self, forward.frozen), ties=forward.ties, forward=forward)
+        return replace(frozen_axes(self.followed(forward), forward.frozen), ties=forward.ties, forward=forward)
+
+    def followed(self, forward: OwnForward) -> Coupling:
+        """Return an analysis in which the followers lie on the axes with which they lose units."""
+        if not forward.followers:
+            return self
+        sizes, tensors, axes = list(self.sizes), dict(self.tensors), dict(self.axes)
+        covered = set()
+        for follower in forward.followers:
+            names = {}
+            for i, (axis, size) in enumerate(follower.parts):
+                names[i] = axes[axis].atom if axis in axes else len(sizes)
+                if axis not in axes:
+                    sizes.append(size)
+            tensors[follower.tensor] = tuple(renamed(e, names) for e in follower.dims)
+            for axis in sorted(follower.axes & axes.keys()):
+                atom = axes[axis].atom
+                places = [(d, e) for d, e in enumerate(tensors[follower.tensor]) if atom in atoms_of(e)]
+                members = tuple(Member(follower.tensor, d, e) for d, e in places)
+                axes[axis] = replace(axes[axis], members=(*axes[axis].members, *members))
+                covered |= {(follower.tensor, d) for d, _ in places}
+        frozen = tuple(f for f in self.frozen if (f.tensor, f.dim) not in covered)
+        return replace(self, sizes=tuple(sizes), tensors=tensors, axes=axes, frozen=frozen)
 
     def axis(self, name: str) -> Axis:
         """Return an axis by id; an unknown one names the nearest."""

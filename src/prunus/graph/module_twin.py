@@ -8,21 +8,22 @@ import functools
 import types
 from typing import Any
 
+import torch
 from torch import nn
 
 from prunus.graph.own_settings import is_view, parts_of, view_of
 from prunus.graph.traced import Attribute, Trace
 
-_CONFIGS = ("Config", "Args", "Arguments", "Namespace", "Params", "Options", "Hyperparameters")
-# Longer lists are data; the numbers 0 and 1 are never changed by a cut.
+_CONFIGS = ("Config", "Args", "Arguments", "Namespace", "Params", "Options", "Hyperparameters", "Settings", "Spec")
+# Longer lists are data, and one or none is what a cut leaves alone.
 _LONGEST, _DEEPEST = 64, 3
 
 
 def twin_with_origins(model: nn.Module, trace: Trace) -> nn.Module:
     """Return a copy of every module around the same tensors, in which whole numbers are `TracedInt`s.
 
-    Attributes, tuples, lists and dicts of whole numbers are followed, and so is each module's configuration, of which
-    every module gets its own shallow copy. The model itself is not changed: other threads may use it meanwhile.
+    Attributes of modules and of their classes, tuples, lists and dicts of whole numbers, and each module's own shallow
+    copy of its configuration, are followed. The model itself is not touched: other threads may use it meanwhile.
     """
     twins = {id(m): object.__new__(type(m)) for m in model.modules()}
     paths: dict[int, str] = {}
@@ -33,10 +34,17 @@ def twin_with_origins(model: nn.Module, trace: Trace) -> nn.Module:
         attributes = {k: _rebound(v, twins) for k, v in vars(module).items()}
         for name in ("_parameters", "_buffers"):
             attributes[name] = copy.copy(attributes[name])
-        traced = {k: _traced(v, Attribute(paths[id(module)], k), trace) for k, v in attributes.items() if k[:1] != "_"}
-        vars(twin).update({**attributes, **traced})
+        shown = {**_of_class(type(module)), **attributes}
+        own = {k: _traced(v, Attribute(paths[id(module)], k), trace) for k, v in shown.items() if k[:1] != "_"}
+        vars(twin).update({**attributes, **own})
     root: nn.Module = twins[id(model)]
     return root
+
+
+def _of_class(kind: type) -> dict[str, int]:
+    """Return the whole numbers that a user's class holds for its modules, as in ``class Block: heads = 4``."""
+    kinds = [k for k in reversed(kind.__mro__) if issubclass(k, nn.Module) and not k.__module__.startswith("torch.")]
+    return {name: value for k in kinds for name, value in vars(k).items() if type(value) is int}
 
 
 def _rebound(value: Any, twins: dict[int, Any]) -> Any:
@@ -71,8 +79,12 @@ def _traced(value: Any, at: Attribute, trace: Trace, depth: int = 0) -> Any:
         return trace.attribute(value, at) if value > 1 else value
     if depth == _DEEPEST:
         return value
-    if kind in (tuple, list) and 0 < len(value) <= _LONGEST and all(type(v) in (int, tuple, list) for v in value):
-        return kind(_traced(v, _inside(at, f"[{i}]"), trace, depth + 1) for i, v in enumerate(value))
+    named = issubclass(kind, tuple) and hasattr(kind, "_make")
+    if kind in (tuple, list, torch.Size) or named:
+        if 0 < len(value) <= _LONGEST and (named or all(type(v) in (int, tuple, list, torch.Size) for v in value)):
+            made = [_traced(v, _inside(at, f"[{i}]"), trace, depth + 1) for i, v in enumerate(value)]
+            return kind._make(made) if named else kind(made)
+        return value
     if kind is dict and 0 < len(value) <= _LONGEST and all(type(k) is str for k in value):
         return {k: _traced(v, _inside(at, f"[{k}]"), trace, depth + 1) for k, v in value.items()}
     if is_config(value):

@@ -1,9 +1,11 @@
-"""Origins of the numbers of a program: module attributes, configuration entries, sizes of tensors, or the code."""
+"""The origins of the numbers of a program: module attributes, configuration entries, sizes of tensors, or the code."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from prunus.graph.capture import cleaned, preserved, quiet, split_inputs, unwrap
-from prunus.graph.ir import INPUT, TENSOR, Graph, Node, refs_in
+from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, refs_in
 from prunus.graph.module_twin import twin_with_origins
 from prunus.graph.passes import drop_dead, fold_constants
 from prunus.graph.recorder import Recorder, record
@@ -27,8 +29,10 @@ from prunus.graph.traced import (
     TracedFloat,
     TracedInt,
     attributes_of,
+    function_of,
     origin_of,
     plain,
+    sizes_of,
 )
 
 _log = logging.getLogger(__name__)
@@ -41,12 +45,13 @@ class Provenance:
     """The origins of the numbers of a recorded program.
 
     Attributes:
-        origins: literal → the expression that computed it. A literal that is not listed is a number of the code.
-        held: numbers that became a value (``torch.tensor(n)``) instead of an argument: expression → node.
-        comparisons: the comparisons that the code made, with their results.
-        values: the attributes that occur, with their values.
-        idle: the program with its ops on weights whose results nothing needs; None where there are none.
-        why: the reason why nothing is known; empty where the program was recorded with its origins.
+        origins: literal → the expression it was computed by. A literal that is not named is a number of the code.
+        held: numbers that went into a value (``torch.tensor(n)``) instead of an argument: expression → node.
+        comparisons: what the code compared, with the result.
+        values: the attributes that occur, with what they hold.
+        idle: the program with what it computes from weights for nothing, and with values of which it needs nothing but
+            the size; None where there is neither.
+        why: why nothing is known; empty where the program was recorded with its origins.
     """
 
     origins: Mapping[Place, Origin] = field(default_factory=dict)
@@ -90,27 +95,38 @@ def provenance(model: nn.Module, graph: Graph, example_inputs: Any) -> Provenanc
         notes, recorded = _recorded(model, example_inputs, fake="fake" in graph.how, training=False)
     except Exception as error:
         return Provenance(why=f"the twin failed: {type(error).__name__} {error}".splitlines()[0][:200])
-    difference = _first_difference(graph, recorded)
-    if difference:
-        return Provenance(why=difference)
-    idle = _with_idle(graph, recorded)
+    parted = _first_difference(graph, recorded)
+    if parted:
+        return Provenance(why=parted)
+    more = _on_idle_weights(graph, recorded) | _sized(graph, recorded, notes)
+    idle = _cleaned_but_for(recorded, more) if more else None
     return replace(notes.about(idle or graph), idle=idle)
 
 
-def _with_idle(graph: Graph, recorded: Graph) -> Graph | None:
-    """Return the recorded program with its ops on parameters that no output needs: a kept forward runs them, too."""
+def _cleaned_but_for(recorded: Graph, more: Set[str]) -> Graph:
+    """Return a recorded program without what nothing needs but these nodes."""
+    return drop_dead(fold_constants(drop_dead(recorded, more)), more)
+
+
+def _sized(graph: Graph, recorded: Graph, notes: _Notes) -> set[str]:
+    """Return the nodes of which the literals of a program take the size alone, as in ``zeros(x[:, 0].shape)``."""
+    origins = notes.about(graph).origins.values()
+    nodes = {s.of.node for origin in origins for s in sizes_of(origin) if isinstance(s.of, Ref)}
+    return {name for name in nodes if graph.find(name) is None and recorded.find(name) is not None}
+
+
+def _on_idle_weights(graph: Graph, recorded: Graph) -> set[str]:
+    """Return the ops on parameters that no output needs: a kept forward runs them too."""
     read = {n.tensor for n in graph.nodes if n.op == TENSOR}
     idle = {
         n.name
         for n in recorded.nodes
         if n.op == TENSOR and n.tensor not in read and recorded.tensors[n.tensor].kind == "parameter"
     }
-    if not idle:
-        return None
     for node in recorded.nodes:
         if any(r.node in idle for r in refs_in(node.args)):
             idle.add(node.name)
-    return drop_dead(fold_constants(drop_dead(recorded, idle)), idle)
+    return idle
 
 
 def in_training(model: nn.Module, graph: Graph, example_inputs: Any) -> tuple[Graph, Provenance] | None:
@@ -124,8 +140,7 @@ def in_training(model: nn.Module, graph: Graph, example_inputs: Any) -> tuple[Gr
         notes, recorded = _recorded(model, example_inputs, fake="fake" in graph.how, training=True)
     except Exception:
         return None
-    recorded = cleaned(recorded)
-    return recorded, notes.about(recorded)
+    return _with_sized(recorded, notes)
 
 
 def of_another_call(model: nn.Module, graph: Graph, inputs: Any) -> tuple[Graph, Provenance] | None:
@@ -143,9 +158,15 @@ def of_another_call(model: nn.Module, graph: Graph, inputs: Any) -> tuple[Graph,
             notes, recorded = _recorded(model, inputs, fake=fake, training=False)
         except Exception:
             continue
-        recorded = cleaned(recorded)
-        return recorded, notes.about(recorded)
+        return _with_sized(recorded, notes)
     return None
+
+
+def _with_sized(recorded: Graph, notes: _Notes) -> tuple[Graph, Provenance]:
+    graph = cleaned(recorded)
+    more = _sized(graph, recorded, notes)
+    graph = _cleaned_but_for(recorded, more) if more else graph
+    return graph, notes.about(graph)
 
 
 def _recorded(model: nn.Module, example_inputs: Any, *, fake: bool, training: bool) -> tuple[_Notes, Graph]:
@@ -156,13 +177,29 @@ def _recorded(model: nn.Module, example_inputs: Any, *, fake: bool, training: bo
         args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone(), (args, kwargs))
     notes = _Notes(trace)
     try:
-        with preserved(twin), quiet():
+        with preserved(twin), quiet(), _uncached_einops():
             for module in twin.modules():
                 # The training behaviour of torch's own modules is known, and recording it takes longer.
                 module.training = training and not isinstance(module, _KNOWN_IN_TRAINING)
             return notes, record(twin, args, kwargs, fake=fake, watch=notes.watching)
     finally:
         trace.open = False
+
+
+@contextlib.contextmanager
+def _uncached_einops() -> Iterator[None]:
+    """Let einops work its shapes out anew: its cache holds plain numbers of earlier calls, and would keep ours."""
+    module: Any = sys.modules.get("einops.einops")
+    cached = getattr(module, "_reconstruct_from_shape", None)
+    anew = getattr(cached, "__wrapped__", None)
+    if anew is None:
+        yield
+        return
+    module._reconstruct_from_shape = anew
+    try:
+        yield
+    finally:
+        module._reconstruct_from_shape = cached
 
 
 def _first_difference(graph: Graph, recorded: Graph) -> str:
@@ -220,8 +257,11 @@ class _Notes:
         numbers = [value] if single else value
         if not isinstance(numbers, (list, tuple)) or not numbers or not all(map(_is_number, numbers)):
             return
-        origins = cursor.take(list(numbers))
-        for i, origin in enumerate(origins):
+        found = cursor.take(list(numbers))
+        for i, number in enumerate(found):
+            origin = number
+            if type(number) is int:  # what `int(…)` of the same function made plain
+                origin = self.trace.casts.get((number, function_of(node.source)), number)
             if not isinstance(origin, (int, float)):
                 self.origins[(node.name, key, None if single else i)] = origin
 

@@ -6,6 +6,7 @@ A `TracedInt` is an int to all code; arithmetic on it returns another one with a
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Callable, Iterator
@@ -68,13 +69,14 @@ class Comparison:
 class Trace:
     """One recording; ``open`` while it runs.
 
-    ``comparisons`` are those that the code made. ``roots`` holds the numbers that the code turned into C floats, as
-    ``math.sqrt`` does: value → origin. ``values`` holds the values of the attributes.
+    ``roots`` holds the numbers that code turned into C floats, as ``math.sqrt`` does: value → origin. ``casts`` are
+    those that ``int`` made plain: (value, function that did it) → origin. ``values`` are those of the attributes.
     """
 
     open: bool = True
     comparisons: dict[tuple[Any, ...], Comparison] = field(default_factory=dict)
     roots: dict[int, Origin] = field(default_factory=dict)
+    casts: dict[tuple[int, str], Origin] = field(default_factory=dict)
     values: dict[Attribute, int] = field(default_factory=dict)
 
     def attribute(self, value: int, at: Attribute) -> TracedInt:
@@ -84,8 +86,8 @@ class Trace:
 
     def compared(self, kind: str, left: Origin, right: Origin, result: bool) -> None:
         """Note a comparison of two numbers, once for each line."""
-        comparison = Comparison(kind, left, right, result, _line())
-        self.comparisons[(kind, left, right, comparison.source)] = comparison
+        found = Comparison(kind, left, right, result, _line(4))
+        self.comparisons[(kind, left, right, found.source)] = found
 
 
 class TracedInt(int):
@@ -114,7 +116,21 @@ class TracedInt(int):
             self.trace.roots[plain(self)] = self.origin
         return float(int.__pos__(self))
 
-    # Equal numbers must have one hash: they are keys of caches.
+    def __int__(self) -> int:
+        return _cast(plain(self), self.origin, self.trace)
+
+    def __floor__(self) -> TracedInt:
+        return self
+
+    def __round__(self, digits: Any = None) -> TracedInt:
+        return self
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    __ceil__ = __trunc__ = __floor__
+
+    # What is equal has to have one hash: numbers are keys of caches.
     def __hash__(self) -> int:
         return int.__hash__(self)
 
@@ -146,6 +162,35 @@ class TracedFloat(float):
     def __deepcopy__(self, memo: Any) -> float:
         return float.__pos__(self)
 
+    def __int__(self) -> int:
+        return _cast(int(plain(self)), _rounded(self), self.trace)
+
+    def __floor__(self) -> Any:
+        return _traced(math.floor(plain(self)), lambda: _rounded(self), self.trace)
+
+    def __ceil__(self) -> Any:
+        return _traced(math.ceil(plain(self)), lambda: _rounded(self), self.trace)
+
+    def __round__(self, digits: Any = None) -> Any:
+        return _traced(round(plain(self), digits), lambda: _rounded(self), self.trace)
+
+    __trunc__ = __int__
+
+
+def _rounded(number: TracedFloat) -> Operation:
+    """Return a float as a whole number: a quotient without a rest is one, anything else has no formula."""
+    found = number.origin
+    if isinstance(found, Operation) and found.kind == "truediv" and plain(number).is_integer():
+        return Operation("floordiv", found.left, found.right)
+    return Operation("round", found, 1)
+
+
+def _cast(value: int, origin: Origin, trace: Trace) -> int:
+    """Note what ``int`` forgets, for C code returns a plain number."""
+    if trace.open:
+        trace.casts[(value, function_of(_line(3)))] = origin
+    return value
+
 
 def plain(value: Any) -> Any:
     """Return a number without its origin."""
@@ -173,8 +218,17 @@ def attributes_of(origin: Origin) -> Iterator[Attribute]:
         yield from attributes_of(origin.right)
 
 
+def sizes_of(origin: Origin) -> Iterator[Size]:
+    """Yield the sizes in an expression, repeats included."""
+    if isinstance(origin, Size):
+        yield origin
+    elif isinstance(origin, Operation):
+        yield from sizes_of(origin.left)
+        yield from sizes_of(origin.right)
+
+
 def is_constant(origin: Origin) -> bool:
-    """Tell whether an expression is a plain number."""
+    """Return whether an expression is a plain number."""
     return isinstance(origin, (int, float))
 
 
@@ -185,8 +239,14 @@ def _compared(kind: str, left: TracedInt, right: object) -> bool:
     return result
 
 
-def _line() -> str:
-    frame = sys._getframe(4)
+def function_of(source: str) -> str:
+    """Return file and function of a place in the code, ``file.py:12 in forward``, without the line."""
+    place, _, name = source.partition(" in ")
+    return f"{place.rpartition(':')[0]} in {name}"
+
+
+def _line(depth: int) -> str:
+    frame = sys._getframe(depth)
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
@@ -237,7 +297,9 @@ __all__ = [
     "TracedFloat",
     "TracedInt",
     "attributes_of",
+    "function_of",
     "is_constant",
     "origin_of",
     "plain",
+    "sizes_of",
 ]

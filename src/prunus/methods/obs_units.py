@@ -108,8 +108,11 @@ class ByLevels:
         self.damage, self.__name__ = damage, name
 
     def __call__(self, problem: UnitProblem, /) -> dict[str, int]:
-        """Return the number of units that each axis keeps."""
-        steps = {a: [self.damage[m][::n] for m, n in problem.groups.get(a, {a: 1}).items()] for a in problem.scores}
+        """Return how many units of each axis stay."""
+        steps = {
+            a: [problem.at_steps(m, n, self.damage[m]) for m, n in problem.groups.get(a, {a: 1}).items()]
+            for a in problem.scores
+        }
         alike = {a: d for a, d in steps.items() if {len(c) for c in d} == {len(problem.scores[a]) + 1}}
         curves = {a: np.sum(d, axis=0) for a, d in alike.items()}
         return ALLOCATORS.get(self.__name__)(replace(problem, damage=curves, least_of_even=LEAST_OF_EVEN))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from prunus.methods.masked_run import Replay
 from prunus.methods.method import METHODS, Method
 from prunus.plans import Plan, fingerprint
 
+Keep = dict[str, np.ndarray]
 MOST_UNITS = 256
 """Most units: n units take n² runs of the selection split, minutes at this number."""
 
@@ -22,10 +23,11 @@ MOST_UNITS = 256
 def oracle(analysis: Analysis, limits: Limits) -> Plan:
     """Remove the unit with the least rise of the loss per amount saved, until the budget holds.
 
-    Each round runs the network without each remaining unit, on the selection split, and removes
-    argmin_u (L(without u) − L) / saved(u); units without which the loss falls are removed first, the largest fall
-    first. It measures the loss that other methods estimate by scores or sums. It is still greedy, and for small
-    networks: a reference for tests, not a method for use.
+    Each round runs the network without each unit that is left, on the selection split, and removes
+    argmin_u (L(without u) − L) / saved(u); a unit without which the loss falls goes at once, the largest fall first.
+    Units that the forward keeps together are tried as one step: of each axis those that are cheapest alone.
+    No score stands between the unit and the loss, and nothing is added up: what other methods estimate is measured.
+    It is greedy all the same, and for small networks: a reference for tests, not a way to prune.
 
     Source: own; an oracle as the reference of criteria: Molchanov et al., "Pruning Convolutional Neural Networks for
     Resource Efficient Inference", arXiv:1611.06440.
@@ -68,30 +70,52 @@ def removed(analysis: Analysis, limits: Limits) -> tuple[dict[str, np.ndarray], 
     bounds = {axis: bound for axis, bound in analysis.bounds.items() if axis in keep}
     alike = {axis: np.ones(len(mask)) for axis, mask in keep.items()}
     problem = unit_problem(analysis.cost, alike, limits[0], bounds=bounds)
-    replay, least = Replay(analysis), problem.least
+    counts, least = problem.most, problem.least
+    keep = problem.masks(counts)
+    replay = Replay(analysis)
     losses = [_loss(analysis, replay, keep)]
     task = "oracle"
     analysis.progress.start(task, sum(len(mask) for mask in keep.values()))
-    while not problem.fits({a: int(m.sum()) for a, m in keep.items()}):
+    while not problem.fits(counts):
         spent = analysis.spent(analysis.cost.price(keep))
-        tried: list[tuple[float, str, int, float]] = []
-        for axis, mask in keep.items():
-            if int(mask.sum()) <= least[axis]:
+        tried: list[tuple[float, str, int, float, Keep]] = []
+        for axis, count in counts.items():
+            if count <= least[axis]:
                 continue
             saved = 0
-            for unit in np.flatnonzero(mask):
-                smaller = {**keep, axis: mask & (np.arange(len(mask)) != unit)}
-                # All units of an axis have the same price.
+            gone = count - problem.snap(axis, count - 1)
+            units = {member: n * gone for member, n in problem.groups.get(axis, {axis: 1}).items()}
+            for number, fewer in enumerate(_fewer(analysis, replay, keep, units)):
+                smaller = {**keep, **fewer}
+                # All units of an axis cost alike.
                 saved = saved or max(1, spent - analysis.spent(analysis.cost.price(smaller)))
                 loss = _loss(analysis, replay, smaller)
                 rise = loss - losses[-1]
-                tried.append((rise / saved if rise > 0 else rise * saved, axis, int(unit), loss))
-        _, axis, cheapest, loss = min(tried)
-        keep[axis][cheapest] = False
+                tried.append((rise / saved if rise > 0 else rise * saved, axis, number, loss, fewer))
+        _, axis, _, loss, fewer = min(tried, key=lambda one: one[:3])
+        keep |= fewer
+        counts[axis] = problem.snap(axis, counts[axis] - 1)
         losses.append(loss)
         analysis.progress.advance(task)
     analysis.progress.finish(task)
     return keep, losses
+
+
+def _fewer(analysis: Analysis, replay: Replay, keep: Keep, units: Mapping[str, int]) -> Iterator[Keep]:
+    """Yield what may stay of an axis without each of its units; of several that go together, without the cheapest."""
+    together = sum(units.values()) > 1
+    chosen: Keep = {}
+    for axis, count in units.items():
+        mask, found = keep[axis], []
+        for unit in np.flatnonzero(mask):
+            without = mask & (np.arange(len(mask)) != unit)
+            if together:
+                found.append((_loss(analysis, replay, {**keep, axis: without}), int(unit)))
+            else:
+                yield {axis: without}
+        chosen[axis] = mask & ~np.isin(np.arange(len(mask)), [unit for _, unit in sorted(found)[:count]])
+    if together:
+        yield chosen
 
 
 def _loss(analysis: Analysis, replay: Replay, keep: Mapping[str, np.ndarray]) -> float:

@@ -20,6 +20,7 @@ from prunus.graph.recorder import named_tensors
 from prunus.plans import Decision, Drop, Plan, fingerprint
 from prunus.surgery.rewrite_graph import rewrite
 from prunus.tree import Branch, find_branches
+from prunus.tree.branches import breaks_a_size
 
 SLACK = 0.03
 """A branch is dropped if the plan then stays at most this share below its budget; else units are trimmed."""
@@ -105,7 +106,8 @@ class Reduction:
 def droppable(analysis: Analysis) -> tuple[Branch, ...]:
     """Return the branches of a network, without those with a weight on held axes only.
 
-    There are none where a config must describe the cut network, because its entries count widths.
+    A branch whose width another size of a kept forward is made of stays too.
+    Where a config has to say what is left there are none: its entries count widths.
     """
     if analysis.config_ties:
         return ()
@@ -117,7 +119,11 @@ def droppable(analysis: Analysis) -> tuple[Branch, ...]:
 
     branches: tuple[Branch, ...] = analysis.remember("branches", lambda: find_branches(coupling))
     return tuple(
-        b for b in branches if analysis.held.isdisjoint(b.axes) and not any(is_held(name) for name in b.tensors)
+        b
+        for b in branches
+        if analysis.held.isdisjoint(b.axes)
+        and not any(is_held(name) for name in b.tensors)
+        and not breaks_a_size(coupling, b)
     )
 
 

@@ -73,12 +73,15 @@ def cut_with_record(
     check_fingerprint(plan, coupling.graph)
     if forward not in (None, *FORWARDS):
         raise OptionError(f"forward is {forward!r}; allowed: {', '.join(FORWARDS)}.")
+    keeps = coupling.forward is not None if forward is None else forward == "keep"
+    own = coupling.forward
+    if keeps and mode == "hybrid" and own is None:
+        own = own_forward(model, coupling, example_inputs, head_dims="free")
+        coupling = coupling.followed(own)
     edited = rewrite(coupling, plan.axes, plan.drops)
     values = cut_tensors(model, coupling, plan)
-    keeps = coupling.forward is not None if forward is None else forward == "keep"
-    if keeps and mode == "hybrid":
+    if keeps and mode == "hybrid" and own is not None:
         args, kwargs = cut_inputs(coupling, plan.axes, example_inputs)
-        own = coupling.forward or own_forward(model, coupling, example_inputs, head_dims="free")
         return keep_forwards(model, coupling, plan, edited, values, args or kwargs, own)
     if mode != "graph":
         args, kwargs = cut_inputs(coupling, plan.axes, example_inputs)

@@ -116,15 +116,10 @@ def refuse_broken_terms(own: OwnForward, coupling: Coupling, plan: Plan) -> None
         if cut and (mask is None or mask.any()):
             raise PlanError(f"Axis {cut[0]!r} would lose units while {axis!r}, behind it in a slice, stays. {advice}")
 
-    def kept(atom: int) -> int:
-        return coupling.kept(atom, plan.axes)
-
-    for equation in own.equations:
-        gap = (equation.left - equation.right).at(kept)
-        if gap != 0:
-            left, right = (side.described(name) for side in (equation.left, equation.right))
-            where = f" ({graph.where(graph.node(equation.node))})" if graph.find(equation.node) else ""
-            raise PlanError(f"The plan breaks {left} = {right}, for {equation.reason}{where}. {advice}")
+    for equation in own.broken(lambda atom: coupling.kept(atom, plan.axes)):
+        left, right = (side.described(name) for side in (equation.left, equation.right))
+        where = f" ({graph.where(graph.node(equation.node))})" if graph.find(equation.node) else ""
+        raise PlanError(f"The plan breaks {left} = {right}, for {equation.reason}{where}. {advice}")
 
 
 def _refuse_uneven(own: OwnForward, coupling: Coupling, plan: Plan) -> None:

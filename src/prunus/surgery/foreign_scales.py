@@ -1,4 +1,4 @@
-"""Numbers of a kept forward that it must not compute anew: a scale 1/√D of another D is another function."""
+"""Floats that a kept forward must not compute anew: a scale 1/√D of another D makes another function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which axes are the width of a head: what attention contracts, and its values, where heads lie beside it."""
+"""The axes that are the width of a head: attention contracts them, or they are its values, with heads beside them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def head_dims(model: nn.Module, coupling: Coupling) -> dict[int, Frozen]:
         a
         for dims in coupling.tensors.values()
         for expr in dims
-        for product in _products(expr)
+        for product in products_of(expr)
         if any(a in coupling.axis_of and a not in inside for a in atoms_of(product))
         for a in atoms_of(product)
     }
@@ -52,12 +52,13 @@ def _widths_of_torch_attention(model: nn.Module, coupling: Coupling) -> dict[int
     return found
 
 
-def _products(expr: Any) -> Iterator[Prod]:
+def products_of(expr: Any) -> Iterator[Prod]:
+    """Yield the outermost products in an expression."""
     if isinstance(expr, Prod):
         yield expr
     elif not isinstance(expr, int):
         for term in expr.terms:
-            yield from _products(term)
+            yield from products_of(term)
 
 
 def _attended(coupling: Coupling, node: Node) -> list[Ref]:

@@ -1,4 +1,4 @@
-"""Numbers that modules hold, set to what a cut makes of them, and told so that it can be done again."""
+"""Numbers that modules hold, set to their values after a cut and recorded, so that a fresh instance gets them too."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ def _read(module: nn.Module, steps: list[str], mend: Mend) -> Any:
     value: Any = module
     for step in steps:
         try:
-            value = _inside(value)[_key(value, step)]
+            inside = _inside(value)
+            if value is module and step not in inside:
+                inside = {step: getattr(type(module), step, None)}  # a number of the class
+            value = inside[_key(value, step)]
         except (LookupError, TypeError, ValueError) as error:
             raise LookupError(f"{type(module).__name__} at {mend.path!r} has no number {mend.name!r}") from error
     return value
@@ -79,7 +82,8 @@ def _changed(holder: Any, steps: list[str], value: int, shared: frozenset[int]) 
     if isinstance(holder, tuple):
         changed = list(holder)
         _write(changed, steps, value, shared)
-        return type(holder)(changed)
+        made: Any = getattr(type(holder), "_make", type(holder))
+        return made(changed)
     changed = _view(holder) if id(holder) in shared else copy.copy(holder)
     _write(changed, steps, value, shared)
     if is_view(changed):

@@ -1,4 +1,4 @@
-"""What it takes for a model to keep its forwards: attributes as formulas, axes to freeze, equations between sizes."""
+"""The terms on which a model keeps its forwards: attributes as formulas, frozen axes, equations between sizes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 from torch import nn
 
 from prunus.graph.coupling import Coupling
-from prunus.graph.kept_forward import Equation, Multiple, OwnForward
+from prunus.graph.kept_forward import Equation, Follower, Multiple, OwnForward
 from prunus.graph.layout import Frozen
 from prunus.graph.provenance import provenance
 from prunus.graph.size_functions import Count
 from prunus.graph.traced import Attribute
 from prunus.surgery.adapters import adapter_ranks
 from prunus.surgery.head_dims import head_dims as dims_of_heads
-from prunus.surgery.other_programs import masked_terms, other_terms, training_terms
+from prunus.surgery.other_programs import OtherProgram, masked_terms, training_terms
 from prunus.surgery.program_terms import Terms, terms
 from prunus.surgery.ties import tied
 
 
 def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, head_dims: str = "whole") -> OwnForward:
-    """Say what a cut has to respect so that no forward has to be rewritten. The model is untouched.
+    """Return the terms that a cut has to meet so that no forward is rewritten. The model is untouched.
 
-    The program in training is asked too, where there is one: a head that only training reads is a part of the network.
-    So is the program with a padded mask, where the forward takes one and the example has none.
+    They cover the program in training, where it differs: a head that only training reads is a part of the network. They
+    cover the program with a padded mask too, where the forward takes one and the example has none.
 
     Args:
         model: what ``coupling`` was made from.
@@ -35,17 +35,21 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
             allows it.
     """
     known = provenance(model, coupling.graph, example_inputs)
-    found = terms(model, coupling, known)
+    idle = None if known.idle is None else OtherProgram.of(coupling, known.idle, "for nothing")
+    found = terms(model, coupling, known, None if idle is None else idle.size)
     attributes, equations, multiples = dict(found.attributes), [*found.equations], [*found.multiples]
     frozen = {**(dims_of_heads(model, coupling) if head_dims == "whole" else {}), **found.frozen}
     frozen |= adapter_ranks(model, coupling)
     old = dict(known.values)
     others = [training_terms(model, coupling, example_inputs), masked_terms(model, coupling, example_inputs)]
-    if known.idle is not None:
-        others.append(other_terms(model, coupling, known.idle, known, "for nothing"))
+    if idle is not None:
+        others.append(idle.terms(model, known))
+    followers: dict[str, Follower] = {}
     for other in others:
         if other is None:
             continue
+        frozen = {**_read_otherwise(coupling, followers, other.followers), **frozen}
+        followers = {**{f.tensor: f for f in other.followers}, **followers}
         for attribute, count in other.attributes.items():
             if attributes.setdefault(attribute, count) != count:
                 equations.append(Equation(attributes[attribute], count, "", f"{attribute} has two uses"))
@@ -53,11 +57,22 @@ def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, he
         multiples += other.multiples
         frozen = {**other.frozen, **frozen}
         old = {**other.old, **old}
-    return _settled(coupling, attributes, equations, multiples, frozen, found.emptied, old, known.why)
+    own = _settled(coupling, attributes, equations, multiples, frozen, found.emptied, old, known.why)
+    return replace(own, followers=tuple(followers.values()))
+
+
+def _read_otherwise(coupling: Coupling, known: Mapping[str, Follower], more: Iterable[Follower]) -> dict[int, Frozen]:
+    """Return the atoms on which a tensor lies in one program and not, or elsewhere, in another."""
+    return {
+        coupling.axes[axis].atom: Frozen(f"two programs read {follower.tensor} in two ways")
+        for follower in more
+        if known.get(follower.tensor, follower) != follower
+        for axis in follower.axes | known[follower.tensor].axes
+    }
 
 
 def with_terms(own: OwnForward, coupling: Coupling, more: Terms) -> OwnForward:
-    """Return the terms of a model's forwards with what something else asks of the axes beside them.
+    """Return the terms of a model's forwards together with further terms on the same axes.
 
     Args:
         own: the terms, on the axes of ``coupling``.
@@ -65,7 +80,7 @@ def with_terms(own: OwnForward, coupling: Coupling, more: Terms) -> OwnForward:
         more: equations between kept counts, counts that go in steps, atoms that stay whole.
     """
     atoms = {axis.id: axis.atom for axis in coupling.axes.values()}
-    return _settled(
+    settled = _settled(
         coupling,
         own.attributes,
         [*own.equations, *more.equations],
@@ -75,6 +90,7 @@ def with_terms(own: OwnForward, coupling: Coupling, more: Terms) -> OwnForward:
         own.old,
         own.why,
     )
+    return replace(settled, followers=own.followers)
 
 
 def _settled(
@@ -87,7 +103,7 @@ def _settled(
     old: Mapping[Attribute, int],
     why: str,
 ) -> OwnForward:
-    """Work out which axes are tied and which stay whole; what stays whole is a number from then on."""
+    """Solve the equations for ties and frozen axes; a frozen axis is a number in every formula."""
     frozen = dict(frozen)
     for atom, after in emptied.items():
         if atom in frozen:

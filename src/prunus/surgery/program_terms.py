@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +23,12 @@ from prunus.surgery.unread_units import cut_off
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What one program asks for.
+    """The terms of one program.
 
     Attributes:
-        attributes: module attribute → what it has to be; those that have to stay are here too.
-        equations: what has to hold between kept counts.
-        multiples: what goes in steps.
+        attributes: module attribute → its value in kept counts; attributes that keep their value are here too.
+        equations: equations between kept counts.
+        multiples: counts that go in steps.
         frozen: atom → why it has to stay whole.
         emptied: atom that nothing reads and that goes first → the atoms that may lose units after that.
     """
@@ -40,15 +40,23 @@ class Terms:
     emptied: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
 
-def terms(model: nn.Module, coupling: Coupling, known: Provenance) -> Terms:
-    """Solve a program for the attributes of its modules.
+def terms(
+    model: nn.Module, coupling: Coupling, known: Provenance, elsewhere: Callable[[Size], Count | None] | None = None
+) -> Terms:
+    """Solve the demands of a program for the attributes of its modules.
 
     Args:
         model: whose attributes they are.
         coupling: the analysis of the program.
         known: where its numbers come from.
+        elsewhere: how the sizes of values follow a cut that the program does not hold.
     """
-    solver = Solver(lambda size: _count_of(coupling, size), known.values, _implied(model, coupling, known))
+
+    def size(asked: Size) -> Count | None:
+        count = count_of(coupling, asked)
+        return elsewhere(asked) if count is None and elsewhere is not None else count
+
+    solver = Solver(size, known.values, _implied(model, coupling, known))
     work = _Work(coupling, known, solver)
     multiples: list[Multiple] = []
     for item in demands(coupling, shipped_calls(model, coupling)):
@@ -66,7 +74,7 @@ def terms(model: nn.Module, coupling: Coupling, known: Provenance) -> Terms:
 
 @dataclass(slots=True)
 class _Work:
-    """The demands of one program on their way to being solved; ``open`` are those on more than a bare attribute."""
+    """The demands of one program while they are solved; ``open`` holds those whose number is an expression."""
 
     coupling: Coupling
     known: Provenance
@@ -104,7 +112,7 @@ class _Work:
             self.open.append((origin, demand))
 
     def settle(self) -> None:
-        """Find the attributes inside expressions: those that stand alone first, then, where several do, one of them."""
+        """Solve expressions for the attributes in them: first where one is unknown, then for one of several."""
         before = -1
         while before != len(self.solver.found):
             before = len(self.solver.found)
@@ -118,7 +126,7 @@ class _Work:
                 self._give(origin, demand.count, attribute)
 
     def _give(self, origin: Any, target: Count, attribute: Attribute) -> None:
-        """Give an attribute what makes an expression right, unless it is; a whole network gives it the old value."""
+        """Set an attribute so that an expression has its target; the dense network has to give its present value."""
         if _value(self.solver, origin) == target:
             return
         value = self.solver.solved(origin, target, attribute)
@@ -133,11 +141,11 @@ class _Work:
                     self._give(side, target, unknown.pop())
 
     def _asked_and_equal(self) -> Iterator[Comparison]:
-        """Yield what was equal, and was asked for: it has to stay so, as in ``if channels != self.channels: raise``."""
+        """Yield the comparisons of equal numbers: they have to stay equal, as in ``if c != self.channels: raise``."""
         return (one for one in self.known.comparisons if (one.kind == "eq") is one.result)
 
     def left_over(self) -> Iterator[Equation]:
-        """Yield what has to hold besides, once the attributes are settled."""
+        """Yield the equations that remain when the attributes are solved for."""
         for origin, demand in self.open:
             value = _value(self.solver, origin)
             if value is None:
@@ -155,7 +163,7 @@ class _Work:
             yield from self._unchanged(origin, name)
 
     def _unchanged(self, origin: Any, node: str) -> Iterator[Equation]:
-        """Yield that the whole numbers in an expression keep their values, for its own has no formula: 1/√(C // H)."""
+        """Yield equations that keep the whole numbers in an expression without a formula, as in 1/√(C // H)."""
         value = _value(self.solver, origin)
         if value is None and isinstance(origin, Operation):
             yield from self._unchanged(origin.left, node)
@@ -166,7 +174,7 @@ class _Work:
 
 
 def _whole_numbers(attributes: Mapping[Attribute, Count]) -> Iterator[Multiple]:
-    """Yield that quotients by a number come out whole; those by sizes do where the equations hold."""
+    """Yield the steps in which a quotient by a number is whole; quotients by sizes are where the equations hold."""
     for attribute, count in attributes.items():
         if len(count.below) == 1 and count.below[0][0] == () and count.below[0][1] > 1:
             yield Multiple(Count(count.above), count.below[0][1], "", f"{attribute} is a share of it")
@@ -184,7 +192,8 @@ def _written(node: Node, demand: Demand, number: Any) -> Frozen:
     return Frozen(f"the code writes {number} as {what}; write -1, x.shape[…] or an attribute", node.name)
 
 
-def _count_of(coupling: Coupling, size: Size) -> Count | None:
+def count_of(coupling: Coupling, size: Size) -> Count | None:
+    """Return the size of a value or a tensor in kept counts; None for one that the program does not hold."""
     dims = coupling.values.get(size.of) if isinstance(size.of, Ref) else coupling.tensors.get(size.of)
     if dims is None or size.dim >= len(dims):
         return None
@@ -200,7 +209,7 @@ _REMEMBERED: tuple[tuple[type, Mapping[str, int]], ...] = (
 
 
 def _implied(model: nn.Module, coupling: Coupling, known: Provenance) -> dict[Attribute, Count]:
-    """Return what attributes of torch.nn have to be because their weight has a shape."""
+    """Return the attributes of torch.nn modules that repeat a size of their weight."""
     modules, found = dict(model.named_modules(remove_duplicate=False)), {}
     for attribute in known.values:
         module, name = modules.get(attribute.path), f"{attribute.path}.weight" if attribute.path else "weight"

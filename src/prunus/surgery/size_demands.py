@@ -1,10 +1,11 @@
-"""What every number of a program has to be after a cut, as a function of how many units each axis keeps.
+"""The numbers of a program after a cut, as functions of the kept counts of the axes.
 
-The rules of `rewrites` say it; here they are asked with formulas in the place of counts.
+The rules of `rewrite_rules` compute them from counts; here they are given formulas instead.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Forbidden:
-    """A node that no number can put right when one of these axes (atoms) shrinks."""
+    """A node that is wrong with any number when one of these axes (atoms) shrinks."""
 
     node: str
     atoms: frozenset[int]
@@ -113,7 +114,12 @@ class Formulas(Sizes):
 
 
 def demands(coupling: Coupling, exempt: frozenset[int] = frozenset()) -> Iterator[Demand | Forbidden | Multiple]:
-    """Yield what the numbers of a program have to be, and what has to stay whole; ``exempt`` calls ask for nothing."""
+    """Yield the demands of a program on its numbers, and the axes that have to stay whole.
+
+    Args:
+        coupling: the analysis of the program.
+        exempt: calls whose numbers follow by themselves.
+    """
     formulas, graph = Formulas(coupling, {}), coupling.graph
     for node in graph.nodes:
         if node.call in exempt:
@@ -209,8 +215,13 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _of_split(formulas: Formulas, node: Node) -> Iterator[Demand | Forbidden]:
-    """The pieces of a chunk are equal; those of a split by one size too; else each has its number."""
+def _of_split(formulas: Formulas, node: Node) -> Iterator[Demand]:
+    """Demand of the pieces what the op makes of one number: they differ by as many units as before.
+
+    ``chunk`` and ``split`` by one size make equal pieces and a last one that may be smaller, ``tensor_split`` makes the
+    first ones larger by one; so they do again when every piece loses as many units. A split by sizes has a number for
+    each piece, one at borders a number for each border.
+    """
     dim = positive(node.get("dim", 0), len(formulas.old(node.args["self"])))
     refs = [Ref(node.name, i) for i in range(len(node.outputs))]
     old, new = [formulas.old(r)[dim] for r in refs], [formulas.new(r)[dim] for r in refs]
@@ -220,11 +231,15 @@ def _of_split(formulas: Formulas, node: Node) -> Iterator[Demand | Forbidden]:
         return
     if not any(n.atoms() for n in new):
         return
-    if len(set(old)) > 1:
-        yield Forbidden(node.name, frozenset(a for n in new for a in n.atoms()), "its pieces end with a smaller one")
+    if isinstance(node.get("indices"), (list, tuple)):
+        borders = itertools.accumulate(new, initial=Count.of(0))
+        yield from (
+            Demand(node.name, n, "indices", i) for i, n in zip(range(len(new) - 1), list(borders)[1:], strict=False)
+        )
         return
-    for n in new[1:]:
-        yield Demand(node.name, n, other=new[0], reason="its pieces are equal")
+    for before, n in zip(old[1:], new[1:], strict=True):
+        reason = "its pieces are equal" if before == old[0] else f"its pieces differ by {abs(old[0] - before)}"
+        yield Demand(node.name, n + (old[0] - before), other=new[0], reason=reason)
     if "split_size" in node.args:
         yield Demand(node.name, new[0], "split_size")
 

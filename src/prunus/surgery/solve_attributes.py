@@ -1,4 +1,4 @@
-"""Solve the expressions of a forward for its attributes: which value makes every number what it has to be?"""
+"""Solve the expressions of a forward for its attributes, so that every number has its value after the cut."""
 
 from __future__ import annotations
 

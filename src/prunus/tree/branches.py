@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from prunus.cost.price import cost_model
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import INPUT, Graph, Node, Ref, refs_in
@@ -84,6 +86,13 @@ def find_branches(coupling: Coupling) -> tuple[Branch, ...]:
         dataclasses.replace(b, id=name, label=f"{name} ({b.kind} operand {b.operand} of {fallback})")
         for b, name, fallback in zip(branches, names, fallbacks, strict=True)
     )
+
+
+def breaks_a_size(coupling: Coupling, branch: Branch) -> bool:
+    """Return whether a kept forward computes another size from the axes that a dropped branch empties."""
+    own = coupling.forward
+    none = {axis: np.zeros(coupling.axes[axis].size, bool) for axis in branch.axes}
+    return own is not None and any(True for _ in own.broken(lambda atom: coupling.kept(atom, none)))
 
 
 def residual_joins(graph: Graph) -> Iterator[Node]:

@@ -19,6 +19,7 @@ from prunus.pruner.strategies.units import unit_scores
 from prunus.pruner.strategy import STRATEGIES, Masks, NoSettings, Scene, Strategy
 from prunus.pruner.structure import emptied
 from prunus.tree import Branch, find_branches
+from prunus.tree.branches import breaks_a_size
 from prunus.tree.paths import key_path
 
 SLACK = 0.03
@@ -50,7 +51,11 @@ class KeyPath(Strategy):
     def _prepare(self) -> None:
         parts = self.scene.parts
         held = {m.tensor for a in parts.coupling.axes.values() if a.id not in parts.free for m in a.members}
-        self._branches = [b for b in find_branches(parts.coupling) if held.isdisjoint(b.tensors)]
+        self._branches = [
+            b
+            for b in find_branches(parts.coupling)
+            if held.isdisjoint(b.tensors) and not breaks_a_size(parts.coupling, b)
+        ]
         self._last = {b.id: tuple(last_weights(parts.coupling.graph, b)) for b in self._branches}
         self._sums = torch.zeros(len(self._branches), dtype=torch.float64)
         self._count = 0

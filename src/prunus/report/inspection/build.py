@@ -94,12 +94,15 @@ def inspection_of(coupling: Coupling, *, name: str = "") -> Inspection:
         axes=_axes(coupling, cost),
         unknown=tuple(UnknownOp(op, where) for op, where in coupling.unknown.items()),
         forward="rewrite" if coupling.forward is None else "keep",
-        ties=tuple(" = ".join(_share(axis, n) for axis, n in tie.units.items()) for tie in coupling.ties),
+        ties=tuple(
+            " = ".join(_share(axis, n, tie.rest.get(axis, 0)) for axis, n in tie.units.items()) for tie in coupling.ties
+        ),
     )
 
 
-def _share(axis: str, units: int) -> str:
-    return axis if units == 1 else f"{axis} / {units}"
+def _share(axis: str, units: int, rest: int) -> str:
+    steps = f"({axis} - {rest})" if rest else axis
+    return steps if units == 1 else f"{steps} / {units}"
 
 
 def _numbers(coupling: Coupling, known: Provenance) -> tuple[NumberPart, ...]:

@@ -123,10 +123,9 @@ class InspectionRecord:
         axes: the removable axes.
         unknown: ops without a rule.
         forward: ``keep``: axes are frozen and tied so that no forward has to be rewritten; else ``rewrite``.
-        coverage_rewritten: share of the parameters on removable axes if forwards were rewritten; None where they may
-            be.
-        ties: axes whose kept counts are in fixed proportion, such as ``stem:out / 6 = attn.q:out[0]``.
-        numbers: the numbers of the code with a known origin, where forwards are kept.
+        coverage_rewritten: share of the parameters that could go if forwards were rewritten; None where they may be.
+        ties: axes that lose units together, such as ``stem:out / 6 = attn.q:out[0]`` of kept counts.
+        numbers: the numbers of the code that have an origin, where forwards are kept.
     """
 
     name: str
