@@ -35,6 +35,9 @@ IgnoreOption = Annotated[
 CalibrationOption = Annotated[
     str | None, typer.Option(help="data, or noise: score and repair without a single sample.")
 ]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Run the code, and read the files, that the recipe in the folder names.")
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

@@ -23,6 +23,7 @@ from prunus.cli.options import (
     LevelOption,
     MethodOption,
     OptInOption,
+    TrustOption,
     budget_of,
     numbers,
 )
@@ -70,6 +71,7 @@ def plan(
     picture: Annotated[bool, typer.Option(help="Draw the plan, or the sweep, as an SVG in the folder.")] = True,
     everything: Annotated[bool, typer.Option("--all", help="Show every decision.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Plan what would go, price it exactly and say why; a person may edit the folder's plan.json before apply."""
@@ -82,7 +84,7 @@ def plan(
     from prunus.experiments.trained_model import trained_model
     from prunus.pipeline.stage_checks import check_to_apply
 
-    known = read_plan_folder(source) if source.is_dir() else None
+    known = read_plan_folder(source, trust=trust) if source.is_dir() else None
     recipe = load_recipe(source) if known is None else known.recipe
     changes: dict[tuple[str, ...], Any] = {
         ("prune", "budget"): budget_of(budget),
@@ -169,6 +171,8 @@ def _show_forecast(found: Forecast) -> None:
 
 
 def _show(made: Plan, recipe: Recipe, out: Path, *, everything: bool, as_json: bool, batch: int) -> None:
+    from prunus.experiments.commands.trust import needed_trust
+
     if as_json:
         sys.stdout.write(json_module.dumps(made.describe(), indent=1) + "\n")
     else:
@@ -177,4 +181,5 @@ def _show(made: Plan, recipe: Recipe, out: Path, *, everything: bool, as_json: b
         sys.stdout.write(f"plan for {recipe.model} on {recipe.data}\n\n")
         for line in plan_lines(made, batch=batch, most=None if everything else _SHOWN):
             sys.stdout.write(line + "\n")
-    sys.stderr.write(f"plan: {out / 'plan.json'} (edit it if you like, then: prunus apply {out} -o small)\n")
+    trust = " --trust" if needed_trust(recipe, out) else ""
+    sys.stderr.write(f"plan: {out / 'plan.json'} (edit it if you like, then: prunus apply {out} -o small{trust})\n")

@@ -17,7 +17,8 @@ from prunus.exporters.config_build import own_class, quiet
 from prunus.exporters.config_instance import dense_config
 from prunus.exporters.config_names import Widths, widths_by_name
 from prunus.exporters.parts import Pruned, parts
-from prunus.foundation.strict_json import parse_json
+from prunus.exporters.header import LONGEST_TEXT
+from prunus.foundation.strict_json import parse_json, read_text
 from prunus.plans import Plan
 
 CONFIG, CARD, ENTRY = "config.json", "README.md", "prunus"
@@ -127,8 +128,8 @@ def _config_of(folder: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data = parse_json(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError, DataError) as error:
+        data = parse_json(read_text(path, LONGEST_TEXT), str(path))
+    except (OSError, DataError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     return data if isinstance(data, dict) else {}
 
