@@ -20,7 +20,14 @@ from prunus.experiments.commands.verifying import verify_folder
 from prunus.experiments.recipe import Recipe
 from prunus.foundation.progress import Silent
 
-CODE = "open('RAN', 'w')\nfrom torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))\n"
+CODE = """
+open("RAN", "w")
+from torch import nn
+
+
+def net():
+    return nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4))
+"""
 OWN = {"version": 1, "model": "evil.py:net", "data": "noise", "data_args": {"input_shape": "2,8"}}
 BUILT_IN = {"version": 1, "model": "digits", "data": "digits"}
 

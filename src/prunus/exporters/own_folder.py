@@ -16,8 +16,8 @@ from prunus.exporters.checkpoint import write_checkpoint
 from prunus.exporters.config_build import own_class, quiet
 from prunus.exporters.config_instance import dense_config
 from prunus.exporters.config_names import Widths, widths_by_name
-from prunus.exporters.parts import Pruned, parts
 from prunus.exporters.header import LONGEST_TEXT
+from prunus.exporters.parts import Pruned, parts
 from prunus.foundation.strict_json import parse_json, read_text
 from prunus.plans import Plan
 

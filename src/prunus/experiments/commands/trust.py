@@ -27,7 +27,7 @@ _FILES = words("checkpoint_path pretrained_cfg pretrained_cfg_overlay cache_dir 
 
 
 def trusted_recipe(recipe: Recipe, folder: Path, base_dir: Path, trust: bool) -> Recipe:
-    """Return a recipe that was found in a folder, with its relative paths starting from ``base_dir`` where it is trusted.
+    """Return a recipe that was found in a folder; where it is trusted, its relative paths start from ``base_dir``.
 
     Without trust the folder leads nowhere: its paths start from itself, and nothing in it may name code or a file.
 
