@@ -1,7 +1,7 @@
 """Regular expressions whose search takes bounded time, whatever the pattern: positions are followed as sets.
 
-Python's own search tries one way after the other, which for ``(a+)+$`` doubles with every letter. Here every part of the
-pattern maps a position of the text to the set of positions at which it may end, and each is found once: at most
+Python's own search tries one way after the other, which for ``(a+)+$`` doubles with every letter. Here every part of
+the pattern maps a position of the text to the set of positions at which it may end, and each is found once: at most
 pattern × text² steps. References back to a group and atomic groups have no such sets and are refused.
 """
 
@@ -79,18 +79,18 @@ class _Search:
             _, added, removed, inner = argument
             return self.sequence(inner, (flags | added) & ~removed)
         if code in (codes.MAX_REPEAT, codes.MIN_REPEAT):
-            return self._repeat(*argument, flags)
+            least, most, inner = argument
+            return self._repeat(self.sequence(inner, flags), least, most)
         if code in (codes.ASSERT, codes.ASSERT_NOT):
-            return self._look(*argument, flags, wanted=code is codes.ASSERT)
+            direction, inner = argument
+            return self._look(direction, inner, flags, wanted=code is codes.ASSERT)
         if code is codes.AT:
             return lambda start: frozenset([start] if self._at(argument, start, flags) else ())
         if code in (codes.LITERAL, codes.NOT_LITERAL, codes.ANY, codes.IN):
             return lambda start: frozenset([start + 1] if self._is(code, argument, start, flags) else ())
         raise ValueError(f"{str(code).lower()} is not allowed in a pattern: its search may take for ever")
 
-    def _repeat(self, least: int, most: int, inner: Any, flags: int) -> Ends:
-        part = self.sequence(inner, flags)
-
+    def _repeat(self, part: Ends, least: int, most: int) -> Ends:
         def ends(start: int) -> frozenset[int]:
             here = frozenset([start])
             for _ in range(least):
