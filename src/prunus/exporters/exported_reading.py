@@ -17,6 +17,7 @@ from torch._export.serde import schema
 from prunus.errors import DataError, ModelError, UsageError
 from prunus.exporters.program_archive import ABOUT, CONFIGS, MODEL, ProgramArchive, open_archive
 from prunus.exporters.program_schema import decode_payloads, decode_program
+from prunus.foundation.arguments import shown
 from prunus.foundation.strict_json import parse_json
 from prunus.plans import PLAN
 
@@ -58,8 +59,10 @@ def read_program(stream: IO[bytes], where: str) -> nn.Module:
             weights, constants = values.values()
             _check_tensors(program, weights | constants)
         except ModelError as error:
-            raise error if where in str(error) else ModelError(f"{where} is not loaded: {error}") from error
-        except (DataError, ValueError, RecursionError, MemoryError, RuntimeError) as error:
+            if where in str(error):
+                raise
+            raise ModelError(f"{where} is not loaded: {error}") from error
+        except (DataError, ValueError, RecursionError, RuntimeError) as error:
             raise ModelError(f"{where} is damaged: {one_line(error)}; save the model again.") from error
     try:
         with silent():
@@ -105,7 +108,7 @@ def _about(archive: ProgramArchive) -> dict[str, Any]:
         raise ModelError(str(error)) from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else about
-        raise ModelError(f"{where} has format {str(found)[:60]!r}; this version reads {FORMAT!r}.")
+        raise ModelError(f"{where} has format {shown(found)}; this version reads {FORMAT!r}.")
     return {**about, "plan": plan}
 
 

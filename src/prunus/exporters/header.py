@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from prunus.errors import DataError, ModelError
+from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import Contents
 from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.foundation.version import VERSION
@@ -105,7 +106,7 @@ def read_header(folder: Path | str) -> Header:
         data = parse_json(read_text(path, LONGEST_TEXT), str(path))
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             told = data.get("format") if isinstance(data, dict) else data
-            raise ModelError(f"{path} has format {str(told)[:60]!r}; this version reads {FORMAT!r}.")
+            raise ModelError(f"{path} has format {shown(told)}; this version reads {FORMAT!r}.")
         header = decode_record(Header, data, str(path))
     except DataError as error:
         raise ModelError(str(error)) from error

@@ -45,7 +45,7 @@ def parse_json(text: str, where: str) -> Any:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise DataError(f"{where}: the key {key!r} stands twice in one object; keep one.")
+                raise DataError(f"{where}: the key {key[:60]!r} stands twice in one object; keep one.")
             found[key] = value
         return found
 
@@ -120,7 +120,7 @@ def _refused(kind: Any, details: ErrorDetails, where: str) -> DataError:
         if details["type"] == "missing":
             return DataError(f"{place}: the key {key!r} is missing; add it.")
         known = [field.name for field in fields(owner)]
-        return DataError(f"{place}: unknown key {key!r}.{nearest(key, known)} Allowed: {', '.join(known)}.")
+        return DataError(f"{place}: unknown key {key[:60]!r}.{nearest(key[:60], known)} Allowed: {', '.join(known)}.")
     if details["type"] == "missing":  # of a tuple of fixed length
         path = path[:-1]
     expected = "expected a finite number" if details["type"] == "finite_number" else _expected(_hint_at(kind, path))

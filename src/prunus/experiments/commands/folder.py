@@ -15,6 +15,7 @@ from torch import Tensor
 from prunus.errors import DataError, PlanError
 from prunus.foundation.atomic_files import Contents, atomic_dir
 from prunus.foundation.strict_json import parse_json, read_text
+from prunus.foundation.user_code import one_line
 from prunus.plans import PLAN, PLAN_FILES, Plan
 
 if TYPE_CHECKING:
@@ -97,12 +98,13 @@ def read_plan_folder(folder: Path, *, trust: bool = False) -> PlanFolder:
         if digest is not None and type(digest) is not str:
             raise TypeError("'weights' is no text")
     except (OSError, KeyError, TypeError, ValueError, RecursionError, ValidationError, DataError) as error:
-        found = str(error).splitlines()[0]
-        raise PlanError(f"{path} cannot be read: {found}; plan again from the recipe.") from error
+        raise PlanError(f"{path} cannot be read: {one_line(error, 160)}; plan again from the recipe.") from error
     recipe = trusted_recipe(recipe, folder, base_dir, trust)
     try:
         scores = load((folder / _SCORES).read_bytes()) if (folder / _SCORES).is_file() else {}
         weights = load_tensors((folder / _WEIGHTS).read_bytes()) if (folder / _WEIGHTS).is_file() else None
     except (OSError, SafetensorError) as error:
-        raise PlanError(f"{folder} holds a damaged file: {error}; plan again from the recipe.") from error
+        raise PlanError(
+            f"{folder} holds a damaged file: {one_line(error, 160)}; plan again from the recipe."
+        ) from error
     return PlanFolder(plan, recipe, scores, weights, digest)
