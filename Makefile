@@ -1,4 +1,4 @@
-# make setup | check | test | laws | laws-avx2 | zoo | demo | bench-NAME | docs | nightly | nightly-NAME | clean
+# make setup | check | test | laws | laws-avx2 | fuzz | zoo | demo | bench-NAME | docs | nightly | nightly-NAME | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,14 +12,16 @@ PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
 NIGHTLY := $(addprefix nightly-,section fuzz avx2 heap docs extras zoo)
 # Nothing of this is meant to end soon; a part that hangs still ends.
 PATIENT := -o timeout=3000 -o faulthandler_timeout=3300
+# Inputs that make fuzz draws for each reader.
+COUNT ?= 20000
 # Of what is drawn at random; another day, another seed. Again as it was: make nightly-fuzz SEED=…
 SEED := $(shell date +%Y%m%d)
 
-.PHONY: setup check test laws laws-avx2 zoo demo docs nightly $(NIGHTLY) clean
+.PHONY: setup check test laws laws-avx2 fuzz fuzz-again zoo demo docs nightly $(NIGHTLY) clean
 .DEFAULT_GOAL := setup
 
 # Tests run in two processes; one thread each keeps them from fighting over two cores.
-test laws laws-avx2 zoo docs $(NIGHTLY): export OMP_NUM_THREADS := 1
+test laws laws-avx2 fuzz fuzz-again zoo docs $(NIGHTLY): export OMP_NUM_THREADS := 1
 # As on a processor without AVX-512.
 laws-avx2 nightly-avx2 nightly-heap: export ONEDNN_MAX_CPU_ISA := AVX2
 laws-avx2 nightly-avx2 nightly-heap: export ATEN_CPU_CAPABILITY := avx2
@@ -101,6 +103,13 @@ $(STAMPS)/bench: $(STAMPS)/dev
 
 bench-%: $(STAMPS)/bench
 	PYTHONPATH=benchmarks $(BIN)/python benchmarks/bench_$*.py
+
+# Every reader of files, an hour on two cores; what failed is kept in runs/fuzz and read again by make fuzz-again.
+fuzz: $(STAMPS)/dev
+	PYTHONPATH=benchmarks $(BIN)/python -m fuzz --count $(COUNT) --seed $(SEED) --docs docs/bench
+
+fuzz-again: $(STAMPS)/dev
+	PYTHONPATH=benchmarks $(BIN)/python -m fuzz --again
 
 docs: $(STAMPS)/dev
 	$(BIN)/pytest tests/docs

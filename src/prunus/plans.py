@@ -22,7 +22,7 @@ PLAN, MASKS = "plan.json", "masks.safetensors"
 """The files of a plan, in every folder that prunus writes for a network."""
 PLAN_FILES = Contents(PLAN, frozenset({PLAN, MASKS}))
 MOST_BYTES, MOST_UNITS = 2**28, 2**26
-"""Limits of a plan file in bytes, and of an axis or a tensor dim in units; checked before memory is allocated."""
+"""Limits of a plan file in bytes, and of all its axes and dims in units; checked before memory is allocated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +190,7 @@ class Plan:
     def from_description(text: Mapping[str, Any], masks: Mapping[str, np.ndarray], where: str = "plan") -> Plan:
         """Build a plan from its JSON form and its masks."""
         _check_form(text, where)
+        _check_room(text, where)
         try:
             return Plan(
                 fingerprint=text["fingerprint"],
@@ -205,26 +206,28 @@ class Plan:
                 mended=tuple(Mend(**m) for m in text["mended"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise PlanError(f"{where} is damaged: {type(error).__name__} {error}.") from error
+            raise PlanError(f"{where} is damaged: {type(error).__name__} {str(error)[:200]}.") from error
 
 
 def _axis_of(name: str, value: Any, where: str) -> np.ndarray:
     form = {"size": int, "keep": str}
     if not isinstance(value, dict) or {k: type(v) for k, v in value.items()} != form:
-        raise PlanError(f"{where}: axis {name!r} is {shown(value)}; allowed: {{'size': 8, 'keep': '0-3,6'}}.")
+        raise PlanError(f"{where}: axis {name[:100]!r} is {shown(value)}; allowed: {{'size': 8, 'keep': '0-3,6'}}.")
     try:
         return _to_mask(value["keep"], value["size"])
     except ValueError as error:
-        raise PlanError(f"{where}: axis {name!r}: {error}; allowed: ranges in rising order, '0-3,6'.") from None
+        raise PlanError(f"{where}: axis {name[:100]!r}: {error}; allowed: ranges in rising order, '0-3,6'.") from None
 
 
 def _kept_of(name: str, value: Any, where: str) -> dict[int, np.ndarray]:
     if not isinstance(value, dict) or not all(k.isdigit() and isinstance(v, str) for k, v in value.items()):
-        raise PlanError(f"{where}: tensor {name!r} is {shown(value)}; allowed: dims and ranges, {{'0': '0-3,6'}}.")
+        raise PlanError(
+            f"{where}: tensor {name[:100]!r} is {shown(value)}; allowed: dims and ranges, {{'0': '0-3,6'}}."
+        )
     try:
         return {int(dim): from_ranges(text) for dim, text in value.items()}
     except ValueError as error:
-        raise PlanError(f"{where}: tensor {name!r}: {error}; allowed: ranges in rising order, '0-3,6'.") from None
+        raise PlanError(f"{where}: tensor {name[:100]!r}: {error}; allowed: ranges in rising order, '0-3,6'.") from None
 
 
 def _parsed(path: Path) -> Any:
@@ -265,12 +268,34 @@ def _check_form(text: Any, where: str) -> None:
         raise PlanError(f"{where} has format {text.get('format')!r}; this version reads {FORMAT!r}.")
     for key in text:
         if key not in _FORMS:
-            raise PlanError(f"{where} has an unknown key {key!r}.{nearest(key, _FORMS)} Allowed: {', '.join(_FORMS)}.")
+            raise PlanError(
+                f"{where} has an unknown key {key[:60]!r}.{nearest(key, _FORMS)} Allowed: {', '.join(_FORMS)}."
+            )
     for key, kind in _FORMS.items():
         if key not in text:
             raise PlanError(f"{where} is damaged: the key {key!r} is missing; write the plan again.")
         if not isinstance(text[key], kind):
             raise PlanError(f"{where} is damaged: {key!r} is {shown(text[key])}; allowed: {_WORDS[kind]}.")
+
+
+def _check_room(text: Mapping[str, Any], where: str) -> None:
+    """Refuse a plan whose units together would take more memory than a plan of any network does."""
+    axes = (value.get("size") for value in text["axes"].values() if isinstance(value, dict))
+    dims = (dims for dims in text["tensors"].values() if isinstance(dims, dict))
+    kept = sum(_count(ranges) for part in dims for ranges in part.values() if isinstance(ranges, str))
+    units = kept + sum(size for size in axes if type(size) is int and size > 0)
+    if units > MOST_UNITS:
+        raise PlanError(f"{where} names {units:,} units in all; allowed: {MOST_UNITS:,}. Write the plan again.")
+
+
+def _count(ranges: str) -> int:
+    """Return how many indices ranges name; what is no range counts as nothing, and is refused where it is read."""
+    found = 0
+    for part in ranges.split(","):
+        first, _, last = part.partition("-")
+        if first.isdecimal() and len(first) < 20 and (not last or (last.isdecimal() and len(last) < 20)):
+            found += max(0, int(last or first) - int(first) + 1)
+    return found
 
 
 def fingerprint(graph: Graph) -> str:
@@ -341,8 +366,9 @@ def _read_masks(folder: Path, text: Mapping[str, Any]) -> dict[str, np.ndarray]:
     try:
         packed = load(path.read_bytes())
         return {k: _unpacked(packed[k], v["shape"]) for k, v in listed.items()}
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise PlanError(f"{path} does not hold the masks that plan.json names: {error}.") from error
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PlanError(f"{path} does not hold the masks that plan.json names: {reason}.") from error
 
 
 def _unpacked(packed: np.ndarray, shape: list[int]) -> np.ndarray:

@@ -33,13 +33,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_checkpoint_is_proved_with_its_calls(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["verify", str(folder), "--calls", "--base", str(folder.parent)])
+        main(["verify", str(folder), "--calls", "--trust", "--base", str(folder.parent)])
     out = capsys.readouterr().out
     assert ended.value.code == 0, out
     assert out.startswith("masked ≡ cut: ok")
     assert "train, backward" in out
     with pytest.raises(SystemExit):
-        main(["verify", str(folder), "--json", "--base", str(folder.parent)])
+        main(["verify", str(folder), "--json", "--trust", "--base", str(folder.parent)])
     found = json.loads(capsys.readouterr().out)
     assert found["check"]["ok"] is True
     assert found["calls"] is None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from prunus.budget import Bound, bounds_of
 from prunus.errors import OptionError, SelectorError, nearest
+from prunus.foundation.linear_patterns import search
 from prunus.graph.coupling import Coupling
 from prunus.tree import Tree, TreeNode, grow_tree
 
@@ -50,10 +50,12 @@ _LONGEST = 80
 def _matches(path: str, kind: str, pattern: str) -> bool:
     if pattern.startswith("re:"):
         try:
-            return re.search(pattern[3:], path) is not None
-        except (re.error, RecursionError, OverflowError) as error:
+            return search(pattern[3:], path)
+        except ValueError as error:
             short = pattern if len(pattern) <= _LONGEST else f"{pattern[:_LONGEST]}…"
-            raise SelectorError(f"pattern {short!r} is not a regular expression: {error}.") from error
+            raise SelectorError(
+                f"pattern {short!r} is not a regular expression that can be searched: {error}."
+            ) from error
     return path == pattern or kind == pattern or fnmatch.fnmatchcase(path, pattern)
 
 

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from prunus.cli.console import shown_progress
-from prunus.cli.options import DebugOption
+from prunus.cli.options import DebugOption, TrustOption
 from prunus.cli.work import check_out
 
 
 def apply(
     plan: Annotated[Path, typer.Argument(help="The folder that prunus plan wrote.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the smaller network.")] = Path("prunus-small"),
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Cut the network exactly as the plan says, verify it, and write a checkpoint."""
@@ -26,7 +27,7 @@ def apply(
     from prunus.report.plan_table import price_lines
 
     with shown_progress() as progress:
-        applied = apply_folder(read_plan_folder(plan), out, progress)
+        applied = apply_folder(read_plan_folder(plan, trust=trust), out, progress)
     for line in applied.edits:
         sys.stdout.write(f"edited: {line}\n")
     for line in price_lines(applied.outcome.plan, batch=applied.trained.samples):

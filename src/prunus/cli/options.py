@@ -17,6 +17,9 @@ ForwardOption = Annotated[str | None, typer.Option(help="keep your own forwards,
 CalibrationOption = Annotated[
     str | None, typer.Option(help="data, or noise: score and repair without a single sample.")
 ]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Run the code, and read the files, that the recipe in the folder names.")
+]
 
 
 @dataclass(frozen=True, slots=True)

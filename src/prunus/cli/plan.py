@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunus.cli.console import shown_progress
-from prunus.cli.options import DebugOption, PlanOptions, numbers, takes_plan_options
+from prunus.cli.options import DebugOption, PlanOptions, TrustOption, numbers, takes_plan_options
 from prunus.cli.work import check_out
 from prunus.errors import OptionError
 
@@ -43,6 +43,7 @@ def plan(
     picture: Annotated[bool, typer.Option(help="Draw the plan, or the sweep, as an SVG in the folder.")] = True,
     everything: Annotated[bool, typer.Option("--all", help="Show every decision.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Plan what would go, price it exactly and say why; a person may edit the folder's plan.json before apply."""
@@ -57,7 +58,7 @@ def plan(
     from prunus.methods.by_criterion import restore_scores
     from prunus.pipeline.stage_checks import check_to_apply
 
-    known = read_plan_folder(source) if source.is_dir() else None
+    known = read_plan_folder(source, trust=trust) if source.is_dir() else None
     recipe = load_recipe(source) if known is None else known.recipe
     recipe = override(recipe, {**options.changes(), ("prune", "damage"): damage})
     if sweep is not None and recipe.stages:
@@ -119,6 +120,8 @@ def _show_forecast(found: Forecast) -> None:
 
 
 def _show(made: Plan, recipe: Recipe, out: Path, *, everything: bool, as_json: bool, batch: int) -> None:
+    from prunus.experiments.commands.trust import needed_trust
+
     if as_json:
         sys.stdout.write(json_module.dumps(made.describe(), indent=1) + "\n")
     else:
@@ -127,4 +130,5 @@ def _show(made: Plan, recipe: Recipe, out: Path, *, everything: bool, as_json: b
         sys.stdout.write(f"plan for {recipe.model} on {recipe.data}\n\n")
         for line in plan_lines(made, batch=batch, most=None if everything else _SHOWN):
             sys.stdout.write(line + "\n")
-    sys.stderr.write(f"plan: {out / 'plan.json'} (edit it if you like, then: prunus apply {out} -o small)\n")
+    trust = " --trust" if needed_trust(recipe, out) else ""
+    sys.stderr.write(f"plan: {out / 'plan.json'} (edit it if you like, then: prunus apply {out} -o small{trust})\n")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prunus.cli.console import shown_progress
-from prunus.cli.options import DebugOption
+from prunus.cli.options import DebugOption, TrustOption
 from prunus.cli.work import check_out
 
 _RESULTS = "results.json"
@@ -19,6 +19,7 @@ def report(
     folder: Annotated[Path, typer.Argument(help="What prunus plan, prune, compare or demo wrote.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("report.html"),
     pay: Annotated[bool, typer.Option(help="Predict the time on this machine, and say where it will not pay.")] = True,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Write a plan (price, forecast, picture, every decision) or results as one page that needs no network."""
@@ -31,16 +32,16 @@ def report(
     else:
         from prunus.foundation.atomic_files import write_text_atomic
 
-        write_text_atomic(out, _plan_page(folder, pay))
+        write_text_atomic(out, _plan_page(folder, pay, trust))
     sys.stderr.write(f"report: {out}\n")
 
 
-def _plan_page(folder: Path, pay: bool) -> str:
+def _plan_page(folder: Path, pay: bool, trust: bool) -> str:
     from prunus.experiments.commands import read_plan_folder, review_folder
     from prunus.measurement.forecast import forecast
     from prunus.report.plan_page import PlanAbout, render_plan_page
 
-    given = read_plan_folder(folder)
+    given = read_plan_folder(folder, trust=trust)
     with shown_progress() as progress:
         trained, settled = review_folder(given, progress)
         analysis, recipe, found = trained.analysis, trained.recipe, None

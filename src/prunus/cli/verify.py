@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from prunus.cli.console import shown_progress
-from prunus.cli.options import DebugOption
+from prunus.cli.options import DebugOption, TrustOption
 
 
 def verify(
@@ -22,13 +22,14 @@ def verify(
         Path | None, typer.Option(help="Where relative paths of its recipe start from; by default the working folder.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the proof and the table as JSON.")] = False,
+    trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Prove the cut of a checkpoint again; with --calls train, generate, pad, save and export it too."""
     from prunus.experiments.commands import verify_folder
 
     with shown_progress() as progress:
-        found = verify_folder(folder, progress, calls=calls, base_dir=base)
+        found = verify_folder(folder, progress, calls=calls, base_dir=base, trust=trust)
     if json:
         table = None if found.calls is None else json_lines.loads(found.calls.to_json())
         check = {"ok": found.check.ok, "error": found.check.error, "tolerance": found.check.tolerance}

@@ -14,14 +14,25 @@ from prunus.graph.interpreter import resolve
 from prunus.graph.recorder import schema_of
 
 _NAME = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*\.[A-Za-z_]\w*", re.ASCII)
-# Inspection, files, and talk between processes: nothing that a network computes with.
-_REFUSED_NAMESPACES = frozenset(
+COMPUTING = frozenset(
+    words("aten prims quantized _quantized quantization onednn mkldnn mkldnn_prepacked mkl sparse rngprims")
+)
+"""The namespaces of torch itself that hold ops of networks; a namespace of no one's list is that of a package."""
+REFUSED_NAMESPACES = frozenset(
     words(
-        "prim profiler debugprims inductor _inductor_test rpc c10d c10d_functional "
-        "_c10d_functional _dtensor fsdp symm_mem"
+        "prim profiler debugprims inductor inductor_prims _inductor_test rpc c10d c10d_functional _c10d_functional "
+        "_c10d_functional_autograd _dtensor fsdp symm_mem static_runtime _native debug_mode_ops export _test "
+        "higher_order"
     )
 )
-_REFUSED_OPS = frozenset({"aten.from_file", "aten.from_file_out"})
+"""Inspection, files, and talk between processes: nothing that a network computes with."""
+# Files, and sparse tensors whose indices nothing compares with their sizes.
+_REFUSED_OPS = frozenset(
+    [
+        *("aten.from_file", "aten.from_file_out"),
+        *(f"aten._sparse_{kind}_tensor_unsafe" for kind in words("coo csr csc bsr bsc compressed")),
+    ]
+)
 
 
 def allowed_op(name: Any) -> OpOverload:
@@ -33,7 +44,7 @@ def allowed_op(name: Any) -> OpOverload:
     if type(name) is not str or not _NAME.fullmatch(name):
         raise ModelError(f"The checkpoint names {str(name)[:60]!r} as an op; allowed: names like 'aten.relu.default'.")
     namespace, packet, _ = name.split(".")
-    if namespace in _REFUSED_NAMESPACES or f"{namespace}.{packet}" in _REFUSED_OPS:
+    if namespace in REFUSED_NAMESPACES or f"{namespace}.{packet}" in _REFUSED_OPS:
         raise ModelError(f"The checkpoint names the op {name!r}, which no network needs; it is not loaded.")
     try:
         op = resolve(name)

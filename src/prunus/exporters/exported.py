@@ -15,8 +15,9 @@ import torch.utils._pytree as pytree
 from torch import nn
 
 from prunus.errors import ModelError
-from prunus.exporters.exported_reading import ABOUT, FORMAT, one_line, read_program, silent
+from prunus.exporters.exported_reading import FORMAT, one_line, read_program, silent
 from prunus.exporters.parts import Pruned, check_metadata, class_name, example_call, parts
+from prunus.exporters.program_archive import ABOUT
 from prunus.foundation.atomic_files import write_bytes_atomic
 from prunus.foundation.version import VERSION
 from prunus.graph.capture import capture, preserved, split_inputs

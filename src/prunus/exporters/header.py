@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from prunus.errors import DataError, ModelError
+from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import Contents
-from prunus.foundation.strict_json import decode_record, parse_json
+from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.foundation.version import VERSION
 from prunus.plans import PLAN, PLAN_FILES, Mend
 
@@ -23,6 +24,8 @@ WEIGHTS, CONSTANTS = "weights.safetensors", "constants.safetensors"
 RESULTS, REPORT = "results.json", "report.html"
 CHECKPOINT = Contents(PLAN, PLAN_FILES.names | {HEADER, GRAPH, WEIGHTS, CONSTANTS, RESULTS, REPORT})
 """A checkpoint folder; `prunus prune` puts the results and their report beside it."""
+LONGEST_TEXT = 64 << 20
+"""The longest JSON text of a checkpoint that is read, in bytes; parsed it takes some fifteen times as much memory."""
 MODES = ("module", "hybrid", "graph")
 
 
@@ -100,13 +103,15 @@ def read_header(folder: Path | str) -> Header:
     if not path.is_file():
         raise ModelError(f"No checkpoint at {path}; give the folder that prunus.save wrote.")
     try:
-        data = parse_json(path.read_text(encoding="utf-8"), str(path))
+        data = parse_json(read_text(path, LONGEST_TEXT), str(path))
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             told = data.get("format") if isinstance(data, dict) else data
-            raise ModelError(f"{path} has format {told!r}; this version reads {FORMAT!r}.")
+            raise ModelError(f"{path} has format {shown(told)}; this version reads {FORMAT!r}.")
         header = decode_record(Header, data, str(path))
-    except (DataError, UnicodeDecodeError) as error:
-        raise ModelError(str(error) if isinstance(error, DataError) else f"{path} is no UTF-8 text.") from error
+    except DataError as error:
+        raise ModelError(str(error)) from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}; copy the whole folder again.") from error
     if header.mode not in MODES:
         raise ModelError(f"{path}: mode is {header.mode!r}; allowed: {', '.join(MODES)}.")
     _check_files(Path(folder), header.files)

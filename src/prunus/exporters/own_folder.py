@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from prunus.exporters.checkpoint import write_checkpoint
 from prunus.exporters.config_build import own_class, quiet
 from prunus.exporters.config_instance import dense_config
 from prunus.exporters.config_names import Widths, widths_by_name
+from prunus.exporters.header import LONGEST_TEXT
 from prunus.exporters.parts import Pruned, parts
-from prunus.foundation.strict_json import parse_json
+from prunus.foundation.arguments import shown
+from prunus.foundation.registry import words
+from prunus.foundation.strict_json import parse_json, read_text
 from prunus.plans import Plan
 
 CONFIG, CARD, ENTRY = "config.json", "README.md", "prunus"
@@ -87,7 +90,8 @@ def fresh_from(folder: Path) -> nn.Module | None:
     kind = _class_of(data)
     if kind is None:
         return None
-    config = kind.config_class.from_pretrained(folder)  # type: ignore[attr-defined]
+    check_folder(folder, data)
+    config = kind.config_class.from_pretrained(folder, local_files_only=True)  # type: ignore[attr-defined]
     vars(config).pop("transformers_weights", None)
     vars(config).pop(ENTRY, None)
     with quiet(), torch.device("meta"):
@@ -95,13 +99,60 @@ def fresh_from(folder: Path) -> nn.Module | None:
 
 
 def load_pretrained(folder: Path) -> nn.Module | None:
-    """Return the network of a folder that transformers loads by itself; None for another folder."""
-    kind = _class_of(_config_of(folder))
+    """Return the network of a folder that transformers loads by itself; None for another folder.
+
+    Raises:
+        ModelError: a folder that would make transformers run code of the hub, or open files elsewhere.
+    """
+    data = _config_of(folder)
+    kind = _class_of(data)
     if kind is None:
         return None
+    check_folder(folder, data)
     with quiet():
-        model: nn.Module = kind.from_pretrained(folder)  # type: ignore[attr-defined]
+        model: nn.Module = kind.from_pretrained(  # type: ignore[attr-defined]
+            folder, trust_remote_code=False, local_files_only=True
+        )
     return model
+
+
+def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse what makes transformers fetch and run kernels, or read files outside of a folder.
+
+    Raises:
+        ModelError: the entry of the config, or the file, that does so.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder} holds an adapter for another network, which is not followed; merge it and save again."
+        )
+    for key, value in _entries(config):
+        if key == "quantization_config" and value is not None:
+            raise ModelError(f"{folder / CONFIG} asks for quantised layers of another package; prunus.load makes none.")
+        if "_implementation" in key and value is not None and value not in _IMPLEMENTATIONS:
+            raise ModelError(
+                f"{folder / CONFIG} has {key} = {shown(value)}, which may be code of the hub; allowed: "
+                f"{', '.join(_IMPLEMENTATIONS)}."
+            )
+    for path in sorted(folder.glob("*.index.json")):
+        names = _json_of(path).get("weight_map", {})
+        for name in names.values() if isinstance(names, dict) else ():
+            if type(name) is not str or Path(name).name != name:
+                raise ModelError(f"{path} names the file {shown(name)}; only files of its own folder are allowed.")
+
+
+_IMPLEMENTATIONS = words("eager sdpa flash_attention_2 flash_attention_3 flex_attention grouped_mm batched_mm")
+
+
+def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield every key with its value, those of configs inside a config too."""
+    for key, value in config.items():
+        if isinstance(value, dict) and "_implementation" in key:
+            yield from ((key, part) for part in value.values())
+            continue
+        yield key, value
+        if isinstance(value, dict):
+            yield from _entries(value)
 
 
 def _class_of(data: Mapping[str, Any]) -> type[nn.Module] | None:
@@ -124,11 +175,13 @@ def _in_library(kind: type[nn.Module]) -> bool:
 
 def _config_of(folder: Path) -> Mapping[str, Any]:
     path = folder / CONFIG
-    if not path.is_file():
-        return {}
+    return _json_of(path) if path.is_file() else {}
+
+
+def _json_of(path: Path) -> Mapping[str, Any]:
     try:
-        data = parse_json(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError, DataError) as error:
+        data = parse_json(read_text(path, LONGEST_TEXT), str(path))
+    except (OSError, DataError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     return data if isinstance(data, dict) else {}
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.errors import ModelError, SelectorError, nearest
+from prunus.errors import DataError, ModelError, SelectorError, nearest
+from prunus.foundation.strict_json import parse_json
 
 BITMAP, VALUES, SIGNS = "|bitmap", "|values", "|signs"
 _SHAPES = "prunus_shapes"
@@ -51,7 +52,9 @@ def unpack_tensors(stored: Mapping[str, torch.Tensor], metadata: Mapping[str, st
     Raises:
         ValueError: the parts of a packed tensor do not belong together.
     """
-    shapes: dict[str, Any] = json.loads((metadata or {}).get(_SHAPES, "{}"))
+    shapes: dict[str, Any] = parse_json((metadata or {}).get(_SHAPES, "{}"), _SHAPES)
+    if not isinstance(shapes, dict) or not all(_is_shape(shape) for shape in shapes.values()):
+        raise ValueError(f"{_SHAPES} is no object from names to shapes")
     parts = {name + ending for name in shapes for ending in (BITMAP, VALUES, SIGNS)}
     out = {name: tensor for name, tensor in stored.items() if name not in parts}
     for name, shape in shapes.items():
@@ -83,8 +86,17 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             # Copies: what lies inside a file is not aligned, and sums over it round differently.
             return unpack_tensors({name: value.clone() for name, value in stored.items()}, file.metadata())
-    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (
+        OSError,
+        SafetensorError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        DataError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path} cannot be read: {reason}. Save the model again.") from error
 
 
@@ -148,6 +160,10 @@ def _packed(value: torch.Tensor) -> dict[str, torch.Tensor] | None:
     if signed:
         parts[SIGNS] = _to_bits(negative[~present])
     return parts
+
+
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, list) and all(type(size) is int and 0 <= size < 2**40 for size in shape)
 
 
 def _unpacked(

@@ -11,11 +11,11 @@ from torch import nn
 
 from prunus.errors import CaptureError, DataError, ModelError, PlanError, PrunusError, UsageError
 from prunus.exporters.fit import check_fit, empty_slots, is_below
-from prunus.exporters.header import CONSTANTS, GRAPH, HEADER, WEIGHTS, Header, read_header
+from prunus.exporters.header import CONSTANTS, GRAPH, HEADER, LONGEST_TEXT, WEIGHTS, Header, read_header
 from prunus.exporters.own_folder import fresh_from, load_pretrained
 from prunus.exporters.pack import read_tensors
 from prunus.exporters.surgery_json import Rewriting, constant_attribute, decode_surgery
-from prunus.foundation.strict_json import decode_record, parse_json
+from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan
@@ -78,8 +78,8 @@ def load(folder: Path | str, model: nn.Module | None = None) -> nn.Module:
 def _rewriting(folder: Path, constants: Mapping[str, torch.Tensor]) -> Rewriting:
     path = folder / GRAPH
     try:
-        data = parse_json(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError, DataError) as error:
+        data = parse_json(read_text(path, LONGEST_TEXT), str(path))
+    except (OSError, DataError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     names = data["graph"]["constants"]
     # A constant that no new forward reads has no stored value.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,12 @@ _TORCH_NAMES: dict[str, type] = {
     "layout": torch.layout,
     "memory_format": torch.memory_format,
 }
+# Read once from what torch holds already: asking a module for any name may import another one.
+_BY_NAME = {
+    key: {name: value for name, value in vars(torch).items() if isinstance(value, kind)}
+    for key, kind in _TORCH_NAMES.items()
+}
+_DEVICE = re.compile(r"(cpu|cuda|xpu|mps|meta|hpu|npu|mtia|xla)(:\d{1,3})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,15 +117,21 @@ def _decode_named(key: str, body: Any, objects: Objects) -> Any:
     if key == "slice":
         return slice(*(decode_value(v, objects) for v in body))
     if key == "device":
-        return torch.device(str(body))
+        return _device(body)
     if key in _TORCH_NAMES:
         return _torch_name(key, body)
     raise ValueError(f"unknown literal {key!r}")
 
 
+def _device(name: Any) -> torch.device:
+    if type(name) is not str or not _DEVICE.fullmatch(name):
+        raise ValueError(f"no device: {str(name)[:40]!r}")
+    return torch.device(name)
+
+
 def _torch_name(key: str, name: Any) -> Any:
-    found = getattr(torch, name, None) if type(name) is str else None
-    if not isinstance(found, _TORCH_NAMES[key]):
+    found = _BY_NAME[key].get(name) if type(name) is str else None
+    if found is None:
         raise ValueError(f"torch has no {key} {name!r}")
     return found
 

@@ -6,6 +6,7 @@ import functools
 import json
 import types
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -44,7 +45,7 @@ def parse_json(text: str, where: str) -> Any:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise DataError(f"{where}: the key {key!r} stands twice in one object; keep one.")
+                raise DataError(f"{where}: the key {key[:60]!r} stands twice in one object; keep one.")
             found[key] = value
         return found
 
@@ -55,8 +56,31 @@ def parse_json(text: str, where: str) -> Any:
         return json.loads(text, object_pairs_hook=no_doubles, parse_constant=no_constant)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: line {error.lineno}: not JSON ({error.msg}); write the file again.") from None
+    except ValueError:  # Python reads no whole number of more than some thousand digits
+        raise DataError(f"{where}: holds a number with too many digits; write the file again.") from None
     except RecursionError:
         raise DataError(f"{where}: nested too deeply to be a record; write the file again.") from None
+
+
+def read_text(path: Path, most: int) -> str:
+    """Return the text of a file whose size is known before it is read.
+
+    Args:
+        path: the file.
+        most: the most bytes that it may have.
+
+    Raises:
+        DataError: a longer file, or bytes that are no UTF-8 text.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise DataError(f"{path} has more than {most:,} bytes, which is what such a file may have; write it again.")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no UTF-8 text, from byte {error.start} on; write the file again.") from None
 
 
 def decode_record(kind: type[Record], value: Any, where: str) -> Record:
@@ -96,7 +120,7 @@ def _refused(kind: Any, details: ErrorDetails, where: str) -> DataError:
         if details["type"] == "missing":
             return DataError(f"{place}: the key {key!r} is missing; add it.")
         known = [field.name for field in fields(owner)]
-        return DataError(f"{place}: unknown key {key!r}.{nearest(key, known)} Allowed: {', '.join(known)}.")
+        return DataError(f"{place}: unknown key {key[:60]!r}.{nearest(key[:60], known)} Allowed: {', '.join(known)}.")
     if details["type"] == "missing":  # of a tuple of fixed length
         path = path[:-1]
     expected = "expected a finite number" if details["type"] == "finite_number" else _expected(_hint_at(kind, path))

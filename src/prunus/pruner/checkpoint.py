@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from prunus.errors import OptionError
+from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import write_bytes_atomic
 
 FORMAT = "prunus-training/2"
@@ -41,13 +42,21 @@ def read_state(path: Path | str) -> dict[str, Any]:
         with safe_open(str(path), "pt") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
         raise OptionError(
             f"cannot read the checkpoint {str(path)!r}: {error}; give one that was written whole."
         ) from error
     if about.get("format") != FORMAT:
-        raise OptionError(f"{str(path)!r} has format {about.get('format')!r}; this version reads {FORMAT!r}.")
-    found: dict[str, Any] = _unpacked(json.loads(about["state"]), tensors)
+        raise OptionError(f"{str(path)!r} has format {shown(about.get('format'))}; this version reads {FORMAT!r}.")
+    try:
+        found = _unpacked(json.loads(about["state"]), tensors)
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise OptionError(
+            f"the checkpoint {str(path)!r} is damaged: {type(error).__name__} {str(error)[:200]}; give one that was "
+            "written whole."
+        ) from error
+    if not isinstance(found, dict):
+        raise OptionError(f"the checkpoint {str(path)!r} is damaged: no object at its top; give one written whole.")
     return found
 
 

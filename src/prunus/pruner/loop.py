@@ -17,7 +17,15 @@ from prunus.foundation.progress import Progress, Silent
 from prunus.graph.capture import unwrap
 from prunus.pruner.log_sinks import Log
 from prunus.pruner.pruner import Pruner
-from prunus.pruner.training_state import Checkpoints, Run, found_state, identity_of, random_states, set_random_states
+from prunus.pruner.training_state import (
+    Checkpoints,
+    Run,
+    damage_named,
+    found_state,
+    identity_of,
+    random_states,
+    set_random_states,
+)
 from prunus.training.loop import StepHooks, TrainingLoop, TrainingReport, in_train_mode, optimizer_of
 from prunus.training.objective import Labels, Objective
 from prunus.training.options import TrainingOptions
@@ -73,11 +81,12 @@ def train_pruning_(
         _seed(seed)
         identity = identity_of(bare, data, options, pruner, objective, seed)
         state = found_state(checkpoints, identity) if checkpoints else None
-        if state is not None:
-            run.restore(state)
-        if pruner is not None:
-            pruner.train_begin(optimizer, max(1, options.steps))
-        batches = run.batches(state)
+        with damage_named(checkpoints, bare) if state is not None else contextlib.nullcontext():
+            if state is not None:
+                run.restore(state)
+            if pruner is not None:
+                pruner.train_begin(optimizer, max(1, options.steps))
+            batches = run.batches(state)
         shown = progress or Silent()
         shown.start("train", options.steps)
         shown.advance("train", len(run.losses))

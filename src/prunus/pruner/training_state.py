@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -103,6 +105,7 @@ class Run:
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore a checkpoint's content, without the random states."""
+        self._check_form(state)
         for name, tensor in named_tensors(self.model).items():
             tensor.copy_(state["model"][name])
         for learned, value in zip(self.objective.parameters(), state["objective"], strict=True):
@@ -118,6 +121,68 @@ class Run:
         if self.pruner is not None:
             self.pruner.load_state_dict(state["pruner"])
 
+    def _check_form(self, state: Mapping[str, Any]) -> None:
+        """Refuse what this training would not have stored, before anything of it is taken over.
+
+        Raises:
+            ValueError: tensors of other shapes, numbers out of range, or settings of another kind.
+        """
+        own = named_tensors(self.model)
+        if {n: (t.shape, t.dtype) for n, t in state["model"].items()} != {
+            n: (t.shape, t.dtype) for n, t in own.items()
+        }:
+            raise ValueError("it holds other weights than the model")
+        walk, taken = state["order"]
+        if any(type(number) is not int or not 0 <= number < 2**31 for number in (walk, taken)):
+            raise ValueError("the order of its data is no pair of counts")
+        if not all(type(loss) is float and math.isfinite(loss) for loss in state["losses"]):
+            raise ValueError("its losses are no finite numbers")
+        if taken > len(state["losses"]):
+            raise ValueError("it took more batches than steps")
+        _check_optimizer(self.optimizer, state["optimizer"])
+
+
+def _check_optimizer(optimizer: Optimizer, stored: Mapping[str, Any]) -> None:
+    own = optimizer.state_dict()["param_groups"]
+    if [_kinds(group) for group in stored["param_groups"]] != [_kinds(group) for group in own]:
+        raise ValueError("its optimizer has other settings")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, entries in stored["state"].items():
+        shape = parameters[number].shape
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor) and not (value.is_floating_point() and value.shape in (shape, ())):
+                raise ValueError(f"{name!r} of its optimizer has another shape than the weight")
+            if not isinstance(value, torch.Tensor | int | float | None):
+                raise ValueError(f"{name!r} of its optimizer is no number")
+
+
+def _kinds(group: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {name: float if type(value) in (int, float) else type(value) for name, value in group.items()}
+    return {**kinds, "params": list(group["params"])}
+
+
+@contextlib.contextmanager
+def damage_named(place: Checkpoints | None, model: nn.Module) -> Iterator[None]:
+    """Turn errors of a checkpoint that is not what a training stores into one line; the model's tensors come back.
+
+    Raises:
+        OptionError: the block failed over what stands in the file.
+    """
+    before = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
+    try:
+        yield
+    except _DAMAGE as error:
+        for name, tensor in named_tensors(model).items():
+            tensor.data.copy_(before[name])
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "?"
+        raise OptionError(
+            f"the checkpoint {str(place.path) if place else ''!r} is damaged: {type(error).__name__} {reason}; delete "
+            "it to begin anew, or give one that was written whole."
+        ) from error
+
+
+_DAMAGE = (ArithmeticError, AttributeError, AssertionError, LookupError, TypeError, ValueError, RuntimeError)
+
 
 def found_state(place: Checkpoints, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the checkpoint of this training, None where there is none yet.
@@ -128,11 +193,14 @@ def found_state(place: Checkpoints, identity: Mapping[str, Any]) -> dict[str, An
     if not Path(place.path).is_file():
         return None
     state = read_state(place.path)
+    stored_identity = state.get("identity") if isinstance(state, dict) else None
+    if not isinstance(stored_identity, dict):
+        raise OptionError(f"the checkpoint {str(place.path)!r} does not say whose it is; delete it to begin anew.")
     for name, own in identity.items():
-        stored = state["identity"].get(name)
+        stored = stored_identity.get(name)
         if stored != own:
             raise OptionError(
-                f"the checkpoint {str(place.path)!r} belongs to another training: {name} is {stored!r} there and "
+                f"the checkpoint {str(place.path)!r} belongs to another training: {name} is {_shown(stored)} there and "
                 f"{own!r} here. Go on with the same recipe, or give another path."
             )
     return state
@@ -183,6 +251,11 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     random.setstate(states["python"])
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, np.asarray(keys, np.uint32), *rest))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _plain(value: Any) -> Any:

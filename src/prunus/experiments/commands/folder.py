@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from prunus.errors import PlanError
+from prunus.errors import DataError, PlanError
 from prunus.foundation.atomic_files import Contents, atomic_dir
+from prunus.foundation.strict_json import parse_json, read_text
+from prunus.foundation.user_code import one_line
 from prunus.plans import PLAN, PLAN_FILES, Plan
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _RECIPE, _SCORES, _WEIGHTS = "recipe.json", "scores.safetensors", "dense.safetensors"
 PICTURE = "plan.svg"
+_LONGEST_RECIPE = 1 << 20
 PLAN_FOLDER = Contents(PLAN, PLAN_FILES.names | {_RECIPE, _SCORES, _WEIGHTS, PICTURE})
 
 
@@ -78,30 +81,42 @@ def write_plan_folder(
     return out
 
 
-def read_plan_folder(folder: Path) -> PlanFolder:
+def read_plan_folder(folder: Path, *, trust: bool = False) -> PlanFolder:
     """Read a plan folder back.
+
+    Args:
+        folder: what `write_plan_folder` wrote.
+        trust: whether its recipe may name code, which is run, and files outside of the folder. Built-in models and
+            data, and models that torchvision, timm and transformers ship, need none.
 
     Raises:
         PlanError: no plan there, a missing or damaged file.
+        UsageError: its recipe needs code or files, and is not trusted.
     """
     from pydantic import ValidationError
     from safetensors import SafetensorError
     from safetensors.numpy import load
     from safetensors.torch import load as load_tensors
 
+    from prunus.experiments.commands.trust import trusted_recipe
     from prunus.experiments.recipe import Recipe
 
     plan = Plan.load(folder)
     path = folder / _RECIPE
     try:
-        text = json.loads(path.read_text("utf-8"))
-        recipe = Recipe.model_validate_json(json.dumps(text["recipe"])).located(folder.resolve() / text["base_dir"])
-    except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
-        found = str(error).splitlines()[0]
-        raise PlanError(f"{path} cannot be read: {found}; plan again from the recipe.") from error
+        text = parse_json(read_text(path, _LONGEST_RECIPE), str(path))
+        recipe = Recipe.model_validate_json(json.dumps(text["recipe"]))
+        base_dir, digest = folder.resolve() / text["base_dir"], text.get("weights")
+        if digest is not None and type(digest) is not str:
+            raise TypeError("'weights' is no text")
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, ValidationError, DataError) as error:
+        raise PlanError(f"{path} cannot be read: {one_line(error, 160)}; plan again from the recipe.") from error
+    recipe = trusted_recipe(recipe, folder, base_dir, trust)
     try:
         scores = load((folder / _SCORES).read_bytes()) if (folder / _SCORES).is_file() else {}
         weights = load_tensors((folder / _WEIGHTS).read_bytes()) if (folder / _WEIGHTS).is_file() else None
     except (OSError, SafetensorError) as error:
-        raise PlanError(f"{folder} holds a damaged file: {error}; plan again from the recipe.") from error
-    return PlanFolder(plan, recipe, scores, weights, text.get("weights"))
+        raise PlanError(
+            f"{folder} holds a damaged file: {one_line(error, 160)}; plan again from the recipe."
+        ) from error
+    return PlanFolder(plan, recipe, scores, weights, digest)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunus.errors import UsageError
+from prunus.experiments.commands.trust import trusted_recipe
 from prunus.experiments.sources import resolve_model
 from prunus.experiments.trained_model import trained_model
 from prunus.exporters import load
@@ -36,8 +37,10 @@ class Verified:
         return self.check.ok and (self.calls is None or self.calls.ok)
 
 
-def verify_folder(folder: Path, progress: Progress, *, calls: bool = False, base_dir: Path | None = None) -> Verified:
-    """Verify the cut of a checkpoint folder, on a fresh instance of its dense network.
+def verify_folder(
+    folder: Path, progress: Progress, *, calls: bool = False, base_dir: Path | None = None, trust: bool = False
+) -> Verified:
+    """Prove the cut that a checkpoint folder holds, on a fresh instance of its dense network.
 
     The proof gives all weights noise, so nothing is trained.
 
@@ -46,14 +49,16 @@ def verify_folder(folder: Path, progress: Progress, *, calls: bool = False, base
         progress: reports every long step.
         calls: make the table of calls too, with the network in the folder.
         base_dir: the folder of relative paths in its recipe; by default the working folder.
+        trust: run the code, and read the files outside of the folder, that its recipe names.
 
     Raises:
         ModelError: no checkpoint there, or a damaged one.
-        UsageError: it holds no recipe, from which its dense network could be built.
+        UsageError: it holds no recipe, from which its dense network could be built; or one that
+            needs code or files, and is not trusted.
         PlanError: the recipe builds another network than the one that was cut.
         VerifyError: cut and masked network differ.
     """
-    recipe = _recipe(folder, base_dir or Path())
+    recipe = _recipe(folder, base_dir or Path(), trust)
     plan = Plan.load(folder)
     plan = replace(plan, settings={k: v for k, v in plan.settings.items() if k != FRESH})
     fresh = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=recipe.seed)
@@ -66,7 +71,7 @@ def verify_folder(folder: Path, progress: Progress, *, calls: bool = False, base
     return Verified(found.check, check_calls(replace(found, model=stored), progress=progress))
 
 
-def _recipe(folder: Path, base_dir: Path) -> Recipe:
+def _recipe(folder: Path, base_dir: Path, trust: bool) -> Recipe:
     from pydantic import ValidationError
 
     from prunus.experiments.recipe import Recipe
@@ -78,6 +83,7 @@ def _recipe(folder: Path, base_dir: Path) -> Recipe:
             "prunus.check_calls(outcome)."
         )
     try:
-        return Recipe.model_validate_json(json.dumps(values)).located(base_dir)
+        recipe = Recipe.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise UsageError(f"the recipe in {folder} cannot be read: {str(error).splitlines()[0]}.") from error
+    return trusted_recipe(recipe, folder, base_dir, trust)

@@ -18,7 +18,7 @@ from prunus.foundation.arguments import door
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.registry import words
 
-_LARGEST_FILE = 1_000_000
+_LARGEST_FILE = 64 << 10
 
 
 @door()
@@ -169,9 +169,11 @@ def _with_workload_defaults(values: dict[str, Any]) -> dict[str, Any]:
 
 def _text(file: Path) -> str:
     try:
-        if file.is_file() and file.stat().st_size > _LARGEST_FILE:
-            raise RecipeError(f"{file}: larger than 1 MB; a recipe is a short YAML file. Check the path.")
-        return file.read_text(encoding="utf-8")
+        with file.open("rb") as stream:
+            content = stream.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise RecipeError(f"{file}: larger than 64 KB; a recipe is a short YAML file. Check the path.")
+        return content.decode("utf-8")
     except FileNotFoundError as error:
         near = nearest(file.name, [entry.name for entry in file.parent.glob("*.y*ml")])
         raise RecipeError(f"{file}: no such file.{near} Give the path of a recipe in YAML.") from error

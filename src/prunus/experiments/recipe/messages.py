@@ -34,7 +34,11 @@ def findings(error: ValidationError) -> list[Finding]:
 def _finding(details: ErrorDetails) -> Finding:
     path = _known_part(details["loc"])
     if details["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        section, key = path[:-1], str(path[-1])
+        section, key = (
+            _known_part(details["loc"][:-1]),
+            str(details["loc"][-1])[:60],
+        )  # the user's own, brackets and all
+        path = (*section, key)
         keys = sorted(_section(section).__pydantic_fields__)
         return Finding(path, f"unknown key {dotted(path)!r}.{nearest(key, keys)} Allowed here: {', '.join(keys)}.")
     allowed = _allowed(path)

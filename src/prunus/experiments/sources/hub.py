@@ -59,7 +59,8 @@ def from_hf(path: str, args: Mapping[str, Any], base_dir: Path) -> nn.Module:
     if not local and (path.startswith((".", "/", "~")) or path.count("/") > 1):
         raise ModelError(f"model 'hf:{path}': no such folder {str(folder)!r}; give a folder with config.json.")
     transformers = _library("transformers", "text")
-    options = dict(args)
+    # Without an answer transformers asks at the terminal whether code of the folder or of the hub may run.
+    options = {"trust_remote_code": False, **args}
     source = str(folder) if local else path
     with errors_named(f"'hf:{path}'", ModelError):
         kind = options.pop("auto_class", None) or _architecture(transformers, source)

@@ -1,0 +1,1 @@
+"""Damaged and made-up files for everything of prunus that reads one: each is refused in one line or loads whole."""
