@@ -13,7 +13,7 @@ import torch
 from prunus.errors import OptionError, PrunusError, UsageError
 
 _NOT_THE_USERS = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
-"""Where files lie that are torch's or our own; a folder of the user's may have the same name."""
+"""The folders of torch's and our own files; a folder of the user's may have the same name elsewhere."""
 
 
 @contextmanager
