@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,18 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.errors import ModelError, PlanError
+from prunus.data.sources import Split
+from prunus.errors import ModelError, OptionError, PlanError
 from prunus.exporters.own_folder import check_folder
 from prunus.exporters.pack import read_tensors
 from prunus.exporters.spec_json import decode_spec, safe_treespec
 from prunus.exporters.value_json import Objects, decode_value
 from prunus.plans import Plan
+from prunus.pruner import Pruner
+from prunus.pruner.checkpoint import read_state, write_state
+from prunus.pruner.loop import train_pruning_
+from prunus.pruner.training_state import Checkpoints
+from prunus.training import TrainingOptions
 
 
 @pytest.mark.parametrize(
@@ -127,3 +134,68 @@ def test_a_long_header_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "checkpoint.json").write_text('{"format": "' + "x" * 200)
     with pytest.raises(ModelError, match="has more than 100 bytes"):
         prunus.load(tmp_path, nn.Linear(2, 2))
+
+
+def test_a_recipe_never_fetches_code_either(tmp_path: Path) -> None:
+    from prunus.experiments.sources import resolve_model
+
+    (tmp_path / "config.json").write_text(json.dumps({"_attn_implementation": "me/kernel"}))
+    with pytest.raises(ModelError, match="may be code of the hub"):
+        resolve_model("hf:.", base_dir=tmp_path)
+
+
+TRAINING = TrainingOptions(steps=4, lr=0.01, batch_size=8, optimizer="adamw")
+
+
+def trained(path: Path) -> nn.Module:
+    """Train, or go on from the checkpoint that is there."""
+    torch.manual_seed(0)
+    inputs = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))
+    pruner = Pruner(model, {"kept": 0.5, "method": "gradual", "every": 2}, example_inputs=inputs[:2])
+    data = Split(inputs, (inputs[:, 0] > 0).long(), "train")
+    before = [p.detach().clone() for p in model.parameters()]
+    try:
+        train_pruning_(model, data, TRAINING, pruner=pruner, seed=1, checkpoints=Checkpoints(path, every=3))
+    except OptionError:
+        assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+        raise
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda s: s["model"].pop("0.weight"), "other weights than the model"),
+        (lambda s: s["model"].update({"0.weight": torch.zeros(6)}), "other weights than the model"),
+        (lambda s: s.update(order=(10**12, 10**12)), "no pair of counts"),
+        (lambda s: s.update(order=(0, 10**6)), "more batches than steps"),
+        (lambda s: s.update(losses=["a"]), "no finite numbers"),
+        (lambda s: s["optimizer"]["param_groups"][0].update(lr="fast"), "other settings"),
+        (lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)), "another shape than the weight"),
+        (lambda s: s["optimizer"]["state"].update({99: {}}), "is damaged: IndexError"),
+        (lambda s: s["random"][0].update(torch=torch.zeros(3)), "is damaged: "),
+        (lambda s: s["random"][0].update(numpy=("MT19937", [10**30], 1, 0, 0.0)), "is damaged: OverflowError"),
+        (lambda s: s["pruner"].pop("strategy"), "is damaged: KeyError"),
+        (lambda s: s.pop("identity"), "does not say whose it is"),
+    ],
+)
+def test_a_made_up_training_checkpoint_is_refused(change: Callable[[Any], Any], match: str, tmp_path: Path) -> None:
+    path = tmp_path / "training.safetensors"
+    trained(path)
+    state = read_state(path)
+    change(state)
+    write_state(path, state)
+    with pytest.raises(OptionError, match=match) as caught:
+        trained(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 10_000, "9" * 5000, "[]", '{"$tensor": "7"}', '{"a": {"$pairs": [[{}, 1]]}}'])
+def test_a_state_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({}, tmp_path / "state", {"format": "prunus-training/2", "state": text})
+    with pytest.raises(OptionError, match="is damaged") as caught:
+        read_state(tmp_path / "state")
+    assert "\n" not in str(caught.value)

@@ -180,7 +180,7 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.json: cannot be read"):
         Results.load(tmp_path / "none.json")
     (tmp_path / "bin.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="not UTF-8 text"):
+    with pytest.raises(DataError, match="no UTF-8 text"):
         Results.load(tmp_path / "bin.json")
 
 

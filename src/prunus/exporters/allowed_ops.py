@@ -1,4 +1,4 @@
-"""Which ops a stored graph may name: tensor ops that this process knows, and none that touch files or processes."""
+"""The ops that a stored graph may name: tensor ops of this process, and none that touch files or processes."""
 
 from __future__ import annotations
 

@@ -121,9 +121,9 @@ def _replacements(
         if name not in own:
             raise UsageError(f"tensors names {alias!r}, which the model does not store.{nearest(alias, own)}")
         if value.shape != own[name].shape:
-            got, wanted = tuple(value.shape), tuple(own[name].shape)
+            got, expected = tuple(value.shape), tuple(own[name].shape)
             raise UsageError(
-                f"tensors[{alias!r}] has shape {got}, the model's is {wanted}; give the cut model's tensors."
+                f"tensors[{alias!r}] has shape {got}, the model's is {expected}; give the cut model's tensors."
             )
         found[name] = value
     return found

@@ -24,7 +24,7 @@ PER_LAYER = "per_layer_config"
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What a config decides: the shapes, and the numbers that modules remember."""
+    """The part of a network that its config decides: the shapes, and the numbers that modules remember."""
 
     shapes: Shapes
     floats: Mapping[str, float]
@@ -33,9 +33,11 @@ class Trace:
     @classmethod
     def of(cls, model: nn.Module) -> Trace:
         """Look at a model that was built."""
-        held = {f"{p}.{k}": v for p, m in model.named_modules() for k, v in vars(m).items() if type(v) in (int, float)}
-        floats = {k: v for k, v in held.items() if type(v) is float}
-        return cls(shapes_of(model), floats, {k: v for k, v in held.items() if type(v) is int})
+        numbers = {
+            f"{p}.{k}": v for p, m in model.named_modules() for k, v in vars(m).items() if type(v) in (int, float)
+        }
+        floats = {k: v for k, v in numbers.items() if type(v) is float}
+        return cls(shapes_of(model), floats, {k: v for k, v in numbers.items() if type(v) is int})
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,12 +39,12 @@ def widths_by_name(model: nn.Module, coupling: Coupling, keep: Mapping[str, np.n
             if atoms not in seen and math.prod(coupling.sizes[a] for a in atoms) == old[name]:
                 seen.add(atoms)
                 found.setdefault(name, {})[tensor.rpartition(".")[0]] = math.prod(coupling.kept(a, keep) for a in atoms)
-    told: Widths = {}
+    widths_of: Widths = {}
     for name, places in found.items():
         sizes = set(places.values())
         if sizes != {old[name]}:
-            told[name] = sizes.pop() if len(sizes) == 1 else places
-    return told
+            widths_of[name] = sizes.pop() if len(sizes) == 1 else places
+    return widths_of
 
 
 def _counted(coupling: Coupling, among: set[int]) -> Iterator[tuple[str, frozenset[int]]]:

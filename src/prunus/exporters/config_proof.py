@@ -1,4 +1,4 @@
-"""Whether a class built from a changed config computes what a cut model computes, and what must be folded for it."""
+"""Proof that a class built from a changed config computes what a cut model computes, with the scales folded for it."""
 
 from __future__ import annotations
 

@@ -152,11 +152,11 @@ class _Search:
         found = self.builder.shapes(chosen) or self.whole
         left = differing(found, self.target)
         name = left[0][0]
-        told = ", ".join(f"{spelled(p)}={v}" for p, v in chosen.items()) or "as it is"
+        entries = ", ".join(f"{spelled(p)}={v}" for p, v in chosen.items()) or "as it is"
         got, want = self.target.get(name, "gone"), found.get(name, "none")
         return UntoldError(
             f"The config of {self.builder.kind.__name__} cannot say what was cut: {name!r} is {got}, the nearest "
-            f"config ({told}) builds {want}, and {len(left)} sizes differ in all.",
+            f"config ({entries}) builds {want}, and {len(left)} sizes differ in all.",
             f"Cut with config_ties=True, or {ELSE}",
         )
 

@@ -1,4 +1,4 @@
-"""What a config asks of a cut that it shall be able to tell: one size per entry, and nothing that no entry counts."""
+"""Terms under which a config can describe a cut: one size per entry, and no cut of a part that no entry counts."""
 
 from __future__ import annotations
 

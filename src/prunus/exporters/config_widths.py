@@ -1,4 +1,4 @@
-"""Which axes follow from which numbers of a config, found by building the class."""
+"""The axes that follow each number of a config, found by building the class."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def config_widths(model: nn.Module, coupling: Coupling, example_inputs: Any = No
 
 
 def are_computed(model: nn.Module, coupling: Coupling, widths: Sequence[Width], example_inputs: Any) -> bool:
-    """Whether the class computes what a cut of these widths to half computes, from half the numbers of its config.
+    """Return whether the class, built from half the numbers, computes what a cut of these widths to half computes.
 
     Args:
         model: the uncut model.

@@ -24,7 +24,7 @@ from prunus.plans import PLAN
 FORMAT = "prunus-pt2/1"
 SUFFIX = ".pt2"
 _SPARE_BYTES = 64 << 20
-"""How much longer than its bytes in the file all tensors may be: an expanded buffer stores one row for many."""
+"""The bytes by which all tensors may exceed those in the file: an expanded buffer stores one row for many."""
 
 
 def load_program(path: Path | str) -> nn.Module:

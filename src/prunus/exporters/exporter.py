@@ -13,7 +13,7 @@ from prunus.errors import OptionError
 from prunus.foundation.registry import Registry
 
 OPTIONS = ("tensors", "metadata", "example_inputs")
-"""What `save` may pass on to a format, as keyword arguments."""
+"""The keyword arguments that `save` may pass on to a format."""
 
 
 @dataclass(frozen=True, slots=True)

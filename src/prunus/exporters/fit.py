@@ -1,4 +1,4 @@
-"""Whether a fresh model is what a checkpoint was cut from; the first tensor that differs is named."""
+"""Compare a fresh model with the one that a checkpoint was cut from; the first tensor that differs is named."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ def check_fit(header: Header, stored: Mapping[str, torch.Tensor], fresh: nn.Modu
     Raises:
         PlanError: a tensor that one side lacks, or of other sizes.
     """
-    told = f"The checkpoint of {header.model} does not fit this {type(fresh).__name__}"
+    start = f"The checkpoint of {header.model} does not fit this {type(fresh).__name__}"
     aliases = Recorder(fresh).aliases
     named = {n: t for n, t in named_tensors(fresh).items() if not is_below(n, header.removed)}
     for name, tensor in named.items():
         value = stored.get(header.aliases.get(name, name))
         if value is None:
-            raise PlanError(f"{told}: {name!r} is not in it. Give an instance of the class that was pruned.")
+            raise PlanError(f"{start}: {name!r} is not in it. Give an instance of the class that was pruned.")
         canonical = aliases.get(name, name)
         keep, mask = plan.keep.get(canonical, {}), plan.masks.get(canonical)
         expected = tuple(len(keep[d]) if d in keep else n for d, n in enumerate(tensor.shape))
         outside = any(d >= tensor.dim() or (len(i) and np.max(i) >= tensor.shape[d]) for d, i in keep.items())
         if expected != tuple(value.shape) or outside or (mask is not None and mask.shape != tuple(tensor.shape)):
             raise PlanError(
-                f"{told}: {name!r} has shape {tuple(tensor.shape)} here, which the plan cuts to {expected}; stored is "
+                f"{start}: {name!r} has shape {tuple(tensor.shape)} here, which the plan cuts to {expected}; stored is "
                 f"{tuple(value.shape)}. Give an instance with the original sizes."
             )
     known = {*named, *header.constants.values(), *empty_slots(fresh)}
     extra = [n for n in (*stored, *header.aliases) if n not in known]
     if extra:
-        raise PlanError(f"{told}: it holds {extra[0]!r}, which this model does not have.")
-    _check_count(told, fresh, plan)
+        raise PlanError(f"{start}: it holds {extra[0]!r}, which this model does not have.")
+    _check_count(start, fresh, plan)
 
 
 def empty_slots(model: nn.Module) -> tuple[str, ...]:
@@ -61,11 +61,11 @@ def empty_slots(model: nn.Module) -> tuple[str, ...]:
 
 
 def is_below(name: str, paths: tuple[str, ...]) -> bool:
-    """Whether a tensor or module lies in one of these modules."""
+    """Return whether a tensor or module lies in one of these modules."""
     return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
-def _check_count(told: str, fresh: nn.Module, plan: Plan) -> None:
+def _check_count(start: str, fresh: nn.Module, plan: Plan) -> None:
     """Catch a model that is wider than the original only where the plan cuts: its tensors all could be cut alike."""
     parameters = [i for i in Recorder(fresh).tensors.values() if i.kind == "parameter"]
     count = sum(math.prod(i.shape) for i in parameters)
@@ -75,7 +75,7 @@ def _check_count(told: str, fresh: nn.Module, plan: Plan) -> None:
     name = next((n for n in shapes if n in plan.keep and _is_other_size(plan, n, shapes[n])), None)
     where = f"{name!r} has shape {shapes[name]} here; " if name else ""
     raise PlanError(
-        f"{told}: {where}it has {count:,} parameters, the model that was pruned {plan.before.params:,}. "
+        f"{start}: {where}it has {count:,} parameters, the model that was pruned {plan.before.params:,}. "
         "Give an instance with the original sizes."
     )
 

@@ -39,7 +39,7 @@ def encode_graph(graph: Graph, *, whole: Collection[int] | None = None) -> Json:
     objects = Objects()
     full = range(len(graph.calls)) if whole is None else whole
     read = {n.tensor for n in graph.nodes if n.op == TENSOR}
-    told = set(full) | {c.index for c in graph.calls if c.parent in full}
+    described = set(full) | {c.index for c in graph.calls if c.parent in full}
     leaf = "*"
     return {
         "nodes": [_encode_node(n, objects, n.call in full) for n in graph.nodes],
@@ -53,7 +53,7 @@ def encode_graph(graph: Graph, *, whole: Collection[int] | None = None) -> Json:
         },
         "aliases": dict(graph.aliases),
         "constants": [n for n in graph.constants if n in read],
-        "calls": [_encode_call(c, objects, c.index in told) for c in graph.calls],
+        "calls": [_encode_call(c, objects, c.index in described) for c in graph.calls],
         "modules": dict(graph.modules),
         "how": graph.how,
         "notes": list(graph.notes),

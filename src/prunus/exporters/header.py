@@ -1,4 +1,4 @@
-"""`checkpoint.json`: what a checkpoint folder holds, and that its files are the ones that were written."""
+"""`checkpoint.json`: the contents of a checkpoint folder, with the size and checksum of every other file."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def read_header(folder: Path | str) -> Header:
     try:
         data = parse_json(read_text(path, LONGEST_TEXT), str(path))
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            told = data.get("format") if isinstance(data, dict) else data
-            raise ModelError(f"{path} has format {shown(told)}; this version reads {FORMAT!r}.")
+            stored = data.get("format") if isinstance(data, dict) else data
+            raise ModelError(f"{path} has format {shown(stored)}; this version reads {FORMAT!r}.")
         header = decode_record(Header, data, str(path))
     except DataError as error:
         raise ModelError(str(error)) from error

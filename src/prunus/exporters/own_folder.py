@@ -25,7 +25,7 @@ from prunus.plans import Plan
 
 CONFIG, CARD, ENTRY = "config.json", "README.md", "prunus"
 _REFUSED = "none, this network needs prunus: prunus.load(folder) makes it, README.md says why"
-"""What stands where transformers looks for the name of a file of weights; it quotes it when it refuses to load."""
+"""The text in place of the name of a file of weights; transformers quotes it when it refuses to load the folder."""
 
 
 def write_own_folder(result: Pruned, folder: Path, reason: str) -> None:
@@ -55,12 +55,12 @@ def write_own_folder(result: Pruned, folder: Path, reason: str) -> None:
 
 
 def write_card(folder: Path, kind: type[nn.Module], plan: Plan, widths: Widths, reason: str = "") -> None:
-    """Write the README that the hub shows: what was cut, and how the network is loaded.
+    """Write the README that the hub shows: the sizes after the cut, and how the network is loaded.
 
     Args:
         folder: where to.
         kind: the class of the network.
-        plan: what went.
+        plan: by which it was cut.
         widths: entries of the config → what they are now.
         reason: why transformers alone cannot load it; empty where it can.
     """
@@ -116,12 +116,17 @@ def load_pretrained(folder: Path) -> nn.Module | None:
     return model
 
 
-def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
+def check_folder(folder: Path, config: Mapping[str, Any] | None = None) -> None:
     """Refuse what makes transformers fetch and run kernels, or read files outside of a folder.
+
+    Args:
+        folder: of a model of transformers.
+        config: its parsed ``config.json``; read from the folder where absent.
 
     Raises:
         ModelError: the entry of the config, or the file, that does so.
     """
+    config = _config_of(folder) if config is None else config
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{folder} holds an adapter for another network, which is not followed; merge it and save again."
@@ -193,5 +198,5 @@ def _widths(result: Any, plan: Plan) -> Widths:
 
 
 def _row(name: str, width: int | dict[str, int]) -> str:
-    told = str(width) if isinstance(width, int) else ", ".join(f"{n} in `{m}`" for m, n in width.items())
-    return f"| `{name}` | {told} |"
+    text = str(width) if isinstance(width, int) else ", ".join(f"{n} in `{m}`" for m, n in width.items())
+    return f"| `{name}` | {text} |"

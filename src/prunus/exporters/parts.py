@@ -1,4 +1,4 @@
-"""What every way of saving takes from a result, and the plan beside it."""
+"""The parts of a result that every format stores: model, plan and surgery; and the files of a plan."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prunus.surgery.record import Surgery
 
 
 class Pruned(Protocol):
-    """What `save` takes: the result of `prunus.prune`, or anything else with these three."""
+    """The argument of `save`: the result of `prunus.prune`, or anything else with these three."""
 
     @property
     def model(self) -> nn.Module:
@@ -26,12 +26,12 @@ class Pruned(Protocol):
 
     @property
     def plan(self) -> Plan:
-        """What went."""
+        """The plan by which it was cut."""
         ...
 
     @property
     def surgery(self) -> Surgery:
-        """How it went."""
+        """The record of the cut."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Where what is left of a network came from, through any number of successive cuts."""
+"""The positions in the original of everything that is left of a network after any number of successive cuts."""
 
 from __future__ import annotations
 

@@ -181,12 +181,12 @@ def _set_size_(module: nn.Module, attribute: str, value: Any) -> None:
     if isinstance(module, nn.Embedding) and attribute == "padding_idx" and value is None:
         module.padding_idx = None
         return
-    wanted = tuple(value) if isinstance(value, list) else value
+    stored = tuple(value) if isinstance(value, list) else value
     old = getattr(module, attribute)
-    numbers = wanted if isinstance(wanted, tuple) else (wanted,)
-    if type(old) is not type(wanted) or not all(type(n) is int for n in numbers):
+    numbers = stored if isinstance(stored, tuple) else (stored,)
+    if type(old) is not type(stored) or not all(type(n) is int for n in numbers):
         raise ValueError(f"the attribute {attribute!r} is {old!r} and cannot become {value!r}")
-    setattr(module, attribute, wanted)
+    setattr(module, attribute, stored)
 
 
 def _check_names(found: Rewriting, modules: Mapping[str, nn.Module], tensors: set[str]) -> None:

@@ -39,13 +39,13 @@ def encode_spec(spec: Any) -> Any:
         kind = spec.context
         return {"namedtuple": parts, "class": f"{kind.__module__}:{kind.__qualname__}"}
     try:
-        _, told = json.loads(pytree.treespec_dumps(spec))
+        _, node = json.loads(pytree.treespec_dumps(spec))
     except (NotImplementedError, TypeError) as error:
         raise ModelError(
             f"The structure {spec.type.__module__}.{spec.type.__qualname__} of an argument or result cannot be stored; "
             "register it with torch.utils._pytree and a serialized_type_name, or return tuples, lists and dicts."
         ) from error
-    return {"registered": parts, "type": told["type"], "context": told["context"]}
+    return {"registered": parts, "type": node["type"], "context": node["context"]}
 
 
 def decode_spec(data: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What it takes to write the new forwards of a cut model again ⇄ JSON: the edited graph, its growth with the inputs."""
+"""The record from which the new forwards of a cut model are written again ⇄ JSON: edited graph and growing sizes."""
 
 from __future__ import annotations
 

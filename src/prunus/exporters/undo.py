@@ -99,7 +99,7 @@ def _check_plan(plan: Plan, model: nn.Module) -> None:
 
 
 def _may_be_absent(plan: Plan, fleeting: bool) -> bool:
-    """Whether a cut may leave a tensor out: a branch is gone, or no state dict holds it."""
+    """Return whether a cut may leave a tensor out: a branch is gone, or no state dict holds it."""
     emptied = any(not mask.any() for mask in plan.axes.values())
     return fleeting or emptied or bool(plan.drops)
 

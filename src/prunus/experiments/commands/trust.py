@@ -1,4 +1,4 @@
-"""What a folder made by someone else may ask for: built-in models and those of libraries, never code or other files."""
+"""The models and data that a folder from someone else may name: those of prunus and of libraries, no other code."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from prunus.errors import ModelError, nearest
 from prunus.experiments.sources.vision_ops import compute_nms, import_torchvision
+from prunus.exporters.own_folder import check_folder
 from prunus.foundation.user_code import errors_named, one_line
 
 
@@ -62,6 +63,8 @@ def from_hf(path: str, args: Mapping[str, Any], base_dir: Path) -> nn.Module:
     # Without an answer transformers asks at the terminal whether code of the folder or of the hub may run.
     options = {"trust_remote_code": False, **args}
     source = str(folder) if local else path
+    if local:
+        check_folder(folder)
     with errors_named(f"'hf:{path}'", ModelError):
         kind = options.pop("auto_class", None) or _architecture(transformers, source)
         if not hasattr(transformers, kind):

@@ -11,11 +11,14 @@ from typing import Any
 
 from prunus.errors import DataError
 from prunus.foundation.atomic_files import write_text_atomic
-from prunus.foundation.strict_json import decode_record, parse_json
+from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.report.results.rows import Environment, Row, Skipped
 from prunus.report.results.summary import Summary, agree, summarise
 
 SCHEMA = "prunus-results/1"
+
+_LONGEST_TEXT = 64 << 20
+"""The longest results.json that is read, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +117,11 @@ class Results:
         Raises: DataError: the file cannot be read or does not hold valid results.
         """
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise DataError(f"{path}: cannot be read ({reason}); give a results.json that prunus wrote.") from None
+            text = read_text(path, _LONGEST_TEXT)
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); give a results.json that prunus wrote."
+            ) from None
         return cls.from_json(text, str(path))
 
 
