@@ -20,6 +20,7 @@ from prunus.budget import Bound
 from prunus.criteria import UnitRule
 from prunus.errors import DataError, ModelError, OptionError, PlanError, PrunusError, UsageError, nearest
 from prunus.foundation.arguments import door
+from prunus.repairs import merged
 
 BUDGET = {"params": 0.5}
 
@@ -113,7 +114,7 @@ ANALYSED: list[tuple[dict[str, Any], type[PrunusError], str]] = [
     ({"opt_in": None}, OptionError, "^opt_in is None; allowed: a list of names such as"),
     ({"opt_in": 5}, OptionError, "^opt_in is 5; allowed: a list of names"),
     ({"opt_in": "experts"}, OptionError, r"^opt_in is 'experts'; allowed: a list of names such as \['experts'\]"),
-    ({"held_out": 5}, OptionError, "^held_out decides .* give data too"),
+    ({"held_out": 5}, OptionError, "^held_out needs data: it decides .*; pass data too"),
     ({"held_out": 5, "data": "noise"}, DataError, "^held_out is a int; allowed: an iterable of batches"),
     ({"loss": 5}, OptionError, "^loss is 5; allowed: one of cross_entropy"),
     ({"loss": None}, OptionError, "^loss is None; allowed: one of cross_entropy"),
@@ -160,6 +161,8 @@ DOORS: list[tuple[str, Callable[[Bench], Any], type[PrunusError], str]] = [
     ("repair None", lambda b: prunus.repair(None), OptionError, "repair: found is None; allowed: an Outcome"),
     ("repair a model", lambda b: prunus.repair(b.model, b.data), OptionError, "found is a Sequential; .* an Outcome"),
     ("recover a model", lambda b: prunus.recover(b.model, b.data, {"steps": 1}), OptionError, "allowed: an Outcome"),
+    ("repair without data", lambda b: prunus.repair(b.outcome), OptionError, "^this outcome has no data; pass data="),
+    ("merge no moments", lambda b: merged([]), DataError, "^no calibration batch was given; pass at least one"),
     ("repair on nothing", lambda b: prunus.repair(b.outcome, 5), DataError, "^data is a int; allowed: an iterable"),
     ("verify gradients", lambda b: prunus.verify(b.outcome, gradients="x"), OptionError, "gradients is 'x'; .* True o"),
     ("verify seed", lambda b: prunus.verify(b.outcome, seed="x"), OptionError, "^seed is 'x'; allowed: a whole number"),

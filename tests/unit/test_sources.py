@@ -181,7 +181,7 @@ def test_checkpoints_refused(folder: Path) -> None:
     (folder / "half.safetensors").write_bytes(b"\x10\x00")
     for name, part in (
         ("missing.safetensors", "'0.bias' is not in it"),
-        ("extra.safetensors", "'more'"),
+        ("extra.safetensors", "it contains 'more', which the model does not have (1 such). Check model_args."),
         ("shape.safetensors", "shape (9,), the model (4,)"),
         ("code.pt", "cannot be read"),
         ("half.safetensors", "cannot be read"),

@@ -45,7 +45,7 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Plan what would go, price it exactly and say why; a person may edit the folder's plan.json before apply."""
+    """Plan what to remove, with the exact price and the reasons; you can edit plan.json before apply."""
     from prunus.experiments.commands.folder import PLAN_FOLDER
 
     check_out(out, PLAN_FOLDER if sweep is None else None)

@@ -44,7 +44,7 @@ def parse_json(text: str, where: str) -> Any:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise DataError(f"{where}: the key {key!r} stands twice in one object; keep one.")
+                raise DataError(f"{where}: the key {key!r} occurs twice in one object; keep one.")
             found[key] = value
         return found
 

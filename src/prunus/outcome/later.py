@@ -240,7 +240,7 @@ def _with_data(found: Outcome, data: Any, held_out: Any = None) -> Outcome:
     """Return a copy with its own network and with the given data."""
     analysis = _original(found)
     if data is None and not analysis.has_data:
-        raise OptionError("there are no data to go by; give data=batches.")
+        raise OptionError("this outcome has no data; pass data=batches.")
     if data is not None:
         check_held_out(data, held_out)
         data = as_often_as_needed(data)

@@ -61,7 +61,7 @@ def stage_budget(analysis: Analysis, request: Request) -> Limit:
     (limit,) = parse_budget(budget, analysis.cost.price())
     if limit.metric != "params" and any(stage.level == "weights" for stage in request.stages):
         raise OptionError(
-            f"a stage of weights puts weights to zero, which a budget of {limit.metric} does not see; give the budget "
-            "as params, or leave that stage out."
+            f"a stage of level weights sets weights to zero, which does not change {limit.metric}; give the budget as "
+            "params, or remove that stage."
         )
     return limit
