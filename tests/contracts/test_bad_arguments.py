@@ -146,6 +146,12 @@ def test_an_example_without_samples(bench: Bench) -> None:
     refused(lambda: prunus.analyse(bench.model, torch.randn(0, 8)), DataError, "allowed: one sample or more")
 
 
+def test_a_plan_with_a_key_twice(bench: Bench) -> None:
+    file = bench.stored(lambda text: text) / "plan.json"
+    file.write_text(file.read_text().replace('"axes": {', '"axes": {"0:out": {"size": 32, "keep": "0"},', 1))
+    refused(lambda: prunus.Plan.load(file.parent), PlanError, r"plan.json: the key '0:out' occurs twice .*; keep one")
+
+
 OTHER = nn.Sequential(nn.Linear(8, 31), nn.ReLU(), nn.Linear(31, 4))
 
 DOORS: list[tuple[str, Callable[[Bench], Any], type[PrunusError], str]] = [

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from prunus.errors import PlanError
+from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import Contents, atomic_dir
-from prunus.plans import PLAN, PLAN_FILES, Plan
+from prunus.plans import PLAN, PLAN_FILES, Cost, Plan
 
 if TYPE_CHECKING:
     from prunus.experiments.recipe import Recipe
@@ -34,6 +35,7 @@ class PlanFolder:
         scores: axis id → scores of its units.
         weights: the trained weights; None if the recipe names them itself.
         digest: the digest of the weights, by which other weights are noticed.
+        unread: a line for each edit of ``plan.json`` that is not read.
     """
 
     plan: Plan
@@ -41,6 +43,7 @@ class PlanFolder:
     scores: Mapping[str, np.ndarray]
     weights: Mapping[str, Tensor] | None
     digest: str | None = None
+    unread: tuple[str, ...] = ()
 
     def scores_for(self, recipe: Recipe) -> Mapping[str, np.ndarray] | None:
         """Return the stored scores if a recipe scores in the same way, else None."""
@@ -68,7 +71,9 @@ def write_plan_folder(
         # The path of the recipe's folder is relative to the plan, so that both may move together.
         place = os.path.relpath(recipe.base_dir.resolve(), out.resolve())
         (folder / _RECIPE).write_text(
-            json.dumps({"base_dir": place, "weights": digest, "recipe": values}, indent=1) + "\n", "utf-8"
+            json.dumps({"base_dir": place, "weights": digest, "recipe": values, "computed": _computed(plan)}, indent=1)
+            + "\n",
+            "utf-8",
         )
         if scores:
             (folder / _SCORES).write_bytes(save({a: np.ascontiguousarray(s, np.float64) for a, s in scores.items()}))
@@ -79,7 +84,7 @@ def write_plan_folder(
 
 
 def read_plan_folder(folder: Path) -> PlanFolder:
-    """Read a plan folder back.
+    """Read a plan folder back; a person may edit what the plan removes, but neither its settings nor its prices.
 
     Raises:
         PlanError: no plan there, a missing or damaged file.
@@ -96,6 +101,7 @@ def read_plan_folder(folder: Path) -> PlanFolder:
     try:
         text = json.loads(path.read_text("utf-8"))
         recipe = Recipe.model_validate_json(json.dumps(text["recipe"])).located(folder.resolve() / text["base_dir"])
+        plan, unread = _as_computed(plan, text.get("computed"))
     except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
         found = str(error).splitlines()[0]
         raise PlanError(f"{path} cannot be read: {found}; plan again from the recipe.") from error
@@ -104,4 +110,31 @@ def read_plan_folder(folder: Path) -> PlanFolder:
         weights = load_tensors((folder / _WEIGHTS).read_bytes()) if (folder / _WEIGHTS).is_file() else None
     except (OSError, SafetensorError) as error:
         raise PlanError(f"{folder} holds a damaged file: {error}; plan again from the recipe.") from error
-    return PlanFolder(plan, recipe, scores, weights, text.get("weights"))
+    return PlanFolder(plan, recipe, scores, weights, text.get("weights"), unread)
+
+
+def _computed(plan: Plan) -> dict[str, Any]:
+    """Return the parts of ``plan.json`` that are computed and that a person does not set."""
+    text = plan.describe()
+    return {key: text[key] for key in ("settings", "before", "after")}
+
+
+def _as_computed(plan: Plan, computed: Any) -> tuple[Plan, tuple[str, ...]]:
+    """Return a plan with the settings and prices that it was written with, and a line for each edit of them."""
+    if not isinstance(computed, dict):  # the folder is older than this record
+        return plan, ()
+    found = _computed(plan)
+    settings = {**computed["settings"], **found["settings"]}
+    lines = [
+        f"settings.{key}: this edit is not read; the plan was made with {shown(computed['settings'].get(key))}, and "
+        "prunus plan makes another"
+        for key in settings
+        if computed["settings"].get(key) != found["settings"].get(key)
+    ]
+    lines += [
+        f"{name}: this edit is not read; prices are computed from what the plan removes"
+        for name in ("before", "after")
+        if computed[name] != found[name]
+    ]
+    before, after = Cost(**computed["before"]), Cost(**computed["after"])
+    return replace(plan, settings=computed["settings"], before=before, after=after), tuple(lines)
