@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from prunus.analysis import Analysis
 from prunus.budget import METRICS, Limit, parse_budget
+from prunus.budget.limits import LATENCY
 from prunus.errors import OptionError
+from prunus.pipeline.memory_budget import limits_of
 from prunus.pipeline.request import Request
 
 _OWN = {
@@ -42,6 +44,21 @@ def check_to_apply(request: Request) -> None:
             "the original ones. Use prunus.prune or 'prunus prune', or leave recover, schedule and steps out of the "
             "stages."
         )
+
+
+def check_limits(analysis: Analysis, request: Request) -> None:
+    """Refuse bounds and counted budgets that a network cannot have, before it is trained.
+
+    Raises:
+        SelectorError: a bound whose pattern matches nothing.
+        OptionError: an amount that is not allowed.
+        BudgetError: the uncut network meets the budget.
+    """
+    bounded = analysis.bounded(request.bounds)
+    if request.stages:
+        stage_budget(bounded, request)
+    elif request.counted and request.counted.keys() <= METRICS.keys() - {LATENCY}:
+        limits_of(request.counted, bounded.cost.price())
 
 
 def stage_budget(analysis: Analysis, request: Request) -> Limit:
