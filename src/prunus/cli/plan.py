@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -134,4 +135,6 @@ def _show(made: Plan, recipe: Recipe, out: Path, *, everything: bool, as_json: b
         sys.stdout.write(f"plan for {recipe.model} on {recipe.data}\n\n")
         for line in plan_lines(made, batch=batch, most=None if everything else _SHOWN):
             sys.stdout.write(line + "\n")
-    sys.stderr.write(f"plan: {out / 'plan.json'} (edit it if you like, then: prunus apply {out} -o small)\n")
+    sys.stderr.write(
+        f"plan: {out / 'plan.json'} (edit it if you like, then: prunus apply {shlex.quote(str(out))} -o small)\n"
+    )

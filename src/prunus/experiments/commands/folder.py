@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from prunus.errors import PlanError
+from prunus.exporters.header import HEADER
 from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import Contents, atomic_dir
 from prunus.plans import PLAN, PLAN_FILES, Cost, Plan
@@ -20,9 +21,9 @@ from prunus.plans import PLAN, PLAN_FILES, Cost, Plan
 if TYPE_CHECKING:
     from prunus.experiments.recipe import Recipe
 
-_RECIPE, _SCORES, _WEIGHTS = "recipe.json", "scores.safetensors", "dense.safetensors"
+RECIPE, _SCORES, _WEIGHTS = "recipe.json", "scores.safetensors", "dense.safetensors"
 PICTURE = "plan.svg"
-PLAN_FOLDER = Contents(PLAN, PLAN_FILES.names | {_RECIPE, _SCORES, _WEIGHTS, PICTURE})
+PLAN_FOLDER = Contents(PLAN, PLAN_FILES.names | {RECIPE, _SCORES, _WEIGHTS, PICTURE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,8 @@ def write_plan_folder(
 
     with atomic_dir(out, PLAN_FOLDER) as folder:
         plan.write(folder)
-        values = recipe.model_dump(mode="json")
-        # The path of the recipe's folder is relative to the plan, so that both may move together.
-        place = os.path.relpath(recipe.base_dir.resolve(), out.resolve())
-        (folder / _RECIPE).write_text(
-            json.dumps({"base_dir": place, "weights": digest, "recipe": values, "computed": _computed(plan)}, indent=1)
-            + "\n",
+        (folder / RECIPE).write_text(
+            json.dumps({**recipe.stored(out), "weights": digest, "computed": _computed(plan)}, indent=1) + "\n",
             "utf-8",
         )
         if scores:
@@ -87,7 +84,7 @@ def read_plan_folder(folder: Path) -> PlanFolder:
     """Read a plan folder back; a person may edit what the plan removes, but neither its settings nor its prices.
 
     Raises:
-        PlanError: no plan there, a missing or damaged file.
+        PlanError: no plan there, a checkpoint, a missing or damaged file.
     """
     from pydantic import ValidationError
     from safetensors import SafetensorError
@@ -97,7 +94,12 @@ def read_plan_folder(folder: Path) -> PlanFolder:
     from prunus.experiments.recipe import Recipe
 
     plan = Plan.load(folder)
-    path = folder / _RECIPE
+    path = folder / RECIPE
+    if (folder / HEADER).is_file() and not path.is_file():
+        raise PlanError(
+            f"{folder} is a checkpoint of a cut network, not a plan folder; give the folder that prunus plan wrote, or "
+            f"use: prunus verify {shlex.quote(str(folder))}."
+        )
     try:
         text = json.loads(path.read_text("utf-8"))
         recipe = Recipe.model_validate_json(json.dumps(text["recipe"])).located(folder.resolve() / text["base_dir"])

@@ -61,7 +61,7 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
         )
         results = results_of(recipe, "One network pruned", [dense_row(run)], [entry.row])
     if out is not None:
-        entry.outcome.save(out, metadata={"recipe": recipe.model_dump(mode="json")})
+        entry.outcome.save(out, metadata=recipe.stored(out))
         write_results(results, out, progress)
     return Pruned(entry.outcome, results, run.trained.samples)
 

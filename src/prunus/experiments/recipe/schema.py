@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -202,3 +203,11 @@ class Recipe(_Section):
         copy = self.model_copy()
         copy._base_dir = base_dir
         return copy
+
+    def stored(self, folder: Path) -> dict[str, Any]:
+        """Return the entries by which a folder remembers this recipe.
+
+        The path of the recipe's folder is relative to ``folder``, so that both may move together.
+        """
+        place = os.path.relpath(self._base_dir.resolve(), folder.resolve())
+        return {"recipe": self.model_dump(mode="json"), "base_dir": place}
