@@ -15,6 +15,7 @@ import numpy as np
 from prunus.errors import PlanError, nearest
 from prunus.foundation.arguments import door, shown
 from prunus.foundation.atomic_files import Contents, atomic_dir
+from prunus.foundation.strict_json import unique_keys
 from prunus.graph.ir import Graph
 
 FORMAT = "prunus-plan/1"
@@ -177,7 +178,7 @@ class Plan:
         """Read a plan from the folder that `save` wrote.
 
         Raises:
-            PlanError: missing or damaged file, another format version.
+            PlanError: missing or damaged file, a key that occurs twice, another format version.
         """
         path = Path(folder) / PLAN
         if not path.is_file():
@@ -234,7 +235,7 @@ def _parsed(path: Path) -> Any:
     if path.stat().st_size > MOST_BYTES:
         raise PlanError(f"{path} has {path.stat().st_size:,} bytes; allowed: {MOST_BYTES:,}. Write the plan again.")
     try:
-        return json.loads(path.read_bytes().decode("utf-8"))
+        return json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=unique_keys(str(path), PlanError))
     except json.JSONDecodeError as error:
         raise PlanError(f"{path}:{error.lineno} is not JSON: {error.msg}.") from error
     except UnicodeDecodeError as error:

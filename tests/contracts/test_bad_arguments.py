@@ -20,6 +20,7 @@ from prunus.budget import Bound
 from prunus.criteria import UnitRule
 from prunus.errors import DataError, ModelError, OptionError, PlanError, PrunusError, UsageError, nearest
 from prunus.foundation.arguments import door
+from prunus.repairs import merged
 
 BUDGET = {"params": 0.5}
 
@@ -113,7 +114,7 @@ ANALYSED: list[tuple[dict[str, Any], type[PrunusError], str]] = [
     ({"opt_in": None}, OptionError, "^opt_in is None; allowed: a list of names such as"),
     ({"opt_in": 5}, OptionError, "^opt_in is 5; allowed: a list of names"),
     ({"opt_in": "experts"}, OptionError, r"^opt_in is 'experts'; allowed: a list of names such as \['experts'\]"),
-    ({"held_out": 5}, OptionError, "^held_out decides .* give data too"),
+    ({"held_out": 5}, OptionError, "^held_out needs data: it decides .*; pass data too"),
     ({"held_out": 5, "data": "noise"}, DataError, "^held_out is a int; allowed: an iterable of batches"),
     ({"loss": 5}, OptionError, "^loss is 5; allowed: one of cross_entropy"),
     ({"loss": None}, OptionError, "^loss is None; allowed: one of cross_entropy"),
@@ -145,6 +146,12 @@ def test_an_example_without_samples(bench: Bench) -> None:
     refused(lambda: prunus.analyse(bench.model, torch.randn(0, 8)), DataError, "allowed: one sample or more")
 
 
+def test_a_plan_with_a_key_twice(bench: Bench) -> None:
+    file = bench.stored(lambda text: text) / "plan.json"
+    file.write_text(file.read_text().replace('"axes": {', '"axes": {"0:out": {"size": 32, "keep": "0"},', 1))
+    refused(lambda: prunus.Plan.load(file.parent), PlanError, r"plan.json: the key '0:out' occurs twice .*; keep one")
+
+
 OTHER = nn.Sequential(nn.Linear(8, 31), nn.ReLU(), nn.Linear(31, 4))
 
 DOORS: list[tuple[str, Callable[[Bench], Any], type[PrunusError], str]] = [
@@ -160,6 +167,26 @@ DOORS: list[tuple[str, Callable[[Bench], Any], type[PrunusError], str]] = [
     ("repair None", lambda b: prunus.repair(None), OptionError, "repair: found is None; allowed: an Outcome"),
     ("repair a model", lambda b: prunus.repair(b.model, b.data), OptionError, "found is a Sequential; .* an Outcome"),
     ("recover a model", lambda b: prunus.recover(b.model, b.data, {"steps": 1}), OptionError, "allowed: an Outcome"),
+    (
+        "export to ONNX",
+        lambda b: prunus.export(b.outcome, "x.onnx"),
+        OptionError,
+        r"in \.onnx, .* torch\.onnx\.export\(",
+    ),
+    (
+        "save to .pt",
+        lambda b: prunus.save(b.outcome, "x.pt"),
+        OptionError,
+        r"^'x.pt' ends in \.pt, which prunus does not",
+    ),
+    (
+        "exchanged",
+        lambda b: prunus.export("x.pt2", b.outcome),
+        OptionError,
+        r"an Outcome .*The order is found, path\.$",
+    ),
+    ("repair without data", lambda b: prunus.repair(b.outcome), OptionError, "^this outcome has no data; pass data="),
+    ("merge no moments", lambda b: merged([]), DataError, "^no calibration batch was given; pass at least one"),
     ("repair on nothing", lambda b: prunus.repair(b.outcome, 5), DataError, "^data is a int; allowed: an iterable"),
     ("verify gradients", lambda b: prunus.verify(b.outcome, gradients="x"), OptionError, "gradients is 'x'; .* True o"),
     ("verify seed", lambda b: prunus.verify(b.outcome, seed="x"), OptionError, "^seed is 'x'; allowed: a whole number"),

@@ -43,6 +43,32 @@ def test_the_command_line_names_its_own_flags(
     assert capsys.readouterr().err.startswith(f"prunus: error: {said}; allowed: ")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("plan --ignore hed", "ignore pattern 'hed' matches no module, class or tensor. Did you mean 'head'?"),
+        ("prune --ignore hed", "ignore pattern 'hed' matches no module"),
+        ("plan -b params=9999999999", "The model meets the budget as it is: params"),
+        ("prune -b params=9999999999", "The model meets the budget as it is: params"),
+        ("plan --sweep 0.5,2", "--sweep: got 2; allowed: kept fractions between 0 and 1"),
+        ("plan --sweep half", "--sweep: got 'half'; allowed: numbers with commas"),
+        ("levels --stages deep", "stages is 'deep'; allowed: feature, depth, connections"),
+        ("levels --stages depth --count 99", "count is 99; allowed: 1 to"),
+    ],
+)
+def test_nothing_is_trained_for_a_refusal(
+    words: str, said: str, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write_text(RECIPE + "train: {steps: 3}\n")
+    monkeypatch.setattr("prunus.experiments.trained_model.train_", lambda *_: pytest.fail("a network was trained"))
+    command, *rest = words.split()
+    out = [] if command == "levels" else ["-o", str(recipe.parent / "out")]
+    with pytest.raises(SystemExit) as caught:
+        main([command, str(recipe), *rest, *out])
+    assert caught.value.code != 0
+    assert capsys.readouterr().err.startswith(f"prunus: error: {said}")
+
+
 def test_a_budget_of_nothing_in_a_recipe(recipe: Path) -> None:
     recipe.write_text(RECIPE.replace("0.5", "null"))
     said = r"recipe.yaml:4: prune.budget.params: got nothing; allowed: a section such as \{params: 0.5\}.*\.$"

@@ -152,6 +152,23 @@ def test_no_words_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "compare" in out
 
 
+@pytest.mark.parametrize(
+    ("command", "sentences"),
+    [
+        ("inspect", ["which axes can be removed", "List every number in the code with its origin."]),
+        ("plan", ["Plan what to remove, with the exact price and the reasons; you can edit plan.json before apply."]),
+        ("plan", ["Number of plans that the search tries", "What to prune: unit, weight; repeat for both."]),
+        ("prune", ["Also prune experts or vocabulary; repeat for both."]),
+    ],
+)
+def test_the_help_says_what_an_option_does(
+    capsys: pytest.CaptureFixture[str], command: str, sentences: list[str]
+) -> None:
+    assert run(command, "--help") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(sentence in shown for sentence in sentences)
+
+
 def test_out_that_is_a_file_is_refused_before_work(
     capsys: pytest.CaptureFixture[str], calls: list[dict[str, Any]], recipe: Path
 ) -> None:

@@ -41,10 +41,14 @@ def test_plan_edit_apply_load(place: Path) -> None:
     for file in (place / "plan").iterdir():
         (place / "edited" / file.name).write_bytes(file.read_bytes())
     text["axes"]["stem.conv:out"]["keep"] = "0-9"
+    text["after"]["params"] = 1
+    text["settings"]["criterion"] = "mine"
     (place / "edited" / "plan.json").write_text(json.dumps(text))
     done = run("apply", "edited", "-o", "small", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "edited: stem.conv:out" in done.stdout
+    assert "edited: after: this edit is not read; prices are computed" in done.stdout
+    assert "edited: settings.criterion: this edit is not read; the plan was made with 'magnitude'" in done.stdout
     assert "masked ≡ cut: ok" in done.stdout
     small = prunus.load(place / "small", WORKLOADS.get("digits").build(0))
     assert small.get_submodule("stem.conv").out_channels == 10  # type: ignore[union-attr]
@@ -58,6 +62,7 @@ def test_an_edit_beyond_the_budget_writes_nothing(place: Path) -> None:
         (place / "greedy" / file.name).write_bytes(file.read_bytes())
     text = json.loads((place / "plan" / "plan.json").read_text())
     text["axes"] = {"stem.conv:out": {"size": 32, "keep": "0-30"}}
+    text["settings"]["budget"] = {"params": 0.99}  # an edit of the budget lifts nothing
     (place / "greedy" / "plan.json").write_text(json.dumps(text))
     done = run("apply", "greedy", "-o", "never", cwd=place)
     assert done.returncode == 2
@@ -92,7 +97,10 @@ def test_sweep_prints_a_front(place: Path) -> None:
         (("plan", "recipe.yaml", "-b", "parms=0.5"), "Did you mean 'params'"),
         (("plan", "recipe.yaml", "-b", "params"), "METRIC=AMOUNT"),
         (("plan", "recipe.yaml", "--criterion", "magnitud"), "magnitude"),
-        (("plan", "recipe.yaml", "--method", "importance", "-b", "macs=0.5"), "changes neither MACs nor time"),
+        (
+            ("plan", "recipe.yaml", "--method", "importance", "-b", "macs=0.5"),
+            "sets weights to zero, which does not change macs",
+        ),
         (("plan", "plan", "--sweep", "0.5,2"), "between 0 and 1"),
         (("apply", "nowhere"), "No plan at"),
         (("diff", "plan", "nowhere"), "No plan at"),

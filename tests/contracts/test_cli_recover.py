@@ -39,7 +39,7 @@ def test_words_become_changes_of_the_recipe() -> None:
     }
     refused = (
         (["steps"], "allowed: KEY=VALUE"),
-        (["steps=1", "steps=2"], "stands twice"),
+        (["steps=1", "steps=2"], "is given twice"),
         (["steps=1", "minutes=1"], "one budget"),
     )
     for words, message in refused:

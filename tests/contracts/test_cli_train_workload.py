@@ -86,7 +86,7 @@ def test_a_terminal_gets_a_bar_with_the_score(monkeypatch: pytest.MonkeyPatch) -
         (("glyphs/resnet-9x",), "Did you mean 'glyphs/resnet-8x'?"),
         (("digits", "--epochs", "0"), "epochs is 0"),
         (("digits", "--seed", "-1"), "seed is -1"),
-        (("digits", "--out", "."), "holds 'mine.txt', which is not ours"),
+        (("digits", "--out", "."), "contains 'mine.txt', which prunus did not write"),
         ((), "Missing argument"),
     ],
 )

@@ -225,7 +225,7 @@ def test_a_trainer_that_goes_on_without_its_masks_is_refused(tmp_path: Path) -> 
     huggingface_trainer(first, Pruner(first, recipe), tmp_path / "one", save_strategy="steps", save_steps=5).train()
     again = WithLoss(blocks())
     trainer = huggingface_trainer(again, Pruner(again, recipe), tmp_path / "other")
-    with pytest.raises(OptionError, match=r"goes on at step 5, its pruner stands at 0: there is no '.*other.*'"):
+    with pytest.raises(OptionError, match=r"resumes at step 5, but the pruner is at step 0: there is no '.*other.*'"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "one" / "checkpoint-5"))
 
 

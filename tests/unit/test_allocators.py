@@ -198,7 +198,7 @@ def test_problems_that_make_no_sense_are_refused() -> None:
     with pytest.raises(OptionError, match=r"damage of axis '0:out' has shape \(3,\); needed: 17 finite"):
         problem(damage={FIRST: np.zeros(3)})
     scores = {SECOND: np.ones(12)}
-    with pytest.raises(OptionError, match="'0:out' is to keep less than its 16 units, but it is held"):
+    with pytest.raises(OptionError, match="'0:out' is frozen, but keeps fewer than its 16 units"):
         unit_problem(cost(), scores, Limit("params", 300), bounds={FIRST: Bound(forced=4)})
     with pytest.raises(
         BudgetError, match=r"loosen the limits of '0:out': it must keep 16 of 16 units, which holds 120"

@@ -118,7 +118,9 @@ def test_batches_of_another_program_are_refused() -> None:
             return self.head(x if len(x) == 3 else x.relu())
 
     it = subject(Forked())
-    with pytest.raises(DataError, match=r"another program.*Capture with"):
+    with pytest.raises(
+        DataError, match=r"runs another program.*; allowed: batches that run a program with the same .*Capture with"
+    ):
         Replay(it).loss(it.selection, whole(it).as_plan())
 
 

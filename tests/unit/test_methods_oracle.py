@@ -89,7 +89,7 @@ def test_criteria_come_in_the_expected_order() -> None:
 
 
 def test_large_networks_and_steps_of_several_units_are_refused() -> None:
-    with pytest.raises(BudgetError, match="allowed are 256"):
+    with pytest.raises(BudgetError, match="accepts at most 256 units; this network has"):
         planned_by("oracle", fresh_subject(), KEPT)
     axis = next(iter(small().coupling.axes))
     with pytest.raises(OptionError, match="one unit at a time"):

@@ -259,6 +259,24 @@ def test_dropped_branches_answer_zero() -> None:
     assert surgery.removed == ("block",)
 
 
+def test_a_branch_that_returns_an_object_is_refused_in_one_line() -> None:
+    class InADict(Attention):
+        def forward(self, x: torch.Tensor) -> Any:
+            return {"y": super().forward(x)}
+
+    class Reads(Tower):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = F.relu(self.stem(x))
+            return self.head(x + self.block(x)["y"])
+
+    model, x = Reads(InADict()), (sequence(),)
+    coupling, own = terms_of(model, x)
+    coupling = own.on(coupling)
+    branch = next(b for b in find_branches(coupling) if b.drop is not None)
+    with pytest.raises(PlanError, match=r"^'block' cannot be replaced by zeros: .* Keep the branch, or use forward="):
+        cut_with_record(model, coupling, make_plan(coupling, {}, drops=(branch.drop,)), x)
+
+
 def test_checkpoints_mend_a_fresh_instance(tmp_path: Any) -> None:
     model, x = Tower(Attention(spelling="shape")).eval(), sequence()
     done = keep_forward(model, (x,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -300,3 +301,15 @@ def test_the_result_prints_as_a_table() -> None:
     assert isinstance(result.check, Check)
     assert result.coverage == 1 - 3 / 355
     assert result.surgery.mode == "module"
+
+
+@pytest.mark.parametrize("options", [{}, {"data": DATA}, {"data": DATA, "loss": "cross_entropy"}], ids=str)
+def test_an_outcome_pickles(options: dict[str, object]) -> None:
+    found = prunus.prune(mlp(), INPUTS, budget=HALF, **options)
+    again = pickle.loads(pickle.dumps(found))
+    assert again.plan == found.plan
+    assert str(again) == str(found)
+    assert torch.equal(again.model(INPUTS), found.model(INPUTS))
+    assert again.rebudget({"params": 0.4}).plan == found.rebudget({"params": 0.4}).plan
+    value = again.analysis.loss(found.model(INPUTS), LABELS)
+    assert torch.equal(value, found.analysis.loss(found.model(INPUTS), LABELS))

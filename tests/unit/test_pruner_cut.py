@@ -159,7 +159,7 @@ def test_an_optimizer_whose_state_cannot_follow_is_refused() -> None:
         pruner.cut_()
     pruner.detach()
     weights = Pruner(model, {"kept": 0.5})
-    with pytest.raises(UsageError, match="masks weights"):
+    with pytest.raises(UsageError, match="masks single weights, so there are no units to cut"):
         weights.cut_()
 
 

@@ -129,15 +129,25 @@ def test_masks_that_gain_no_time_are_called_out() -> None:
     results = compared(timed("importance", 0.979, 1.01), timed("modular", 0.975, 0.5), timed("key-path", 0.9, 0.3))
     pays, does_not = texts(results, "pay")
     assert pays.startswith("It pays: modular at 30 % kept")
-    assert "0.50 of the dense forward time at 97.5 %" in pays
-    assert "importance loses at most 1 point but runs no faster than dense" in does_not
+    assert "0.50 (0.48–0.52) of the dense forward time at 97.5 %" in pays
+    assert does_not.startswith("Undecided in time: importance loses at most 1 point but is not shown faster than")
+    assert does_not.endswith(": 1.01 (0.99–1.03) of its forward time.")
     assert "key-path" not in pays + does_not
 
 
 def test_interval_across_one_is_not_called_faster() -> None:
     no_time, slow = texts(compared(timed("modular", 0.975, 0.99)), "pay")
-    assert no_time.startswith("No time for free")
-    assert "modular loses at most 1 point but runs no faster" in slow
+    assert no_time.startswith("No gain in time is shown: no method within 1 point of dense is shown faster (95 % inter")
+    assert "modular loses at most 1 point but is not shown faster than dense" in slow
+    assert slow.endswith(": 0.99 (0.97–1.01) of its forward time.")
+
+
+def test_only_an_interval_above_one_is_called_slower() -> None:
+    results = compared(timed("modular", 0.975, 1.3), timed("importance", 0.979, 0.99), timed("key-path", 0.975, 1.2))
+    _, slower, open_ = texts(results, "pay")
+    assert slower.startswith("It does not pay in time: modular and key-path lose at most 1 point but are slower than")
+    assert slower.endswith(": 1.20 (1.18–1.22) to 1.30 (1.28–1.32) of its forward time.")
+    assert "importance loses at most 1 point but is not shown faster" in open_
 
 
 def test_failed_check_is_counted() -> None:

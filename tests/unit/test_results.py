@@ -160,7 +160,7 @@ def test_bad_value_is_refused_with_its_place(content: dict, path: tuple, value: 
         ("{}", "the schema is None"),
         ("null", "the schema is 'NoneType'"),
         ('{"schema": NaN}', "holds NaN"),
-        ('{"schema": 1, "schema": 2}', "'schema' stands twice"),
+        ('{"schema": 1, "schema": 2}', "'schema' occurs twice"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )

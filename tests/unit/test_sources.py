@@ -72,6 +72,28 @@ def test_file_callable_with_arguments_and_seed(folder: Path) -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_paths_in_arguments_start_from_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "seen.py").write_text(
+        "import torch\nseen = {}\n\ndef loaders(**given):\n    seen.update(given)\n"
+        "    x = torch.zeros(40, 3)\n    return {'train': (x, x[:, 0].long()), 'test': (x, x[:, 0].long())}\n"
+    )
+    (folder / "train").mkdir()
+    (folder / "train" / "x.npz").write_text("")
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    args = {"npz": "train/x.npz", "root": "train", "split": "train", "more": ["./train", "no/such"], "n": 3}
+    resolve_data("seen.py:loaders", args, folder)
+    (module,) = (m for name, m in sys.modules.items() if name.startswith("prunus_user_seen_"))
+    place = folder.resolve() / "train"
+    assert module.seen == {
+        "npz": str(place / "x.npz"),
+        "root": str(place),
+        "split": "train",
+        "more": [str(place), "no/such"],
+        "n": 3,
+    }
+
+
 def test_file_beside_imports_and_leaves_the_path_as_it_was(folder: Path) -> None:
     (folder / "outer.py").write_text("from net import make as inner\n\ndef make():\n    return inner()\n")
     before = list(sys.path)
@@ -181,7 +203,7 @@ def test_checkpoints_refused(folder: Path) -> None:
     (folder / "half.safetensors").write_bytes(b"\x10\x00")
     for name, part in (
         ("missing.safetensors", "'0.bias' is not in it"),
-        ("extra.safetensors", "'more'"),
+        ("extra.safetensors", "it contains 'more', which the model does not have (1 such). Check model_args."),
         ("shape.safetensors", "shape (9,), the model (4,)"),
         ("code.pt", "cannot be read"),
         ("half.safetensors", "cannot be read"),

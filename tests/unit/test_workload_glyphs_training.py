@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: 
 def test_what_is_not_ours_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_training(monkeypatch)
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(OptionError, match=r"holds 'thesis\.tex', which is not ours"):
+    with pytest.raises(OptionError, match=r"contains 'thesis\.tex', which prunus did not write"):
         train_workload("tiny", epochs=1, folder=tmp_path, again=True)
     with pytest.raises(OptionError, match="is a file; give a folder"):
         train_workload("tiny", epochs=1, folder=tmp_path / "thesis.tex")

@@ -196,7 +196,7 @@ def check_held_out(data: Any, held_out: Any) -> None:
     if held_out is None:
         return
     if data is None:
-        raise OptionError("held_out decides between what is made of data, and there are none; give data too.")
+        raise OptionError("held_out needs data: it decides between results that data produce; pass data too.")
     batches_of(held_out, "held_out")
 
 

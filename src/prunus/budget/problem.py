@@ -70,7 +70,7 @@ def _check(problem: UnitProblem) -> None:
         size = problem.cost.coupling.axis(a).size
         if a not in problem.scores and (bound.forced is not None or bound.ceiling is not None):
             raise OptionError(
-                f"Axis {a!r} is to keep less than its {size} units, but it is held. Free it, or leave it."
+                f"Axis {a!r} is frozen, but keeps fewer than its {size} units; unfreeze it, or keep all its units."
             )
     for a, curve in problem.damage.items():
         length = len(problem.scores[a]) + 1

@@ -29,12 +29,10 @@ def inspect(
         int | None, typer.Option(min=0, help="How many levels of modules to show; deeper ones are summed up.")
     ] = None,
     forward: ForwardOption = None,
-    numbers: Annotated[
-        bool, typer.Option("--numbers", help="Show every number of the code that comes from somewhere.")
-    ] = False,
+    numbers: Annotated[bool, typer.Option("--numbers", help="List every number in the code with its origin.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show a model's modules, their cost, which of their axes can go, and what is frozen and why."""
+    """Show a model's modules, their cost, which axes can be removed, and what is frozen and why."""
     from prunus.graph.render import check_picture, draw_to
 
     if graph is not None:

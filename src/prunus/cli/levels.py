@@ -33,10 +33,16 @@ def levels(
         raise OptionError(f"--level: got {level!r}; allowed: {', '.join(_LEVELS)}.")
     from prunus.experiments.recipe import load_recipe
     from prunus.experiments.trained_model import trained_model
+    from prunus.tree import grow_tree
+    from prunus.tree.stages import check_division
+
+    check_division(stages, count)
 
     chosen = load_recipe(recipe)
     with shown_progress() as progress:
-        trained = trained_model(chosen, chosen.seed, progress)
+        trained = trained_model(
+            chosen, chosen.seed, progress, check=lambda dense: grow_tree(dense.coupling, stages, count)
+        )
         rows = trained.analysis.levels(stages=stages, count=count, progress=progress)
     if json:
         sys.stdout.write(json_module.dumps([asdict(row) for row in rows], indent=1) + "\n")

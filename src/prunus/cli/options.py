@@ -13,9 +13,11 @@ import typer
 from prunus.errors import OptionError
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-ForwardOption = Annotated[str | None, typer.Option(help="keep your own forwards, or rewrite what holds a size.")]
+ForwardOption = Annotated[
+    str | None, typer.Option(help="keep: your own forwards stay; rewrite: those that contain a size are rewritten.")
+]
 CalibrationOption = Annotated[
-    str | None, typer.Option(help="data, or noise: score and repair without a single sample.")
+    str | None, typer.Option(help="data; or noise, which scores and repairs without a sample.")
 ]
 TrustOption = Annotated[
     bool, typer.Option("--trust", help="Run the code, and read the files, that the recipe in the folder names.")
@@ -27,23 +29,27 @@ class PlanOptions:
     """The options of every command that plans; None keeps the recipe's value."""
 
     budget: Annotated[
-        list[str] | None, typer.Option("--budget", "-b", help="Such as params=0.5, macs=0.3 or bytes=2MB; once each.")
+        list[str] | None,
+        typer.Option("--budget", "-b", help="Such as params=0.5, macs=0.3 or bytes=2MB; repeat for several."),
     ] = None
-    criterion: Annotated[str | None, typer.Option(help="How units are scored.")] = None
-    allocator: Annotated[str | None, typer.Option(help="How the budget is divided.")] = None
+    criterion: Annotated[str | None, typer.Option(help="Criterion that scores the units.")] = None
+    allocator: Annotated[str | None, typer.Option(help="Allocator that divides the budget among the axes.")] = None
     method: Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")] = None
     search: Annotated[
         int | None,
-        typer.Option(help="Try so many plans around the allocator's by their true loss; 200 is a good many."),
+        typer.Option(
+            help="Number of plans that the search tries, starting from the allocator's plan; it compares their true "
+            "loss (200 is usually enough)."
+        ),
     ] = None
     judge: Annotated[
         str | None, typer.Option(help="A repair after which the plans of a search are judged, or none.")
     ] = None
     level: Annotated[
-        list[str] | None, typer.Option("--level", help="unit or weight, or both: what may go; once each.")
+        list[str] | None, typer.Option("--level", help="What to prune: unit, weight; repeat for both.")
     ] = None
     opt_in: Annotated[
-        list[str] | None, typer.Option("--opt-in", help="experts or vocabulary: what else may go; once each.")
+        list[str] | None, typer.Option("--opt-in", help="Also prune experts or vocabulary; repeat for both.")
     ] = None
     forward: ForwardOption = None
     config_ties: Annotated[
@@ -51,7 +57,7 @@ class PlanOptions:
         typer.Option("--config-ties/--no-config-ties", help="One size per entry of a Hugging Face config."),
     ] = None
     ignore: Annotated[
-        list[str] | None, typer.Option("--ignore", help="A module, glob or class to leave as it is; once each.")
+        list[str] | None, typer.Option("--ignore", help="A module, glob or class to exclude; repeat for several.")
     ] = None
     calibration: CalibrationOption = None
 
@@ -109,7 +115,7 @@ def budget_of(words: Sequence[str] | None) -> dict[str, float | int | str] | Non
         if not sign or not metric or not value:
             raise OptionError(f"--budget: got {word!r}; allowed: METRIC=AMOUNT, such as params=0.5 or bytes=2MB.")
         if metric in found:
-            raise OptionError(f"--budget: {metric} stands twice; give it once.")
+            raise OptionError(f"--budget: {metric} is given twice; give it once.")
         found[metric] = _amount(value)
     return found
 
@@ -133,7 +139,7 @@ def recovery_of(words: Sequence[str] | None) -> dict[tuple[str, ...], float | in
         if not sign or not key or not value:
             raise OptionError(f"--recover: got {word!r}; allowed: KEY=VALUE, such as steps=500 or minutes=10.")
         if key in given:
-            raise OptionError(f"--recover: {key} stands twice; give it once.")
+            raise OptionError(f"--recover: {key} is given twice; give it once.")
         given.add(key)
         amount = _amount(value)
         found["recover", key] = float(amount) if key in _FRACTIONS and isinstance(amount, int) else amount

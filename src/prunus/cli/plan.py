@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from prunus.cli.work import check_out
 from prunus.errors import OptionError
 
 if TYPE_CHECKING:
+    from prunus.analysis import Analysis
     from prunus.experiments.recipe import Recipe
     from prunus.experiments.trained_model import TrainedModel
     from prunus.foundation.progress import Progress
@@ -46,33 +48,39 @@ def plan(
     trust: TrustOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Plan what would go, price it exactly and say why; a person may edit the folder's plan.json before apply."""
+    """Plan what to remove, with the exact price and the reasons; you can edit plan.json before apply."""
     from prunus.experiments.commands.folder import PLAN_FOLDER
 
     check_out(out, PLAN_FOLDER if sweep is None else None)
-    from prunus.cli.sweep import sweep_plans
+    from prunus.cli.sweep import sweep_plans, sweep_recipes
     from prunus.experiments.commands import plan_recipe, read_plan_folder, write_plan_folder
     from prunus.experiments.commands.planning import check_wanted
     from prunus.experiments.recipe import load_recipe, override
     from prunus.experiments.trained_model import trained_model
     from prunus.methods.by_criterion import restore_scores
-    from prunus.pipeline.stage_checks import check_to_apply
+    from prunus.pipeline.stage_checks import check_limits, check_to_apply
 
     known = read_plan_folder(source, trust=trust) if source.is_dir() else None
     recipe = load_recipe(source) if known is None else known.recipe
     recipe = override(recipe, {**options.changes(), ("prune", "damage"): damage})
     if sweep is not None and recipe.stages:
         raise OptionError("--sweep plans by one criterion, and the recipe has stages; leave one of the two out.")
-    requested = recipe if sweep is None else override(recipe, {("prune", "budget"): {"params": 0.5}})
-    check_to_apply(check_wanted(requested))
+    recipes = [recipe] if sweep is None else sweep_recipes(recipe, numbers("--sweep", sweep))
+    requests = [check_wanted(each) for each in recipes]
+
+    def check(dense: Analysis) -> None:
+        for request in requests:
+            check_limits(dense, request)
+
+    check_to_apply(requests[0])
     stored = known.scores_for(recipe) if known is not None else None
     with shown_progress() as progress:
-        trained = trained_model(recipe, recipe.seed, progress, known.weights if known else None)
+        trained = trained_model(recipe, recipe.seed, progress, known.weights if known else None, check)
         weights = trained.model.state_dict() if trained.trained_here else None
         if sweep is not None:
             if stored:
                 restore_scores(trained.analysis, recipe.prune.criterion, stored)
-            sweep_plans(trained, numbers("--sweep", sweep), out, weights, as_json=json, picture=picture)
+            sweep_plans(trained, recipes, out, weights, as_json=json, picture=picture)
             return
         made, scores = plan_recipe(trained, stored)
         write_plan_folder(out, made, recipe, scores=scores, weights=weights, digest=trained.digest)
@@ -131,4 +139,5 @@ def _show(made: Plan, recipe: Recipe, out: Path, *, everything: bool, as_json: b
         for line in plan_lines(made, batch=batch, most=None if everything else _SHOWN):
             sys.stdout.write(line + "\n")
     trust = " --trust" if needed_trust(recipe, out) else ""
-    sys.stderr.write(f"plan: {out / 'plan.json'} (edit it if you like, then: prunus apply {out} -o small{trust})\n")
+    apply = f"prunus apply {shlex.quote(str(out))} -o small{trust}"
+    sys.stderr.write(f"plan: {out / 'plan.json'} (edit it if you like, then: {apply})\n")

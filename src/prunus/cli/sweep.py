@@ -14,6 +14,7 @@ from prunus.errors import OptionError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from prunus.experiments.recipe import Recipe
     from prunus.experiments.trained_model import TrainedModel
 
 
@@ -29,28 +30,39 @@ class Point:
     folder: str
 
 
+def sweep_recipes(recipe: Recipe, shares: Sequence[float]) -> list[Recipe]:
+    """Return the recipe with every share of its first metric as budget, the largest first.
+
+    Raises:
+        OptionError: a share that is no kept fraction.
+    """
+    from prunus.experiments.recipe import override
+
+    for share in shares:
+        if not 0 < share < 1:
+            raise OptionError(f"--sweep: got {share:g}; allowed: kept fractions between 0 and 1, both excluded.")
+    metric = next(iter(recipe.prune.budget), "params")
+    return [override(recipe, {("prune", "budget"): {metric: share}}) for share in sorted(shares, reverse=True)]
+
+
 def sweep_plans(
     trained: TrainedModel,
-    shares: Sequence[float],
+    recipes: Sequence[Recipe],
     out: Path,
     weights: Mapping[str, Tensor] | None,
     *,
     as_json: bool,
     picture: bool = True,
 ) -> None:
-    """Plan for every share of the recipe's first metric, write each folder, draw and print the front."""
+    """Plan for every recipe of `sweep_recipes`, write each folder, draw and print the front."""
     from prunus.experiments.commands import plan_again, write_plan_folder
-    from prunus.experiments.recipe import override
     from prunus.methods.true_loss import selection_loss
     from prunus.report.plan_table import aligned
 
-    for share in shares:
-        if not 0 < share < 1:
-            raise OptionError(f"--sweep: got {share:g}; allowed: kept fractions between 0 and 1, both excluded.")
-    metric = next(iter(trained.recipe.prune.budget), "params")
     points = []
-    for share in sorted(shares, reverse=True):
-        recipe = override(trained.recipe, {("prune", "budget"): {metric: share}})
+    for recipe in recipes:
+        ((metric, amount),) = recipe.prune.budget.items()
+        share = float(amount)
         plan, scores = plan_again(trained, recipe)
         place = out / f"{metric}-{share:g}"
         folder = write_plan_folder(place, plan, recipe, scores=scores, weights=weights, digest=trained.digest)

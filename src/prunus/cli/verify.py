@@ -19,7 +19,8 @@ def verify(
         bool, typer.Option("--calls", help="Make every call that the dense network takes, and compare.")
     ] = False,
     base: Annotated[
-        Path | None, typer.Option(help="Where relative paths of its recipe start from; by default the working folder.")
+        Path | None,
+        typer.Option(help="Folder where relative paths of its recipe start; by default that of the recipe."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the proof and the table as JSON.")] = False,
     trust: TrustOption = False,

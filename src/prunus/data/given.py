@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prunus.data.batches import Batch, DataSource
@@ -95,7 +96,7 @@ def sources_of(given: Given | None) -> tuple[DataSource, DataSource]:
     splits = given.splits
     if splits is not None:
         return splits.calibration, splits.selection
-    return Later(lambda: _calibration(given.data)), Later(lambda: _selection(given))
+    return Later(partial(_calibration, given.data)), Later(partial(_selection, given))
 
 
 def _selection(given: Given) -> DataSource:

@@ -41,7 +41,7 @@ class Programs:
         Only the model's arguments of a mapping are used, in any order.
 
         Raises:
-            DataError: the batch does not go through the model, or runs through another program than the captured one.
+            DataError: the batch does not go through the model, or runs another program than the captured one.
         """
         inputs = named(inputs, self._names)
         local = self._programs.of(inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from prunus.errors import DataError, OptionError
 from prunus.experiments.sources import resolve_data, resolve_model
 from prunus.experiments.sources.noise import NOISE, noise_splits, with_noise
 from prunus.experiments.workloads import WORKLOADS, trained
-from prunus.foundation.progress import Progress
+from prunus.foundation.progress import Progress, Silent
 from prunus.graph.call_form import CallForm, as_called
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import named_tensors
@@ -69,17 +69,35 @@ class TrainedModel:
 
 
 def trained_model(
-    recipe: Recipe, seed: int, progress: Progress, weights: Mapping[str, Tensor] | None = None
+    recipe: Recipe,
+    seed: int,
+    progress: Progress,
+    weights: Mapping[str, Tensor] | None = None,
+    check: Callable[[Analysis], object] | None = None,
 ) -> TrainedModel:
     """Build, train and analyse the dense network of one seed; ``weights`` replaces the training.
 
+    A network that is to be trained is analysed before too, so that nothing is trained for a refusal.
+
+    Args:
+        recipe: the recipe.
+        seed: of the weights and of the training.
+        progress: reports every long step.
+        weights: trained weights.
+        check: raises where the network cannot serve the caller; it runs on the analysis before the training.
+
     Raises:
-        PrunusError: any refusal of the model or the data.
+        PrunusError: any refusal of the model or the data, or by ``check``.
     """
     given = None if recipe.data == NOISE else resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
     model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=seed)
     check_weights(model)
     given = None if given is None else as_called_data(model, given)
+    if weights is None and given is not None and recipe.train.steps > 0:
+        with torch.random.fork_rng(devices=[]):
+            untrained = _analysed(recipe, model, given, None, seed, Silent())
+        if check is not None:
+            check(untrained)
     if weights is None and _kept_between_runs(recipe):
         weights = _trained_once(recipe, seed, progress).state_dict()
     if weights is not None:
@@ -87,11 +105,17 @@ def trained_model(
     elif given is not None:
         train_(model, given.train, recipe.train.options(), seed, progress, f"train (seed {seed})")
     data = _with_noise(recipe, given, model, seed)
+    return TrainedModel(recipe, data, _analysed(recipe, model, data, data, seed, progress))
+
+
+def _analysed(
+    recipe: Recipe, model: nn.Module, examples: Splits, data: Splits | None, seed: int, progress: Progress
+) -> Analysis:
     # A budget in milliseconds is for the batch size that the recipe times.
     samples = recipe.compare.latency.batch if LATENCY in recipe.prune.budget else _EXAMPLES
-    analysis = analyse(
+    return analyse(
         model,
-        first_inputs(data, samples),
+        first_inputs(examples, samples),
         data=data,
         loss=recipe.recover.options().loss,
         ignore=recipe.ignore,
@@ -101,7 +125,6 @@ def trained_model(
         seed=seed,
         progress=progress,
     )
-    return TrainedModel(recipe, data, analysis)
 
 
 def request_of(recipe: Recipe) -> Request:

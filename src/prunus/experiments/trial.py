@@ -114,7 +114,7 @@ def enter(run: Trial, method: Method, kept: float, repair: str = "none") -> Row 
     name = named(method.name, repair)
     if run.networks is not None:
         place = run.networks / f"{name}-{kept:g}-seed{run.seed}"
-        entry.outcome.save(place, metadata={"recipe": run.recipe.model_dump(mode="json")})
+        entry.outcome.save(place, metadata=run.recipe.stored(place))
     return replace(entry.row, method=name)
 
 

@@ -51,6 +51,17 @@ class Exporter:
 EXPORTERS: Registry[Exporter] = Registry("format", "prunus.exporters", kind=Exporter)
 
 
+_PYTORCH = " For a file of PyTorch use torch.save(outcome.model, path)."
+_FOREIGN = {
+    ".onnx": " For ONNX use torch.onnx.export(outcome.model, example_inputs, path).",
+    ".pt": _PYTORCH,
+    ".pth": _PYTORCH,
+    ".bin": _PYTORCH,
+    ".safetensors": " For the tensors alone use safetensors.torch.save_model(outcome.model, path).",
+}
+"""Endings of files that no exporter of prunus writes → who writes them."""
+
+
 def exporter_for(path: Path | str, format: Any, otherwise: str) -> Exporter:
     """Return the exporter of a format, or of a path's ending where no format is given.
 
@@ -72,3 +83,19 @@ def exporter_for(path: Path | str, format: Any, otherwise: str) -> Exporter:
     if named is not None and named.suffix == ending:
         return named
     return next((found for found in map(EXPORTERS.get, EXPORTERS) if found.suffix == ending), EXPORTERS.get(otherwise))
+
+
+def exporter_to_write(path: Path | str, format: Any, otherwise: str) -> Exporter:
+    """Return the exporter for a path that is to be written, as `exporter_for`.
+
+    Raises:
+        OptionError: an unknown format, or the ending of a kind of file that no exporter writes.
+    """
+    exporter, ending = exporter_for(path, format, otherwise), Path(path).suffix
+    if format is None and ending in _FOREIGN and exporter.suffix != ending:
+        endings = " or ".join(each.suffix for each in map(EXPORTERS.get, EXPORTERS) if each.suffix)
+        raise OptionError(
+            f"{str(path)!r} ends in {ending}, which prunus does not write; allowed: a folder, or a file that ends in "
+            f"{endings}.{_FOREIGN[ending]}"
+        )
+    return exporter

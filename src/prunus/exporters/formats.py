@@ -13,7 +13,7 @@ from prunus.errors import OptionError, UsageError
 from prunus.exporters import checkpoint, restore
 from prunus.exporters.exported import save_program
 from prunus.exporters.exported_reading import SUFFIX, load_program
-from prunus.exporters.exporter import EXPORTERS, Exporter, exporter_for
+from prunus.exporters.exporter import EXPORTERS, Exporter, exporter_for, exporter_to_write
 from prunus.exporters.huggingface import save_pretrained
 from prunus.exporters.parts import Pruned
 from prunus.foundation.arguments import door
@@ -89,7 +89,7 @@ def save(
     Example:
         ``prunus.save(prunus.prune(model, x, budget={"macs": 0.5}), "small.pt2")``
     """
-    exporter = exporter_for(path, format, CHECKPOINT)
+    exporter = exporter_to_write(path, format, CHECKPOINT)
     options = {"tensors": tensors, "metadata": metadata}
     refused = [name for name, value in options.items() if value is not None and name not in exporter.takes]
     if refused:

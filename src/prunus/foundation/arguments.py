@@ -59,7 +59,9 @@ def door(name: str = "") -> Callable[[Function], Function]:
             kinds = _kinds(function)
             for argument, value in bound.arguments.items():
                 if argument in kinds and not _is_one(value, kinds[argument]):
-                    raise wrong_kind(called, argument, value, kinds[argument])
+                    exchanged = _exchanged(bound.arguments, kinds, argument)
+                    order = f" The order is {', '.join(bound.arguments)}." if exchanged else ""
+                    raise wrong_kind(called, argument, value, kinds[argument], order)
             return function(*args, **values)
 
         return cast("Function", checked)
@@ -96,11 +98,11 @@ def shown(value: Any) -> str:
     return reprlib.repr(value) if plain else f"a {type(value).__name__}"
 
 
-def wrong_kind(called: str, argument: str, value: Any, kinds: tuple[Any, ...]) -> UsageError:
-    """Return the error of an argument of another kind than allowed."""
+def wrong_kind(called: str, argument: str, value: Any, kinds: tuple[Any, ...], advice: str = "") -> UsageError:
+    """Return the error of an argument of another kind than allowed, with the advice at its end."""
     allowed = [_SAID.get(kind.__name__, f"a {kind.__name__}") for kind in kinds]
     error = ModelError if nn.Module in kinds else OptionError
-    return error(f"{called}: {argument} is {shown(value)}; allowed: {' or '.join(allowed)}.")
+    return error(f"{called}: {argument} is {shown(value)}; allowed: {' or '.join(allowed)}.{advice}")
 
 
 def _unbound(
@@ -126,6 +128,12 @@ def _unbound(
     if missing:
         return OptionError(f"{called} needs {' and '.join(missing)}; give {missing[0]}=….")
     return OptionError(f"{called}: {error}; give every argument once.")
+
+
+def _exchanged(given: Mapping[str, Any], kinds: Mapping[str, tuple[Any, ...]], argument: str) -> bool:
+    """Return whether an argument and another one would both fit in each other's place."""
+    others = [name for name in given if name in kinds and name != argument]
+    return any(_is_one(given[argument], kinds[o]) and _is_one(given[o], kinds[argument]) for o in others)
 
 
 @cache

@@ -92,7 +92,7 @@ def check_replaceable(final: Path | str, contents: Contents | None = None) -> No
         found = contents.foreign(target)
     if found is not None:
         raise OptionError(
-            f"cannot write folder {str(final)!r}: it holds {found!r}, which is not of what would be written there, and "
+            f"cannot write folder {str(final)!r}: it contains {found!r}, which prunus did not write, and the folder "
             "would be replaced whole; name a new folder, or empty this one."
         )
 

@@ -51,7 +51,7 @@ class ProgramsByShape(Generic[Program]):
         """Return the value made from the program for inputs of these shapes.
 
         Raises:
-            DataError: the batch has another dtype, does not go through the model, or runs through another program.
+            DataError: the batch has another dtype, does not go through the model, or runs another program.
         """
         leaves = [leaf for leaf in pytree.tree_leaves(split_inputs(inputs)) if isinstance(leaf, Tensor)]
         _check_dtypes(self._coupling.graph, leaves)
@@ -72,8 +72,9 @@ class ProgramsByShape(Generic[Program]):
         for what, read in self._same.items():
             if read(local) != read(self._coupling):
                 raise DataError(
-                    f"a calibration batch of shapes {list(shapes)} runs through another program than the captured one; "
-                    f"allowed is what gives the same {what}. Capture with an example of the shapes of a batch."
+                    f"a calibration batch of shapes {list(shapes)} runs another program than the captured one; "
+                    f"allowed: batches that run a program with the same {what}. Capture with an example of the batch's "
+                    "shapes."
                 )
         return local
 

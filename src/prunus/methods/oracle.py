@@ -44,8 +44,8 @@ def oracle(analysis: Analysis, limits: Limits) -> Plan:
     units = sum(analysis.coupling.axes[axis].size for axis in free)
     if units > MOST_UNITS:
         raise BudgetError(
-            f"method 'oracle' tries every unit anew after each removal; this network has {units:,}, allowed are "
-            f"{MOST_UNITS}. Take sensitivity or a criterion such as fisher, or hold most axes by ignore."
+            f"method 'oracle' accepts at most {MOST_UNITS} units; this network has {units:,}. Use sensitivity or a "
+            "criterion such as fisher, or exclude axes with ignore."
         )
     for axis, bound in analysis.bounds.items():
         if bound.round_to > 1 or bound.forced is not None or bound.ceiling is not None:

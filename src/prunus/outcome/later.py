@@ -17,7 +17,7 @@ from prunus.data.given import sources_of
 from prunus.data.learning import as_often_as_needed
 from prunus.errors import OptionError, UsageError, VerifyError
 from prunus.exporters import save
-from prunus.exporters.exported_reading import SUFFIX
+from prunus.exporters.exporter import exporter_to_write
 from prunus.foundation.arguments import door
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.defaults import DEFAULTS
@@ -209,7 +209,7 @@ def export(
         OptionError: another format; ``prunus.save`` writes checkpoints.
         ModelError: the network cannot be stored in this format; nothing is written.
     """
-    chosen = format or ("pt2" if str(path).endswith(SUFFIX) else "huggingface")
+    chosen = exporter_to_write(path, format, "huggingface").name
     if chosen == "checkpoint":
         raise OptionError("export writes what is used without prunus; for a checkpoint use prunus.save.")
     return save(found, path, format=chosen, example_inputs=example_inputs, metadata=metadata)
@@ -240,7 +240,7 @@ def _with_data(found: Outcome, data: Any, held_out: Any = None) -> Outcome:
     """Return a copy with its own network and with the given data."""
     analysis = _original(found)
     if data is None and not analysis.has_data:
-        raise OptionError("there are no data to go by; give data=batches.")
+        raise OptionError("this outcome has no data; pass data=batches.")
     if data is not None:
         check_held_out(data, held_out)
         data = as_often_as_needed(data)

@@ -64,7 +64,7 @@ def _check_anything_to_do(limits: tuple[Limit, ...], before: Cost) -> None:
         met = ", ".join(
             f"{limit.metric} ≤ {limit.shown()} (it has {limit.shown(limit.of(before))})" for limit in limits
         )
-        raise BudgetError(f"The model meets the budget as it is: {met}; nothing would go. Lower the budget.")
+        raise BudgetError(f"The model meets the budget as it is: {met}; nothing would be removed. Lower the budget.")
 
 
 def solve_within_memory(

@@ -164,17 +164,17 @@ class Request:
             if value != nothing and name not in chosen.options and not self.stages:
                 if name == "search":
                     raise OptionError(
-                        f"search: {value} looks around the answer of an allocator; method {chosen.name!r} makes its "
-                        "own plan. Leave one of the two out."
+                        f"search (got {value}) starts from an allocator's plan, and method {chosen.name!r} makes its "
+                        "own plan; remove search or method."
                     )
                 raise OptionError(
-                    f"{name} is {value!r}, and method {chosen.name!r} takes none; leave one of the two out, or use "
-                    f"method 'units' or 'weights'."
+                    f"method {chosen.name!r} takes no {name} (got {value!r}); remove {name} or method, or use method "
+                    "'units' or 'weights'."
                 )
         if self.method is not None and tuple(self.levels) != DEFAULTS.levels:
             raise OptionError(
-                f"levels is {self.levels!r} beside method {self.method!r}, which has levels of its own; leave one of "
-                "the two out."
+                f"levels is {self.levels!r} beside method {self.method!r}, which has its own levels; remove "
+                "levels or method."
             )
 
     def _check_metrics(self, chosen: Method) -> None:
@@ -189,8 +189,8 @@ class Request:
                 "levels=('unit',)."
             )
         raise OptionError(
-            f"method {chosen.name!r} puts weights to zero, which changes neither MACs nor time nor memory; got a "
-            f"budget of {wrong[0]}. Give it as params or bytes, or take a method that removes units."
+            f"method {chosen.name!r} sets weights to zero, which does not change {wrong[0]}; give the budget as params "
+            "or bytes, or use a method that removes units."
         )
 
     def settings(self) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from prunus.analysis import Analysis
 from prunus.budget import METRICS, Limit, parse_budget
+from prunus.budget.limits import LATENCY
 from prunus.errors import OptionError
+from prunus.pipeline.memory_budget import limits_of
 from prunus.pipeline.request import Request
 
 _OWN = {
@@ -44,6 +46,21 @@ def check_to_apply(request: Request) -> None:
         )
 
 
+def check_limits(analysis: Analysis, request: Request) -> None:
+    """Refuse bounds and counted budgets that a network cannot have, before it is trained.
+
+    Raises:
+        SelectorError: a bound whose pattern matches nothing.
+        OptionError: an amount that is not allowed.
+        BudgetError: the uncut network meets the budget.
+    """
+    bounded = analysis.bounded(request.bounds)
+    if request.stages:
+        stage_budget(bounded, request)
+    elif request.counted and request.counted.keys() <= METRICS.keys() - {LATENCY}:
+        limits_of(request.counted, bounded.cost.price())
+
+
 def stage_budget(analysis: Analysis, request: Request) -> Limit:
     """Return the one limit of a request with stages.
 
@@ -61,7 +78,7 @@ def stage_budget(analysis: Analysis, request: Request) -> Limit:
     (limit,) = parse_budget(budget, analysis.cost.price())
     if limit.metric != "params" and any(stage.level == "weights" for stage in request.stages):
         raise OptionError(
-            f"a stage of weights puts weights to zero, which a budget of {limit.metric} does not see; give the budget "
-            "as params, or leave that stage out."
+            f"a stage of level weights sets weights to zero, which does not change {limit.metric}; give the budget as "
+            "params, or remove that stage."
         )
     return limit

@@ -269,7 +269,9 @@ class Pruner:
         """
         scene = self._scene
         if scene.structure is None:
-            raise UsageError(f"method {self.options.method!r} masks weights, which leave no gap; use prunus.shrink.")
+            raise UsageError(
+                f"method {self.options.method!r} masks single weights, so there are no units to cut; use prunus.shrink."
+            )
         self._check_alone()
         plan = self.plan()
         if plan.is_empty:

@@ -273,5 +273,5 @@ def merged(parts: list[Moments]) -> Moments:
     Raises: DataError: no parts.
     """
     if not parts:
-        raise DataError("there are no moments to merge; no calibration batch was seen. Give at least one batch.")
+        raise DataError("no calibration batch was given; pass at least one.")
     return reduce(lambda a, b: a + b, parts)

@@ -54,6 +54,11 @@ class Cell:
         """Return whether the whole forward interval lies below the dense time."""
         return self.forward is not None and self.forward.high < 1.0
 
+    @property
+    def slower(self) -> bool:
+        """Return whether the whole forward interval lies above the dense time."""
+        return self.forward is not None and self.forward.low > 1.0
+
 
 def make_cells(results: Results) -> tuple[Cell, ...]:
     """Return one cell per summary: most kept first, then by level, then in the order of the methods."""

@@ -80,7 +80,9 @@ def _values(core: nn.Module, small: nn.Module, plan: Plan, model: nn.Module) -> 
             source = _like(own[f"{name}_orig"], own[f"{name}_orig"].detach() * own[f"{name}_mask"])
         if source is None:
             if isinstance(tensor, nn.Parameter):
-                raise PlanError(f"The cut model has a parameter {name!r} that the model has not; give the right pair.")
+                raise PlanError(
+                    f"The cut model has a parameter {name!r} that the model does not have; give the right pair."
+                )
             continue  # a constant of a rewritten forward: it has the same value for every model
         canonical = aliases.get(name, name)
         value = masked(source.detach(), plan, canonical)

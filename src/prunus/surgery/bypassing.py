@@ -84,8 +84,8 @@ def _zero(coupling: Coupling, plan: Plan, call: ModuleCall) -> Shipped:
     results = _results(call)
     if given is None or results is None:
         raise PlanError(
-            f"{call.path!r} cannot answer zero in the place of a dropped branch: it takes no tensor first, or returns "
-            "an object. Leave the branch, or cut with forward='rewrite'."
+            f"{call.path!r} cannot be replaced by zeros: its first argument is not a tensor, or it returns an object. "
+            "Keep the branch, or use forward='rewrite'."
         )
     answer = call.out_leaves[0]
     one, two = ([coupling.kept(e, plan.axes) for e in coupling.values[r]] for r in (given, answer))
@@ -105,8 +105,8 @@ def _zero(coupling: Coupling, plan: Plan, call: ModuleCall) -> Shipped:
             channel = width(1) if 1 in changed else {}
             return Shipped("Zero", {**sizes, **channel, **({"stride": stride} if stride > 1 else {})})
     raise PlanError(
-        f"{call.path!r} cannot answer zero in the place of a dropped branch: it makes {two} of {one}. "
-        "Leave the branch, or cut with forward='rewrite'."
+        f"{call.path!r} cannot be replaced by zeros: it turns shape {one} into {two}. "
+        "Keep the branch, or use forward='rewrite'."
     )
 
 

@@ -58,28 +58,39 @@ def loss_function(loss: Loss) -> Callable[[Any, Tensor], Tensor]:
         OptionError: an unknown name.
         DataError: on a call, targets that do not fit the loss, or a result that is not one number.
     """
-    named = LOSSES.get(loss) if isinstance(loss, str) else None
+    return _CheckedLoss(loss)
 
-    def measured(output: Any, targets: Tensor) -> Tensor:
+
+class _CheckedLoss:
+    """A loss whose errors name it; pickling stores its name or the callable, and not what it was resolved to."""
+
+    def __init__(self, loss: Loss) -> None:
+        self._loss = loss
+        self._named = LOSSES.get(loss) if isinstance(loss, str) else None
+        self.__name__ = name_of(loss)
+
+    def __call__(self, output: Any, targets: Tensor) -> Tensor:
+        value = self._measured(output, targets)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise DataError(f"loss {self.__name__!r} gives {got}; allowed: one number, averaged over the batch.")
+        return value.reshape(())
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Loss]]:
+        return loss_function, (self._loss,)
+
+    def _measured(self, output: Any, targets: Tensor) -> Any:
         try:
-            return named(logits_of(output), targets) if named else loss(output, targets)  # type: ignore[operator]
+            if self._named is not None:
+                return self._named(logits_of(output), targets)
+            return self._loss(output, targets)  # type: ignore[operator]
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             shape = tuple(logits_of(output).shape)
             raise DataError(
-                f"loss {name_of(loss)!r} refuses output {shape} with targets {targets.dtype} {tuple(targets.shape)}: "
+                f"loss {self.__name__!r} refuses output {shape} with targets {targets.dtype} {tuple(targets.shape)}: "
                 f"{(str(error) or type(error).__name__).splitlines()[0].rstrip('.')}. Check the labels, or choose "
                 "another loss."
             ) from error
-
-    def checked(output: Any, targets: Tensor) -> Tensor:
-        value = measured(output, targets)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-            raise DataError(f"loss {name_of(loss)!r} gives {got}; allowed: one number, averaged over the batch.")
-        return value.reshape(())
-
-    checked.__name__ = name_of(loss)
-    return checked
 
 
 def relative_square_error(value: Tensor, goal: Tensor) -> Tensor:

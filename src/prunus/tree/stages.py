@@ -42,13 +42,8 @@ def divide_stages(coupling: Coupling, items: Sequence[Item], how: str, count: in
     Raises:
         OptionError: an unknown division, or a count that does not fit.
     """
-    if how not in DIVISIONS:
-        raise OptionError(f"stages is {how!r}; allowed: {', '.join(DIVISIONS)}.")
+    check_division(how, count)
     if how == "feature":
-        if count is not None:
-            raise OptionError(
-                f"count is {count!r} with stages='feature', which finds the number; use depth or connections."
-            )
         return _by_feature(coupling, items)
     parts = min(_DEFAULT_COUNT, len(items)) if count is None else count
     if isinstance(parts, bool) or not isinstance(parts, int) or not 1 <= parts <= max(1, len(items)):
@@ -56,6 +51,20 @@ def divide_stages(coupling: Coupling, items: Sequence[Item], how: str, count: in
     if how == "depth":
         return [i * parts // len(items) for i in range(len(items))]
     return _balanced([item.params for item in items], parts)
+
+
+def check_division(how: str, count: int | None) -> None:
+    """Refuse an unknown division into stages, and a count for a division that finds the number.
+
+    Raises:
+        OptionError: either of them.
+    """
+    if how not in DIVISIONS:
+        raise OptionError(f"stages is {how!r}; allowed: {', '.join(DIVISIONS)}.")
+    if how == "feature" and count is not None:
+        raise OptionError(
+            f"count is {count!r} with stages='feature', which finds the number; use depth or connections."
+        )
 
 
 def _by_feature(coupling: Coupling, items: Sequence[Item]) -> list[int]:

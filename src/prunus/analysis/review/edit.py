@@ -73,7 +73,9 @@ def _forced(plan: Plan, coupling: Coupling) -> tuple[Plan, list[Branch]]:
 def _check_axes(plan: Plan, coupling: Coupling) -> None:
     for axis, mask in plan.axes.items():
         if axis not in coupling.axes:
-            raise PlanError(f"The plan names axis {axis!r}, which this model has not.{nearest(axis, coupling.axes)}")
+            raise PlanError(
+                f"The plan names axis {axis!r}, which this model does not have.{nearest(axis, coupling.axes)}"
+            )
         size = coupling.axes[axis].size
         if len(mask) != size:
             raise PlanError(f"The plan gives axis {axis!r} {len(mask)} units; this model has {size}. Correct 'size'.")

@@ -34,5 +34,5 @@ def apply_folder(given: PlanFolder, out: Path | None, progress: Progress) -> App
         raise PlanError("The plan removes nothing; plan again with a lower budget.")
     found = realise(trained.analysis, settled.plan, repair=None, progress=progress)
     if out is not None:
-        found.save(out, metadata={"recipe": given.recipe.model_dump(mode="json"), "edits": list(settled.edits)})
+        found.save(out, metadata={**given.recipe.stored(out), "edits": list(settled.edits)})
     return Applied(trained, found, settled.edits)

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from prunus.errors import DataError, PlanError
+from prunus.exporters.header import HEADER
+from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import Contents, atomic_dir
-from prunus.foundation.strict_json import parse_json, read_text
+from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.foundation.user_code import one_line
-from prunus.plans import PLAN, PLAN_FILES, Plan
+from prunus.plans import PLAN, PLAN_FILES, Cost, Plan
 
 if TYPE_CHECKING:
     from prunus.experiments.recipe import Recipe
 
-_RECIPE, _SCORES, _WEIGHTS = "recipe.json", "scores.safetensors", "dense.safetensors"
+RECIPE, _SCORES, _WEIGHTS = "recipe.json", "scores.safetensors", "dense.safetensors"
 PICTURE = "plan.svg"
 _LONGEST_RECIPE = 1 << 20
-PLAN_FOLDER = Contents(PLAN, PLAN_FILES.names | {_RECIPE, _SCORES, _WEIGHTS, PICTURE})
+PLAN_FOLDER = Contents(PLAN, PLAN_FILES.names | {RECIPE, _SCORES, _WEIGHTS, PICTURE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class PlanFolder:
         scores: axis id → scores of its units.
         weights: the trained weights; None if the recipe names them itself.
         digest: the digest of the weights, by which other weights are noticed.
+        unread: a line for each edit of ``plan.json`` that is not read.
     """
 
     plan: Plan
@@ -44,6 +47,7 @@ class PlanFolder:
     scores: Mapping[str, np.ndarray]
     weights: Mapping[str, Tensor] | None
     digest: str | None = None
+    unread: tuple[str, ...] = ()
 
     def scores_for(self, recipe: Recipe) -> Mapping[str, np.ndarray] | None:
         """Return the stored scores if a recipe scores in the same way, else None."""
@@ -67,11 +71,9 @@ def write_plan_folder(
 
     with atomic_dir(out, PLAN_FOLDER) as folder:
         plan.write(folder)
-        values = recipe.model_dump(mode="json")
-        # The path of the recipe's folder is relative to the plan, so that both may move together.
-        place = os.path.relpath(recipe.base_dir.resolve(), out.resolve())
-        (folder / _RECIPE).write_text(
-            json.dumps({"base_dir": place, "weights": digest, "recipe": values}, indent=1) + "\n", "utf-8"
+        (folder / RECIPE).write_text(
+            json.dumps({**recipe.stored(out), "weights": digest, "computed": _computed(plan)}, indent=1) + "\n",
+            "utf-8",
         )
         if scores:
             (folder / _SCORES).write_bytes(save({a: np.ascontiguousarray(s, np.float64) for a, s in scores.items()}))
@@ -82,7 +84,7 @@ def write_plan_folder(
 
 
 def read_plan_folder(folder: Path, *, trust: bool = False) -> PlanFolder:
-    """Read a plan folder back.
+    """Read a plan folder back; a person may edit what the plan removes, but neither its settings nor its prices.
 
     Args:
         folder: what `write_plan_folder` wrote.
@@ -90,7 +92,7 @@ def read_plan_folder(folder: Path, *, trust: bool = False) -> PlanFolder:
             data, and models that torchvision, timm and transformers ship, need none.
 
     Raises:
-        PlanError: no plan there, a missing or damaged file.
+        PlanError: no plan there, a checkpoint, a missing or damaged file.
         UsageError: its recipe needs code or files, and is not trusted.
     """
     from pydantic import ValidationError
@@ -102,13 +104,19 @@ def read_plan_folder(folder: Path, *, trust: bool = False) -> PlanFolder:
     from prunus.experiments.recipe import Recipe
 
     plan = Plan.load(folder)
-    path = folder / _RECIPE
+    path = folder / RECIPE
+    if (folder / HEADER).is_file() and not path.is_file():
+        raise PlanError(
+            f"{folder} is a checkpoint of a cut network, not a plan folder; give the folder that prunus plan wrote, or "
+            f"use: prunus verify {shlex.quote(str(folder))}."
+        )
     try:
         text = parse_json(read_text(path, _LONGEST_RECIPE), str(path))
         recipe = Recipe.model_validate_json(json.dumps(text["recipe"]))
         base_dir, digest = folder.resolve() / text["base_dir"], text.get("weights")
         if digest is not None and type(digest) is not str:
             raise TypeError("'weights' is no text")
+        plan, unread = _as_computed(plan, text.get("computed"))
     except (OSError, KeyError, TypeError, ValueError, RecursionError, ValidationError, DataError) as error:
         raise PlanError(f"{path} cannot be read: {one_line(error, 160)}; plan again from the recipe.") from error
     recipe = trusted_recipe(recipe, folder, base_dir, trust)
@@ -119,4 +127,33 @@ def read_plan_folder(folder: Path, *, trust: bool = False) -> PlanFolder:
         raise PlanError(
             f"{folder} holds a damaged file: {one_line(error, 160)}; plan again from the recipe."
         ) from error
-    return PlanFolder(plan, recipe, scores, weights, digest)
+    return PlanFolder(plan, recipe, scores, weights, digest, unread)
+
+
+def _computed(plan: Plan) -> dict[str, Any]:
+    """Return the parts of ``plan.json`` that are computed and that a person does not set."""
+    text = plan.describe()
+    return {key: text[key] for key in ("settings", "before", "after")}
+
+
+def _as_computed(plan: Plan, computed: Any) -> tuple[Plan, tuple[str, ...]]:
+    """Return a plan with the settings and prices that it was written with, and a line for each edit of them."""
+    if not isinstance(computed, dict):  # the folder is older than this record
+        return plan, ()
+    if not isinstance(computed.get("settings"), dict):
+        raise TypeError("'computed' has no settings")
+    found = _computed(plan)
+    settings = {**computed["settings"], **found["settings"]}
+    lines = [
+        f"settings.{key}: this edit is not read; the plan was made with {shown(computed['settings'].get(key))}, and "
+        "prunus plan makes another"
+        for key in settings
+        if computed["settings"].get(key) != found["settings"].get(key)
+    ]
+    lines += [
+        f"{name}: this edit is not read; prices are computed from what the plan removes"
+        for name in ("before", "after")
+        if computed[name] != found[name]
+    ]
+    before, after = (decode_record(Cost, computed[name], name) for name in ("before", "after"))
+    return replace(plan, settings=computed["settings"], before=before, after=after), tuple(lines)

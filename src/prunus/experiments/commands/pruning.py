@@ -15,6 +15,7 @@ from prunus.foundation.progress import Progress
 from prunus.methods import METHODS, Level, Method
 from prunus.outcome import Outcome
 from prunus.pipeline import planned
+from prunus.pipeline.stage_checks import check_limits
 from prunus.report.results import Results
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
     """
     request = check_wanted(recipe)
     with threads_of(recipe.threads):
-        run = trial_of(trained_model(recipe, recipe.seed, progress), recipe.seed)
+        run = trial_of(
+            trained_model(recipe, recipe.seed, progress, check=lambda dense: check_limits(dense, request)), recipe.seed
+        )
         started = time.perf_counter()
         found = planned(run.analysis, request)
         kept = found.plan.after.params / found.plan.before.params
@@ -58,7 +61,7 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
         )
         results = results_of(recipe, "One network pruned", [dense_row(run)], [entry.row])
     if out is not None:
-        entry.outcome.save(out, metadata={"recipe": recipe.model_dump(mode="json")})
+        entry.outcome.save(out, metadata=recipe.stored(out))
         write_results(results, out, progress)
     return Pruned(entry.outcome, results, run.trained.samples)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from prunus.analysis.review import settle, with_savings
 from prunus.analysis.review.edit import Settled
 from prunus.experiments.commands.folder import PlanFolder
@@ -22,4 +20,5 @@ def review_folder(given: PlanFolder, progress: Progress) -> tuple[TrainedModel, 
     check_weights_of(given.digest, trained)
     coupling = trained.analysis.coupling
     settled = settle(given.plan, coupling)
-    return trained, replace(settled, plan=with_savings(settled.plan, coupling, given.scores))
+    plan = with_savings(settled.plan, coupling, given.scores)
+    return trained, Settled(plan, (*settled.edits, *given.unread))

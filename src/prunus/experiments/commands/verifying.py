@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunus.errors import UsageError
+from prunus.analysis import Analysis
+from prunus.errors import DataError, ModelError, UsageError
+from prunus.experiments.commands.folder import RECIPE
 from prunus.experiments.commands.trust import trusted_recipe
 from prunus.experiments.sources import resolve_model
 from prunus.experiments.trained_model import trained_model
 from prunus.exporters import load
-from prunus.exporters.header import read_header
+from prunus.exporters.header import HEADER, read_header
 from prunus.foundation.progress import Progress
 from prunus.outcome import FRESH, check_calls, realise
 from prunus.outcome.calls import CallTable
@@ -48,7 +51,8 @@ def verify_folder(
         folder: the folder that ``prunus prune`` or ``prunus apply`` wrote.
         progress: reports every long step.
         calls: make the table of calls too, with the network in the folder.
-        base_dir: the folder of relative paths in its recipe; by default the working folder.
+        base_dir: the folder of relative paths in its recipe; by default that of the recipe, if it is still there,
+            else the working folder.
         trust: run the code, and read the files outside of the folder, that its recipe names.
 
     Raises:
@@ -58,11 +62,10 @@ def verify_folder(
         PlanError: the recipe builds another network than the one that was cut.
         VerifyError: cut and masked network differ.
     """
-    recipe = _recipe(folder, base_dir or Path(), trust)
+    recipe = _recipe(folder, base_dir, trust)
     plan = Plan.load(folder)
     plan = replace(plan, settings={k: v for k, v in plan.settings.items() if k != FRESH})
-    fresh = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=recipe.seed)
-    analysis = trained_model(recipe, recipe.seed, progress, weights=fresh.state_dict()).analysis
+    analysis = _dense(recipe, progress)
     found = realise(analysis, plan, repair=None, progress=progress)
     assert found.check is not None
     if not calls:
@@ -71,17 +74,37 @@ def verify_folder(
     return Verified(found.check, check_calls(replace(found, model=stored), progress=progress))
 
 
-def _recipe(folder: Path, base_dir: Path, trust: bool) -> Recipe:
+def _dense(recipe: Recipe, progress: Progress) -> Analysis:
+    """Return the analysis of a fresh dense network of the recipe, without training."""
+    try:
+        fresh = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=recipe.seed)
+        return trained_model(recipe, recipe.seed, progress, weights=fresh.state_dict()).analysis
+    except (ModelError, DataError) as error:
+        raise type(error)(
+            f"{error} Relative paths of the recipe start from {str(recipe.base_dir.resolve())!r}; give --base for "
+            "another folder."
+        ) from error
+
+
+def _recipe(folder: Path, base_dir: Path | None, trust: bool) -> Recipe:
     from pydantic import ValidationError
 
     from prunus.experiments.recipe import Recipe
 
-    values = read_header(folder).metadata.get("recipe")
+    if (folder / RECIPE).is_file() and not (folder / HEADER).is_file():
+        raise UsageError(
+            f"{folder} is a plan folder, not a checkpoint; first cut: prunus apply {shlex.quote(str(folder))} -o small."
+        )
+    stored = read_header(folder).metadata
+    values = stored.get("recipe")
     if values is None:
         raise UsageError(
             f"{folder} holds no recipe, which says how its dense network is built; in Python: prunus.verify(outcome), "
             "prunus.check_calls(outcome)."
         )
+    if base_dir is None:
+        own = folder.resolve() / str(stored.get("base_dir", ""))
+        base_dir = own if "base_dir" in stored and own.is_dir() else Path()
     try:
         recipe = Recipe.model_validate_json(json.dumps(values))
     except ValidationError as error:

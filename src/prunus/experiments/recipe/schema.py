@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -29,7 +30,7 @@ def _nothing_twice(values: Listed) -> Listed:
             raise ValueError("the list is empty; name at least one, or leave the key out")
         twice = [value for value in values if values.count(value) > 1]
         if twice:
-            raise ValueError(f"{twice[0]!r} stands twice; name each once")
+            raise ValueError(f"{twice[0]!r} is given twice; name each once")
     return values
 
 
@@ -151,7 +152,7 @@ class Recipe(_Section):
     )
     data_args: dict[str, Any] = Field(default={}, description="a section of keyword arguments for the data")
     calibration: Literal["data", "noise"] = Field(
-        default="data", description="data, or noise for scores and repair without a single sample"
+        default="data", description="data, or noise for scores and repair without a sample"
     )
     train: Annotated[TrainingOptions, _over(_TRAIN)] = Field(
         default=_TRAIN, description="a section with the keys steps, lr, batch_size, optimizer, …"
@@ -171,7 +172,7 @@ class Recipe(_Section):
     )
     ignore: tuple[Name, ...] = Field(default=(), strict=False, description="a list of module names or patterns")
     opt_in: Annotated[tuple[Literal["experts", "vocabulary"], ...], Field(strict=False)] = Field(
-        default=(), description="a list of experts and vocabulary: what else may go"
+        default=(), description="a list of experts and vocabulary, which are pruned too"
     )
     forward: Literal["keep", "rewrite"] = Field(
         default="keep", description="keep, or rewrite for forwards that are written anew where they hold a stale size"
@@ -202,3 +203,11 @@ class Recipe(_Section):
         copy = self.model_copy()
         copy._base_dir = base_dir
         return copy
+
+    def stored(self, folder: Path) -> dict[str, Any]:
+        """Return the entries by which a folder remembers this recipe.
+
+        The path of the recipe's folder is relative to ``folder``, so that both may move together.
+        """
+        place = os.path.relpath(self._base_dir.resolve(), folder.resolve())
+        return {"recipe": self.model_dump(mode="json"), "base_dir": place}

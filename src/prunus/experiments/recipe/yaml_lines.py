@@ -116,7 +116,7 @@ def _plain_mapping(node: yaml.MappingNode, path: Path_, lines: dict[Path_, int],
         inner = (*path, key)
         if key in values:
             raise RecipeError(
-                f"{name}:{line}: the key {dotted(inner)!r} stands twice, first on line {lines[inner]}; remove one."
+                f"{name}:{line}: the key {dotted(inner)!r} is given twice, first on line {lines[inner]}; remove one."
             )
         lines[inner] = line
         values[key] = _plain(value_node, inner, lines, name)

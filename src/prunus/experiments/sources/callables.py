@@ -35,7 +35,7 @@ def call_source(
 
     Args:
         text: ``file.py:callable`` or ``package.module:callable``.
-        args: keyword arguments of the call.
+        args: keyword arguments of the call; files and folders in them start from ``base_dir`` too.
         base_dir: the folder from which a relative file and a module start.
         kind: the class of the errors.
         seed: set just before the call, so that random numbers drawn during the import change nothing.
@@ -55,7 +55,33 @@ def call_source(
         with errors_named(repr(text), kind, member):
             if seed is not None:
                 torch.manual_seed(seed)
-            return member(**args)
+            return member(**{key: _located(key, value, base_dir) for key, value in args.items()})
+
+
+_PLACES = ("path", "file", "folder", "dir", "root")
+"""Words in the key of an argument that names a file or folder."""
+
+
+def _located(key: str, value: Any, base_dir: Path) -> Any:
+    """Return an argument in which files and folders beside the recipe are named from its folder.
+
+    A text with a slash or a suffix is a path if it exists there. A bare word is one only under a key that names a
+    place, because ``split: train`` means no folder.
+    """
+    if isinstance(value, dict):
+        return {inner: _located(str(inner), each, base_dir) for inner, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_located(key, each, base_dir) for each in value)
+    if not isinstance(value, str) or not value or "\0" in value or len(value) > _LONGEST_PATH:
+        return value
+    bare = "/" not in value and not Path(value).suffix
+    if bare and not any(word in key.lower() for word in _PLACES):
+        return value
+    place = base_dir / Path(value).expanduser()
+    return str(place.resolve()) if place.exists() else value
+
+
+_LONGEST_PATH = 1024
 
 
 def _as_is(member: Any, args: Mapping[str, Any], text: str, kind: type[UsageError]) -> Any:

@@ -73,7 +73,7 @@ def _check_names(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> N
         )
     if extra := [name for name in state if name not in expected]:
         raise ModelError(
-            f"{where}: it holds {extra[0]!r}, which the model has not ({len(extra)} such). Check model_args."
+            f"{where}: it contains {extra[0]!r}, which the model does not have ({len(extra)} such). Check model_args."
         )
     for name, value in state.items():
         if expected[name].shape != value.shape:

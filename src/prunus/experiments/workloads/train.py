@@ -199,7 +199,7 @@ def _check_place(place: Path) -> None:
         other = next((entry.name for entry in place.iterdir() if entry.name not in (WEIGHTS, RECORD)), None)
         if other is not None:
             raise OptionError(
-                f"the folder {str(place)!r} holds {other!r}, which is not ours; give a folder of its own."
+                f"the folder {str(place)!r} contains {other!r}, which prunus did not write; give an empty folder."
             )
     above = place.absolute().parent
     while not above.exists() and above != above.parent:

@@ -19,6 +19,6 @@ def check_resumed(pruner: Pruner, step: int, missing: str) -> None:
     """
     if step and pruner.step != step:
         raise OptionError(
-            f"the trainer goes on at step {step}, its pruner stands at {pruner.step}: {missing}. Put it there, give "
-            "pruner.load_state_dict the state of that step, or begin anew."
+            f"the trainer resumes at step {step}, but the pruner is at step {pruner.step}: {missing}. Restore that "
+            f"file, load the pruner's state of step {step} with pruner.load_state_dict, or restart the training."
         )
