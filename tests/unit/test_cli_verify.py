@@ -55,12 +55,12 @@ def test_a_checkpoint_finds_its_model_from_any_folder(
     (folder.parent / "elsewhere").mkdir()
     monkeypatch.chdir(folder.parent / "elsewhere")
     with pytest.raises(SystemExit) as ended:
-        main(["verify", str(folder)])
+        main(["verify", str(folder), "--trust"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("masked ≡ cut: ok")
     (folder.parent / "model.py").unlink()
     with pytest.raises(SystemExit) as ended:
-        main(["verify", str(folder)])
+        main(["verify", str(folder), "--trust"])
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert f"recipe start from {str(folder.parent.resolve())!r}; give --base for another folder" in said
@@ -86,14 +86,14 @@ def test_a_plan_folder_is_no_checkpoint(
     plan = tmp_path / "my plan"
     with pytest.raises(SystemExit):
         main(["plan", str(recipe), "-o", str(plan), "--no-pay", "--no-picture"])
-    assert f"then: prunus apply '{plan}' -o small" in capsys.readouterr().err
+    assert f"then: prunus apply '{plan}' -o small --trust" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         main(["verify", str(plan)])
     assert ended.value.code == 2
     assert f"is a plan folder, not a checkpoint; first cut: prunus apply '{plan}' -o small" in capsys.readouterr().err
     monkeypatch.chdir(plan)
     with pytest.raises(SystemExit):
-        main(["apply", str(plan), "-o", str(tmp_path / "small")])
+        main(["apply", str(plan), "-o", str(tmp_path / "small"), "--trust"])
     assert json.loads((tmp_path / "small" / "checkpoint.json").read_text())["metadata"]["base_dir"] == ".."
 
 
