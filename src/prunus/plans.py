@@ -265,7 +265,7 @@ def _check_form(text: Any, where: str) -> None:
     if not isinstance(text, dict):
         raise PlanError(f"{where} is {shown(text)}; a plan is an object with the keys {', '.join(_FORMS)}.")
     if text.get("format") != FORMAT:
-        raise PlanError(f"{where} has format {text.get('format')!r}; this version reads {FORMAT!r}.")
+        raise PlanError(f"{where} has format {shown(text.get('format'))}; this version reads {FORMAT!r}.")
     for key in text:
         if key not in _FORMS:
             raise PlanError(
