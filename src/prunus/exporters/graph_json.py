@@ -102,7 +102,9 @@ def decode_graph(data: Any, constants: Mapping[str, torch.Tensor], where: str = 
     except PrunusError:
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"{where} is damaged: {type(error).__name__} {error}; save the model again.") from error
+        raise ModelError(
+            f"{where} is damaged: {type(error).__name__} {str(error)[:200]}; save the model again."
+        ) from error
 
 
 def _decode_graph(data: Any, constants: Mapping[str, torch.Tensor]) -> Graph:

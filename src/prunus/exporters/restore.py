@@ -72,7 +72,7 @@ def load(folder: Path | str, model: nn.Module | None = None) -> nn.Module:
             raise ModelError(f"The checkpoint {folder} does not fit itself: {error}") from error
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, SyntaxError, TypeError, ValueError) as error:
-        raise ModelError(f"The checkpoint {folder} is damaged: {type(error).__name__} {error}.") from error
+        raise ModelError(f"The checkpoint {folder} is damaged: {type(error).__name__} {str(error)[:200]}.") from error
 
 
 def _rewriting(folder: Path, constants: Mapping[str, torch.Tensor]) -> Rewriting:

@@ -80,7 +80,9 @@ def decode_surgery(data: Any, constants: Mapping[str, torch.Tensor], where: str)
         calls = range(len(graph.calls))
         stale, inlined = {calls[i] for i in data["calls"]}, {calls[i] for i in data["inlined"]}
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"{where} is damaged: {type(error).__name__} {error}; save the model again.") from error
+        raise ModelError(
+            f"{where} is damaged: {type(error).__name__} {str(error)[:200]}; save the model again."
+        ) from error
     return Rewriting(Splice(graph, stale, inlined), growth)
 
 
