@@ -53,8 +53,8 @@ def read_state(path: Path | str) -> dict[str, Any]:
         found = _unpacked(json.loads(about["state"]), tensors)
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise OptionError(
-            f"the checkpoint {str(path)!r} is damaged: {type(error).__name__} {one_line(error, 200)}; give one that was "
-            "written whole."
+            f"the checkpoint {str(path)!r} is damaged: {type(error).__name__} {one_line(error, 200)}; give one "
+            "that was written whole."
         ) from error
     if not isinstance(found, dict):
         raise OptionError(f"the checkpoint {str(path)!r} is damaged: no object at its top; give one written whole.")

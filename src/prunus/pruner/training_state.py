@@ -198,7 +198,7 @@ def found_state(place: Checkpoints, identity: Mapping[str, Any]) -> dict[str, An
         raise OptionError(f"the checkpoint {str(place.path)!r} does not say whose it is; delete it to begin anew.")
     for name, own in identity.items():
         stored = stored_identity.get(name)
-        if stored != own:
+        if not _equal(stored, own):
             raise OptionError(
                 f"the checkpoint {str(place.path)!r} belongs to another training: {name} is {_shown(stored)} there and "
                 f"{own!r} here. Go on with the same recipe, or give another path."
@@ -251,6 +251,13 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     random.setstate(states["python"])
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, np.asarray(keys, np.uint32), *rest))
+
+
+def _equal(stored: Any, own: Any) -> bool:
+    try:
+        return bool(stored == own)
+    except (RuntimeError, ValueError):  # a tensor stands where a number should
+        return False
 
 
 def _shown(value: Any) -> str:
