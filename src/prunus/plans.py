@@ -16,6 +16,7 @@ from prunus.errors import PlanError, nearest
 from prunus.foundation.arguments import door, shown
 from prunus.foundation.atomic_files import Contents, atomic_dir
 from prunus.foundation.strict_json import unique_keys
+from prunus.foundation.user_code import one_line
 from prunus.graph.ir import Graph
 
 FORMAT = "prunus-plan/1"
@@ -207,7 +208,7 @@ class Plan:
                 mended=tuple(Mend(**m) for m in text["mended"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise PlanError(f"{where} is damaged: {type(error).__name__} {str(error)[:200]}.") from error
+            raise PlanError(f"{where} is damaged: {type(error).__name__} {one_line(error, 200)}.") from error
 
 
 def _axis_of(name: str, value: Any, where: str) -> np.ndarray:
@@ -266,7 +267,7 @@ def _check_form(text: Any, where: str) -> None:
     if not isinstance(text, dict):
         raise PlanError(f"{where} is {shown(text)}; a plan is an object with the keys {', '.join(_FORMS)}.")
     if text.get("format") != FORMAT:
-        raise PlanError(f"{where} has format {text.get('format')!r}; this version reads {FORMAT!r}.")
+        raise PlanError(f"{where} has format {shown(text.get('format'))}; this version reads {FORMAT!r}.")
     for key in text:
         if key not in _FORMS:
             raise PlanError(
@@ -368,7 +369,7 @@ def _read_masks(folder: Path, text: Mapping[str, Any]) -> dict[str, np.ndarray]:
         packed = load(path.read_bytes())
         return {k: _unpacked(packed[k], v["shape"]) for k, v in listed.items()}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise PlanError(f"{path} does not hold the masks that plan.json names: {reason}.") from error
 
 

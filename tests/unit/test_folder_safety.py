@@ -177,6 +177,7 @@ def trained(path: Path) -> nn.Module:
         (lambda s: s["random"][0].update(torch=torch.zeros(3)), "is damaged: "),
         (lambda s: s["random"][0].update(numpy=("MT19937", [10**30], 1, 0, 0.0)), "is damaged: OverflowError"),
         (lambda s: s["pruner"].pop("strategy"), "is damaged: KeyError"),
+        (lambda s: s["identity"].update(seed=torch.zeros(3)), "belongs to another training: seed is"),
         (lambda s: s.pop("identity"), "does not say whose it is"),
     ],
 )

@@ -176,6 +176,38 @@ def test_heads_without_values_and_units_of_closed_gates_go(fused: bool) -> None:
     torch.testing.assert_close(result.model(TOKENS), model(TOKENS))
 
 
+class Pieces(nn.Module):
+    """Two halves of one layer with readers of their own; ``chunk`` needs them equally wide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.up, self.left, self.right = 2, nn.Linear(6, 12), nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.up(x).chunk(2, -1)
+        return self.left(a) + self.right(b)
+
+
+def test_forwards_are_kept_and_tied_widths_shrink_as_far_as_both_can() -> None:
+    torch.manual_seed(0)
+    model = Pieces().eval()
+    zero_(model.left.weight[:, :3], model.right.weight[:, 4:])
+    result = prunus.shrink(model, VECTORS)
+    assert result.surgery.spliced == ()
+    assert type(result.model).forward is Pieces.forward
+    assert (result.model.left.in_features, result.model.right.in_features) == (4, 4)
+    torch.testing.assert_close(result.model(VECTORS), model(VECTORS))
+    freer = prunus.shrink(model, VECTORS, forward="rewrite")
+    assert (freer.model.left.in_features, freer.model.right.in_features) == (3, 4)
+
+
+def test_what_only_rewriting_frees_is_named() -> None:
+    model = Pieces().eval()
+    zero_(model.left.weight[:, :3])
+    with pytest.raises(OutcomeError, match="or forward='rewrite', which also frees axes"):
+        prunus.shrink(model, VECTORS)
+
+
 class Awkward(nn.Module):
     """Zeros that look dead and are not."""
 

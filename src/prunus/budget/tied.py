@@ -145,4 +145,25 @@ def in_proportion(coupling: Coupling, keep: Keep, scores: Mapping[str, np.ndarra
     return masks
 
 
-__all__ = ["in_proportion", "with_ties"]
+def whole_steps(coupling: Coupling, keep: Keep) -> dict[str, np.ndarray]:
+    """Return the least kept units that hold the ties of a network and lose none of the given ones.
+
+    Every axis of a group keeps as many steps as the axis that needs most; removed units of the lower index come back.
+    An axis that the analysis does not name any more, because it is frozen, has no entry.
+
+    Args:
+        coupling: the coupling, with its ties.
+        keep: axis id → units that stay (bool).
+    """
+    masks = {a: np.asarray(m, bool).copy() for a, m in keep.items() if a in coupling.axes}
+    for tie in coupling.ties:
+        present = {a: masks.get(a, np.ones(coupling.axes[a].size, bool)) for a in tie.units}
+        steps = max(-(-(int(m.sum()) - tie.rest.get(a, 0)) // tie.units[a]) for a, m in present.items())
+        for a, mask in present.items():
+            count = min(len(mask), tie.rest.get(a, 0) + max(1, steps) * tie.units[a])
+            masks[a] = np.zeros(len(mask), bool)
+            masks[a][np.argsort(~mask, kind="stable")[:count]] = True
+    return masks
+
+
+__all__ = ["in_proportion", "whole_steps", "with_ties"]

@@ -20,6 +20,7 @@ from prunus.exporters.value_json import (
     encode_meta,
     encode_value,
 )
+from prunus.foundation.user_code import one_line
 from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, TensorInfo
 
 Json = dict[str, Any]
@@ -102,7 +103,9 @@ def decode_graph(data: Any, constants: Mapping[str, torch.Tensor], where: str = 
     except PrunusError:
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"{where} is damaged: {type(error).__name__} {error}; save the model again.") from error
+        raise ModelError(
+            f"{where} is damaged: {type(error).__name__} {one_line(error, 200)}; save the model again."
+        ) from error
 
 
 def _decode_graph(data: Any, constants: Mapping[str, torch.Tensor]) -> Graph:

@@ -16,6 +16,7 @@ from prunus.exporters.own_folder import fresh_from, load_pretrained
 from prunus.exporters.pack import read_tensors
 from prunus.exporters.surgery_json import Rewriting, constant_attribute, decode_surgery
 from prunus.foundation.strict_json import decode_record, parse_json, read_text
+from prunus.foundation.user_code import one_line
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan
@@ -72,7 +73,9 @@ def load(folder: Path | str, model: nn.Module | None = None) -> nn.Module:
             raise ModelError(f"The checkpoint {folder} does not fit itself: {error}") from error
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, SyntaxError, TypeError, ValueError) as error:
-        raise ModelError(f"The checkpoint {folder} is damaged: {type(error).__name__} {error}.") from error
+        raise ModelError(
+            f"The checkpoint {folder} is damaged: {type(error).__name__} {one_line(error, 200)}."
+        ) from error
 
 
 def _rewriting(folder: Path, constants: Mapping[str, torch.Tensor]) -> Rewriting:

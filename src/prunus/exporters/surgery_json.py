@@ -12,6 +12,7 @@ import torch
 from prunus.errors import ModelError
 from prunus.exporters.graph_json import Json, decode_graph, encode_graph
 from prunus.exporters.value_json import Objects, Opaque, decode_shape, decode_value, encode_value
+from prunus.foundation.user_code import one_line
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, TensorMeta
 from prunus.surgery.emit import Emission
 from prunus.surgery.record import Surgery
@@ -80,7 +81,9 @@ def decode_surgery(data: Any, constants: Mapping[str, torch.Tensor], where: str)
         calls = range(len(graph.calls))
         stale, inlined = {calls[i] for i in data["calls"]}, {calls[i] for i in data["inlined"]}
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"{where} is damaged: {type(error).__name__} {error}; save the model again.") from error
+        raise ModelError(
+            f"{where} is damaged: {type(error).__name__} {one_line(error, 200)}; save the model again."
+        ) from error
     return Rewriting(Splice(graph, stale, inlined), growth)
 
 

@@ -85,7 +85,7 @@ class Registry(Generic[T]):
             self._load(name)
         if name not in self._members:
             known = self._known()
-            raise OptionError(f"Unknown {self.role} {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
+            raise OptionError(f"Unknown {self.role} {_short(name)}.{nearest(name, known)} Known: {', '.join(known)}.")
         return self._members[name]
 
     def find(self, name: str) -> T | None:
@@ -167,6 +167,11 @@ def title_of(member: object) -> str:
         ('uniform', 'len', 'int')
     """
     return member if isinstance(member, str) else str(getattr(member, "__name__", type(member).__name__))
+
+
+def _short(name: Any) -> str:
+    text = repr(name)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -11,9 +11,11 @@ from torch import nn
 
 from prunus.analysis import analyse
 from prunus.analysis.score import check_weights, make_plan
+from prunus.budget.tied import whole_steps
 from prunus.errors import OutcomeError, VerifyError
 from prunus.foundation.as_found import seeded
 from prunus.foundation.autograd_mode import in_ordinary_mode
+from prunus.foundation.defaults import DEFAULTS
 from prunus.graph.call_form import as_called
 from prunus.graph.capture import preserved, split_inputs, unwrap
 from prunus.graph.open_outputs import opened_leaves
@@ -29,7 +31,7 @@ TOLERANCE = 1e-6
 
 
 @in_ordinary_mode
-def shrink(model: nn.Module, example_inputs: Any, *, forward: str = "rewrite") -> Outcome:
+def shrink(model: nn.Module, example_inputs: Any, *, forward: str = DEFAULTS.forward) -> Outcome:
     """Remove the structure that zeros have made dead; the network computes the same and is smaller.
 
     f_small(x) = f(x) for every x: a unit is removed if the zeros show that no output can depend on it (all weights that
@@ -69,17 +71,18 @@ def shrink(model: nn.Module, example_inputs: Any, *, forward: str = "rewrite") -
     plain = _without_masks(model)
     analysis = analyse(plain, example_inputs, forward=forward)
     live = live_units(analysis.coupling, named_tensors(analysis.model))
-    keep = {axis: _at_least_one(units) for axis, units in live.items()}
+    keep = whole_steps(analysis.coupling, {axis: _at_least_one(units) for axis, units in live.items()})
     decisions = [
         Decision(axis, "unit", int((~units).sum()), len(units), "no output depends on it: its weights are zero")
         for axis, units in keep.items()
         if not units.all()
     ]
     if not decisions:
+        more = "." if analysis.own is None else ", or forward='rewrite', which also frees axes that the code needs."
         raise OutcomeError(
             f"Nothing is dead in {type(model).__name__}: on its {len(live)} removable axes an output may depend on "
             f"each of the {sum(map(len, live.values())):,} units. A unit goes when all weights and biases that write "
-            "it are zero (those of a norm behind it too), or all that read it; to remove more, use prunus.prune."
+            f"it are zero (those of a norm behind it too), or all that read it; to remove more, use prunus.prune{more}"
         )
     plan = make_plan(analysis.coupling, keep, decisions=decisions, settings={"method": "shrink"})
     found = realise(analysis, plan, repair=None)

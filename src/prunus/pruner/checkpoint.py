@@ -12,6 +12,7 @@ from torch import Tensor
 from prunus.errors import OptionError
 from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import write_bytes_atomic
+from prunus.foundation.user_code import one_line
 
 FORMAT = "prunus-training/2"
 _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
@@ -44,7 +45,7 @@ def read_state(path: Path | str) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator)
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
         raise OptionError(
-            f"cannot read the checkpoint {str(path)!r}: {error}; give one that was written whole."
+            f"cannot read the checkpoint {str(path)!r}: {one_line(error, 200)}; give one that was written whole."
         ) from error
     if about.get("format") != FORMAT:
         raise OptionError(f"{str(path)!r} has format {shown(about.get('format'))}; this version reads {FORMAT!r}.")
@@ -52,8 +53,8 @@ def read_state(path: Path | str) -> dict[str, Any]:
         found = _unpacked(json.loads(about["state"]), tensors)
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise OptionError(
-            f"the checkpoint {str(path)!r} is damaged: {type(error).__name__} {str(error)[:200]}; give one that was "
-            "written whole."
+            f"the checkpoint {str(path)!r} is damaged: {type(error).__name__} {one_line(error, 200)}; give one "
+            "that was written whole."
         ) from error
     if not isinstance(found, dict):
         raise OptionError(f"the checkpoint {str(path)!r} is damaged: no object at its top; give one written whole.")

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from prunus.data.batches import Batch, DataSource, check_count, cuda_devices
 from prunus.errors import OptionError
+from prunus.foundation.arguments import shown
 from prunus.foundation.registry import title_of
 from prunus.graph.recorder import named_tensors
 from prunus.pruner.checkpoint import read_state, write_state
@@ -198,9 +199,9 @@ def found_state(place: Checkpoints, identity: Mapping[str, Any]) -> dict[str, An
         raise OptionError(f"the checkpoint {str(place.path)!r} does not say whose it is; delete it to begin anew.")
     for name, own in identity.items():
         stored = stored_identity.get(name)
-        if stored != own:
+        if not _equal(stored, own):
             raise OptionError(
-                f"the checkpoint {str(place.path)!r} belongs to another training: {name} is {_shown(stored)} there and "
+                f"the checkpoint {str(place.path)!r} belongs to another training: {name} is {shown(stored)} there and "
                 f"{own!r} here. Go on with the same recipe, or give another path."
             )
     return state
@@ -253,9 +254,11 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     np.random.set_state((kind, np.asarray(keys, np.uint32), *rest))
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _equal(stored: Any, own: Any) -> bool:
+    try:
+        return bool(stored == own)
+    except (RuntimeError, ValueError):  # a tensor stands where a number should
+        return False
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from prunus.errors import RecipeError
 
 Path_ = tuple[str | int, ...]
 _TAG = "tag:yaml.org,2002:"
-_DEEPEST = 40
+_DEEPEST, _LONGEST_KEY = 40, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,8 @@ def dotted(path: Path_) -> str:
     """Return ``compare.kept[1]`` for ``("compare", "kept", 1)``."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        name = part if isinstance(part, int) or len(part) <= _LONGEST_KEY else f"{part[:_LONGEST_KEY]}…"
+        text += f"[{name}]" if isinstance(name, int) else f".{name}" if text else name
     return text
 
 
