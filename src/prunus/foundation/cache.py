@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import shutil
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +14,6 @@ from prunus.errors import OptionError
 from prunus.foundation.atomic_files import write_bytes_atomic
 
 _SUM = "sha256"
-_LONGEST_WRITING = 3600.0  # seconds
 
 
 class CacheWarning(UserWarning):
@@ -64,8 +60,6 @@ def cached_tensors(path: Path, make: Callable[[], dict[str, Tensor]], what: str)
         write_bytes_atomic(path, summed_bytes(tensors))
     except OptionError as error:
         warnings.warn(f"{what} not kept for the next run: {error}", CacheWarning, stacklevel=2)
-    else:
-        sweep(path)
     return tensors
 
 
@@ -96,15 +90,3 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def sweep(final: Path) -> None:
-    """Remove temporary files older than an hour beside ``final``; a younger one may belong to a running writer."""
-    # The names that `atomic_files` gives.
-    leftover = re.compile(re.escape(f".{final.name}.") + r"\d+-[0-9a-f]{8}\.(tmp|old)")
-    for entry in final.absolute().parent.iterdir():
-        if leftover.fullmatch(entry.name) and time.time() - entry.lstat().st_mtime > _LONGEST_WRITING:
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)

@@ -10,12 +10,13 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from prunus.errors import DataError, OptionError
-from prunus.foundation.atomic_files import atomic_dir
+from prunus.foundation.atomic_files import Contents, atomic_dir
 from prunus.foundation.cache import checksum, read_summed, summed_bytes
 from prunus.foundation.strict_json import decode_record, parse_json
 
 FORMAT = "prunus-trained/1"
 WEIGHTS, RECORD = "weights.safetensors", "training.json"
+TRAINED = Contents(RECORD, frozenset({WEIGHTS, RECORD}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def write_trained(folder: Path, model: nn.Module, record: TrainingRecord) -> Non
     Raises:
         OptionError: the folder cannot be written; an older one is then untouched.
     """
-    with atomic_dir(folder) as temporary:
+    with atomic_dir(folder, TRAINED) as temporary:
         try:
             (temporary / WEIGHTS).write_bytes(summed_bytes(state_of(model)))
             text = json.dumps(asdict(record), indent=1, allow_nan=False)
