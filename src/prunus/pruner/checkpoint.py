@@ -11,8 +11,10 @@ from torch import Tensor
 
 from prunus.errors import OptionError
 from prunus.foundation.atomic_files import write_bytes_atomic
+from prunus.foundation.sealed import KEY, seal_broken, sealed_bytes
 
-FORMAT = "prunus-training/2"
+FORMAT, UNSEALED = "prunus-training/3", "prunus-training/2"
+"""The format, and the one before it, which is read too: it had no checksum."""
 _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
 
 
@@ -22,15 +24,13 @@ def write_state(path: Path | str, state: Mapping[str, Any]) -> Path:
     Raises:
         OptionError: the nest holds something else, or the file cannot be written: the old one is then intact.
     """
-    from safetensors.torch import save
-
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_packed(state, tensors))
-    return write_bytes_atomic(path, save(tensors, {"format": FORMAT, "state": text}))
+    return write_bytes_atomic(path, sealed_bytes(tensors, {"format": FORMAT, "state": text}))
 
 
 def read_state(path: Path | str) -> dict[str, Any]:
-    """Read what `write_state` wrote.
+    """Read what `write_state` wrote, after its checksum is compared.
 
     Raises:
         OptionError: no such file, a damaged one, or another format.
@@ -41,14 +41,26 @@ def read_state(path: Path | str) -> dict[str, Any]:
         with safe_open(str(path), "pt") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator)
-    except (OSError, SafetensorError) as error:
+        broken = "" if about.get("format") == UNSEALED and KEY not in about else seal_broken(path)
+    except (OSError, SafetensorError, ValueError) as error:
         raise OptionError(
             f"cannot read the checkpoint {str(path)!r}: {error}; give one that was written whole."
         ) from error
-    if about.get("format") != FORMAT:
+    if about.get("format") not in (FORMAT, UNSEALED):
         raise OptionError(f"{str(path)!r} has format {about.get('format')!r}; this version reads {FORMAT!r}.")
-    found: dict[str, Any] = _unpacked(json.loads(about["state"]), tensors)
-    return found
+    if broken:
+        raise _malformed(path, broken)
+    try:
+        state = _unpacked(json.loads(about["state"]), tensors)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _malformed(path, f"{type(error).__name__} {error}") from error
+    if not isinstance(state, dict):
+        raise _malformed(path, f"its state is a {type(state).__name__}, not a mapping")
+    return state
+
+
+def _malformed(path: Path | str, reason: str) -> OptionError:
+    return OptionError(f"the checkpoint {str(path)!r} is damaged: {reason}; give one that was written whole.")
 
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:

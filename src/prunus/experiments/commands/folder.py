@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from prunus.errors import PlanError
 from prunus.foundation.atomic_files import Contents, atomic_dir
+from prunus.foundation.sealed import seal_broken, sealed_bytes
 from prunus.plans import PLAN, PLAN_FILES, Plan
 
 if TYPE_CHECKING:
@@ -59,9 +61,6 @@ def write_plan_folder(
     digest: str | None = None,
 ) -> Path:
     """Write a plan folder at once or not at all, in the place of an older one."""
-    from safetensors.numpy import save
-    from safetensors.torch import save as save_tensors
-
     with atomic_dir(out, PLAN_FOLDER) as folder:
         plan.write(folder)
         values = recipe.model_dump(mode="json")
@@ -71,10 +70,11 @@ def write_plan_folder(
             json.dumps({"base_dir": place, "weights": digest, "recipe": values}, indent=1) + "\n", "utf-8"
         )
         if scores:
-            (folder / _SCORES).write_bytes(save({a: np.ascontiguousarray(s, np.float64) for a, s in scores.items()}))
+            packed = {a: torch.from_numpy(np.ascontiguousarray(s, np.float64)) for a, s in scores.items()}
+            (folder / _SCORES).write_bytes(sealed_bytes(packed, {}))
         if weights is not None:
             whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-            (folder / _WEIGHTS).write_bytes(save_tensors(whole))
+            (folder / _WEIGHTS).write_bytes(sealed_bytes(whole, {}))
     return out
 
 
@@ -100,8 +100,13 @@ def read_plan_folder(folder: Path) -> PlanFolder:
         found = str(error).splitlines()[0]
         raise PlanError(f"{path} cannot be read: {found}; plan again from the recipe.") from error
     try:
+        for name in (_SCORES, _WEIGHTS):
+            if (folder / name).is_file() and (broken := seal_broken(folder / name, optional=True)):
+                raise PlanError(f"{folder / name} is damaged: {broken}; plan again from the recipe.")
         scores = load((folder / _SCORES).read_bytes()) if (folder / _SCORES).is_file() else {}
         weights = load_tensors((folder / _WEIGHTS).read_bytes()) if (folder / _WEIGHTS).is_file() else None
     except (OSError, SafetensorError) as error:
-        raise PlanError(f"{folder} holds a damaged file: {error}; plan again from the recipe.") from error
+        raise PlanError(
+            f"{folder} holds a damaged file ({_SCORES} or {_WEIGHTS}): {error}; plan again from the recipe."
+        ) from error
     return PlanFolder(plan, recipe, scores, weights, text.get("weights"))

@@ -16,7 +16,6 @@ from prunus.foundation.strict_json import decode_record, parse_json
 
 FORMAT = "prunus-trained/1"
 WEIGHTS, RECORD = "weights.safetensors", "training.json"
-TRAINED = Contents(RECORD, frozenset({WEIGHTS, RECORD}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,9 @@ def write_trained(folder: Path, model: nn.Module, record: TrainingRecord) -> Non
     Raises:
         OptionError: the folder cannot be written; an older one is then untouched.
     """
-    with atomic_dir(folder, TRAINED) as temporary:
+    # Either file marks such a folder: one whose other file was lost is trained again.
+    mark = RECORD if (folder / RECORD).exists() else WEIGHTS
+    with atomic_dir(folder, Contents(mark, frozenset({WEIGHTS, RECORD}))) as temporary:
         try:
             (temporary / WEIGHTS).write_bytes(summed_bytes(state_of(model)))
             text = json.dumps(asdict(record), indent=1, allow_nan=False)
