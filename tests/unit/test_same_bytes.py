@@ -10,19 +10,25 @@ from pathlib import Path
 
 import pytest
 
-CODE = """
+CODE = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from pathlib import Path
 import torch, prunus
 from torch import nn
-from prunus.cli.main import main
+from factories_results import make_results
+from prunus.report import write_report
 torch.manual_seed(0)
 model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 8), nn.Linear(8, 2))
 x = torch.linspace(0, 1, 2 * 3 * 64).view(2, 3, 8, 8)
 data = [(x, torch.tensor([0, 1]))] * 3
-outcome = prunus.prune(model, x, budget={"params": .6}, data=data, levels=("unit", "weight"), repair="auto", damage=True)
-outcome.save("small")
-outcome.plan.save("plan")
-prunus.report(outcome, "report.html")
-"""
+plan = prunus.plan(model, x, budget={{"params": .6}}, data=data, levels=("unit", "weight"), damage=True)
+outcome = prunus.prune(model, x, budget={{"params": .6}}, data=data, repair="auto")
+prunus.save(outcome, "small")
+plan.save("plan")
+Path("inspection.txt").write_text(str(prunus.inspect(model, x)), encoding="utf-8")
+write_report(make_results(), Path("report.html"))
+"""  # noqa: E501
 LOCALES = ("C", "C.UTF-8")
 
 
