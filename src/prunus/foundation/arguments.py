@@ -60,7 +60,10 @@ def door(name: str = "") -> Callable[[Function], Function]:
             for argument, value in bound.arguments.items():
                 if argument in kinds and not _is_one(value, kinds[argument]):
                     raise wrong_kind(called, argument, value, kinds[argument])
-            return function(*args, **values)
+            from prunus.foundation.interrupted import as_found_if_interrupted
+
+            with as_found_if_interrupted(bound.arguments.values(), in_place=called.endswith("_")):
+                return function(*args, **values)
 
         return cast("Function", checked)
 
