@@ -28,14 +28,14 @@ DATA = [(X, torch.tensor([0, 1]))] * 3
 
 
 @contextmanager
-def interrupted_after(lines: int) -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt at the n-th line of prunus; yield the count of lines that are left."""
+def interrupted_after(lines: int, source: str = SOURCE) -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt at the n-th line of prunus, or of one file; yield the count of lines that are left."""
     left = [lines]
 
     def trace(frame: Any, event: str, _: Any) -> Any:
         name = frame.f_code.co_filename
         # The restoration itself holds Ctrl-C back.
-        if not name.startswith(SOURCE) or name == interrupted.__file__:
+        if not name.startswith(source) or name == interrupted.__file__:
             return None
         if event == "line":
             left[0] -= 1
@@ -141,6 +141,28 @@ def test_an_interruption_at_any_line_leaves_everything_as_it_was(name: str) -> N
     assert struck > points // 2
     # And all of it works afterwards.
     work(name)[2]()
+
+
+@pytest.mark.parametrize("file", ["graph/capture.py", "graph/observer.py", "foundation/as_found.py"])
+def test_an_interruption_where_a_context_begins_or_ends_leaves_everything_as_it_was(file: str) -> None:
+    """Context managers alone do not restore there."""
+    dense = network()
+    optimizer = torch.optim.SGD([p for p in dense.parameters() if p.requires_grad], 0.1)
+    before = states(dense, None, optimizer)
+
+    def call() -> None:
+        prunus.capture(dense, X)
+        if file.startswith("foundation"):
+            prunus.plan(dense, X, budget={"params": 0.6}, data=DATA, criterion="taylor")
+
+    with interrupted_after(1 << 60, f"{SOURCE}/{file}") as left:
+        call()
+    total = (1 << 60) - left[0]
+    for at in range(1, total, max(1, total // 60)):
+        with pytest.raises(KeyboardInterrupt), interrupted_after(at, f"{SOURCE}/{file}"):
+            call()
+        assert states(dense, None, optimizer) == before, at
+        assert lock_is_free(), at
 
 
 def test_ctrl_c_waits_for_the_end_of_a_block_that_must_run_whole() -> None:
