@@ -18,6 +18,7 @@ from faults import failing, killed_at
 from prunus.errors import PrunusError
 from prunus.foundation import atomic_files
 from prunus.foundation.atomic_files import Contents, append_line, atomic_dir, check_writable, settle, write_bytes_atomic
+from prunus.foundation.cache import read_summed, summed_bytes
 
 OURS = Contents("plan.json", frozenset({"plan.json", "weights"}))
 FILE = atomic_files.__file__
@@ -231,3 +232,26 @@ def test_a_place_is_probed_before_the_work(tmp_path):
     assert names(tmp_path) == []
     with failing(tmp_path, errno.EROFS, 0), pytest.raises(PrunusError, match="Read-only"):
         check_writable(tmp_path / "a" / "b")
+
+
+def test_processes_share_one_cached_file(tmp_path):
+    """Each writes its own content again and again; a reader never meets half of one."""
+    place, children = tmp_path / "cached.safetensors", []
+    for number in range(4):
+        child = os.fork()
+        if child == 0:
+            try:
+                for _ in range(25):
+                    write_bytes_atomic(place, summed_bytes({"a": torch.full((2000,), float(number))}))
+            finally:
+                os._exit(0)
+        children.append(child)
+    read = 0
+    while children:
+        done, _ = os.waitpid(-1, os.WNOHANG)
+        children = [child for child in children if child != done]
+        if place.exists():
+            assert read_summed(place) is not None
+            read += 1
+    assert read > 0
+    assert names(tmp_path) == [place.name]
