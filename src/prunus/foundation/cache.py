@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -72,13 +73,15 @@ def summed_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 def read_summed(path: Path) -> dict[str, Tensor] | None:
     """Return the tensors of a file that `summed_bytes` made, or None where it cannot be read or was changed."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except (SafetensorError, OSError, ValueError):
+        # One open: another process may replace the file between two, and `safe_open` opens it by name twice.
+        data = path.read_bytes()
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+        tensors = load(data)
+    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError):
         return None
     return tensors if metadata.get(_SUM) == checksum(tensors) else None
 
