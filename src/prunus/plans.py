@@ -166,12 +166,14 @@ class Plan:
 
     def write(self, folder: Path) -> None:
         """Write the files of `save` into a folder that may hold other files."""
-        from safetensors.numpy import save
+        import torch
+
+        from prunus.foundation.sealed import sealed_bytes
 
         (folder / PLAN).write_text(json.dumps(self.describe(), indent=1) + "\n", encoding="utf-8")
         if self.masks:
-            packed = {k: np.packbits(m.reshape(-1)) for k, m in self.masks.items()}
-            (folder / MASKS).write_bytes(save(packed))
+            packed = {k: torch.from_numpy(np.packbits(m.reshape(-1))) for k, m in self.masks.items()}
+            (folder / MASKS).write_bytes(sealed_bytes(packed, {}))
 
     @staticmethod
     @door("Plan.load")
@@ -361,11 +363,15 @@ def _read_masks(folder: Path, text: Mapping[str, Any]) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
+    from prunus.foundation.sealed import seal_broken
+
     listed = text.get("masks") or {}
     if not listed:
         return {}
     path = folder / MASKS
     try:
+        if broken := seal_broken(path, optional=True):
+            raise ValueError(broken)
         packed = load(path.read_bytes())
         return {k: _unpacked(packed[k], v["shape"]) for k, v in listed.items()}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:

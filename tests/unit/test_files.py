@@ -89,6 +89,7 @@ def test_exception_in_the_block_keeps_the_old_folder(tmp_path: Path, error: Base
 
 
 def test_failed_swap_brings_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic_files, "_exchange", lambda one, other: False)
     final = tmp_path / "small"
     final.mkdir()
     (final / "kept").write_text("1")

@@ -53,3 +53,58 @@ def test_threads_find_what_one_finds(shared: bool) -> None:
     assert torch.get_default_dtype() is torch.float32
     assert torch.equal(one(x), network()(x))
     assert prunus.prune(one, x, budget={"params": 0.5}).plan == alone.plan
+
+
+def test_eight_threads_prune_eight_models_as_one_after_the_other() -> None:
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    data = [(x, torch.tensor([0, 1]))] * 2
+
+    def model(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 6 + seed, 3), nn.BatchNorm2d(6 + seed), nn.ReLU(), nn.Flatten(), nn.Linear((6 + seed) * 36, 5)
+        )
+
+    def pruned(network: nn.Module) -> prunus.Outcome:
+        return prunus.prune(network, x, budget={"params": 0.6}, data=data, criterion="taylor", repair="auto")
+
+    serial = [pruned(model(seed)) for seed in range(8)]
+    networks, found = [model(seed) for seed in range(8)], dict[int, prunus.Outcome]()
+
+    def prune(seed: int) -> None:
+        found[seed] = pruned(networks[seed])
+
+    assert together([functools.partial(prune, seed) for seed in range(8)]) == []
+    for seed, alone in enumerate(serial):
+        assert found[seed].plan == alone.plan
+        tensors = found[seed].model.state_dict()
+        assert all(torch.equal(tensors[name], value) for name, value in alone.model.state_dict().items())
+
+
+def test_a_capture_leaves_torch_and_calls_of_other_threads_alone() -> None:
+    original = nn.Module.__call__
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Waits(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if threading.current_thread() is worker:
+                inside.set()
+                assert go_on.wait(30)
+            return x * 2
+
+    model = nn.Sequential(nn.Linear(3, 3), Waits(), nn.Linear(3, 2))
+    graphs: list[prunus.Graph] = []
+    worker = threading.Thread(target=lambda: graphs.append(prunus.capture(model, torch.ones(1, 3), method="record")))
+    expected = model(torch.ones(1, 3))
+    worker.start()
+    assert inside.wait(30)
+    patched = nn.Module.__call__ is not original
+    result, dtype = model(torch.ones(1, 3)), torch.zeros(1).dtype
+    go_on.set()
+    worker.join()
+    assert not patched
+    assert dtype is torch.float32
+    assert type(result) is torch.Tensor
+    assert torch.equal(result, expected)
+    assert [call.path for call in graphs[0].calls] == ["", "0", "1", "2"]
+    assert "_compiled_call_impl" not in vars(model)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,7 @@ from prunus.experiments.workloads import train as training
 from prunus.experiments.workloads.glyphs import GlyphSizes, load_glyphs
 from prunus.experiments.workloads.glyphs.resnet import ResNet
 from prunus.experiments.workloads.store import RECORD, WEIGHTS, EpochScore, read_trained
-from prunus.foundation.atomic_files import write_bytes_atomic
-from prunus.foundation.cache import CacheWarning, cache_folder, sweep
+from prunus.foundation.cache import CacheWarning, cache_folder
 from prunus.measurement.quality import evaluate
 from prunus.training import TrainingOptions
 
@@ -196,16 +194,3 @@ def test_the_cache_goes_where_the_environment_says(tmp_path: Path, monkeypatch: 
     for elsewhere in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", elsewhere)
         assert cache_folder() == Path.home() / ".cache" / "prunus"
-
-
-def test_old_leftovers_of_a_file_are_swept_and_nothing_else(tmp_path: Path) -> None:
-    kept = write_bytes_atomic(tmp_path / "a.safetensors", b"whole")
-    young, old, other = (tmp_path / f".{name}-0a0b0c0d.tmp" for name in ("a.safetensors.1", "a.safetensors.2", "b.2"))
-    old_folder = tmp_path / ".a.safetensors.3-0a0b0c0d.old"
-    old_folder.mkdir()
-    for path in (young, old, other):
-        path.write_bytes(b"half")
-    for path in (kept, old, other, old_folder):
-        os.utime(path, (0, 0))
-    sweep(kept)
-    assert sorted(tmp_path.iterdir()) == sorted([kept, young, other])

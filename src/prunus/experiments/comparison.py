@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import platform
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from prunus.errors import BudgetError, OptionError
+from prunus.errors import BudgetError, OptionError, PrunusError
+from prunus.experiments.finished_runs import FinishedRuns
 from prunus.experiments.recipe import Recipe, load_recipe
-from prunus.experiments.trial import Trial, dense_row, entries, prepare
+from prunus.experiments.trial import Trial, dense_row, enter, prepare
+from prunus.foundation.atomic_files import check_writable
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.progress import Progress, Silent
 from prunus.foundation.version import VERSION
 from prunus.methods import METHODS, Method
 from prunus.report.results import Environment, Results, Row, Skipped, named
 
+_FAILED = "failed with seed "
 _LONGEST_FIRST = ("multi-scale", "smaller-dense", "layer-wise", "key-path", "modular")
 
 
@@ -33,6 +39,10 @@ def compare(recipe: Recipe | Path | str, *, progress: Progress | None = None, ou
     scored on the test split, once. Latency is the ratio to the dense network, interleaved in one process. With
     ``workers`` above 1 in the recipe, methods run in parallel processes.
 
+    A run that fails is listed among the skipped ones with its reason, and the others go on. With ``out``, every
+    finished run is kept at once in ``unfinished`` there; a comparison that was interrupted goes on from them when it
+    is called again with the same recipe and folder, and gives the same results apart from times.
+
     Args:
         recipe: the recipe, or the path of its file. ``compare: {save: true}`` stores the network of every run
             as a checkpoint below ``networks`` in ``out``.
@@ -40,22 +50,25 @@ def compare(recipe: Recipe | Path | str, *, progress: Progress | None = None, ou
         out: the folder for ``results.json`` and ``report.html``; None writes nothing.
 
     Raises:
-        BudgetError: no method reaches any of the kept fractions.
-        PrunusError: any refusal of the model, the data or the methods; nothing half-written is left.
+        BudgetError: no method could be run at any of the kept fractions.
+        PrunusError: any refusal of the model or the data, and a folder that cannot be written.
     """
     shown = progress or Silent()
     if isinstance(recipe, str | Path):
         recipe = load_recipe(Path(recipe))
     methods = _methods(recipe)
     networks = _networks(recipe, out)
+    if out is not None:
+        check_writable(Path(out) / "results.json")
+    finished = FinishedRuns.of(recipe, None if out is None else Path(out))
     dense_runs: list[Row] = []
     rows: list[Row] = []
     skipped: dict[tuple[str, float], Skipped] = {}
     with threads_of(recipe.threads):
         for offset in range(recipe.compare.seeds):
-            trial = prepare(recipe, recipe.seed + offset, shown, networks=networks)
-            dense_runs.append(dense_row(trial))
-            for found in _rows(trial, methods, shown):
+            trial = _trial(recipe, recipe.seed + offset, shown, networks, finished)
+            dense_runs.append(_dense_row(trial, finished))
+            for found in _rows(trial, methods, shown, finished):
                 if isinstance(found, Skipped):
                     skipped[found.method, found.kept_fraction] = found
                 else:
@@ -64,11 +77,32 @@ def compare(recipe: Recipe | Path | str, *, progress: Progress | None = None, ou
         first = next(iter(skipped.values()))
         raise BudgetError(f"No method could be run; {first.method} at {first.kept_fraction:g} kept: {first.reason}")
     names = [named(method.name, repair) for method in methods for repair in recipe.compare.repair]
-    ordered = _in_order([r for r in rows if (r.method, r.kept_fraction) not in skipped], names)
+    # A method that cannot reach a kept fraction with one seed is left out; one that failed keeps its other seeds.
+    out_of_reach = {at for at, entry in skipped.items() if not entry.reason.startswith(_FAILED)}
+    ordered = _in_order([r for r in rows if (r.method, r.kept_fraction) not in out_of_reach], names)
     results = results_of(recipe, "Pruning methods compared", dense_runs, ordered, skipped.values())
     if out is not None:
         write_results(results, Path(out), shown)
+        finished.remove()
     return results
+
+
+def _trial(recipe: Recipe, seed: int, shown: Progress, networks: Path | None, finished: FinishedRuns) -> Trial:
+    """Prepare a seed; dense weights that an interrupted comparison trained are not trained again."""
+    weights = finished.weights(seed)
+    trial = prepare(recipe, seed, shown, weights, networks)
+    if weights is None and trial.trained.trained_here:
+        finished.keep_weights(seed, trial.dense.state_dict())
+    return trial
+
+
+def _dense_row(trial: Trial, finished: FinishedRuns) -> Row:
+    digest, place = trial.trained.digest, (trial.seed, "dense", 1.0)
+    entry = finished.get(digest, place)
+    if not isinstance(entry, Row):
+        entry = dense_row(trial)
+        finished.add(digest, place, entry)
+    return entry
 
 
 def results_of(
@@ -102,20 +136,57 @@ def _methods(recipe: Recipe) -> list[Method]:
     return [METHODS.get(name) for name in chosen]
 
 
-def _rows(trial: Trial, methods: list[Method], progress: Progress) -> Iterator[Row | Skipped]:
-    recipe = trial.recipe
+def _rows(trial: Trial, methods: list[Method], progress: Progress, finished: FinishedRuns) -> Iterator[Row | Skipped]:
+    """Yield the entry of every run, finished ones first; each new one is kept at once unless it failed."""
+    recipe, digest = trial.recipe, trial.trained.digest
+    runs = [
+        Run(m.name, kept, repair) for m in methods for kept in recipe.compare.kept for repair in recipe.compare.repair
+    ]
     task = f"compare (seed {trial.seed})"
-    progress.start(task, len(methods) * len(recipe.compare.kept))
-    if recipe.workers == 1:
-        for method in methods:
-            for kept in recipe.compare.kept:
-                yield from entries(trial, method, kept)
-                progress.advance(task)
-    else:
-        for found in _in_processes(trial, methods):
-            yield from found
-            progress.advance(task, len(found))
+    progress.start(task, len(runs))
+    left = []
+    for run in runs:
+        entry = finished.get(digest, (trial.seed, *run.place))
+        if entry is None:
+            left.append(run)
+        else:
+            yield entry
+            progress.advance(task)
+    ended = ((run, entered(trial, run)) for run in left) if recipe.workers == 1 else _in_processes(trial, left)
+    for run, entry in ended:
+        if isinstance(entry, Row) or not entry.reason.startswith(_FAILED):
+            finished.add(digest, (trial.seed, *run.place), entry)
+        yield entry
+        progress.advance(task)
     progress.finish(task)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One method at one kept fraction with one repair."""
+
+    method: str
+    kept: float
+    repair: str
+
+    @property
+    def place(self) -> tuple[str, float]:
+        """The name of the method with its repair, and the kept fraction, as in rows."""
+        return named(self.method, self.repair), self.kept
+
+
+def entered(trial: Trial, run: Run) -> Row | Skipped:
+    """Carry out one run; one that fails is an entry with the reason."""
+    try:
+        return enter(trial, METHODS.get(run.method), run.kept, run.repair)
+    except Exception as error:  # the other runs go on, whatever this one met
+        kind = "" if isinstance(error, PrunusError) else f"{type(error).__name__}: "
+        lines = str(error).strip().splitlines()
+        return _failed(trial, run, f"{kind}{lines[0] if lines else 'no reason given'}")
+
+
+def _failed(trial: Trial, run: Run, reason: str) -> Skipped:
+    return Skipped(*run.place, f"{_FAILED}{trial.seed}: {reason}")
 
 
 def named_methods() -> list[str]:
@@ -123,17 +194,43 @@ def named_methods() -> list[str]:
     return [name for name in METHODS.names() if not METHODS.get(name).options]
 
 
-def _in_processes(trial: Trial, methods: list[Method]) -> Iterator[list[Row | Skipped]]:
-    """Run one job per method, the longest first; every process loads the same trained weights."""
-    names = sorted((m.name for m in methods), key=lambda n: (n not in _LONGEST_FIRST, n))
+def _in_processes(trial: Trial, runs: list[Run]) -> Iterator[tuple[Run, Row | Skipped]]:
+    """Run methods in parallel, the longest first; every process loads the same trained weights.
+
+    Where a process dies, all runs that had not ended are carried out again, each in a process of its own, so that only
+    the one which ends it fails.
+    """
+    waiting = sorted(runs, key=lambda r: (r.method not in _LONGEST_FIRST, r.method))
+    # The repairs of one method at one fraction share its plan, so one process takes them all.
+    groups = [list(group) for _, group in itertools.groupby(waiting, key=lambda r: (r.method, r.kept))]
+    broken: list[Run] = []
+    yield from _pooled(trial, groups, trial.recipe.workers, broken)
+    for run in broken:
+        died: list[Run] = []
+        yield from _pooled(trial, [[run]], 1, died)
+        if died:
+            yield run, _failed(trial, run, "its process ended without an error; memory may have run out")
+
+
+def _pooled(
+    trial: Trial, groups: list[list[Run]], workers: int, broken: list[Run]
+) -> Iterator[tuple[Run, Row | Skipped]]:
+    """Yield the entries of runs in worker processes; those that no process ended are added to ``broken``."""
+    if not groups:
+        return
     weights = {k: v.detach().clone() for k, v in trial.dense.state_dict().items()}
     start = (trial.recipe, trial.recipe.base_dir, trial.seed, weights, trial.networks)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(trial.recipe.workers, context, initializer=_begin, initargs=start) as pool:
-        jobs = [pool.submit(_job, name) for name in names]
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=start) as pool:
+        jobs = {pool.submit(_job, group): group for group in groups}
         try:
             for job in as_completed(jobs):
-                yield job.result()
+                try:
+                    entries = job.result()
+                except BrokenProcessPool:
+                    broken += jobs[job]
+                    continue
+                yield from zip(jobs[job], entries, strict=True)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -147,10 +244,8 @@ def _begin(recipe: Recipe, base_dir: Path, seed: int, weights: dict[str, Tensor]
     _TRIAL.append(prepare(recipe.located(base_dir), seed, Silent(), weights, networks))
 
 
-def _job(name: str) -> list[Row | Skipped]:
-    trial = _TRIAL[0]
-    method, kept = METHODS.get(name), trial.recipe.compare.kept
-    return [found for share in kept for found in entries(trial, method, share)]
+def _job(runs: list[Run]) -> list[Row | Skipped]:
+    return [entered(_TRIAL[0], run) for run in runs]
 
 
 def _in_order(rows: list[Row], names: list[str]) -> list[Row]:

@@ -94,11 +94,6 @@ def trial_of(trained: TrainedModel, seed: int) -> Trial:
     return Trial(trained, seed, quality, timing)
 
 
-def entries(run: Trial, method: Method, kept: float) -> list[Row | Skipped]:
-    """Run a method with every repair of the recipe; it plans only once."""
-    return [enter(run, method, kept, repair) for repair in run.recipe.compare.repair]
-
-
 def enter(run: Trial, method: Method, kept: float, repair: str = "none") -> Row | Skipped:
     """Plan, cut, verify, repair, recover and measure one method at one kept share."""
     if method.only_kept is not None and kept not in method.only_kept:

@@ -62,7 +62,10 @@ def door(name: str = "") -> Callable[[Function], Function]:
                     exchanged = _exchanged(bound.arguments, kinds, argument)
                     order = f" The order is {', '.join(bound.arguments)}." if exchanged else ""
                     raise wrong_kind(called, argument, value, kinds[argument], order)
-            return function(*args, **values)
+            from prunus.foundation.interrupted import as_found_if_interrupted
+
+            with as_found_if_interrupted(bound.arguments.values(), in_place=called.endswith("_")):
+                return function(*args, **values)
 
         return cast("Function", checked)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import re
-import shutil
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +15,6 @@ from prunus.errors import OptionError
 from prunus.foundation.atomic_files import write_bytes_atomic
 
 _SUM = "sha256"
-_LONGEST_WRITING = 3600.0  # seconds
 
 
 class CacheWarning(UserWarning):
@@ -64,8 +61,6 @@ def cached_tensors(path: Path, make: Callable[[], dict[str, Tensor]], what: str)
         write_bytes_atomic(path, summed_bytes(tensors))
     except OptionError as error:
         warnings.warn(f"{what} not kept for the next run: {error}", CacheWarning, stacklevel=2)
-    else:
-        sweep(path)
     return tensors
 
 
@@ -78,13 +73,15 @@ def summed_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 def read_summed(path: Path) -> dict[str, Tensor] | None:
     """Return the tensors of a file that `summed_bytes` made, or None where it cannot be read or was changed."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except (SafetensorError, OSError, ValueError):
+        # One open: another process may replace the file between two, and `safe_open` opens it by name twice.
+        data = path.read_bytes()
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+        tensors = load(data)
+    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError):
         return None
     return tensors if metadata.get(_SUM) == checksum(tensors) else None
 
@@ -96,15 +93,3 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def sweep(final: Path) -> None:
-    """Remove temporary files older than an hour beside ``final``; a younger one may belong to a running writer."""
-    # The names that `atomic_files` gives.
-    leftover = re.compile(re.escape(f".{final.name}.") + r"\d+-[0-9a-f]{8}\.(tmp|old)")
-    for entry in final.absolute().parent.iterdir():
-        if leftover.fullmatch(entry.name) and time.time() - entry.lstat().st_mtime > _LONGEST_WRITING:
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)

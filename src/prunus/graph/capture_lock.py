@@ -1,4 +1,4 @@
-"""A lock that lets one capture run at a time: torch's modes and patched functions belong to the whole process."""
+"""A lock that lets one capture run at a time: some switches of torch belong to the whole process."""
 
 from __future__ import annotations
 

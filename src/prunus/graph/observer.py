@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from torch import nn
 from prunus.graph import grouped_mm  # noqa: F401  (defines an op)
 from prunus.graph.ir import Ref
 
+_CALL = "_compiled_call_impl"
 _HERE = __file__.rpartition("/")[0] + "/"
 _LIBRARY = (torch.__file__.rpartition("/")[0] + "/", _HERE, "<")
 
@@ -141,22 +143,36 @@ def recording(recorder: Watcher) -> Any:
 
 
 @contextlib.contextmanager
-def module_calls(recorder: Watcher) -> Iterator[None]:
-    """Show the recorder every call of a module, from the outside in."""
-    original = nn.Module.__call__
+def module_calls(recorder: Watcher, model: nn.Module) -> Iterator[None]:
+    """Show the recorder every call that this thread makes of a module of ``model``, from the outside in.
 
-    @functools.wraps(original)
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    Only these modules are changed, and put back at the end; a call that another thread makes of them runs as before.
+    """
+    thread = threading.get_ident()
+
+    def call(module: nn.Module, plain: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return plain(*args, **kwargs)
         # The recorder's own reads of tensors are no part of the model, so function modes must not see them.
         with torch._C.DisableTorchFunction():
             index = recorder.enter(module, args, kwargs)
-        out = original(module, *args, **kwargs)
+        out = plain(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             recorder.leave(index, out)
         return out
 
-    nn.Module.__call__ = call  # type: ignore[method-assign]
+    changed: list[tuple[nn.Module, bool, Any]] = []
     try:
+        for module in model.modules():
+            own = vars(module)
+            before = own.get(_CALL)
+            changed.append((module, _CALL in own, before))
+            # torch calls this attribute, where there is one, in the place of the module's hooks and forward.
+            own[_CALL] = functools.partial(call, module, before or module._call_impl)
         yield
     finally:
-        nn.Module.__call__ = original  # type: ignore[method-assign]
+        for module, had, before in changed:
+            if had:
+                vars(module)[_CALL] = before
+            else:
+                vars(module).pop(_CALL, None)

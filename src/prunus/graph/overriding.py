@@ -142,7 +142,7 @@ class Overriding:
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             with (
-                module_calls(self),  # type: ignore[arg-type]
+                module_calls(self, model),  # type: ignore[arg-type]
                 torch.compiler.set_stance("force_eager"),
                 enable_python_dispatcher(),
                 ops_mode()(self.run),

@@ -170,7 +170,7 @@ def _called(model: nn.Module, example_inputs: Any, parents: set[str]) -> _Calls:
     for path, module in model.named_modules(remove_duplicate=False):
         paths.setdefault(id(module), path)
     calls = _Calls(paths, parents)
-    with preserved(model), torch.no_grad(), module_calls(calls):
+    with preserved(model), torch.no_grad(), module_calls(calls, model):
         try:
             model(*args, **kwargs)
         except Exception:

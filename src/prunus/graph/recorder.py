@@ -266,7 +266,7 @@ def record(
             args, kwargs = pytree.tree_map_only(torch.Tensor, mode.from_tensor, (args, dict(kwargs)))
         flat, in_spec = pytree.tree_flatten((args, dict(kwargs)))
         inputs = tuple(recorder.add_input(x) for x in flat if isinstance(x, torch.Tensor))
-        stack.enter_context(module_calls(recorder))
+        stack.enter_context(module_calls(recorder, model))
         stack.enter_context(enable_python_dispatcher())
         stack.enter_context(recording(recorder))
         if watch is not None:

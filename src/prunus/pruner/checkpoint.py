@@ -12,9 +12,11 @@ from torch import Tensor
 from prunus.errors import OptionError
 from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import write_bytes_atomic
+from prunus.foundation.sealed import KEY, seal_broken, sealed_bytes
 from prunus.foundation.user_code import one_line
 
-FORMAT = "prunus-training/2"
+FORMAT, UNSEALED = "prunus-training/3", "prunus-training/2"
+"""The format, and the one before it, which is read too: it had no checksum."""
 _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
 
 
@@ -24,15 +26,13 @@ def write_state(path: Path | str, state: Mapping[str, Any]) -> Path:
     Raises:
         OptionError: the nest holds something else, or the file cannot be written: the old one is then intact.
     """
-    from safetensors.torch import save
-
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_packed(state, tensors))
-    return write_bytes_atomic(path, save(tensors, {"format": FORMAT, "state": text}))
+    return write_bytes_atomic(path, sealed_bytes(tensors, {"format": FORMAT, "state": text}))
 
 
 def read_state(path: Path | str) -> dict[str, Any]:
-    """Read what `write_state` wrote.
+    """Read what `write_state` wrote, after its checksum is compared.
 
     Raises:
         OptionError: no such file, a damaged one, or another format.
@@ -43,22 +43,26 @@ def read_state(path: Path | str) -> dict[str, Any]:
         with safe_open(str(path), "pt") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator)
+        broken = "" if about.get("format") == UNSEALED and KEY not in about else seal_broken(path)
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
         raise OptionError(
             f"cannot read the checkpoint {str(path)!r}: {one_line(error, 200)}; give one that was written whole."
         ) from error
-    if about.get("format") != FORMAT:
+    if about.get("format") not in (FORMAT, UNSEALED):
         raise OptionError(f"{str(path)!r} has format {shown(about.get('format'))}; this version reads {FORMAT!r}.")
+    if broken:
+        raise _malformed(path, broken)
     try:
-        found = _unpacked(json.loads(about["state"]), tensors)
+        state = _unpacked(json.loads(about["state"]), tensors)
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise OptionError(
-            f"the checkpoint {str(path)!r} is damaged: {type(error).__name__} {one_line(error, 200)}; give one "
-            "that was written whole."
-        ) from error
-    if not isinstance(found, dict):
-        raise OptionError(f"the checkpoint {str(path)!r} is damaged: no object at its top; give one written whole.")
-    return found
+        raise _malformed(path, f"{type(error).__name__} {one_line(error, 200)}") from error
+    if not isinstance(state, dict):
+        raise _malformed(path, f"its state is a {type(state).__name__}, not a mapping")
+    return state
+
+
+def _malformed(path: Path | str, reason: str) -> OptionError:
+    return OptionError(f"the checkpoint {str(path)!r} is damaged: {reason}; give one that was written whole.")
 
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:

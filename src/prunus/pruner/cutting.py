@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from prunus.foundation.interrupted import uninterrupted
 from prunus.outcome import Cut, cut_proved
 from prunus.plans import Plan
 from prunus.pruner.structure import Structure
@@ -50,11 +51,12 @@ def transplant_(
     small = cut.model
     carried = carry_optimizer(optimizer, model, small, plan) if optimizer is not None else None
     copies = [carry_like(average, small, plan, model) for average in averages]
-    if optimizer is not None and carried is not None:
-        _take_over_(optimizer, carried, model, small)
-    for average, copy in zip(averages, copies, strict=True):
-        become_(average, copy)
-    become_(model, small)
+    with uninterrupted():  # network, optimizer and averages change together, or not at all
+        if optimizer is not None and carried is not None:
+            _take_over_(optimizer, carried, model, small)
+        for average, copy in zip(averages, copies, strict=True):
+            become_(average, copy)
+        become_(model, small)
     return replace(cut, model=model)
 
 

@@ -1,4 +1,7 @@
-"""Compute in another float type without changing the code that runs: its dtype literals become that type."""
+"""Compute in another float type without changing the code that runs: its dtype literals become that type.
+
+Torch's default type belongs to the whole process and is left alone: both modes act in one thread only.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -28,10 +33,76 @@ class _Replace(TorchFunctionMode):
         if self.dtype is torch.float64 and getattr(func, "__name__", "").split(".")[0] in ("_grouped_mm", "grouped_mm"):
             return grouped_product(*args, **(kwargs or {}))
         named = {k: self._wide(v) for k, v in (kwargs or {}).items()}
-        return func(*(self._wide(a) for a in args), **named)
+        out = func(*(self._wide(a) for a in args), **named)
+        if func in _OF_DATA and _is_new_float(out, args, named):
+            return func(*args, **{**named, "dtype": _as_complex(self.dtype) if out.is_complex() else self.dtype})
+        if func is torch.where and len(args) == 3 and isinstance(args[1], float) and isinstance(args[2], float):
+            return func(args[0], *(torch.tensor(number, dtype=self.dtype, device=out.device) for number in args[1:]))
+        return out
 
     def _wide(self, value: Any) -> Any:
         return self.dtype if isinstance(value, torch.dtype) and value in NARROW else value
+
+
+_OF_DATA = (torch.tensor, torch.as_tensor, torch.asarray)
+_WINDOWS = ("hann_window", "hamming_window", "blackman_window", "bartlett_window", "kaiser_window")
+_SEQUENCES = ("linspace", "logspace", "eye", "scalar_tensor")
+_FLOAT_FACTORIES = frozenset(
+    ("zeros", "ones", "empty", "empty_strided", "rand", "randn", "normal", *_SEQUENCES, *_WINDOWS)
+)
+# Their type follows from their numbers.
+_NUMBER_FACTORIES = frozenset(("arange", "range", "full"))
+
+
+def _is_new_float(out: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Tell whether numbers of Python became a tensor of the default float type."""
+    data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+    given = kwargs.get("dtype") is not None or hasattr(data, "dtype")
+    return not given and isinstance(out, torch.Tensor) and out.dtype in _default_types()
+
+
+def _default_types() -> tuple[torch.dtype, torch.dtype]:
+    """Return torch's default type, real and complex."""
+    real = torch.get_default_dtype()
+    return real, _as_complex(real)
+
+
+def _as_complex(dtype: torch.dtype) -> torch.dtype:
+    return {torch.float64: torch.complex128, torch.float16: torch.complex32}.get(dtype, torch.complex64)
+
+
+class _Default(TorchDispatchMode):
+    """A mode that gives new float tensors ``dtype``, and results of whole numbers that become floats.
+
+    It sees the ops that other ops are made of too, which a function mode does not.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtype = dtype
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        if name in _FLOAT_FACTORIES or name in _NUMBER_FACTORIES:
+            return self._made(func, name, args, kwargs)
+        out = func(*args, **kwargs)
+        if (
+            torch.Tag.pointwise in func.tags
+            and isinstance(out, torch.Tensor)
+            and out.dtype is torch.get_default_dtype()
+        ):
+            tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+            # A number of Python arrives as a tensor without dims.
+            if tensors and not any(t.is_floating_point() and (t.dim() or t.dtype in NARROW) for t in tensors):
+                wide = pytree.tree_map_only(torch.Tensor, lambda t: t.to(self.dtype), (args, kwargs))
+                return func(*wide[0], **wide[1])
+        return out
+
+    def _made(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        free = any(a.name == "dtype" for a in func._schema.arguments) and kwargs.get("dtype") is None
+        floats = name in _FLOAT_FACTORIES or any(isinstance(x, float) for x in pytree.tree_leaves((args, kwargs)))
+        return func(*args, **{**kwargs, "dtype": self.dtype} if free and floats else kwargs)
 
 
 def grouped_product(
@@ -52,11 +123,9 @@ def grouped_product(
 
 @contextlib.contextmanager
 def computing_in(dtype: torch.dtype) -> Iterator[None]:
-    """Run a block in which dtype literals and new float tensors have ``dtype``; existing tensors keep theirs."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with _Replace(dtype):
-            yield
-    finally:
-        torch.set_default_dtype(before)
+    """Run a block in which dtype literals and new float tensors have ``dtype``; existing tensors keep theirs.
+
+    Other threads are not affected.
+    """
+    with _Default(dtype), _Replace(dtype):
+        yield

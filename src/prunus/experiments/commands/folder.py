@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from prunus.errors import DataError, PlanError
 from prunus.exporters.header import HEADER
 from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import Contents, atomic_dir
+from prunus.foundation.sealed import seal_broken, sealed_bytes
 from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.foundation.user_code import one_line
 from prunus.plans import PLAN, PLAN_FILES, Cost, Plan
@@ -66,9 +68,6 @@ def write_plan_folder(
     digest: str | None = None,
 ) -> Path:
     """Write a plan folder at once or not at all, in the place of an older one."""
-    from safetensors.numpy import save
-    from safetensors.torch import save as save_tensors
-
     with atomic_dir(out, PLAN_FOLDER) as folder:
         plan.write(folder)
         (folder / RECIPE).write_text(
@@ -76,10 +75,11 @@ def write_plan_folder(
             "utf-8",
         )
         if scores:
-            (folder / _SCORES).write_bytes(save({a: np.ascontiguousarray(s, np.float64) for a, s in scores.items()}))
+            packed = {a: torch.from_numpy(np.ascontiguousarray(s, np.float64)) for a, s in scores.items()}
+            (folder / _SCORES).write_bytes(sealed_bytes(packed, {}))
         if weights is not None:
             whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-            (folder / _WEIGHTS).write_bytes(save_tensors(whole))
+            (folder / _WEIGHTS).write_bytes(sealed_bytes(whole, {}))
     return out
 
 
@@ -121,6 +121,9 @@ def read_plan_folder(folder: Path, *, trust: bool = False) -> PlanFolder:
         raise PlanError(f"{path} cannot be read: {one_line(error, 160)}; plan again from the recipe.") from error
     recipe = trusted_recipe(recipe, folder, base_dir, trust)
     try:
+        for name in (_SCORES, _WEIGHTS):
+            if (folder / name).is_file() and (broken := seal_broken(folder / name, optional=True)):
+                raise PlanError(f"{folder / name} is damaged: {broken}; plan again from the recipe.")
         scores = load((folder / _SCORES).read_bytes()) if (folder / _SCORES).is_file() else {}
         weights = load_tensors((folder / _WEIGHTS).read_bytes()) if (folder / _WEIGHTS).is_file() else None
     except (OSError, SafetensorError) as error:

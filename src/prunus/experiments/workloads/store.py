@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from prunus.errors import DataError, OptionError
-from prunus.foundation.atomic_files import atomic_dir
+from prunus.foundation.atomic_files import Contents, atomic_dir
 from prunus.foundation.cache import checksum, read_summed, summed_bytes
 from prunus.foundation.strict_json import decode_record, parse_json
 
@@ -77,7 +77,9 @@ def write_trained(folder: Path, model: nn.Module, record: TrainingRecord) -> Non
     Raises:
         OptionError: the folder cannot be written; an older one is then untouched.
     """
-    with atomic_dir(folder) as temporary:
+    # Either file marks such a folder: one whose other file was lost is trained again.
+    mark = RECORD if (folder / RECORD).exists() else WEIGHTS
+    with atomic_dir(folder, Contents(mark, frozenset({WEIGHTS, RECORD}))) as temporary:
         try:
             (temporary / WEIGHTS).write_bytes(summed_bytes(state_of(model)))
             text = json.dumps(asdict(record), indent=1, allow_nan=False)

@@ -27,7 +27,7 @@ from prunus.experiments.workloads.store import (
     state_of,
     write_trained,
 )
-from prunus.foundation.cache import CacheWarning, cache_folder, checksum, sweep
+from prunus.foundation.cache import CacheWarning, cache_folder, checksum
 from prunus.foundation.memory_format import unsafe_in_channels_last
 from prunus.foundation.version import VERSION
 from prunus.measurement.quality import evaluate
@@ -95,7 +95,6 @@ def train_workload(
     model = run.workload.build(seed)
     record = _train_(model, data or run.workload.load(), run, watch)
     write_trained(place, model, record)
-    sweep(place)
     return Trained(model, record, place, cached=False)
 
 

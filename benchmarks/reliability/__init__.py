@@ -1,0 +1,1 @@
+"""Kills at random moments and injected errors of the disk, counted."""
