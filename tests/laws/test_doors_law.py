@@ -86,11 +86,15 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"method": "smaller-dense"},
     {"method": "units", "criterion": "fisher"},
     {"seed": 4, "criterion": "random"},
+    {"criterion": {"magnitude": 0.3, "taylor": 0.5, "contribution": 0.2}},
+    {"criterion": {"l1": 1, "magnitude": 2}, "allocator": "lagrangian"},
 )
 MASKS: tuple[dict[str, Any], ...] = (
     {"levels": ("weight",)},
     {"levels": ("weight",), "criterion": "snip", "allocator": "lamp"},
     {"levels": ("unit", "weight")},
+    {"levels": ("weight",), "criterion": {"magnitude": 0.4, "importance": 0.6}},
+    {"levels": ("unit", "weight"), "criterion": {"magnitude": 0.5, "snip": 0.5}},
     {"method": "importance"},
     {"method": "sparsegpt"},
     {"method": "integrated"},
@@ -205,7 +209,11 @@ def test_a_drop_of_accuracy_is_met_alike(folder: Path) -> None:
     assert written(once, folder) == written(by_recipe, folder)
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "depth"}, {"levels": ("unit", "weight")}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"method": "depth"}, {"levels": ("unit", "weight")}, {"criterion": {"taylor": 0.5, "magnitude": 0.3}}],
+    ids=str,
+)
 def test_the_command_line_writes_the_same_plan(folder: Path, options: dict[str, Any], tmp_path: Path) -> None:
     from prunus.cli.main import main
 
@@ -214,6 +222,8 @@ def test_the_command_line_writes_the_same_plan(folder: Path, options: dict[str, 
     recipe_of(folder, "Mlp", {"params": 0.9}, {})
     words = [word for level in options.get("levels", ()) for word in ("--level", level)]
     words += ["--method", options["method"]] if "method" in options else []
+    mixture = options.get("criterion", {}).items()
+    words += ["--criterion", ",".join(f"{name}={weight}" for name, weight in mixture)] if mixture else []
     call = ["plan", str(folder / "recipe.yaml"), "-o", str(tmp_path / "plan"), "--budget", "params=0.5", "--no-pay"]
     with pytest.raises(SystemExit) as left:
         main([*call, "--no-picture", *words])

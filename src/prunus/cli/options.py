@@ -26,7 +26,9 @@ class PlanOptions:
     budget: Annotated[
         list[str] | None, typer.Option("--budget", "-b", help="Such as params=0.5, macs=0.3 or bytes=2MB; once each.")
     ] = None
-    criterion: Annotated[str | None, typer.Option(help="How units are scored.")] = None
+    criterion: Annotated[
+        str | None, typer.Option(help="How units are scored: a name, or a mixture such as magnitude=0.3,taylor=0.5.")
+    ] = None
     allocator: Annotated[str | None, typer.Option(help="How the budget is divided.")] = None
     method: Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")] = None
     search: Annotated[

@@ -44,7 +44,7 @@ def unit_scores(analysis: Analysis, criterion: CriterionLike) -> dict[str, np.nd
 
     # A function is not stored by its name, which another function may have too.
     scores: dict[str, np.ndarray] = (
-        measure() if callable(criterion) else analysis.remember(f"units:{criterion}", measure)
+        measure() if callable(criterion) else analysis.remember(f"units:{criterion_name(criterion)}", measure)
     )
     return {a: scores[a] for a in analysis.free_axes()}
 

@@ -67,6 +67,7 @@ def prune(
             fisher, contribution, mean-activation, apoz, wanda and redundancy inputs, taylor, taylor-sample,
             taylor-batch, worst-class, sensitivity and snip labels too. ``obs-units`` needs inputs: units leave in the
             order in which the layers behind make up for them best, and what each level does to the outputs is measured.
+            ``{"magnitude": 0.3, "taylor": 0.5}`` adds criteria, each divided by its mean, with these weights.
             A function (group) → scores takes the place of a name, see `docs/plugins.md`; for levels of weights it is
             (name, weight) → scores.
             None means ``obs-units`` where there are data and that takes no longer than minutes, else magnitude.

@@ -11,7 +11,7 @@ import numpy as np
 from prunus.budget import ALLOCATORS, METRICS, Bound, bounds_of, parse_budget
 from prunus.budget.allocator import Allocator
 from prunus.budget.weights import WEIGHT_ALLOCATORS
-from prunus.criteria import CriterionLike, criterion_name, weight_criterion_of
+from prunus.criteria import CriterionLike, canonical, criterion_name, weight_criterion_of
 from prunus.data.batches import check_count
 from prunus.errors import OptionError, nearest
 from prunus.foundation.arguments import truth
@@ -87,6 +87,7 @@ class Request:
         return {field.name: getattr(self, field.name) for field in fields(self)[1:]}
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "criterion", canonical(self.criterion))
         _check_levels(self.levels)
         _check_budget(self.budget)
         check_count("search", self.search, 0)
