@@ -55,6 +55,7 @@ _UNIT_OPTIONS = ("criterion", "allocator", "search", "judge")
     "remove units by a criterion, the budget divided by an allocator",
     options=_UNIT_OPTIONS,
     joint=True,
+    counts="units",
 )
 def units(
     analysis: Analysis,
@@ -90,6 +91,7 @@ def units(
     "weight",
     "mask weights by a criterion, the budget divided by an allocator",
     options=("criterion", "allocator"),
+    counts="weights",
 )
 def weights(
     analysis: Analysis,

@@ -99,7 +99,9 @@ Amount = Annotated[
 class Prune(_Section):
     """The section of ``prunus plan`` and ``prunus prune``: one budget, the scores of units, and the allocator."""
 
-    budget: dict[Name, Amount] = Field(default={}, description="a section such as {params: 0.5} or {macs: 0.3}")
+    budget: dict[Name, Amount | dict[Name, Amount]] = Field(
+        default={}, description="a section such as {params: 0.5}, {threshold: 0.1} or {units: {stem: 0.5}}"
+    )
     criterion: CriterionName | None = Field(
         default=DEFAULTS.criterion,
         description="the name of a criterion, such as magnitude or taylor, a section of names and weights, or null",
