@@ -45,8 +45,8 @@ class Threshold:
         return float(np.max(scores) if self.of == "max" else np.mean(scores) if self.of == "mean" else np.std(scores))
 
     def keeps(self, scores: np.ndarray) -> np.ndarray:
-        """Return the mask of the scores that stay; compared in the type of the scores if the threshold is absolute."""
-        tau = scores.dtype.type(self.value) if not self.of else self.value * self.unit(scores)
+        """Return the mask of the scores that stay; they are compared in their own type, so a float32 0.1 equals 0.1."""
+        tau = scores.dtype.type(self.value * self.unit(scores))
         return np.asarray(scores >= tau if self.inclusive else scores > tau)
 
     def __str__(self) -> str:

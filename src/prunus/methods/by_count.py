@@ -366,13 +366,16 @@ def _check_threshold(layers: Mapping[str, tuple[np.ndarray, Threshold]], kind: s
         raise BudgetError(f"Threshold {given} {effect}: all are {low:.6g}{unit}, so no threshold divides them.")
 
     def divides(value: float) -> bool:
-        return 0 < int(Threshold(value, "", inclusive).keeps(ratios).sum()) < total
+        stay = (replace(threshold, value=value).keeps(scores) for scores, threshold in layers.values())
+        return 0 < sum(int(mask.sum()) for mask in stay) < total
 
+    # Scores are compared in their own type, so the next value is the next one of that type.
+    kind = np.result_type(*(scores.dtype for scores, _ in layers.values())).type
     if kept:
-        start = float(np.nextafter(low, np.inf)) if inclusive else low
+        start = float(np.nextafter(kind(low), kind(np.inf))) if inclusive else low
         useful, extreme, side = _short(start, math.ceil, divides), f"the smallest is {low:.6g}{unit}", "more"
     else:
-        start = high if inclusive else float(np.nextafter(high, -np.inf))
+        start = high if inclusive else float(np.nextafter(kind(high), kind(-np.inf)))
         useful, extreme, side = _short(start, math.floor, divides), f"the largest is {high:.6g}{unit}", "less"
     raise BudgetError(f"Threshold {given} {effect}: {extreme}. Give {useful}{unit} or {side}.")
 
