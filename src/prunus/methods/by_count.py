@@ -370,12 +370,12 @@ def _check_threshold(layers: Mapping[str, tuple[np.ndarray, Threshold]], kind: s
         return 0 < sum(int(mask.sum()) for mask in stay) < total
 
     # Scores are compared in their own type, so the next value is the next one of that type.
-    kind = np.result_type(*(scores.dtype for scores, _ in layers.values())).type
+    number = np.result_type(*(scores.dtype for scores, _ in layers.values())).type
     if kept:
-        start = float(np.nextafter(kind(low), kind(np.inf))) if inclusive else low
+        start = float(np.nextafter(number(low), number(np.inf))) if inclusive else low
         useful, extreme, side = _short(start, math.ceil, divides), f"the smallest is {low:.6g}{unit}", "more"
     else:
-        start = high if inclusive else float(np.nextafter(kind(high), kind(-np.inf)))
+        start = high if inclusive else float(np.nextafter(number(high), number(-np.inf)))
         useful, extreme, side = _short(start, math.floor, divides), f"the largest is {high:.6g}{unit}", "less"
     raise BudgetError(f"Threshold {given} {effect}: {extreme}. Give {useful}{unit} or {side}.")
 
