@@ -15,12 +15,12 @@ from torch import nn
 import prunus
 from factories_digits import fresh_subject
 from prunus.budget.counts import Threshold, count_of, number_kept
+from prunus.budget.useful import check_threshold
 from prunus.cli.options import budget_of
 from prunus.errors import BudgetError, OptionError, RecipeError, SelectorError
 from prunus.experiments.recipe import load_recipe
 from prunus.masks import Tile, window_means
 from prunus.methods import METHODS
-from prunus.methods.by_count import _check_threshold
 from prunus.methods.scored_units import unit_scores
 from prunus.methods.weights import gradient_evidence, maskable
 
@@ -282,7 +282,7 @@ def test_the_value_that_a_message_names_divides(
     assume(len(scores) > 1)
     useless = Threshold(1e9 if high else 0.0, of, inclusive)
     with pytest.raises(BudgetError) as refused:
-        _check_threshold({"a": (scores, useless)}, "weights", "magnitude")
+        check_threshold({"a": (scores, useless)}, "weights", "magnitude")
     named = re.search(r"Give ([^ *]+)", str(refused.value))
     assert named is not None
     kept = Threshold(float(named[1]), of, inclusive).keeps(scores).sum()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import heapq
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from prunus.analysis.score import make_plan
 from prunus.analysis.selectors import selector_of_axes, selector_of_tensors
 from prunus.budget import UnitProblem, unit_problem
 from prunus.budget.counts import Amount, Count, Threshold, number_kept
+from prunus.budget.useful import check_something_goes, check_threshold
 from prunus.budget.weights import fit_weights
 from prunus.criteria import CriterionLike, comparable_scores, criterion_name
 from prunus.criteria.weight_statistics import precise
@@ -35,7 +35,6 @@ GLOBAL, UNIFORM = "global", "uniform"
 UNIT_DIVISIONS = (GLOBAL, UNIFORM)
 """The allocators that divide a number of units: one ranking of normalised scores, or the same share of every axis."""
 _LEAST_SHARE = 0.1
-_DIGITS = range(4, 18)
 
 
 def plan_by_count(
@@ -88,7 +87,7 @@ def _units(analysis: Analysis, count: Count, chosen: Method, criterion: Criterio
     else:
         counts = _divided(problem, number_kept(_number(count.whole), total), total, count, allocator)
     masks = {axis: mask for axis, mask in problem.masks(counts).items() if not mask.all()}
-    _check_something_goes(count, "units", total, bool(masks))
+    check_something_goes(count, "units", total, bool(masks))
     chooser = {member: axis for axis in problem.scores for member in _members(problem, axis)}
     decisions = [
         Decision(a, "unit", int((~m).sum()), len(m), _reason(name, count, selected.get(chooser.get(a, a))))
@@ -128,7 +127,7 @@ def _unit_means(problem: UnitProblem, axis: str) -> np.ndarray:
 def _units_above(problem: UnitProblem, selected: Mapping[str, Amount], criterion: str) -> dict[str, int]:
     """Return the number of choices above the threshold for every axis; all for axes that the budget does not name."""
     named = {axis: (_unit_means(problem, axis), amount) for axis, amount in selected.items()}
-    _check_threshold({a: (s, t) for a, (s, t) in named.items() if isinstance(t, Threshold)}, "units", criterion)
+    check_threshold({a: (s, t) for a, (s, t) in named.items() if isinstance(t, Threshold)}, "units", criterion)
     counts = {axis: len(scores) for axis, scores in problem.scores.items()}
     for axis, (scores, amount) in named.items():
         if isinstance(amount, Threshold):
@@ -231,7 +230,7 @@ def _weights(analysis: Analysis, count: Count, chosen: Method, criterion: Criter
     masks = _chosen_weights(count, amounts, scores, kind, name, allocator)
     total = sum(mask.numel() for mask in masks.values())
     kept = sum(int(mask.sum()) for mask in masks.values())
-    _check_something_goes(count, kind, total, kept < total)
+    check_something_goes(count, kind, total, kept < total)
     if shapes is not None:
         masks = {n: mask.cpu()[shapes[n]] for n, mask in masks.items()}
     title = f"mean {name} of a window" if shapes is not None else name
@@ -274,7 +273,7 @@ def _chosen_weights(
     if count.compares:
         arrays = {n: precise(scores[n]).cpu().numpy() for n in amounts}
         limits = {n: (arrays[n], t) for n, t in amounts.items() if isinstance(t, Threshold)}
-        _check_threshold(limits, kind, name)
+        check_threshold(limits, kind, name)
         kept = {n: _or_best(torch.from_numpy(t.keeps(s)), scores[n]) for n, (s, t) in limits.items()}
     else:
         kept = {
@@ -305,12 +304,12 @@ def _modules(analysis: Analysis, count: Count) -> Plan:
     limit = count.whole
     if isinstance(limit, Threshold):
         values = np.array([worth[branch.id] for branch in ranked])
-        _check_threshold({"": (values, limit)}, "modules", "gate importance")
+        check_threshold({"": (values, limit)}, "modules", "gate importance")
         ranked = [branch for branch, stays in zip(ranked, limit.keeps(values), strict=True) if not stays]
         least = 0
     else:
         least = max(1, number_kept(_number(limit), len(branches)))
-        _check_something_goes(count, "modules", len(branches), least < len(branches))
+        check_something_goes(count, "modules", len(branches), least < len(branches))
     found = _without(start, branches, ranked, least)
     left = _staying(found, branches)
     if len(left) > least > 0:
@@ -318,7 +317,7 @@ def _modules(analysis: Analysis, count: Count) -> Plan:
             f"Budget {count} keeps {least} of {len(branches)} modules, and the network needs {len(left)} of them to "
             f"stay connected. Give {len(left)} or more."
         )
-    _check_something_goes(count, "modules", len(branches), bool(found.dropped))
+    check_something_goes(count, "modules", len(branches), bool(found.dropped))
     decisions = [
         Decision(
             b.id, "structure", b.params, b.params, f"{_reason('gate importance', count, limit)}: {worth[b.id]:.3g}"
@@ -343,61 +342,6 @@ def _without(reduction: Reduction, branches: tuple[Branch, ...], ranked: list[Br
 def _staying(reduction: Reduction, branches: tuple[Branch, ...]) -> list[Branch]:
     gone = {branch.id for branch in reduction.dropped}
     return [b for b in branches if b.id not in gone and not any(d.holds(b) for d in reduction.dropped)]
-
-
-def _check_threshold(layers: Mapping[str, tuple[np.ndarray, Threshold]], kind: str, criterion: str) -> None:
-    """Refuse a threshold above which everything lies, or nothing.
-
-    Raises:
-        BudgetError: names the number of parts, the extreme score, and the nearest value that divides them.
-    """
-    total = sum(scores.size for scores, _ in layers.values())
-    kept = sum(int(threshold.keeps(scores).sum()) for scores, threshold in layers.values())
-    if 0 < kept < total:
-        return
-    given = ", ".join(dict.fromkeys(str(threshold) for _, threshold in layers.values()))
-    effect = f"removes {'none of' if kept else 'all'} {total:,} {kind} by their {criterion}"
-    ratios = np.concatenate([np.asarray(s, float).reshape(-1) / (t.unit(s) or 1.0) for s, t in layers.values()])
-    low, high = float(ratios.min()), float(ratios.max())
-    inclusive = any(threshold.inclusive for _, threshold in layers.values())
-    of = {threshold.of for _, threshold in layers.values()}
-    unit = f"*{of.pop()}" if len(of) == 1 and "" not in of else ""
-    if low == high:
-        raise BudgetError(f"Threshold {given} {effect}: all are {low:.6g}{unit}, so no threshold divides them.")
-
-    def divides(value: float) -> bool:
-        stay = (replace(threshold, value=value).keeps(scores) for scores, threshold in layers.values())
-        return 0 < sum(int(mask.sum()) for mask in stay) < total
-
-    # Scores are compared in their own type, so the next value is the next one of that type.
-    number = np.result_type(*(scores.dtype for scores, _ in layers.values())).type
-    if kept:
-        start = float(np.nextafter(number(low), number(np.inf))) if inclusive else low
-        useful, extreme, side = _short(start, math.ceil, divides), f"the smallest is {low:.6g}{unit}", "more"
-    else:
-        start = high if inclusive else float(np.nextafter(number(high), number(-np.inf)))
-        useful, extreme, side = _short(start, math.floor, divides), f"the largest is {high:.6g}{unit}", "less"
-    raise BudgetError(f"Threshold {given} {effect}: {extreme}. Give {useful}{unit} or {side}.")
-
-
-def _short(value: float, rounding: Callable[[float], int], useful: Callable[[float], bool]) -> str:
-    """Return a rounded value that is still useful, with four digits or as many as that needs."""
-    for digits in _DIGITS if value else ():
-        scale = 10.0 ** (digits - 1 - math.floor(math.log10(abs(value))))
-        rounded = float(f"{rounding(value * scale) / scale:.{digits}g}")
-        if useful(rounded):
-            return f"{rounded:g}" if float(f"{rounded:g}") == rounded else repr(rounded)
-    return repr(value)
-
-
-def _check_something_goes(count: Count, kind: str, total: int, goes: bool) -> None:
-    """Refuse a budget that keeps everything.
-
-    Raises:
-        BudgetError: it does.
-    """
-    if not goes:
-        raise BudgetError(f"Budget {count} keeps all {total:,} {kind}; nothing would go. Give less.")
 
 
 def _reason(scores: str, count: Count, amount: Amount | None) -> str:
