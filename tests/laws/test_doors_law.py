@@ -86,17 +86,38 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"method": "smaller-dense"},
     {"method": "units", "criterion": "fisher"},
     {"seed": 4, "criterion": "random"},
+    {"criterion": {"magnitude": 0.3, "taylor": 0.5, "contribution": 0.2}},
+    {"criterion": {"l1": 1, "magnitude": 2}, "allocator": "lagrangian"},
 )
 MASKS: tuple[dict[str, Any], ...] = (
     {"levels": ("weight",)},
     {"levels": ("weight",), "criterion": "snip", "allocator": "lamp"},
     {"levels": ("unit", "weight")},
+    {"levels": ("weight",), "criterion": {"magnitude": 0.4, "importance": 0.6}},
+    {"levels": ("unit", "weight"), "criterion": {"magnitude": 0.5, "snip": 0.5}},
     {"method": "importance"},
     {"method": "sparsegpt"},
     {"method": "integrated"},
     {"method": "incremental"},
     {"stages": [{"level": "blocks", "kept": 0.9}, {"level": "units", "criterion": "taylor"}, {"level": "weights"}]},
 )
+COUNTED: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    ({"units": 0.5}, {}),
+    ({"units": 0.5}, {"method": "sensitivity"}),
+    ({"units": 0.4}, {"criterion": {"magnitude": 0.3, "taylor": 0.7}, "allocator": "global"}),
+    ({"units": {"a": 0.5}}, {"criterion": "contribution"}),
+    ({"weights": 0.3}, {"criterion": "importance", "allocator": "lamp"}),
+    ({"weights": {"head": 0.5}}, {"method": "importance"}),
+    ({"windows": 0.5}, {"method": "window-strip"}),
+    ({"windows": {"head": 0.5}}, {}),
+    ({"top_n": 15}, {"method": "contribution", "bounds": {"*": {"floor": 3}}}),
+    ({"top_n": 40}, {"levels": ("weight",)}),
+    ({"threshold": 0.1}, {"levels": ("weight",)}),
+    ({"threshold": "0.3*max"}, {"method": "gradient-threshold"}),
+    ({"threshold": "0.9*mean"}, {"criterion": "sensitivity"}),
+    ({"threshold": {"head": ">=0.1", "a": "1*mean"}}, {"method": "absolute-threshold"}),
+)
+"""Budgets that count or compare, with the options beside them."""
 _OF_ANALYSIS = ("ignore", "seed")
 
 
@@ -190,6 +211,58 @@ def test_every_option_gives_one_plan_at_every_door(folder: Path, kind: str, opti
     assert all(files == found[0] for files in found)
 
 
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(("budget", "options"), COUNTED, ids=str)
+def test_every_count_and_threshold_gives_one_plan_at_every_door(
+    folder: Path, kind: str, budget: dict[str, Any], options: dict[str, Any]
+) -> None:
+    found = doors(folder, kind, named_in(kind, budget), options)
+    assert all(files == found[0] for files in found)
+
+
+@pytest.mark.parametrize("budget", [{"modules": 0.5}, {"modules": 1}, {"threshold": "0.9*max"}], ids=str)
+def test_modules_are_counted_alike_at_every_door(folder: Path, budget: dict[str, Any]) -> None:
+    found = doors(folder, "Mlp", budget, {"method": "modular"})
+    assert all(files == found[0] for files in found)
+    assert json.loads(found[0]["plan.json"])["settings"]["counted"] == {"kind": "modules", "kept": 1, "of": 2}
+
+
+def named_in(kind: str, budget: dict[str, Any]) -> dict[str, Any]:
+    """Return a budget with the layer ``a`` under the name that it has in this network."""
+    layer = "a" if kind == "Conv" else "one.a"
+    return {
+        metric: {layer if name == "a" else name: each for name, each in amounts.items()}
+        if isinstance(amounts, dict)
+        else amounts
+        for metric, amounts in budget.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({"units": 0.5}, ["units=0.5"]),
+        ({"threshold": "0.9*mean"}, ["threshold=0.9*mean"]),
+        ({"threshold": {"stem": ">=0.5", "one.a": 0.6}}, ["threshold:stem=>=0.5", "threshold:one.a=0.6"]),
+        ({"weights": {"head": 0.5, "two.*": 20}}, ["weights:head=0.5", "weights:two.*=20"]),
+        ({"modules": 1}, ["modules=1"]),
+    ],
+    ids=str,
+)
+def test_the_command_line_counts_alike(folder: Path, budget: dict[str, Any], words: list[str], tmp_path: Path) -> None:
+    from prunus.cli.main import main
+
+    found = doors(folder, "Mlp", budget, {})
+    recipe_of(folder, "Mlp", {"params": 0.9}, {})
+    given = [part for word in words for part in ("--budget", word)]
+    call = ["plan", str(folder / "recipe.yaml"), "-o", str(tmp_path / "plan"), "--no-pay", "--no-picture", *given]
+    with pytest.raises(SystemExit) as left:
+        main(call)
+    assert left.value.code == 0
+    for name, content in found[0].items():
+        assert (tmp_path / "plan" / name).read_bytes() == content
+
+
 def test_a_drop_of_accuracy_is_met_alike(folder: Path) -> None:
     model, x, budget = model_of("Mlp"), first_inputs(data(), 2), {"max_drop": 0.3}
     recover = {"steps": 3, "lr": 1e-3, "method": "distil"}
@@ -205,7 +278,11 @@ def test_a_drop_of_accuracy_is_met_alike(folder: Path) -> None:
     assert written(once, folder) == written(by_recipe, folder)
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "depth"}, {"levels": ("unit", "weight")}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"method": "depth"}, {"levels": ("unit", "weight")}, {"criterion": {"taylor": 0.5, "magnitude": 0.3}}],
+    ids=str,
+)
 def test_the_command_line_writes_the_same_plan(folder: Path, options: dict[str, Any], tmp_path: Path) -> None:
     from prunus.cli.main import main
 
@@ -214,6 +291,8 @@ def test_the_command_line_writes_the_same_plan(folder: Path, options: dict[str, 
     recipe_of(folder, "Mlp", {"params": 0.9}, {})
     words = [word for level in options.get("levels", ()) for word in ("--level", level)]
     words += ["--method", options["method"]] if "method" in options else []
+    mixture = options.get("criterion", {}).items()
+    words += ["--criterion", ",".join(f"{name}={weight}" for name, weight in mixture)] if mixture else []
     call = ["plan", str(folder / "recipe.yaml"), "-o", str(tmp_path / "plan"), "--budget", "params=0.5", "--no-pay"]
     with pytest.raises(SystemExit) as left:
         main([*call, "--no-picture", *words])

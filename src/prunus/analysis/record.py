@@ -99,7 +99,7 @@ class Analysis:
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @door("Analysis.plan")
-    def plan(self, budget: Mapping[str, float | int | str], **options: Any) -> Plan:
+    def plan(self, budget: Mapping[str, Any], **options: Any) -> Plan:
         """Return the plan for a budget; measurements of earlier plans are reused.
 
         Args:

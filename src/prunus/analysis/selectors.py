@@ -13,11 +13,16 @@ from prunus.graph.coupling import Coupling
 from prunus.tree import Tree, TreeNode, grow_tree
 
 
-def matching_modules(coupling: Coupling, patterns: Iterable[str]) -> set[str]:
+def matching_modules(coupling: Coupling, patterns: Iterable[str], *, called: str = "ignore pattern") -> set[str]:
     """Return the module paths that any pattern matches, and everything below them.
 
     A pattern is a module path, a tensor name, a glob (``layer3.*``), ``re:`` and a regular expression, or a class name.
     One with a slash addresses the tree (``stage3/*/heads``) and stands for the modules of the layers that it matches.
+
+    Args:
+        coupling: the coupling of the network.
+        patterns: the patterns.
+        called: the word for a pattern in messages.
 
     Raises:
         SelectorError: a pattern matches nothing (the nearest name is given), or is not a valid regular expression.
@@ -37,9 +42,7 @@ def matching_modules(coupling: Coupling, patterns: Iterable[str]) -> set[str]:
         hits |= {t for t in tensors if _matches(t, "", pattern)}
         if not hits:
             known = [*paths, *set(kinds.values())]
-            raise SelectorError(
-                f"ignore pattern {pattern!r} matches no module, class or tensor.{nearest(pattern, known)}"
-            )
+            raise SelectorError(f"{called} {pattern!r} matches no module, class or tensor.{nearest(pattern, known)}")
         found |= hits
     return found
 
@@ -119,6 +122,36 @@ def bounds_on(tree: Tree, limits: Mapping[str, Bound | Mapping[str, Any]]) -> di
             )
         _check_floor(pattern, bound, max(p.units for p in parts.values() if p.axis in axes))
         found.update({axis: bound.over(found[axis]) if axis in found else bound for axis in axes})
+    return found
+
+
+def selector_of_axes(coupling: Coupling, selectors: Iterable[str]) -> dict[str, str]:
+    """Return axis id → the last selector of parts of the tree that write it, or name its inputs.
+
+    Raises:
+        SelectorError: a selector matches nothing, or nothing that can be cut.
+    """
+    tree = grow_tree(coupling)
+    return {axis: selector for selector in selectors for axis in bounds_on(tree, {selector: Bound()})}
+
+
+def selector_of_tensors(coupling: Coupling, selectors: Iterable[str], names: Collection[str]) -> dict[str, str]:
+    """Return the name of a weight → the last selector whose modules hold it.
+
+    Args:
+        coupling: the coupling of the network.
+        selectors: patterns as in `matching_modules`.
+        names: the weights to choose from.
+
+    Raises:
+        SelectorError: a selector matches nothing, or none of these weights.
+    """
+    found: dict[str, str] = {}
+    for selector in selectors:
+        below = tensors_below(coupling, matching_modules(coupling, [selector], called="Selector"))
+        if not below & set(names):
+            raise SelectorError(f"Selector {selector!r} names no weights that could be masked. Name a layer with some.")
+        found |= {name: selector for name in names if name in below}
     return found
 
 

@@ -30,9 +30,16 @@ class PlanOptions:
 
     budget: Annotated[
         list[str] | None,
-        typer.Option("--budget", "-b", help="Such as params=0.5, macs=0.3 or bytes=2MB; repeat for several."),
+        typer.Option(
+            "--budget",
+            "-b",
+            help="Such as params=0.5, bytes=2MB, threshold=0.1 or units:LAYER=0.2; repeat for several.",
+        ),
     ] = None
-    criterion: Annotated[str | None, typer.Option(help="Criterion that scores the units.")] = None
+    criterion: Annotated[
+        str | None,
+        typer.Option(help="Criterion that scores the units: a name, or a mixture such as magnitude=0.3,taylor=0.5."),
+    ] = None
     allocator: Annotated[str | None, typer.Option(help="Allocator that divides the budget among the axes.")] = None
     method: Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")] = None
     search: Annotated[
@@ -97,8 +104,10 @@ def takes_plan_options(command: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
-def budget_of(words: Sequence[str] | None) -> dict[str, float | int | str] | None:
+def budget_of(words: Sequence[str] | None) -> dict[str, Any] | None:
     """Turn ``["params=0.5", "bytes=2MB"]`` into a budget; None stays None.
+
+    ``units:LAYER=0.2`` is the amount of one layer, as ``{"units": {"LAYER": 0.2}}``.
 
     Raises:
         OptionError: a word without ``=``, or a metric that occurs twice.
@@ -109,14 +118,16 @@ def budget_of(words: Sequence[str] | None) -> dict[str, float | int | str] | Non
     """
     if words is None:
         return None
-    found: dict[str, float | int | str] = {}
+    found: dict[str, Any] = {}
     for word in words:
         metric, sign, value = (part.strip() for part in word.partition("="))
         if not sign or not metric or not value:
             raise OptionError(f"--budget: got {word!r}; allowed: METRIC=AMOUNT, such as params=0.5 or bytes=2MB.")
-        if metric in found:
+        name, colon, layer = metric.partition(":")
+        amounts = found.setdefault(name, {}) if colon else found
+        if not isinstance(amounts, dict) or (layer or metric) in amounts:
             raise OptionError(f"--budget: {metric} is given twice; give it once.")
-        found[metric] = _amount(value)
+        amounts[layer if colon else metric] = _amount(value)
     return found
 
 

@@ -4,12 +4,19 @@ from prunus.criteria import gate_probes, moments, parameter_gradients  # noqa: F
 from prunus.criteria.activation import ActivationStatistics, activation_statistics
 from prunus.criteria.comparable_scores import comparable_scores, damage_curves
 from prunus.criteria.criterion import CRITERIA, Criterion
-from prunus.criteria.functions import criterion_name, criterion_of, weight_criterion_of
+from prunus.criteria.functions import (
+    criterion_name,
+    criterion_of,
+    is_unit_criterion,
+    is_weight_criterion,
+    weight_criterion_of,
+)
 from prunus.criteria.gradient import gradient
 from prunus.criteria.gradients import collect_gradients
 from prunus.criteria.importance import importance, importance_weighted
 from prunus.criteria.lamp import lamp
 from prunus.criteria.magnitude import magnitude
+from prunus.criteria.mixture import canonical, mixture_of
 from prunus.criteria.movement import MovementSums, movement
 from prunus.criteria.noise import noise_batches
 from prunus.criteria.probes import PROBES, Calibration, Probe, collect_evidence, probes_for
@@ -47,6 +54,7 @@ __all__ = [
     "UnitEvidence",
     "UnitRule",
     "activation_statistics",
+    "canonical",
     "collect_evidence",
     "collect_gradients",
     "comparable_scores",
@@ -57,8 +65,11 @@ __all__ = [
     "groups_of",
     "importance",
     "importance_weighted",
+    "is_unit_criterion",
+    "is_weight_criterion",
     "lamp",
     "magnitude",
+    "mixture_of",
     "movement",
     "needs_of",
     "noise_batches",

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from prunus.criteria.mixture import mixture_of
 from prunus.criteria.producers_consumers import find_places
-from prunus.criteria.unit_criterion import UNIT_CRITERIA, CriterionLike
+from prunus.criteria.unit_criterion import UNIT_CRITERIA, CriterionLike, enrolled_rule
 from prunus.graph.coupling import Coupling
 
 _TINY = 1e-300
@@ -17,7 +18,10 @@ _LEAST_KEPT = 1e-6
 
 def scale_of(criterion: CriterionLike) -> str:
     """Return the scale of the scores of a criterion: loss, energy or norm; energy where it declares none."""
-    return str(getattr(criterion if callable(criterion) else UNIT_CRITERIA.find(criterion), "scale", "energy"))
+    if callable(criterion):
+        return str(getattr(criterion, "scale", "energy"))
+    rule = UNIT_CRITERIA.find(criterion) if mixture_of(criterion) is None else enrolled_rule(criterion)  # type: ignore[arg-type]
+    return str(getattr(rule, "scale", "energy"))
 
 
 def comparable_scores(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from prunus.criteria.criterion import CRITERIA, Criterion
-from prunus.criteria.unit_criterion import UNIT_CRITERIA, CriterionLike, UnitCriterion, UnitEvidence, UnitRule
+from prunus.criteria.mixture import canonical, mixture_of
+from prunus.criteria.unit_criterion import (
+    UNIT_CRITERIA,
+    CriterionLike,
+    UnitCriterion,
+    UnitEvidence,
+    UnitRule,
+    enrolled_rule,
+)
 from prunus.criteria.unit_group import Group, groups_of
 from prunus.criteria.weight_statistics import Evidence, precise
 from prunus.errors import OptionError
@@ -73,8 +81,39 @@ class ScoredWeights:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class MixedWeights:
+    """A weighted sum of weight criteria: s_w = Σ_c (w_c / Σw) · s_c(w) / mean(s_c), the mean over all given weights.
+
+    Where a criterion has scores below zero, its least score is subtracted first. A criterion whose scores are all zero
+    adds nothing. One mean serves all tensors, so that the tensors compare as they do under each criterion alone.
+
+    Attributes:
+        members: name of a criterion → w_c and the criterion.
+    """
+
+    members: Mapping[str, tuple[float, Criterion]]
+
+    def __call__(self, evidence: Evidence, /) -> dict[str, Tensor]:
+        """Score every weight of the evidence.
+
+        Raises: OptionError: the evidence lacks a statistic that a criterion reads.
+        """
+        whole = sum(weight for weight, _ in self.members.values())
+        mixed = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in evidence.weights.items()}
+        for weight, criterion in self.members.values():
+            scores = {name: s.detach().to(torch.float64) for name, s in criterion(evidence).items()}
+            least = min((float(s.min()) for s in scores.values() if s.numel()), default=0.0)
+            lifted = {name: s - min(0.0, least) for name, s in scores.items()}
+            count = sum(s.numel() for s in lifted.values())
+            mean = sum(float(s.sum()) for s in lifted.values()) / max(1, count)
+            if mean > 0:
+                mixed = {name: mixed[name] + weight / whole * s / mean for name, s in lifted.items()}
+        return mixed
+
+
 def criterion_of(criterion: CriterionLike) -> UnitCriterion:
-    """Return the unit criterion of a name, a `UnitRule`, or a plain function (group) → scores.
+    """Return the unit criterion of a name, a mixture, a `UnitRule`, or a plain function (group) → scores.
 
     Raises:
         OptionError: an unknown name, a function with the name of an enrolled criterion, or something else.
@@ -83,8 +122,8 @@ def criterion_of(criterion: CriterionLike) -> UnitCriterion:
         >>> criterion_of(lambda group: [1.0] * group.size)  # doctest: +ELLIPSIS
         ScoredGroups(function=...)
     """
-    if isinstance(criterion, str):
-        return UNIT_CRITERIA.get(criterion)
+    if isinstance(criterion, (str, Mapping)):
+        return enrolled_rule(criterion)
     if isinstance(criterion, UnitRule):
         return replace(criterion, score=UserFunction("criterion", criterion_name(criterion), criterion.score))
     _check_function(criterion, UNIT_CRITERIA, "(group)")
@@ -92,20 +131,35 @@ def criterion_of(criterion: CriterionLike) -> UnitCriterion:
 
 
 def weight_criterion_of(criterion: CriterionLike) -> Criterion:
-    """Return the weight criterion of a name, or of a plain function (name, weight) → scores.
+    """Return the weight criterion of a name, a mixture, or a plain function (name, weight) → scores.
 
     Raises:
         OptionError: an unknown name, a function with the name of an enrolled criterion, or something else.
     """
-    if isinstance(criterion, str):
-        return CRITERIA.get(criterion)
+    if isinstance(criterion, (str, Mapping)):
+        weights = mixture_of(criterion)
+        if weights is None:
+            return CRITERIA.get(criterion)  # type: ignore[arg-type]
+        return MixedWeights({name: (weight, CRITERIA.get(name)) for name, weight in weights.items()})
     _check_function(criterion, CRITERIA, "(name, weight)")
     return ScoredWeights(criterion)
 
 
 def criterion_name(criterion: CriterionLike) -> str:
-    """Return the name of a criterion in plans: as enrolled, or the function's ``__name__``."""
-    return title_of(criterion.score if isinstance(criterion, UnitRule) else criterion)
+    """Return the name of a criterion in plans: as enrolled, the text of a mixture, or the function's ``__name__``."""
+    return title_of(canonical(criterion.score if isinstance(criterion, UnitRule) else criterion))
+
+
+def is_unit_criterion(criterion: CriterionLike | None) -> bool:
+    """Return whether a criterion is the name of an enrolled unit criterion, or a mixture of such names."""
+    weights = mixture_of(criterion)
+    return criterion in UNIT_CRITERIA if weights is None else all(name in UNIT_CRITERIA for name in weights)
+
+
+def is_weight_criterion(criterion: CriterionLike | None) -> bool:
+    """Return whether a criterion is the name of an enrolled weight criterion, or a mixture of such names."""
+    weights = mixture_of(criterion)
+    return criterion in CRITERIA if weights is None else all(name in CRITERIA for name in weights)
 
 
 def _check_function(criterion: Any, registry: Registry[Any], form: str) -> None:

@@ -9,13 +9,14 @@ from typing import Any, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from prunus.criteria.mixture import mixture_of
 from prunus.errors import DataError, OptionError
 from prunus.foundation.registry import Registry
 from prunus.graph.coupling import Coupling
 
 Scale = Literal["loss", "energy", "norm"]
-CriterionLike: TypeAlias = str | Callable[..., Any]
-"""A criterion given by its name, as a `UnitRule`, or as a plain function; see `criterion_of`."""
+CriterionLike: TypeAlias = str | Callable[..., Any] | Mapping[str, float]
+"""A criterion by its name, as a `UnitRule` or a plain function, or weights of several by name; see `criterion_of`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +99,55 @@ def unit_rule(*names: str, needs: tuple[str, ...] = (), scale: Scale = "energy")
     return enrol
 
 
+@dataclass(frozen=True, slots=True)
+class MixedUnits:
+    """A weighted sum of unit criteria: s_u = Σ_c (w_c / Σw) · s_c(u) / mean_axis(s_c).
+
+    Where a criterion has scores below zero on an axis, its least score of that axis is subtracted first. A criterion
+    whose scores are all zero adds nothing.
+
+    Attributes:
+        weights: name of a criterion → w_c.
+    """
+
+    weights: Mapping[str, float]
+
+    def __call__(self, evidence: UnitEvidence, /) -> dict[str, Tensor]:
+        """Score every unit of every removable axis."""
+        whole = sum(self.weights.values())
+        mixed: dict[str, Tensor] = {}
+        for name, weight in self.weights.items():
+            for axis, scores in UNIT_CRITERIA.get(name)(evidence).items():
+                values = scores.to(torch.float64)
+                values = values - values.min().clamp(max=0) if len(values) else values
+                mean = float(values.mean()) if len(values) else 0.0
+                share = weight / whole * values / mean if mean > 0 else torch.zeros_like(values)
+                mixed[axis] = mixed[axis] + share if axis in mixed else share
+        return mixed
+
+
+def enrolled_rule(criterion: str | Mapping[str, float]) -> UnitCriterion:
+    """Return the unit criterion of a name, or the rule of a mixture of names.
+
+    Raises:
+        OptionError: an unknown name, or weights that are not allowed.
+    """
+    weights = mixture_of(criterion)
+    if weights is None:
+        return UNIT_CRITERIA.get(criterion)  # type: ignore[arg-type]
+    members = [UNIT_CRITERIA.get(name) for name in weights]
+    needs = dict.fromkeys(need for member in members for need in getattr(member, "needs", ()))
+    norms = all(getattr(member, "scale", "energy") == "norm" for member in members)
+    return UnitRule(MixedUnits(weights), tuple(needs), "norm" if norms else "energy")
+
+
 def needs_of(criterion: CriterionLike) -> tuple[str, ...]:
     """Return the statistics that a criterion, named or given itself, reads; a plain function reads none.
 
     Raises:
         OptionError: an unknown criterion.
     """
-    return tuple(getattr(criterion if callable(criterion) else UNIT_CRITERIA.get(criterion), "needs", ()))
+    return tuple(getattr(criterion if callable(criterion) else enrolled_rule(criterion), "needs", ()))
 
 
 def collected(evidence: UnitEvidence, name: str, criterion: str) -> dict[str, Tensor]:

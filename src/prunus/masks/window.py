@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import BudgetError, OptionError
-from prunus.masks.flat import flatten, unflatten
+from prunus.masks.flat import check_finite, flatten, unflatten
 from prunus.masks.ranking import resolve_count
 
 Scope = Literal["layer", "filter", "group"]
@@ -175,6 +175,42 @@ def window_masks(
     return unflatten(mask, scores)
 
 
+def window_means(
+    scores: Mapping[str, Tensor], window: Window, *, input_dims: Mapping[str, int] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the mean score of every window of each tensor, and the window of every weight.
+
+    Args:
+        scores: weight name → scores, higher = keep; any weight criterion.
+        window: `Tile`, `KernelPosition` or anything with ``labels``.
+        input_dims: name → dim that holds the inputs where it is not 1, see `contracted_dims`.
+
+    Returns:
+        Name → means (windows,), float64; and name → number of the window of every weight, in the shape of the tensor.
+
+    Raises:
+        OptionError: a tensor has fewer than two dims.
+        DataError: no tensors, or a score is not finite.
+    """
+    check_finite(scores)
+    means, labels = {}, {}
+    for name, score in scores.items():
+        number = _labels(name, score, window, input_dims or {})
+        flat = score.detach().reshape(-1).to(device="cpu", dtype=torch.float64)
+        sizes = torch.bincount(number)
+        means[name] = torch.zeros(sizes.numel(), dtype=torch.float64).index_add_(0, number, flat) / sizes
+        labels[name] = number.reshape(score.shape)
+    return means, labels
+
+
+def _labels(name: str, score: Tensor, window: Window, input_dims: Mapping[str, int]) -> Tensor:
+    """Return the window of every weight of a tensor, flat."""
+    if score.dim() < 2:
+        raise OptionError(f"tensor {name!r} has {score.dim()} dims; windows need at least 2. Leave it out.")
+    dim = input_dims.get(name, 1)
+    return window.labels(tuple(score.movedim(dim, 1).shape)).movedim(1, dim).reshape(-1)
+
+
 def _number(
     scores: Mapping[str, Tensor], window: Window, input_dims: Mapping[str, int]
 ) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -183,13 +219,9 @@ def _number(
     spans: list[tuple[int, int]] = []
     start = 0
     for name, score in scores.items():
-        if score.dim() < 2:
-            raise OptionError(f"tensor {name!r} has {score.dim()} dims; windows need at least 2. Leave it out.")
-        if score.numel() == 0:
+        if score.numel() == 0 and score.dim() >= 2:
             continue
-        dim = input_dims.get(name, 1)
-        shape = tuple(score.movedim(dim, 1).shape)
-        own = window.labels(shape).movedim(1, dim).reshape(-1)
+        own = _labels(name, score, window, input_dims)
         labels.append(own + start)
         spans.append((start, start + int(own.max()) + 1))
         start = spans[-1][1]

@@ -16,12 +16,14 @@ from prunus.budget import ALLOCATORS, Limit, Limits
 from prunus.budget.allocator import Allocator
 from prunus.budget.weights import WEIGHT_ALLOCATORS, fit_weights
 from prunus.criteria import (
-    CRITERIA,
     UNIT_CRITERIA,
     CriterionLike,
     comparable_scores,
     criterion_name,
     damage_curves,
+    is_unit_criterion,
+    is_weight_criterion,
+    mixture_of,
     probes_for,
     weight_criterion_of,
 )
@@ -53,6 +55,7 @@ _UNIT_OPTIONS = ("criterion", "allocator", "search", "judge")
     "remove units by a criterion, the budget divided by an allocator",
     options=_UNIT_OPTIONS,
     joint=True,
+    counts="units",
 )
 def units(
     analysis: Analysis,
@@ -88,6 +91,7 @@ def units(
     "weight",
     "mask weights by a criterion, the budget divided by an allocator",
     options=("criterion", "allocator"),
+    counts="weights",
 )
 def weights(
     analysis: Analysis,
@@ -146,7 +150,8 @@ def units_and_weights(
     if allocator is not None and for_units is None and for_weights is None:
         ALLOCATORS.get(allocator)
     keep, decisions, settings = _unit_choice(analysis, (shared,), criterion or MAGNITUDE, for_units, search, judge)
-    name = criterion if isinstance(criterion, str) and criterion in CRITERIA else MAGNITUDE
+    own = criterion is not None and not callable(criterion) and is_weight_criterion(criterion)
+    name = criterion_name(criterion) if own and criterion is not None else MAGNITUDE
     left = maskable(analysis) if analysis.masks_save else {}
     scores = weight_scores(analysis, analysis.user_model, list(left), name) if left else {}
     masks = (
@@ -167,7 +172,15 @@ def check_unit_criterion(criterion: Any) -> None:
     """
     if criterion is None or callable(criterion) or criterion == OBS:
         return
-    if isinstance(criterion, str) and criterion in UNIT_CRITERIA:
+    weights = mixture_of(criterion)
+    if weights is not None and OBS in weights:
+        raise OptionError(
+            f"criterion {OBS!r} stands in a mixture; it measures levels of whole axes and gives no score to add. "
+            "Use it alone, or leave it out."
+        )
+    for name in weights or ():
+        check_unit_criterion(name)
+    if weights is not None or (isinstance(criterion, str) and criterion in UNIT_CRITERIA):
         return
     names = (OBS, *UNIT_CRITERIA.names())
     close = nearest(str(criterion), names)
@@ -212,7 +225,7 @@ def stored_scores(analysis: Analysis, criterion: Any) -> dict[str, np.ndarray]:
     if criterion == OBS and LEVELS_MEMO in analysis.memo:
         levels = unit_levels(analysis)
         return {**levels.scores, **{f"{_DAMAGE}{axis}": curve for axis, curve in levels.damage.items()}}
-    known = isinstance(criterion, str) and criterion in UNIT_CRITERIA and f"units:{criterion}" in analysis.memo
+    known = isinstance(criterion, str) and is_unit_criterion(criterion) and f"units:{criterion}" in analysis.memo
     return unit_scores(analysis, criterion) if known else {}
 
 
@@ -223,7 +236,7 @@ def restore_scores(analysis: Analysis, criterion: CriterionLike | None, stored: 
     if damage:
         analysis.memo[LEVELS_MEMO] = {axis: Level(scores[axis], damage[axis], []) for axis in damage}
     elif scores.keys() == set(analysis.free_axes()):
-        analysis.memo[f"units:{criterion or MAGNITUDE}"] = scores
+        analysis.memo[f"units:{criterion_name(criterion or MAGNITUDE)}"] = scores
 
 
 def _unit_choice(

@@ -12,10 +12,12 @@ from prunus.analysis import Analysis
 from prunus.budget import Limits
 from prunus.data.batches import DataSource
 from prunus.foundation.registry import Registry
+from prunus.masks import Window
 from prunus.plans import Plan
 from prunus.training.options import TrainingOptions
 
 Level = Literal["weight", "neuron", "structure", "hierarchical", "baseline"]
+Counted = Literal["", "units", "modules", "windows", "weights"]
 Planning = Callable[..., Plan]
 """(analysis, limits) → plan; a method with options takes them as keyword arguments."""
 
@@ -50,6 +52,10 @@ class Method:
         plan: (analysis, limits) → plan. Limits are of metrics that allocators know; ``limits[0].metric`` is that of
             the analysis. A method that is not ``joint`` is given one limit.
         description: one line.
+        counts: the parts that a budget such as ``{"units": 0.2}`` or ``{"threshold": 0.1}`` counts or compares for this
+            method; empty if it meets prices alone.
+        scored_by: the criterion of these parts, where it is not an option.
+        window: the window of weights, where it counts windows.
         options: keyword arguments of ``plan`` beside these two, such as ``criterion`` and ``allocator``.
         joint: it meets several limits at once; for other methods the planner lowers the first limit until all hold.
         only_kept: the kept shares for which it is defined; None means all.
@@ -69,6 +75,9 @@ class Method:
     teach: Teach | None = None
     most_units: int | None = None
     documents: tuple[str, ...] = ()
+    counts: Counted = ""
+    scored_by: str = ""
+    window: Window | None = None
     options: tuple[str, ...] = ()
     joint: bool = False
 

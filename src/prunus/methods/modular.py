@@ -14,7 +14,7 @@ from prunus.plans import Plan
 from prunus.tree import Branch
 
 
-@method("modular", "structure", "score blocks and branches, keep the top share, reconnect the rest")
+@method("modular", "structure", "score blocks and branches, keep the top share, reconnect the rest", counts="modules")
 def plan_modular(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the modules of most importance per amount of the budget's metric, as many as the budget allows.
 

@@ -20,7 +20,14 @@ STRIP = 8
 GROUP = 8
 
 
-@method("window-strip", "weight", "keep the 1×8 strips of consecutive inputs with the largest mean |w|")
+@method(
+    "window-strip",
+    "weight",
+    "keep the 1×8 strips of consecutive inputs with the largest mean |w|",
+    counts="windows",
+    scored_by="magnitude",
+    window=Strip(STRIP, "input"),
+)
 def window_strip(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole strips of 8 consecutive inputs of one unit, at one kernel position.
 
@@ -33,7 +40,14 @@ def window_strip(analysis: Analysis, limits: Limits) -> Plan:
     return _strips(analysis, limits, "input")
 
 
-@method("window-strip-column", "weight", "keep the 8×1 strips of consecutive units with the largest mean |w|")
+@method(
+    "window-strip-column",
+    "weight",
+    "keep the 8×1 strips of consecutive units with the largest mean |w|",
+    counts="windows",
+    scored_by="magnitude",
+    window=Strip(STRIP, "unit"),
+)
 def window_strip_column(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole strips of one input of 8 consecutive units, at one kernel position.
 

@@ -44,7 +44,7 @@ def unit_scores(analysis: Analysis, criterion: CriterionLike) -> dict[str, np.nd
 
     # A function is not stored by its name, which another function may have too.
     scores: dict[str, np.ndarray] = (
-        measure() if callable(criterion) else analysis.remember(f"units:{criterion}", measure)
+        measure() if callable(criterion) else analysis.remember(f"units:{criterion_name(criterion)}", measure)
     )
     return {a: scores[a] for a in analysis.free_axes()}
 
@@ -73,8 +73,18 @@ def _unit_method(criterion: str, description: str, name: str = "") -> Planning:
     rule, name = UNIT_CRITERIA.get(criterion), name or criterion
     score: Any = getattr(rule, "score", rule)
     documents = (f"{score.__module__}:{score.__qualname__}",)
-    METHODS.register(name)(Method(name, "neuron", _by(criterion), description, documents=documents, joint=True))
-    return METHODS.get(name).plan
+    made = Method(
+        name,
+        "neuron",
+        _by(criterion),
+        description,
+        documents=documents,
+        joint=True,
+        counts="units",
+        scored_by=criterion,
+    )
+    METHODS.register(name)(made)
+    return made.plan
 
 
 sensitivity = _unit_method("sensitivity", "remove the units to whose output the loss is least sensitive, E[(∂L/∂a)²]")

@@ -35,7 +35,13 @@ def ranked_plan(
     return masked_plan(analysis, top_masks(scores, keep_count=count), reason)
 
 
-@method("relative-std-threshold", "weight", "keep |w| > τ·std(W) of its tensor, one τ for the network")
+@method(
+    "relative-std-threshold",
+    "weight",
+    "keep |w| > τ·std(W) of its tensor, one τ for the network",
+    counts="weights",
+    scored_by="relative-std",
+)
 def relative_std_threshold(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the weights above a threshold relative to the spread of each tensor.
 
@@ -46,7 +52,13 @@ def relative_std_threshold(analysis: Analysis, limits: Limits) -> Plan:
     return masked_plan(analysis, masks, "|w| / std(W) at or below the threshold")
 
 
-@method("lamp", "weight", "keep exactly the n weights of highest w² / Σ of those of their tensor at least as large")
+@method(
+    "lamp",
+    "weight",
+    "keep exactly the n weights of highest w² / Σ of those of their tensor at least as large",
+    counts="weights",
+    scored_by="lamp",
+)
 def lamp(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the top n by LAMP scores.
 
@@ -55,7 +67,7 @@ def lamp(analysis: Analysis, limits: Limits) -> Plan:
     return ranked_plan(analysis, limits, "lamp", "low share of the energy of its tensor that would be left")
 
 
-@method("snip", "weight", "keep exactly the n weights of highest |w·E[g]|")
+@method("snip", "weight", "keep exactly the n weights of highest |w·E[g]|", counts="weights", scored_by="snip")
 def snip(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the top n by connection sensitivity, on the trained network; Taylor's (w·E[g])² ranks the same.
 
@@ -64,7 +76,7 @@ def snip(analysis: Analysis, limits: Limits) -> Plan:
     return ranked_plan(analysis, limits, "snip", "low |w·E[g]|", gradients=True)
 
 
-@method("random-weights", "weight", "keep n weights drawn from the seed")
+@method("random-weights", "weight", "keep n weights drawn from the seed", counts="weights", scored_by="random")
 def random_weights(analysis: Analysis, limits: Limits) -> Plan:
     """Keep weights drawn from the seed, the baseline of weight criteria.
 

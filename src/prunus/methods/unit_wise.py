@@ -9,7 +9,14 @@ from prunus.methods.scored_units import unit_plan
 from prunus.plans import Plan
 
 
-@method("unit-wise", "neuron", "remove the units of least sensitivity in one ranking over like layers", joint=True)
+@method(
+    "unit-wise",
+    "neuron",
+    "remove the units of least sensitivity in one ranking over like layers",
+    joint=True,
+    counts="units",
+    scored_by="sensitivity",
+)
 def unit_wise(analysis: Analysis, limits: Limits) -> Plan:
     """Rank units across layers; the number that a layer keeps follows from their scores alone.
 

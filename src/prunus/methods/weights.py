@@ -131,7 +131,7 @@ def _only(values: Mapping[str, torch.Tensor] | None, weights: Mapping[str, torch
     return {n: v for n, v in (values or {}).items() if n in weights}
 
 
-@method("absolute-threshold", "weight", "keep |w| > τ, one τ for the network")
+@method("absolute-threshold", "weight", "keep |w| > τ, one τ for the network", counts="weights", scored_by="magnitude")
 def absolute_threshold(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the weights above one absolute threshold.
 
@@ -142,7 +142,13 @@ def absolute_threshold(analysis: Analysis, limits: Limits) -> Plan:
     return masked_plan(analysis, masks, "|w| at or below the threshold")
 
 
-@method("relative-threshold", "weight", "keep |w| > τ·max|W| of its tensor, one τ for the network")
+@method(
+    "relative-threshold",
+    "weight",
+    "keep |w| > τ·max|W| of its tensor, one τ for the network",
+    counts="weights",
+    scored_by="relative-max",
+)
 def relative_threshold(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the weights above a threshold relative to each tensor's largest.
 
@@ -153,7 +159,7 @@ def relative_threshold(analysis: Analysis, limits: Limits) -> Plan:
     return masked_plan(analysis, masks, "|w| / max|W| at or below the threshold")
 
 
-@method("gradient-threshold", "weight", "keep E|g| > τ, one τ for the network")
+@method("gradient-threshold", "weight", "keep E|g| > τ, one τ for the network", counts="weights", scored_by="gradient")
 def gradient_threshold(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the weights with large gradients on calibration data.
 
@@ -179,7 +185,7 @@ def _importance(analysis: Analysis, limits: Limits, variant: str) -> Plan:
     return masked_plan(analysis, masks, f"lowest {variant}")
 
 
-@method("importance", "weight", "keep exactly the n weights of highest E[g²]")
+@method("importance", "weight", "keep exactly the n weights of highest E[g²]", counts="weights", scored_by="importance")
 def importance(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the top n by E[g²].
 
@@ -189,7 +195,13 @@ def importance(analysis: Analysis, limits: Limits) -> Plan:
     return _importance(analysis, limits, "importance")
 
 
-@method("importance-weighted", "weight", "keep exactly the n weights of highest E[g²]·w²")
+@method(
+    "importance-weighted",
+    "weight",
+    "keep exactly the n weights of highest E[g²]·w²",
+    counts="weights",
+    scored_by="importance-weighted",
+)
 def importance_weighted(analysis: Analysis, limits: Limits) -> Plan:
     """Keep the top n by E[g²]·w², the second-order damage of a removal.
 
@@ -210,7 +222,14 @@ def _windows(analysis: Analysis, limits: Limits, window: Tile | KernelPosition, 
     return masked_plan(analysis, masks, reason)
 
 
-@method("window-tile", "weight", "keep the 4×4 tiles of each weight matrix with the largest mean |w|")
+@method(
+    "window-tile",
+    "weight",
+    "keep the 4×4 tiles of each weight matrix with the largest mean |w|",
+    counts="windows",
+    scored_by="magnitude",
+    window=Tile(4, 4),
+)
 def window_tile(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole tiles.
 
@@ -219,7 +238,14 @@ def window_tile(analysis: Analysis, limits: Limits) -> Plan:
     return _windows(analysis, limits, Tile(4, 4), "tile of low mean |w|")
 
 
-@method("window-kernel", "weight", "keep the kernel positions of each filter with the largest mean |w|")
+@method(
+    "window-kernel",
+    "weight",
+    "keep the kernel positions of each filter with the largest mean |w|",
+    counts="windows",
+    scored_by="magnitude",
+    window=KernelPosition(),
+)
 def window_kernel(analysis: Analysis, limits: Limits) -> Plan:
     """Keep whole kernel positions.
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from prunus.analysis import Analysis
-from prunus.criteria import UNIT_CRITERIA, needs_of
+from prunus.criteria import is_unit_criterion, needs_of
 from prunus.errors import UsageError
 from prunus.exporters import save, undo
 from prunus.foundation.arguments import door
@@ -130,7 +130,7 @@ def _lines(found: Outcome) -> list[str]:
         lines.append(f"rewritten forwards, for calls like the example alone: {named}")
     criterion = str(found.plan.settings.get("criterion") or "")
     if found.plan.axes and criterion:
-        alone = criterion in UNIT_CRITERIA and not needs_of(criterion)
+        alone = is_unit_criterion(criterion) and not needs_of(criterion)
         lines.append(f"scored by: {criterion}{', from the weights alone' if alone else ''}")
     if found.parts:
         lines.append(f"captured in parts (MACs count these alone): {', '.join(found.parts)}")

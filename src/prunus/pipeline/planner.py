@@ -16,6 +16,7 @@ from prunus.data.batches import device_of
 from prunus.errors import BudgetError, DataError, OptionError
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.measurement.energy import find_meter
+from prunus.methods.by_count import plan_by_count
 from prunus.methods.by_criterion import UNITS, check_removable, stored_scores
 from prunus.outcome import recovery_of
 from prunus.pipeline.damage import measure_damage, with_damage
@@ -77,7 +78,7 @@ def planned(analysis: Analysis, request: Request) -> Planned:
         staged = run_stages(bounded, request)
         return Planned(_finished(staged.plan, analysis, request, {}), staged.model)
     try:
-        return Planned(_with_whole_heads(bounded, request))
+        return Planned(_with_whole_heads(bounded, request) if request.count is None else _by_count(bounded, request))
     except DataError as error:
         if not analysis.parts:
             raise
@@ -85,6 +86,15 @@ def planned(analysis: Analysis, request: Request) -> Planned:
             f"method {request.planner.name!r} runs data through the captured program, and the model was captured in "
             f"parts ({', '.join(analysis.parts)}): {str(error).rstrip('.')}. Use criterion magnitude or taylor."
         ) from error
+
+
+def _by_count(analysis: Analysis, request: Request) -> Plan:
+    """Plan for a number of parts or a threshold of their scores; the price follows."""
+    assert request.count is not None
+    chosen, ready = request.planner, analysis.in_metric("params")
+    options = {name: value for name, value in request.options.items() if name in ("criterion", "allocator")}
+    found = plan_by_count(ready, request.count, chosen, **options)
+    return _finished(found, ready, request, _scores(ready, found))
 
 
 def _with_whole_heads(analysis: Analysis, request: Request) -> Plan:

@@ -63,10 +63,16 @@ def prune(
             met in the same way where the machine's counters can be read (RAPL, NVML), and refused elsewhere.
             ``{"max_drop": 0.01}`` requests the smallest network that loses no more than a point of accuracy on
             ``held_out``, trained as ``recover`` says; beside another budget it is checked.
+            ``{"units": 0.2}``, ``{"modules": 0.3}``, ``{"windows": 0.3}`` and ``{"weights": 0.3}`` keep this share of
+            these parts, or this number of them, the best by their scores; ``{"top_n": 100}`` keeps so many of the parts
+            that the method ranks. ``{"threshold": 0.1}`` keeps the parts whose score exceeds it, ``"0.1*max"`` or
+            ``"0.5*mean"`` relative to the layer, and the number follows. All of these stand alone, and take
+            ``{"conv1": 0.5, "fc*": 0.2}`` as amounts of single layers; see `docs/methods.md`.
         criterion: how units are scored: magnitude, l1, fpgm, bn-scale and random read weights alone, the others data:
             fisher, contribution, mean-activation, apoz, wanda and redundancy inputs, taylor, taylor-sample,
             taylor-batch, worst-class, sensitivity and snip labels too. ``obs-units`` needs inputs: units leave in the
             order in which the layers behind make up for them best, and what each level does to the outputs is measured.
+            ``{"magnitude": 0.3, "taylor": 0.5}`` adds criteria, each divided by its mean, with these weights.
             A function (group) → scores takes the place of a name, see `docs/plugins.md`; for levels of weights it is
             (name, weight) → scores.
             None means ``obs-units`` where there are data and that takes no longer than minutes, else magnitude.

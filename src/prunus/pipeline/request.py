@@ -10,15 +10,17 @@ import numpy as np
 
 from prunus.budget import ALLOCATORS, METRICS, Bound, bounds_of, parse_budget
 from prunus.budget.allocator import Allocator
+from prunus.budget.counts import COUNTS, KINDS, Count, count_of
 from prunus.budget.weights import WEIGHT_ALLOCATORS
-from prunus.criteria import CriterionLike, criterion_name, weight_criterion_of
+from prunus.criteria import CriterionLike, canonical, criterion_name, weight_criterion_of
 from prunus.data.batches import check_count
 from prunus.errors import OptionError, nearest
 from prunus.foundation.arguments import truth
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.registry import title_of
 from prunus.methods import METHODS, Method
-from prunus.methods.by_criterion import check_unit_criterion
+from prunus.methods.by_count import UNIT_DIVISIONS
+from prunus.methods.by_criterion import OBS, check_unit_criterion
 from prunus.outcome import Recover
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
 from prunus.plans import Cost
@@ -27,17 +29,21 @@ from prunus.repairs import check_repair
 if TYPE_CHECKING:
     from prunus.pipeline.stage import Stage
 
-Budget = Mapping[str, float | int | str]
+Budget = Mapping[str, Any]
+"""Metric → a number or a text; for counts and thresholds of single layers also selector → amount."""
 Bounds = Mapping[str, Bound | Mapping[str, Any]]
 
 LEVELS = ("unit", "weight")
 MAX_DROP = "max_drop"
-BUDGETS = (*METRICS, MEMORY, ENERGY, MAX_DROP)
+BUDGETS = (*METRICS, MEMORY, ENERGY, MAX_DROP, *COUNTS)
 _BY_LEVELS = {
     frozenset({"unit"}): "units",
     frozenset({"weight"}): "weights",
     frozenset(LEVELS): "units-weights",
 }
+_BY_COUNT = {"units": "units", "weights": "weights", "modules": "modular", "windows": "window-tile"}
+"""The parts that a budget counts → the method for it, where none is named."""
+_LEVEL_OF = {"units": "unit", "weights": "weight"}
 _ANY = Cost(params=1, macs_forward=1, macs_backward=1, param_bytes=1)
 
 
@@ -87,6 +93,7 @@ class Request:
         return {field.name: getattr(self, field.name) for field in fields(self)[1:]}
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "criterion", canonical(self.criterion))
         _check_levels(self.levels)
         _check_budget(self.budget)
         check_count("search", self.search, 0)
@@ -95,6 +102,7 @@ class Request:
         self._check_judge()
         chosen = self.planner
         self._check_options(chosen)
+        self._check_count(chosen)
         self._check_bounds(chosen)
         self._check_names()
         self._check_metrics(chosen)
@@ -102,7 +110,15 @@ class Request:
     @property
     def planner(self) -> Method:
         """The method that makes the plan."""
-        return METHODS.get(self.method if self.method is not None else _BY_LEVELS[frozenset(self.levels)])
+        if self.method is not None:
+            return METHODS.get(self.method)
+        kind = next((kind for kind in KINDS if kind in self.budget), None)
+        return METHODS.get(_BY_LEVELS[frozenset(self.levels)] if kind is None else _BY_COUNT[kind])
+
+    @property
+    def count(self) -> Count | None:
+        """The count or the threshold that decides how much stays; None for a budget of a price."""
+        return count_of(self.budget)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -177,7 +193,57 @@ class Request:
                 "levels or method."
             )
 
+    def _check_count(self, chosen: Method) -> None:
+        """Refuse what a budget that counts or compares cannot have: another kind of method, stages, a search."""
+        count = self.count
+        if count is None:
+            return
+        if self.stages or self.search:
+            beside = "stages" if self.stages else f"search: {self.search}"
+            raise OptionError(
+                f"budget {count.metric} stands beside {beside}, which divides a price; give the budget as params or "
+                "macs, or leave the other out."
+            )
+        if not chosen.counts:
+            raise OptionError(
+                f"budget {count.metric} ranks the scores of single parts, and method {chosen.name!r} has none; use "
+                "units, weights, modular, window-tile or a method by one criterion, such as sensitivity."
+            )
+        if count.metric in KINDS and count.metric != chosen.counts:
+            raise OptionError(
+                f"budget {count.metric} beside method {chosen.name!r}, which ranks {chosen.counts}; give the budget as "
+                f"{chosen.counts} or top_n, or use method {_BY_COUNT[count.metric]!r}."
+            )
+        if tuple(self.levels) not in (DEFAULTS.levels, (_LEVEL_OF.get(chosen.counts),)):
+            raise OptionError(
+                f"budget {count.metric} ranks {chosen.counts} here, and levels is {self.levels!r}; leave levels out."
+            )
+        if chosen.counts == "modules" and count.whole is None:
+            raise OptionError(
+                f"budget {count.metric} of modules is one amount for the network; got {dict(count.amounts)}."
+            )
+        self._check_division(count, chosen)
+
+    def _check_division(self, count: Count, chosen: Method) -> None:
+        if self.criterion == OBS:
+            raise OptionError(
+                f"criterion {OBS!r} measures levels of whole layers and gives no score to rank or compare; with budget "
+                f"{count.metric} use magnitude, sensitivity or contribution."
+            )
+        if self.allocator is None:
+            return
+        if count.compares or count.whole is None:
+            what = "a threshold" if count.compares else "an amount of every layer"
+            raise OptionError(f"allocator is {title_of(self.allocator)!r}, and {what} divides nothing; leave it out.")
+        if chosen.counts == "units" and self.allocator not in UNIT_DIVISIONS:
+            raise OptionError(
+                f"allocator is {title_of(self.allocator)!r}, which divides a price; budget {count.metric} takes "
+                f"{' or '.join(UNIT_DIVISIONS)}, or none for one ranking of the scores as they are."
+            )
+
     def _check_metrics(self, chosen: Method) -> None:
+        if self.count is not None:
+            return
         zeros = chosen.level == "weight" or chosen.name == "units-weights"
         wrong = [metric for metric in self.counted if metric not in ("params", "bytes")]
         if not zeros or not wrong or self.stages:
@@ -200,7 +266,8 @@ class Request:
             found["method"] = self.method
         if self.planner.options:
             found["criterion"] = None if self.criterion is None else criterion_name(self.criterion)
-            found["levels"] = list(self.levels)
+            counted = self.planner.counts if self.count is not None else ""
+            found["levels"] = [_LEVEL_OF[counted]] if counted in _LEVEL_OF else list(self.levels)
         if self.allocator is not None:
             found["allocator"] = title_of(self.allocator)
         if self.bounds:
@@ -225,6 +292,8 @@ def _check_budget(budget: Any) -> None:
             )
         if metric in METRICS:
             parse_budget({metric: value}, _ANY)
+        elif metric in COUNTS:
+            count_of(budget)
         elif metric == ENERGY:
             energy_share(value)
         elif metric == MAX_DROP:
@@ -249,7 +318,10 @@ def plain_bounds(bounds: Bounds) -> dict[str, Any]:
 
 def plain(budget: Budget) -> dict[str, Any]:
     """Return a budget as JSON types."""
-    return {metric: value.item() if isinstance(value, np.generic) else value for metric, value in budget.items()}
+    return {
+        metric: plain(value) if isinstance(value, Mapping) else value.item() if isinstance(value, np.generic) else value
+        for metric, value in budget.items()
+    }
 
 
 __all__ = ["BUDGETS", "LEVELS", "MAX_DROP", "Bounds", "Budget", "Request", "allowed_drop", "plain", "plain_bounds"]

@@ -6,8 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from prunus.criteria import canonical, mixture_of
 from prunus.errors import OptionError
 from prunus.foundation.option_record import accepted_by
 from prunus.recovery.method_names import METHOD_ALLOWED
@@ -21,6 +30,18 @@ from prunus.recovery.options import (
 from prunus.training.options import Count
 
 Name = Annotated[str, Field(min_length=1, description="a text that is not empty")]
+
+
+def _criterion(given: Any) -> Any:
+    """Return a criterion as plans record it: a mixture of criteria is a text."""
+    try:
+        return canonical(given)
+    except OptionError as error:
+        raise ValueError(str(error).removeprefix("criterion: ").rstrip(".")) from error
+
+
+CriterionName = Annotated[Name, BeforeValidator(_criterion)]
+"""The name of a criterion, or a mixture: a section of names and weights, or its text."""
 
 LEVELS = ("blocks", "units", "weights")
 WAYS = {"blocks": "depth", "units": "magnitude", "weights": "importance"}
@@ -83,7 +104,9 @@ class Stage(BaseModel):
     method: Name | None = Field(
         default=None, description="for blocks depth, modular or redundancy; else the same as criterion"
     )
-    criterion: Name | None = Field(default=None, description="the name of a criterion of units or of weights")
+    criterion: CriterionName | None = Field(
+        default=None, description="the name of a criterion of units or of weights, or a section of names and weights"
+    )
     allocator: Annotated[Name, AfterValidator(_allocator)] | None = Field(
         default=None, description="for units, the name of an allocator"
     )
@@ -163,7 +186,9 @@ def _problem(stage: Stage) -> str:
     if stage.schedule is not None and stage.level == "blocks":
         return "has a schedule; blocks go at once"
     known = known_ways(stage.level)
-    return "" if stage.way in known else f"has no way {stage.way!r}; known are {', '.join(known)}"
+    mixed = mixture_of(stage.criterion) if stage.level != "blocks" else None
+    unknown = next((name for name in mixed or (stage.way,) if name not in known), None)
+    return "" if unknown is None else f"has no way {unknown!r}; known are {', '.join(known)}"
 
 
 def known_ways(level: str) -> list[str]:

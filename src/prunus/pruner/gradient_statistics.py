@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.criteria import CRITERIA, CriterionLike, Evidence, weight_criterion_of
+from prunus.criteria import CRITERIA, CriterionLike, Evidence, criterion_name, weight_criterion_of
 from prunus.errors import OptionError
 from prunus.masks import relative_scores
 from prunus.pruner.strategy import Scene
@@ -39,7 +39,7 @@ class Gathered:
         if criterion != "relative":
             _check_shown(criterion)
         self._scene, self.criterion = scene, criterion
-        self._fields = () if callable(criterion) else _FIELDS.get(criterion, _ALL)
+        self._fields = () if callable(criterion) else _FIELDS.get(criterion_name(criterion), _ALL)
         self._sums: dict[str, dict[str, Tensor]] = {}
         self._count = 0
 
@@ -126,7 +126,7 @@ def shown_criteria() -> list[str]:
 def _is_shown(criterion: str) -> bool:
     one = {"weight": torch.ones(1, 1)}
     try:
-        CRITERIA.get(criterion)(Evidence(one, grad=one, grad_abs=one, grad_sq=one))
+        weight_criterion_of(criterion)(Evidence(one, grad=one, grad_abs=one, grad_sq=one))
     except OptionError:
         return False
     return True

@@ -10,7 +10,7 @@ from typing import Any
 
 from prunus.budget import ALLOCATORS
 from prunus.budget.limits import LATENCY, METRICS
-from prunus.criteria import CriterionLike, criterion_name
+from prunus.criteria import CriterionLike, canonical, criterion_name
 from prunus.data.batches import check_count
 from prunus.errors import OptionError, nearest
 from prunus.training.schedules import KEPT_SCHEDULES, RAMP, check_fraction, kept_at
@@ -32,8 +32,8 @@ class PrunerOptions:
         every: steps between two changes of the masks; None makes about twenty changes.
         begin_step: the first step that may prune.
         end_step: the step from which the final level holds; None is two thirds of the training.
-        criterion: how weights or units are scored: a name, or a plain function, (name, weight) → scores for weights,
-            (group) → scores for units; None takes the method's own.
+        criterion: how weights or units are scored: a name, a mapping from names to weights, or a plain function,
+            (name, weight) → scores for weights, (group) → scores for units; None takes the method's own.
         pattern: windows that are masked whole: "2:4", "tile:4x4", "strip:8", "kernel"; None for single weights.
         metric: params, macs or bytes; for units and branches.
         allocator: how the budget is divided between axes, for units.
@@ -63,6 +63,7 @@ class PrunerOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "criterion", canonical(self.criterion))
         check_fraction("kept", self.kept)
         if self.schedule is not None:
             KEPT_SCHEDULES.get(self.schedule)

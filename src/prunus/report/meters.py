@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from prunus.budget.counts import COUNTS
 from prunus.budget.limits import FS_PER_MS, METRICS, parse_budget
 from prunus.plans import UNPRICED, Plan
 from prunus.report.formats import count, size
@@ -33,7 +34,7 @@ def asked(settings: Mapping[str, Any]) -> str:
     """Return the request of a plan in one line: budget, method, criterion, allocator."""
     budget = settings.get("budget") or {}
     words = [
-        f"{metric} ≤ {value:.4g}" if isinstance(value, float) else f"{metric} ≤ {value}"
+        f"{metric}{' ' if metric in COUNTS else ' ≤ '}{f'{value:.4g}' if isinstance(value, float) else value}"
         for metric, value in budget.items()
     ]
     words += [f"{key} {settings[key]}" for key in ("method", "criterion", "allocator") if settings.get(key)]

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from prunus.criteria import mixture_of
 from prunus.errors import OptionError
 from prunus.experiments.citation.reference import Reference, references_in, source_text
 from prunus.experiments.recipe import Recipe, load_recipe
@@ -162,8 +163,13 @@ def _named_in(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _member(role: str, name: str | None) -> Iterator[tuple[str, str]]:
-    """Yield (role, name) if the registry has the name: ``auto`` and ``none`` name no algorithm."""
-    if name is not None and name in _registry(role):
+    """Yield (role, name) if the registry has the name: ``auto`` and ``none`` name no algorithm.
+
+    A mixture of criteria yields each of them.
+    """
+    if role.endswith("criterion") and (mixed := mixture_of(name)) is not None:
+        yield from ((role, part) for part in mixed if part in _registry(role))
+    elif name is not None and name in _registry(role):
         yield role, name
 
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from prunus.errors import OptionError
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.option_record import accepted_by
-from prunus.pipeline.stage import Name, Stage, check_stages
+from prunus.pipeline.stage import CriterionName, Name, Stage, check_stages
 from prunus.recovery import RecoveryOptions
 from prunus.training.options import Count, TrainingOptions
 
@@ -100,9 +100,12 @@ Amount = Annotated[
 class Prune(_Section):
     """The section of ``prunus plan`` and ``prunus prune``: one budget, the scores of units, and the allocator."""
 
-    budget: dict[Name, Amount] = Field(default={}, description="a section such as {params: 0.5} or {macs: 0.3}")
-    criterion: Name | None = Field(
-        default=DEFAULTS.criterion, description="the name of a criterion, such as magnitude or taylor, or null"
+    budget: dict[Name, Amount | dict[Name, Amount]] = Field(
+        default={}, description="a section such as {params: 0.5}, {threshold: 0.1} or {units: {stem: 0.5}}"
+    )
+    criterion: CriterionName | None = Field(
+        default=DEFAULTS.criterion,
+        description="the name of a criterion, such as magnitude or taylor, a section of names and weights, or null",
     )
     allocator: Name | None = Field(
         default=DEFAULTS.allocator, description="the name of an allocator, such as uniform or global, or null"
