@@ -355,7 +355,7 @@ def test_a_recipe_refuses_an_amount_with_its_line(tmp_path: Any) -> None:
 def test_words_of_the_command_line_name_layers() -> None:
     assert budget_of(["units:a=0.5", "units:re:b.*=3"]) == {"units": {"a": 0.5, "re:b.*": 3}}
     for words in (["units:a=1", "units:a=2"], ["units=1", "units:a=2"], ["units:a=2", "units=1"]):
-        with pytest.raises(OptionError, match="stands twice"):
+        with pytest.raises(OptionError, match="is given twice"):
             budget_of(words)
 
 

@@ -131,7 +131,7 @@ def test_libraries_need_none(recipe: dict[str, Any], tmp_path: Path) -> None:
     [
         ("[" * 100_000, "nested too deeply"),
         ('{"base_dir": 1, "recipe": {}}', "cannot be read"),
-        ('{"base_dir": "..", "base_dir": "/", "recipe": {}}', "stands twice"),
+        ('{"base_dir": "..", "base_dir": "/", "recipe": {}}', "occurs twice"),
         ("9" * 5000, "too many digits"),
         (" " * 2_000_000, "more than 1,048,576 bytes"),
         ("\ud800", "is no UTF-8 text"),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from prunus.errors import OptionError
 
@@ -62,7 +62,7 @@ def sweep_plans(
     points = []
     for recipe in recipes:
         ((metric, amount),) = recipe.prune.budget.items()
-        share = float(amount)
+        share = float(cast(float, amount))  # `sweep_recipes` sets a number
         plan, scores = plan_again(trained, recipe)
         place = out / f"{metric}-{share:g}"
         folder = write_plan_folder(place, plan, recipe, scores=scores, weights=weights, digest=trained.digest)
