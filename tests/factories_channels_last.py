@@ -26,7 +26,7 @@ from prunus.pruner import Pruner
 from prunus.pruner.loop import train_pruning_
 from prunus.repairs import choose_repairs, repair_
 from prunus.surgery.cut import cut
-from prunus.surgery.gradients import compare_gradients
+from prunus.surgery.proving.gradients import compare_gradients
 from prunus.training import TrainingOptions, finetune_
 
 CHANNELS_LAST = torch.channels_last

@@ -13,7 +13,7 @@ from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Plan, fingerprint
 from prunus.surgery.cut import cut
-from prunus.surgery.verify import compare_models
+from prunus.surgery.proving.verify import compare_models
 
 
 def half_of(coupling: Coupling, seed: int = 0) -> dict[str, np.ndarray]:

@@ -15,8 +15,8 @@ from prunus.graph.kept_forward import OwnForward
 from prunus.nn import Bypass, MultiheadAttention, Zero
 from prunus.plans import Plan
 from prunus.surgery.cut import cut_with_record
-from prunus.surgery.own_forward import own_forward
-from prunus.surgery.verify import Check, verify
+from prunus.surgery.keeping.own_forward import own_forward
+from prunus.surgery.proving.verify import Check, verify
 
 SHIPPED = (Bypass, MultiheadAttention, Zero)
 

@@ -15,10 +15,10 @@ from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.ir import Node
 from prunus.plans import Plan
-from prunus.surgery import rewrite_graph
 from prunus.surgery.cut import cut
-from prunus.surgery.proof_run import Trial, trial
-from prunus.surgery.verify import Check, compare_models, verify
+from prunus.surgery.proving.proof_run import Trial, trial
+from prunus.surgery.proving.verify import Check, compare_models, verify
+from prunus.surgery.rewriting import rewrite_graph
 
 IMAGE = NetSpec("image", (2, 3, 1), width=8)
 GROUPED = NetSpec("image", (4, 0), width=8)

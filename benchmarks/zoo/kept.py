@@ -18,7 +18,7 @@ from prunus.errors import BudgetError
 from prunus.graph.coupling import Coupling, couple
 from prunus.nn import Bypass, MultiheadAttention, Zero
 from prunus.outcome import Outcome
-from prunus.surgery.recapture import batch_size
+from prunus.surgery.rewriting.recapture import batch_size
 
 from .catalog import Entry
 from .choices import coverage_macs

@@ -15,17 +15,17 @@ from prunus.graph.capture import capture, unwrap
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.interpreter import run
 from prunus.plans import Plan
-from prunus.surgery.bisect_difference import first_divergence, wrong_tensor
-from prunus.surgery.proof_run import Trial, relative_error, trial
+from prunus.surgery.proving.bisect_difference import first_divergence, wrong_tensor
+from prunus.surgery.proving.proof_run import Trial, relative_error, trial
+from prunus.surgery.proving.verify import Check
 from prunus.surgery.tensors import cut_tensors
-from prunus.surgery.verify import Check
 
 Tensors = list[torch.Tensor]
 
 
 @dataclass(slots=True)
 class Prover:
-    """The references of one model; see `prunus.surgery.verify.compare_models`, whose judgement it repeats.
+    """The references of one model; see `prunus.surgery.proving.verify.compare_models`, whose judgement it repeats.
 
     Args:
         model: the original.

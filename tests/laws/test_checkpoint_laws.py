@@ -17,8 +17,8 @@ from prunus.exporters.pack import pack_tensors, unpack_tensors
 from prunus.graph.interpreter import run
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan
+from prunus.surgery.proving.verify import masked_tensors, reference_overrides
 from prunus.surgery.tensors import slice_tensors
-from prunus.surgery.verify import masked_tensors, reference_overrides
 
 QUICK = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 SEEDS = st.integers(0, 10_000)

@@ -24,8 +24,8 @@ from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Cost, Plan
 from prunus.surgery.cut import cut, cut_with_record
+from prunus.surgery.proving.verify import Check, compare_models
 from prunus.surgery.tensors import slice_tensors
-from prunus.surgery.verify import Check, compare_models
 
 EXACT = 1e-8
 SEEDS = st.integers(0, 100_000)

@@ -18,7 +18,7 @@ from prunus.graph.coupling import couple
 from prunus.graph.recorder import named_tensors
 from prunus.outcome import Outcome
 from prunus.surgery.dead_units import live_units
-from prunus.surgery.reference import masked_tensors
+from prunus.surgery.proving.reference import masked_tensors
 
 
 def network(seed: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:

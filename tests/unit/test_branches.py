@@ -20,8 +20,8 @@ from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.methods.reduction import Reduction, whole
 from prunus.surgery.cut import cut
-from prunus.surgery.rewrite_graph import rewrite
-from prunus.surgery.verify import compare_models
+from prunus.surgery.proving.verify import compare_models
+from prunus.surgery.rewriting.rewrite_graph import rewrite
 from prunus.tree import Branch, find_branches, structure_rows
 
 

@@ -23,7 +23,7 @@ from prunus.plans import Drop, Plan
 from prunus.surgery.averaged_copy import carry_like
 from prunus.surgery.cut import cut
 from prunus.surgery.optimizer import carry_optimizer, carry_scheduler
-from prunus.surgery.reference import masked_tensors
+from prunus.surgery.proving.reference import masked_tensors
 
 INPUTS = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))

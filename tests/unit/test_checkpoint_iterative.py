@@ -20,7 +20,7 @@ from prunus.exporters import load, origins, save, undo
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.surgery.cut import cut_with_record
-from prunus.surgery.verify import verify
+from prunus.surgery.proving.verify import verify
 
 CUTS = 5
 

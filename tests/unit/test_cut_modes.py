@@ -21,8 +21,8 @@ from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Drop, Plan
 from prunus.surgery.cut import cut, cut_with_record
+from prunus.surgery.proving.verify import compare_models, verify
 from prunus.surgery.record import Surgery
-from prunus.surgery.verify import compare_models, verify
 
 MODES = ("module", "hybrid", "graph")
 

@@ -18,8 +18,8 @@ from prunus.exporters import load, save
 from prunus.exporters.header import FileMark
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.surgery.recapture import growth
-from prunus.surgery.verify import compare_models
+from prunus.surgery.proving.verify import compare_models
+from prunus.surgery.rewriting.recapture import growth
 
 EXACT = 1e-6
 BOTH = pytest.mark.parametrize("mode", ["hybrid", "graph"])

@@ -20,7 +20,7 @@ from prunus.methods.masked_run import Replay
 from prunus.methods.scored_units import unit_plan
 from prunus.plans import Plan, fingerprint
 from prunus.surgery.cut import cut_with_record
-from prunus.surgery.verify import verify
+from prunus.surgery.proving.verify import verify
 from prunus.training import TrainingOptions, finetune_
 
 KEPT = 0.5

@@ -15,7 +15,7 @@ from prunus.methods import METHODS
 from prunus.methods.method import Lesson
 from prunus.report.results import Row, Skipped
 from prunus.surgery.cut import cut_with_record
-from prunus.surgery.verify import verify
+from prunus.surgery.proving.verify import verify
 from prunus.training import TrainingOptions
 
 TAUGHT = [name for name in METHODS if METHODS.get(name).teach is not None]

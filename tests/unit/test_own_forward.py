@@ -22,7 +22,7 @@ from prunus.exporters.checkpoint import save
 from prunus.exporters.restore import load
 from prunus.exporters.undo import undo
 from prunus.surgery.cut import cut_with_record
-from prunus.surgery.verify import verify
+from prunus.surgery.proving.verify import verify
 from prunus.tree.branches import find_branches
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from factories_own_forward import keep_forward, terms_of
 from prunus.graph.layout import Frozen
-from prunus.surgery.step_directions import directions
+from prunus.surgery.keeping.step_directions import directions
 
 
 class Pieces(nn.Module):

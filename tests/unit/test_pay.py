@@ -13,7 +13,7 @@ from prunus.analysis.score import make_plan
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.measurement.forecast import Forecast, forecast, onnx_ratio, warnings_of
-from prunus.surgery.rewrite_graph import rewrite
+from prunus.surgery.rewriting.rewrite_graph import rewrite
 
 
 @pytest.fixture

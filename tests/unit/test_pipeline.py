@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import prunus
 from prunus.errors import DataError, OptionError, PlanError, SelectorError
 from prunus.plans import Plan
-from prunus.surgery.verify import Check
+from prunus.surgery.proving.verify import Check
 
 INPUTS = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0])

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prunus.surgery.precision import computing_in
+from prunus.surgery.proving.precision import computing_in
 
 N, X = torch.arange(6).view(2, 3), torch.rand(2, 3, dtype=torch.float64)
 NEW = (

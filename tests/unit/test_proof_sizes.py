@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from factories_own_forward import keep_forward
 from prunus.errors import VerifyError
-from prunus.surgery.other_sizes import proof_sizes
+from prunus.surgery.proving.other_sizes import proof_sizes
 
 
 class Branch(nn.Module):

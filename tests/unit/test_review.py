@@ -17,7 +17,7 @@ from prunus.methods.scored_units import unit_scores
 from prunus.plans import Plan
 from prunus.report.plan_table import diff_lines, plan_lines
 from prunus.surgery.cut import cut_with_record
-from prunus.surgery.verify import verify
+from prunus.surgery.proving.verify import verify
 from prunus.tree import find_branches
 
 

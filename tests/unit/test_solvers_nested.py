@@ -19,7 +19,7 @@ from prunus.methods.levels_from_data import unlabelled
 from prunus.plans import Plan, fingerprint
 from prunus.solvers import Consumer, refit
 from prunus.solvers.nested import nested_refits
-from prunus.surgery.verify import masked_tensors, reference_overrides
+from prunus.surgery.proving.verify import masked_tensors, reference_overrides
 
 UNITS = 7
 

@@ -20,10 +20,10 @@ from prunus.graph.coupling import couple
 from prunus.graph.grouped_mm import NAME as GROUPED
 from prunus.plans import Plan
 from prunus.surgery.cut import cut_with_record
-from prunus.surgery.emit import ArgumentsError
-from prunus.surgery.precision import grouped_product
+from prunus.surgery.proving.precision import grouped_product
+from prunus.surgery.proving.verify import verify
 from prunus.surgery.record import Surgery
-from prunus.surgery.verify import verify
+from prunus.surgery.rewriting.emit import ArgumentsError
 
 X = torch.randn(2, 5, 6)
 

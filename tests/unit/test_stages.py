@@ -17,8 +17,8 @@ from prunus.experiments.trained_model import TrainedModel, request_of
 from prunus.pipeline.stages import Staged
 from prunus.pipeline.stages import run_stages as run_request
 from prunus.surgery.cut import cut_with_record
+from prunus.surgery.proving.verify import verify
 from prunus.surgery.tensors import sliced_masks
-from prunus.surgery.verify import verify
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "stages.txt"
 HEAD = "version: 1\nmodel: digits\ndata: digits\nprune: {budget: {params: 0.3}}\n"

@@ -28,7 +28,7 @@ from prunus.methods.modular import exchanged, greedy
 from prunus.methods.reduction import SLACK, Reduction, droppable, trimmed, whole
 from prunus.plans import Plan
 from prunus.surgery.cut import cut
-from prunus.surgery.verify import verify
+from prunus.surgery.proving.verify import verify
 
 STRUCTURE = ("key-path", "modular")
 

@@ -17,11 +17,11 @@ from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.plans import Plan
 from prunus.surgery import cut as cutting
-from prunus.surgery import recapture
 from prunus.surgery.cut import cut_with_record
+from prunus.surgery.proving.verify import verify
 from prunus.surgery.record import Surgery
-from prunus.surgery.splice import Splice
-from prunus.surgery.verify import verify
+from prunus.surgery.rewriting import recapture
+from prunus.surgery.rewriting.splice import Splice
 
 X = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
 WAYS = ("attention", "number", "branch", "twice", "layer", "beside", "returned", "torch")

@@ -12,7 +12,7 @@ from prunus.budget import fit_units
 from prunus.experiments.workloads import Split
 from prunus.methods.scored_units import unit_scores
 from prunus.surgery.cut import cut
-from prunus.surgery.verify import verify
+from prunus.surgery.proving.verify import verify
 
 
 class Blocks(nn.Module):

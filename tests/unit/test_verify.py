@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from factories_networks import NetSpec
 from factories_verified import ATTENTION, GROUPED, IMAGE, NETS, VECTOR, Proof, of, said, unscaled
-from prunus.surgery import proof_run as trials
-from prunus.surgery.bisect_difference import first_divergence
-from prunus.surgery.proof_run import relative_error
-from prunus.surgery.rewrite_graph import rewrite
-from prunus.surgery.verify import TOLERANCE, compare_models
+from prunus.surgery.proving import proof_run as trials
+from prunus.surgery.proving.bisect_difference import first_divergence
+from prunus.surgery.proving.proof_run import relative_error
+from prunus.surgery.proving.verify import TOLERANCE, compare_models
+from prunus.surgery.rewriting.rewrite_graph import rewrite
 
 # Where it says the fault lies
 

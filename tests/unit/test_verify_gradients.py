@@ -11,7 +11,7 @@ from factories_networks import NetSpec
 from factories_verified import VECTOR, Proof, of, said
 from prunus.graph.capture import capture
 from prunus.plans import Drop
-from prunus.surgery.verify import TOLERANCE, compare_gradients
+from prunus.surgery.proving.verify import TOLERANCE, compare_gradients
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "graph"])

@@ -15,10 +15,10 @@ from factories_verified import ATTENTION, VECTOR, Proof, of, said, unscaled
 from prunus.analysis.score import make_plan
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
-from prunus.surgery import proof_run as trials
 from prunus.surgery.cut import cut_with_record
-from prunus.surgery.proof_run import Trial, relative_error
-from prunus.surgery.verify import TOLERANCE, verify
+from prunus.surgery.proving import proof_run as trials
+from prunus.surgery.proving.proof_run import Trial, relative_error
+from prunus.surgery.proving.verify import TOLERANCE, verify
 
 
 class Mixed(nn.Module):

@@ -16,7 +16,7 @@ from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Plan
 from prunus.surgery.cut import cut
-from prunus.surgery.verify import compare_models
+from prunus.surgery.proving.verify import compare_models
 
 PAD = 3
 IDS = torch.tensor([[5, 9, 2, PAD], [7, 1, PAD, PAD]])

@@ -31,7 +31,7 @@ from prunus.graph.coupling import Coupling, couple, opted_in
 from prunus.graph.kept_forward import OwnForward
 from prunus.graph.partial_capture import Captured, capture_or_parts
 from prunus.surgery.cut import FORWARDS
-from prunus.surgery.own_forward import own_forward
+from prunus.surgery.keeping.own_forward import own_forward
 from prunus.training import loss_function
 from prunus.training.losses import check_loss, name_of
 from prunus.tree import grow_tree

@@ -28,7 +28,7 @@ from prunus.graph.partial_capture import Captured
 from prunus.measurement.timing import latency_model, widths_in_multiples
 from prunus.plans import Cost, Plan
 from prunus.surgery.cut import cut
-from prunus.surgery.own_forward import own_forward, with_terms
+from prunus.surgery.keeping.own_forward import own_forward, with_terms
 from prunus.tree import grow_tree
 
 LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]

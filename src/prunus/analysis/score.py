@@ -17,8 +17,8 @@ from prunus.errors import ModelError, PlanError
 from prunus.graph.coupling import Coupling
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Decision, Drop, Mend, Plan, fingerprint
-from prunus.surgery.cut_keeping import mends_of
-from prunus.surgery.rewrite_graph import rewrite
+from prunus.surgery.keeping.cut_keeping import mends_of
+from prunus.surgery.rewriting.rewrite_graph import rewrite
 
 
 def make_plan(

@@ -20,8 +20,8 @@ from prunus.exporters.surgery_json import check_rewriting, constant_attribute, d
 from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import atomic_dir
 from prunus.graph.recorder import named_tensors
-from prunus.surgery.edited_program import Program
 from prunus.surgery.record import Surgery
+from prunus.surgery.rewriting.edited_program import Program
 
 
 def save(

@@ -12,9 +12,9 @@ from prunus.exporters.config_build import Builder, Changes, quiet, shapes_of, sp
 from prunus.exporters.config_proof import TOLERANCE, Fold, disagreement, folds, outputs
 from prunus.exporters.config_search import ELSE, UntoldError, find_configs
 from prunus.exporters.parts import Pruned, parts
-from prunus.surgery.edited_program import Program
-from prunus.surgery.mending import mend_
+from prunus.surgery.keeping.mending import mend_
 from prunus.surgery.record import Surgery
+from prunus.surgery.rewriting.edited_program import Program
 
 
 def as_pretrained(result: Pruned, example_inputs: Any = None) -> nn.Module:

@@ -13,8 +13,8 @@ from torch import nn
 
 from prunus.graph.capture import preserved, split_inputs
 from prunus.graph.recorder import named_tensors
-from prunus.surgery.precision import computing_in
-from prunus.surgery.proof_run import output_tensors, relative_error, widened
+from prunus.surgery.proving.precision import computing_in
+from prunus.surgery.proving.proof_run import output_tensors, relative_error, widened
 
 TOLERANCE = 1e-6
 Tensors = dict[str, torch.Tensor]

@@ -16,7 +16,7 @@ from prunus.graph.coupling import Coupling
 from prunus.graph.kept_forward import Equation, Multiple
 from prunus.graph.layout import Frozen
 from prunus.graph.size_functions import Count
-from prunus.surgery.program_terms import Terms
+from prunus.surgery.keeping.program_terms import Terms
 
 
 def config_terms(model: nn.Module, coupling: Coupling, example_inputs: Any) -> Terms:

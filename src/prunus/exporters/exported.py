@@ -23,10 +23,10 @@ from prunus.foundation.version import VERSION
 from prunus.graph.capture import capture, preserved, split_inputs
 from prunus.graph.recorder import named_tensors
 from prunus.plans import PLAN
-from prunus.surgery.edited_program import Program
-from prunus.surgery.proof_run import output_tensors, relative_error
-from prunus.surgery.recapture import growth
+from prunus.surgery.proving.proof_run import output_tensors, relative_error
 from prunus.surgery.record import Surgery
+from prunus.surgery.rewriting.edited_program import Program
+from prunus.surgery.rewriting.recapture import growth
 
 _TOLERANCE = 1e-6
 _BATCH = "dim 0 of the inputs"

@@ -19,7 +19,7 @@ from prunus.exporters.own_folder import write_card, write_own_folder
 from prunus.exporters.parts import Pruned, parts, write_plan
 from prunus.foundation.atomic_files import Contents, atomic_dir
 from prunus.plans import PLAN
-from prunus.surgery.proof_run import relative_error
+from prunus.surgery.proving.proof_run import relative_error
 
 _HUGGINGFACE = (
     *("config.json", "generation_config.json", "README.md"),

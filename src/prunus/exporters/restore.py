@@ -21,11 +21,11 @@ from prunus.graph.capture import unwrap
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan
 from prunus.surgery.copy_module import deep_copy
-from prunus.surgery.edited_program import Program
-from prunus.surgery.mending import mend_
+from prunus.surgery.keeping.mending import mend_
+from prunus.surgery.keeping.shipped_modules import ship_
 from prunus.surgery.record import Shipped
-from prunus.surgery.shipped_modules import ship_
-from prunus.surgery.splice import rebind_
+from prunus.surgery.rewriting.edited_program import Program
+from prunus.surgery.rewriting.splice import rebind_
 
 Tensors = dict[str, torch.Tensor]
 

@@ -14,10 +14,10 @@ from prunus.exporters.graph_json import Json, decode_graph, encode_graph
 from prunus.exporters.value_json import Objects, Opaque, decode_shape, decode_value, encode_value
 from prunus.foundation.user_code import one_line
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, TensorMeta
-from prunus.surgery.emit import Emission
 from prunus.surgery.record import Surgery
-from prunus.surgery.splice import Splice, write_forward
-from prunus.surgery.symbolic_sizes import Growth, Variation, members
+from prunus.surgery.rewriting.emit import Emission
+from prunus.surgery.rewriting.splice import Splice, write_forward
+from prunus.surgery.rewriting.symbolic_sizes import Growth, Variation, members
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from prunus.graph.ir import Ref, TensorMeta
-from prunus.surgery.training_program import InTraining
+from prunus.surgery.rewriting.training_program import InTraining
 
 _PLAIN = (bool, int, str)
 _TORCH_NAMES: dict[str, type] = {

@@ -39,7 +39,7 @@ from prunus.methods.reduction import whole
 from prunus.methods.scored_units import unit_scores
 from prunus.methods.weights import maskable, masked_plan, weight_scores, weights_to_keep
 from prunus.plans import Decision, Plan
-from prunus.surgery.random_ops import draws
+from prunus.surgery.proving.random_ops import draws
 
 MAGNITUDE = "magnitude"
 UNITS = "units"

@@ -18,7 +18,7 @@ from prunus.graph.interpreter import Override, flat_inputs, run
 from prunus.graph.ir import Graph, Node, refs_in
 from prunus.graph.program_by_shape import ProgramsByShape
 from prunus.methods.reduction import Reduction, tensors_of
-from prunus.surgery.verify import masked_tensors, reference_overrides
+from prunus.surgery.proving.verify import masked_tensors, reference_overrides
 from prunus.tree import concat_joins, residual_joins
 
 GateImportance = dict[tuple[str, int], float]

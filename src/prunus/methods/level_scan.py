@@ -24,7 +24,7 @@ from prunus.repairs.paired_run import Track
 from prunus.solvers import refit
 from prunus.solvers.nested import nested_refits
 from prunus.solvers.problem import DAMPING
-from prunus.surgery.verify import masked_tensors, reference_overrides
+from prunus.surgery.proving.verify import masked_tensors, reference_overrides
 
 SHARES = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
 """Kept shares at which an axis is measured."""

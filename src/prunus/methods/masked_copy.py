@@ -13,8 +13,8 @@ from prunus.graph.ir import TENSOR
 from prunus.graph.layout import atoms_of
 from prunus.methods.reduction import Reduction, tensors_of
 from prunus.plans import Plan
+from prunus.surgery.proving.verify import masked_tensors
 from prunus.surgery.tensors import copy_with
-from prunus.surgery.verify import masked_tensors
 
 
 def masked_copy(reduction: Reduction, keep: Mapping[str, np.ndarray]) -> tuple[nn.Module, dict[str, Tensor]]:

@@ -18,7 +18,7 @@ from prunus.graph.ir import Node, Ref
 from prunus.graph.program_by_shape import ProgramsByShape, ops_of
 from prunus.methods.reduction import tensors_of
 from prunus.plans import Plan
-from prunus.surgery.verify import masked_tensors, reference_overrides
+from prunus.surgery.proving.verify import masked_tensors, reference_overrides
 
 
 class Replay:

@@ -18,7 +18,7 @@ from prunus.graph.ir import TENSOR, Graph
 from prunus.graph.layout import atoms_of
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Decision, Drop, Plan, fingerprint
-from prunus.surgery.rewrite_graph import rewrite
+from prunus.surgery.rewriting.rewrite_graph import rewrite
 from prunus.tree import Branch, find_branches
 from prunus.tree.branches import breaks_a_size
 

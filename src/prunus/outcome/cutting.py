@@ -11,8 +11,8 @@ from prunus.errors import CaptureError, VerifyError
 from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Plan
 from prunus.surgery.cut import cut_with_record
+from prunus.surgery.proving.verify import Check, verify
 from prunus.surgery.record import Surgery
-from prunus.surgery.verify import Check, verify
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,8 @@ from prunus.repairs import check_repair
 from prunus.repairs.partial_models import as_example
 from prunus.repairs.samples import checked, inputs_of
 from prunus.surgery.copy_module import deep_copy
-from prunus.surgery.verify import Check
-from prunus.surgery.verify import verify as verify_cut
+from prunus.surgery.proving.verify import Check
+from prunus.surgery.proving.verify import verify as verify_cut
 
 
 @in_ordinary_mode

@@ -18,8 +18,8 @@ from prunus.foundation.arguments import door
 from prunus.plans import Cost, Plan
 from prunus.recovery import RecoveryReport
 from prunus.repairs import RepairReport
+from prunus.surgery.proving.verify import Check
 from prunus.surgery.record import Surgery
-from prunus.surgery.verify import Check
 
 
 @dataclass(frozen=True, slots=True)

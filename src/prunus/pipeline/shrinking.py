@@ -24,8 +24,8 @@ from prunus.outcome import Outcome, realise
 from prunus.plans import Decision
 from prunus.surgery.copy_module import copied
 from prunus.surgery.dead_units import live_units
-from prunus.surgery.precision import computing_in
-from prunus.surgery.proof_run import relative_error
+from prunus.surgery.proving.precision import computing_in
+from prunus.surgery.proving.proof_run import relative_error
 
 TOLERANCE = 1e-6
 

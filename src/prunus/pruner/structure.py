@@ -19,8 +19,8 @@ from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph
 from prunus.plans import Decision, Drop, Plan
-from prunus.surgery.reference import masked_tensors
-from prunus.surgery.rewrite_graph import rewrite
+from prunus.surgery.proving.reference import masked_tensors
+from prunus.surgery.rewriting.rewrite_graph import rewrite
 from prunus.tree import Branch
 
 

@@ -26,8 +26,8 @@ from prunus.repairs.rows import Rows, norm_rows, site_rows
 from prunus.repairs.samples import MOST, Role, SampleGroup, sample_groups_of, samples_that_fit
 from prunus.repairs.scales import WIDEST
 from prunus.repairs.sites import Norm, Site
-from prunus.surgery.proof_run import original_tensors
-from prunus.surgery.random_ops import draws
+from prunus.surgery.proving.proof_run import original_tensors
+from prunus.surgery.proving.random_ops import draws
 from prunus.surgery.tensors import cut_tensors
 
 ROWS = 16384

@@ -15,7 +15,7 @@ from prunus.graph.interpreter import flat_inputs
 from prunus.graph.ir import Graph, Ref
 from prunus.graph.program_by_shape import ProgramsByShape, axis_sizes, ops_of
 from prunus.plans import Plan
-from prunus.surgery.rewrite_graph import rewrite
+from prunus.surgery.rewriting.rewrite_graph import rewrite
 from prunus.surgery.tensors import slice_tensors
 from prunus.surgery.token_ids import cut_inputs, kept_inputs
 

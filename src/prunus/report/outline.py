@@ -10,7 +10,7 @@ import numpy as np
 from prunus.cost.price import CostModel, cost_model
 from prunus.graph.coupling import Coupling
 from prunus.plans import Plan
-from prunus.surgery.rewrite_graph import rewrite
+from prunus.surgery.rewriting.rewrite_graph import rewrite
 from prunus.tree import Tree, TreeNode, grow_tree, structure_rows
 from prunus.tree.layers import Layer, find_layers
 

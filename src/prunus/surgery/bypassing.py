@@ -11,8 +11,8 @@ from prunus.errors import PlanError
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph, ModuleCall, Ref, refs_in
 from prunus.plans import Plan
-from prunus.surgery.module_calls import live_calls
 from prunus.surgery.record import Shipped
+from prunus.surgery.rewriting.module_calls import live_calls
 
 
 def silenced(model: nn.Module, coupling: Coupling, plan: Plan, edited: Graph) -> dict[str, Shipped]:

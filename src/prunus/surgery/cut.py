@@ -17,15 +17,15 @@ from prunus.graph.ir import Graph
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan, fingerprint
 from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
-from prunus.surgery.cut_keeping import keep_forwards
-from prunus.surgery.edited_program import Program
-from prunus.surgery.module_calls import stale_candidates
-from prunus.surgery.own_forward import own_forward
-from prunus.surgery.recapture import FurtherCaptures
+from prunus.surgery.keeping.cut_keeping import keep_forwards
+from prunus.surgery.keeping.own_forward import own_forward
 from prunus.surgery.record import Surgery, merge_changes
-from prunus.surgery.rewrite_graph import rewrite
-from prunus.surgery.rewrite_search import Search
-from prunus.surgery.splice import Splice
+from prunus.surgery.rewriting.edited_program import Program
+from prunus.surgery.rewriting.module_calls import stale_candidates
+from prunus.surgery.rewriting.recapture import FurtherCaptures
+from prunus.surgery.rewriting.rewrite_graph import rewrite
+from prunus.surgery.rewriting.rewrite_search import Search
+from prunus.surgery.rewriting.splice import Splice
 from prunus.surgery.tensors import copy_with, cut_tensors
 from prunus.surgery.token_ids import cut_inputs
 from prunus.surgery.unused_modules import prune_modules_

@@ -8,8 +8,8 @@ from typing import Any
 
 from prunus.graph.ir import Graph
 from prunus.plans import Mend
-from prunus.surgery.splice import Splice
-from prunus.surgery.symbolic_sizes import Growth
+from prunus.surgery.rewriting.splice import Splice
+from prunus.surgery.rewriting.symbolic_sizes import Growth
 
 Changes = dict[str, dict[str, Any]]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from torch import nn
 
 from prunus.graph.ir import TENSOR, Graph
-from prunus.surgery.module_calls import live_calls
-from prunus.surgery.splice import Splice
+from prunus.surgery.rewriting.module_calls import live_calls
+from prunus.surgery.rewriting.splice import Splice
 
 
 def prune_modules_(small: nn.Module, splice: Splice, before: Graph) -> tuple[str, ...]:

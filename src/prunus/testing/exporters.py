@@ -22,7 +22,7 @@ from prunus.exporters.parts import Pruned
 from prunus.foundation.arguments import door
 from prunus.plans import Plan
 from prunus.surgery.cut import cut_with_record
-from prunus.surgery.proof_run import output_tensors, relative_error
+from prunus.surgery.proving.proof_run import output_tensors, relative_error
 from prunus.surgery.record import Surgery
 from prunus.testing.cases import example_analysis, state_of
 from prunus.testing.suite import Suite, check_member, suite_for

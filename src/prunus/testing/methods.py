@@ -20,7 +20,7 @@ from prunus.graph.coupling import couple
 from prunus.methods import METHODS, Level, Method
 from prunus.outcome import cut_proved
 from prunus.plans import UNPRICED, Cost, Plan
-from prunus.surgery.verify import Check
+from prunus.surgery.proving.verify import Check
 from prunus.testing.cases import example_analysis, first_change, state_of
 from prunus.testing.suite import Suite, check_member, suite_for
 

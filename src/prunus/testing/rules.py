@@ -20,7 +20,7 @@ from prunus.graph.ir import INPUT, TENSOR, Ref, refs_in
 from prunus.graph.rules import RULES, Rule, load_rules
 from prunus.graph.rules.context import base_name
 from prunus.surgery.cut import cut
-from prunus.surgery.verify import compare_models
+from prunus.surgery.proving.verify import compare_models
 from prunus.testing.cases import first_change, state_of
 from prunus.testing.suite import Suite, suite_for
 

@@ -10,7 +10,7 @@ import numpy as np
 from prunus.cost.price import CostModel, cost_model
 from prunus.graph.coupling import Coupling
 from prunus.plans import Cost, Drop, Plan
-from prunus.surgery.rewrite_graph import rewrite
+from prunus.surgery.rewriting.rewrite_graph import rewrite
 
 
 def with_savings(plan: Plan, coupling: Coupling, scores: Mapping[str, np.ndarray] | None = None) -> Plan:

@@ -21,7 +21,7 @@ from prunus.foundation.progress import Progress
 from prunus.outcome import FRESH, check_calls, realise
 from prunus.outcome.calls import CallTable
 from prunus.plans import Plan
-from prunus.surgery.verify import Check
+from prunus.surgery.proving.verify import Check
 
 if TYPE_CHECKING:
     from prunus.experiments.recipe import Recipe

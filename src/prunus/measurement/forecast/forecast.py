@@ -16,7 +16,7 @@ from prunus.measurement.forecast.onnx_ops import onnx_ratio
 from prunus.measurement.forecast.sparse_ops import sparse_ratio
 from prunus.measurement.timing import LatencyModel, time_ops
 from prunus.plans import Plan
-from prunus.surgery.rewrite_graph import rewrite
+from prunus.surgery.rewriting.rewrite_graph import rewrite
 
 PAYS_BELOW = 0.95
 """A predicted ratio above this is no speed-up: the prediction itself has an error of a few percent."""

@@ -19,7 +19,7 @@ from prunus.graph.coupling import Coupling
 from prunus.graph.interpreter import flat_inputs, run
 from prunus.graph.ir import INPUT, TENSOR, Graph, Node
 from prunus.plans import Drop, Plan, fingerprint
-from prunus.surgery.rewrite_graph import rewrite
+from prunus.surgery.rewriting.rewrite_graph import rewrite
 from prunus.surgery.tensors import cut_tensors
 
 Keep = Mapping[str, np.ndarray]

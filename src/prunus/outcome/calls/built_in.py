@@ -26,7 +26,7 @@ from prunus.outcome.calls.learning import backward, trained_once
 from prunus.outcome.calls.pair import HALF, SINGLE, NotTaken, Pair, Run, call_of
 from prunus.outcome.calls.record import DIFFERS, OK, Row
 from prunus.outcome.calls.subject import Subject
-from prunus.surgery.recapture import batch_size
+from prunus.surgery.rewriting.recapture import batch_size
 
 Made = Callable[[Subject, str], Row]
 CALLS: dict[str, Made] = {}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from prunus.graph.open_outputs import opened_leaves
-from prunus.surgery.proof_run import Trial, relative_error
+from prunus.surgery.proving.proof_run import Trial, relative_error
 
 _SMALL = {torch.float64: 1e-6}
 """Gradients below this share of the largest one are compared relative to that share: they may be rounding."""

@@ -11,7 +11,7 @@ import torch.utils._pytree as pytree
 from torch import nn
 
 from prunus.outcome.calls.pair import NotTaken, Pair
-from prunus.surgery.recapture import batch_size, input_lengths
+from prunus.surgery.rewriting.recapture import batch_size, input_lengths
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 _STEP = 32

@@ -15,11 +15,11 @@ from torch import nn
 from prunus.foundation.as_found import random_state_kept
 from prunus.outcome.calls.comparing import Distance, Masks, distance
 from prunus.outcome.calls.record import DIFFERS, FAILS, NONE, OK, Row
-from prunus.surgery.bisect_difference import one_line
-from prunus.surgery.masked_twin import MaskedTwin
-from prunus.surgery.precision import computing_in
-from prunus.surgery.proof_run import Trial, widened
-from prunus.surgery.random_ops import seeded
+from prunus.surgery.proving.bisect_difference import one_line
+from prunus.surgery.proving.masked_twin import MaskedTwin
+from prunus.surgery.proving.precision import computing_in
+from prunus.surgery.proving.proof_run import Trial, widened
+from prunus.surgery.proving.random_ops import seeded
 
 EXACT, SINGLE, HALF = 1e-5, 1e-3, 2e-2
 """The tolerated errors in float64, in float32 and in bfloat16."""

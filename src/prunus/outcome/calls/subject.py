@@ -14,8 +14,8 @@ from prunus.graph.coupling import Coupling
 from prunus.graph.recorder import named_tensors
 from prunus.outcome.calls.pair import NotTaken, Pair
 from prunus.plans import Plan
-from prunus.surgery.masked_twin import cut_masks, masked_twin
-from prunus.surgery.proof_run import trial
+from prunus.surgery.proving.masked_twin import cut_masks, masked_twin
+from prunus.surgery.proving.proof_run import trial
 from prunus.surgery.record import Surgery
 
 GIANT = 100_000_000

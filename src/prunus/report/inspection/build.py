@@ -25,7 +25,7 @@ from prunus.graph.traced import attributes_of
 from prunus.report.inspection.record import AxisPart, FrozenPart, ModulePart, NumberPart, UnknownOp
 from prunus.report.inspection.text import Inspection
 from prunus.surgery.cut import FORWARDS
-from prunus.surgery.own_forward import own_forward
+from prunus.surgery.keeping.own_forward import own_forward
 
 
 @door("inspect")

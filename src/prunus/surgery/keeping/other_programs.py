@@ -19,7 +19,7 @@ from prunus.graph.layout import Frozen, atoms_of
 from prunus.graph.provenance import Provenance, in_training, of_another_call
 from prunus.graph.size_functions import Count
 from prunus.graph.traced import Attribute, Size
-from prunus.surgery.program_terms import count_of, terms
+from prunus.surgery.keeping.program_terms import count_of, terms
 
 Places = dict[tuple[str, int], tuple[bytes, ...]]
 

@@ -16,9 +16,9 @@ from prunus.graph.provenance import Provenance
 from prunus.graph.rules.context import base_name
 from prunus.graph.size_functions import Count, counted
 from prunus.graph.traced import Attribute, Comparison, Operation, Size, is_constant
-from prunus.surgery.size_demands import Demand, Forbidden, demands
-from prunus.surgery.solve_attributes import Solver, UnsolvableError
-from prunus.surgery.unread_units import cut_off
+from prunus.surgery.keeping.size_demands import Demand, Forbidden, demands
+from prunus.surgery.keeping.solve_attributes import Solver, UnsolvableError
+from prunus.surgery.keeping.unread_units import cut_off
 
 
 @dataclass(frozen=True, slots=True)

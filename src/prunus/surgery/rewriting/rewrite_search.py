@@ -14,12 +14,12 @@ from prunus.errors import CaptureError
 from prunus.foundation.as_found import random_state_kept
 from prunus.graph.capture import capture, preserved, split_inputs
 from prunus.graph.ir import INPUT, Graph, Ref
-from prunus.surgery.diff_programs import Differ
-from prunus.surgery.emit import ArgumentsError
-from prunus.surgery.module_calls import parameter_free
-from prunus.surgery.recapture import FurtherCaptures
-from prunus.surgery.splice import Splice, splice_
-from prunus.surgery.symbolic_sizes import Growth
+from prunus.surgery.rewriting.diff_programs import Differ
+from prunus.surgery.rewriting.emit import ArgumentsError
+from prunus.surgery.rewriting.module_calls import parameter_free
+from prunus.surgery.rewriting.recapture import FurtherCaptures
+from prunus.surgery.rewriting.splice import Splice, splice_
+from prunus.surgery.rewriting.symbolic_sizes import Growth
 
 
 @dataclass(slots=True)

@@ -12,9 +12,9 @@ from torch import nn
 
 from prunus.errors import CaptureError
 from prunus.graph.ir import TENSOR, Graph, ModuleCall, Node, Ref, refs_in
-from prunus.surgery.emit import Emission, Emitter, compile_forward
-from prunus.surgery.module_calls import CallIndex, module_below, passing_calls, tensor_below
-from prunus.surgery.symbolic_sizes import Growth
+from prunus.surgery.rewriting.emit import Emission, Emitter, compile_forward
+from prunus.surgery.rewriting.module_calls import CallIndex, module_below, passing_calls, tensor_below
+from prunus.surgery.rewriting.symbolic_sizes import Growth
 
 
 @dataclass(slots=True)

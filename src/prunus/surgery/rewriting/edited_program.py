@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from prunus.graph.ir import TENSOR, Graph
-from prunus.surgery.emit import Emitter, compile_forward
-from prunus.surgery.symbolic_sizes import Growth
+from prunus.surgery.rewriting.emit import Emitter, compile_forward
+from prunus.surgery.rewriting.symbolic_sizes import Growth
 
 
 class Program(nn.Module):

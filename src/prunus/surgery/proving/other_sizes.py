@@ -15,7 +15,7 @@ from prunus.errors import PrunusError
 from prunus.graph.capture import capture, split_inputs
 from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Plan
-from prunus.surgery.recapture import batch_size, input_lengths
+from prunus.surgery.rewriting.recapture import batch_size, input_lengths
 
 _SIDE, _STEP = 64, 32
 """Images are cropped to this side, or to half their side in whole steps; strides of 32 are common."""

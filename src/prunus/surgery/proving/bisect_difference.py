@@ -14,10 +14,10 @@ from prunus.graph.capture import capture, unwrap
 from prunus.graph.interpreter import run
 from prunus.graph.ir import TENSOR, Graph, Node, Ref, refs_in
 from prunus.graph.recorder import named_tensors
-from prunus.surgery.diff_programs import Differ
-from prunus.surgery.proof_run import Trial, relative_error
-from prunus.surgery.reference import masked_tensors, reference_overrides, without_debris
-from prunus.surgery.rewrite_graph import rewrite
+from prunus.surgery.proving.proof_run import Trial, relative_error
+from prunus.surgery.proving.reference import masked_tensors, reference_overrides, without_debris
+from prunus.surgery.rewriting.diff_programs import Differ
+from prunus.surgery.rewriting.rewrite_graph import rewrite
 from prunus.surgery.tensors import slice_tensors
 
 _LEAST = 1e-6

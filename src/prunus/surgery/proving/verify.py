@@ -13,12 +13,12 @@ from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.plans import Plan
-from prunus.surgery.bisect_difference import explain, one_line, wrong_tensor
-from prunus.surgery.check import ROUNDED, TOLERANCE, Check
-from prunus.surgery.gradients import compare_gradients, gradient_error
-from prunus.surgery.proof import Proof, inner_error, needs_float32, prove
-from prunus.surgery.proof_run import perturbed, relative_error, trial
-from prunus.surgery.reference import masked_tensors, reference_overrides
+from prunus.surgery.proving.bisect_difference import explain, one_line, wrong_tensor
+from prunus.surgery.proving.check import ROUNDED, TOLERANCE, Check
+from prunus.surgery.proving.gradients import compare_gradients, gradient_error
+from prunus.surgery.proving.proof import Proof, inner_error, needs_float32, prove
+from prunus.surgery.proving.proof_run import perturbed, relative_error, trial
+from prunus.surgery.proving.reference import masked_tensors, reference_overrides
 from prunus.surgery.tensors import cut_tensors
 
 

@@ -22,9 +22,9 @@ from prunus.graph.recorder import named_tensors
 from prunus.graph.rules.context import Dims
 from prunus.plans import Plan
 from prunus.surgery.copy_module import deep_copy
-from prunus.surgery.precision import computing_in
-from prunus.surgery.random_ops import draws, seeded
-from prunus.surgery.reference import masked_run, masked_tensors, zero_removed_
+from prunus.surgery.proving.precision import computing_in
+from prunus.surgery.proving.random_ops import draws, seeded
+from prunus.surgery.proving.reference import masked_run, masked_tensors, zero_removed_
 from prunus.surgery.tensors import slice_tensors
 from prunus.surgery.token_ids import cut_inputs, kept_inputs
 

@@ -11,8 +11,8 @@ from prunus.graph.coupling import Coupling
 from prunus.graph.kept_forward import Equation, Multiple
 from prunus.graph.layout import Frozen, atoms_of
 from prunus.graph.size_functions import Count, Terms
-from prunus.surgery.head_dims import products_of
-from prunus.surgery.step_directions import Row, directions
+from prunus.surgery.keeping.head_dims import products_of
+from prunus.surgery.keeping.step_directions import Row, directions
 
 
 @dataclass(slots=True)

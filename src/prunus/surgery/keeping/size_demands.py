@@ -17,7 +17,7 @@ from prunus.graph.kept_forward import Multiple
 from prunus.graph.layout import Expr, Prod, Sum, atoms_of
 from prunus.graph.rules.context import base_name, positive
 from prunus.graph.size_functions import Count, counted
-from prunus.surgery.rewrite_rules import REWRITES, Sizes
+from prunus.surgery.rewriting.rewrite_rules import REWRITES, Sizes
 
 _SPLITS = frozenset(
     {

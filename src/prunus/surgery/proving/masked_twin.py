@@ -21,8 +21,8 @@ from prunus.graph.ir import Node, Ref, refs_in
 from prunus.graph.overriding import Overriding, Place, Replacement, places, positional
 from prunus.graph.partial_capture import twin_of
 from prunus.graph.rules.context import base_name
-from prunus.surgery.proof_run import Trial, relative_error
-from prunus.surgery.reference import (
+from prunus.surgery.proving.proof_run import Trial, relative_error
+from prunus.surgery.proving.reference import (
     CONTRACTIONS,
     STATISTIC,
     masked_tensors,

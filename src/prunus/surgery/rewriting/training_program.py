@@ -18,8 +18,8 @@ from prunus.graph.ir import Graph, Node, Ref
 from prunus.graph.own_settings import entries
 from prunus.graph.passes import drop_dead, fold_constants
 from prunus.graph.recorder import record
-from prunus.surgery.align_programs import Alignment, Site, put
-from prunus.surgery.symbolic_sizes import Growth
+from prunus.surgery.rewriting.align_programs import Alignment, Site, put
+from prunus.surgery.rewriting.symbolic_sizes import Growth
 
 _DROPOUT = ("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default")
 # The capture in evaluation shows the numbers of these modules, and their ops have an argument that switches them.

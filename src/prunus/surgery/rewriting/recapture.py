@@ -13,8 +13,8 @@ from torch import nn
 from prunus.errors import PrunusError
 from prunus.graph.capture import capture, split_inputs
 from prunus.graph.ir import INPUT, TENSOR, Graph
-from prunus.surgery.symbolic_sizes import Growth, Variation
-from prunus.surgery.training_program import Training, may_switch, training_of
+from prunus.surgery.rewriting.symbolic_sizes import Growth, Variation
+from prunus.surgery.rewriting.training_program import Training, may_switch, training_of
 
 
 @dataclass(slots=True)

@@ -13,12 +13,12 @@ from torch import nn
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.plans import Plan
-from prunus.surgery.bisect_difference import first_divergence, one_line, wrong_tensor
-from prunus.surgery.check import Check
-from prunus.surgery.other_sizes import Size, analysed, proof_sizes
-from prunus.surgery.proof_run import Trial, relative_error, trial
-from prunus.surgery.recapture import batch_size
-from prunus.surgery.reference import reference_overrides
+from prunus.surgery.proving.bisect_difference import first_divergence, one_line, wrong_tensor
+from prunus.surgery.proving.check import Check
+from prunus.surgery.proving.other_sizes import Size, analysed, proof_sizes
+from prunus.surgery.proving.proof_run import Trial, relative_error, trial
+from prunus.surgery.proving.reference import reference_overrides
+from prunus.surgery.rewriting.recapture import batch_size
 from prunus.surgery.tensors import cut_tensors
 
 Outputs = list[torch.Tensor]

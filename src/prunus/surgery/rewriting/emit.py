@@ -17,9 +17,9 @@ from prunus.errors import CaptureError
 from prunus.graph.interpreter import LENIENT, call_arguments
 from prunus.graph.ir import INPUT, TENSOR, Graph, ModuleCall, Node, Ref
 from prunus.graph.open_outputs import opened_leaves
-from prunus.surgery.module_calls import CallIndex, module_below, tensor_below
-from prunus.surgery.symbolic_sizes import Growth
-from prunus.surgery.training_program import InTraining
+from prunus.surgery.rewriting.module_calls import CallIndex, module_below, tensor_below
+from prunus.surgery.rewriting.symbolic_sizes import Growth
+from prunus.surgery.rewriting.training_program import InTraining
 
 _SWITCHED = ("training", "train")
 

@@ -15,8 +15,8 @@ from prunus.graph.coupling import Coupling
 from prunus.graph.interpreter import run
 from prunus.graph.ir import Node, Ref
 from prunus.plans import Plan
-from prunus.surgery.proof_run import Tensors, Trial, relative_error, trial
-from prunus.surgery.reference import masked_tensors, reference_overrides, removed_positions, without_debris
+from prunus.surgery.proving.proof_run import Tensors, Trial, relative_error, trial
+from prunus.surgery.proving.reference import masked_tensors, reference_overrides, removed_positions, without_debris
 
 _SMALL = 1e-6
 

@@ -17,11 +17,11 @@ from prunus.graph.kept_forward import OwnForward
 from prunus.plans import Mend, Plan
 from prunus.surgery.attributes import mend_attributes_, mend_convolutions_
 from prunus.surgery.bypassing import silenced
-from prunus.surgery.diff_programs import Differ
-from prunus.surgery.foreign_scales import other_number
-from prunus.surgery.mending import mend_
+from prunus.surgery.keeping.foreign_scales import other_number
+from prunus.surgery.keeping.mending import mend_
+from prunus.surgery.keeping.shipped_modules import ship_, widen_attention_
 from prunus.surgery.record import Surgery, merge_changes
-from prunus.surgery.shipped_modules import ship_, widen_attention_
+from prunus.surgery.rewriting.diff_programs import Differ
 from prunus.surgery.tensors import copy_with
 
 

@@ -13,7 +13,7 @@ from prunus.graph.ir import INPUT, TENSOR, Graph, Node, Ref, TensorMeta, map_ref
 from prunus.graph.passes import drop_dead
 from prunus.graph.rules.context import base_name
 from prunus.plans import Drop
-from prunus.surgery.rewrite_rules import REWRITES, Args, Sizes
+from prunus.surgery.rewriting.rewrite_rules import REWRITES, Args, Sizes
 from prunus.surgery.token_ids import cut_indices
 
 

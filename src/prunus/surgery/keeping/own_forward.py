@@ -15,10 +15,10 @@ from prunus.graph.provenance import provenance
 from prunus.graph.size_functions import Count
 from prunus.graph.traced import Attribute
 from prunus.surgery.adapters import adapter_ranks
-from prunus.surgery.head_dims import head_dims as dims_of_heads
-from prunus.surgery.other_programs import OtherProgram, masked_terms, training_terms
-from prunus.surgery.program_terms import Terms, terms
-from prunus.surgery.ties import tied
+from prunus.surgery.keeping.head_dims import head_dims as dims_of_heads
+from prunus.surgery.keeping.other_programs import OtherProgram, masked_terms, training_terms
+from prunus.surgery.keeping.program_terms import Terms, terms
+from prunus.surgery.keeping.ties import tied
 
 
 def own_forward(model: nn.Module, coupling: Coupling, example_inputs: Any, *, head_dims: str = "whole") -> OwnForward:
