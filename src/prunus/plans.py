@@ -388,6 +388,3 @@ def _unpacked(packed: np.ndarray, shape: list[int]) -> np.ndarray:
 
 def _same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
-
-
-__all__ = ["UNPRICED", "Cost", "Decision", "Drop", "Mend", "Plan", "fingerprint", "from_ranges", "to_ranges"]

@@ -222,15 +222,3 @@ def check_seed(seed: int) -> None:
     check_count("seed", seed, 0)
     if seed >= 2**31:
         raise OptionError(f"seed is {seed}; allowed: a whole number from 0 to {2**31 - 1}.")
-
-
-__all__ = [
-    "analyse",
-    "check_config_ties",
-    "check_forward",
-    "check_held_out",
-    "check_ignore",
-    "check_samples",
-    "check_seed",
-    "data_given",
-]

@@ -301,6 +301,3 @@ def own_with_config(model: nn.Module, coupling: Coupling, own: OwnForward, examp
         ModelError: no entry of its config sizes an axis that may be cut.
     """
     return with_terms(own, coupling, config_terms(model, own.on(coupling), example_inputs))
-
-
-__all__ = ["BATCH", "Analysis", "LossFunction", "own_with_config"]

@@ -154,6 +154,3 @@ def _threshold(where: str, value: Any) -> Threshold:
         f"budget {where} is {value!r}; allowed: a number from 0 such as 0.1, or a text such as '0.1*max' or "
         "'0.5*mean' of the layer, with '>=' before it if scores that equal it stay."
     )
-
-
-__all__ = ["COUNTS", "KINDS", "THRESHOLD", "TOP_N", "WHOLE", "Amount", "Count", "Threshold", "count_of", "number_kept"]

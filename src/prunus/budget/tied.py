@@ -164,6 +164,3 @@ def whole_steps(coupling: Coupling, keep: Keep) -> dict[str, np.ndarray]:
             masks[a] = np.zeros(len(mask), bool)
             masks[a][np.argsort(~mask, kind="stable")[:count]] = True
     return masks
-
-
-__all__ = ["in_proportion", "whole_steps", "with_ties"]

@@ -67,6 +67,3 @@ def check_something_goes(count: Count, kind: str, total: int, goes: bool) -> Non
     """
     if not goes:
         raise BudgetError(f"Budget {count} keeps all {total:,} {kind}; nothing would go. Give less.")
-
-
-__all__ = ["check_something_goes", "check_threshold"]

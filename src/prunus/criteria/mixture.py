@@ -71,6 +71,3 @@ def _read(text: str) -> dict[str, float]:
 
 def _shown(weight: float) -> str:
     return repr(int(weight)) if weight.is_integer() and weight < 1e15 else repr(weight)
-
-
-__all__ = ["canonical", "mixture_of"]

@@ -94,6 +94,3 @@ class _Source:
     def batches(self, batch_size: int | None = None, shuffle_seed: int | None = None) -> Iterator[Batch]:
         """Yield the batches of the source, in the form of a call."""
         return map(self.calls.batch, self.source.batches(batch_size, shuffle_seed))
-
-
-__all__ = ["called"]

@@ -120,6 +120,3 @@ def _calibration(data: Any) -> DataSource:
         # Data such as lists of pictures: some criteria can read them, the others raise an error with the reason.
         return AsGiven(data)
     return source_or_none if source_or_none is not None else AsGiven(data)
-
-
-__all__ = ["AsGiven", "Given", "Later", "NoData", "sources_of"]

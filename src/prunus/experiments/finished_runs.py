@@ -122,6 +122,3 @@ def _lines(path: Path) -> list[str]:
         return path.read_text("utf-8", errors="replace").splitlines()
     except OSError:
         return []
-
-
-__all__ = ["UNFINISHED", "FinishedRuns", "Place"]

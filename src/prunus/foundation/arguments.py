@@ -174,6 +174,3 @@ def _is_known(kind: Any) -> bool:
 def _is_one(value: Any, kinds: tuple[Any, ...]) -> bool:
     wider = {Path: (str, os.PathLike), bool: (bool, np.bool_)}
     return any(isinstance(value, wider.get(kind, kind)) for kind in kinds)
-
-
-__all__ = ["door", "names", "shown", "truth", "wrong_kind"]

@@ -170,6 +170,3 @@ def _torch_modes() -> list[Restore]:
         return restore
 
     return [restoring(length, pop) for length, pop in stacks]
-
-
-__all__ = ["as_found_if_interrupted", "uninterrupted"]

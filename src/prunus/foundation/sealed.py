@@ -60,6 +60,3 @@ def _place(data: bytes | bytearray) -> int:
     end = 8 + int.from_bytes(data[:8], "little")
     at = data.find(mark, 8, end)
     return at + len(mark) if at >= 0 and at + len(mark) + len(_EMPTY) <= end else -1
-
-
-__all__ = ["KEY", "seal_broken", "sealed_bytes"]

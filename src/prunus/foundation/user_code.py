@@ -89,6 +89,3 @@ def _first_line(function: Any) -> tuple[str, int] | None:
 
 def _cause(error: BaseException) -> str:
     return f" (because of: {one_line(error.__cause__)})" if error.__cause__ else ""
-
-
-__all__ = ["UserFunction", "errors_named", "is_users", "one_line", "user_line"]

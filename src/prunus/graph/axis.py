@@ -53,6 +53,3 @@ class Tie:
 
     units: Mapping[str, int]
     rest: Mapping[str, int] = field(default_factory=dict)
-
-
-__all__ = ["Axis", "FrozenDim", "Member", "Tie"]

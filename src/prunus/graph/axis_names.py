@@ -42,6 +42,3 @@ def first_roles(graph: Graph) -> dict[str, str]:
         if isinstance(ref, Ref) and graph.node(ref.node).op == TENSOR:
             roles[graph.node(ref.node).tensor] = "rows" if name.startswith("embedding") else "in"
     return roles
-
-
-__all__ = ["first_roles", "label"]

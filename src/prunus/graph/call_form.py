@@ -206,6 +206,3 @@ def _parameters(model: Any) -> Mapping[str, Parameter]:
         return inspect.signature(forward).parameters
     except (TypeError, ValueError):
         return {}
-
-
-__all__ = ["LABELS", "CallForm", "as_called", "is_record", "register_record", "without_labels"]

@@ -6,5 +6,3 @@ import threading
 
 ALONE = threading.RLock()
 """The lock is held while a model is recorded or runs with changed modes."""
-
-__all__ = ["ALONE"]

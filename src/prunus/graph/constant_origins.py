@@ -53,6 +53,3 @@ def ingredients(nodes: Sequence[Node], names: Collection[str], fixed: Collection
                 needed.add(node.name)
                 needed.update(r.node for r in refs_in(node.args) if r.node not in fixed)
     return needed
-
-
-__all__ = ["ingredients", "unfold"]

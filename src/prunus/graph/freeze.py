@@ -56,6 +56,3 @@ def freeze_unread(flow: Flow, tensors: Mapping[str, Dims]) -> None:
     for dims in tensors.values():
         for atom in {a for e in dims for a in atoms_of(flow.norm(e))} - read:
             flow.freeze(atom, "unread")
-
-
-__all__ = ["freeze_outputs", "freeze_unread", "freeze_unused"]

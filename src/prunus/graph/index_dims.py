@@ -108,6 +108,3 @@ class Ids:
     def sources(self) -> dict[str, Expr]:
         """Return every source whose dim is known."""
         return {source: self._layout.norm(dim) for source, dim in self._dim.items()}
-
-
-__all__ = ["Ids"]

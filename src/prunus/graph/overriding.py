@@ -208,6 +208,3 @@ def positional(func: Any, bound: Mapping[str, Any]) -> tuple[tuple[Any, ...], di
         tuple(v for k, v in bound.items() if k not in keyword),
         {k: v for k, v in bound.items() if k in keyword},
     )
-
-
-__all__ = ["Overriding", "Place", "Replacement", "places", "positional"]

@@ -69,6 +69,3 @@ def entries(settings: Any) -> dict[str, Any]:
         return dict(vars(settings))
     shared, own = parts_of(settings)
     return entries(shared) | own
-
-
-__all__ = ["entries", "is_view", "parts_of", "view_of"]

@@ -383,6 +383,3 @@ def _ends(index: Any) -> Iterator[Any]:
     for item in index if isinstance(index, tuple) else (index,):
         if isinstance(item, slice):
             yield from (x for x in (item.start, item.stop) if _is_number(x))
-
-
-__all__ = ["Place", "Provenance", "in_training", "literals", "of_another_call", "provenance"]

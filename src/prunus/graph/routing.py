@@ -75,6 +75,3 @@ class Routes:
             least[last] = min(self._layout.sizes[last], -(-choice.count // others))
         else:
             self._layout.freeze(dim, choice.why)
-
-
-__all__ = ["Routes"]

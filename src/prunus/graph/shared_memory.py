@@ -26,6 +26,3 @@ def storage_roots(nodes: Sequence[Node]) -> dict[str, str]:
         if first is not None and (name in VIEWS or is_mutating(node.op)):
             roots[node.name] = roots.get(first.node, first.node)
     return roots
-
-
-__all__ = ["VIEWS", "storage_roots"]

@@ -286,20 +286,3 @@ def _give_operators() -> None:
 
 
 _give_operators()
-
-__all__ = [
-    "Attribute",
-    "Comparison",
-    "Operation",
-    "Origin",
-    "Size",
-    "Trace",
-    "TracedFloat",
-    "TracedInt",
-    "attributes_of",
-    "function_of",
-    "is_constant",
-    "origin_of",
-    "plain",
-    "sizes_of",
-]

@@ -53,6 +53,3 @@ def _join(flow: Flow, tokens: Expr, dim: Expr) -> None:
     except ConflictError:
         flow.freeze(tokens, "vocabulary")
         flow.freeze(dim, "vocabulary")
-
-
-__all__ = ["give_tokens", "is_tokens", "settle_tokens"]

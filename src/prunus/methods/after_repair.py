@@ -106,6 +106,3 @@ def _lines(logits: Tensor) -> Tensor:
     """Return logits with the classes last; those of images (B, C, H, W) are on dim 1."""
     logits = logits.double()
     return logits.movedim(1, -1) if logits.dim() > 3 else logits
-
-
-__all__ = ["SAMPLES", "AfterRepair"]

@@ -360,6 +360,3 @@ def _scored(chosen: Method, criterion: str) -> dict[str, Any]:
 
 def _counted(kind: str, kept: int, total: int) -> dict[str, Any]:
     return {"kind": kind, "kept": kept, "of": total}
-
-
-__all__ = ["UNIT_DIVISIONS", "plan_by_count"]

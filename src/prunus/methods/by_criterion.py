@@ -299,18 +299,3 @@ def _nothing_removable(analysis: Analysis) -> str:
         f"Nothing can be removed from this model{held}: all {len(coupling.axes)} axes are held, the other dims are "
         f"{why}. Loosen {by}, or use levels=('weight',)."
     )
-
-
-__all__ = [
-    "MAGNITUDE",
-    "OBS",
-    "UNITS",
-    "check_removable",
-    "check_unit_criterion",
-    "chosen_criterion",
-    "restore_scores",
-    "stored_scores",
-    "units",
-    "units_and_weights",
-    "weights",
-]

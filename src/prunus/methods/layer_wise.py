@@ -156,6 +156,3 @@ def layer_wise(analysis: Analysis, limits: Limits) -> Plan:
         if not m.all()
     ]
     return make_plan(analysis.coupling, keep, decisions=decisions, cost=analysis.cost)
-
-
-__all__ = ["Scan", "layer_wise", "layer_wise_keep", "masked_loss", "sensitivity_scan"]

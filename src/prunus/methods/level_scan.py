@@ -194,6 +194,3 @@ def affordable_levels(analysis: Analysis) -> bool:
     batch = max(1, graph.node(graph.inputs[0]).shape[0]) if graph.inputs and graph.node(graph.inputs[0]).shape else 1
     sample = analysis.cost.price().macs_forward / batch
     return len(coupling.axes) * len(SHARES) * LEAST_SAMPLES * sample <= WORK
-
-
-__all__ = ["LevelScan", "affordable_levels", "level_curve"]

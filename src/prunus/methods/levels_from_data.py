@@ -44,6 +44,3 @@ def unlabelled(analysis: Analysis) -> Unlabelled:
 
     samples: Unlabelled = analysis.remember("unlabelled samples", divide)
     return samples
-
-
-__all__ = ["Unlabelled", "unlabelled"]

@@ -93,6 +93,3 @@ def method(name: str, level: Level, description: str, **attributes: Any) -> Call
         return plan
 
     return enrol
-
-
-__all__ = ["METHODS", "Learned", "Lesson", "Level", "Method", "Planning", "Teach", "method"]

@@ -176,6 +176,3 @@ def osscar_units(analysis: Analysis, limits: Limits) -> Plan:
         if consumers and 0 < mask.sum() < len(mask):
             keep[axis] = exchange_units(consumers, torch.from_numpy(mask)).kept.numpy()
     return _plan(analysis, keep, levels, f"{_REASON}, after exchanges")
-
-
-__all__ = ["ByLevels", "Levels", "level_decisions", "unit_levels"]

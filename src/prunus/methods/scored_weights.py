@@ -84,6 +84,3 @@ def random_weights(analysis: Analysis, limits: Limits) -> Plan:
     Convolutional Neural Networks", arXiv:1801.10447.
     """
     return ranked_plan(analysis, limits, "random", "drawn")
-
-
-__all__ = ["ranked_plan"]

@@ -172,6 +172,3 @@ def read_weights(analysis: Analysis, weights: Mapping[str, Tensor]) -> dict[str,
         scores = [wanda_scores(w, h.to(w.device)) for w, h in zip(matrix, seen.moments.second, strict=True)]
         products[name] = seen.site.weight(torch.stack(scores))
     return products
-
-
-__all__ = ["ALLOCATOR", "Layers", "Shares", "Solver", "as_they_are", "lamp_shares", "owl_shares", "solved_plan"]

@@ -198,6 +198,3 @@ def exact_tiles(analysis: Analysis, limits: Limits) -> Plan:
         BudgetError: one tile of every weight exceeds the budget.
     """
     return windowed_plan(analysis, limits, _exact, TILES, "the rest of its rows makes up for the tile best")
-
-
-__all__ = ["STRIPS", "TILES", "Windows", "windowed_plan"]

@@ -265,6 +265,3 @@ def two_four(analysis: Analysis, limits: Limits) -> Plan:
     scores = CRITERIA.get("magnitude")(Evidence(weights=weights, seed=analysis.seed))
     masks = nm_masks(scores, input_dims={n: d for n, d in contracted_dims(analysis.model).items() if n in weights})
     return masked_plan(analysis, masks, "the 2 smallest of 4")
-
-
-__all__ = ["gradient_evidence", "maskable", "masked_plan", "weight_scores", "weights_that_stay", "weights_to_keep"]

@@ -249,6 +249,3 @@ def _with_data(found: Outcome, data: Any, held_out: Any = None) -> Outcome:
         calibration, selection = sources_of(given)
         analysis = replace(analysis, given=given, calibration=calibration, selection=selection, memo={})
     return replace(found, model=deep_copy(found.model), analysis=analysis)
-
-
-__all__ = ["check_calls", "export", "recover", "repair", "verify"]

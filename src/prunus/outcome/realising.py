@@ -241,6 +241,3 @@ def _analysis(outcome: Outcome) -> Analysis:
     if outcome.analysis is None:
         raise OptionError("this outcome has no analysis, and so no data and no dense network to go by.")
     return outcome.analysis
-
-
-__all__ = ["FRESH", "realise", "recovered", "renewed", "repaired"]

@@ -178,6 +178,3 @@ def _check_share(allowed: Sequence[float] | None, name: str, analysis: Analysis,
     if not any(abs(share - kept) * max(1, limits[0].of(analysis.cost.price())) <= 1 for kept in allowed):
         shown = ", ".join(f"{kept:.0%}" for kept in allowed)
         raise BudgetError(f"method {name!r} is defined at {shown} kept only; got {share:.4g} of {limits[0].metric}.")
-
-
-__all__ = ["Planned", "plan_for", "plan_request", "planned"]

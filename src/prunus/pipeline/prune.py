@@ -235,6 +235,3 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, data: Any = None
         forward=settings.get("forward", "rewrite"),
     )
     return realise(analysis, plan, repair=repair)
-
-
-__all__ = ["apply", "carried_out", "plan", "prune", "rebudgeted"]

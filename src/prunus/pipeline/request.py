@@ -322,6 +322,3 @@ def plain(budget: Budget) -> dict[str, Any]:
         metric: plain(value) if isinstance(value, Mapping) else value.item() if isinstance(value, np.generic) else value
         for metric, value in budget.items()
     }
-
-
-__all__ = ["BUDGETS", "LEVELS", "MAX_DROP", "Bounds", "Budget", "Request", "allowed_drop", "plain", "plain_bounds"]

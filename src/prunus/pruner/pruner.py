@@ -382,6 +382,3 @@ class Pruner:
         self._holder.zero_weights_()
         if self._optimizer is not None:
             self._holder.forget_(self._optimizer)
-
-
-__all__ = ["Pruner", "PrunerReport"]

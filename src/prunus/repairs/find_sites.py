@@ -149,6 +149,3 @@ def _norm(node: Node, owners: Owners, mean: str, variance: str, dim: int) -> Nor
 @_FINDERS.register("lstm", "gru", "rnn_tanh", "rnn_relu")
 def _recurrent(node: Node, owners: Owners) -> Recurrent | None:
     return recurrent_site(owners.graph, node, base_name(node.op), owners.own)
-
-
-__all__ = ["find_sites"]

@@ -345,15 +345,3 @@ def _normalised(lockstep: Lockstep, norm: Norm, node: Node) -> Tensor:
         return read
     plain: Tensor = lockstep.small.computed(node, **{key: None for key in ("weight", "bias") if key in node.args})
     return plain
-
-
-__all__ = [
-    "At",
-    "LayerwiseRun",
-    "Repairer",
-    "RunContext",
-    "RunResult",
-    "SiteProblem",
-    "refit_layers",
-    "run_context",
-]

@@ -180,6 +180,3 @@ def conjugate_gradients(
         direction = preconditioned + (fresh / energy.clamp_min(1e-300)) * direction
         energy = fresh
     return delta
-
-
-__all__ = ["COLUMNS", "Dual", "Normal", "Primal", "conjugate_gradients", "solved", "solved_on"]

@@ -134,6 +134,3 @@ def _parts(like: Site, kind: str, names: list[str], state: int) -> tuple[Part, .
         part(" (new)", gates, rows, width, 0),
         part(" (new)", gates, rows, 0, state),
     )
-
-
-__all__ = ["AnySite", "Cell", "Part", "Recurrent", "recurrent_site", "tensors_of", "with_joined"]

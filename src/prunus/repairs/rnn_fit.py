@@ -144,6 +144,3 @@ def _write(tensors: MutableMapping[str, Tensor], name: str, span: slice, value: 
         new = tensors[name].clone()
         new[span] = value.to(new.device, new.dtype)
         tensors[name] = new
-
-
-__all__ = ["refit_recurrent"]

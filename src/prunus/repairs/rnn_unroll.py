@@ -117,6 +117,3 @@ def _stepped(kind: str, from_input: Tensor, from_state: Tensor, states: list[Ten
         cell = forget.sigmoid() * states[1] + enter.sigmoid() * content.tanh()
         return [leave.sigmoid() * cell.tanh(), cell]
     return [total.tanh() if kind == "rnn_tanh" else total.relu()]
-
-
-__all__ = ["CellWeights", "Sequences", "Unrolled", "sequences_of", "states_of", "unrolled"]

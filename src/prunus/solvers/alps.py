@@ -107,6 +107,3 @@ def on_support(weight: Tensor, moment: Tensor, mask: Tensor, steps: int = GRADIE
         direction = ahead + torch.where(energy > least, now / energy, none) * direction
         energy = now
     return approximation
-
-
-__all__ = ["GRADIENT_STEPS", "ROUNDS", "alps", "on_support"]

@@ -55,6 +55,3 @@ def nested_refits(
             own[:, widest[:size]] = torch.cholesky_solve(target[:, :size].mT, lower[:size, :size]).mT
         weights[count] = own.to(consumer.weight.dtype)
     return weights
-
-
-__all__ = ["nested_refits"]

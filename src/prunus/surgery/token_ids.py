@@ -71,6 +71,3 @@ def _mapped(coupling: Coupling, keep: Keep, call: _Call, change: _Change) -> _Ca
             leaves[i] = change(name, leaf)
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     return args, kwargs
-
-
-__all__ = ["cut_indices", "cut_inputs", "kept_inputs", "renumbered"]

@@ -115,6 +115,3 @@ def steps(s: float, kept: float) -> float:
     Source: own.
     """
     return kept if s >= 1.0 else 1.0 - (1.0 - kept) * math.floor(s * STEPS + 1e-9) / STEPS
-
-
-__all__ = ["KEPT_SCHEDULES", "RAMP", "Schedule", "check_fraction", "kept_at"]

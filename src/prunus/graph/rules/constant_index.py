@@ -133,6 +133,3 @@ def _joined_runs(flow: Flow, dim: Expr, places: Sequence[int]) -> Expr | None:
     pieces = dict(zip(edges, flow.cuts(dim, [b - a for a, b in itertools.pairwise(edges)]), strict=False))
     terms = [pieces[e] for p, n in runs for e in edges if p <= e < p + n]
     return flow.norm(concat(*terms)) if len(terms) > 1 else flow.norm(terms[0] if terms else UNIT)
-
-
-__all__ = ["picked", "rearranged", "unfollowed"]

@@ -390,6 +390,3 @@ def _names(it: Subject, name: str) -> Row:
         return Row(name, DIFFERS, None, None, what)
     gone = len(before) - len(after)
     return Row(name, OK, 0.0, 0.0, f"{gone} tensors of removed modules are gone" if gone else "")
-
-
-__all__ = ["CALLS"]

@@ -126,6 +126,3 @@ def _kept(mine: torch.Tensor, other: torch.Tensor, masks: Masks) -> torch.Tensor
         if error < least or best is mine:
             best, least = cut, error
     return best
-
-
-__all__ = ["Distance", "Learned", "Masks", "distance", "named_tensors"]

@@ -145,6 +145,3 @@ def _gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _detached(outputs: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.detach() for name, tensor in named_tensors(outputs)}
-
-
-__all__ = ["backward", "loss_of", "trained_once", "without_dropout_"]

@@ -176,17 +176,3 @@ def call_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
         return model(*own_args, **own_kwargs)
 
     return run
-
-
-__all__ = [
-    "EXACT",
-    "HALF",
-    "SINGLE",
-    "NotTaken",
-    "Pair",
-    "Refused",
-    "Run",
-    "call_of",
-    "in_short",
-    "judged",
-]

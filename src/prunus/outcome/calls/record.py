@@ -101,6 +101,3 @@ class CallTable:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.1e}"
-
-
-__all__ = ["DIFFERS", "FAILS", "NONE", "OK", "VERDICTS", "CallTable", "Row"]

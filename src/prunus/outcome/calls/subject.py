@@ -118,6 +118,3 @@ class Subject:
         """
         if not self.is_transformers:
             raise NotTaken("a call of transformers models")
-
-
-__all__ = ["GIANT", "Subject"]

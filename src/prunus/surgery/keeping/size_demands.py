@@ -247,6 +247,3 @@ def _of_split(formulas: Formulas, node: Node) -> Iterator[Demand]:
 def _atoms(coupling: Coupling, node: Node) -> frozenset[int]:
     refs = [*refs_in(node.args), *(Ref(node.name, i) for i in range(len(node.outputs)))]
     return frozenset(a for r in refs for e in coupling.values.get(r, ()) for a in atoms_of(e) if a in coupling.axis_of)
-
-
-__all__ = ["Demand", "Forbidden", "FormulaError", "Formulas", "demands"]

@@ -149,6 +149,3 @@ def _whole(values: Mapping[int, Fraction]) -> dict[int, int]:
     scale = math.lcm(*(v.denominator for v in values.values()))
     shared = math.gcd(*(int(v * scale) for v in values.values()))
     return {a: int(v * scale) // shared for a, v in sorted(values.items())}
-
-
-__all__ = ["Row", "directions"]

@@ -59,6 +59,3 @@ class Check:
             f"masked ≡ cut: {word}, relative error {self.error:.1e}{gradients} in {kind} (allowed {self.tolerance:.0e})"
             f"{also}"
         )
-
-
-__all__ = ["ROUNDED", "TOLERANCE", "Check"]

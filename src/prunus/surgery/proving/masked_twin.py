@@ -307,6 +307,3 @@ def _suspect(coupling: Coupling, keep: Keep) -> Callable[[Any, dict[str, Any]], 
         return ""
 
     return suspect
-
-
-__all__ = ["MaskedTwin", "cut_masks", "masked_twin"]

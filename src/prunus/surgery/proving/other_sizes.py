@@ -146,6 +146,3 @@ def analysed(model: nn.Module, coupling: Coupling, plan: Plan, inputs: Any) -> C
     joins = all(graph.find(d.join) is not None for d in plan.drops)
     axis_of = {other.axes[a].atom: a for a in other.axes if a in plan.axes}
     return dataclasses.replace(other, axis_of=axis_of) if alike and joins else None
-
-
-__all__ = ["Size", "analysed", "first_samples", "proof_sizes"]

@@ -232,6 +232,3 @@ def _is_its_own_reference(it: Trial) -> bool:
     constants = [e for n in coupling.graph.constants for e in coupling.tensors[n]]
     uncut = all(coupling.mask(e, plan.axes).all() for e in (*coupling.ids.values(), *constants))
     return uncut and not it.random and not plan.drops and not reference_overrides(coupling, plan)
-
-
-__all__ = ["Proof", "inner_error", "needs_float32", "prove"]

@@ -250,6 +250,3 @@ def _experts(sizes: Sizes, node: Node) -> tuple[str, Args] | None:
     if aligned or not plain or node.get("bias") is not None or node.get("out_dtype") is not None:
         return None
     return GROUPED, {"self": first, "mat2": second, "offs": node.args["offs"]}
-
-
-__all__ = ["REWRITES", "Args", "Rewrite", "Sizes"]
