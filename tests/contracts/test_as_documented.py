@@ -107,10 +107,10 @@ def test_folders_are_replaced_by_their_own_kind_alone(tmp_path) -> None:
     found = prunus.prune(network(), EXAMPLE, budget={"params": 0.5})
     found.save(tmp_path / "small")
     (tmp_path / "small" / "notes.txt").write_text("mine")
-    with pytest.raises(OptionError, match=r"contains 'notes.txt', which prunus did not write"):
+    with pytest.raises(OptionError, match=r"contains 'notes.txt', which does not belong to such a folder"):
         found.save(tmp_path / "small")
     (tmp_path / "small" / "notes.txt").unlink()
-    with pytest.raises(OptionError, match=r"holds 'checkpoint.json'"):
+    with pytest.raises(OptionError, match=r"contains 'checkpoint.json'"):
         found.plan.save(tmp_path / "small")
     found.save(tmp_path / "small")
     assert prunus.load(tmp_path / "small", network()) is not None
