@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from prunus.errors import PlanError, nearest
+from prunus.errors import DataError, PlanError, nearest
 from prunus.foundation.arguments import door, shown
 from prunus.foundation.atomic_files import Contents, atomic_dir
-from prunus.foundation.strict_json import unique_keys
+from prunus.foundation.strict_json import decode_record, unique_keys
 from prunus.foundation.user_code import one_line
 from prunus.graph.ir import Graph
 
@@ -201,16 +201,28 @@ class Plan:
                 axes={k: _axis_of(k, v, where) for k, v in text["axes"].items()},
                 keep={t: _kept_of(t, dims, where) for t, dims in text["tensors"].items()},
                 # A branch added by hand has a name alone; `review.settle` finds its join and operand.
-                drops=tuple(Drop("", 0, d) if isinstance(d, str) else Drop(**d) for d in text["drops"]),
+                drops=tuple(
+                    Drop("", 0, d) if isinstance(d, str) else decode_record(Drop, d, "drops") for d in text["drops"]
+                ),
                 masks=masks,
-                decisions=tuple(Decision(**d) for d in text["decisions"]),
-                before=Cost(**text["before"]),
-                after=Cost(**text["after"]),
+                decisions=tuple(decode_record(Decision, d, "decisions") for d in text["decisions"]),
+                before=_cost_of(text["before"], "before"),
+                after=_cost_of(text["after"], "after"),
                 settings=text["settings"],
-                mended=tuple(Mend(**m) for m in text["mended"]),
+                mended=tuple(decode_record(Mend, m, "mended") for m in text["mended"]),
             )
+        except DataError as error:
+            raise PlanError(f"{where} is damaged: {one_line(error, 200)}") from error
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"{where} is damaged: {type(error).__name__} {one_line(error, 200)}.") from error
+
+
+def _cost_of(value: Any, name: str) -> Cost:
+    cost = decode_record(Cost, value, name)
+    for metric, number in asdict(cost).items():
+        if number < 0:
+            raise DataError(f"{name}: {metric} is {number}; allowed: 0 or more.")
+    return cost
 
 
 def _axis_of(name: str, value: Any, where: str) -> np.ndarray:

@@ -41,10 +41,10 @@ def scatter_zeros_(model: nn.Module, seed: int, share: float) -> None:
                 parameter.movedim(dim, 0)[gone] = 0
 
 
-def shrunk(model: nn.Module, inputs: torch.Tensor) -> Outcome | None:
+def shrunk(model: nn.Module, inputs: torch.Tensor, forward: str = "rewrite") -> Outcome | None:
     """Return what `shrink` does, None where it finds nothing dead; its proofs are its own."""
     try:
-        return prunus.shrink(model, inputs)
+        return prunus.shrink(model, inputs, forward=forward)
     except OutcomeError as error:
         if "Nothing is dead" not in str(error):
             raise
@@ -63,6 +63,21 @@ def test_what_zeros_made_dead_changes_nothing(seed: int, share: float) -> None:
     with torch.no_grad():
         torch.testing.assert_close(result.model.eval()(others), model(others), rtol=1e-4, atol=1e-5)
     assert shrunk(result.model, inputs) is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.sampled_from((0.3, 0.6, 0.9)))
+def test_kept_forwards_lose_no_more_than_rewritten_ones(seed: int, share: float) -> None:
+    model, inputs, others = network(seed)
+    scatter_zeros_(model, seed, share)
+    result, free = shrunk(model, inputs, "keep"), shrunk(model, inputs)
+    if result is None:
+        return
+    assert free is not None
+    assert free.after.params <= result.after.params < result.before.params
+    assert result.surgery.spliced == ()
+    with torch.no_grad():
+        torch.testing.assert_close(result.model.eval()(others), model(others), rtol=1e-4, atol=1e-5)
 
 
 @settings(max_examples=20, deadline=None)

@@ -188,3 +188,14 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(recipe, tmp_
     with pytest.raises(PrunusError, match="cannot write"):
         compare(recipe, out=tmp_path / "file" / "out")
     assert not made
+
+
+@pytest.mark.parametrize("name", ["results.json", "report.html"])
+def test_files_of_the_user_with_the_names_of_results_stay(recipe, tmp_path, monkeypatch, name):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text("mine")
+    entered = enter_counted(monkeypatch)
+    with pytest.raises(PrunusError, match=f"its '{name}' was not written by prunus"):
+        compare(recipe, out=out)
+    assert (entered, (out / name).read_text()) == ([], "mine")

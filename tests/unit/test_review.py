@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,3 +177,27 @@ def test_a_branch_may_be_forced_out_by_its_name(scored: Analysis) -> None:
     text["drops"] = [name + "x"]
     with pytest.raises(PlanError, match=f"no branch of this model that can go. Did you mean '{name}'"):
         settle(Plan.from_description(text, {}), scored.coupling)
+
+
+def test_an_edit_may_not_keep_more_units_than_were_counted(scored: Analysis) -> None:
+    plan = scored.plan({"units": 0.5})
+    axis = next(a for a, mask in plan.axes.items() if not mask.all())
+    with pytest.raises(PlanError, match=r"breaks its budget: it keeps \d+ of \d+ units, allowed \d+"):
+        settle(edited(plan, **{axis: f"0-{len(plan.axes[axis]) - 1}"}), scored.coupling)
+    fewer = ",".join(map(str, np.flatnonzero(plan.axes[axis])[1:]))
+    counted = settle(edited(plan, **{axis: fewer}), scored.coupling).plan.settings["counted"]
+    assert counted["kept"] == plan.settings["counted"]["kept"] - 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("before", {"params": "x"}), ("after", {"params": -1}), ("before", {"macs_forward": True})]
+)
+def test_prices_of_another_type_are_refused_where_a_plan_is_read(
+    scored: Analysis, tmp_path: Path, key: str, value: dict[str, Any]
+) -> None:
+    scored.plan({"params": 0.5}).save(tmp_path)
+    text = json.loads((tmp_path / "plan.json").read_text())
+    text[key] |= value
+    (tmp_path / "plan.json").write_text(json.dumps(text))
+    with pytest.raises(PlanError, match=rf"plan.json is damaged: {key}"):
+        Plan.load(tmp_path)

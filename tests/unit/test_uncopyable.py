@@ -78,14 +78,18 @@ def ranges(text: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 DAMAGED: list[tuple[str, Callable[[dict[str, Any]], dict[str, Any]], str]] = [
-    ("huge", ranges("0-300000000"), f"index 300000000 outside 0..{MOST_UNITS - 1}"),
-    ("vast", ranges("0-99999999999"), "index 99999999999 outside"),
+    ("huge", ranges("0-300000000"), f"names 300,000,017 units in all; allowed: {MOST_UNITS:,}"),
+    ("vast", ranges("0-99999999999"), "names 100,000,000,016 units in all"),
     ("endless", ranges(f"0-{'9' * 5000}"), f"index {MOST_UNITS} outside"),
     ("backwards", ranges("5-2"), "the range '5-2' does not rise"),
     ("overlapping", ranges("0-3,2"), "the range '2' does not rise"),
     ("signed", ranges("-1"), "'-1' is no range"),
     ("other digits", ranges("٣"), "is no range"),
-    ("axis", lambda p: {**p, "axes": {k: {**v, "size": 10**12} for k, v in p["axes"].items()}}, "a size of 10"),
+    (
+        "axis",
+        lambda p: {**p, "axes": {k: {**v, "size": 10**12} for k, v in p["axes"].items()}},
+        "names 1,000,000,000,012 units in all",
+    ),
     ("list", lambda p: {**p, "axes": {key: [1, 2] for key in p["axes"]}}, "axis '0:out' is .1, 2.; allowed"),
     ("kinds", lambda p: {**p, "axes": {key: {"size": "8", "keep": "0"} for key in p["axes"]}}, "axis '0:out' is"),
     ("null", lambda p: {**p, "tensors": dict.fromkeys(p["tensors"])}, "tensor '0.weight' is None; allowed: dims"),

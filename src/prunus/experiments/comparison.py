@@ -60,6 +60,7 @@ def compare(recipe: Recipe | Path | str, *, progress: Progress | None = None, ou
     networks = _networks(recipe, out)
     if out is not None:
         check_writable(Path(out) / "results.json")
+        _check_own_results(Path(out))
     finished = FinishedRuns.of(recipe, None if out is None else Path(out))
     dense_runs: list[Row] = []
     rows: list[Row] = []
@@ -277,6 +278,23 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _check_own_results(out: Path) -> None:
+    """Refuse a folder in which a file of the user's has the name of a result; earlier results are replaced."""
+    for name, mark in (("results.json", '"schema": "prunus-results/'), ("report.html", 'content="prunus"')):
+        file = out / name
+        if not file.exists():
+            continue
+        head = ""
+        if file.is_file():
+            with file.open(encoding="utf-8", errors="replace") as stream:
+                head = stream.read(2000)
+        if mark not in head:
+            raise OptionError(
+                f"cannot write the results to {str(out)!r}: its {name!r} was not written by prunus, and would be "
+                "replaced; name another folder, or move that file."
+            )
 
 
 def write_results(results: Results, out: Path, progress: Progress) -> None:

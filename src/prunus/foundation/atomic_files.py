@@ -139,8 +139,8 @@ def check_replaceable(final: Path | str, contents: Contents | None = None) -> No
         found = contents.foreign(target)
     if found is not None:
         raise OptionError(
-            f"cannot write folder {str(final)!r}: it contains {found!r}, which does not belong to such a folder, and all of it "
-            "would be replaced whole; name a new folder, or empty this one."
+            f"cannot write folder {str(final)!r}: it contains {found!r}, which does not belong to such a folder, and "
+            "all of it would be replaced whole; name a new folder, or empty this one."
         )
 
 

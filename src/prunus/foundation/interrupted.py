@@ -132,9 +132,11 @@ def _process_states() -> list[Restore]:
     threads, gradients = torch.get_num_threads(), torch.is_grad_enabled()
     fast, disabled, collecting = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable, gc.isenabled()
     states = (torch.random.get_rng_state(), random.getstate(), np.random.get_state())
+    functions = torch._C._get_torch_function_state()  # type: ignore[attr-defined]
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
 
     def restore() -> None:
+        torch._C._set_torch_function_state(functions)  # type: ignore[attr-defined]
         torch.set_num_threads(threads)
         torch.set_grad_enabled(gradients)
         torch.backends.mha.set_fastpath_enabled(fast)

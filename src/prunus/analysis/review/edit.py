@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -46,8 +47,8 @@ def settle(plan: Plan, coupling: Coupling) -> Settled:
     edits = (*(f"{branch.id}: dropped" for branch in forced), *_edits(plan, fresh))
     if edits:
         _check_constraints(fresh, coupling)
-        # These were measured on the plan before the edit.
-        fresh = replace(fresh, settings={k: v for k, v in fresh.settings.items() if k != "damage"})
+        settings = {k: v for k, v in fresh.settings.items() if k != "damage"}  # measured on the plan before the edit
+        fresh = replace(fresh, settings=settings | _counted(plan, fresh))
     decisions = [Decision(b.id, _BLOCKS[0], b.params, b.params, EDITED) for b in forced]
     return Settled(replace(fresh, decisions=(*decisions, *_decisions(plan, fresh))), edits)
 
@@ -126,6 +127,25 @@ def _check_constraints(plan: Plan, coupling: Coupling) -> None:
         left = int(plan.axes[axis].sum()) if axis in plan.axes else None
         if left is not None and left < int(least):
             raise PlanError(f"The edited plan leaves {left} units of {axis!r}; at least {least} are needed.")
+
+
+def _counted(stored: Plan, fresh: Plan) -> dict[str, Any]:
+    """Return the setting ``counted`` of an edited plan whose budget counts units or modules; more are refused."""
+    counted: dict[str, Any] = dict(stored.settings.get("counted") or {})
+    kind = counted.get("kind")
+    if kind == "units":
+        removed = sum(int((~mask).sum()) for mask in fresh.axes.values())
+    elif kind == "modules":
+        removed = len({drop.label for drop in fresh.drops})
+    else:
+        return {}
+    kept, allowed = int(counted["of"]) - removed, int(counted["kept"])
+    if kept > allowed:
+        raise PlanError(
+            f"The edited plan breaks its budget: it keeps {kept} of {counted['of']} {kind}, allowed {allowed}. Remove "
+            "more elsewhere, or plan again with another budget."
+        )
+    return {"counted": {**counted, "kept": kept}}
 
 
 def _decisions(stored: Plan, fresh: Plan) -> tuple[Decision, ...]:
