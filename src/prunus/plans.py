@@ -15,6 +15,7 @@ import numpy as np
 from prunus.errors import DataError, PlanError, nearest
 from prunus.foundation.arguments import door, shown
 from prunus.foundation.atomic_files import Contents, atomic_dir
+from prunus.foundation.index_ranges import count_of
 from prunus.foundation.strict_json import decode_record, unique_keys
 from prunus.foundation.user_code import one_line
 from prunus.graph.ir import Graph
@@ -200,10 +201,7 @@ class Plan:
                 fingerprint=text["fingerprint"],
                 axes={k: _axis_of(k, v, where) for k, v in text["axes"].items()},
                 keep={t: _kept_of(t, dims, where) for t, dims in text["tensors"].items()},
-                # A branch added by hand has a name alone; `review.settle` finds its join and operand.
-                drops=tuple(
-                    Drop("", 0, d) if isinstance(d, str) else decode_record(Drop, d, "drops") for d in text["drops"]
-                ),
+                drops=tuple(_drop_of(d) for d in text["drops"]),
                 masks=masks,
                 decisions=tuple(decode_record(Decision, d, "decisions") for d in text["decisions"]),
                 before=_cost_of(text["before"], "before"),
@@ -211,17 +209,19 @@ class Plan:
                 settings=text["settings"],
                 mended=tuple(decode_record(Mend, m, "mended") for m in text["mended"]),
             )
-        except DataError as error:
-            raise PlanError(f"{where} is damaged: {one_line(error, 200)}") from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise PlanError(f"{where} is damaged: {type(error).__name__} {one_line(error, 200)}.") from error
+        except (DataError, AttributeError, KeyError, TypeError, ValueError) as error:
+            kind = "" if isinstance(error, DataError) else f"{type(error).__name__} "
+            raise PlanError(f"{where} is damaged: {kind}{one_line(error, 200).rstrip('.')}.") from error
+
+
+def _drop_of(value: Any) -> Drop:  # a branch added by hand has a name alone; `review.settle` finds the rest
+    return Drop("", 0, value) if isinstance(value, str) else decode_record(Drop, value, "drops")
 
 
 def _cost_of(value: Any, name: str) -> Cost:
     cost = decode_record(Cost, value, name)
-    for metric, number in asdict(cost).items():
-        if number < 0:
-            raise DataError(f"{name}: {metric} is {number}; allowed: 0 or more.")
+    if least := min(0, *asdict(cost).values()):
+        raise DataError(f"{name} holds the count {least}; allowed: 0 or more")
     return cost
 
 
@@ -298,20 +298,10 @@ def _check_room(text: Mapping[str, Any], where: str) -> None:
     """Refuse a plan whose units together would take more memory than a plan of any network does."""
     axes = (value.get("size") for value in text["axes"].values() if isinstance(value, dict))
     dims = (dims for dims in text["tensors"].values() if isinstance(dims, dict))
-    kept = sum(_count(ranges) for part in dims for ranges in part.values() if isinstance(ranges, str))
+    kept = sum(count_of(ranges) for part in dims for ranges in part.values() if isinstance(ranges, str))
     units = kept + sum(size for size in axes if type(size) is int and size > 0)
     if units > MOST_UNITS:
         raise PlanError(f"{where} names {units:,} units in all; allowed: {MOST_UNITS:,}. Write the plan again.")
-
-
-def _count(ranges: str) -> int:
-    """Return how many indices ranges name; what is no range counts as nothing, and is refused where it is read."""
-    found = 0
-    for part in ranges.split(","):
-        first, _, last = part.partition("-")
-        if first.isdecimal() and len(first) < 20 and (not last or (last.isdecimal() and len(last) < 20)):
-            found += max(0, int(last or first) - int(first) + 1)
-    return found
 
 
 def fingerprint(graph: Graph) -> str:
