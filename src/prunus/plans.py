@@ -16,7 +16,7 @@ from prunus.errors import DataError, PlanError, nearest
 from prunus.foundation.arguments import door, shown
 from prunus.foundation.atomic_files import Contents, atomic_dir
 from prunus.foundation.index_ranges import count_of
-from prunus.foundation.strict_json import decode_record, unique_keys
+from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.foundation.user_code import one_line
 from prunus.graph.ir import Graph
 
@@ -169,12 +169,12 @@ class Plan:
         """Write the files of `save` into a folder that may hold other files."""
         import torch
 
-        from prunus.foundation.sealed import sealed_bytes
+        from prunus.foundation.checksum import bytes_with_checksum
 
         (folder / PLAN).write_text(json.dumps(self.describe(), indent=1) + "\n", encoding="utf-8")
         if self.masks:
             packed = {k: torch.from_numpy(np.packbits(m.reshape(-1))) for k, m in self.masks.items()}
-            (folder / MASKS).write_bytes(sealed_bytes(packed, {}))
+            (folder / MASKS).write_bytes(bytes_with_checksum(packed, {}))
 
     @staticmethod
     @door("Plan.load")
@@ -247,16 +247,10 @@ def _kept_of(name: str, value: Any, where: str) -> dict[int, np.ndarray]:
 
 
 def _parsed(path: Path) -> Any:
-    if path.stat().st_size > MOST_BYTES:
-        raise PlanError(f"{path} has {path.stat().st_size:,} bytes; allowed: {MOST_BYTES:,}. Write the plan again.")
     try:
-        return json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=unique_keys(str(path), PlanError))
-    except json.JSONDecodeError as error:
-        raise PlanError(f"{path}:{error.lineno} is not JSON: {error.msg}.") from error
-    except UnicodeDecodeError as error:
-        raise PlanError(f"{path} is no text in UTF-8, from byte {error.start} on; write the plan again.") from error
-    except RecursionError:
-        raise PlanError(f"{path} is nested too deeply to be a plan; write the plan again.") from None
+        return parse_json(read_text(path, MOST_BYTES), str(path))
+    except DataError as error:
+        raise PlanError(str(error)) from error
 
 
 _FORMS: Mapping[str, type] = {
@@ -365,14 +359,14 @@ def _read_masks(folder: Path, text: Mapping[str, Any]) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    from prunus.foundation.sealed import seal_broken
+    from prunus.foundation.checksum import checksum_error
 
     listed = text.get("masks") or {}
     if not listed:
         return {}
     path = folder / MASKS
     try:
-        if broken := seal_broken(path, optional=True):
+        if broken := checksum_error(path, optional=True):
             raise ValueError(broken)
         packed = load(path.read_bytes())
         return {k: _unpacked(packed[k], v["shape"]) for k, v in listed.items()}

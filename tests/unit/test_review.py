@@ -201,3 +201,12 @@ def test_prices_of_another_type_are_refused_where_a_plan_is_read(
     (tmp_path / "plan.json").write_text(json.dumps(text))
     with pytest.raises(PlanError, match=rf"plan.json is damaged: {key}"):
         Plan.load(tmp_path)
+
+
+def test_numbers_that_are_not_finite_are_refused_where_a_plan_is_read(scored: Analysis, tmp_path: Path) -> None:
+    scored.plan({"params": 0.5}).save(tmp_path)
+    text = json.loads((tmp_path / "plan.json").read_text())
+    text["decisions"][0]["score_share"] = float("nan")
+    (tmp_path / "plan.json").write_text(json.dumps(text))
+    with pytest.raises(PlanError, match="holds NaN; only finite numbers"):
+        Plan.load(tmp_path)

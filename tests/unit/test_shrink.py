@@ -201,6 +201,27 @@ def test_forwards_are_kept_and_tied_widths_shrink_as_far_as_both_can() -> None:
     assert (freer.model.left.in_features, freer.model.right.in_features) == (3, 4)
 
 
+class Sliced(nn.Module):
+    """The last two units of a layer are behind a slice: nothing reads them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 8), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.layer(x))[..., :6])
+
+
+def test_units_behind_a_slice_go_before_those_in_front_of_it() -> None:
+    torch.manual_seed(0)
+    model = Sliced().eval()
+    zero_(model.head.weight[:, 1:3])
+    result = prunus.shrink(model, VECTORS)
+    assert result.surgery.spliced == ()
+    assert (result.model.layer.out_features, result.model.head.in_features) == (4, 4)
+    torch.testing.assert_close(result.model(VECTORS), model(VECTORS))
+
+
 def test_what_only_rewriting_frees_is_named() -> None:
     model = Pieces().eval()
     zero_(model.left.weight[:, :3])

@@ -109,7 +109,7 @@ def test_a_damaged_plan_takes_no_memory(stored: Path, change: Callable[[Any], An
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"\xff\xfe{}", "no text in UTF-8"), (b"[" * 100_000, "nested too deeply|not JSON"), (b"{", "not JSON")],
+    [(b"\xff\xfe{}", "is no UTF-8 text"), (b"[" * 100_000, "nested too deeply|not JSON"), (b"{", "not JSON")],
 )
 def test_a_file_that_is_no_plan(stored: Path, content: bytes, said: str) -> None:
     (stored / "plan.json").write_bytes(content)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -37,7 +39,9 @@ def with_ties(problem: UnitProblem) -> UnitProblem:
             rest |= tie.rest
         else:
             frozen |= members.keys()
-    unread, needed = _unread(problem)
+    unread, needed = unread_axes(
+        problem.cost.coupling, [a for a in problem.scores if not problem.bounds.get(a, Bound()).frozen]
+    )
     frozen |= needed
     groups = {a: members for a, members in groups.items() if not frozen & members.keys()}
     frozen |= {a for tie in problem.cost.coupling.ties if frozen & tie.units.keys() for a in tie.units}
@@ -62,11 +66,15 @@ def with_ties(problem: UnitProblem) -> UnitProblem:
     )
 
 
-def _unread(problem: UnitProblem) -> tuple[set[str], set[str]]:
-    """Return the axes that are removed because nothing reads them, and those that a frozen such axis needs."""
-    forward = problem.cost.coupling.forward
-    emptied = {} if forward is None else forward.emptied
-    unread = {a for a in emptied if a in problem.scores and not problem.bounds.get(a, Bound()).frozen}
+def unread_axes(coupling: Coupling, removable: Collection[str]) -> tuple[set[str], set[str]]:
+    """Return the axes that are removed whole because nothing reads them, and those that must stay whole beside others.
+
+    Args:
+        coupling: the coupling; without kept forwards there are none.
+        removable: the axes all of whose units may be removed.
+    """
+    emptied = {} if coupling.forward is None else coupling.forward.emptied
+    unread = emptied.keys() & set(removable)
     return unread, {b for a, needed in emptied.items() if a not in unread for b in needed}
 
 
@@ -122,45 +130,29 @@ def _allowed(problem: UnitProblem, members: Mapping[str, int], step: int) -> np.
     return np.asarray(steps)
 
 
-def in_proportion(coupling: Coupling, keep: Keep, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def in_proportion(
+    coupling: Coupling, keep: Keep, scores: Mapping[str, np.ndarray], *, none_lost: bool = False
+) -> dict[str, np.ndarray]:
     """Return kept units that hold the ties of a network, for choices that were made axis by axis.
 
-    Every axis of a group keeps as many steps as the axis that kept fewest; the best units stay.
+    Every axis of a group keeps as many steps as the axis that kept fewest; the best units stay. With ``none_lost`` it
+    keeps as many as the axis that needs most, so that every kept unit stays and some removed ones come back.
 
     Args:
         coupling: the coupling, with its ties.
         keep: axis id → units that stay (bool).
         scores: axis id → one score a unit, higher stays; without scores kept units stay, the lower index first.
+        none_lost: whether every unit of ``keep`` stays.
     """
     masks = {a: np.asarray(m, bool).copy() for a, m in keep.items()}
     for tie in coupling.ties:
         present = {a: masks.get(a, np.ones(coupling.axes[a].size, bool)) for a in tie.units}
-        steps = max(1, min((int(m.sum()) - tie.rest.get(a, 0)) // tie.units[a] for a, m in present.items()))
         if all(m.all() for m in present.values()):
             continue
+        needed = [Fraction(int(m.sum()) - tie.rest.get(a, 0), tie.units[a]) for a, m in present.items()]
+        steps = max(1, math.ceil(max(needed)) if none_lost else math.floor(min(needed)))
         for a, mask in present.items():
             rank = np.lexsort((-np.asarray(scores.get(a, np.zeros(len(mask))), float), ~mask))
             masks[a] = np.zeros(len(mask), bool)
             masks[a][rank[: tie.rest.get(a, 0) + steps * tie.units[a]]] = True
-    return masks
-
-
-def whole_steps(coupling: Coupling, keep: Keep) -> dict[str, np.ndarray]:
-    """Return the least kept units that hold the ties of a network and lose none of the given ones.
-
-    Every axis of a group keeps as many steps as the axis that needs most; removed units of the lower index come back.
-    An axis that the analysis does not name any more, because it is frozen, has no entry.
-
-    Args:
-        coupling: the coupling, with its ties.
-        keep: axis id → units that stay (bool).
-    """
-    masks = {a: np.asarray(m, bool).copy() for a, m in keep.items() if a in coupling.axes}
-    for tie in coupling.ties:
-        present = {a: masks.get(a, np.ones(coupling.axes[a].size, bool)) for a in tie.units}
-        steps = max(-(-(int(m.sum()) - tie.rest.get(a, 0)) // tie.units[a]) for a, m in present.items())
-        for a, mask in present.items():
-            count = min(len(mask), tie.rest.get(a, 0) + max(1, steps) * tie.units[a])
-            masks[a] = np.zeros(len(mask), bool)
-            masks[a][np.argsort(~mask, kind="stable")[:count]] = True
     return masks

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import types
-from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -13,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from prunus.errors import DataError, UsageError, nearest
+from prunus.errors import DataError, nearest
 
 Record = TypeVar("Record")
 
@@ -25,25 +24,6 @@ _WORDS: dict[Any, str] = {
     tuple: "a list",
     dict: "an object",
 }
-
-
-def unique_keys(where: str, kind: type[UsageError] = DataError) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """Return an ``object_pairs_hook`` of `json.loads` that refuses a key which occurs twice in one object.
-
-    Args:
-        where: the source of the text; it starts the error message.
-        kind: the class of the error.
-    """
-
-    def no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise kind(f"{where}: the key {key[:60]!r} occurs twice in one object; keep one.")
-            found[key] = value
-        return found
-
-    return no_doubles
 
 
 def parse_json(text: str, where: str) -> Any:
@@ -61,11 +41,19 @@ def parse_json(text: str, where: str) -> Any:
         {'a': 1}
     """
 
+    def no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise DataError(f"{where}: the key {key[:60]!r} occurs twice in one object; keep one.")
+            found[key] = value
+        return found
+
     def no_constant(name: str) -> Any:
         raise DataError(f"{where}: holds {name}; only finite numbers are allowed, use null for an absent value.")
 
     try:
-        return json.loads(text, object_pairs_hook=unique_keys(where), parse_constant=no_constant)
+        return json.loads(text, object_pairs_hook=no_doubles, parse_constant=no_constant)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: line {error.lineno}: not JSON ({error.msg}); write the file again.") from None
     except ValueError:  # Python reads no whole number of more than some thousand digits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from torch import nn
 
 from prunus.analysis import analyse
 from prunus.analysis.score import check_weights, make_plan
-from prunus.budget.tied import whole_steps
+from prunus.budget.tied import in_proportion, unread_axes
 from prunus.errors import OutcomeError, VerifyError
 from prunus.foundation.as_found import seeded
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.defaults import DEFAULTS
 from prunus.graph.call_form import as_called
 from prunus.graph.capture import preserved, split_inputs, unwrap
+from prunus.graph.coupling import Coupling
 from prunus.graph.open_outputs import opened_leaves
 from prunus.graph.recorder import named_tensors
 from prunus.outcome import Outcome, realise
@@ -71,7 +73,7 @@ def shrink(model: nn.Module, example_inputs: Any, *, forward: str = DEFAULTS.for
     plain = _without_masks(model)
     analysis = analyse(plain, example_inputs, forward=forward)
     live = live_units(analysis.coupling, named_tensors(analysis.model))
-    keep = whole_steps(analysis.coupling, {axis: _at_least_one(units) for axis, units in live.items()})
+    keep = _kept(analysis.coupling, live)
     decisions = [
         Decision(axis, "unit", int((~units).sum()), len(units), "no output depends on it: its weights are zero")
         for axis, units in keep.items()
@@ -88,6 +90,16 @@ def shrink(model: nn.Module, example_inputs: Any, *, forward: str = DEFAULTS.for
     found = realise(analysis, plan, repair=None)
     _check_same(model, found.model, example_inputs)
     return found
+
+
+def _kept(coupling: Coupling, live: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the units that stay: all live ones, one of every axis that is read, and those that kept forwards need."""
+    unread, whole = unread_axes(coupling, [axis for axis, units in live.items() if not units.any()])
+    keep = {
+        axis: units if axis in unread else np.ones_like(units) if axis in whole else _at_least_one(units)
+        for axis, units in live.items()
+    }
+    return in_proportion(coupling, keep, {}, none_lost=True)
 
 
 def _at_least_one(units: np.ndarray) -> np.ndarray:

@@ -12,10 +12,10 @@ from torch import Tensor
 from prunus.errors import OptionError
 from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import write_bytes_atomic
-from prunus.foundation.sealed import KEY, seal_broken, sealed_bytes
+from prunus.foundation.checksum import KEY, bytes_with_checksum, checksum_error
 from prunus.foundation.user_code import one_line
 
-FORMAT, UNSEALED = "prunus-training/3", "prunus-training/2"
+FORMAT, WITHOUT_CHECKSUM = "prunus-training/3", "prunus-training/2"
 """The format, and the one before it, which is read too: it had no checksum."""
 _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
 
@@ -28,7 +28,7 @@ def write_state(path: Path | str, state: Mapping[str, Any]) -> Path:
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_packed(state, tensors))
-    return write_bytes_atomic(path, sealed_bytes(tensors, {"format": FORMAT, "state": text}))
+    return write_bytes_atomic(path, bytes_with_checksum(tensors, {"format": FORMAT, "state": text}))
 
 
 def read_state(path: Path | str) -> dict[str, Any]:
@@ -43,12 +43,12 @@ def read_state(path: Path | str) -> dict[str, Any]:
         with safe_open(str(path), "pt") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator)
-        broken = "" if about.get("format") == UNSEALED and KEY not in about else seal_broken(path)
+        broken = "" if about.get("format") == WITHOUT_CHECKSUM and KEY not in about else checksum_error(path)
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
         raise OptionError(
             f"cannot read the checkpoint {str(path)!r}: {one_line(error, 200)}; give one that was written whole."
         ) from error
-    if about.get("format") not in (FORMAT, UNSEALED):
+    if about.get("format") not in (FORMAT, WITHOUT_CHECKSUM):
         raise OptionError(f"{str(path)!r} has format {shown(about.get('format'))}; this version reads {FORMAT!r}.")
     if broken:
         raise _malformed(path, broken)

@@ -17,7 +17,7 @@ from prunus.errors import DataError, PlanError
 from prunus.exporters.header import HEADER
 from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import Contents, atomic_dir
-from prunus.foundation.sealed import seal_broken, sealed_bytes
+from prunus.foundation.checksum import bytes_with_checksum, checksum_error
 from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.foundation.user_code import one_line
 from prunus.plans import PLAN, PLAN_FILES, Cost, Plan
@@ -76,10 +76,10 @@ def write_plan_folder(
         )
         if scores:
             packed = {a: torch.from_numpy(np.ascontiguousarray(s, np.float64)) for a, s in scores.items()}
-            (folder / _SCORES).write_bytes(sealed_bytes(packed, {}))
+            (folder / _SCORES).write_bytes(bytes_with_checksum(packed, {}))
         if weights is not None:
             whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-            (folder / _WEIGHTS).write_bytes(sealed_bytes(whole, {}))
+            (folder / _WEIGHTS).write_bytes(bytes_with_checksum(whole, {}))
     return out
 
 
@@ -122,7 +122,7 @@ def read_plan_folder(folder: Path, *, trust: bool = False) -> PlanFolder:
     recipe = trusted_recipe(recipe, folder, base_dir, trust)
     try:
         for name in (_SCORES, _WEIGHTS):
-            if (folder / name).is_file() and (broken := seal_broken(folder / name, optional=True)):
+            if (folder / name).is_file() and (broken := checksum_error(folder / name, optional=True)):
                 raise PlanError(f"{folder / name} is damaged: {broken}; plan again from the recipe.")
         scores = load((folder / _SCORES).read_bytes()) if (folder / _SCORES).is_file() else {}
         weights = load_tensors((folder / _WEIGHTS).read_bytes()) if (folder / _WEIGHTS).is_file() else None

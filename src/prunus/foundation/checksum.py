@@ -16,7 +16,7 @@ _LONGEST_HEADER = 100 << 20  # bytes; the limit of safetensors
 _PIECE = 1 << 24  # bytes
 
 
-def sealed_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def bytes_with_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """Return a safetensors file in which `KEY` holds the SHA-256 of all bytes, with zeros in the digest's own place."""
     from safetensors.torch import save
 
@@ -26,8 +26,8 @@ def sealed_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     return data[:at] + digest + data[at + len(digest) :]
 
 
-def seal_broken(path: Path | str, *, optional: bool = False) -> str:
-    """Return the reason why a file is not as `sealed_bytes` made it; empty if it is.
+def checksum_error(path: Path | str, *, optional: bool = False) -> str:
+    """Return the reason why a file is not as `bytes_with_checksum` made it; empty if it is.
 
     Args:
         path: a safetensors file.

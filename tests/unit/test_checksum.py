@@ -14,9 +14,9 @@ import prunus
 from prunus.errors import PlanError, PrunusError
 from prunus.experiments.commands.folder import read_plan_folder, write_plan_folder
 from prunus.experiments.recipe import Recipe
-from prunus.foundation.sealed import seal_broken, sealed_bytes
+from prunus.foundation.checksum import bytes_with_checksum, checksum_error
 from prunus.plans import MASKS, Plan
-from prunus.pruner.checkpoint import UNSEALED, read_state, write_state
+from prunus.pruner.checkpoint import WITHOUT_CHECKSUM, read_state, write_state
 
 
 def flips(data: bytes, step: int = 1):
@@ -54,13 +54,15 @@ def test_a_shortened_and_a_lengthened_file_are_one_line(tmp_path):
 
 
 def test_a_training_checkpoint_of_the_format_before_is_read(tmp_path):
-    save_file({"0": torch.ones(2)}, tmp_path / "state", {"format": UNSEALED, "state": '{"w": {"$tensor": "0"}}'})
+    save_file(
+        {"0": torch.ones(2)}, tmp_path / "state", {"format": WITHOUT_CHECKSUM, "state": '{"w": {"$tensor": "0"}}'}
+    )
     assert read_state(tmp_path / "state")["w"].tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("state", ["[1]", '{"w": {"$tensor": "9"}}', '{"a": {"$pairs": 3}}', "[" * 100_000, "{"])
-def test_a_sealed_file_with_another_content_is_one_line(tmp_path, state):
-    (tmp_path / "state").write_bytes(sealed_bytes({}, {"format": "prunus-training/3", "state": state}))
+def test_a_file_with_a_checksum_with_another_content_is_one_line(tmp_path, state):
+    (tmp_path / "state").write_bytes(bytes_with_checksum({}, {"format": "prunus-training/3", "state": state}))
     with pytest.raises(PrunusError, match="is damaged"):
         read_state(tmp_path / "state")
 
@@ -83,7 +85,7 @@ def test_masks_that_were_written_before_there_were_checksums_are_read(tmp_path):
     packed = {k: torch.from_numpy(np.packbits(m.reshape(-1))) for k, m in plan.masks.items()}
     save_file(packed, tmp_path / "plan" / MASKS)
     assert Plan.load(tmp_path / "plan") == plan
-    assert seal_broken(tmp_path / "plan" / MASKS) == "it has no checksum"
+    assert checksum_error(tmp_path / "plan" / MASKS) == "it has no checksum"
     save_file(packed, tmp_path / "plan" / MASKS, {"note": "another"})
     with pytest.raises(PlanError, match="no checksum"):
         Plan.load(tmp_path / "plan")
