@@ -80,7 +80,8 @@ def shrink(model: nn.Module, example_inputs: Any, *, forward: str = DEFAULTS.for
         if not units.all()
     ]
     if not decisions:
-        more = "." if analysis.own is None else ", or forward='rewrite', which also frees axes that the code needs."
+        needed = analysis.own is not None and (analysis.own.frozen or analysis.own.ties)
+        more = ", or forward='rewrite', which also frees axes that the code needs." if needed else "."
         raise OutcomeError(
             f"Nothing is dead in {type(model).__name__}: on its {len(live)} removable axes an output may depend on "
             f"each of the {sum(map(len, live.values())):,} units. A unit goes when all weights and biases that write "
