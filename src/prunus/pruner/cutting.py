@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from prunus.exporters import update_config_
 from prunus.foundation.interrupted import uninterrupted
 from prunus.outcome import Cut, cut_proved
 from prunus.plans import Plan
@@ -45,10 +46,13 @@ def transplant_(
 
     Raises:
         UsageError: the optimizer's state cannot follow, or an average is no copy of the network.
+        ModelError: ``config_ties``, and the forward reads a number of the config that it needs as it was.
         VerifyError: the cut network differs.
     """
     cut = cut_proved(model, structure.coupling, plan, structure.example_inputs, prove=prove)
     small = cut.model
+    if structure.analysis.config_ties:
+        update_config_(cut, structure.example_inputs)
     carried = carry_optimizer(optimizer, model, small, plan) if optimizer is not None else None
     copies = [carry_like(average, small, plan, model) for average in averages]
     with uninterrupted():  # network, optimizer and averages change together, or not at all

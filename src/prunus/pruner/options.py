@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from prunus.analysis.analyse import check_config_ties
 from prunus.budget import ALLOCATORS
 from prunus.budget.limits import LATENCY, METRICS
 from prunus.criteria import CriterionLike, canonical, criterion_name
 from prunus.data.batches import check_count
 from prunus.errors import OptionError, nearest
+from prunus.foundation.defaults import DEFAULTS
 from prunus.training.schedules import KEPT_SCHEDULES, RAMP, check_fraction, kept_at
 
 CUTS = ("never", "final")
@@ -40,6 +42,8 @@ class PrunerOptions:
         ignore: globs of parameters or modules that stay whole.
         cut: "final" removes units and branches for good, with the optimizer, once the final level is reached;
             "never" leaves them at zero.
+        config_ties: for a Hugging Face model: remove units so that its config alone describes the cut network, which
+            then gets the new numbers, as in `prunus.prune`.
         settings: the settings of the method, by name.
         seed: the seed of criteria that draw random numbers.
 
@@ -59,6 +63,7 @@ class PrunerOptions:
     allocator: str = "uniform"
     ignore: tuple[str, ...] = ()
     cut: str = "never"
+    config_ties: bool = DEFAULTS.config_ties
     settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
 
@@ -76,6 +81,7 @@ class PrunerOptions:
         ALLOCATORS.get(self.allocator)
         _check_member("metric", self.metric, [metric for metric in METRICS if metric != LATENCY])
         _check_member("cut", self.cut, CUTS)
+        check_config_ties(self.config_ties, "keep")
         if not isinstance(self.ignore, tuple) or not all(isinstance(pattern, str) for pattern in self.ignore):
             raise OptionError(f"ignore is {self.ignore!r}; allowed: a tuple of globs such as ('head.*',).")
         if not isinstance(self.settings, Mapping):
@@ -99,6 +105,8 @@ class PrunerOptions:
         """Return the options as JSON types; equal options give equal descriptions."""
         named = None if self.criterion is None else criterion_name(self.criterion)
         found: dict[str, Any] = json.loads(json.dumps({**asdict(self), "criterion": named}, sort_keys=True))
+        if not self.config_ties:  # an option that states stored by earlier versions do not name
+            found.pop("config_ties")
         return found
 
 

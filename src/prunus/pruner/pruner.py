@@ -95,7 +95,13 @@ class Pruner:
         self._parallel = any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules())
         self._check_cut(kind.structural)
         if kind.structural and structure is None:
-            structure = structure_of(self.model, example_inputs, metric=self.options.metric, ignore=self.options.ignore)
+            structure = structure_of(
+                self.model,
+                example_inputs,
+                metric=self.options.metric,
+                ignore=self.options.ignore,
+                config_ties=self.options.config_ties,
+            )
         self._scene = Scene(
             self.model,
             self.options,
@@ -336,6 +342,11 @@ class Pruner:
         object.__setattr__(self.model, _MARK, id(self.model))
 
     def _check_cut(self, structural: bool) -> None:
+        if self.options.config_ties and not structural:
+            raise OptionError(
+                f"config_ties is on, but method {self.options.method!r} masks weights only, and a config says nothing "
+                "of them; leave it out, or choose a method for units."
+            )
         if self.options.cut == "never":
             return
         if not structural:
