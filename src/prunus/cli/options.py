@@ -52,6 +52,10 @@ class PlanOptions:
     judge: Annotated[
         str | None, typer.Option(help="A repair after which the plans of a search are judged, or none.")
     ] = None
+    merge: Annotated[
+        bool | None,
+        typer.Option("--merge/--no-merge", help="Inputs that stay take over the share of those that go."),
+    ] = None
     level: Annotated[
         list[str] | None, typer.Option("--level", help="What to prune: unit, weight; repeat for both.")
     ] = None
@@ -77,6 +81,7 @@ class PlanOptions:
             ("prune", "method"): self.method,
             ("prune", "search"): self.search,
             ("prune", "judge"): self.judge,
+            ("prune", "merge"): self.merge,
             ("prune", "levels"): self.level,
             ("opt_in",): self.opt_in,
             ("ignore",): self.ignore,

@@ -57,6 +57,7 @@ class Method:
         scored_by: the criterion of these parts, where it is not an option.
         window: the window of weights, where it counts windows.
         options: keyword arguments of ``plan`` beside these two, such as ``criterion`` and ``allocator``.
+        merges: inputs that stay take over the share of those that go, unless the request says otherwise.
         joint: it meets several limits at once; for other methods the planner lowers the first limit until all hold.
         only_kept: the kept shares for which it is defined; None means all.
         fresh_weights: the cut network starts from new weights and is trained as long as the dense one was.
@@ -80,6 +81,7 @@ class Method:
     window: Window | None = None
     options: tuple[str, ...] = ()
     joint: bool = False
+    merges: bool = False
 
 
 METHODS: Registry[Method] = Registry("method", kind=Method)

@@ -43,6 +43,7 @@ def prune(
     judge: str = DEFAULTS.judge,
     stages: Iterable[Mapping[str, Any]] = (),
     damage: bool = DEFAULTS.damage,
+    merge: bool | None = DEFAULTS.merge,
     held_out: Any = None,
     loss: str | LossFunction = DEFAULTS.loss,
     threads: int = DEFAULTS.threads,
@@ -101,6 +102,8 @@ def prune(
         judge: a repair after which the plans of a search are judged.
         stages: levels and recoveries under one budget, each on the result of the one before, such as
             ``[{"level": "blocks", "kept": 0.8}, {"level": "units"}]``; see `docs/training.md`.
+        merge: True adds to the weights that stay the least-squares share of the inputs that go, fitted on ``data``
+            without labels; False only drops; None merges with method ``redundancy`` and ``redundant-weights``.
         damage: measure the damage of every decision alone, and of all together.
         held_out: data on which methods compare candidates, and which decide on a recovery; by default a tenth
             of ``data``.
@@ -122,7 +125,19 @@ def prune(
         VerifyError: the cut model differs; nothing is returned.
     """
     request = Request(
-        budget, method, criterion, allocator, levels, bounds, search, judge, _stages(stages), damage, recover, threads
+        budget,
+        method,
+        criterion,
+        allocator,
+        levels,
+        bounds,
+        search,
+        judge,
+        _stages(stages),
+        damage,
+        recover,
+        threads,
+        merge,
     )
     check_stages(request)
     check_repair(repair)

@@ -67,6 +67,7 @@ class Request:
     damage: bool = DEFAULTS.damage
     recover: Recover = None
     threads: int = DEFAULTS.threads
+    merge: bool | None = DEFAULTS.merge
 
     @staticmethod
     def of(budget: Budget, options: Mapping[str, Any]) -> Request:
@@ -99,6 +100,7 @@ class Request:
         check_count("search", self.search, 0)
         check_count("threads", self.threads)
         truth("damage", self.damage)
+        self._check_merge()
         self._check_judge()
         chosen = self.planner
         self._check_options(chosen)
@@ -114,6 +116,11 @@ class Request:
             return METHODS.get(self.method)
         kind = next((kind for kind in KINDS if kind in self.budget), None)
         return METHODS.get(_BY_LEVELS[frozenset(self.levels)] if kind is None else _BY_COUNT[kind])
+
+    @property
+    def merges(self) -> bool:
+        """Whether inputs that stay take over the share of those that go, where there are data."""
+        return self.planner.merges if self.merge is None else self.merge
 
     @property
     def count(self) -> Count | None:
@@ -161,6 +168,14 @@ class Request:
                 f"judge is {self.judge!r}, after which the plans of a search are judged, and search is 0; give "
                 "search=8, or leave judge out."
             )
+
+    def _check_merge(self) -> None:
+        if self.merge is None:
+            return
+        truth("merge", self.merge)
+        if self.merge and (self.stages or self.planner.teach is not None or self.planner.fresh_weights):
+            what = "stages, which train" if self.stages else f"method {self.planner.name!r}, which trains"
+            raise OptionError(f"merge is True beside {what} weights of its own; leave merge out.")
 
     def _check_bounds(self, chosen: Method) -> None:
         """Refuse invalid limits, and limits of widths where only weights are masked."""
@@ -270,6 +285,8 @@ class Request:
             found["levels"] = [_LEVEL_OF[counted]] if counted in _LEVEL_OF else list(self.levels)
         if self.allocator is not None:
             found["allocator"] = title_of(self.allocator)
+        if self.merge is not None:
+            found["merge"] = self.merge
         if self.bounds:
             found["bounds"] = plain_bounds(self.bounds)
         return found

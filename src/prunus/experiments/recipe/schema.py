@@ -129,6 +129,10 @@ class Prune(_Section):
     repair: Annotated[Name, AfterValidator(_repair_name)] = Field(
         default=DEFAULTS.repair, description="the name of a repair, such as auto, refold or none"
     )
+    merge: bool | None = Field(
+        default=DEFAULTS.merge,
+        description="true or false: inputs that stay take over the share of those that go; or null, as the method says",
+    )
     damage: bool = Field(
         default=DEFAULTS.damage, description="true or false: measure what every decision of the plan costs"
     )
