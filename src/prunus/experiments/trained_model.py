@@ -150,6 +150,7 @@ def request_of(recipe: Recipe) -> Request:
         judge=section.judge,
         stages=recipe.stages,
         damage=section.damage,
+        method_options=section.method_options,
         recover=recover,
         threads=recipe.compare.latency.threads,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
@@ -24,11 +24,17 @@ Planning = Callable[..., Plan]
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """The training of a method that prunes while it trains: the same with which the other methods recover."""
+    """The training of a method that prunes while it trains: the same with which the other methods recover.
+
+    Attributes:
+        data, options, seed: what is learned from, and how.
+        settings: the options of the method itself, such as ``{"threshold": 0.01}``.
+    """
 
     data: DataSource
     options: TrainingOptions
     seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

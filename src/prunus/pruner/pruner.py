@@ -134,7 +134,7 @@ class Pruner:
         scene = self._scene
         if scene.structure is None:
             return scene.kept_count() / sum(w.numel() for w in scene.weights.values())
-        return scene.structure.limit(1.0).of(scene.structure.plan().after) / scene.structure.total
+        return scene.structure.share
 
     def train_begin(self, optimizer: Optimizer, total_steps: int) -> None:
         """Begin a training of ``total_steps`` optimizer steps.
@@ -150,7 +150,7 @@ class Pruner:
                 f"A pruner is attached to this {type(self.model).__name__} already; call its train_end, or detach "
                 "after a loop that failed, and use one pruner for one training."
             )
-        clock = Clock.of(self.options, self._schedule, total_steps)
+        clock = Clock.of(self.options, self._schedule, total_steps, self._strategy.changes)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if not any(id(w) in held for w in self._scene.weights.values()):
             raise UsageError(
