@@ -9,6 +9,8 @@ from torch import nn
 
 from prunus.analysis import Analysis
 from prunus.budget import Limits
+from prunus.errors import OptionError
+from prunus.graph.capture import unwrap
 from prunus.methods.masked_copy import masked_copy
 from prunus.methods.method import METHODS, Learned, Lesson, Level, Method, Planning
 from prunus.methods.reduction import whole
@@ -17,6 +19,8 @@ from prunus.plans import Plan
 from prunus.pruner import STRATEGIES, Pruner, PrunerOptions
 from prunus.pruner.loop import train_pruning_
 from prunus.pruner.structure import Structure
+from prunus.pruner.teacher import Teacher
+from prunus.recovery.method_names import AUTOPILOT
 from prunus.training import TrainingOptions
 
 STEPS = 30
@@ -55,22 +59,34 @@ def _taught(analysis: Analysis, limits: Limits, lesson: Lesson, strategy: str) -
         # Removed units need a longer recovery than masked weights: half of the steps follow the last cut.
         end = (lesson.options.steps + 1) // 2
         options = PrunerOptions(analysis.kept(limits[0]), strategy, end_step=end, settings=lesson.settings)
-        pruner = Pruner(model, options, structure=_structure(analysis))
+        pruner = Pruner(model, options, structure=Structure.of(analysis), teacher=_teacher(analysis, lesson))
     else:
         pruner = _of_weights(model, analysis, limits, lesson, strategy)
     train_pruning_(model, lesson.data, lesson.options, pruner=pruner, seed=lesson.seed)
     return Learned(pruner.plan(analysis.coupling), model)
 
 
-def _structure(analysis: Analysis) -> Structure:
-    return Structure.of(analysis)
+def _teacher(analysis: Analysis, lesson: Lesson) -> Teacher | None:
+    """Return the dense network as teacher where the lesson distils, else None.
+
+    Raises:
+        OptionError: the lesson's method of recovery learns neither from labels nor from the dense network's outputs.
+    """
+    method = AUTOPILOT if lesson.recover is None else lesson.recover.method
+    if method not in (AUTOPILOT, "finetune", "distil"):
+        raise OptionError(
+            f"recover.method is {method!r}, and a method that prunes while it trains learns from labels or from the "
+            "dense network's outputs; allowed: finetune, distil, autopilot."
+        )
+    return Teacher(unwrap(analysis.model), lesson.recover) if lesson.recover and method == "distil" else None
 
 
 def _of_weights(model: nn.Module, analysis: Analysis, limits: Limits, lesson: Lesson, strategy: str) -> Pruner:
     weights = maskable(analysis)
     share = weights_to_keep(analysis, weights, limits) / sum(weight.numel() for weight in weights.values())
     others = tuple(name for name, _ in model.named_parameters() if name not in weights)
-    return Pruner(model, PrunerOptions(share, strategy, ignore=others, settings=lesson.settings))
+    options = PrunerOptions(share, strategy, ignore=others, settings=lesson.settings)
+    return Pruner(model, options, teacher=_teacher(analysis, lesson))
 
 
 incremental = while_training(

@@ -176,7 +176,13 @@ class Request:
     def _check_options(self, chosen: Method) -> None:
         """Refuse options that the method does not take."""
         _check_method_options(self.method_options)
-        silent = {"criterion": None, "allocator": None, "search": 0, "judge": "none", "method_options": {}}
+        silent: dict[str, Any] = {
+            "criterion": None,
+            "allocator": None,
+            "search": 0,
+            "judge": "none",
+            "method_options": {},
+        }
         for name, nothing in silent.items():
             value = getattr(self, name)
             if value != nothing and name not in chosen.options and not self.stages:

@@ -162,6 +162,15 @@ class Moment:
         return self.updates_left <= 1
 
 
+@dataclass(frozen=True, slots=True)
+class PrunerReport:
+    """The result of a pruning: steps seen, the kept share, and whether the final level was reached."""
+
+    steps: int
+    kept: float
+    reached: bool
+
+
 @dataclass(slots=True)
 class Clock:
     """Counts optimizer steps. Masks change before steps begin + every, begin + 2·every, … and before step ``end``."""

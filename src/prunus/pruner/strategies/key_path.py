@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,9 +39,9 @@ class KeyPath(Strategy):
 
     structural = True
     reads = ("metric", "allocator")
-    Settings = NoSettings
+    Settings: ClassVar[type[Any]] = NoSettings
 
-    def __init__(self, scene: Scene, settings: NoSettings) -> None:
+    def __init__(self, scene: Scene, settings: Any) -> None:
         super().__init__(scene, settings)
         self._prepare()
 
