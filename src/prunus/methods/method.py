@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
@@ -14,6 +14,7 @@ from prunus.data.batches import DataSource
 from prunus.foundation.registry import Registry
 from prunus.masks import Window
 from prunus.plans import Plan
+from prunus.recovery import RecoveryOptions
 from prunus.training.options import TrainingOptions
 
 Level = Literal["weight", "neuron", "structure", "hierarchical", "baseline"]
@@ -24,11 +25,19 @@ Planning = Callable[..., Plan]
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """The training of a method that prunes while it trains: the same with which the other methods recover."""
+    """The training of a method that prunes while it trains: the same with which the other methods recover.
+
+    Attributes:
+        data, options, seed: what is learned from, and how.
+        settings: the options of the method itself, such as ``{"threshold": 0.01}``.
+        recover: how the other methods recover; with its method ``distil`` the dense network teaches here too.
+    """
 
     data: DataSource
     options: TrainingOptions
     seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    recover: RecoveryOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ def prune(
     threads: int = DEFAULTS.threads,
     forward: str = DEFAULTS.forward,
     config_ties: bool = DEFAULTS.config_ties,
+    method_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Return a smaller network that provably computes what the masked original computes.
@@ -114,6 +115,8 @@ def prune(
             rewritten forward takes only calls like the example.
         config_ties: for a Hugging Face model, cut to one size per entry of its config in all layers, so that the
             folder that ``save(…, format="huggingface")`` writes loads without prunus.
+        method_options: the settings of a method that prunes while it trains, such as ``{"threshold": 0.01}`` for
+            ``gradient-threshold-moving``; `docs/training.md` lists them.
         progress: reports every long step.
 
     ``prune(model, x, budget=b, …)`` is ``a = prunus.analyse(model, x, …); prunus.realise(a, a.plan(b, …), …)``.
@@ -138,6 +141,7 @@ def prune(
         recover,
         threads,
         merge,
+        {} if method_options is None else method_options,
     )
     check_stages(request)
     check_repair(repair)

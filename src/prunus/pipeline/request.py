@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +68,7 @@ class Request:
     recover: Recover = None
     threads: int = DEFAULTS.threads
     merge: bool | None = DEFAULTS.merge
+    method_options: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(budget: Budget, options: Mapping[str, Any]) -> Request:
@@ -189,7 +190,14 @@ class Request:
 
     def _check_options(self, chosen: Method) -> None:
         """Refuse options that the method does not take."""
-        silent = {"criterion": None, "allocator": None, "search": 0, "judge": "none"}
+        _check_method_options(self.method_options)
+        silent: dict[str, Any] = {
+            "criterion": None,
+            "allocator": None,
+            "search": 0,
+            "judge": "none",
+            "method_options": {},
+        }
         for name, nothing in silent.items():
             value = getattr(self, name)
             if value != nothing and name not in chosen.options and not self.stages:
@@ -198,9 +206,10 @@ class Request:
                         f"search (got {value}) starts from an allocator's plan, and method {chosen.name!r} makes its "
                         "own plan; remove search or method."
                     )
+                others = "'incremental' or another that trains" if name == "method_options" else "'units' or 'weights'"
                 raise OptionError(
                     f"method {chosen.name!r} takes no {name} (got {value!r}); remove {name} or method, or use method "
-                    "'units' or 'weights'."
+                    f"{others}."
                 )
         if self.method is not None and tuple(self.levels) != DEFAULTS.levels:
             raise OptionError(
@@ -279,7 +288,7 @@ class Request:
         found: dict[str, Any] = {"budget": plain(self.budget)}
         if self.method is not None:
             found["method"] = self.method
-        if self.planner.options:
+        if "criterion" in self.planner.options:
             found["criterion"] = None if self.criterion is None else criterion_name(self.criterion)
             counted = self.planner.counts if self.count is not None else ""
             found["levels"] = [_LEVEL_OF[counted]] if counted in _LEVEL_OF else list(self.levels)
@@ -289,6 +298,8 @@ class Request:
             found["merge"] = self.merge
         if self.bounds:
             found["bounds"] = plain_bounds(self.bounds)
+        if self.method_options:
+            found["method_options"] = dict(self.method_options)
         return found
 
 
@@ -296,6 +307,11 @@ def _check_levels(levels: Sequence[str]) -> None:
     listed = isinstance(levels, Sequence) and not isinstance(levels, str)
     if not listed or not levels or any(x not in LEVELS for x in levels) or len(set(levels)) < len(levels):
         raise OptionError(f"levels is {levels!r}; allowed: a tuple of {', '.join(LEVELS)}, each once at most.")
+
+
+def _check_method_options(given: Any) -> None:
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise OptionError(f"method_options is {given!r}; allowed: a mapping such as {{'threshold': 0.01}}.")
 
 
 def _check_budget(budget: Any) -> None:

@@ -10,9 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from prunus.exporters import update_config_
+from prunus.errors import OptionError, UsageError
 from prunus.foundation.interrupted import uninterrupted
 from prunus.outcome import Cut, cut_proved
 from prunus.plans import Plan
+from prunus.pruner.options import PrunerOptions
 from prunus.pruner.structure import Structure
 from prunus.surgery.averaged_copy import carry_like
 from prunus.surgery.optimizer import carry_optimizer
@@ -62,6 +64,41 @@ def transplant_(
             become_(average, copy)
         become_(model, small)
     return replace(cut, model=model)
+
+
+def check_cut(options: PrunerOptions, structural: bool, parallel: bool) -> None:
+    """Refuse a final cut where only weights are masked, or inside DistributedDataParallel.
+
+    Raises:
+        OptionError: the method masks weights.
+        UsageError: the network is wrapped.
+    """
+    if options.config_ties and not structural:
+        raise OptionError(
+            f"config_ties is on, but method {options.method!r} masks weights only, and a config says nothing of them; "
+            "leave it out, or choose a method for units."
+        )
+    if options.cut == "never":
+        return
+    if not structural:
+        raise OptionError(
+            f"cut is {options.cut!r}, but method {options.method!r} masks weights only; allowed: 'never'. Choose a "
+            "method for units, or shrink the network afterwards."
+        )
+    check_alone(parallel)
+
+
+def check_alone(parallel: bool) -> None:
+    """Refuse a cut inside DistributedDataParallel.
+
+    Raises:
+        UsageError: the network is wrapped.
+    """
+    if parallel:
+        raise UsageError(
+            "a network inside DistributedDataParallel cannot be cut while it trains: its buckets hold the old weights. "
+            "Use cut='never'; after train_end, cut the bare network by pruner.plan() and wrap it anew."
+        )
 
 
 def become_(module: nn.Module, other: nn.Module) -> None:

@@ -28,8 +28,7 @@ class PrunerOptions:
 
     Attributes:
         kept: the share left in the end: of the prunable weights, or of ``metric`` where units or branches are removed.
-        method: a name of STRATEGIES: gradual, dynamic-threshold, adaptive, rigl, granet, movement, units, group-lasso,
-            growing-regularisation, key-path.
+        method: a name of STRATEGIES, such as gradual, gradient-threshold, units or key-path.
         schedule: a name of KEPT_SCHEDULES; None takes the method's own, cubic for most.
         every: steps between two changes of the masks; None makes about twenty changes.
         begin_step: the first step that may prune.
@@ -87,8 +86,12 @@ class PrunerOptions:
         if not isinstance(self.settings, Mapping):
             raise OptionError(f"settings is {self.settings!r}; allowed: a mapping such as {{'fraction': 0.3}}.")
 
-    def window(self, total_steps: int) -> tuple[int, int, int]:
+    def window(self, total_steps: int, changes: int = UPDATES) -> tuple[int, int, int]:
         """Return (first step, step of the final level, steps between changes) in a training of so many steps.
+
+        Args:
+            total_steps: the length of the training.
+            changes: the number of changes where ``every`` is not given.
 
         Raises:
             OptionError: the schedule would end after the training does.
@@ -99,7 +102,7 @@ class PrunerOptions:
                 f"the schedule runs from step {self.begin_step} to step {end}, the training has {total_steps} steps; "
                 "allowed is an end within the training. Train longer, or lower begin_step and end_step."
             )
-        return self.begin_step, end, self.every or max(1, (end - self.begin_step) // UPDATES)
+        return self.begin_step, end, self.every or max(1, (end - self.begin_step) // changes)
 
     def describe(self) -> dict[str, Any]:
         """Return the options as JSON types; equal options give equal descriptions."""
@@ -167,6 +170,15 @@ class Moment:
         return self.updates_left <= 1
 
 
+@dataclass(frozen=True, slots=True)
+class PrunerReport:
+    """The result of a pruning: steps seen, the kept share, and whether the final level was reached."""
+
+    steps: int
+    kept: float
+    reached: bool
+
+
 @dataclass(slots=True)
 class Clock:
     """Counts optimizer steps. Masks change before steps begin + every, begin + 2·every, … and before step ``end``."""
@@ -181,10 +193,10 @@ class Clock:
     last_update: int = -1
 
     @staticmethod
-    def of(options: PrunerOptions, schedule: str, total_steps: int) -> Clock:
-        """Return the clock of a training with this number of steps."""
+    def of(options: PrunerOptions, schedule: str, total_steps: int, changes: int = UPDATES) -> Clock:
+        """Return the clock of a training with this number of steps, and of changes where the options leave it open."""
         check_count("total_steps", total_steps)
-        begin, end, every = options.window(total_steps)
+        begin, end, every = options.window(total_steps, changes)
         return Clock(0, total_steps, begin, end, every, schedule, options.kept)
 
     @property

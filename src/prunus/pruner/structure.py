@@ -76,6 +76,11 @@ class Structure:
         """Axis id → limits of its width."""
         return self.analysis.bounds
 
+    @property
+    def share(self) -> float:
+        """The kept share of the first cost of the network."""
+        return self.limit(1.0).of(self.plan().after) / self.total
+
     def fit(
         self, scores: Mapping[str, np.ndarray], limit: Limit, allocator: str, *, cost: CostModel | None = None
     ) -> dict[str, np.ndarray]:
