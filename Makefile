@@ -102,11 +102,11 @@ $(STAMPS)/bench: $(STAMPS)/dev
 	@touch $@
 
 bench-%: $(STAMPS)/bench
-	PYTHONPATH=benchmarks $(BIN)/python benchmarks/bench_$*.py
+	PYTHONPATH=benchmarks $(BIN)/python benchmarks/bench_$*.py $(ARGS)
 
 # Every reader of files, an hour on two cores; what failed is kept in runs/fuzz and read again by make fuzz-again.
 fuzz: $(STAMPS)/dev
-	PYTHONPATH=benchmarks $(BIN)/python -m fuzz --count $(COUNT) --seed $(SEED) --docs docs/bench
+	PYTHONPATH=benchmarks $(BIN)/python -m fuzz --count $(COUNT) --seed $(SEED) --docs docs/bench $(ARGS)
 
 fuzz-again: $(STAMPS)/dev
 	PYTHONPATH=benchmarks $(BIN)/python -m fuzz --again

@@ -2,59 +2,54 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from counted import Row, Seeds, about_machine, counts_of, read_counts, summed, write_section
 from logged import machine
 
-_TITLE = "# Reliability\n\nEach number with the command that makes it.\n"
-_HEADING = "## Fuzzed readers"
-_TEXT = """{heading}
+_TEXT = """## Fuzzed readers
 
-`make fuzz COUNT={count} SEED={seed}`, {machine}. Half of the inputs are damaged bytes; half are made from the grammar
-of the file, with every checksum right. Each batch runs in a process of its own with 1 GB of address space beyond its
-imports and 5 s of processor time an input. A failure is any other exception than one line of prunus, a hang, a larger
-allocation, the end of the process, or a load of damaged bytes that gives other tensors. What is trusted stands in
-[security.md](../security.md).
+{commands}, {machine}. The counts of all seeds are added.
+Half of the inputs are damaged bytes; half are made from the grammar of the file, with every checksum right. Each batch
+runs in a process of its own with 1 GB of address space beyond its imports and 5 s of processor time an input. A failure
+is any other exception than one line of prunus, a hang, a larger allocation, the end of the process, or a load of
+damaged bytes that gives other tensors. Inputs that failed are mended and kept in `tests/fuzz/kept`, which every test
+run reads; `--anew` draws a seed again. What is trusted stands in [security.md](../security.md).
 
-| reader | inputs | refused in one line | loaded | failures | slowest, s |
-|---|---|---|---|---|---|
+| reader | seeds | inputs | refused in one line | loaded | failures | slowest, s |
+|---|---|---|---|---|---|---|
 {rows}
 """
 
 
-def write_page(docs: Path, rows: Mapping[str, Mapping[str, Any]], seed: int) -> None:
-    """Write the section and the JSON; what else stands in both files stays, and so do rows of readers not run."""
-    docs.mkdir(parents=True, exist_ok=True)
-    data_path, page_path = docs / "reliability.json", docs / "reliability.md"
-    data = json.loads(data_path.read_text("utf-8")) if data_path.exists() else {}
-    readers = {**data.get("fuzz", {}).get("readers", {}), **rows}
-    data["fuzz"] = {"seed": seed, "machine": machine(), "readers": readers}
-    data_path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    page = page_path.read_text("utf-8") if page_path.exists() else _TITLE
-    page_path.write_text(_with_section(page, _section(readers, seed)), encoding="utf-8")
+def stored_row(docs: Path | None, name: str, seed: int) -> Row | None:
+    """Return the counts so far of a reader with a seed; None where it has not been run."""
+    row: Row | None = read_counts(docs).get("fuzz", {}).get("readers", {}).get(name, {}).get(str(seed))
+    return row
 
 
-def _section(readers: Mapping[str, Mapping[str, Any]], seed: int) -> str:
-    lines = [
-        f"| {name} | {row['inputs']:,} | {row['refused']:,} | {row['loaded']:,} | {sum(row['failures'].values())} "
-        f"| {row['slowest_s']:.2f} |"
-        for name, row in readers.items()
-    ]
-    total = {key: sum(row[key] for row in readers.values()) for key in ("inputs", "refused", "loaded")}
-    failures = sum(sum(row["failures"].values()) for row in readers.values())
-    lines.append(f"| all | {total['inputs']:,} | {total['refused']:,} | {total['loaded']:,} | {failures} | |")
-    about = ", ".join(f"{key} {value}" if key == "torch" else value for key, value in machine().items())
-    count = max(row["inputs"] for row in readers.values())
-    return _TEXT.format(heading=_HEADING, count=count, seed=seed, machine=about, rows="\n".join(lines))
+def write_row(docs: Path, name: str, seed: int, row: Row) -> None:
+    """Store the counts of a reader with a seed, and write the section anew; other readers and seeds stay."""
+    with counts_of(docs) as data:
+        readers = data.setdefault("fuzz", {}).setdefault("readers", {})
+        readers.setdefault(name, {})[str(seed)] = row
+        data["fuzz"]["machine"] = machine()
+        write_section(docs, _section(readers))
 
 
-def _with_section(page: str, section: str) -> str:
-    start = page.find(_HEADING)
-    if start < 0:
-        return page.rstrip("\n") + "\n\n" + section
-    end = page.find("\n## ", start + 1)
-    rest = "" if end < 0 else page[end:]
-    return page[:start] + section.rstrip("\n") + "\n" + rest
+def _section(readers: Mapping[str, Seeds]) -> str:
+    rows = {name: summed(seeds) for name, seeds in readers.items()}
+    lines = [_line(name, ", ".join(readers[name]), row, f"{row['slowest_s']:.2f}") for name, row in rows.items()]
+    lines.append(_line("all", "", summed(rows), ""))
+    counts: dict[str, int] = {}
+    for seeds in readers.values():
+        for seed, row in seeds.items():
+            counts[seed] = max(counts.get(seed, 0), row["requested"])
+    commands = ", ".join(f"`make fuzz COUNT={count} SEED={seed}`" for seed, count in counts.items())
+    return _TEXT.format(commands=commands, machine=about_machine(), rows="\n".join(lines))
+
+
+def _line(name: str, seeds: str, row: Row, slowest: str) -> str:
+    failures = sum(row["failures"].values())
+    return f"| {name} | {seeds} | {row['inputs']:,} | {row['refused']:,} | {row['loaded']:,} | {failures} | {slowest} |"

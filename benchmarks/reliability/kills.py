@@ -8,19 +8,26 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from reliability.tasks import Task
 
+COUNTS = ("kills", "early", "lost", "half", "unequal", "left")
 
-def kills(task: Task, count: int, seed: int) -> dict[str, int]:
-    """Kill a task ``count`` times, call it again after each, and compare with a run that was not killed.
+
+def kills(task: Task, count: int, seed: int, counts: dict[str, int]) -> Iterator[dict[str, int]]:
+    """Kill a task until ``count`` kills are counted, call it again after each, and compare with a run without a kill.
+
+    Yields the counts after each kill. Every trial draws from its own number and the seed, so that a run which goes on
+    from counts of an earlier one ends with the same draws.
 
     ``lost``: a file that stood before is gone. ``half``: what stands after the kill cannot be read whole. ``unequal``:
     the second call ends with another result. ``left``: temporary files stay after the second call.
     """
-    dice, counts = random.Random(seed), dict.fromkeys(("kills", "early", "lost", "half", "unequal", "left"), 0)
+    if counts["kills"] >= count:
+        return
+    counts = dict(counts)
     with tempfile.TemporaryDirectory() as name:
         started = time.monotonic()
         _in_child(lambda: task.run(_fresh(Path(name) / "whole")))
@@ -29,6 +36,7 @@ def kills(task: Task, count: int, seed: int) -> dict[str, int]:
         if expected is None:
             raise RuntimeError("the task wrote nothing")
         while counts["kills"] < count:
+            dice = random.Random(f"{seed} {counts['kills'] + counts['early']}")
             folder = _fresh(Path(name) / "killed")
             stands = dice.random() < 0.5
             if stands:
@@ -38,7 +46,7 @@ def kills(task: Task, count: int, seed: int) -> dict[str, int]:
                 continue
             counts["kills"] += 1
             _count(task, folder, expected, stands, counts)
-    return counts
+            yield dict(counts)
 
 
 def _count(task: Task, folder: Path, expected: str, stands: bool, counts: dict[str, int]) -> None:

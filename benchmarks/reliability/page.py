@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from counted import Row, about_machine, counts_of, read_counts, summed, write_section
 from logged import machine
 
-_TITLE = "# Reliability\n\nEach number with the command that makes it.\n"
 _KILLS = """## Kills
 
 `make bench-reliability`, {machine}. Each task is killed with SIGKILL at random moments; in half of the trials an older
 result stands at the place. Then it is called again. Lost: the older result is gone. Half: what stands after the kill
 cannot be read whole. Unequal: the second call ends with another result than a run that was not killed, times left out.
-Left: temporary files stay after the second call.
+Left: temporary files stay after the second call. The counts of all seeds are added.
 
-| task | kills | lost | half | unequal | left |
-|---|---|---|---|---|---|
+| task | seeds | kills | lost | half | unequal | left |
+|---|---|---|---|---|---|---|
 {rows}
 """
 _IO = """## Errors of the disk
@@ -33,34 +31,31 @@ line of prunus.
 """
 
 
-def write_page(docs: Path, kills: Mapping[str, Mapping[str, int]], io: Mapping[str, Mapping[str, int]]) -> None:
-    """Write both sections; what else stands in both files stays, and so do rows of tasks that were not run."""
-    docs.mkdir(parents=True, exist_ok=True)
-    data_path, page_path = docs / "reliability.json", docs / "reliability.md"
-    data: dict[str, Any] = json.loads(data_path.read_text("utf-8")) if data_path.exists() else {}
-    page = page_path.read_text("utf-8") if page_path.exists() else _TITLE
-    for key, rows, text, columns in (
-        ("kills", kills, _KILLS, ("kills", "lost", "half", "unequal", "left")),
-        ("io", io, _IO, ("errors", "lost", "foreign")),
-    ):
-        rows = {**data.get(key, {}).get("rows", {}), **rows}
-        if rows:
-            data[key] = {"machine": machine(), "rows": rows}
-            page = _with_section(page, _filled(text, rows, columns))
-    data_path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    page_path.write_text(page, encoding="utf-8")
+def stored_kills(docs: Path, name: str, seed: int) -> Row | None:
+    """Return the counts so far of a task with a seed; None where it has not been run."""
+    row: Row | None = read_counts(docs).get("kills", {}).get("rows", {}).get(name, {}).get(str(seed))
+    return row
 
 
-def _filled(text: str, rows: Mapping[str, Mapping[str, int]], columns: tuple[str, ...]) -> str:
-    about = ", ".join(f"{key} {value}" if key == "torch" else value for key, value in machine().items())
+def write_kills(docs: Path, name: str, seed: int, row: Row) -> None:
+    """Store the counts of a task with a seed, and write the section anew; other tasks and seeds stay."""
+    with counts_of(docs) as data:
+        rows = data.setdefault("kills", {}).setdefault("rows", {})
+        rows.setdefault(name, {})[str(seed)] = row
+        data["kills"]["machine"] = machine()
+        total = {task: {**summed(seeds), "seeds": ", ".join(seeds)} for task, seeds in rows.items()}
+        write_section(docs, _filled(_KILLS, total, ("seeds", "kills", "lost", "half", "unequal", "left")))
+
+
+def write_errors(docs: Path, rows: Mapping[str, Row]) -> None:
+    """Store the counts of injected errors, and write their section anew; rows of other errors stay."""
+    with counts_of(docs) as data:
+        stored = data.setdefault("io", {}).setdefault("rows", {})
+        stored.update(rows)
+        data["io"]["machine"] = machine()
+        write_section(docs, _filled(_IO, stored, ("errors", "lost", "foreign")))
+
+
+def _filled(text: str, rows: Mapping[str, Row], columns: tuple[str, ...]) -> str:
     lines = [f"| {name} | " + " | ".join(str(row[column]) for column in columns) + " |" for name, row in rows.items()]
-    return text.format(machine=about, rows="\n".join(lines))
-
-
-def _with_section(page: str, section: str) -> str:
-    heading = section.partition("\n")[0]
-    start = page.find(heading)
-    if start < 0:
-        return page.rstrip("\n") + "\n\n" + section
-    end = page.find("\n## ", start + 1)
-    return page[:start] + section.rstrip("\n") + "\n" + ("" if end < 0 else page[end:])
+    return text.format(machine=about_machine(), rows="\n".join(lines))

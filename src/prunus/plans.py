@@ -19,11 +19,12 @@ from prunus.foundation.index_ranges import count_of
 from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.foundation.user_code import one_line
 from prunus.graph.ir import Graph
+from prunus.substitutes import SUBSTITUTES, Merge, read_substitutes, same_merges, write_substitutes
 
 FORMAT = "prunus-plan/1"
 PLAN, MASKS = "plan.json", "masks.safetensors"
 """The files of a plan, in every folder that prunus writes for a network."""
-PLAN_FILES = Contents(PLAN, frozenset({PLAN, MASKS}))
+PLAN_FILES = Contents(PLAN, frozenset({PLAN, MASKS, SUBSTITUTES}))
 MOST_BYTES, MOST_UNITS = 2**28, 2**26
 """Limits of a plan file in bytes, and of all its axes and dims in units; checked before memory is allocated."""
 
@@ -102,6 +103,7 @@ class Plan:
         drops: bypassed branches.
         masks: tensor name → mask of the weights that stay (bool array of the original shape).
         mended: numbers of modules that a cut changes, where forwards are kept.
+        merges: shares of removed inputs that the kept inputs of a layer take over.
         before, after: exact price of the model and of the cut model.
     """
 
@@ -115,6 +117,7 @@ class Plan:
     after: Cost = UNPRICED
     settings: Mapping[str, Any] = field(default_factory=dict)
     mended: tuple[Mend, ...] = ()
+    merges: tuple[Merge, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -139,7 +142,8 @@ class Plan:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
             return NotImplemented
-        return self.describe() == other.describe() and _same(self.masks, other.masks)
+        equal = self.describe() == other.describe() and _same(self.masks, other.masks)
+        return equal and same_merges(self.merges, other.merges)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -157,11 +161,12 @@ class Plan:
             "before": asdict(self.before),
             "after": asdict(self.after),
             "settings": dict(self.settings),
+            **({"merges": [m.describe() for m in self.merges]} if self.merges else {}),
         }
 
     @door("Plan.save")
     def save(self, folder: Path | str) -> None:
-        """Make or replace a folder with ``plan.json`` and, for weight masks, ``masks.safetensors`` (packed bits)."""
+        """Make or replace a folder: ``plan.json``, and ``masks.`` and ``substitutes.safetensors`` where it has them."""
         with atomic_dir(folder, PLAN_FILES) as tmp:
             self.write(tmp)
 
@@ -175,6 +180,7 @@ class Plan:
         if self.masks:
             packed = {k: torch.from_numpy(np.packbits(m.reshape(-1))) for k, m in self.masks.items()}
             (folder / MASKS).write_bytes(bytes_with_checksum(packed, {}))
+        write_substitutes(folder, self.merges)
 
     @staticmethod
     @door("Plan.load")
@@ -189,11 +195,14 @@ class Plan:
             raise PlanError(f"No plan at {path}; give the folder that `Plan.save` wrote.")
         text = _parsed(path)
         _check_form(text, str(path))
-        return Plan.from_description(text, _read_masks(path.parent, text), str(path))
+        merges = read_substitutes(path.parent, text.get("merges"))
+        return Plan.from_description(text, _read_masks(path.parent, text), merges, str(path))
 
     @staticmethod
-    def from_description(text: Mapping[str, Any], masks: Mapping[str, np.ndarray], where: str = "plan") -> Plan:
-        """Build a plan from its JSON form and its masks."""
+    def from_description(
+        text: Mapping[str, Any], masks: Mapping[str, np.ndarray], merges: tuple[Merge, ...] = (), where: str = "plan"
+    ) -> Plan:
+        """Build a plan from its JSON form, its masks and its merges."""
         _check_form(text, where)
         _check_room(text, where)
         try:
@@ -208,6 +217,7 @@ class Plan:
                 after=_cost_of(text["after"], "after"),
                 settings=text["settings"],
                 mended=tuple(decode_record(Mend, m, "mended") for m in text["mended"]),
+                merges=merges,
             )
         except (DataError, AttributeError, KeyError, TypeError, ValueError) as error:
             kind = "" if isinstance(error, DataError) else f"{type(error).__name__} "
@@ -267,6 +277,7 @@ _FORMS: Mapping[str, type] = {
     "settings": dict,
 }
 """Key of the JSON form → type of its value."""
+_OPTIONAL = {"merges": list}
 _WORDS: Mapping[type, str] = {str: "a text", dict: "an object {…}", list: "a list […]"}
 
 
@@ -276,12 +287,15 @@ def _check_form(text: Any, where: str) -> None:
         raise PlanError(f"{where} is {shown(text)}; a plan is an object with the keys {', '.join(_FORMS)}.")
     if text.get("format") != FORMAT:
         raise PlanError(f"{where} has format {shown(text.get('format'))}; this version reads {FORMAT!r}.")
+    known = {**_FORMS, **_OPTIONAL}
     for key in text:
-        if key not in _FORMS:
+        if key not in known:
             raise PlanError(
-                f"{where} has an unknown key {key[:60]!r}.{nearest(key, _FORMS)} Allowed: {', '.join(_FORMS)}."
+                f"{where} has an unknown key {key[:60]!r}.{nearest(key, known)} Allowed: {', '.join(known)}."
             )
-    for key, kind in _FORMS.items():
+    for key, kind in known.items():
+        if key in _OPTIONAL and key not in text:
+            continue
         if key not in text:
             raise PlanError(f"{where} is damaged: the key {key!r} is missing; write the plan again.")
         if not isinstance(text[key], kind):

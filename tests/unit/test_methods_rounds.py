@@ -19,11 +19,12 @@ from prunus.errors import BudgetError
 from prunus.experiments.workloads import Split
 from prunus.masks import top_masks
 from prunus.methods import fine_tuning
-from prunus.methods.fine_tuning import DECAY, ROUNDS, kept_after
+from prunus.methods.fine_tuning import ROUNDS
 from prunus.methods.masks_after_units import masks_left
 from prunus.methods.reduction import whole
 from prunus.methods.scored_units import unit_scores
 from prunus.methods.weights import maskable
+from prunus.training.schedules import DECAY, kept_after
 
 
 def mlp(*, frozen: bool = False) -> Analysis:

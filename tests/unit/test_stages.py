@@ -93,6 +93,27 @@ def test_units_in_rounds_never_come_back() -> None:
     assert "linear over 3 steps" in plan.settings["stages"][0]
 
 
+def test_a_schedule_trains_by_the_method_of_the_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(method: str) -> torch.Tensor:
+        stage = {"level": "units", "schedule": "linear", "steps": 4, "recover": {"steps": 1, "method": method}}
+        it = parent([stage], {"params": 0.5})
+        monkeypatch.setattr("prunus.pipeline.stages.recovered_", lambda task: None)
+        found: torch.Tensor = run_stages(it).model.get_parameter("head.weight")
+        return found
+
+    labels = trained("finetune")
+    assert torch.equal(labels, trained("autopilot"))
+    monkeypatch.setattr("prunus.pipeline.stages.finetune_", lambda *_, **__: pytest.fail("learned from labels alone"))
+    assert not torch.equal(labels, trained("distil"))
+    assert not torch.equal(labels, trained("blocks"))
+
+
+def test_a_schedule_cannot_train_by_a_method_without_steps() -> None:
+    it = parent([{"level": "units", "schedule": "linear", "steps": 4, "recover": {"steps": 1, "method": "refold"}}])
+    with pytest.raises(OptionError, match=r"stage 1 trains .* 'refold' takes no steps; allowed: blocks, distil"):
+        check_wanted(it.recipe)
+
+
 def test_bounds_hold_in_every_stage() -> None:
     def narrowest(bounds: dict[str, Any]) -> dict[str, int]:
         it = parent([{"level": "blocks", "kept": 0.8}, {"level": "units", "allocator": "global"}])

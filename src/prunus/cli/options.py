@@ -42,6 +42,10 @@ class PlanOptions:
     ] = None
     allocator: Annotated[str | None, typer.Option(help="Allocator that divides the budget among the axes.")] = None
     method: Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")] = None
+    method_option: Annotated[
+        list[str] | None,
+        typer.Option("--method-option", help="A setting of the method, such as threshold=0.01; repeat for several."),
+    ] = None
     search: Annotated[
         int | None,
         typer.Option(
@@ -51,6 +55,10 @@ class PlanOptions:
     ] = None
     judge: Annotated[
         str | None, typer.Option(help="A repair after which the plans of a search are judged, or none.")
+    ] = None
+    merge: Annotated[
+        bool | None,
+        typer.Option("--merge/--no-merge", help="Inputs that stay take over the share of those that go."),
     ] = None
     level: Annotated[
         list[str] | None, typer.Option("--level", help="What to prune: unit, weight; repeat for both.")
@@ -75,8 +83,10 @@ class PlanOptions:
             ("prune", "criterion"): self.criterion,
             ("prune", "allocator"): self.allocator,
             ("prune", "method"): self.method,
+            ("prune", "method_options"): method_options_of(self.method_option),
             ("prune", "search"): self.search,
             ("prune", "judge"): self.judge,
+            ("prune", "merge"): self.merge,
             ("prune", "levels"): self.level,
             ("opt_in",): self.opt_in,
             ("ignore",): self.ignore,
@@ -128,6 +138,28 @@ def budget_of(words: Sequence[str] | None) -> dict[str, Any] | None:
         if not isinstance(amounts, dict) or (layer or metric) in amounts:
             raise OptionError(f"--budget: {metric} is given twice; give it once.")
         amounts[layer if colon else metric] = _amount(value)
+    return found
+
+
+def method_options_of(words: Sequence[str] | None) -> dict[str, Any] | None:
+    """Turn ``["threshold=0.01", "per=part"]`` into the settings of a method; None stays None.
+
+    Raises:
+        OptionError: a word without ``=``, or a key that occurs twice.
+
+    Example:
+        >>> method_options_of(["threshold=0.01", "per=part"])
+        {'threshold': 0.01, 'per': 'part'}
+    """
+    if words is None:
+        return None
+    found: dict[str, Any] = {}
+    for word in words:
+        key, sign, value = (part.strip() for part in word.partition("="))
+        if not sign or not key or not value or key in found:
+            reason = f"{key} is given twice; give it once" if key in found else "allowed: KEY=VALUE, once a key"
+            raise OptionError(f"--method-option: got {word!r}; {reason}.")
+        found[key] = _amount(value)
     return found
 
 

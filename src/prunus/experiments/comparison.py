@@ -28,6 +28,8 @@ from prunus.methods import METHODS, Method
 from prunus.report.results import Environment, Results, Row, Skipped, named
 
 _FAILED = "failed with seed "
+_BY_HAND = {"criterion", "transfer"}
+"""Options without which a method is not whole, so that ``all`` leaves it out."""
 _LONGEST_FIRST = ("multi-scale", "smaller-dense", "layer-wise", "key-path", "modular")
 
 
@@ -191,8 +193,8 @@ def _failed(trial: Trial, run: Run, reason: str) -> Skipped:
 
 
 def named_methods() -> list[str]:
-    """Return the names behind ``all``: every method without options."""
-    return [name for name in METHODS.names() if not METHODS.get(name).options]
+    """Return the names behind ``all``: every method that is whole without options."""
+    return [name for name in METHODS.names() if not _BY_HAND & set(METHODS.get(name).options)]
 
 
 def _in_processes(trial: Trial, runs: list[Run]) -> Iterator[tuple[Run, Row | Skipped]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,7 +22,7 @@ from prunus.experiments.workloads import WORKLOADS, trained
 from prunus.foundation.progress import Progress, Silent
 from prunus.graph.call_form import CallForm, as_called
 from prunus.graph.capture import unwrap
-from prunus.graph.recorder import named_tensors
+from prunus.graph.weights_digest import weights_digest
 from prunus.outcome import train_
 from prunus.pipeline.request import Request
 
@@ -150,8 +149,10 @@ def request_of(recipe: Recipe) -> Request:
         judge=section.judge,
         stages=recipe.stages,
         damage=section.damage,
+        method_options=section.method_options,
         recover=recover,
         threads=recipe.compare.latency.threads,
+        merge=section.merge,
     )
 
 
@@ -207,13 +208,3 @@ def first_inputs(data: Splits, count: int) -> Any:
     if found is None:
         raise DataError("split 'test' is empty; at least 1 sample is needed.")
     return found[0]
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Return a short hash of all tensor values, by which a plan recognises its weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(named_tensors(model).items()):
-        digest.update(name.encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    return digest.hexdigest()[:16]

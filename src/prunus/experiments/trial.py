@@ -121,7 +121,8 @@ def _timed(run: Trial, method: Method, kept: float) -> tuple[Learned, float]:
     elif not options.steps or run.recipe.recover.minutes is not None:
         raise BudgetError("prunes while it trains, with the steps of recover; give recover.steps, at least 1")
     else:
-        learned = method.teach(run.analysis, run.analysis.limits(kept), Lesson(run.data.train, options, run.seed))
+        lesson = Lesson(run.data.train, options, run.seed, recover=run.recipe.recover)
+        learned = method.teach(run.analysis, run.analysis.limits(kept), lesson)
     return learned, time.perf_counter() - started
 
 

@@ -17,6 +17,7 @@ from prunus.graph.capture import unwrap
 from prunus.graph.recorder import Recorder, named_tensors
 from prunus.plans import Plan
 from prunus.surgery.copy_module import deep_copy
+from prunus.surgery.merging import with_merges, without_merges
 
 FILLS = ("original", "zero")
 
@@ -33,6 +34,7 @@ def undo(
     """Return a copy of ``model`` in which everything the plan kept has the values of the cut model.
 
     W′[kept] = small;  W′[removed] = W[removed] or 0. Masked weights count as removed while they are zero.
+    Where removed inputs had passed their share on (merges), the original's inputs take it back.
 
     Args:
         small: the cut model, trained since or not, or its state dict; or an outcome, which knows the other two.
@@ -71,6 +73,8 @@ def undo(
     aliases, fleeting = Recorder(model).aliases, fleeting_names(model)
     _check_plan(plan, model)
     memo: dict[int, Any] = {}
+    originals = {name: tensor.detach() for name, tensor in named_tensors(model).items()}
+    shared = {n: v for n, v in with_merges(originals, plan).items() if v is not originals[n] and fill == "original"}
     for name, tensor in named_tensors(model).items():
         if id(tensor) in memo:
             continue
@@ -82,7 +86,10 @@ def undo(
             continue
         if value is None:
             raise PlanError(f"The cut model has no tensor {name!r}; give the model that this plan made.")
-        whole = _widened(name, tensor.detach(), value.detach(), plan.keep.get(canonical, {}), fill)
+        start = shared.get(canonical, tensor.detach())
+        whole = _widened(name, start, value.detach(), plan.keep.get(canonical, {}), fill)
+        if canonical in shared:  # the inputs come back, so those that stayed give their shares back
+            whole = without_merges({canonical: whole}, originals, plan)[canonical]
         memo[id(tensor)] = _like(tensor, _unmasked(whole, tensor.detach(), plan.masks.get(canonical), fill))
     whole_model = deep_copy(model, memo)
     if fill == "zero" and plan.drops:

@@ -18,6 +18,7 @@ class Defaults:
         repair: how the kept weights are refitted where there are data.
         search: the number of plans around the allocator's that are compared by their true loss.
         judge: a repair after which the plans of a search are judged.
+        merge: None: inputs that stay take over the share of those that go where the method says so.
         damage: whether the damage of every decision is measured.
         threads: intra-op threads while ops are timed for a budget in milliseconds.
         seed: the seed of all random numbers.
@@ -33,6 +34,7 @@ class Defaults:
     repair: str = "auto"
     search: int = 0
     judge: str = "none"
+    merge: bool | None = None
     damage: bool = False
     threads: int = 1
     seed: int = 0

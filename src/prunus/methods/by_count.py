@@ -355,7 +355,7 @@ def _number(amount: Any) -> float | int:
 
 def _scored(chosen: Method, criterion: str) -> dict[str, Any]:
     """Return the entry of the criterion in a plan's settings, where it is an option of the method."""
-    return {"criterion": criterion} if chosen.options else {}
+    return {"criterion": criterion} if "criterion" in chosen.options else {}
 
 
 def _counted(kind: str, kept: int, total: int) -> dict[str, Any]:

@@ -17,32 +17,13 @@ from prunus.methods.reduction import whole
 from prunus.methods.scored_units import unit_scores
 from prunus.plans import Decision, Plan
 from prunus.training import TrainingOptions, finetune_
+from prunus.training.schedules import kept_after
 
-DECAY = 0.9
 ROUNDS = 5
 STEPS = 20
 """Training steps between two rounds."""
 LEARNING_RATE = 1e-3
 _BATCH = 32
-_HALVINGS = 60
-
-
-def kept_after(kept: float, rounds: int = ROUNDS) -> tuple[float, ...]:
-    """Return the share of the parameters that is left after each round; the last is ``kept``.
-
-    Round r removes the share p_r = p_0·0.9^r of the remaining parameters, with p_0 such that Π_r (1 − p_r) = kept.
-
-    Example:
-        >>> [round(share, 3) for share in kept_after(0.5, 3)]
-        [0.774, 0.617, 0.5]
-    """
-    decays = DECAY ** np.arange(rounds)
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if float(np.prod(1 - middle * decays)) > kept else (low, middle)
-    shares = np.cumprod(1 - low * decays)
-    return (*(float(share) for share in shares[:-1]), kept)
 
 
 @method("fine-tuning-pruning", "hierarchical", "prune, fine-tune, score again, in rounds whose rate decays by 0.9")
@@ -72,7 +53,7 @@ def fine_tuning_pruning(analysis: Analysis, limits: Limits) -> Plan:
     analysis.fit(scores, limits[0])  # Raises before any training if the budget is out of reach.
     model, masks = masked_copy(reduction, keep)
     analysis.progress.start("fine-tuning pruning", ROUNDS)
-    for number, share in enumerate(kept_after(analysis.kept(limits[0]))):
+    for number, share in enumerate(kept_after(analysis.kept(limits[0]), ROUNDS)):
         if number:
             _train_(model, masks, analysis, number)
             statistics = activation_statistics(

@@ -18,6 +18,7 @@ from prunus.graph.ir import Node, Ref
 from prunus.graph.program_by_shape import ProgramsByShape, ops_of
 from prunus.methods.reduction import tensors_of
 from prunus.plans import Plan
+from prunus.surgery.merging import with_merges
 from prunus.surgery.proving.verify import masked_tensors, reference_overrides
 
 
@@ -45,7 +46,8 @@ class Replay:
         Raises:
             DataError: no batches, or batches of another program than the captured one.
         """
-        masked = masked_tensors(self._tensors, self.analysis.coupling, plan)
+        merged = with_merges(self._tensors, plan)
+        masked = masked_tensors(merged, self.analysis.coupling, plan)
         total = count = 0.0
         for coupling, inputs, targets in self._batches(data):
             with torch.no_grad():

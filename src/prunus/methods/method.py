@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
@@ -14,6 +14,7 @@ from prunus.data.batches import DataSource
 from prunus.foundation.registry import Registry
 from prunus.masks import Window
 from prunus.plans import Plan
+from prunus.recovery import RecoveryOptions
 from prunus.training.options import TrainingOptions
 
 Level = Literal["weight", "neuron", "structure", "hierarchical", "baseline"]
@@ -24,11 +25,19 @@ Planning = Callable[..., Plan]
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """The training of a method that prunes while it trains: the same with which the other methods recover."""
+    """The training of a method that prunes while it trains: the same with which the other methods recover.
+
+    Attributes:
+        data, options, seed: what is learned from, and how.
+        settings: the options of the method itself, such as ``{"threshold": 0.01}``.
+        recover: how the other methods recover; with its method ``distil`` the dense network teaches here too.
+    """
 
     data: DataSource
     options: TrainingOptions
     seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    recover: RecoveryOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,7 @@ class Method:
         scored_by: the criterion of these parts, where it is not an option.
         window: the window of weights, where it counts windows.
         options: keyword arguments of ``plan`` beside these two, such as ``criterion`` and ``allocator``.
+        merges: inputs that stay take over the share of those that go, unless the request says otherwise.
         joint: it meets several limits at once; for other methods the planner lowers the first limit until all hold.
         only_kept: the kept shares for which it is defined; None means all.
         fresh_weights: the cut network starts from new weights and is trained as long as the dense one was.
@@ -80,6 +90,7 @@ class Method:
     window: Window | None = None
     options: tuple[str, ...] = ()
     joint: bool = False
+    merges: bool = False
 
 
 METHODS: Registry[Method] = Registry("method", kind=Method)

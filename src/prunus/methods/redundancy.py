@@ -20,7 +20,9 @@ ALIKE = 0.9
 """Least linear CKA of the outputs of two blocks that count as redundant."""
 
 
-@method("redundancy", "structure", "drop blocks whose outputs align with a sibling's, then units like another")
+@method(
+    "redundancy", "structure", "drop blocks whose outputs align with a sibling's, then units like another", merges=True
+)
 def redundancy(analysis: Analysis, limits: Limits) -> Plan:
     """Remove blocks and units that are similar to others, the most similar first.
 

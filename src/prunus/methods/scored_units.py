@@ -64,7 +64,7 @@ def _by(criterion: str) -> Planning:
     return plan
 
 
-def _unit_method(criterion: str, description: str, name: str = "") -> Planning:
+def _unit_method(criterion: str, description: str, name: str = "", *, merges: bool = False) -> Planning:
     """Enrol a method that removes the units of lowest score, with the same share of every axis.
 
     It has the name of its criterion, unless ``name`` gives another where that one is taken by a method of weights or
@@ -82,6 +82,7 @@ def _unit_method(criterion: str, description: str, name: str = "") -> Planning:
         joint=True,
         counts="units",
         scored_by=criterion,
+        merges=merges,
     )
     METHODS.register(name)(made)
     return made.plan
@@ -97,7 +98,9 @@ _unit_method("mean-activation", "remove the units with the least mean |a|")
 _unit_method("apoz", "remove the units whose output is zero most often (APoZ)")
 _unit_method("wanda", "remove the units of which least is read, Σ |w|·‖x‖", "units-wanda")
 _unit_method("snip", "remove the units of least Σ |w·E[g]|", "units-snip")
-_unit_method("redundancy", "remove the units whose output correlates most with another's", "units-redundancy")
+_unit_method(
+    "redundancy", "remove the units whose output correlates most with another's", "units-redundancy", merges=True
+)
 _unit_method("taylor", "remove the units of least (Σ w·E[g])², the mean over all data")
 _unit_method("taylor-sample", "remove the units of least E[(∂ℓ/∂γ)²], squared for each sample")
 _unit_method("taylor-batch", "remove the units of least E[(∂ℓ/∂γ)²], squared for each batch")

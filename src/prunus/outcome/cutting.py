@@ -17,9 +17,10 @@ from prunus.surgery.record import Surgery
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A cut network, the record of its surgery, and the proof; ``check`` is None where no proof was requested."""
+    """A cut network, its plan, the record of its surgery, and the proof; ``check`` is None where none was requested."""
 
     model: nn.Module
+    plan: Plan
     surgery: Surgery
     check: Check | None
 
@@ -54,4 +55,4 @@ def cut_proved(
         # A forward could not be kept under this plan after all: it is rewritten, and the result names it.
         bare = couple(coupling.graph, **coupling.options)
         return cut_proved(model, bare, plan, example_inputs, seed=seed, prove=prove)
-    return Cut(small, surgery, check)
+    return Cut(small, plan, surgery, check)

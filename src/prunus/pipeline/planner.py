@@ -18,6 +18,7 @@ from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.measurement.energy import find_meter
 from prunus.methods.by_count import plan_by_count
 from prunus.methods.by_criterion import UNITS, check_removable, stored_scores
+from prunus.methods.merging import merged
 from prunus.outcome import recovery_of
 from prunus.pipeline.damage import measure_damage, with_damage
 from prunus.pipeline.max_drop import check_drop, smallest_within, with_drop
@@ -71,6 +72,8 @@ def planned(analysis: Analysis, request: Request) -> Planned:
     """
     if not request.stages:
         recovery_of(request.recover, has_data=analysis.has_data)
+    if request.merge and not analysis.has_data:
+        raise OptionError("merge is True, which fits shares on data, and there are none; give data, or merge=False.")
     if ENERGY in request.budget:
         find_meter(device_of(analysis.model))
     bounded = analysis.bounded(request.bounds)
@@ -78,7 +81,8 @@ def planned(analysis: Analysis, request: Request) -> Planned:
         staged = run_stages(bounded, request)
         return Planned(_finished(staged.plan, analysis, request, {}), staged.model)
     try:
-        return Planned(_with_whole_heads(bounded, request) if request.count is None else _by_count(bounded, request))
+        found = _with_whole_heads(bounded, request) if request.count is None else _by_count(bounded, request)
+        return Planned(_merged(bounded, request, found))
     except DataError as error:
         if not analysis.parts:
             raise
@@ -86,6 +90,12 @@ def planned(analysis: Analysis, request: Request) -> Planned:
             f"method {request.planner.name!r} runs data through the captured program, and the model was captured in "
             f"parts ({', '.join(analysis.parts)}): {str(error).rstrip('.')}. Use criterion magnitude or taylor."
         ) from error
+
+
+def _merged(analysis: Analysis, request: Request, plan: Plan) -> Plan:
+    """Let the inputs of layers that stay take over the share of those that go, if the request or its method says so."""
+    able = analysis.has_data and not analysis.parts
+    return merged(analysis.for_plan(plan), plan) if request.merge or (request.merges and able) else plan
 
 
 def _by_count(analysis: Analysis, request: Request) -> Plan:

@@ -43,11 +43,13 @@ def prune(
     judge: str = DEFAULTS.judge,
     stages: Iterable[Mapping[str, Any]] = (),
     damage: bool = DEFAULTS.damage,
+    merge: bool | None = DEFAULTS.merge,
     held_out: Any = None,
     loss: str | LossFunction = DEFAULTS.loss,
     threads: int = DEFAULTS.threads,
     forward: str = DEFAULTS.forward,
     config_ties: bool = DEFAULTS.config_ties,
+    method_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Return a smaller network that provably computes what the masked original computes.
@@ -101,6 +103,8 @@ def prune(
         judge: a repair after which the plans of a search are judged.
         stages: levels and recoveries under one budget, each on the result of the one before, such as
             ``[{"level": "blocks", "kept": 0.8}, {"level": "units"}]``; see `docs/training.md`.
+        merge: True adds to the weights that stay the least-squares share of the inputs that go, fitted on ``data``
+            without labels; False only drops; None merges with method ``redundancy`` and ``redundant-weights``.
         damage: measure the damage of every decision alone, and of all together.
         held_out: data on which methods compare candidates, and which decide on a recovery; by default a tenth
             of ``data``.
@@ -111,6 +115,8 @@ def prune(
             rewritten forward takes only calls like the example.
         config_ties: for a Hugging Face model, cut to one size per entry of its config in all layers, so that the
             folder that ``save(…, format="huggingface")`` writes loads without prunus.
+        method_options: the settings of a method that prunes while it trains, such as ``{"threshold": 0.01}`` for
+            ``gradient-threshold-moving``; `docs/training.md` lists them.
         progress: reports every long step.
 
     ``prune(model, x, budget=b, …)`` is ``a = prunus.analyse(model, x, …); prunus.realise(a, a.plan(b, …), …)``.
@@ -122,7 +128,20 @@ def prune(
         VerifyError: the cut model differs; nothing is returned.
     """
     request = Request(
-        budget, method, criterion, allocator, levels, bounds, search, judge, _stages(stages), damage, recover, threads
+        budget,
+        method,
+        criterion,
+        allocator,
+        levels,
+        bounds,
+        search,
+        judge,
+        _stages(stages),
+        damage,
+        recover,
+        threads,
+        merge,
+        {} if method_options is None else method_options,
     )
     check_stages(request)
     check_repair(repair)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,6 +67,8 @@ class Request:
     damage: bool = DEFAULTS.damage
     recover: Recover = None
     threads: int = DEFAULTS.threads
+    merge: bool | None = DEFAULTS.merge
+    method_options: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(budget: Budget, options: Mapping[str, Any]) -> Request:
@@ -99,6 +101,7 @@ class Request:
         check_count("search", self.search, 0)
         check_count("threads", self.threads)
         truth("damage", self.damage)
+        self._check_merge()
         self._check_judge()
         chosen = self.planner
         self._check_options(chosen)
@@ -114,6 +117,11 @@ class Request:
             return METHODS.get(self.method)
         kind = next((kind for kind in KINDS if kind in self.budget), None)
         return METHODS.get(_BY_LEVELS[frozenset(self.levels)] if kind is None else _BY_COUNT[kind])
+
+    @property
+    def merges(self) -> bool:
+        """Whether inputs that stay take over the share of those that go, where there are data."""
+        return self.planner.merges if self.merge is None else self.merge
 
     @property
     def count(self) -> Count | None:
@@ -162,6 +170,14 @@ class Request:
                 "search=8, or leave judge out."
             )
 
+    def _check_merge(self) -> None:
+        if self.merge is None:
+            return
+        truth("merge", self.merge)
+        if self.merge and (self.stages or self.planner.teach is not None or self.planner.fresh_weights):
+            what = "stages, which train" if self.stages else f"method {self.planner.name!r}, which trains"
+            raise OptionError(f"merge is True beside {what} weights of its own; leave merge out.")
+
     def _check_bounds(self, chosen: Method) -> None:
         """Refuse invalid limits, and limits of widths where only weights are masked."""
         given = bounds_of(self.bounds) if self.bounds is not None else {}
@@ -174,7 +190,14 @@ class Request:
 
     def _check_options(self, chosen: Method) -> None:
         """Refuse options that the method does not take."""
-        silent = {"criterion": None, "allocator": None, "search": 0, "judge": "none"}
+        _check_method_options(self.method_options)
+        silent: dict[str, Any] = {
+            "criterion": None,
+            "allocator": None,
+            "search": 0,
+            "judge": "none",
+            "method_options": {},
+        }
         for name, nothing in silent.items():
             value = getattr(self, name)
             if value != nothing and name not in chosen.options and not self.stages:
@@ -183,9 +206,10 @@ class Request:
                         f"search (got {value}) starts from an allocator's plan, and method {chosen.name!r} makes its "
                         "own plan; remove search or method."
                     )
+                others = "'incremental' or another that trains" if name == "method_options" else "'units' or 'weights'"
                 raise OptionError(
                     f"method {chosen.name!r} takes no {name} (got {value!r}); remove {name} or method, or use method "
-                    "'units' or 'weights'."
+                    f"{others}."
                 )
         if self.method is not None and tuple(self.levels) != DEFAULTS.levels:
             raise OptionError(
@@ -264,14 +288,18 @@ class Request:
         found: dict[str, Any] = {"budget": plain(self.budget)}
         if self.method is not None:
             found["method"] = self.method
-        if self.planner.options:
+        if "criterion" in self.planner.options:
             found["criterion"] = None if self.criterion is None else criterion_name(self.criterion)
             counted = self.planner.counts if self.count is not None else ""
             found["levels"] = [_LEVEL_OF[counted]] if counted in _LEVEL_OF else list(self.levels)
         if self.allocator is not None:
             found["allocator"] = title_of(self.allocator)
+        if self.merge is not None:
+            found["merge"] = self.merge
         if self.bounds:
             found["bounds"] = plain_bounds(self.bounds)
+        if self.method_options:
+            found["method_options"] = dict(self.method_options)
         return found
 
 
@@ -279,6 +307,11 @@ def _check_levels(levels: Sequence[str]) -> None:
     listed = isinstance(levels, Sequence) and not isinstance(levels, str)
     if not listed or not levels or any(x not in LEVELS for x in levels) or len(set(levels)) < len(levels):
         raise OptionError(f"levels is {levels!r}; allowed: a tuple of {', '.join(LEVELS)}, each once at most.")
+
+
+def _check_method_options(given: Any) -> None:
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise OptionError(f"method_options is {given!r}; allowed: a mapping such as {{'threshold': 0.01}}.")
 
 
 def _check_budget(budget: Any) -> None:

@@ -33,7 +33,13 @@ TOLERANCE = 1e-6
 
 
 @in_ordinary_mode
-def shrink(model: nn.Module, example_inputs: Any, *, forward: str = DEFAULTS.forward) -> Outcome:
+def shrink(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    forward: str = DEFAULTS.forward,
+    config_ties: bool = DEFAULTS.config_ties,
+) -> Outcome:
     """Remove the structure that zeros have made dead; the network computes the same and is smaller.
 
     f_small(x) = f(x) for every x: a unit is removed if the zeros show that no output can depend on it (all weights that
@@ -51,6 +57,8 @@ def shrink(model: nn.Module, example_inputs: Any, *, forward: str = DEFAULTS.for
         example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
         forward: ``rewrite`` removes every dead unit; ``keep``, as in `prunus.prune`, leaves forwards as they
             are, and keeps dead units on axes that their code fixes.
+        config_ties: for a Hugging Face model, remove as many units in every layer as all layers can lose, so that the
+            folder that is saved loads without prunus, as in `prunus.prune`.
 
     Returns:
         As `prune`; besides the proof of the cut, the outputs on the example inputs are equal to those of
@@ -71,7 +79,7 @@ def shrink(model: nn.Module, example_inputs: Any, *, forward: str = DEFAULTS.for
     model = unwrap(model)
     check_weights(model)
     plain = _without_masks(model)
-    analysis = analyse(plain, example_inputs, forward=forward)
+    analysis = analyse(plain, example_inputs, forward=forward, config_ties=config_ties)
     live = live_units(analysis.coupling, named_tensors(analysis.model))
     keep = _kept(analysis.coupling, live)
     decisions = [
@@ -87,7 +95,8 @@ def shrink(model: nn.Module, example_inputs: Any, *, forward: str = DEFAULTS.for
             f"each of the {sum(map(len, live.values())):,} units. A unit goes when all weights and biases that write "
             f"it are zero (those of a norm behind it too), or all that read it; to remove more, use prunus.prune{more}"
         )
-    plan = make_plan(analysis.coupling, keep, decisions=decisions, settings={"method": "shrink"})
+    settings = {"method": "shrink", **({"config_ties": True} if config_ties else {})}
+    plan = make_plan(analysis.coupling, keep, decisions=decisions, settings=settings)
     found = realise(analysis, plan, repair=None)
     _check_same(model, found.model, example_inputs)
     return found

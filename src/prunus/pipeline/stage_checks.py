@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prunus.analysis import Analysis
 from prunus.budget import METRICS, Limit, parse_budget
 from prunus.budget.limits import LATENCY
 from prunus.errors import OptionError
 from prunus.pipeline.memory_budget import limits_of
 from prunus.pipeline.request import Request
+from prunus.recovery import RECOVERY_METHODS, RecoveryOptions
+from prunus.recovery.method_names import AUTOPILOT
+from prunus.recovery.options import whole_recovery
+
+if TYPE_CHECKING:
+    from prunus.pipeline.stage import Stage
 
 _OWN = {
     "criterion": (None, "name the criterion in each stage of units"),
@@ -30,6 +38,23 @@ def check_stages(request: Request) -> None:
         value = getattr(request, key)
         if value != nothing:
             raise OptionError(f"prune.{key} is {value!r}, which does not reach into stages; {instead}.")
+    for number, stage in enumerate(request.stages, 1):
+        if stage.steps:
+            _check_trains(number, round_recovery(stage, request).method)
+
+
+def round_recovery(stage: Stage, request: Request) -> RecoveryOptions:
+    """Return the options by which a stage with a schedule trains between its rounds: its own, over the request's."""
+    return whole_recovery(request.recover) if stage.recover is None else stage.recover.over(request.recover)
+
+
+def _check_trains(number: int, method: str) -> None:
+    if method != AUTOPILOT and not RECOVERY_METHODS.get(method).trained:
+        able = [name for name in RECOVERY_METHODS.names() if RECOVERY_METHODS.get(name).trained]
+        raise OptionError(
+            f"stage {number} trains between its rounds by recover.method, and {method!r} takes no steps; allowed: "
+            f"{', '.join(able)}, autopilot."
+        )
 
 
 def check_to_apply(request: Request) -> None:

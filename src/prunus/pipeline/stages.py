@@ -16,15 +16,15 @@ from prunus.errors import BudgetError, OptionError
 from prunus.exporters import undo
 from prunus.methods.reduction import whole
 from prunus.pipeline.request import Request
-from prunus.pipeline.stage_checks import stage_budget
+from prunus.pipeline.stage_checks import round_recovery, stage_budget
 from prunus.pipeline.stage_levels import LEVELS
 from prunus.pipeline.stage_state import State
 from prunus.plans import Plan
-from prunus.recovery import RecoveryTask, recovered_
-from prunus.recovery.options import whole_recovery
+from prunus.recovery import RECOVERY_METHODS, RecoveryOptions, RecoveryTask, recovered_
+from prunus.recovery.method_names import AUTOPILOT
 from prunus.surgery.cut import cut_with_record
 from prunus.surgery.tensors import sliced_masks
-from prunus.training import TrainingOptions, finetune_
+from prunus.training import finetune_
 from prunus.training.schedules import kept_at
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ def run_stages(analysis: Analysis, request: Request) -> Staged:
     for index, stage in enumerate(request.stages):
         before = state.spent()
         goal = _goal(request.stages[index:], before, limit.value)
-        state = _gradual(state, stage, before, goal, request) if stage.steps else _pruned(state, stage, goal)
+        if stage.steps:
+            state = _gradual(state, dense.model, stage, before, goal, request)
+        else:
+            state = _pruned(state, stage, goal)
         lines.append(_line(index + 1, stage, before, state.spent(), limit.metric))
         if stage.recover is not None:
             state = _recovered(state, dense.model, stage, request)
@@ -102,40 +105,51 @@ def _pruned(state: State, stage: Stage, goal: int) -> State:
     return LEVELS[stage.level](state, stage, Limit(state.analysis.metric, goal))
 
 
-def _gradual(state: State, stage: Stage, before: int, goal: int, request: Request) -> State:
+def _gradual(state: State, dense: nn.Module, stage: Stage, before: int, goal: int, request: Request) -> State:
     """Prune to a goal along a schedule, in rounds with training between; the last third trains at the final level."""
     steps = stage.steps or 0
     rounds = min(ROUNDS, steps)
-    training = _training(request)
+    training = round_recovery(stage, request)
     for number in range(1, rounds + 1):
         last = number == rounds
         level = goal if last else int(before * kept_at(str(stage.schedule), number / rounds, goal / before))
         state = _pruned(state, stage, max(goal, level))
         taken = steps * number // rounds - steps * (number - 1) // rounds
         options = replace(training, steps=taken, schedule="cosine" if last else "constant")
-        state = _trained(state, options, number)
+        state = _trained(state, dense, options, number)
     return state
 
 
-def _training(request: Request) -> TrainingOptions:
-    """Return the training options of stages: those of the request's recovery, else the defaults."""
-    return whole_recovery(request.recover).options()
-
-
-def _trained(state: State, options: TrainingOptions, number: int) -> State:
-    plan, small = _cut(state)
-    masks, seed = sliced_masks(plan) or None, state.analysis.seed + number
-    finetune_(small, _learning(state.analysis)[0], options, masks=masks, seed=seed)
-    return state.with_weights(undo(small, plan, state.analysis.model))
+def _trained(state: State, dense: nn.Module, options: RecoveryOptions, number: int) -> State:
+    """Train for a round by the method of the recovery; the autopilot, which compares methods, learns from labels."""
+    task = _task(state, dense, options, number)
+    if options.method in (AUTOPILOT, "finetune"):
+        finetune_(task.model, task.train, options.options(), masks=task.masks or None, seed=task.seed)
+    else:
+        method = RECOVERY_METHODS.get(options.method)
+        if reason := method.unfit(task):
+            raise OptionError(
+                f"recover.method {options.method!r} cannot train between the rounds of a stage: {reason}."
+            )
+        if number == 1:
+            task.check()
+        method.run(task, options.options(), lambda done, steps: None)
+    return state.with_weights(undo(task.model, state.plan(), state.analysis.model))
 
 
 def _recovered(state: State, dense: nn.Module, stage: Stage, request: Request) -> State:
     assert stage.recover is not None
-    options = stage.recover.over(request.recover)
+    task = _task(state, dense, stage.recover.over(request.recover))
+    recovered_(task)
+    return state.with_weights(undo(task.model, state.plan(), state.analysis.model))
+
+
+def _task(state: State, dense: nn.Module, options: RecoveryOptions, number: int = 0) -> RecoveryTask:
+    """Return the recovery of the network as it is cut so far, with the dense network as teacher."""
     plan, small = _cut(state)
     analysis = state.analysis
     train, deciding = _learning(analysis)
-    task = RecoveryTask(
+    return RecoveryTask(
         small,
         dense,
         train,
@@ -145,10 +159,8 @@ def _recovered(state: State, dense: nn.Module, stage: Stage, request: Request) -
         plan,
         analysis.coupling,
         analysis.example_inputs,
-        analysis.seed,
+        analysis.seed + number,
     )
-    recovered_(task)
-    return state.with_weights(undo(small, plan, analysis.model))
 
 
 def _learning(analysis: Analysis) -> tuple[DataSource, DataSource]:

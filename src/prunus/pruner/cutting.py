@@ -9,9 +9,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from prunus.exporters import update_config_
+from prunus.errors import OptionError, UsageError
 from prunus.foundation.interrupted import uninterrupted
 from prunus.outcome import Cut, cut_proved
 from prunus.plans import Plan
+from prunus.pruner.options import PrunerOptions
 from prunus.pruner.structure import Structure
 from prunus.surgery.averaged_copy import carry_like
 from prunus.surgery.optimizer import carry_optimizer
@@ -45,10 +48,13 @@ def transplant_(
 
     Raises:
         UsageError: the optimizer's state cannot follow, or an average is no copy of the network.
+        ModelError: ``config_ties``, and the forward reads a number of the config that it needs as it was.
         VerifyError: the cut network differs.
     """
     cut = cut_proved(model, structure.coupling, plan, structure.example_inputs, prove=prove)
     small = cut.model
+    if structure.analysis.config_ties:
+        update_config_(cut, structure.example_inputs)
     carried = carry_optimizer(optimizer, model, small, plan) if optimizer is not None else None
     copies = [carry_like(average, small, plan, model) for average in averages]
     with uninterrupted():  # network, optimizer and averages change together, or not at all
@@ -58,6 +64,41 @@ def transplant_(
             become_(average, copy)
         become_(model, small)
     return replace(cut, model=model)
+
+
+def check_cut(options: PrunerOptions, structural: bool, parallel: bool) -> None:
+    """Refuse a final cut where only weights are masked, or inside DistributedDataParallel.
+
+    Raises:
+        OptionError: the method masks weights.
+        UsageError: the network is wrapped.
+    """
+    if options.config_ties and not structural:
+        raise OptionError(
+            f"config_ties is on, but method {options.method!r} masks weights only, and a config says nothing of them; "
+            "leave it out, or choose a method for units."
+        )
+    if options.cut == "never":
+        return
+    if not structural:
+        raise OptionError(
+            f"cut is {options.cut!r}, but method {options.method!r} masks weights only; allowed: 'never'. Choose a "
+            "method for units, or shrink the network afterwards."
+        )
+    check_alone(parallel)
+
+
+def check_alone(parallel: bool) -> None:
+    """Refuse a cut inside DistributedDataParallel.
+
+    Raises:
+        UsageError: the network is wrapped.
+    """
+    if parallel:
+        raise UsageError(
+            "a network inside DistributedDataParallel cannot be cut while it trains: its buckets hold the old weights. "
+            "Use cut='never'; after train_end, cut the bare network by pruner.plan() and wrap it anew."
+        )
 
 
 def become_(module: nn.Module, other: nn.Module) -> None:

@@ -17,6 +17,7 @@ from prunus.foundation.progress import Progress, Silent
 from prunus.graph.capture import unwrap
 from prunus.pruner.log_sinks import Log
 from prunus.pruner.pruner import Pruner
+from prunus.pruner.teacher import Taught
 from prunus.pruner.training_state import (
     Checkpoints,
     Run,
@@ -26,7 +27,9 @@ from prunus.pruner.training_state import (
     random_states,
     set_random_states,
 )
+from prunus.recovery.task import first_batch
 from prunus.training.loop import StepHooks, TrainingLoop, TrainingReport, in_train_mode, optimizer_of
+from prunus.training.losses import name_of
 from prunus.training.objective import Labels, Objective
 from prunus.training.options import TrainingOptions
 from prunus.training.order import Order
@@ -55,15 +58,16 @@ def train_pruning_(
         options: steps, rate, optimizer, loss, schedule.
         pruner: the pruner of this model; None only trains.
         seed: the seed of the batch order and of all random numbers; the caller's random state is restored.
-        objective: minimised in place of ``options.loss``.
+        objective: minimised in place of ``options.loss``, or of the loss with the pruner's teacher.
         checkpoints: the file to store to and to resume from; None stores nothing.
         progress: a task "train" is advanced with every step.
         log: called with ("train/loss", loss, step) after each step.
 
     Raises:
-        OptionError: nothing to train, a checkpoint of another training, a checkpoint that cannot be written, or
-            checkpoints of a network that is cut while it trains.
+        OptionError: nothing to train, a checkpoint of another training, a checkpoint that cannot be written,
+            checkpoints of a network that is cut while it trains, or a teacher with another loss of labels.
         UsageError: as `Pruner.train_begin`.
+        ModelError: a teacher that does not fit the model.
         DataError: no batches, or targets that do not fit the loss.
         OutcomeError: the loss is NaN or infinite.
     """
@@ -72,12 +76,14 @@ def train_pruning_(
             f"cut is {pruner.options.cut!r} and checkpoints are on: a cut network does not fit the model a later "
             "process builds. Use cut='never', and pruner.cut_() after the training."
         )
-    objective = objective or Labels(options.loss)
+    objective = objective or _objective(pruner, options)
     started, bare = time.perf_counter(), unwrap(model)
     optimizer = optimizer_of(bare, objective, options)
     order = Order(data, options.batch_size, seed, at_epoch=lambda: run.epoch_begins())
     run = Run(bare, optimizer, objective, order, pruner, [])
     with _as_found(bare, pruner):
+        if pruner is not None and pruner.teacher is not None:
+            pruner.teacher.check(bare, first_batch(data, bare)[0])
         _seed(seed)
         identity = identity_of(bare, data, options, pruner, objective, seed)
         state = found_state(checkpoints, identity) if checkpoints else None
@@ -101,6 +107,17 @@ def train_pruning_(
         if pruner is not None:
             pruner.train_end()
     return TrainingReport.of(run.losses, time.perf_counter() - started)
+
+
+def _objective(pruner: Pruner | None, options: TrainingOptions) -> Objective:
+    if pruner is None or pruner.teacher is None:
+        return Labels(options.loss)
+    if pruner.teacher.options.loss != options.loss:
+        raise OptionError(
+            f"the training minimises {name_of(options.loss)!r}, and the pruner's loss of labels is "
+            f"{name_of(pruner.teacher.options.loss)!r}; give Pruner(labels_loss=…) the same."
+        )
+    return Taught(pruner.teacher)
 
 
 def _hooks(pruner: Pruner | None) -> StepHooks:

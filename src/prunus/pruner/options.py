@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from prunus.analysis.analyse import check_config_ties
 from prunus.budget import ALLOCATORS
 from prunus.budget.limits import LATENCY, METRICS
 from prunus.criteria import CriterionLike, canonical, criterion_name
 from prunus.data.batches import check_count
 from prunus.errors import OptionError, nearest
+from prunus.foundation.defaults import DEFAULTS
 from prunus.training.schedules import KEPT_SCHEDULES, RAMP, check_fraction, kept_at
 
 CUTS = ("never", "final")
@@ -26,8 +28,7 @@ class PrunerOptions:
 
     Attributes:
         kept: the share left in the end: of the prunable weights, or of ``metric`` where units or branches are removed.
-        method: a name of STRATEGIES: gradual, dynamic-threshold, adaptive, rigl, granet, movement, units, group-lasso,
-            growing-regularisation, key-path.
+        method: a name of STRATEGIES, such as gradual, gradient-threshold, units or key-path.
         schedule: a name of KEPT_SCHEDULES; None takes the method's own, cubic for most.
         every: steps between two changes of the masks; None makes about twenty changes.
         begin_step: the first step that may prune.
@@ -40,6 +41,8 @@ class PrunerOptions:
         ignore: globs of parameters or modules that stay whole.
         cut: "final" removes units and branches for good, with the optimizer, once the final level is reached;
             "never" leaves them at zero.
+        config_ties: for a Hugging Face model: remove units so that its config alone describes the cut network, which
+            then gets the new numbers, as in `prunus.prune`.
         settings: the settings of the method, by name.
         seed: the seed of criteria that draw random numbers.
 
@@ -59,6 +62,7 @@ class PrunerOptions:
     allocator: str = "uniform"
     ignore: tuple[str, ...] = ()
     cut: str = "never"
+    config_ties: bool = DEFAULTS.config_ties
     settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
 
@@ -76,13 +80,18 @@ class PrunerOptions:
         ALLOCATORS.get(self.allocator)
         _check_member("metric", self.metric, [metric for metric in METRICS if metric != LATENCY])
         _check_member("cut", self.cut, CUTS)
+        check_config_ties(self.config_ties, "keep")
         if not isinstance(self.ignore, tuple) or not all(isinstance(pattern, str) for pattern in self.ignore):
             raise OptionError(f"ignore is {self.ignore!r}; allowed: a tuple of globs such as ('head.*',).")
         if not isinstance(self.settings, Mapping):
             raise OptionError(f"settings is {self.settings!r}; allowed: a mapping such as {{'fraction': 0.3}}.")
 
-    def window(self, total_steps: int) -> tuple[int, int, int]:
+    def window(self, total_steps: int, changes: int = UPDATES) -> tuple[int, int, int]:
         """Return (first step, step of the final level, steps between changes) in a training of so many steps.
+
+        Args:
+            total_steps: the length of the training.
+            changes: the number of changes where ``every`` is not given.
 
         Raises:
             OptionError: the schedule would end after the training does.
@@ -93,12 +102,14 @@ class PrunerOptions:
                 f"the schedule runs from step {self.begin_step} to step {end}, the training has {total_steps} steps; "
                 "allowed is an end within the training. Train longer, or lower begin_step and end_step."
             )
-        return self.begin_step, end, self.every or max(1, (end - self.begin_step) // UPDATES)
+        return self.begin_step, end, self.every or max(1, (end - self.begin_step) // changes)
 
     def describe(self) -> dict[str, Any]:
         """Return the options as JSON types; equal options give equal descriptions."""
         named = None if self.criterion is None else criterion_name(self.criterion)
         found: dict[str, Any] = json.loads(json.dumps({**asdict(self), "criterion": named}, sort_keys=True))
+        if not self.config_ties:  # an option that states stored by earlier versions do not name
+            found.pop("config_ties")
         return found
 
 
@@ -159,6 +170,15 @@ class Moment:
         return self.updates_left <= 1
 
 
+@dataclass(frozen=True, slots=True)
+class PrunerReport:
+    """The result of a pruning: steps seen, the kept share, and whether the final level was reached."""
+
+    steps: int
+    kept: float
+    reached: bool
+
+
 @dataclass(slots=True)
 class Clock:
     """Counts optimizer steps. Masks change before steps begin + every, begin + 2·every, … and before step ``end``."""
@@ -173,10 +193,10 @@ class Clock:
     last_update: int = -1
 
     @staticmethod
-    def of(options: PrunerOptions, schedule: str, total_steps: int) -> Clock:
-        """Return the clock of a training with this number of steps."""
+    def of(options: PrunerOptions, schedule: str, total_steps: int, changes: int = UPDATES) -> Clock:
+        """Return the clock of a training with this number of steps, and of changes where the options leave it open."""
         check_count("total_steps", total_steps)
-        begin, end, every = options.window(total_steps)
+        begin, end, every = options.window(total_steps, changes)
         return Clock(0, total_steps, begin, end, every, schedule, options.kept)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,33 +11,26 @@ from torch import nn
 from torch.optim import Optimizer
 
 from prunus.analysis.score import make_plan
-from prunus.errors import OptionError, UsageError
+from prunus.errors import UsageError
 from prunus.foundation.arguments import door
 from prunus.foundation.memory_format import hold_default_format_, release_format_
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.outcome import Outcome
 from prunus.plans import Plan
-from prunus.pruner.cutting import transplant_
+from prunus.pruner.cutting import check_alone, check_cut, transplant_
 from prunus.pruner.distributed import agree_, average_
 from prunus.pruner.log_sinks import Log
 from prunus.pruner.mask_state import decisions_of, restore_scene, scene_state
-from prunus.pruner.options import Clock, Moment, PrunerOptions, options_of
+from prunus.pruner.options import Clock, Moment, PrunerOptions, PrunerReport, options_of
 from prunus.pruner.prunable_weights import weights_of
 from prunus.pruner.strategy import STRATEGIES, Masks, Scene, strategy_of
 from prunus.pruner.structure import Structure, structure_of
+from prunus.pruner.teacher import Teacher, check_same_teacher, teacher_of
+from prunus.training.losses import Loss, loss_function
 from prunus.training.mask_holder import MaskHolder
 
 _MARK = "_prunus_attached"
-
-
-@dataclass(frozen=True, slots=True)
-class PrunerReport:
-    """The result of a pruning: steps seen, the kept share, and whether the final level was reached."""
-
-    steps: int
-    kept: float
-    reached: bool
 
 
 class Pruner:
@@ -68,6 +60,9 @@ class Pruner:
         averages: averages of the network (EMA, SWA) that are cut together with it.
         prove: compare the cut network with the masked one before the training continues with it.
         structure: the analysed structure of the network, in place of ``example_inputs``.
+        teacher: a trained network with the same outputs, from which `loss` learns; it is not changed.
+        temperature, soft: T of the softened outputs, and the weight of the teacher in the loss; labels have the rest.
+        labels_loss: the loss of the labels in `loss`: a name, or (output, targets) → one number.
 
     Raises:
         OptionError: unknown names or settings, values outside their range, no example inputs where they are needed.
@@ -86,6 +81,10 @@ class Pruner:
         averages: Sequence[nn.Module] = (),
         prove: bool = True,
         structure: Structure | None = None,
+        teacher: nn.Module | Teacher | None = None,
+        temperature: float = 2.0,
+        soft: float = 0.9,
+        labels_loss: Loss = "cross_entropy",
     ) -> None:
         self.options = options if isinstance(options, PrunerOptions) else options_of(options)
         self.model = unwrap(model)
@@ -93,9 +92,15 @@ class Pruner:
         self._schedule = self.options.schedule or kind.schedule
         self._log, self._averages, self._prove = log, tuple(averages), prove
         self._parallel = any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules())
-        self._check_cut(kind.structural)
+        check_cut(self.options, kind.structural, self._parallel)
         if kind.structural and structure is None:
-            structure = structure_of(self.model, example_inputs, metric=self.options.metric, ignore=self.options.ignore)
+            structure = structure_of(
+                self.model,
+                example_inputs,
+                metric=self.options.metric,
+                ignore=self.options.ignore,
+                config_ties=self.options.config_ties,
+            )
         self._scene = Scene(
             self.model,
             self.options,
@@ -103,6 +108,8 @@ class Pruner:
             structure=structure if kind.structural else None,
         )
         self._strategy = strategy_of(self._scene)
+        self._labels_loss = loss_function(labels_loss)
+        self.teacher = teacher_of(teacher, self.model, temperature=temperature, soft=soft, loss=labels_loss)
         self._holder = MaskHolder()
         self._clock: Clock | None = None
         self._restored = False
@@ -134,7 +141,7 @@ class Pruner:
         scene = self._scene
         if scene.structure is None:
             return scene.kept_count() / sum(w.numel() for w in scene.weights.values())
-        return scene.structure.limit(1.0).of(scene.structure.plan().after) / scene.structure.total
+        return scene.structure.share
 
     def train_begin(self, optimizer: Optimizer, total_steps: int) -> None:
         """Begin a training of ``total_steps`` optimizer steps.
@@ -150,7 +157,7 @@ class Pruner:
                 f"A pruner is attached to this {type(self.model).__name__} already; call its train_end, or detach "
                 "after a loop that failed, and use one pruner for one training."
             )
-        clock = Clock.of(self.options, self._schedule, total_steps)
+        clock = Clock.of(self.options, self._schedule, total_steps, self._strategy.changes)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if not any(id(w) in held for w in self._scene.weights.values()):
             raise UsageError(
@@ -182,6 +189,29 @@ class Pruner:
         """Report the loss of a step where the loop does not call the hooks itself."""
         if self._strategy.needs_loss:
             self._loss = float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss)
+
+    def loss(self, output: Any, targets: torch.Tensor | None, inputs: Any) -> torch.Tensor:
+        """Return the loss of a batch: that of the labels, and the distance to the teacher's outputs where there is one.
+
+        L = (1 − soft)·L_labels + soft·T²·KL(teacher ‖ network). Without targets the teacher alone counts.
+
+        Args:
+            output: what the network returned.
+            targets: the labels, or None.
+            inputs: what the network was called with; the teacher is called with the same.
+
+        Raises:
+            ModelError: the teacher's outputs have another shape.
+            UsageError: no targets and no teacher.
+        """
+        if self.teacher is not None:
+            value = self.teacher.loss(output, targets, inputs)
+        elif targets is not None:
+            value = self._labels_loss(output, targets)
+        else:
+            raise UsageError("loss got no targets, and the pruner has no teacher; give one of them.")
+        self.tell(value)
+        return value
 
     def after_optimizer_step(self) -> None:
         """Set masked weights to zero again; call it after the optimizer."""
@@ -272,7 +302,7 @@ class Pruner:
             raise UsageError(
                 f"method {self.options.method!r} masks single weights, so there are no units to cut; use prunus.shrink."
             )
-        self._check_alone()
+        check_alone(self._parallel)
         plan = self.plan()
         if plan.is_empty:
             raise UsageError("nothing is masked yet; train until the schedule has begun.")
@@ -313,17 +343,19 @@ class Pruner:
             raise UsageError("the network was cut while it trained; store it with prunus.save, or cut at the end.")
         clock = self._clock or Clock()
         steps = {"step": clock.step, "total_steps": clock.total, "last_update": clock.last_update}
-        return {**steps, **scene_state(self._scene), "strategy": self._strategy.state()}
+        taught = self.teacher.describe() if self.teacher else None
+        return {**steps, **scene_state(self._scene), "strategy": self._strategy.state(), "teacher": taught}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a stored state; call it before ``train_begin``.
 
         Raises:
-            OptionError: the state was made with other options, or for another network.
+            OptionError: the state was made with other options, for another network, or with another teacher.
             UsageError: the training is running.
         """
         if self._optimizer is not None:
             raise UsageError("the training is running; load a state before train_begin.")
+        check_same_teacher(state.get("teacher"), self.teacher)
         restore_scene(self._scene, state)
         self._strategy.restore(state["strategy"])
         self._clock = Clock(int(state["step"]), int(state["total_steps"]), last_update=int(state["last_update"]))
@@ -334,23 +366,6 @@ class Pruner:
         hold_default_format_(self.model)
         # A copy of the network has the attribute too, but another identity.
         object.__setattr__(self.model, _MARK, id(self.model))
-
-    def _check_cut(self, structural: bool) -> None:
-        if self.options.cut == "never":
-            return
-        if not structural:
-            raise OptionError(
-                f"cut is {self.options.cut!r}, but method {self.options.method!r} masks weights only; allowed: "
-                "'never'. Choose a method for units, or shrink the network afterwards."
-            )
-        self._check_alone()
-
-    def _check_alone(self) -> None:
-        if self._parallel:
-            raise UsageError(
-                "a network inside DistributedDataParallel cannot be cut while it trains: its buckets hold the old "
-                "weights. Use cut='never'; after train_end, cut the bare network by pruner.plan() and wrap it anew."
-            )
 
     def _running(self) -> Clock:
         if self._clock is None or self._optimizer is None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from prunus.errors import BudgetError, OptionError, nearest
 from prunus.foundation.registry import Registry
 from prunus.masks import resolve_count
-from prunus.pruner.options import Moment, PrunerOptions
+from prunus.pruner.options import UPDATES, Moment, PrunerOptions
 from prunus.pruner.structure import Structure
 
 Masks = dict[str, Tensor]
@@ -79,6 +79,11 @@ class Strategy(ABC):
 
     def __init__(self, scene: Scene, settings: Any) -> None:
         self.scene, self.settings = scene, settings
+
+    @property
+    def changes(self) -> int:
+        """The number of changes of the masks, where the options do not give the steps between two."""
+        return UPDATES
 
     def check(self) -> None:
         """Refuse, before the training begins, a final level that cannot be reached.

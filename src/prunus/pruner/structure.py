@@ -15,6 +15,7 @@ from prunus.analysis.score import make_plan
 from prunus.budget import Bound, Limit, fit_units
 from prunus.cost.price import CostModel, cost_model
 from prunus.errors import BudgetError, CaptureError, OptionError, PlanError
+from prunus.foundation.defaults import DEFAULTS
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Graph
@@ -75,6 +76,11 @@ class Structure:
         """Axis id → limits of its width."""
         return self.analysis.bounds
 
+    @property
+    def share(self) -> float:
+        """The kept share of the first cost of the network."""
+        return self.limit(1.0).of(self.plan().after) / self.total
+
     def fit(
         self, scores: Mapping[str, np.ndarray], limit: Limit, allocator: str, *, cost: CostModel | None = None
     ) -> dict[str, np.ndarray]:
@@ -121,22 +127,31 @@ class Structure:
 
     def after_cut(self, model: nn.Module, example_inputs: Any, ignore: Iterable[str]) -> Structure:
         """Return the structure of the cut network; budgets are still shares of the uncut one."""
-        fresh = structure_of(model, example_inputs, metric=self.metric, ignore=ignore)
+        ties = self.analysis.config_ties
+        fresh = structure_of(model, example_inputs, metric=self.metric, ignore=ignore, config_ties=ties)
         fresh.total = self.total
         return fresh
 
 
-def structure_of(model: nn.Module, example_inputs: Any, *, metric: str, ignore: Iterable[str] = ()) -> Structure:
-    """Capture and analyse a network.
+def structure_of(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    metric: str,
+    ignore: Iterable[str] = (),
+    config_ties: bool = DEFAULTS.config_ties,
+) -> Structure:
+    """Capture and analyse a network; arguments as in `prunus.analyse`.
 
     Raises:
         OptionError: no example inputs.
+        ModelError: ``config_ties`` for a network whose config gives no width.
         CaptureError: the network cannot be captured.
         BudgetError: no axis may be cut.
     """
     if example_inputs is None:
         raise OptionError("units and branches need example_inputs, one call of the network; give Pruner some.")
-    analysis = analyse(model, example_inputs, ignore=tuple(ignore))
+    analysis = analyse(model, example_inputs, ignore=tuple(ignore), config_ties=config_ties)
     if analysis.captured is not None and analysis.parts:
         raise CaptureError(analysis.captured.reason)
     if not analysis.free_axes():

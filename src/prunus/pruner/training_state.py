@@ -225,6 +225,7 @@ def identity_of(
     return {
         **found,
         "pruned": pruner is not None,
+        "teacher": pruner.teacher.describe() if pruner and pruner.teacher else None,
         "model": digest.hexdigest()[:16],
         "samples": len(data),
         "objective": type(objective).__name__,

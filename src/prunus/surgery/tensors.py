@@ -15,14 +15,15 @@ from prunus.graph.layout import Expr
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan
 from prunus.surgery.copy_module import copied
+from prunus.surgery.merging import with_merges
 from prunus.surgery.token_ids import renumbered
 
 
 def cut_tensors(model: nn.Module, coupling: Coupling, plan: Plan) -> dict[str, torch.Tensor]:
-    """Return every tensor of the cut model by its canonical name: masked, sliced, detached copies."""
+    """Return every tensor of the cut model by its canonical name: merged, masked, sliced, detached copies."""
     named = named_tensors(model)
     values = {n: named[n].detach() for n, i in coupling.graph.tensors.items() if i.kind != "constant"}
-    return slice_tensors(values | dict(coupling.graph.constants), coupling, plan)
+    return slice_tensors(with_merges(values | dict(coupling.graph.constants), plan), coupling, plan)
 
 
 def slice_tensors(values: Mapping[str, torch.Tensor], coupling: Coupling, plan: Plan) -> dict[str, torch.Tensor]:

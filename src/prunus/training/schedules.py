@@ -16,6 +16,7 @@ RAMP = 2 / 3
 """The part of a training in which pruning happens; the last third trains at the final fraction."""
 DECAY = 0.9
 STEPS = 4
+_HALVINGS = 60
 
 KEPT_SCHEDULES: Registry[Schedule] = Registry("pruning schedule", "prunus.schedules", kind=Callable)
 
@@ -47,6 +48,25 @@ def kept_at(name: str, t: float, kept: float, *, begin: float = 0.0, end: float 
         return 1.0
     # Rounding inside a formula must not leave the range.
     return min(1.0, max(kept, schedule((t - begin) / (end - begin), kept)))
+
+
+def kept_after(kept: float, rounds: int, decay: float = DECAY) -> tuple[float, ...]:
+    """Return the share that is left after each round of falling rate; the last is ``kept``.
+
+    Round r removes the share p_r = p_0·decay^r of the rest, with p_0 such that Π_r (1 − p_r) = kept.
+
+    Example:
+        >>> [round(share, 3) for share in kept_after(0.5, 3)]
+        [0.774, 0.617, 0.5]
+    """
+    decays = [decay**number for number in range(rounds)]
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        left = math.prod(1 - middle * factor for factor in decays)
+        low, high = (middle, high) if left > kept else (low, middle)
+    shares = [math.prod(1 - low * factor for factor in decays[:number]) for number in range(1, rounds)]
+    return (*shares, kept)
 
 
 def check_fraction(name: str, value: float, *, least: float | None = None) -> None:

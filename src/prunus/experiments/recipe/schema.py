@@ -119,6 +119,9 @@ class Prune(_Section):
     method: Name | None = Field(
         default=DEFAULTS.method, description="the name of a method, such as multi-scale, or null"
     )
+    method_options: dict[Name, Any] = Field(
+        default={}, description="a section of the method's own settings, such as {threshold: 0.01, decay: 0.9}"
+    )
     search: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         default=DEFAULTS.search,
         description="how many plans around the allocator's are tried by their true loss, 0 for none",
@@ -128,6 +131,10 @@ class Prune(_Section):
     )
     repair: Annotated[Name, AfterValidator(_repair_name)] = Field(
         default=DEFAULTS.repair, description="the name of a repair, such as auto, refold or none"
+    )
+    merge: bool | None = Field(
+        default=DEFAULTS.merge,
+        description="true or false: inputs that stay take over the share of those that go; or null, as the method says",
     )
     damage: bool = Field(
         default=DEFAULTS.damage, description="true or false: measure what every decision of the plan costs"

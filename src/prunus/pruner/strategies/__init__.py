@@ -3,10 +3,14 @@
 from prunus.pruner.strategies import (  # noqa: F401  (enrols them)
     adaptive,
     dynamic_threshold,
+    gradient_threshold,
     gradual,
     key_path,
+    key_path_pace,
     movement,
     pressure,
     regrow,
+    rounds,
+    sensitivity,
     units,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,9 +39,9 @@ class KeyPath(Strategy):
 
     structural = True
     reads = ("metric", "allocator")
-    Settings = NoSettings
+    Settings: ClassVar[type[Any]] = NoSettings
 
-    def __init__(self, scene: Scene, settings: NoSettings) -> None:
+    def __init__(self, scene: Scene, settings: Any) -> None:
         super().__init__(scene, settings)
         self._prepare()
 
@@ -74,15 +74,28 @@ class KeyPath(Strategy):
                 if weight.grad is not None:
                     slopes[i] += float((weight.detach() * weight.grad).sum())
         if bool(torch.isfinite(slopes).all()):
-            self._sums += slopes.square()
+            self._sums += self.importance(slopes)
             self._count += 1
+
+    def importance(self, slopes: Tensor) -> Tensor:
+        """Return the importance of branches from the gradients of their gates in one step."""
+        return slopes.square()
 
     def update(self, moment: Moment) -> Masks | None:
         """Find the path and drop a branch beside it until the schedule is met; at the last change remove units too."""
+        self.drop_to(moment, self.means())
+        return self.scene.parts.masks(self.scene.model)
+
+    def means(self) -> dict[str, float]:
+        """Return branch id → mean importance since the last change, in the order of the program; reset the sums."""
+        means = (self._sums / max(1, self._count)).tolist()
+        self._sums, self._count = torch.zeros_like(self._sums), 0
+        return {branch.id: mean for branch, mean in zip(self._branches, means, strict=True)}
+
+    def drop_to(self, moment: Moment, worth: Mapping[str, float]) -> None:
+        """Drop branches beside the key path until the kept share of the moment is met."""
         parts = self.scene.parts
         limit = parts.limit(moment.kept).value
-        means = (self._sums / max(1, self._count)).tolist()
-        worth = {branch.id: mean for branch, mean in zip(self._branches, means, strict=True)}
         while (graph := parts.without(parts.dropped)) and parts.spent(graph, parts.dropped) > limit:
             left = self._left(graph, worth)
             following = next(filter(None, (self._fitting(b, limit) for b in left[: None if moment.final else 1])), None)
@@ -92,8 +105,6 @@ class KeyPath(Strategy):
                     self._trim(limit)
                 break
             parts.dropped = (*parts.dropped, following)
-        self._sums, self._count = torch.zeros_like(self._sums), 0
-        return parts.masks(self.scene.model)
 
     def _left(self, graph: Graph, worth: Mapping[str, float]) -> list[Branch]:
         """Return the droppable branches: beside the path before on it, least importance per parameter first."""

@@ -22,6 +22,7 @@ from prunus.graph.recorder import named_tensors
 from prunus.graph.rules.context import Dims
 from prunus.plans import Plan
 from prunus.surgery.copy_module import deep_copy
+from prunus.surgery.merging import with_merges
 from prunus.surgery.proving.precision import computing_in
 from prunus.surgery.proving.random_ops import draws, seeded
 from prunus.surgery.proving.reference import masked_run, masked_tensors, zero_removed_
@@ -181,7 +182,7 @@ def trial(
     dtype: torch.dtype = torch.float64,
 ) -> Trial:
     """Prepare a trial on the device of the model, or on the CPU if that device lacks the float type."""
-    full = original_tensors(model, coupling.graph)
+    full = with_merges(original_tensors(model, coupling.graph), plan)
     device = next((t.device for t in full.values()), torch.device("cpu"))
     if not has_dtype(device, dtype):
         device = torch.device("cpu")

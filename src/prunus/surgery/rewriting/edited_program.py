@@ -45,8 +45,15 @@ class Program(nn.Module):
             self._register(name, placed[canonical], info.kind)
         emitter = Emitter(graph, 0, growth=growth)
         emission = emitter.emit()
-        self.source = emitter.source()
-        self._run = compile_forward(self.source, emission.names, "program")
+        self.source, self._names = emitter.source(), emission.names
+        self._run = compile_forward(self.source, self._names, "program")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_run"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._run = compile_forward(self.source, self._names, "program")
 
     def _place(self, path: str) -> nn.Module:
         module: nn.Module = self

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
 from prunus.errors import CaptureError
 from prunus.graph.ir import TENSOR, Graph, ModuleCall, Node, Ref, refs_in
-from prunus.surgery.rewriting.emit import Emission, Emitter, compile_forward
+from prunus.surgery.rewriting.emit import Emission, Emitter
+from prunus.surgery.rewriting.generated_class import GeneratedClass
 from prunus.surgery.rewriting.module_calls import CallIndex, module_below, passing_calls, tensor_below
 from prunus.surgery.rewriting.symbolic_sizes import Growth
 
@@ -228,15 +228,7 @@ def rebind_(
         attribute = re.sub(r"[^0-9A-Za-z_]", "_", name)
         if attribute in named:
             module.register_buffer(attribute, values[name].clone(), persistent=False)
-    own = type(module)
-    function = compile_forward(source, emission.names, own.__name__)
-    body: dict[str, Any] = {
-        "forward": function,
-        "__module__": own.__module__,
-        "__doc__": own.__doc__,
-        "prunus_source": source,
-    }
-    module.__class__ = type(own.__name__, (own,), body)
+    module.__class__ = GeneratedClass.around(type(module), source, emission.names).made
     if isinstance(module, nn.MultiheadAttention):
         # Keeps nn.TransformerEncoderLayer from its fused path, which reads old sizes.
         module._qkv_same_embed_dim = False
