@@ -120,7 +120,7 @@ class Request:
 
     @property
     def merges(self) -> bool:
-        """Whether inputs that stay take over the share of those that go, where there are data."""
+        """True if inputs that stay take over the share of those that go, where there are data."""
         return self.planner.merges if self.merge is None else self.merge
 
     @property
