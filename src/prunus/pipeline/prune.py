@@ -41,6 +41,8 @@ def prune(
     method: str | None = DEFAULTS.method,
     search: int = DEFAULTS.search,
     judge: str = DEFAULTS.judge,
+    window: Any = DEFAULTS.window,
+    methods: Any = DEFAULTS.methods,
     stages: Iterable[Mapping[str, Any]] = (),
     damage: bool = DEFAULTS.damage,
     held_out: Any = None,
@@ -99,6 +101,12 @@ def prune(
             ``multi-scale``; `docs/methods.md` has them all.
         search: the number of plans around the allocator's that are compared by their true loss.
         judge: a repair after which the plans of a search are judged.
+        window: the windows of method ``window-wise``: ``[4, 4]`` tiles of the weight matrix, ``{"kernel": 3}`` or
+            ``{"kernel": [3, 1]}`` parts of kernels, ``{"strip": 8}`` consecutive inputs at one kernel position,
+            ``{"column": 8}`` consecutive units of one input, ``{"units": 4}`` runs of units, ``{"positions": [2, 2]}``
+            positions of the map that a layer behind a flatten reads. Texts such as ``"4x4"`` and ``"units=4"`` do too.
+        methods: the methods of ``integrated`` in order, ``[{"name": "fine-tuning", "share": 0.4}, "structured",
+            {"name": "activation", "criterion": "apoz"}]``; those without a share divide the rest of the saving.
         stages: levels and recoveries under one budget, each on the result of the one before, such as
             ``[{"level": "blocks", "kept": 0.8}, {"level": "units"}]``; see `docs/training.md`.
         damage: measure the damage of every decision alone, and of all together.
@@ -122,7 +130,20 @@ def prune(
         VerifyError: the cut model differs; nothing is returned.
     """
     request = Request(
-        budget, method, criterion, allocator, levels, bounds, search, judge, _stages(stages), damage, recover, threads
+        budget,
+        method,
+        criterion,
+        allocator,
+        levels,
+        bounds,
+        search,
+        judge,
+        window,
+        methods,
+        _stages(stages),
+        damage,
+        recover,
+        threads,
     )
     check_stages(request)
     check_repair(repair)
