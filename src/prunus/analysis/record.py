@@ -105,7 +105,8 @@ class Analysis:
         Args:
             budget: as in `prunus.prune`.
             **options: ``method``, ``criterion``, ``allocator``, ``levels``, ``bounds``, ``search``, ``judge``,
-                ``stages``, ``damage``, ``recover``, ``threads``, ``merge``, as in `prunus.prune`.
+                ``window``, ``methods``, ``stages``, ``damage``, ``recover``, ``threads``, ``merge``, as in
+                `prunus.prune`.
 
         Raises:
             OptionError: an unknown option or name, or a value that is not allowed.

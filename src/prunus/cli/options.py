@@ -38,7 +38,9 @@ class PlanOptions:
     ] = None
     criterion: Annotated[
         str | None,
-        typer.Option(help="Criterion that scores the units: a name, or a mixture such as magnitude=0.3,taylor=0.5."),
+        typer.Option(
+            help="Criterion of units, weights or modules: a name, or a mixture such as magnitude=0.3,taylor=0.5."
+        ),
     ] = None
     allocator: Annotated[str | None, typer.Option(help="Allocator that divides the budget among the axes.")] = None
     method: Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")] = None
@@ -59,6 +61,16 @@ class PlanOptions:
     merge: Annotated[
         bool | None,
         typer.Option("--merge/--no-merge", help="Inputs that stay take over the share of those that go."),
+    ] = None
+    window: Annotated[
+        str | None,
+        typer.Option(help="The windows of window-wise, such as 4x4, kernel=3, strip=8, units=4 or positions=2x2."),
+    ] = None
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--methods", help="A method of integrated, such as fine-tuning=0.4 or structured; repeat, in order."
+        ),
     ] = None
     level: Annotated[
         list[str] | None, typer.Option("--level", help="What to prune: unit, weight; repeat for both.")
@@ -87,6 +99,8 @@ class PlanOptions:
             ("prune", "search"): self.search,
             ("prune", "judge"): self.judge,
             ("prune", "merge"): self.merge,
+            ("prune", "window"): self.window,
+            ("prune", "methods"): self.methods,
             ("prune", "levels"): self.level,
             ("opt_in",): self.opt_in,
             ("ignore",): self.ignore,

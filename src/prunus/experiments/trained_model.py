@@ -147,6 +147,8 @@ def request_of(recipe: Recipe) -> Request:
         bounds=section.bounds or None,
         search=section.search,
         judge=section.judge,
+        window=section.window,
+        methods=section.methods,
         stages=recipe.stages,
         damage=section.damage,
         method_options=section.method_options,

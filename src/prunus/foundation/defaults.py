@@ -16,6 +16,8 @@ class Defaults:
         allocator: None: the knapsack over measured levels for ``obs-units``, uniform for other scores of units, global
             for weights.
         repair: how the kept weights are refitted where there are data.
+        window: None: tiles of 4 × 4 weights for ``window-wise``.
+        methods: (): fine-tuning, structured and activation pruning for ``integrated``.
         search: the number of plans around the allocator's that are compared by their true loss.
         judge: a repair after which the plans of a search are judged.
         merge: None: inputs that stay take over the share of those that go where the method says so.
@@ -31,6 +33,8 @@ class Defaults:
     method: str | None = None
     criterion: str | None = None
     allocator: str | None = None
+    window: str | None = None
+    methods: tuple[str, ...] = ()
     repair: str = "auto"
     search: int = 0
     judge: str = "none"

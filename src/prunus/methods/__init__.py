@@ -2,7 +2,7 @@
 
 from prunus.methods import weights  # noqa: I001  (the order of enrolment is the order of the tables)
 from prunus.methods import patterns, scored_weights, solved_weights, solved_windows
-from prunus.methods import scored_units, unit_wise, obs_units
+from prunus.methods import scored_units, window_wise, unit_wise, obs_units
 from prunus.methods import key_path, modular
 from prunus.methods import depth, redundancy, redundant_weights
 from prunus.methods import layer_wise, multi_scale, tree_knapsack
@@ -36,4 +36,5 @@ __all__ = [
     "unit_wise",
     "weights",
     "while_training",
+    "window_wise",
 ]

@@ -132,6 +132,8 @@ def _lines(found: Outcome) -> list[str]:
     if found.plan.axes and criterion:
         alone = is_unit_criterion(criterion) and not needs_of(criterion)
         lines.append(f"scored by: {criterion}{', from the weights alone' if alone else ''}")
+    counted = found.plan.settings.get("counted") or {}
+    lines += [counted["note"]] if "note" in counted else []
     if found.parts:
         lines.append(f"captured in parts (MACs count these alone): {', '.join(found.parts)}")
     lines += [str(report) for report in (found.repair, found.recovery) if report is not None]
@@ -145,7 +147,7 @@ def _table(found: Outcome) -> list[str]:
         rows.append((label, f"{old:,}", f"{new:,}", f"{new / old:.1%}" if old else "–"))
     if found.plan.masks:
         total, kept = found.before.params, found.after.params - found.plan.masked
-        rows.append(("weights not masked", f"{total:,}", f"{kept:,}", f"{kept / total:.1%}"))
+        rows.append(("params not masked", f"{total:,}", f"{kept:,}", f"{kept / total:.1%}"))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return [
         "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(cells))

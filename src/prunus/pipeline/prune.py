@@ -41,6 +41,8 @@ def prune(
     method: str | None = DEFAULTS.method,
     search: int = DEFAULTS.search,
     judge: str = DEFAULTS.judge,
+    window: Any = DEFAULTS.window,
+    methods: Any = DEFAULTS.methods,
     stages: Iterable[Mapping[str, Any]] = (),
     damage: bool = DEFAULTS.damage,
     merge: bool | None = DEFAULTS.merge,
@@ -101,6 +103,12 @@ def prune(
             ``multi-scale``; `docs/methods.md` has them all.
         search: the number of plans around the allocator's that are compared by their true loss.
         judge: a repair after which the plans of a search are judged.
+        window: the windows of method ``window-wise``: ``[4, 4]`` tiles of the weight matrix, ``{"kernel": 3}`` or
+            ``{"kernel": [3, 1]}`` parts of kernels, ``{"strip": 8}`` consecutive inputs at one kernel position,
+            ``{"column": 8}`` consecutive units of one input, ``{"units": 4}`` runs of units, ``{"positions": [2, 2]}``
+            positions of the map that a layer behind a flatten reads. Texts such as ``"4x4"`` and ``"units=4"`` do too.
+        methods: the methods of ``integrated`` in order, ``[{"name": "fine-tuning", "share": 0.4}, "structured",
+            {"name": "activation", "criterion": "apoz"}]``; those without a share divide the rest of the saving.
         stages: levels and recoveries under one budget, each on the result of the one before, such as
             ``[{"level": "blocks", "kept": 0.8}, {"level": "units"}]``; see `docs/training.md`.
         merge: True adds to the weights that stay the least-squares share of the inputs that go, fitted on ``data``
@@ -129,19 +137,21 @@ def prune(
     """
     request = Request(
         budget,
-        method,
-        criterion,
-        allocator,
-        levels,
-        bounds,
-        search,
-        judge,
-        _stages(stages),
-        damage,
-        recover,
-        threads,
-        merge,
-        {} if method_options is None else method_options,
+        method=method,
+        criterion=criterion,
+        allocator=allocator,
+        levels=levels,
+        bounds=bounds,
+        search=search,
+        judge=judge,
+        window=window,
+        methods=methods,
+        stages=_stages(stages),
+        damage=damage,
+        recover=recover,
+        threads=threads,
+        merge=merge,
+        method_options={} if method_options is None else method_options,
     )
     check_stages(request)
     check_repair(repair)

@@ -12,15 +12,19 @@ from prunus.budget import ALLOCATORS, METRICS, Bound, bounds_of, parse_budget
 from prunus.budget.allocator import Allocator
 from prunus.budget.counts import COUNTS, KINDS, Count, count_of
 from prunus.budget.weights import WEIGHT_ALLOCATORS
-from prunus.criteria import CriterionLike, canonical, criterion_name, weight_criterion_of
+from prunus.criteria import CriterionLike, canonical, criterion_name
 from prunus.data.batches import check_count
 from prunus.errors import OptionError, nearest
 from prunus.foundation.arguments import truth
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.registry import title_of
+from prunus.masks.window_option import Units, canonical_window, window_of
 from prunus.methods import METHODS, Method
 from prunus.methods.by_count import UNIT_DIVISIONS
-from prunus.methods.by_criterion import OBS, check_unit_criterion
+from prunus.methods.criterion_names import OBS, check_criterion, check_unit_criterion
+from prunus.methods.integrated_parts import canonical_parts
+from prunus.methods.weights import MAGNITUDE
+from prunus.methods.window_wise import WINDOW
 from prunus.outcome import Recover
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
 from prunus.plans import Cost
@@ -43,6 +47,13 @@ _BY_LEVELS = {
 }
 _BY_COUNT = {"units": "units", "weights": "weights", "modules": "modular", "windows": "window-tile"}
 """The parts that a budget counts → the method for it, where none is named."""
+UNITS_OR_WEIGHTS = "'units' or 'weights'"
+_TAKERS = {
+    "window": "'window-wise'",
+    "methods": "'integrated'",
+    "method_options": "'incremental' or another that trains",
+}
+"""The options of few methods → those methods."""
 _LEVEL_OF = {"units": "unit", "weights": "weight"}
 _ANY = Cost(params=1, macs_forward=1, macs_backward=1, param_bytes=1)
 
@@ -63,6 +74,8 @@ class Request:
     bounds: Bounds | None = None
     search: int = DEFAULTS.search
     judge: str = DEFAULTS.judge
+    window: Any = DEFAULTS.window
+    methods: Any = DEFAULTS.methods
     stages: tuple[Stage, ...] = ()
     damage: bool = DEFAULTS.damage
     recover: Recover = None
@@ -96,6 +109,8 @@ class Request:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "criterion", canonical(self.criterion))
+        object.__setattr__(self, "window", canonical_window(self.window))
+        object.__setattr__(self, "methods", canonical_parts(self.methods))
         _check_levels(self.levels)
         _check_budget(self.budget)
         check_count("search", self.search, 0)
@@ -114,9 +129,21 @@ class Request:
     def planner(self) -> Method:
         """The method that makes the plan."""
         if self.method is not None:
-            return METHODS.get(self.method)
+            return self._as_asked(METHODS.get(self.method))
         kind = next((kind for kind in KINDS if kind in self.budget), None)
         return METHODS.get(_BY_LEVELS[frozenset(self.levels)] if kind is None else _BY_COUNT[kind])
+
+    def _as_asked(self, chosen: Method) -> Method:
+        """Return the method with the level, the window and the criteria that its options ask for."""
+        if "levels" in chosen.options and tuple(self.levels) == ("weight",):
+            counts = chosen.counts and "weights"
+            return replace(chosen, level="weight", counts=counts, scored_by=MAGNITUDE, criteria="weights", joint=False)
+        if "window" in chosen.options:
+            window = window_of(self.window or WINDOW)
+            if isinstance(window, Units):
+                return replace(chosen, level="neuron", window=window, criteria="units", joint=True)
+            return replace(chosen, window=window)
+        return chosen
 
     @property
     def merges(self) -> bool:
@@ -145,13 +172,20 @@ class Request:
 
     def _check_names(self) -> None:
         chosen = self.planner.name
+        scored = self.planner.criteria
+        if scored != "units":
+            check_criterion(self.criterion, scored)
         if chosen == "weights":
-            if self.criterion is not None:
-                weight_criterion_of(self.criterion)
             if self.allocator is not None:
                 WEIGHT_ALLOCATORS.get(self.allocator)  # type: ignore[arg-type]
             return
-        check_unit_criterion(self.criterion)
+        if scored == "units":
+            check_unit_criterion(self.criterion)
+        if self.criterion == OBS and "allocator" not in self.planner.options and not self.stages:
+            raise OptionError(
+                f"criterion {OBS!r} measures levels of whole layers and gives no score to rank; with method {chosen!r} "
+                "use magnitude, sensitivity or contribution, or take method 'units'."
+            )
         if self.allocator is not None and not isinstance(self.allocator, str) and not callable(self.allocator):
             raise OptionError(
                 f"allocator is {self.allocator!r}; allowed: {', '.join(ALLOCATORS.names())}, or a function (problem) → "
@@ -196,6 +230,8 @@ class Request:
             "allocator": None,
             "search": 0,
             "judge": "none",
+            "window": None,
+            "methods": (),
             "method_options": {},
         }
         for name, nothing in silent.items():
@@ -206,12 +242,17 @@ class Request:
                         f"search (got {value}) starts from an allocator's plan, and method {chosen.name!r} makes its "
                         "own plan; remove search or method."
                     )
-                others = "'incremental' or another that trains" if name == "method_options" else "'units' or 'weights'"
+                shown = [part.plain() for part in value] if name == "methods" else value
                 raise OptionError(
-                    f"method {chosen.name!r} takes no {name} (got {value!r}); remove {name} or method, or use method "
-                    f"{others}."
+                    f"method {chosen.name!r} takes no {name} (got {shown!r}); remove {name} or method, or use method "
+                    f"{_TAKERS.get(name, UNITS_OR_WEIGHTS)}."
                 )
-        if self.method is not None and tuple(self.levels) != DEFAULTS.levels:
+        if "levels" in chosen.options and len(self.levels) > 1:
+            raise OptionError(
+                f"levels is {self.levels!r} beside method {self.method!r}, which works at one level at a time; give "
+                "one."
+            )
+        if self.method is not None and tuple(self.levels) != DEFAULTS.levels and "levels" not in chosen.options:
             raise OptionError(
                 f"levels is {self.levels!r} beside method {self.method!r}, which has its own levels; remove "
                 "levels or method."
@@ -288,10 +329,14 @@ class Request:
         found: dict[str, Any] = {"budget": plain(self.budget)}
         if self.method is not None:
             found["method"] = self.method
-        if "criterion" in self.planner.options:
-            found["criterion"] = None if self.criterion is None else criterion_name(self.criterion)
+        if self.planner.options:
+            if "criterion" in self.planner.options:
+                found["criterion"] = None if self.criterion is None else criterion_name(self.criterion)
             counted = self.planner.counts if self.count is not None else ""
-            found["levels"] = [_LEVEL_OF[counted]] if counted in _LEVEL_OF else list(self.levels)
+            if self.method is None or "levels" in self.planner.options or self.planner.name in _BY_LEVELS.values():
+                found["levels"] = [_LEVEL_OF[counted]] if counted in _LEVEL_OF else list(self.levels)
+        if self.window is not None:
+            found["window"] = self.window
         if self.allocator is not None:
             found["allocator"] = title_of(self.allocator)
         if self.merge is not None:

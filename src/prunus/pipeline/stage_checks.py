@@ -22,6 +22,8 @@ _OWN = {
     "allocator": (None, "name the allocator in each stage of units"),
     "search": (0, "leave it out, or leave the stages out"),
     "judge": ("none", "leave it out, or leave the stages out"),
+    "window": (None, "leave it out, or leave the stages out"),
+    "methods": ((), "leave it out, or leave the stages out"),
 }
 """Options that stages have themselves or do not use: the default value, and the advice in the message."""
 

@@ -90,15 +90,19 @@ def _flag(path: tuple[str, ...]) -> str:
 
 def _replaced(prune: dict[str, Any], changes: Mapping[tuple[str, ...], Any]) -> None:
     """Let a method of the command line replace the recipe's criterion and allocator, and the other way round."""
-    own = ("criterion", "allocator", "levels", "search", "judge")
+    own = ("criterion", "allocator", "levels", "search", "judge", "window", "methods")
     named = {key for key in ("method", *own) if changes.get(("prune", key)) is not None}
     if "method" in named:
         from prunus.methods import METHODS
 
         taken = METHODS.get(prune["method"]).options if prune["method"] in METHODS else own
         prune.update({key: getattr(DEFAULTS, key) for key in own if key not in named and key not in taken})
-    elif named & {"criterion", "allocator", "levels"} and prune["method"] is not None:
-        prune["method"] = DEFAULTS.method
+    elif prune["method"] is not None:
+        from prunus.methods import METHODS
+
+        taken = METHODS.get(prune["method"]).options if prune["method"] in METHODS else ()
+        if named & {"criterion", "allocator", "levels"} - set(taken):
+            prune["method"] = DEFAULTS.method
 
 
 _IN_DEMO = words(

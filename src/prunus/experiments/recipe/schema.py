@@ -52,6 +52,24 @@ def _bounds(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return given
 
 
+def _window(given: Any) -> Any:
+    from prunus.masks.window_option import canonical_window
+
+    try:
+        return canonical_window(given)
+    except OptionError as error:
+        raise ValueError(str(error).rstrip(".")) from error
+
+
+def _methods(given: Any) -> Any:
+    from prunus.methods.integrated_parts import canonical_parts
+
+    try:
+        return tuple(part.plain() for part in canonical_parts(given))
+    except OptionError as error:
+        raise ValueError(str(error).removeprefix("methods: ").rstrip(".")) from error
+
+
 _TRAIN = TrainingOptions(steps=0, lr=1e-3)
 _RECOVER = RecoveryOptions(steps=60, lr=5e-4, method="finetune")
 """The defaults of training and recovery: no training before pruning, and a short fine-tuning afterwards."""
@@ -128,6 +146,14 @@ class Prune(_Section):
     )
     judge: Annotated[Name, AfterValidator(_repair_name)] = Field(
         default=DEFAULTS.judge, description="the name of a repair after which the plans of a search are judged, or none"
+    )
+    window: Annotated[Name | None, BeforeValidator(_window)] = Field(
+        default=DEFAULTS.window,
+        description="a window of window-wise, such as [4, 4], {kernel: 3} or {units: 4}, or null",
+    )
+    methods: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_methods)] = Field(
+        default=(),
+        description="a list of the methods of integrated, such as [{name: fine-tuning, share: 0.4}, structured]",
     )
     repair: Annotated[Name, AfterValidator(_repair_name)] = Field(
         default=DEFAULTS.repair, description="the name of a repair, such as auto, refold or none"
