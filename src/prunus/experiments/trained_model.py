@@ -152,6 +152,10 @@ def request_of(recipe: Recipe) -> Request:
         damage=section.damage,
         recover=recover,
         threads=recipe.compare.latency.threads,
+        nodes=section.nodes,
+        strategy=section.strategy,
+        divide=section.divide,
+        optimise=section.optimise,
     )
 
 

@@ -16,7 +16,7 @@ from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.progress import Progress
 from prunus.outcome import Outcome, Recover, realise, recovery_of
 from prunus.pipeline.planner import plan_for, planned
-from prunus.pipeline.request import Bounds, Budget, Request
+from prunus.pipeline.request import Bounds, Budget, Nodes, Request
 from prunus.pipeline.stage_checks import check_stages
 from prunus.plans import Plan
 from prunus.repairs import check_repair
@@ -43,6 +43,10 @@ def prune(
     judge: str = DEFAULTS.judge,
     stages: Iterable[Mapping[str, Any]] = (),
     damage: bool = DEFAULTS.damage,
+    nodes: Nodes | None = DEFAULTS.nodes,
+    strategy: str | None = DEFAULTS.strategy,
+    divide: str | Mapping[str, Any] | None = DEFAULTS.divide,
+    optimise: str | Mapping[str, Any] | None = DEFAULTS.optimise,
     held_out: Any = None,
     loss: str | LossFunction = DEFAULTS.loss,
     threads: int = DEFAULTS.threads,
@@ -102,6 +106,14 @@ def prune(
         stages: levels and recoveries under one budget, each on the result of the one before, such as
             ``[{"level": "blocks", "kept": 0.8}, {"level": "units"}]``; see `docs/training.md`.
         damage: measure the damage of every decision alone, and of all together.
+        nodes: the method, criterion and rate of parts of the tree, for the method ``hierarchical``, which they imply:
+            ``{"stage1/*": {"criterion": "magnitude", "rate": 0.8}, "layer3/weights<q10": {"method": "remove"}}``. A
+            rate is the share that goes; the other nodes divide what is left of the budget; see `docs/methods.md`.
+        strategy: how ``hierarchical`` scores nodes without a criterion: weight, gradient or activation, or ``auto``,
+            which tries all three on every node.
+        divide: how it divides the network into stages: feature, depth or connections, the latter two as ``"depth:3"``.
+        optimise: how it optimises the weights after each level: refit, none, the name of a repair, or
+            ``"finetune:50"``.
         held_out: data on which methods compare candidates, and which decide on a recovery; by default a tenth
             of ``data``.
         loss: the name of a loss, or (outputs, targets) → one number; scores and choices minimise it.
@@ -122,7 +134,22 @@ def prune(
         VerifyError: the cut model differs; nothing is returned.
     """
     request = Request(
-        budget, method, criterion, allocator, levels, bounds, search, judge, _stages(stages), damage, recover, threads
+        budget,
+        method,
+        criterion,
+        allocator,
+        levels,
+        bounds,
+        search,
+        judge,
+        _stages(stages),
+        damage,
+        recover,
+        threads,
+        nodes,
+        strategy,
+        divide,
+        optimise,
     )
     check_stages(request)
     check_repair(repair)

@@ -15,12 +15,13 @@ from prunus.budget.weights import WEIGHT_ALLOCATORS
 from prunus.criteria import CriterionLike, canonical, criterion_name, weight_criterion_of
 from prunus.data.batches import check_count
 from prunus.errors import OptionError, nearest
-from prunus.foundation.arguments import truth
+from prunus.foundation.arguments import shown, truth
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.registry import title_of
 from prunus.methods import METHODS, Method
 from prunus.methods.by_count import UNIT_DIVISIONS
 from prunus.methods.by_criterion import OBS, check_unit_criterion
+from prunus.methods.hierarchy.settings import TREE_OPTIONS, checked_tree_options
 from prunus.outcome import Recover
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
 from prunus.plans import Cost
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 Budget = Mapping[str, Any]
 """Metric → a number or a text; for counts and thresholds of single layers also selector → amount."""
 Bounds = Mapping[str, Bound | Mapping[str, Any]]
+Nodes = Mapping[str, Any]
+"""Part of the tree, or a group inside its layers → method, criterion, rate, size, strategy."""
 
 LEVELS = ("unit", "weight")
 MAX_DROP = "max_drop"
@@ -67,6 +70,10 @@ class Request:
     damage: bool = DEFAULTS.damage
     recover: Recover = None
     threads: int = DEFAULTS.threads
+    nodes: Nodes | None = DEFAULTS.nodes
+    strategy: str | None = DEFAULTS.strategy
+    divide: str | Mapping[str, Any] | None = DEFAULTS.divide
+    optimise: str | Mapping[str, Any] | None = DEFAULTS.optimise
 
     @staticmethod
     def of(budget: Budget, options: Mapping[str, Any]) -> Request:
@@ -94,6 +101,8 @@ class Request:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "criterion", canonical(self.criterion))
+        for name, value in checked_tree_options({name: getattr(self, name) for name in TREE_OPTIONS}).items():
+            object.__setattr__(self, name, value)
         _check_levels(self.levels)
         _check_budget(self.budget)
         check_count("search", self.search, 0)
@@ -113,6 +122,8 @@ class Request:
         if self.method is not None:
             return METHODS.get(self.method)
         kind = next((kind for kind in KINDS if kind in self.budget), None)
+        if any(getattr(self, name) is not None for name in TREE_OPTIONS):
+            return METHODS.get("hierarchical")
         return METHODS.get(_BY_LEVELS[frozenset(self.levels)] if kind is None else _BY_COUNT[kind])
 
     @property
@@ -187,9 +198,16 @@ class Request:
                     f"method {chosen.name!r} takes no {name} (got {value!r}); remove {name} or method, or use method "
                     "'units' or 'weights'."
                 )
-        if self.method is not None and tuple(self.levels) != DEFAULTS.levels:
+        for name in TREE_OPTIONS:
+            if getattr(self, name) is not None and name not in chosen.options and not self.stages:
+                raise OptionError(
+                    f"method {chosen.name!r} takes no {name} (got {shown(getattr(self, name))}); remove {name} or "
+                    "method, or use method hierarchical or multi-scale."
+                )
+        own = self.method is not None or chosen.name == "hierarchical"
+        if own and tuple(self.levels) != DEFAULTS.levels:
             raise OptionError(
-                f"levels is {self.levels!r} beside method {self.method!r}, which has its own levels; remove "
+                f"levels is {self.levels!r} beside method {chosen.name!r}, which has its own levels; remove "
                 "levels or method."
             )
 
@@ -264,10 +282,11 @@ class Request:
         found: dict[str, Any] = {"budget": plain(self.budget)}
         if self.method is not None:
             found["method"] = self.method
-        if self.planner.options:
+        if "criterion" in self.planner.options:
             found["criterion"] = None if self.criterion is None else criterion_name(self.criterion)
             counted = self.planner.counts if self.count is not None else ""
             found["levels"] = [_LEVEL_OF[counted]] if counted in _LEVEL_OF else list(self.levels)
+        found |= {name: plain_nodes(getattr(self, name)) for name in TREE_OPTIONS if getattr(self, name) is not None}
         if self.allocator is not None:
             found["allocator"] = title_of(self.allocator)
         if self.bounds:
@@ -314,6 +333,13 @@ def allowed_drop(value: object) -> float:
 def plain_bounds(bounds: Bounds) -> dict[str, Any]:
     """Return bounds as JSON types."""
     return {pattern: asdict(Bound.of(bound)) for pattern, bound in bounds.items()}
+
+
+def plain_nodes(given: Any) -> Any:
+    """Return an option of the hierarchical procedure as JSON types."""
+    if isinstance(given, Mapping):
+        return {key: plain_nodes(value) for key, value in given.items()}
+    return list(given) if isinstance(given, tuple) else given
 
 
 def plain(budget: Budget) -> dict[str, Any]:
