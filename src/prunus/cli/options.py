@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -72,6 +73,23 @@ class PlanOptions:
             "--methods", help="A method of integrated, such as fine-tuning=0.4 or structured; repeat, in order."
         ),
     ] = None
+    node: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--node",
+            help="Settings of a part of the tree, such as 'stage1/*:criterion=magnitude,rate=0.8', or a file of them "
+            "(YAML, JSON); repeat for several.",
+        ),
+    ] = None
+    strategy: Annotated[
+        str | None, typer.Option(help="How hierarchical scores nodes: auto, weight, gradient or activation.")
+    ] = None
+    divide: Annotated[
+        str | None, typer.Option(help="How hierarchical divides the network: feature, depth:3 or connections:3.")
+    ] = None
+    optimise: Annotated[
+        str | None, typer.Option(help="What hierarchical does after each level: refit, none, finetune:50.")
+    ] = None
     level: Annotated[
         list[str] | None, typer.Option("--level", help="What to prune: unit, weight; repeat for both.")
     ] = None
@@ -101,6 +119,10 @@ class PlanOptions:
             ("prune", "merge"): self.merge,
             ("prune", "window"): self.window,
             ("prune", "methods"): self.methods,
+            ("prune", "nodes"): nodes_of(self.node),
+            ("prune", "strategy"): self.strategy,
+            ("prune", "divide"): self.divide,
+            ("prune", "optimise"): self.optimise,
             ("prune", "levels"): self.level,
             ("opt_in",): self.opt_in,
             ("ignore",): self.ignore,
@@ -175,6 +197,68 @@ def method_options_of(words: Sequence[str] | None) -> dict[str, Any] | None:
             raise OptionError(f"--method-option: got {word!r}; {reason}.")
         found[key] = _amount(value)
     return found
+
+
+def nodes_of(words: Sequence[str] | None) -> dict[str, Any] | None:
+    """Turn ``["stage1/*:criterion=magnitude,rate=0.8"]`` into settings of nodes; None stays None.
+
+    A word without a setting is the path of a file with a section of settings. A window is written ``size=1x8``.
+
+    Raises:
+        OptionError: neither of them, or a part of the tree that occurs twice.
+        RecipeError: a file that cannot be read.
+
+    Example:
+        >>> nodes_of(["stage1/*:criterion=magnitude,rate=0.8", "head:size=1x8,rate=0.5"])
+        {'stage1/*': {'criterion': 'magnitude', 'rate': 0.8}, 'head': {'size': [1, 8], 'rate': 0.5}}
+    """
+    if words is None:
+        return None
+    found: dict[str, Any] = {}
+    for word in words:
+        pattern, colon, text = word.rpartition(":")
+        for name, setting in ({pattern: _setting(word, text)} if colon and "=" in text else _settings_in(word)).items():
+            if name in found:
+                raise OptionError(f"--node: {name!r} is given two settings; give it one.")
+            found[name] = setting
+    return found
+
+
+def _setting(word: str, text: str) -> dict[str, Any]:
+    setting: dict[str, Any] = {}
+    for pair in text.split(","):
+        key, sign, value = (part.strip() for part in pair.partition("="))
+        if not sign or not key or not value:
+            raise OptionError(f"--node: got {word!r}; allowed: PART:KEY=VALUE,KEY=VALUE, such as 'stage1/*:rate=0.8'.")
+        if key in setting:
+            advice = "is given two methods; give one" if key == "method" else f"has {key} twice; give it once"
+            raise OptionError(f"--node: {word!r} {advice}.")
+        rows, by, columns = value.partition("x")
+        sized = key == "size" and by and rows.isdigit() and columns.isdigit()
+        setting[key] = [int(rows), int(columns)] if sized else _amount(value)
+    return setting
+
+
+def _settings_in(path: str) -> dict[str, Any]:
+    from prunus.experiments.recipe.yaml_lines import read_yaml
+
+    try:
+        with Path(path).open("rb") as stream:
+            text = stream.read(_LARGEST_NODES + 1).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "is no text" if isinstance(error, UnicodeDecodeError) else f"cannot be read: {error.strerror}"
+        raise OptionError(
+            f"--node: {path!r} {why}; allowed: PART:KEY=VALUE such as 'stage1/*:rate=0.8', or a file (YAML, JSON)."
+        ) from error
+    if len(text) > _LARGEST_NODES:
+        raise OptionError(f"--node: {path!r} is larger than 64 KB; give a short file of settings.")
+    values = read_yaml(text, path).values
+    if not isinstance(values, dict):
+        raise OptionError(f"--node: {path!r} holds no section; write lines such as 'stage1/*: {{rate: 0.8}}'.")
+    return {str(name): setting for name, setting in values.items()}
+
+
+_LARGEST_NODES = 64 << 10
 
 
 def recovery_of(words: Sequence[str] | None) -> dict[tuple[str, ...], float | int | str]:

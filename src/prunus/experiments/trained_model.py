@@ -155,6 +155,10 @@ def request_of(recipe: Recipe) -> Request:
         recover=recover,
         threads=recipe.compare.latency.threads,
         merge=section.merge,
+        nodes=section.nodes,
+        strategy=section.strategy,
+        divide=section.divide,
+        optimise=section.optimise,
     )
 
 

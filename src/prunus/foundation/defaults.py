@@ -27,6 +27,8 @@ class Defaults:
         loss: the loss that scores and choices minimise.
         forward: ``keep``: no forward of the user's is rewritten.
         config_ties: whether a Hugging Face config alone has to describe the cut network.
+        nodes, strategy, divide, optimise: None: no node has a setting; ``hierarchical`` then takes the strategies
+            ``auto``, divides by ``feature`` and optimises by ``refit``.
     """
 
     levels: tuple[str, ...] = ("unit",)
@@ -45,6 +47,10 @@ class Defaults:
     loss: str = "cross_entropy"
     forward: str = "keep"
     config_ties: bool = False
+    nodes: None = None
+    strategy: str | None = None
+    divide: str | None = None
+    optimise: str | None = None
 
 
 DEFAULTS = Defaults()

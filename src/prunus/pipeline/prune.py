@@ -16,7 +16,7 @@ from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.progress import Progress
 from prunus.outcome import Outcome, Recover, realise, recovery_of
 from prunus.pipeline.planner import plan_for, planned
-from prunus.pipeline.request import Bounds, Budget, Request
+from prunus.pipeline.request import Bounds, Budget, Nodes, Request
 from prunus.pipeline.stage_checks import check_stages
 from prunus.plans import Plan
 from prunus.repairs import check_repair
@@ -46,6 +46,10 @@ def prune(
     stages: Iterable[Mapping[str, Any]] = (),
     damage: bool = DEFAULTS.damage,
     merge: bool | None = DEFAULTS.merge,
+    nodes: Nodes | None = DEFAULTS.nodes,
+    strategy: str | None = DEFAULTS.strategy,
+    divide: str | Mapping[str, Any] | None = DEFAULTS.divide,
+    optimise: str | Mapping[str, Any] | None = DEFAULTS.optimise,
     held_out: Any = None,
     loss: str | LossFunction = DEFAULTS.loss,
     threads: int = DEFAULTS.threads,
@@ -114,6 +118,14 @@ def prune(
         merge: True adds to the weights that stay the least-squares share of the inputs that go, fitted on ``data``
             without labels; False only drops; None merges with method ``redundancy`` and ``redundant-weights``.
         damage: measure the damage of every decision alone, and of all together.
+        nodes: the method, criterion and rate of parts of the tree, for the method ``hierarchical``, which they imply:
+            ``{"stage1/*": {"criterion": "magnitude", "rate": 0.8}, "layer3/weights<q10": {"method": "remove"}}``. A
+            rate is the share that goes; the other nodes divide what is left of the budget; see `docs/methods.md`.
+        strategy: how ``hierarchical`` scores nodes without a criterion: weight, gradient or activation, or ``auto``,
+            which tries all three on every node.
+        divide: how it divides the network into stages: feature, depth or connections, the latter two as ``"depth:3"``.
+        optimise: how it optimises the weights after each level: refit, none, the name of a repair, or
+            ``"finetune:50"``.
         held_out: data on which methods compare candidates, and which decide on a recovery; by default a tenth
             of ``data``.
         loss: the name of a loss, or (outputs, targets) → one number; scores and choices minimise it.
@@ -152,6 +164,10 @@ def prune(
         threads=threads,
         merge=merge,
         method_options={} if method_options is None else method_options,
+        nodes=nodes,
+        strategy=strategy,
+        divide=divide,
+        optimise=optimise,
     )
     check_stages(request)
     check_repair(repair)

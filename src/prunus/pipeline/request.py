@@ -22,11 +22,13 @@ from prunus.masks.window_option import Units, canonical_window, window_of
 from prunus.methods import METHODS, Method
 from prunus.methods.by_count import UNIT_DIVISIONS
 from prunus.methods.criterion_names import OBS, check_criterion, check_unit_criterion
+from prunus.methods.hierarchy.settings import TREE_OPTIONS, checked_tree_options
 from prunus.methods.integrated_parts import canonical_parts
 from prunus.methods.weights import MAGNITUDE
 from prunus.methods.window_wise import WINDOW
 from prunus.outcome import Recover
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
+from prunus.pipeline.method_options import NOT_GIVEN, check_method_options, check_taken
 from prunus.plans import Cost
 from prunus.repairs import check_repair
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 Budget = Mapping[str, Any]
 """Metric → a number or a text; for counts and thresholds of single layers also selector → amount."""
 Bounds = Mapping[str, Bound | Mapping[str, Any]]
+Nodes = Mapping[str, Any]
+"""Part of the tree, or a group inside its layers → method, criterion, rate, size, strategy."""
 
 LEVELS = ("unit", "weight")
 MAX_DROP = "max_drop"
@@ -47,13 +51,6 @@ _BY_LEVELS = {
 }
 _BY_COUNT = {"units": "units", "weights": "weights", "modules": "modular", "windows": "window-tile"}
 """The parts that a budget counts → the method for it, where none is named."""
-UNITS_OR_WEIGHTS = "'units' or 'weights'"
-_TAKERS = {
-    "window": "'window-wise'",
-    "methods": "'integrated'",
-    "method_options": "'incremental' or another that trains",
-}
-"""The options of few methods → those methods."""
 _LEVEL_OF = {"units": "unit", "weights": "weight"}
 _ANY = Cost(params=1, macs_forward=1, macs_backward=1, param_bytes=1)
 
@@ -82,6 +79,10 @@ class Request:
     threads: int = DEFAULTS.threads
     merge: bool | None = DEFAULTS.merge
     method_options: Mapping[str, Any] = field(default_factory=dict)
+    nodes: Nodes | None = DEFAULTS.nodes
+    strategy: str | None = DEFAULTS.strategy
+    divide: str | Mapping[str, Any] | None = DEFAULTS.divide
+    optimise: str | Mapping[str, Any] | None = DEFAULTS.optimise
 
     @staticmethod
     def of(budget: Budget, options: Mapping[str, Any]) -> Request:
@@ -111,6 +112,8 @@ class Request:
         object.__setattr__(self, "criterion", canonical(self.criterion))
         object.__setattr__(self, "window", canonical_window(self.window))
         object.__setattr__(self, "methods", canonical_parts(self.methods))
+        for name, value in checked_tree_options({name: getattr(self, name) for name in TREE_OPTIONS}).items():
+            object.__setattr__(self, name, value)
         _check_levels(self.levels)
         _check_budget(self.budget)
         check_count("search", self.search, 0)
@@ -131,6 +134,8 @@ class Request:
         if self.method is not None:
             return self._as_asked(METHODS.get(self.method))
         kind = next((kind for kind in KINDS if kind in self.budget), None)
+        if any(getattr(self, name) is not None for name in TREE_OPTIONS):
+            return METHODS.get("hierarchical")
         return METHODS.get(_BY_LEVELS[frozenset(self.levels)] if kind is None else _BY_COUNT[kind])
 
     def _as_asked(self, chosen: Method) -> Method:
@@ -224,37 +229,18 @@ class Request:
 
     def _check_options(self, chosen: Method) -> None:
         """Refuse options that the method does not take."""
-        _check_method_options(self.method_options)
-        silent: dict[str, Any] = {
-            "criterion": None,
-            "allocator": None,
-            "search": 0,
-            "judge": "none",
-            "window": None,
-            "methods": (),
-            "method_options": {},
-        }
-        for name, nothing in silent.items():
-            value = getattr(self, name)
-            if value != nothing and name not in chosen.options and not self.stages:
-                if name == "search":
-                    raise OptionError(
-                        f"search (got {value}) starts from an allocator's plan, and method {chosen.name!r} makes its "
-                        "own plan; remove search or method."
-                    )
-                shown = [part.plain() for part in value] if name == "methods" else value
-                raise OptionError(
-                    f"method {chosen.name!r} takes no {name} (got {shown!r}); remove {name} or method, or use method "
-                    f"{_TAKERS.get(name, UNITS_OR_WEIGHTS)}."
-                )
+        check_method_options(self.method_options)
+        if not self.stages:
+            check_taken(chosen, {name: getattr(self, name) for name in NOT_GIVEN})
         if "levels" in chosen.options and len(self.levels) > 1:
             raise OptionError(
                 f"levels is {self.levels!r} beside method {self.method!r}, which works at one level at a time; give "
                 "one."
             )
-        if self.method is not None and tuple(self.levels) != DEFAULTS.levels and "levels" not in chosen.options:
+        own = self.method is not None or chosen.name == "hierarchical"
+        if own and tuple(self.levels) != DEFAULTS.levels and "levels" not in chosen.options:
             raise OptionError(
-                f"levels is {self.levels!r} beside method {self.method!r}, which has its own levels; remove "
+                f"levels is {self.levels!r} beside method {chosen.name!r}, which has its own levels; remove "
                 "levels or method."
             )
 
@@ -337,6 +323,7 @@ class Request:
                 found["levels"] = [_LEVEL_OF[counted]] if counted in _LEVEL_OF else list(self.levels)
         if self.window is not None:
             found["window"] = self.window
+        found |= {name: plain_nodes(getattr(self, name)) for name in TREE_OPTIONS if getattr(self, name) is not None}
         if self.allocator is not None:
             found["allocator"] = title_of(self.allocator)
         if self.merge is not None:
@@ -352,11 +339,6 @@ def _check_levels(levels: Sequence[str]) -> None:
     listed = isinstance(levels, Sequence) and not isinstance(levels, str)
     if not listed or not levels or any(x not in LEVELS for x in levels) or len(set(levels)) < len(levels):
         raise OptionError(f"levels is {levels!r}; allowed: a tuple of {', '.join(LEVELS)}, each once at most.")
-
-
-def _check_method_options(given: Any) -> None:
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise OptionError(f"method_options is {given!r}; allowed: a mapping such as {{'threshold': 0.01}}.")
 
 
 def _check_budget(budget: Any) -> None:
@@ -392,6 +374,13 @@ def allowed_drop(value: object) -> float:
 def plain_bounds(bounds: Bounds) -> dict[str, Any]:
     """Return bounds as JSON types."""
     return {pattern: asdict(Bound.of(bound)) for pattern, bound in bounds.items()}
+
+
+def plain_nodes(given: Any) -> Any:
+    """Return an option of the hierarchical procedure as JSON types."""
+    if isinstance(given, Mapping):
+        return {key: plain_nodes(value) for key, value in given.items()}
+    return list(given) if isinstance(given, tuple) else given
 
 
 def plain(budget: Budget) -> dict[str, Any]:

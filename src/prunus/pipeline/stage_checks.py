@@ -8,6 +8,7 @@ from prunus.analysis import Analysis
 from prunus.budget import METRICS, Limit, parse_budget
 from prunus.budget.limits import LATENCY
 from prunus.errors import OptionError
+from prunus.methods.hierarchy.assignment import check_tree_settings
 from prunus.pipeline.memory_budget import limits_of
 from prunus.pipeline.request import Request
 from prunus.recovery import RECOVERY_METHODS, RecoveryOptions
@@ -24,6 +25,10 @@ _OWN = {
     "judge": ("none", "leave it out, or leave the stages out"),
     "window": (None, "leave it out, or leave the stages out"),
     "methods": ((), "leave it out, or leave the stages out"),
+    "nodes": (None, "leave it out, or leave the stages out"),
+    "strategy": (None, "leave it out, or leave the stages out"),
+    "divide": (None, "leave it out, or leave the stages out"),
+    "optimise": (None, "leave it out, or leave the stages out"),
 }
 """Options that stages have themselves or do not use: the default value, and the advice in the message."""
 
@@ -77,11 +82,13 @@ def check_limits(analysis: Analysis, request: Request) -> None:
     """Refuse bounds and counted budgets that a network cannot have, before it is trained.
 
     Raises:
-        SelectorError: a bound whose pattern matches nothing.
+        SelectorError: a bound or a setting whose pattern matches nothing.
         OptionError: an amount that is not allowed.
         BudgetError: the uncut network meets the budget.
     """
     bounded = analysis.bounded(request.bounds)
+    if request.nodes or request.strategy or request.divide:
+        check_tree_settings(bounded, request.nodes, request.strategy, request.divide)
     if request.stages:
         stage_budget(bounded, request)
     elif request.counted and request.counted.keys() <= METRICS.keys() - {LATENCY}:

@@ -85,12 +85,19 @@ def _flag(path: tuple[str, ...]) -> str:
     *sections, key = path
     if sections == ["recover"]:
         return f"--recover {key}"
-    return f"--{'level' if key == 'levels' else key.replace('_', '-')}"
+    return f"--{_FLAGS.get(key, key.replace('_', '-'))}"
+
+
+_FLAGS = {"levels": "level", "nodes": "node"}
+"""Keys whose options have another name."""
 
 
 def _replaced(prune: dict[str, Any], changes: Mapping[tuple[str, ...], Any]) -> None:
     """Let a method of the command line replace the recipe's criterion and allocator, and the other way round."""
-    own = ("criterion", "allocator", "levels", "search", "judge", "window", "methods")
+    own = (
+        *("criterion", "allocator", "levels", "search", "judge", "window", "methods"),
+        *("nodes", "strategy", "divide", "optimise"),
+    )
     named = {key for key in ("method", *own) if changes.get(("prune", key)) is not None}
     if "method" in named:
         from prunus.methods import METHODS

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict
 
-from prunus.errors import OptionError
+from prunus.errors import OptionError, SelectorError
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.option_record import accepted_by
 from prunus.pipeline.stage import CriterionName, Name, Stage, check_stages
@@ -68,6 +68,20 @@ def _methods(given: Any) -> Any:
         return tuple(part.plain() for part in canonical_parts(given))
     except OptionError as error:
         raise ValueError(str(error).removeprefix("methods: ").rstrip(".")) from error
+
+
+def _tree_option(name: str) -> AfterValidator:
+    """Return the check of one option of the hierarchical procedure."""
+
+    def check(given: Any) -> Any:
+        from prunus.methods.hierarchy.settings import TREE_OPTIONS, checked_tree_options
+
+        try:
+            return checked_tree_options({**dict.fromkeys(TREE_OPTIONS), name: given})[name]
+        except (OptionError, SelectorError) as error:
+            raise ValueError(str(error).removeprefix(f"{name}: ").rstrip(".")) from error
+
+    return AfterValidator(check)
 
 
 _TRAIN = TrainingOptions(steps=0, lr=1e-3)
@@ -161,6 +175,19 @@ class Prune(_Section):
     merge: bool | None = Field(
         default=DEFAULTS.merge,
         description="true or false: inputs that stay take over the share of those that go; or null, as the method says",
+    )
+    nodes: Annotated[dict[Name, dict[str, Any]] | None, _tree_option("nodes")] = Field(
+        default=DEFAULTS.nodes,
+        description="a section from parts of the tree to the keys method, criterion, rate, size, strategy",
+    )
+    strategy: Annotated[Name | None, _tree_option("strategy")] = Field(
+        default=DEFAULTS.strategy, description="auto, weight, gradient or activation, or null"
+    )
+    divide: Annotated[Name | dict[str, Any] | None, _tree_option("divide")] = Field(
+        default=DEFAULTS.divide, description="feature, depth, connections, the latter two as depth:3, or null"
+    )
+    optimise: Annotated[Name | dict[str, Any] | None, _tree_option("optimise")] = Field(
+        default=DEFAULTS.optimise, description="refit, none, the name of a repair, finetune:50, or null"
     )
     damage: bool = Field(
         default=DEFAULTS.damage, description="true or false: measure what every decision of the plan costs"
