@@ -152,6 +152,7 @@ def request_of(recipe: Recipe) -> Request:
         damage=section.damage,
         recover=recover,
         threads=recipe.compare.latency.threads,
+        resolution=section.resolution,
     )
 
 

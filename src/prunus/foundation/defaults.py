@@ -23,6 +23,7 @@ class Defaults:
         seed: the seed of all random numbers.
         loss: the loss that scores and choices minimise.
         forward: ``keep``: no forward of the user's is rewritten.
+        resolution: None: the input size stays.
         config_ties: whether a Hugging Face config alone has to describe the cut network.
     """
 
@@ -39,6 +40,7 @@ class Defaults:
     loss: str = "cross_entropy"
     forward: str = "keep"
     config_ties: bool = False
+    resolution: None = None
 
 
 DEFAULTS = Defaults()

@@ -24,11 +24,15 @@ Planning = Callable[..., Plan]
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """The training of a method that prunes while it trains: the same with which the other methods recover."""
+    """The training of a method that prunes while it trains: the same with which the other methods recover.
+
+    ``minutes`` is its time in place of ``options.steps``.
+    """
 
     data: DataSource
     options: TrainingOptions
     seed: int = 0
+    minutes: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from prunus.pruner import STRATEGIES, Pruner, PrunerOptions
 from prunus.pruner.loop import train_pruning_
 from prunus.pruner.structure import Structure
 from prunus.training import TrainingOptions
+from prunus.training.schedules import RAMP
 
 STEPS = 30
 """Training steps on calibration data where only a plan is needed."""
@@ -46,12 +47,15 @@ def while_training(name: str, level: Level, strategy: str, description: str) -> 
 def _taught(analysis: Analysis, limits: Limits, lesson: Lesson, strategy: str) -> Learned:
     model, _ = masked_copy(whole(analysis), {})
     if STRATEGIES.get(strategy).structural:
-        # Removed units need a longer recovery than masked weights: half of the steps follow the last cut.
-        options = PrunerOptions(analysis.kept(limits[0]), strategy, end_step=(lesson.options.steps + 1) // 2)
+        # Removed units need a longer recovery than masked weights: half of the training follows the last cut.
+        end = (lesson.options.steps + 1) // 2 if lesson.minutes is None else None
+        options, final = PrunerOptions(analysis.kept(limits[0]), strategy, end_step=end), 0.5
         pruner = Pruner(model, options, structure=_structure(analysis))
     else:
-        pruner = _of_weights(model, analysis, limits, strategy)
-    train_pruning_(model, lesson.data, lesson.options, pruner=pruner, seed=lesson.seed)
+        pruner, final = _of_weights(model, analysis, limits, strategy), RAMP
+    train_pruning_(
+        model, lesson.data, lesson.options, pruner=pruner, seed=lesson.seed, minutes=lesson.minutes, final=final
+    )
     return Learned(pruner.plan(analysis.coupling), model)
 
 

@@ -48,6 +48,7 @@ def prune(
     threads: int = DEFAULTS.threads,
     forward: str = DEFAULTS.forward,
     config_ties: bool = DEFAULTS.config_ties,
+    resolution: str | Sequence[int | str] | None = DEFAULTS.resolution,
     progress: Progress | None = None,
 ) -> Outcome:
     """Return a smaller network that provably computes what the masked original computes.
@@ -111,6 +112,10 @@ def prune(
             rewritten forward takes only calls like the example.
         config_ties: for a Hugging Face model, cut to one size per entry of its config in all layers, so that the
             folder that ``save(…, format="huggingface")`` writes loads without prunus.
+        resolution: ``auto`` or sizes such as ``[192, 160, "128x96"]``: the input size is an axis of the budget too.
+            Sizes are sides of images, or lengths of sequences. Each is priced by recording the network at that size,
+            the rest of the budget is planned there, and the plan with the lowest loss on held-out data is taken;
+            without labels that of the compound scaling. Data are scaled or cut to the chosen size.
         progress: reports every long step.
 
     ``prune(model, x, budget=b, …)`` is ``a = prunus.analyse(model, x, …); prunus.realise(a, a.plan(b, …), …)``.
@@ -122,7 +127,19 @@ def prune(
         VerifyError: the cut model differs; nothing is returned.
     """
     request = Request(
-        budget, method, criterion, allocator, levels, bounds, search, judge, _stages(stages), damage, recover, threads
+        budget,
+        method,
+        criterion,
+        allocator,
+        levels,
+        bounds,
+        search,
+        judge,
+        _stages(stages),
+        damage,
+        recover,
+        threads,
+        resolution,
     )
     check_stages(request)
     check_repair(repair)
@@ -163,7 +180,8 @@ def rebudgeted(outcome: Outcome, budget: Budget, changes: Mapping[str, Any]) -> 
     check_repair(repair)
     request = Request.of(budget, options)
     check_stages(request)
-    return carried_out(outcome.analysis, request, repair, outcome.analysis.progress)
+    analysis = outcome.analysis.full_size or outcome.analysis
+    return carried_out(analysis, request, repair, outcome.analysis.progress)
 
 
 def _stages(given: Iterable[Mapping[str, Any]]) -> Any:

@@ -14,6 +14,7 @@ from prunus.budget.counts import COUNTS, KINDS, Count, count_of
 from prunus.budget.weights import WEIGHT_ALLOCATORS
 from prunus.criteria import CriterionLike, canonical, criterion_name, weight_criterion_of
 from prunus.data.batches import check_count
+from prunus.data.input_size import check_resolution
 from prunus.errors import OptionError, nearest
 from prunus.foundation.arguments import truth
 from prunus.foundation.defaults import DEFAULTS
@@ -67,6 +68,7 @@ class Request:
     damage: bool = DEFAULTS.damage
     recover: Recover = None
     threads: int = DEFAULTS.threads
+    resolution: str | Sequence[int | str] | None = DEFAULTS.resolution
 
     @staticmethod
     def of(budget: Budget, options: Mapping[str, Any]) -> Request:
@@ -94,6 +96,7 @@ class Request:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "criterion", canonical(self.criterion))
+        object.__setattr__(self, "resolution", check_resolution(self.resolution))
         _check_levels(self.levels)
         _check_budget(self.budget)
         check_count("search", self.search, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from prunus.analysis.input_size import input_size_line
 from prunus.plans import Cost, Decision, Plan, to_ranges
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def price_lines(plan: Plan, *, batch: int = 1) -> Iterator[str]:
     if plan.before and plan.after:
         rows = [_cost_row(label, field, plan.before, plan.after, batch) for label, field in _COSTS]
         yield from aligned([("", "before", "after", "kept"), *rows])
+    size = input_size_line(plan)
+    if size:
+        yield size
 
 
 def damage_lines(plan: Plan) -> Iterator[str]:
