@@ -104,6 +104,12 @@ class PlanOptions:
     ignore: Annotated[
         list[str] | None, typer.Option("--ignore", help="A module, glob or class to exclude; repeat for several.")
     ] = None
+    resolution: Annotated[
+        str | None,
+        typer.Option(
+            help="Input sizes to choose among: auto, or sides or lengths with commas, such as 192,160,128x96."
+        ),
+    ] = None
     calibration: CalibrationOption = None
 
     def changes(self) -> dict[tuple[str, ...], Any]:
@@ -124,6 +130,7 @@ class PlanOptions:
             ("prune", "divide"): self.divide,
             ("prune", "optimise"): self.optimise,
             ("prune", "levels"): self.level,
+            ("prune", "resolution"): resolution_of(self.resolution),
             ("opt_in",): self.opt_in,
             ("ignore",): self.ignore,
             ("forward",): self.forward,
@@ -259,6 +266,19 @@ def _settings_in(path: str) -> dict[str, Any]:
 
 
 _LARGEST_NODES = 64 << 10
+
+
+def resolution_of(text: str | None) -> str | list[int | str] | None:
+    """Turn ``"192,160x128"`` into a list of sizes; ``auto`` and None stay.
+
+    Example:
+        >>> resolution_of("192,160x128"), resolution_of("auto")
+        ([192, '160x128'], 'auto')
+    """
+    if text is None or text.strip() == "auto":
+        return text and "auto"
+    words = [part.strip() for part in text.split(",") if part.strip()]
+    return [int(word) if word.isdecimal() else word for word in words]
 
 
 def recovery_of(words: Sequence[str] | None) -> dict[tuple[str, ...], float | int | str]:

@@ -159,6 +159,7 @@ def request_of(recipe: Recipe) -> Request:
         strategy=section.strategy,
         divide=section.divide,
         optimise=section.optimise,
+        resolution=section.resolution,
     )
 
 

@@ -26,6 +26,7 @@ class Defaults:
         seed: the seed of all random numbers.
         loss: the loss that scores and choices minimise.
         forward: ``keep``: no forward of the user's is rewritten.
+        resolution: None: the input size stays.
         config_ties: whether a Hugging Face config alone has to describe the cut network.
         nodes, strategy, divide, optimise: None: no node has a setting; ``hierarchical`` then takes the strategies
             ``auto``, divides by ``feature`` and optimises by ``refit``.
@@ -51,6 +52,7 @@ class Defaults:
     strategy: str | None = None
     divide: str | None = None
     optimise: str | None = None
+    resolution: None = None
 
 
 DEFAULTS = Defaults()

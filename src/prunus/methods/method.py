@@ -33,6 +33,7 @@ class Lesson:
         data, options, seed: what is learned from, and how.
         settings: the options of the method itself, such as ``{"threshold": 0.01}``.
         recover: how the other methods recover; with its method ``distil`` the dense network teaches here too.
+        minutes: the time of the training in place of ``options.steps``.
     """
 
     data: DataSource
@@ -40,6 +41,7 @@ class Lesson:
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     recover: RecoveryOptions | None = None
+    minutes: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from prunus.analysis import Analysis
+from prunus.analysis.input_size import input_size_line
 from prunus.criteria import is_unit_criterion, needs_of
 from prunus.errors import UsageError
 from prunus.exporters import save, undo
@@ -120,11 +121,12 @@ _COUNTS = (
 
 
 def _lines(found: Outcome) -> list[str]:
+    size = input_size_line(found.plan)
     proof = "not proved" if found.check is None else str(found.check)
     coverage = f"coverage: {found.coverage:.1%} of the parameters can be removed"
     if found.coverage_rewritten is not None and found.coverage_rewritten - found.coverage > 5e-4:
         coverage += f' ({found.coverage_rewritten:.1%} with forward="rewrite")'
-    lines = [*_table(found), proof, coverage]
+    lines = [*_table(found), *([size] if size else []), proof, coverage]
     if found.surgery.spliced:
         named = ", ".join(path or "the model" for path in found.surgery.spliced)
         lines.append(f"rewritten forwards, for calls like the example alone: {named}")

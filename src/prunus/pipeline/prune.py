@@ -56,6 +56,7 @@ def prune(
     forward: str = DEFAULTS.forward,
     config_ties: bool = DEFAULTS.config_ties,
     method_options: Mapping[str, Any] | None = None,
+    resolution: str | Sequence[int | str] | None = DEFAULTS.resolution,
     progress: Progress | None = None,
 ) -> Outcome:
     """Return a smaller network that provably computes what the masked original computes.
@@ -137,6 +138,10 @@ def prune(
             folder that ``save(…, format="huggingface")`` writes loads without prunus.
         method_options: the settings of a method that prunes while it trains, such as ``{"threshold": 0.01}`` for
             ``gradient-threshold-moving``; `docs/training.md` lists them.
+        resolution: ``auto`` or sizes such as ``[192, 160, "128x96"]``: the input size is an axis of the budget too.
+            Sizes are sides of images, or lengths of sequences. Each is priced by recording the network at that size,
+            the rest of the budget is planned there, and the plan with the lowest loss on held-out data is taken;
+            without labels that of the compound scaling. Data are scaled or cut to the chosen size.
         progress: reports every long step.
 
     ``prune(model, x, budget=b, …)`` is ``a = prunus.analyse(model, x, …); prunus.realise(a, a.plan(b, …), …)``.
@@ -168,6 +173,7 @@ def prune(
         strategy=strategy,
         divide=divide,
         optimise=optimise,
+        resolution=resolution,
     )
     check_stages(request)
     check_repair(repair)
@@ -208,7 +214,8 @@ def rebudgeted(outcome: Outcome, budget: Budget, changes: Mapping[str, Any]) -> 
     check_repair(repair)
     request = Request.of(budget, options)
     check_stages(request)
-    return carried_out(outcome.analysis, request, repair, outcome.analysis.progress)
+    analysis = outcome.analysis.full_size or outcome.analysis
+    return carried_out(analysis, request, repair, outcome.analysis.progress)
 
 
 def _stages(given: Iterable[Mapping[str, Any]]) -> Any:

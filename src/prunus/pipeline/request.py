@@ -14,6 +14,7 @@ from prunus.budget.counts import COUNTS, KINDS, Count, count_of
 from prunus.budget.weights import WEIGHT_ALLOCATORS
 from prunus.criteria import CriterionLike, canonical, criterion_name
 from prunus.data.batches import check_count
+from prunus.data.input_size import check_resolution
 from prunus.errors import OptionError, nearest
 from prunus.foundation.arguments import truth
 from prunus.foundation.defaults import DEFAULTS
@@ -83,6 +84,7 @@ class Request:
     strategy: str | None = DEFAULTS.strategy
     divide: str | Mapping[str, Any] | None = DEFAULTS.divide
     optimise: str | Mapping[str, Any] | None = DEFAULTS.optimise
+    resolution: str | Sequence[int | str] | None = DEFAULTS.resolution
 
     @staticmethod
     def of(budget: Budget, options: Mapping[str, Any]) -> Request:
@@ -114,6 +116,7 @@ class Request:
         object.__setattr__(self, "methods", canonical_parts(self.methods))
         for name, value in checked_tree_options({name: getattr(self, name) for name in TREE_OPTIONS}).items():
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "resolution", check_resolution(self.resolution))
         _check_levels(self.levels)
         _check_budget(self.budget)
         check_count("search", self.search, 0)

@@ -9,8 +9,8 @@ from prunus.budget import METRICS, Limit, parse_budget
 from prunus.budget.limits import LATENCY
 from prunus.errors import OptionError
 from prunus.methods.hierarchy.assignment import check_tree_settings
-from prunus.pipeline.memory_budget import limits_of
-from prunus.pipeline.request import Request
+from prunus.pipeline.memory_budget import ENERGY, MEMORY, limits_of
+from prunus.pipeline.request import MAX_DROP, Request
 from prunus.recovery import RECOVERY_METHODS, RecoveryOptions
 from prunus.recovery.method_names import AUTOPILOT
 from prunus.recovery.options import whole_recovery
@@ -39,6 +39,8 @@ def check_stages(request: Request) -> None:
     Raises:
         OptionError: an option that stages have themselves.
     """
+    if request.resolution is not None:
+        check_beside_resolution(request)
     if not request.stages:
         return
     for key, (nothing, instead) in _OWN.items():
@@ -46,7 +48,7 @@ def check_stages(request: Request) -> None:
         if value != nothing:
             raise OptionError(f"prune.{key} is {value!r}, which does not reach into stages; {instead}.")
     for number, stage in enumerate(request.stages, 1):
-        if stage.steps:
+        if stage.trains:
             _check_trains(number, round_recovery(stage, request).method)
 
 
@@ -64,13 +66,34 @@ def _check_trains(number: int, method: str) -> None:
         )
 
 
+def check_beside_resolution(request: Request) -> None:
+    """Refuse what a budget over input sizes cannot have beside it.
+
+    Raises:
+        OptionError: stages, ``max_drop``, energy, a count or a threshold, or no budget that a size changes.
+    """
+    if request.stages:
+        raise OptionError("resolution stands beside stages, which prune at one input size; leave one of the two out.")
+    for metric in (MAX_DROP, ENERGY):
+        if metric in request.budget:
+            raise OptionError(
+                f"resolution stands beside budget {metric}, which is measured against the network at the same input "
+                "size; give macs, latency_ms or memory."
+            )
+    if not {"macs", LATENCY, MEMORY} & request.budget.keys():
+        raise OptionError(
+            f"resolution stands beside budget {', '.join(request.budget)}, which no input size changes; give macs, "
+            "latency_ms or memory."
+        )
+
+
 def check_to_apply(request: Request) -> None:
     """Refuse stages that train where only a plan is stored, to be applied to the original network.
 
     Raises:
         OptionError: a stage that recovers or prunes along a schedule.
     """
-    if any(stage.recover is not None or stage.steps for stage in request.stages):
+    if any(stage.recover is not None or stage.trains for stage in request.stages):
         raise OptionError(
             "stages that recover or prune along a schedule learn weights, and a plan holds none: applying it would cut "
             "the original ones. Use prunus.prune or 'prunus prune', or leave recover, schedule and steps out of the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from prunus.analysis.input_size import input_size_line
 from prunus.plans import Cost, Decision, Plan, to_ranges
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def price_lines(plan: Plan, *, batch: int = 1) -> Iterator[str]:
             total, kept = plan.before.params, plan.after.params - plan.masked
             rows.append(("params not masked", f"{total:,}", f"{kept:,}", f"{kept / total:.1%}"))
         yield from aligned([("", "before", "after", "kept"), *rows])
+    size = input_size_line(plan)
+    if size:
+        yield size
     yield from counted_lines(plan)
 
 

@@ -68,6 +68,9 @@ def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
         if value is not None:
             section[path[-1]] = value
     _replaced(values["prune"], changes)
+    for one, other in (("steps", "minutes"), ("minutes", "steps")):
+        if changes.get(("frontier", one)) is not None:
+            values["frontier"][other] = None
     if changes.get(("recover", "steps")) is not None:
         # A recovery has one budget: steps of the command line replace the recipe's minutes.
         values["recover"]["minutes"] = changes.get(("recover", "minutes"))

@@ -7,14 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, model_validator
 
 from prunus.errors import OptionError, SelectorError
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.option_record import accepted_by
 from prunus.pipeline.stage import CriterionName, Name, Stage, check_stages
 from prunus.recovery import RecoveryOptions
-from prunus.training.options import Count, TrainingOptions
+from prunus.training.options import Count, Steps, TrainingOptions
 
 # Each description completes the sentence "allowed: …" of an error message.
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="a whole number from 0 to 2147483647")]
@@ -57,6 +57,15 @@ def _window(given: Any) -> Any:
 
     try:
         return canonical_window(given)
+    except OptionError as error:
+        raise ValueError(str(error).rstrip(".")) from error
+
+
+def _resolution(given: Any) -> Any:
+    from prunus.data.input_size import check_resolution
+
+    try:
+        return check_resolution(given)
     except OptionError as error:
         raise ValueError(str(error).rstrip(".")) from error
 
@@ -121,6 +130,27 @@ class Compare(_Section):
     seeds: Count = Field(default=1)
     save: bool = Field(default=False, description="true or false: keep the network of every run as a checkpoint")
     latency: Latency = Field(default=Latency(), description="a section with the keys rounds, batch, threads")
+
+
+Budget = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of minutes, 0 or more")]
+
+
+class FrontierSection(_Section):
+    """The budgets of ``prunus frontier``, of one unit, and the rule of the knee."""
+
+    steps: Annotated[tuple[Steps, ...], AfterValidator(_nothing_twice)] | None = Field(
+        default=None, strict=False, description="a list of numbers of steps, none twice, or null"
+    )
+    minutes: Annotated[tuple[Budget, ...], AfterValidator(_nothing_twice)] | None = Field(
+        default=None, strict=False, description="a list of numbers of minutes, none twice, or null"
+    )
+    rule: Literal["chord", "noise"] = Field(default="chord", description="chord or noise")
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> FrontierSection:
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError("steps and minutes stand side by side; the budgets of a frontier have one unit")
+        return self
 
 
 Amount = Annotated[
@@ -192,6 +222,12 @@ class Prune(_Section):
     damage: bool = Field(
         default=DEFAULTS.damage, description="true or false: measure what every decision of the plan costs"
     )
+    resolution: Annotated[
+        Literal["auto"] | Annotated[tuple[int | str, ...], Strict(False)] | None, BeforeValidator(_resolution)
+    ] = Field(
+        default=DEFAULTS.resolution,
+        description="auto, a list of sides or lengths such as [192, 160, 128x96], or null",
+    )
 
 
 class Recipe(_Section):
@@ -232,6 +268,9 @@ class Recipe(_Section):
     )
     compare: Compare = Field(
         default=Compare(), description="a section with the keys methods, kept, repair, seeds, save, latency"
+    )
+    frontier: FrontierSection = Field(
+        default=FrontierSection(), description="a section with the keys steps or minutes, and rule"
     )
     ignore: tuple[Name, ...] = Field(default=(), strict=False, description="a list of module names or patterns")
     opt_in: Annotated[tuple[Literal["experts", "vocabulary"], ...], Field(strict=False)] = Field(
