@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from prunus.analysis.score import make_plan
 from prunus.errors import UsageError
 from prunus.foundation.arguments import door
 from prunus.foundation.clock import TimeLimit
@@ -22,8 +21,8 @@ from prunus.plans import Plan
 from prunus.pruner.cutting import check_alone, check_cut, transplant_
 from prunus.pruner.distributed import agree_, average_
 from prunus.pruner.log_sinks import Log
-from prunus.pruner.mask_state import decisions_of, restore_scene, scene_state
-from prunus.pruner.optimizer_hooks import hooked
+from prunus.pruner.mask_state import plan_of, restore_scene, scene_state
+from prunus.pruner.optimizer_hooks import called_around_steps
 from prunus.pruner.options import Clock, Moment, PrunerOptions, PrunerReport, options_of
 from prunus.pruner.prunable_weights import weights_of
 from prunus.pruner.strategy import STRATEGIES, Masks, Scene, strategy_of
@@ -252,9 +251,10 @@ class Pruner:
         release_format_(self.model)
         self._optimizer = None
 
+    @contextmanager
     def attached(
         self, optimizer: Optimizer, total_steps: int | None = None, *, minutes: float | None = None
-    ) -> AbstractContextManager[Pruner]:
+    ) -> Iterator[Pruner]:
         """Call the five hooks around every ``optimizer.step()`` inside a ``with`` block; the loop stays as it is.
 
         Masks change right after a step instead of right before the next, which no forward pass can tell apart. Steps
@@ -268,7 +268,15 @@ class Pruner:
             ``with pruner.attached(optimizer, total_steps=1000): train(model, optimizer)``
         """
 
-        return hooked(self, optimizer, total_steps, minutes)
+        self.train_begin(optimizer, total_steps, minutes=minutes)
+        after = (self.after_optimizer_step, self.step_begin)
+        try:
+            with called_around_steps(optimizer, self.before_optimizer_step, after):
+                self.step_begin()
+                yield self
+                self.train_end()
+        finally:
+            self.detach()
 
     def plan(self, coupling: Coupling | None = None) -> Plan:
         """Return the plan of the present masks, in the indices of the present network.
@@ -279,15 +287,7 @@ class Pruner:
         Raises:
             UsageError: only weights are masked, and no coupling is given.
         """
-        scene = self._scene
-        if scene.structure is not None:
-            return scene.structure.plan(decisions_of(self._scene))
-        if coupling is None:
-            raise UsageError(
-                "a plan of weight masks needs the network's analysis; give couple(capture(model, inputs))."
-            )
-        arrays = {name: mask.cpu().numpy() for name, mask in scene.masks.items()}
-        return make_plan(coupling, {}, masks=arrays, decisions=decisions_of(self._scene))
+        return plan_of(self._scene, coupling)
 
     def cut_(self) -> Plan:
         """Remove masked units and branches for good: network, optimizer and averages change in place.

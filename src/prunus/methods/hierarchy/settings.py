@@ -10,8 +10,9 @@ from prunus.criteria import canonical, is_weight_criterion, weight_criterion_of
 from prunus.errors import OptionError, nearest
 from prunus.foundation.arguments import shown
 from prunus.masks import Tile, Window
-from prunus.methods.by_criterion import MAGNITUDE, OBS, check_unit_criterion
+from prunus.methods.criterion_names import OBS, check_unit_criterion
 from prunus.methods.method import METHODS
+from prunus.methods.weights import MAGNITUDE
 from prunus.repairs import check_repair
 from prunus.tree.addresses import VALUES, Address, parse_address
 from prunus.tree.stages import DIVISIONS
