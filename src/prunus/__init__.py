@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prunus.pipeline import apply, plan, prune
     from prunus.pipeline.recovering import recover_
     from prunus.pipeline.shrinking import shrink
+    from prunus.pipeline.training_frontier import frontier
     from prunus.plans import Plan
     from prunus.pruner import Pruner, PrunerOptions
     from prunus.repairs import repair_
@@ -42,6 +43,7 @@ _HOMES = {
     "compare": "prunus.experiments.comparison",
     "couple": "prunus.graph.coupling",
     "export": "prunus.outcome",
+    "frontier": "prunus.pipeline.training_frontier",
     "grow_tree": "prunus.tree",
     "inspect": "prunus.report.inspection:inspect_model",
     "load": "prunus.exporters",
@@ -78,6 +80,7 @@ __all__ = [
     "compare",
     "couple",
     "export",
+    "frontier",
     "grow_tree",
     "inspect",
     "load",

@@ -27,6 +27,7 @@ SURFACE = {
     "compare",
     "couple",
     "export",
+    "frontier",
     "grow_tree",
     "inspect",
     "load",

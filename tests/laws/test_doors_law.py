@@ -82,6 +82,9 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"method": "key-path"},
     {"method": "multi-scale"},
     {"method": "layer-wise"},
+    {"method": "multi-scale", "search": 9},
+    {"strategy": "auto", "divide": "depth:2", "optimise": "finetune:2"},
+    {"nodes": {"stage1": {"criterion": "magnitude"}, "head/weights<q10": {"method": "remove"}}, "optimise": "none"},
     {"method": "tree-knapsack"},
     {"method": "smaller-dense"},
     {"method": "units", "criterion": "fisher"},
@@ -98,6 +101,7 @@ MASKS: tuple[dict[str, Any], ...] = (
     {"method": "importance"},
     {"method": "sparsegpt"},
     {"method": "integrated"},
+    {"method": "hierarchical", "nodes": {"head": {"method": "window", "size": (1, 4), "rate": 0.5}}},
     {"method": "incremental"},
     {"stages": [{"level": "blocks", "kept": 0.9}, {"level": "units", "criterion": "taylor"}, {"level": "weights"}]},
 )

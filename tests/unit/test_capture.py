@@ -85,6 +85,12 @@ def test_buffers_may_hold_minus_infinity() -> None:
     assert prunus.prune(spoiled(float("-inf"), buffer=True), INPUTS, budget=HALF).check.ok
 
 
+def test_weights_may_be_so_large_that_their_sum_is_infinite() -> None:
+    net = Net()
+    nn.init.constant_(net.first.weight, 3e38)
+    assert prunus.analyse(net, INPUTS).coupling.axes
+
+
 def test_wrong_inputs_name_the_file_and_line(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(CaptureError) as caught:
         prunus.prune(Net(), torch.randn(4, 5), budget=HALF)

@@ -185,7 +185,7 @@ def test_what_is_no_mixture_is_refused_in_a_line(criterion: Any, message: str) -
 
 
 def test_weights_name_an_unknown_criterion_too() -> None:
-    with pytest.raises(OptionError, match="Unknown criterion 'sensitivity'"):
+    with pytest.raises(OptionError, match="criterion 'sensitivity' scores units, and weights are ranked here"):
         planned(levels=("weight",), criterion={"magnitude": 1, "sensitivity": 1})
     with pytest.raises(OptionError, match="has no way 'sensitivity'"):
         planned(stages=[{"level": "weights", "criterion": {"magnitude": 1, "sensitivity": 1}}])

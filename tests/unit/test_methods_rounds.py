@@ -18,7 +18,7 @@ from prunus.budget import Limit, fit_units
 from prunus.errors import BudgetError
 from prunus.experiments.workloads import Split
 from prunus.masks import top_masks
-from prunus.methods import fine_tuning
+from prunus.methods import METHODS, fine_tuning
 from prunus.methods.fine_tuning import ROUNDS
 from prunus.methods.masks_after_units import masks_left
 from prunus.methods.reduction import whole
@@ -89,7 +89,8 @@ def test_out_of_reach_is_said_before_anything_is_trained(monkeypatch: pytest.Mon
 
 def test_the_pipeline_gives_each_level_its_part() -> None:
     it = fresh_subject()
-    plan = planned_by("integrated", it, 0.25)
+    methods = ["depth", "sensitivity", "importance-weighted"]
+    plan = METHODS.get("integrated").plan(it, it.limits(0.25), methods=methods)
     total = it.cost.price().params
     assert {d.level for d in plan.decisions} == {"block", "unit", "weight"}
     # Blocks keep the cube root or a little more, units half of the rest of the way.

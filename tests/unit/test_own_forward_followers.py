@@ -14,10 +14,14 @@ import prunus
 from factories_own_forward import keep_forward, terms_of
 from prunus.analysis.score import make_plan
 from prunus.cost.price import cost_model
+from prunus.experiments.sources.vision_ops import import_torchvision
 from prunus.exporters.checkpoint import save
 from prunus.exporters.restore import load
 from prunus.exporters.undo import undo
+from prunus.graph.capture import capture
+from prunus.graph.coupling import couple
 from prunus.surgery.cut import cut_with_record
+from prunus.surgery.keeping.other_programs import training_terms
 
 
 class Auxiliary(nn.Module):
@@ -129,3 +133,19 @@ def test_values_of_which_code_takes_the_size_alone_follow(mode: str) -> None:
     assert not done.own.frozen
     assert done.model.stem.out_features == 6
     done.model.train()(torch.randn(2, 4, 10)).sum().backward()
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_dropped_samples_need_no_second_recording_for_they_read_no_width(library: str) -> None:
+    import_torchvision()
+    if library == "torchvision":
+        drop = pytest.importorskip("torchvision.ops").StochasticDepth(0.5, "row")
+    else:
+        drop = pytest.importorskip("timm.layers").DropPath(0.5)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), drop, nn.ReLU(), nn.Conv2d(6, 4, 3)).eval()
+    coupling = couple(capture(net, images()))
+    assert training_terms(net, coupling, images()) is None
+    drop.__class__ = type("Mine", (type(drop),), {"__module__": __name__})  # nobody knows what this one does
+    found = training_terms(net, coupling, images())
+    assert found is not None
+    assert not any((found.frozen, found.equations, found.multiples, found.attributes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from factories_own_forward import keep_forward, terms_of
 from prunus.exporters.checkpoint import save
 from prunus.exporters.restore import load
+from prunus.surgery.keeping.mending import mend_
 
 
 class Grouped(nn.Module):
@@ -205,3 +207,39 @@ def test_numbers_are_followed_through_the_cache_of_einops(monkeypatch: pytest.Mo
     done = keep_forward(model, (torch.randn(2, 10),))
     assert done.model.groups == 2
     assert module._reconstruct_from_shape is cached
+
+
+class Split(nn.Module):
+    """A stand-in for ``einops.layers.torch.Rearrange("b (g n) -> b g n", g=…)``, with the state that einops keeps."""
+
+    __module__ = "einops.layers.torch"
+
+    def __init__(self, **axes_lengths: int) -> None:
+        super().__init__()
+        self.axes_lengths = axes_lengths
+        self._axes_lengths = tuple(axes_lengths.items())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), dict(self._axes_lengths)["g"], -1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.axes_lengths)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def test_layers_of_einops_hold_their_lengths_twice() -> None:
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(10, 12), Split(g=4), nn.Softmax(-1), nn.Flatten(), nn.Linear(12, 3)).eval()
+
+    model, x = network(), torch.randn(2, 10)
+    done = keep_forward(model, (x,))
+    layer = done.model[1]
+    assert (layer.axes_lengths, layer._axes_lengths) == ({"g": 2}, (("g", 2),))
+    assert model[1].axes_lengths == {"g": 4}  # type: ignore[index, union-attr]
+    assert torch.equal(copy.deepcopy(done.model)(x), done.model(x))
+    assert [str(m.name) for m in done.surgery.mended] == ["axes_lengths[g]"]
+    restored = mend_(network(), done.surgery.mended)
+    assert restored == done.surgery.mended

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from prunus.surgery.proving.precision import computing_in
+from prunus.surgery.proving.precision import computing_in, small_groups
 
 N, X = torch.arange(6).view(2, 3), torch.rand(2, 3, dtype=torch.float64)
 NEW = (
@@ -61,3 +62,51 @@ def test_another_thread_keeps_its_type() -> None:
         thread.join()
         assert torch.zeros(1).dtype is torch.float64
     assert seen == [torch.float32, torch.float32]
+
+
+@pytest.mark.parametrize(
+    ("shape", "out", "kernel", "options"),
+    [
+        ((2, 32, 5, 4), 32, (3, 3), {"padding": 1}),
+        ((1, 32, 9, 6), 64, (3, 2), {"stride": (2, 3), "padding": (0, 1), "dilation": (2, 1)}),
+        ((3, 64, 4, 4), 32, (1, 1), {}),
+        ((1, 48, 3, 3), 48, (7, 7), {"padding": 3}),
+    ],
+)
+def test_small_images_in_many_groups_are_convolved_as_one_product(
+    shape: tuple[int, ...], out: int, kernel: tuple[int, int], options: dict[str, Any]
+) -> None:
+    groups = {32: 32, 64: 32, 48: 48}[shape[1]]
+    x, w = torch.randn(shape).double(), torch.randn(out, shape[1] // groups, *kernel).double()
+    bias = torch.randn(out).double()
+    expected = F.conv2d(x, w, bias, groups=groups, **options)
+    sizes = {
+        name: _pair(options.get(name, default)) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+    }
+    found = small_groups(x, w, bias, *sizes.values(), False, (0, 0), groups)
+    assert found is not None
+    assert torch.allclose(found, expected, rtol=1e-13, atol=1e-13)
+    with computing_in(torch.float64):
+        assert torch.equal(F.conv2d(x, w, bias, groups=groups, **options), found)
+    assert small_groups(x.float(), w.float(), None, *sizes.values(), False, (0, 0), groups) is None
+    assert small_groups(x, w, None, *sizes.values(), True, (0, 0), groups) is None
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
+
+
+def test_large_images_and_few_groups_are_left_to_torch() -> None:
+    one = ((1, 1), (0, 0), (1, 1), False, (0, 0))
+    for groups, side in ((32, 30), (8, 3)):
+        x, w = torch.randn(1, 32, side, side).double(), torch.randn(32, 32 // groups, 3, 3).double()
+        assert small_groups(x, w, None, *one, groups) is None
+
+
+def test_gradients_pass_through_the_product() -> None:
+    x, w = torch.randn(1, 32, 4, 4).double(), torch.randn(32, 1, 3, 3).double().requires_grad_()
+    F.conv2d(x, w, groups=32).square().sum().backward()
+    expected, w.grad = w.grad, None
+    with computing_in(torch.float64):
+        F.conv2d(x, w, groups=32).square().sum().backward()
+    assert torch.allclose(w.grad, expected)  # type: ignore[arg-type]

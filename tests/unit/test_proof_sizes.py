@@ -114,7 +114,7 @@ def test_an_original_that_averages_over_what_goes_at_other_sizes_alone_is_follow
 
 @pytest.mark.parametrize(
     ("side", "sizes"),
-    [(0, "batch 3 of 64×64, batch 2 of 64×64, batch 1 of 64×64"), (160, "batch 3, batch 2, batch 1")],
+    [(0, "batch 3 of 48×48, batch 2 of 48×48, batch 1 of 48×48"), (160, "batch 3, batch 2, batch 1")],
     ids=["any size", "one size"],
 )
 def test_images_are_as_small_as_the_code_takes(side: int, sizes: str) -> None:

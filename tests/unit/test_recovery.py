@@ -174,7 +174,7 @@ def test_a_step_free_way_that_brings_nothing_says_what_happened() -> None:
 def test_minutes_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     begun, looks = time.perf_counter(), itertools.count()
     it = case({"minutes": 0.02})
-    monkeypatch.setattr("prunus.recovery.step_budget.time.perf_counter", lambda: begun + 0.005 * next(looks))
+    monkeypatch.setattr("prunus.foundation.clock.seconds", lambda: begun + 0.005 * next(looks))
     report = recovered_(it)
     assert 1.0 < report.seconds < 1.5
     assert 20 < report.steps < 1000
@@ -183,7 +183,7 @@ def test_minutes_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_purse_counts_steps_or_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("prunus.recovery.step_budget.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("prunus.foundation.clock.seconds", lambda: now[0])
     step_budget = StepBudget(1000, 1.0, _began=0.0)
     now[0] = 10.0
     step_budget.take(20, 10.0)

@@ -13,7 +13,19 @@ import pytest
 
 from factories_results import make_results, make_row
 from prunus.errors import DataError
-from prunus.report.results import SCHEMA, Environment, LayerChange, Results, Row, Skipped, Spread, Summary, summarise
+from prunus.report.results import (
+    SCHEMA,
+    Environment,
+    Frontier,
+    LayerChange,
+    Results,
+    Row,
+    Skipped,
+    Spread,
+    Summary,
+    TrainingPoint,
+    summarise,
+)
 
 SCHEMA_PAGE = Path(__file__).parents[2] / "docs" / "results-schema.md"
 
@@ -201,6 +213,6 @@ def test_levels_do_not_mix() -> None:
 
 def test_schema_page_names_every_key() -> None:
     page = SCHEMA_PAGE.read_text(encoding="utf-8")
-    for record in (Results, Row, LayerChange, Environment, Spread, Summary, Skipped):
+    for record in (Results, Row, LayerChange, Environment, Spread, Summary, Skipped, Frontier, TrainingPoint):
         missing = [field.name for field in fields(record) if f"`{field.name}`" not in page]
         assert not missing, f"{record.__name__}: {missing}"

@@ -20,6 +20,7 @@ a = torch.ops.aten
 X, Y = torch.randn(2, 6, 8, 8), torch.randn(1, 6, 1, 1)
 T, W = torch.randn(2, 5, 6), torch.randn(4, 6)
 V = torch.ones(6)
+LAST = X.to(memory_format=torch.channels_last)
 
 
 def gru(**options: Any) -> tuple[Any, ...]:
@@ -55,6 +56,20 @@ ANSWERED = [
     (a.conv2d.default, (X, torch.randn(4, 3, 3, 3), torch.ones(4), [2, 2], [1, 1], [1, 1], 2)),
     (a.conv2d.default, (X, torch.randn(4, 6, 3, 3), None, [1, 1], [2, 2], [3, 3])),
     (a.conv2d.default, (X, torch.randn(4, 6, 1, 1))),
+    (a.conv2d.default, (LAST, torch.randn(4, 6, 3, 3))),
+    (
+        a.conv2d.default,
+        (X.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), torch.randn(6, 1, 3, 3), V, [2], [1], [1], 6),
+    ),
+    (a.conv2d.default, (LAST, torch.randn(4, 6, 8, 8))),
+    (a.conv2d.default, (LAST, torch.randn(1, 6, 3, 3))),
+    (a.conv2d.default, (LAST[:1], torch.randn(1, 6, 8, 8))),
+    (a.mul.Tensor, (torch.randn(6, 1, 1), LAST)),
+    (a.mul.Tensor, (LAST, torch.randn(8))),
+    (a.add.Tensor, (LAST, LAST.clone())),
+    (a.add.Tensor, (LAST, Y)),
+    (a.add.Tensor, (LAST, 2)),
+    (a.gelu.default, (LAST,)),
     (a.conv3d.default, (torch.randn(1, 2, 4, 4, 4), torch.randn(3, 2, 2, 2, 2))),
     (a.adaptive_avg_pool2d.default, (X, [1, 1])),
     (a.adaptive_avg_pool2d.default, (X, [3, 2])),
@@ -124,7 +139,9 @@ LEFT = [
     (a.linear.default, (T, torch.randn(4, 5))),
     (a.conv2d.default, (X, torch.randn(4, 5, 3, 3))),
     (a.conv2d.default, (X, torch.randn(4, 6, 11, 11))),
-    (a.conv2d.default, (X.to(memory_format=torch.channels_last), torch.randn(4, 6, 3, 3))),
+    (a.add.Tensor, (LAST, X)),
+    (a.mul.Tensor, (LAST, torch.randn(6, 8, 1))),
+    (a.conv2d.default, (LAST[:, :1], torch.randn(4, 1, 3, 3))),
     (a.dropout.default, (T, 0.1, True)),
     (a.batch_norm.default, (X, V, V, V, V, True, 0.1, 1e-5, True)),
     (a.cat.default, ([X, T], 1)),

@@ -66,6 +66,7 @@ class Analysis:
         opt_in: further kinds of units that may be removed: ``experts``, ``vocabulary``.
         own: the constraints under which no forward is rewritten; None where forwards may be.
         config_ties: whether, besides, a Hugging Face config alone has to describe the cut network.
+        full_size: the analysis at the original input size, where this one has smaller inputs.
         progress: reports every long step.
         memo: measurements by name, shared between methods.
 
@@ -95,6 +96,7 @@ class Analysis:
     opt_in: tuple[str, ...] = ()
     own: OwnForward | None = None
     config_ties: bool = False
+    full_size: Analysis | None = field(default=None, compare=False, repr=False)
     progress: Progress = field(default_factory=Silent, compare=False, repr=False)
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -105,7 +107,8 @@ class Analysis:
         Args:
             budget: as in `prunus.prune`.
             **options: ``method``, ``criterion``, ``allocator``, ``levels``, ``bounds``, ``search``, ``judge``,
-                ``stages``, ``damage``, ``recover``, ``threads``, ``merge``, as in `prunus.prune`.
+                ``window``, ``methods``, ``stages``, ``damage``, ``recover``, ``threads``, ``merge``, as in
+                `prunus.prune`.
 
         Raises:
             OptionError: an unknown option or name, or a value that is not allowed.

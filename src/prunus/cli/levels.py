@@ -25,6 +25,12 @@ def levels(
     stages: Annotated[str, typer.Option(help="How stages are divided: feature, depth or connections.")] = "feature",
     count: Annotated[int | None, typer.Option(help="How many stages, for depth and connections.")] = None,
     level: Annotated[str, typer.Option(help="The innermost level to show: stage, block, layer or unit.")] = "layer",
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            help="quantiles:4 or kmeans:3: group the units and weights of every layer by weight, gradient, activation."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print every node as JSON.")] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -33,23 +39,37 @@ def levels(
         raise OptionError(f"--level: got {level!r}; allowed: {', '.join(_LEVELS)}.")
     from prunus.experiments.recipe import load_recipe
     from prunus.experiments.trained_model import trained_model
+    from prunus.methods.hierarchy.groups import parse_grouping
     from prunus.tree import grow_tree
     from prunus.tree.stages import check_division
 
     check_division(stages, count)
+    parse_grouping(groups)
 
     chosen = load_recipe(recipe)
     with shown_progress() as progress:
         trained = trained_model(
             chosen, chosen.seed, progress, check=lambda dense: grow_tree(dense.coupling, stages, count)
         )
-        rows = trained.analysis.levels(stages=stages, count=count, progress=progress)
+        rows = trained.analysis.levels(stages=stages, count=count, groups=groups, progress=progress)
     if json:
         sys.stdout.write(json_module.dumps([asdict(row) for row in rows], indent=1) + "\n")
         return
     hidden = _LEVELS[_LEVELS.index(level) + 1 :]
-    for line in _lines([row for row in rows if row.level not in hidden]):
+    shown = [row for row in rows if row.level not in hidden]
+    for line in (*_lines(shown), *_group_lines(shown)):
         sys.stdout.write(line + "\n")
+
+
+def _group_lines(rows: list[LevelRow]) -> list[str]:
+    from prunus.report.plan_table import aligned
+
+    groups = [group for row in rows for group in row.groups]
+    if not groups:
+        return []
+    table = [("group (an address for settings of nodes)", "by", "parts", "least", "most")]
+    table += [(g.address, g.value, f"{g.count:,}", f"{g.low:.3g}", f"{g.high:.3g}") for g in groups]
+    return ["", *aligned(table, right=range(2, 5))]
 
 
 def _lines(rows: list[LevelRow]) -> list[str]:

@@ -17,6 +17,7 @@ from prunus.cli.cite import cite
 from prunus.cli.compare import compare
 from prunus.cli.demo import demo
 from prunus.cli.diff import diff
+from prunus.cli.frontier import frontier
 from prunus.cli.inspect import inspect
 from prunus.cli.levels import levels
 from prunus.cli.plan import plan
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("compare")(compare)
+app.command("frontier")(frontier)
 app.command("inspect")(inspect)
 app.command("prune")(prune)
 app.command("levels")(levels)

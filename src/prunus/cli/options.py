@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -38,7 +39,9 @@ class PlanOptions:
     ] = None
     criterion: Annotated[
         str | None,
-        typer.Option(help="Criterion that scores the units: a name, or a mixture such as magnitude=0.3,taylor=0.5."),
+        typer.Option(
+            help="Criterion of units, weights or modules: a name, or a mixture such as magnitude=0.3,taylor=0.5."
+        ),
     ] = None
     allocator: Annotated[str | None, typer.Option(help="Allocator that divides the budget among the axes.")] = None
     method: Annotated[str | None, typer.Option(help="A whole method instead, such as multi-scale.")] = None
@@ -60,6 +63,33 @@ class PlanOptions:
         bool | None,
         typer.Option("--merge/--no-merge", help="Inputs that stay take over the share of those that go."),
     ] = None
+    window: Annotated[
+        str | None,
+        typer.Option(help="The windows of window-wise, such as 4x4, kernel=3, strip=8, units=4 or positions=2x2."),
+    ] = None
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--methods", help="A method of integrated, such as fine-tuning=0.4 or structured; repeat, in order."
+        ),
+    ] = None
+    node: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--node",
+            help="Settings of a part of the tree, such as 'stage1/*:criterion=magnitude,rate=0.8', or a file of them "
+            "(YAML, JSON); repeat for several.",
+        ),
+    ] = None
+    strategy: Annotated[
+        str | None, typer.Option(help="How hierarchical scores nodes: auto, weight, gradient or activation.")
+    ] = None
+    divide: Annotated[
+        str | None, typer.Option(help="How hierarchical divides the network: feature, depth:3 or connections:3.")
+    ] = None
+    optimise: Annotated[
+        str | None, typer.Option(help="What hierarchical does after each level: refit, none, finetune:50.")
+    ] = None
     level: Annotated[
         list[str] | None, typer.Option("--level", help="What to prune: unit, weight; repeat for both.")
     ] = None
@@ -74,6 +104,12 @@ class PlanOptions:
     ignore: Annotated[
         list[str] | None, typer.Option("--ignore", help="A module, glob or class to exclude; repeat for several.")
     ] = None
+    resolution: Annotated[
+        str | None,
+        typer.Option(
+            help="Input sizes to choose among: auto, or sides or lengths with commas, such as 192,160,128x96."
+        ),
+    ] = None
     calibration: CalibrationOption = None
 
     def changes(self) -> dict[tuple[str, ...], Any]:
@@ -87,7 +123,14 @@ class PlanOptions:
             ("prune", "search"): self.search,
             ("prune", "judge"): self.judge,
             ("prune", "merge"): self.merge,
+            ("prune", "window"): self.window,
+            ("prune", "methods"): self.methods,
+            ("prune", "nodes"): nodes_of(self.node),
+            ("prune", "strategy"): self.strategy,
+            ("prune", "divide"): self.divide,
+            ("prune", "optimise"): self.optimise,
             ("prune", "levels"): self.level,
+            ("prune", "resolution"): resolution_of(self.resolution),
             ("opt_in",): self.opt_in,
             ("ignore",): self.ignore,
             ("forward",): self.forward,
@@ -161,6 +204,81 @@ def method_options_of(words: Sequence[str] | None) -> dict[str, Any] | None:
             raise OptionError(f"--method-option: got {word!r}; {reason}.")
         found[key] = _amount(value)
     return found
+
+
+def nodes_of(words: Sequence[str] | None) -> dict[str, Any] | None:
+    """Turn ``["stage1/*:criterion=magnitude,rate=0.8"]`` into settings of nodes; None stays None.
+
+    A word without a setting is the path of a file with a section of settings. A window is written ``size=1x8``.
+
+    Raises:
+        OptionError: neither of them, or a part of the tree that occurs twice.
+        RecipeError: a file that cannot be read.
+
+    Example:
+        >>> nodes_of(["stage1/*:criterion=magnitude,rate=0.8", "head:size=1x8,rate=0.5"])
+        {'stage1/*': {'criterion': 'magnitude', 'rate': 0.8}, 'head': {'size': [1, 8], 'rate': 0.5}}
+    """
+    if words is None:
+        return None
+    found: dict[str, Any] = {}
+    for word in words:
+        pattern, colon, text = word.rpartition(":")
+        for name, setting in ({pattern: _setting(word, text)} if colon and "=" in text else _settings_in(word)).items():
+            if name in found:
+                raise OptionError(f"--node: {name!r} is given two settings; give it one.")
+            found[name] = setting
+    return found
+
+
+def _setting(word: str, text: str) -> dict[str, Any]:
+    setting: dict[str, Any] = {}
+    for pair in text.split(","):
+        key, sign, value = (part.strip() for part in pair.partition("="))
+        if not sign or not key or not value:
+            raise OptionError(f"--node: got {word!r}; allowed: PART:KEY=VALUE,KEY=VALUE, such as 'stage1/*:rate=0.8'.")
+        if key in setting:
+            advice = "is given two methods; give one" if key == "method" else f"has {key} twice; give it once"
+            raise OptionError(f"--node: {word!r} {advice}.")
+        rows, by, columns = value.partition("x")
+        sized = key == "size" and by and rows.isdigit() and columns.isdigit()
+        setting[key] = [int(rows), int(columns)] if sized else _amount(value)
+    return setting
+
+
+def _settings_in(path: str) -> dict[str, Any]:
+    from prunus.experiments.recipe.yaml_lines import read_yaml
+
+    try:
+        with Path(path).open("rb") as stream:
+            text = stream.read(_LARGEST_NODES + 1).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "is no text" if isinstance(error, UnicodeDecodeError) else f"cannot be read: {error.strerror}"
+        raise OptionError(
+            f"--node: {path!r} {why}; allowed: PART:KEY=VALUE such as 'stage1/*:rate=0.8', or a file (YAML, JSON)."
+        ) from error
+    if len(text) > _LARGEST_NODES:
+        raise OptionError(f"--node: {path!r} is larger than 64 KB; give a short file of settings.")
+    values = read_yaml(text, path).values
+    if not isinstance(values, dict):
+        raise OptionError(f"--node: {path!r} holds no section; write lines such as 'stage1/*: {{rate: 0.8}}'.")
+    return {str(name): setting for name, setting in values.items()}
+
+
+_LARGEST_NODES = 64 << 10
+
+
+def resolution_of(text: str | None) -> str | list[int | str] | None:
+    """Turn ``"192,160x128"`` into a list of sizes; ``auto`` and None stay.
+
+    Example:
+        >>> resolution_of("192,160x128"), resolution_of("auto")
+        ([192, '160x128'], 'auto')
+    """
+    if text is None or text.strip() == "auto":
+        return text and "auto"
+    words = [part.strip() for part in text.split(",") if part.strip()]
+    return [int(word) if word.isdecimal() else word for word in words]
 
 
 def recovery_of(words: Sequence[str] | None) -> dict[tuple[str, ...], float | int | str]:

@@ -104,9 +104,10 @@ def _draw(trained: TrainedModel, made: Plan, out: Path) -> None:
 
 
 def _forecast(trained: TrainedModel, made: Plan, progress: Progress) -> Forecast:
+    from prunus.analysis.input_size import of_plan
     from prunus.measurement.forecast import forecast
 
-    analysis = trained.analysis
+    analysis = of_plan(trained.analysis, made)
     return forecast(
         analysis.model,
         analysis.coupling,

@@ -139,10 +139,37 @@ def weight_criterion_of(criterion: CriterionLike) -> Criterion:
     if isinstance(criterion, (str, Mapping)):
         weights = mixture_of(criterion)
         if weights is None:
-            return CRITERIA.get(criterion)  # type: ignore[arg-type]
-        return MixedWeights({name: (weight, CRITERIA.get(name)) for name, weight in weights.items()})
+            return _weight_criterion(criterion)
+        return MixedWeights({name: (weight, _weight_criterion(name)) for name, weight in weights.items()})
     _check_function(criterion, CRITERIA, "(name, weight)")
     return ScoredWeights(criterion)
+
+
+def _weight_criterion(name: Any) -> Criterion:
+    check_level(name, CRITERIA)
+    return CRITERIA.get(name)
+
+
+def check_level(name: object, wanted: Registry[Any], more: Sequence[str] = ()) -> None:
+    """Refuse the name of a criterion of the other level, with the names of the right one.
+
+    Args:
+        name: name of a criterion; one that no level knows is left to the registry.
+        wanted: the registry of the right level.
+        more: names beside those of the registry.
+
+    Raises:
+        OptionError: the name is one of the other level alone.
+    """
+    right, other, registry = (
+        ("weights", "units", UNIT_CRITERIA) if wanted is CRITERIA else ("units", "weights", CRITERIA)
+    )
+    if name in wanted or name in more or name not in registry:
+        return
+    raise OptionError(
+        f"criterion {name!r} scores {other}, and {right} are ranked here; allowed for {right}: "
+        f"{', '.join([*more, *wanted.names()])}. To rank {other}, use a method or level of {other}."
+    )
 
 
 def criterion_name(criterion: CriterionLike) -> str:

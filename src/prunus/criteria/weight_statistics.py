@@ -54,16 +54,29 @@ class Evidence:
                     )
 
 
+class StatisticMissing(OptionError):
+    """The evidence lacks a statistic that a weight criterion reads.
+
+    Attributes:
+        statistic: name of the field of `Evidence`.
+    """
+
+    def __init__(self, message: str, statistic: str) -> None:
+        super().__init__(message)
+        self.statistic = statistic
+
+
 def needed(statistic: Mapping[str, Tensor] | None, field: str, criterion: str) -> Mapping[str, Tensor]:
     """Return the statistic if it is there.
 
     Raises:
-        OptionError: the evidence lacks it; the message names the criterion that needs it.
+        StatisticMissing: the evidence lacks it; the message names the criterion that needs it.
     """
     if statistic is None:
-        raise OptionError(
+        raise StatisticMissing(
             f"criterion {criterion!r} needs {field}, which the evidence lacks; "
-            f"{_SOURCES.get(field, 'make it with collect_gradients(...)')}."
+            f"{_SOURCES.get(field, 'make it with collect_gradients(...)')}.",
+            field,
         )
     return statistic
 

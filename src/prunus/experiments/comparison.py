@@ -62,7 +62,7 @@ def compare(recipe: Recipe | Path | str, *, progress: Progress | None = None, ou
     networks = _networks(recipe, out)
     if out is not None:
         check_writable(Path(out) / "results.json")
-        _check_own_results(Path(out))
+        check_own_results(Path(out))
     finished = FinishedRuns.of(recipe, None if out is None else Path(out))
     dense_runs: list[Row] = []
     rows: list[Row] = []
@@ -282,7 +282,7 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _check_own_results(out: Path) -> None:
+def check_own_results(out: Path) -> None:
     """Refuse a folder in which a file of the user's has the name of a result; earlier results are replaced."""
     for name, mark in (("results.json", '"schema": "prunus-results/'), ("report.html", 'content="prunus"')):
         file = out / name

@@ -147,12 +147,19 @@ def request_of(recipe: Recipe) -> Request:
         bounds=section.bounds or None,
         search=section.search,
         judge=section.judge,
+        window=section.window,
+        methods=section.methods,
         stages=recipe.stages,
         damage=section.damage,
         method_options=section.method_options,
         recover=recover,
         threads=recipe.compare.latency.threads,
         merge=section.merge,
+        nodes=section.nodes,
+        strategy=section.strategy,
+        divide=section.divide,
+        optimise=section.optimise,
+        resolution=section.resolution,
     )
 
 

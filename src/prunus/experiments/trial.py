@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.analysis import Analysis
+from prunus.analysis.input_size import at_plan_size, input_size_line
 from prunus.data.batches import Inputs
 from prunus.data.splits import Splits
 from prunus.errors import BudgetError
@@ -114,14 +115,16 @@ def enter(run: Trial, method: Method, kept: float, repair: str = "none") -> Row 
 
 
 def _timed(run: Trial, method: Method, kept: float) -> tuple[Learned, float]:
-    started, options = time.perf_counter(), run.recipe.recover.options()
+    started, options, minutes = time.perf_counter(), run.recipe.recover.options(), run.recipe.recover.minutes
     if method.teach is None:
         plan = plan_for(run.analysis, {"params": kept}, method=method.name)
         learned = Learned(plan, run.analysis.model)
-    elif not options.steps or run.recipe.recover.minutes is not None:
-        raise BudgetError("prunes while it trains, with the steps of recover; give recover.steps, at least 1")
+    elif not options.steps and minutes is None:
+        raise BudgetError(
+            "prunes while it trains, with the steps or minutes of recover; give recover.steps, at least 1"
+        )
     else:
-        lesson = Lesson(run.data.train, options, run.seed, recover=run.recipe.recover)
+        lesson = Lesson(run.data.train, options, run.seed, recover=run.recipe.recover, minutes=minutes)
         learned = method.teach(run.analysis, run.analysis.limits(kept), lesson)
     return learned, time.perf_counter() - started
 
@@ -144,29 +147,35 @@ def entered_row(
     *,
     weights: nn.Module | None = None,
     repair: str = "none",
+    recover: Callable[[Outcome], tuple[Outcome, list[str]]] | None = None,
 ) -> Entry:
     """Realise a plan and measure the network; ``started`` is when the planning began.
 
     ``weights`` is the dense network with weights trained while planning; without it the dense network is cut.
+    ``recover`` trains the cut network and returns notes, in place of the recipe's recovery.
     """
     taught = method.teach is not None and weights is not None
     # Weights that were trained during the pruning are not refitted to the dense network's outputs.
-    own = None if repair == "none" or method.teach is not None else repair
+    refit = None if repair == "none" or method.teach is not None else repair
     found = realise(
-        run.analysis, plan, repair=own, weights=weights, fresh=run.recipe.train.options(), progress=progress
+        run.analysis, plan, repair=refit, weights=weights, fresh=run.recipe.train.options(), progress=progress
     )
+    resizer = at_plan_size(plan, run.analysis.user_inputs)
+    test = run.data.test if resizer is None else resizer.data(run.data.test)
     mended = [] if found.repair is None else [str(found.repair)]
-    raw = evaluate(found.model, run.data.test.batches(_TEST_BATCH), run.data.classes, loss=title_of(run.analysis.loss))
+    raw = evaluate(found.model, test.batches(_TEST_BATCH), run.data.classes, loss=title_of(run.analysis.loss))
     if taught:
-        notes = [f"pruned while training: the {run.recipe.recover.steps} steps of recover were spent there, none after"]
+        own = run.recipe.recover
+        length = f"{own.steps} steps" if own.minutes is None else f"{own.minutes:g} minutes"
+        notes = [f"pruned while training: the {length} of recover were spent there, none after"]
+    elif recover is not None:
+        found, notes = recover(found)
     else:
         options = recovery_of(recovery_of_recipe(run.recipe), has_data=True)
         found = recovered(found, options, progress=progress)
         notes = [] if found.recovery is None else [f"recovery: {one}" for one in found.recovery.attempts if one.kept]
     spent = time.perf_counter() - started
-    quality = evaluate(
-        found.model, run.data.test.batches(_TEST_BATCH), run.data.classes, loss=title_of(run.analysis.loss)
-    )
+    quality = evaluate(found.model, test.batches(_TEST_BATCH), run.data.classes, loss=title_of(run.analysis.loss))
     proof = None if found.check is None else found.check.error
     row = _row(
         run,
@@ -183,6 +192,7 @@ def entered_row(
         notes=(*_notes(plan, method), *mended, *notes),
         structure=_structure(run.analysis, plan),
         repair=repair,
+        timing=None if resizer is None else resizer.inputs(run.timing),
     )
     return Entry(found, row)
 
@@ -216,11 +226,12 @@ def _row(
     *,
     notes: Sequence[str],
     structure: tuple[LayerChange, ...],
+    timing: Inputs | None = None,
     **about: Any,
 ) -> Row:
     nonzero = sum(int(torch.count_nonzero(p)) for p in model.parameters())
     whole = sum(int(torch.count_nonzero(p)) for p in run.dense.parameters())
-    forward, backward = _latency(run, model)
+    forward, backward = _latency(run, model, timing)
     return Row(
         seed=run.seed,
         kept_actual=nonzero / whole,
@@ -249,7 +260,7 @@ def _row(
     )
 
 
-def _latency(run: Trial, model: nn.Module) -> tuple[LatencyRatio, LatencyRatio]:
+def _latency(run: Trial, model: nn.Module, timing: Inputs | None) -> tuple[LatencyRatio, LatencyRatio]:
     options = run.recipe.compare.latency
     baseline = copy.deepcopy(run.dense) if model is run.dense else run.dense
 
@@ -257,11 +268,12 @@ def _latency(run: Trial, model: nn.Module) -> tuple[LatencyRatio, LatencyRatio]:
         return latency_ratio(
             model,
             baseline,
-            run.timing,
+            run.timing if timing is None else timing,
             backward=backward,
             rounds=options.rounds,
             threads=options.threads,
             seed=run.seed,
+            baseline_inputs=run.timing,
         )
 
     return timed(False), timed(True)
@@ -276,6 +288,9 @@ def _notes(plan: Plan, method: Method) -> list[str]:
     for decision in plan.decisions:
         by_level[decision.level] = by_level.get(decision.level, 0) + 1
     notes = [f"{count} decisions at the level {level}" for level, count in by_level.items()]
+    size = input_size_line(plan)
+    if size:
+        notes.append(size)
     dropped = [d.label for d in plan.drops]
     if dropped:
         notes.append("bypassed: " + ", ".join(dropped))

@@ -16,6 +16,8 @@ class Defaults:
         allocator: None: the knapsack over measured levels for ``obs-units``, uniform for other scores of units, global
             for weights.
         repair: how the kept weights are refitted where there are data.
+        window: None: tiles of 4 × 4 weights for ``window-wise``.
+        methods: (): fine-tuning, structured and activation pruning for ``integrated``.
         search: the number of plans around the allocator's that are compared by their true loss.
         judge: a repair after which the plans of a search are judged.
         merge: None: inputs that stay take over the share of those that go where the method says so.
@@ -24,13 +26,18 @@ class Defaults:
         seed: the seed of all random numbers.
         loss: the loss that scores and choices minimise.
         forward: ``keep``: no forward of the user's is rewritten.
+        resolution: None: the input size stays.
         config_ties: whether a Hugging Face config alone has to describe the cut network.
+        nodes, strategy, divide, optimise: None: no node has a setting; ``hierarchical`` then takes the strategies
+            ``auto``, divides by ``feature`` and optimises by ``refit``.
     """
 
     levels: tuple[str, ...] = ("unit",)
     method: str | None = None
     criterion: str | None = None
     allocator: str | None = None
+    window: str | None = None
+    methods: tuple[str, ...] = ()
     repair: str = "auto"
     search: int = 0
     judge: str = "none"
@@ -41,6 +48,11 @@ class Defaults:
     loss: str = "cross_entropy"
     forward: str = "keep"
     config_ties: bool = False
+    nodes: None = None
+    strategy: str | None = None
+    divide: str | None = None
+    optimise: str | None = None
+    resolution: None = None
 
 
 DEFAULTS = Defaults()

@@ -111,7 +111,7 @@ def _model_states(model: nn.Module, in_place: bool) -> list[Restore]:
 
 def _contents(attributes: Mapping[str, Any], *, hooks_only: bool) -> dict[str, Any]:
     return {
-        name: value.copy()
+        name: value.copy() if len(value) else ()
         for name, value in attributes.items()
         if isinstance(value, (dict, list, set)) and hasattr(value, "copy") and (not hooks_only or "_hooks" in name)
     }

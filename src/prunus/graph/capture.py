@@ -167,7 +167,8 @@ def _uncompiled(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _contents(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v.copy() for k, v in attributes.items() if type(v) in (dict, list, set)}
+    # Most containers of a module are empty, and copies of them would keep the garbage collector busy.
+    return {k: v.copy() if v else () for k, v in attributes.items() if type(v) in (dict, list, set)}
 
 
 def _refill(container: Any, content: Any) -> None:

@@ -34,6 +34,24 @@ def _plain_fake(x: Any) -> bool:
     return is_unknown(x) and _plain(x)
 
 
+def _channels_last(x: Any) -> bool:
+    """Tell whether ``x`` is a fake float image on the CPU with channels last, in no other order too."""
+    return (
+        is_unknown(x)
+        and x.fake_device.type == "cpu"
+        and x.dtype.is_floating_point
+        and x.dim() == 4
+        and min(x.shape[1:]) > 1
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _empty_channels_last(like: FakeTensor, shape: Sequence[int]) -> torch.Tensor:
+    with torch._C._DisableTorchDispatch():
+        bare = torch.empty(tuple(shape), dtype=like.dtype, device="meta", memory_format=torch.channels_last)
+    return FakeTensor(like.fake_mode, bare, like.fake_device)
+
+
 def is_unknown(x: Any) -> bool:
     """Tell whether ``x`` is a fake tensor without a value; torch goes on computing with a value that it knows."""
     return isinstance(x, FakeTensor) and x.constant is None
@@ -47,7 +65,11 @@ def _empty(like: FakeTensor, shape: Sequence[int]) -> torch.Tensor:
 
 def same(x: Any, *_: Any, dtype: Any = None, **__: Any) -> torch.Tensor | None:
     """Return the shape of elementwise ops, and of norms that keep the shape."""
-    return _empty(x, x.shape) if _plain_fake(x) and dtype is None else None
+    if dtype is not None:
+        return None
+    if _channels_last(x):
+        return _empty_channels_last(x, x.shape)
+    return _empty(x, x.shape) if _plain_fake(x) else None
 
 
 def batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, *_: Any) -> Any:
@@ -76,11 +98,24 @@ def binary(a: Any, b: Any, **_: Any) -> torch.Tensor | None:
     """Return the shape of elementwise arithmetic of a tensor with a number or a tensor that broadcasts."""
     if type(b) in (int, float):
         return same(a)
+    for image, other in ((a, b), (b, a)):
+        if _channels_last(image) and _follows(other, image):
+            return _empty_channels_last(image, image.shape)
     if not (_plain(a) and _plain(b)) or a.dtype != b.dtype or a.device != b.device:
         return None
     like = a if isinstance(a, FakeTensor) else b
     shape = _broadcast(a.shape, b.shape)
     return _empty(like, shape) if is_unknown(like) and shape is not None else None
+
+
+def _follows(other: Any, image: torch.Tensor) -> bool:
+    """Tell whether arithmetic with ``other`` leaves an image's shape and order: a like image, or one dim of numbers."""
+    if not isinstance(other, torch.Tensor) or not _alike(other, image):
+        return False
+    if other.shape == image.shape:
+        return _channels_last(other)
+    line = _plain(other) and sum(n > 1 for n in other.shape) <= 1
+    return line and _broadcast(other.shape, image.shape) == tuple(image.shape)
 
 
 def _broadcast(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...] | None:
@@ -126,7 +161,10 @@ def convolution(rank: int) -> Formula:
         dilation: Any = (1,),
         groups: int = 1,
     ) -> torch.Tensor | None:
-        if not (_plain_fake(x) and _plain(weight) and x.dim() == weight.dim() == rank + 2 and _alike(x, weight)):
+        last = _channels_last(x)
+        if not ((_plain_fake(x) or last) and _plain(weight) and _alike(x, weight)):
+            return None
+        if not x.dim() == weight.dim() == rank + 2:
             return None
         if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups or not _is_bias(bias, weight):
             return None
@@ -135,7 +173,10 @@ def convolution(rank: int) -> Formula:
             return None
         spaces = zip(x.shape[2:], weight.shape[2:], strides, paddings, dilations, strict=True)
         sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in spaces]
-        return _empty(x, (x.shape[0], weight.shape[0], *sizes)) if min(sizes) > 0 else None
+        if min(sizes) <= 0:
+            return None
+        shape = (x.shape[0], weight.shape[0], *sizes)
+        return _empty_channels_last(x, shape) if last else _empty(x, shape)
 
     return convolved
 

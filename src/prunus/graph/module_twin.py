@@ -37,8 +37,16 @@ def twin_with_origins(model: nn.Module, trace: Trace) -> nn.Module:
         shown = {**_of_class(type(module)), **attributes}
         own = {k: _traced(v, Attribute(paths[id(module)], k), trace) for k, v in shown.items() if k[:1] != "_"}
         vars(twin).update({**attributes, **own})
+        derive_lengths_(twin)
     root: nn.Module = twins[id(model)]
     return root
+
+
+def derive_lengths_(module: nn.Module) -> None:
+    """Set the numbers that a layer of einops takes from its ``axes_lengths`` when it is built, and reads instead."""
+    own = vars(module)
+    if "_axes_lengths" in own and any(kind.__module__.startswith("einops.layers") for kind in type(module).__mro__):
+        own["_axes_lengths"] = tuple(own["axes_lengths"].items())
 
 
 def _of_class(kind: type) -> dict[str, int]:

@@ -6,9 +6,10 @@ from prunus.masks.nm import nm_masks
 from prunus.masks.ranking import masks_above, resolve_count, top_masks
 from prunus.masks.threshold import absolute_masks, gradient_masks, relative_masks
 from prunus.masks.weights import contracted_dims, kept_weights, prunable_weights
-from prunus.masks.window import KernelPosition, Tile, Window, window_masks, window_means
+from prunus.masks.window import Kernel, KernelPosition, Tile, Window, window_masks, window_means
 
 __all__ = [
+    "Kernel",
     "KernelPosition",
     "Tile",
     "Window",

@@ -115,9 +115,63 @@ class KernelPosition:
         return (group[:, :, None] * positions + position).reshape(shape)
 
 
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """``rows`` × ``columns`` neighbouring positions of one kernel; the last of a row or column may be smaller.
+
+    A window belongs to one filter and one input channel; one as large as the kernel is a whole kernel slice. Kernels of
+    one dim are cut by ``columns`` alone, and every slice of a kernel of three dims on its own. A weight without a
+    kernel (linear, 1×1 convolution) is divided into strips of rows · columns inputs, so that windows are of one size.
+    """
+
+    rows: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.columns < 1:
+            raise OptionError(f"a window of a kernel is {self.rows} × {self.columns}; allowed are sides of at least 1.")
+
+    def labels(self, shape: tuple[int, ...]) -> Tensor:
+        """Number the windows kernel by kernel. Shapes: (O, I, *K) → (O, I, *K), int64."""
+        outputs, inputs, *kernel = shape
+        if math.prod(kernel) == 1:
+            return Strip(self.rows * self.columns).labels(shape)
+        sides = [1] * len(kernel)
+        sides[-2:] = [self.rows, self.columns][-len(kernel) :]
+        number = torch.arange(outputs * inputs).reshape(outputs, inputs, *[1] * len(kernel))
+        for dim, (size, side) in enumerate(zip(kernel, sides, strict=True), 2):
+            along = (torch.arange(size) // side).reshape([-1 if d == dim else 1 for d in range(len(shape))])
+            number = number * math.ceil(size / side) + along
+        return number.expand(shape).contiguous()
+
+
+@dataclass(frozen=True, slots=True)
+class InputPositions:
+    """Windows of ``rows`` × ``columns`` positions of the map that a weight reads, over all units and channels.
+
+    Attributes:
+        rows, columns: sides of a window; the last of a row or column may be smaller.
+        place: position of every input, as (row, column). Shapes: (I, 2), int64.
+    """
+
+    rows: int
+    columns: int
+    place: Tensor
+
+    def labels(self, shape: tuple[int, ...]) -> Tensor:
+        """Number the windows row by row. Shapes: (O, I, *K) → (O, I, *K), int64."""
+        row, column = self.place[:, 0] // self.rows, self.place[:, 1] // self.columns
+        number = row * (int(column.max()) + 1) + column
+        return number.reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape).contiguous()
+
+
+Windows = Window | Mapping[str, Window]
+"""One window for all tensors, or name → window."""
+
+
 def window_masks(
     scores: Mapping[str, Tensor],
-    window: Window,
+    window: Windows,
     *,
     kept: float | None = None,
     keep_count: int | None = None,
@@ -134,7 +188,7 @@ def window_masks(
 
     Args:
         scores: weight name → scores, higher = keep; any weight criterion.
-        window: `Tile`, `KernelPosition` or anything with ``labels``.
+        window: `Tile`, `Kernel`, `KernelPosition` or anything with ``labels``; or name → window.
         kept: share of all weights to keep.
         keep_count: exact number of weights to keep; give this or ``kept``.
         floor: take the best window of every tensor first, so that no layer is emptied.
@@ -176,13 +230,13 @@ def window_masks(
 
 
 def window_means(
-    scores: Mapping[str, Tensor], window: Window, *, input_dims: Mapping[str, int] | None = None
+    scores: Mapping[str, Tensor], window: Windows, *, input_dims: Mapping[str, int] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the mean score of every window of each tensor, and the window of every weight.
 
     Args:
         scores: weight name → scores, higher = keep; any weight criterion.
-        window: `Tile`, `KernelPosition` or anything with ``labels``.
+        window: `Tile`, `Kernel`, `KernelPosition` or anything with ``labels``; or name → window.
         input_dims: name → dim that holds the inputs where it is not 1, see `contracted_dims`.
 
     Returns:
@@ -203,16 +257,16 @@ def window_means(
     return means, labels
 
 
-def _labels(name: str, score: Tensor, window: Window, input_dims: Mapping[str, int]) -> Tensor:
+def _labels(name: str, score: Tensor, window: Windows, input_dims: Mapping[str, int]) -> Tensor:
     """Return the window of every weight of a tensor, flat."""
     if score.dim() < 2:
         raise OptionError(f"tensor {name!r} has {score.dim()} dims; windows need at least 2. Leave it out.")
-    dim = input_dims.get(name, 1)
-    return window.labels(tuple(score.movedim(dim, 1).shape)).movedim(1, dim).reshape(-1)
+    dim, own = input_dims.get(name, 1), window[name] if isinstance(window, Mapping) else window
+    return own.labels(tuple(score.movedim(dim, 1).shape)).movedim(1, dim).reshape(-1)
 
 
 def _number(
-    scores: Mapping[str, Tensor], window: Window, input_dims: Mapping[str, int]
+    scores: Mapping[str, Tensor], window: Windows, input_dims: Mapping[str, int]
 ) -> tuple[Tensor, list[tuple[int, int]]]:
     """Number the windows of all tensors in a row: the window of every weight, first and end window of every tensor."""
     labels: list[Tensor] = []

@@ -41,6 +41,7 @@ def latency_ratio(
     warmup: int = 3,
     threads: int | None = None,
     seed: int = 0,
+    baseline_inputs: Inputs | None = None,
 ) -> LatencyRatio:
     """Time two models in turn and return median and 95 % bootstrap interval of the per-round ratio.
 
@@ -59,6 +60,7 @@ def latency_ratio(
         warmup: Untimed calls of each model before.
         threads: Intra-op threads while timing; None leaves them as they are.
         seed: Of the bootstrap resampling.
+        baseline_inputs: The batch of the baseline where it takes another size; by default that of the candidate.
 
     Units: milliseconds; the ratio has none.
 
@@ -74,7 +76,8 @@ def latency_ratio(
         check_count("threads", threads)
     clock = _backward_seconds if backward else _forward_seconds
     pair = (candidate, baseline)
-    placed = [moved(inputs, device_of(model)) for model in pair]
+    given = (inputs, inputs if baseline_inputs is None else baseline_inputs)
+    placed = [moved(own, device_of(model)) for own, model in zip(given, pair, strict=True)]
     times = np.empty((2, rounds))
     # Layers whose memory format makes gradients unsound are timed in the format in which they can be trained.
     sound = sound_gradients(*pair) if backward else nullcontext()

@@ -2,10 +2,10 @@
 
 from prunus.methods import weights  # noqa: I001  (the order of enrolment is the order of the tables)
 from prunus.methods import patterns, scored_weights, solved_weights, solved_windows
-from prunus.methods import scored_units, unit_wise, obs_units
+from prunus.methods import scored_units, window_wise, unit_wise, obs_units
 from prunus.methods import key_path, modular
 from prunus.methods import depth, redundancy, redundant_weights
-from prunus.methods import layer_wise, multi_scale, tree_knapsack
+from prunus.methods import layer_wise, multi_scale, tree_knapsack, hierarchical
 from prunus.methods import fine_tuning, integrated, while_training
 from prunus.methods import baselines, oracle, by_criterion
 from prunus.methods.method import METHODS, Level, Method
@@ -18,6 +18,7 @@ __all__ = [
     "by_criterion",
     "depth",
     "fine_tuning",
+    "hierarchical",
     "integrated",
     "key_path",
     "layer_wise",
@@ -36,4 +37,5 @@ __all__ = [
     "unit_wise",
     "weights",
     "while_training",
+    "window_wise",
 ]

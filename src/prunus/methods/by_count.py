@@ -22,14 +22,16 @@ from prunus.criteria import CriterionLike, comparable_scores, criterion_name
 from prunus.criteria.weight_statistics import precise
 from prunus.errors import BudgetError
 from prunus.masks import contracted_dims, top_masks, window_means
-from prunus.methods.by_criterion import MAGNITUDE, check_removable, chosen_criterion
-from prunus.methods.join_importance import Gates
+from prunus.masks.window_option import Units
+from prunus.methods.by_criterion import check_removable, chosen_criterion
+from prunus.methods.counted import counted, number_of, reason_of, scored_by
 from prunus.methods.method import Method
-from prunus.methods.reduction import Reduction, droppable, whole
+from prunus.methods.modules_by_count import modules_by_count
 from prunus.methods.scored_units import unit_scores
-from prunus.methods.weights import maskable, masked_plan, weight_scores
+from prunus.methods.weights import MAGNITUDE, maskable, masked_plan, weight_scores
+from prunus.methods.window_units import run_means, runs_in, with_runs
+from prunus.methods.window_wise import weight_windows
 from prunus.plans import Decision, Plan
-from prunus.tree import Branch
 
 GLOBAL, UNIFORM = "global", "uniform"
 UNIT_DIVISIONS = (GLOBAL, UNIFORM)
@@ -46,14 +48,13 @@ def plan_by_count(
 ) -> Plan:
     """Return the plan that keeps the best parts of a method, as many as a count or a threshold says.
 
-    Scores are those of the method; for methods with a criterion as option they are magnitudes if none is given. Every
-    layer keeps its best part.
+    Scores are those of the criterion or of the method, else magnitudes. Every layer keeps its best part.
 
     Args:
         analysis: the network and its data.
         count: the budget.
         chosen: the method; its ``counts`` says what is ranked.
-        criterion: criterion of the parts, where the method takes one.
+        criterion: criterion of the parts, where the method takes one; None is that of the method, or magnitude.
         allocator: for a number of the whole network: None ranks the scores of all layers as they are, ``global`` ranks
             those of units divided by the mean of their layer, ``uniform`` keeps the same share of every layer; weights
             know ``erk`` and ``lamp`` too.
@@ -63,39 +64,55 @@ def plan_by_count(
         SelectorError: a layer of the budget that does not exist.
     """
     if chosen.counts == "modules":
-        return _modules(analysis, count)
-    name = chosen.scored_by or criterion or MAGNITUDE
-    if chosen.counts == "units":
+        return modules_by_count(analysis, count, criterion)
+    name = criterion or chosen.scored_by or MAGNITUDE
+    if chosen.counts == "units" or isinstance(chosen.window, Units):
         return _units(analysis, count, chosen, chosen_criterion(analysis, name), allocator)
     return _weights(analysis, count, chosen, name, allocator)
 
 
 def _units(analysis: Analysis, count: Count, chosen: Method, criterion: CriterionLike, allocator: str | None) -> Plan:
     check_removable(analysis)
-    scores = unit_scores(analysis, criterion)
+    length = chosen.window.length if isinstance(chosen.window, Units) else 1
+    scores = run_means(unit_scores(analysis, criterion), length)
     bounds = {axis: bound for axis, bound in analysis.bounds.items() if axis in scores}
-    problem = unit_problem(analysis.cost, scores, (), bounds=bounds)
-    total = sum(len(values) for values in scores.values())
+    problem = with_runs(unit_problem(analysis.cost, scores, (), bounds=bounds), length)
+    kind = "windows" if length > 1 else "units"
+    total = sum(runs_in(np.ones(len(values), bool), length) for values in scores.values())
     selected = _selected(problem, analysis, count)
     name = criterion_name(criterion)
+    amounts = {axis: _amount_of(problem, axis, length) for axis in problem.scores}
     if count.compares:
-        above = _units_above(problem, selected, name)
+        above = _units_above(problem, selected, kind, name)
         counts = {axis: problem.snap(axis, int(above[axis])) for axis in problem.scores}
     elif count.whole is None:
-        counts = {axis: _kept_of_axis(problem, axis, amount) for axis, amount in selected.items()}
+        counts = {axis: _kept_of_axis(problem, axis, amount, amounts[axis]) for axis, amount in selected.items()}
         counts = {axis: problem.snap(axis, counts.get(axis, len(s))) for axis, s in problem.scores.items()}
     else:
-        counts = _divided(problem, number_kept(_number(count.whole), total), total, count, allocator)
+        number = number_kept(number_of(count.whole), total)
+        counts = _divided(problem, amounts, number, total, count, allocator, kind)
     masks = {axis: mask for axis, mask in problem.masks(counts).items() if not mask.all()}
-    check_something_goes(count, "units", total, bool(masks))
+    check_something_goes(count, kind, total, bool(masks))
     chooser = {member: axis for axis in problem.scores for member in _members(problem, axis)}
+    title = f"mean {name} over runs of {length}" if length > 1 else name
     decisions = [
-        Decision(a, "unit", int((~m).sum()), len(m), _reason(name, count, selected.get(chooser.get(a, a))))
+        Decision(a, "unit", int((~m).sum()), len(m), reason_of(title, count, selected.get(chooser.get(a, a))))
         for a, m in masks.items()
     ]
-    kept = total - sum(int((~mask).sum()) for mask in masks.values())
-    settings = {**_scored(chosen, name), "counted": _counted("units", kept, total)}
+    kept = total - sum(runs_in(~mask, length) for mask in masks.values())
+    settings = {**scored_by(chosen, name), "counted": counted(kind, kept, total)}
     return make_plan(analysis.coupling, masks, decisions=decisions, settings=settings, cost=analysis.cost)
+
+
+def _amount_of(problem: UnitProblem, axis: str, length: int) -> np.ndarray:
+    """Return the number of parts, units or runs of units, that the first 0, 1, … choices of an axis hold."""
+    whole = np.zeros(len(problem.scores[axis]) + 1, int)
+    for member, units in _members(problem, axis).items():
+        order = problem.units[member] // length
+        new = np.append(0, np.cumsum(np.append(True, np.diff(order) != 0) if length > 1 else np.ones(len(order), int)))
+        start = problem.rest.get(member, 0)
+        whole += new[start::units] - new[start]
+    return whole
 
 
 def _selected(problem: UnitProblem, analysis: Analysis, count: Count) -> dict[str, Amount]:
@@ -124,10 +141,10 @@ def _unit_means(problem: UnitProblem, axis: str) -> np.ndarray:
     return np.asarray(problem.scores[axis], float) / _units_of_step(problem, axis)
 
 
-def _units_above(problem: UnitProblem, selected: Mapping[str, Amount], criterion: str) -> dict[str, int]:
+def _units_above(problem: UnitProblem, selected: Mapping[str, Amount], kind: str, criterion: str) -> dict[str, int]:
     """Return the number of choices above the threshold for every axis; all for axes that the budget does not name."""
     named = {axis: (_unit_means(problem, axis), amount) for axis, amount in selected.items()}
-    check_threshold({a: (s, t) for a, (s, t) in named.items() if isinstance(t, Threshold)}, "units", criterion)
+    check_threshold({a: (s, t) for a, (s, t) in named.items() if isinstance(t, Threshold)}, kind, criterion)
     counts = {axis: len(scores) for axis, scores in problem.scores.items()}
     for axis, (scores, amount) in named.items():
         if isinstance(amount, Threshold):
@@ -135,66 +152,81 @@ def _units_above(problem: UnitProblem, selected: Mapping[str, Amount], criterion
     return counts
 
 
-def _kept_of_axis(problem: UnitProblem, axis: str, amount: Amount) -> int:
-    """Return the number of choices that an axis keeps by its own share or number."""
-    each = max(1, min(_members(problem, axis).values()))
-    size = len(problem.scores[axis])
-    value = _number(amount)
-    return number_kept(value, size) if isinstance(value, float) else min(size, value // each)
+def _kept_of_axis(problem: UnitProblem, axis: str, amount: Amount, amounts: np.ndarray) -> int:
+    """Return the number of choices that an axis keeps by its own share or number; ``amounts`` counts parts."""
+    value = number_of(amount)
+    if isinstance(value, float):
+        number: float = number_kept(value, int(amounts[-1]))
+    else:
+        # A number is that of the smallest axis of a group.
+        number = value * _units_of_step(problem, axis) / max(1, min(_members(problem, axis).values()))
+    return int(np.searchsorted(amounts, number, side="right")) - 1
 
 
-def _divided(problem: UnitProblem, number: int, total: int, count: Count, allocator: str | None) -> dict[str, int]:
-    """Return the kept choices of every axis so that at most a number of units stays in all, and exactly it if it can.
+def _divided(
+    problem: UnitProblem,
+    amounts: Mapping[str, np.ndarray],
+    number: int,
+    total: int,
+    count: Count,
+    allocator: str | None,
+    kind: str,
+) -> dict[str, int]:
+    """Return the kept choices of every axis so that at most a number of parts stays in all, and exactly it if it can.
 
     Raises:
-        BudgetError: each axis keeps its least number of units, and that is more.
+        BudgetError: each axis keeps its least number of parts, and that is more.
     """
-    cost = {axis: _units_of_step(problem, axis) for axis in problem.scores}
-    fixed = total - sum(cost[axis] * len(scores) for axis, scores in problem.scores.items())
+    fixed = total - sum(int(parts[-1]) for parts in amounts.values())
     left = number - fixed
     least = problem.least
-    needed = sum(cost[axis] * n for axis, n in least.items())
+    needed = _amount(amounts, least)
     if needed > left:
         raise BudgetError(
-            f"Budget {count} keeps {number} of {total} units, and each layer keeps its least: {needed + fixed} in all. "
-            f"Give {needed + fixed} or more."
+            f"Budget {count} keeps {number} of {total} {kind}, and each layer keeps its least: {needed + fixed} in "
+            f"all. Give {needed + fixed} or more."
         )
     if allocator == UNIFORM:
-        least = _same_share(problem, cost, left, least)
+        least = _same_share(problem, amounts, left, least)
     elif allocator == GLOBAL:
         raised = {a: max(n, problem.snap(a, int(_LEAST_SHARE * len(problem.scores[a])))) for a, n in least.items()}
-        least = raised if sum(cost[a] * n for a, n in raised.items()) <= left else least
+        least = raised if _amount(amounts, raised) <= left else least
     ranks = {axis: _unit_means(problem, axis) for axis in problem.scores}
     if allocator == GLOBAL:
         ranks = comparable_scores(ranks)
     elif allocator == UNIFORM:
         # The rest of the rounded shares goes to the axes that were rounded down most.
         ranks = {a: np.full(len(s), left / total * len(s) - least[a]) for a, s in ranks.items()}
-    return _best(problem, cost, left, least, ranks)
+    return _best(problem, amounts, left, least, ranks)
 
 
-def _same_share(problem: UnitProblem, cost: Mapping[str, int], left: int, least: Mapping[str, int]) -> dict[str, int]:
+def _amount(amounts: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> int:
+    return sum(int(amounts[axis][n]) for axis, n in counts.items())
+
+
+def _same_share(
+    problem: UnitProblem, amounts: Mapping[str, np.ndarray], left: int, least: Mapping[str, int]
+) -> dict[str, int]:
     def widths(share: float) -> dict[str, int]:
         return {a: max(least[a], problem.snap(a, int(share * len(s) + 1e-9))) for a, s in problem.scores.items()}
 
     low, high = 0.0, 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        fits = sum(cost[a] * n for a, n in widths(middle).items()) <= left
-        low, high = (middle, high) if fits else (low, middle)
+        low, high = (middle, high) if _amount(amounts, widths(middle)) <= left else (low, middle)
     return widths(low)
 
 
 def _best(
     problem: UnitProblem,
-    cost: Mapping[str, int],
+    amounts: Mapping[str, np.ndarray],
     left: int,
     least: Mapping[str, int],
     ranks: Mapping[str, np.ndarray],
 ) -> dict[str, int]:
-    """Add the best next units to the least widths while they fit; equal scores in the order of the axes."""
+    """Add the best next parts to the least widths while they fit; equal scores in the order of the axes."""
     counts = dict(least)
-    room = left - sum(cost[axis] * n for axis, n in counts.items())
+    room = left - _amount(amounts, counts)
     order = {axis: number for number, axis in enumerate(counts)}
     queue: list[tuple[float, int, str, int]] = []
 
@@ -208,7 +240,7 @@ def _best(
         offer(axis)
     while queue and room > 0:
         _, _, axis, following = heapq.heappop(queue)
-        price = cost[axis] * (following - counts[axis])
+        price = int(amounts[axis][following] - amounts[axis][counts[axis]])
         if price <= room:
             room -= price
             counts[axis] = following
@@ -221,11 +253,13 @@ def _weights(analysis: Analysis, count: Count, chosen: Method, criterion: Criter
     names = list(maskable(analysis))
     if not names:
         raise BudgetError(f"Budget {count} has nothing to choose from: no weight of this model may be masked.")
+    windows = weight_windows(analysis, chosen.window) if chosen.window is not None else None
+    names = [name for name in names if not isinstance(windows, Mapping) or name in windows]
     scores = dict(weight_scores(analysis, analysis.user_model, names, criterion))
     name, kind, shapes = criterion_name(criterion), chosen.counts, None
-    if chosen.window is not None:
+    if windows is not None:
         dims = {n: dim for n, dim in contracted_dims(analysis.model).items() if n in scores}
-        scores, shapes = window_means(scores, chosen.window, input_dims=dims)
+        scores, shapes = window_means(scores, windows, input_dims=dims)
     amounts = _amounts(analysis, count, list(scores))
     masks = _chosen_weights(count, amounts, scores, kind, name, allocator)
     total = sum(mask.numel() for mask in masks.values())
@@ -235,9 +269,9 @@ def _weights(analysis: Analysis, count: Count, chosen: Method, criterion: Criter
         masks = {n: mask.cpu()[shapes[n]] for n, mask in masks.items()}
     title = f"mean {name} of a window" if shapes is not None else name
     plan = masked_plan(analysis, {n: mask for n, mask in masks.items() if not mask.all()}, title)
-    decisions = [replace(d, reason=_reason(title, count, amounts.get(d.node))) for d in plan.decisions]
+    decisions = [replace(d, reason=reason_of(title, count, amounts.get(d.node))) for d in plan.decisions]
     settings: dict[str, Any] = {"method": chosen.name} if shapes is not None else {}
-    settings |= {**_scored(chosen, name), "counted": _counted(kind, kept, total)}
+    settings |= {**scored_by(chosen, name), "counted": counted(kind, kept, total)}
     return replace(plan, decisions=tuple(decisions), settings=settings)
 
 
@@ -260,7 +294,7 @@ def _chosen_weights(
     """Return the masks of weights, or of windows, by their scores."""
     if count.whole is not None and not count.compares:
         total = sum(s.numel() for s in scores.values())
-        number = number_kept(_number(count.whole), total)
+        number = number_kept(number_of(count.whole), total)
         if number < len(scores):
             raise BudgetError(
                 f"Budget {count} keeps {number} of {total} {kind}, and each of {len(scores)} layers keeps its best. "
@@ -277,7 +311,7 @@ def _chosen_weights(
         kept = {n: _or_best(torch.from_numpy(t.keeps(s)), scores[n]) for n, (s, t) in limits.items()}
     else:
         kept = {
-            n: top_masks({n: scores[n]}, keep_count=max(1, number_kept(_number(amount), scores[n].numel())))[n]
+            n: top_masks({n: scores[n]}, keep_count=max(1, number_kept(number_of(amount), scores[n].numel())))[n]
             for n, amount in amounts.items()
         }
     return {n: kept[n] if n in kept else torch.ones(s.shape, dtype=torch.bool) for n, s in scores.items()}
@@ -288,75 +322,3 @@ def _or_best(mask: Tensor, scores: Tensor) -> Tensor:
     if mask.numel() and not mask.any():
         mask.view(-1)[int(scores.detach().reshape(-1).argmax())] = True
     return mask
-
-
-def _modules(analysis: Analysis, count: Count) -> Plan:
-    """Drop the branches of least gate importance one after the other; their joins keep the other operand."""
-    branches, start = droppable(analysis), whole(analysis)
-    if not branches:
-        raise BudgetError(
-            f"Budget {count} has nothing to choose from: the network has no block or branch that it can do without. "
-            "Use a budget of units."
-        )
-    importance = Gates(analysis).importance(start)
-    worth = {branch.id: float(sum(importance[edge] for edge in branch.edges)) for branch in branches}
-    ranked = sorted(branches, key=lambda branch: (worth[branch.id], branch.id))
-    limit = count.whole
-    if isinstance(limit, Threshold):
-        values = np.array([worth[branch.id] for branch in ranked])
-        check_threshold({"": (values, limit)}, "modules", "gate importance")
-        ranked = [branch for branch, stays in zip(ranked, limit.keeps(values), strict=True) if not stays]
-        least = 0
-    else:
-        least = max(1, number_kept(_number(limit), len(branches)))
-        check_something_goes(count, "modules", len(branches), least < len(branches))
-    found = _without(start, branches, ranked, least)
-    left = _staying(found, branches)
-    if len(left) > least > 0:
-        raise BudgetError(
-            f"Budget {count} keeps {least} of {len(branches)} modules, and the network needs {len(left)} of them to "
-            f"stay connected. Give {len(left)} or more."
-        )
-    check_something_goes(count, "modules", len(branches), bool(found.dropped))
-    decisions = [
-        Decision(
-            b.id, "structure", b.params, b.params, f"{_reason('gate importance', count, limit)}: {worth[b.id]:.3g}"
-        )
-        for b in found.dropped
-    ]
-    settings = {"method": "modular", "counted": _counted("modules", len(left), len(branches))}
-    return found.as_plan({}, decisions, settings)
-
-
-def _without(reduction: Reduction, branches: tuple[Branch, ...], ranked: list[Branch], least: int) -> Reduction:
-    """Drop ranked branches in order, as long as at least a number of all branches stays."""
-    for branch in ranked:
-        if branch not in reduction.left(branches):
-            continue
-        smaller = reduction.without(branch)
-        if smaller is not None and len(_staying(smaller, branches)) >= least:
-            reduction = smaller
-    return reduction
-
-
-def _staying(reduction: Reduction, branches: tuple[Branch, ...]) -> list[Branch]:
-    gone = {branch.id for branch in reduction.dropped}
-    return [b for b in branches if b.id not in gone and not any(d.holds(b) for d in reduction.dropped)]
-
-
-def _reason(scores: str, count: Count, amount: Amount | None) -> str:
-    return f"{scores} {amount.removes}" if isinstance(amount, Threshold) else f"lowest {scores} ({count})"
-
-
-def _number(amount: Any) -> float | int:
-    assert isinstance(amount, (int, float))
-    return amount
-
-
-def _scored(chosen: Method, criterion: str) -> dict[str, Any]:
-    """Return the entry of the criterion in a plan's settings, where it is an option of the method."""
-    return {"criterion": criterion} if "criterion" in chosen.options else {}
-
-
-def _counted(kind: str, kept: int, total: int) -> dict[str, Any]:
-    return {"kind": kind, "kept": kept, "of": total}

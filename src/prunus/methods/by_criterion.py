@@ -16,20 +16,19 @@ from prunus.budget import ALLOCATORS, Limit, Limits
 from prunus.budget.allocator import Allocator
 from prunus.budget.weights import WEIGHT_ALLOCATORS, fit_weights
 from prunus.criteria import (
-    UNIT_CRITERIA,
     CriterionLike,
     comparable_scores,
     criterion_name,
     damage_curves,
     is_unit_criterion,
     is_weight_criterion,
-    mixture_of,
     probes_for,
     weight_criterion_of,
 )
-from prunus.errors import BudgetError, OptionError, nearest
+from prunus.errors import BudgetError, OptionError
 from prunus.foundation.defaults import DEFAULTS
 from prunus.masks import top_masks
+from prunus.methods.criterion_names import OBS, check_unit_criterion
 from prunus.methods.level_scan import affordable_levels
 from prunus.methods.loss_search import LossSearch
 from prunus.methods.masks_after_units import masks_left
@@ -37,14 +36,11 @@ from prunus.methods.method import method
 from prunus.methods.obs_units import LEVELS_MEMO, ByLevels, Level, level_decisions, unit_levels
 from prunus.methods.reduction import whole
 from prunus.methods.scored_units import unit_scores
-from prunus.methods.weights import maskable, masked_plan, weight_scores, weights_to_keep
+from prunus.methods.weights import MAGNITUDE, maskable, masked_plan, weight_scores, weights_to_keep
 from prunus.plans import Decision, Plan
 from prunus.surgery.proving.random_ops import draws
 
-MAGNITUDE = "magnitude"
 UNITS = "units"
-OBS = "obs-units"
-"""The criterion of group OBS with levels measured on data; it is not a function of single units."""
 _DAMAGE = "damage of "
 _UNIT_OPTIONS = ("criterion", "allocator", "search", "judge")
 
@@ -92,6 +88,7 @@ def units(
     "mask weights by a criterion, the budget divided by an allocator",
     options=("criterion", "allocator"),
     counts="weights",
+    criteria="weights",
 )
 def weights(
     analysis: Analysis,
@@ -162,29 +159,6 @@ def units_and_weights(
     decisions += [Decision(n, "weight", int((~m).sum()), m.size, f"lowest {name}") for n, m in masks.items()]
     settings |= {"weight_criterion": name}
     return make_plan(analysis.coupling, keep, masks=masks, decisions=decisions, settings=settings, cost=analysis.cost)
-
-
-def check_unit_criterion(criterion: Any) -> None:
-    """Refuse a name that is no unit criterion.
-
-    Raises:
-        OptionError: an unknown name.
-    """
-    if criterion is None or callable(criterion) or criterion == OBS:
-        return
-    weights = mixture_of(criterion)
-    if weights is not None and OBS in weights:
-        raise OptionError(
-            f"criterion {OBS!r} stands in a mixture; it measures levels of whole axes and gives no score to add. "
-            "Use it alone, or leave it out."
-        )
-    for name in weights or ():
-        check_unit_criterion(name)
-    if weights is not None or (isinstance(criterion, str) and criterion in UNIT_CRITERIA):
-        return
-    names = (OBS, *UNIT_CRITERIA.names())
-    close = nearest(str(criterion), names)
-    raise OptionError(f"criterion {criterion!r} is unknown.{close} Allowed: {', '.join(names)}.")
 
 
 def chosen_criterion(analysis: Analysis, criterion: CriterionLike | None) -> CriterionLike:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
@@ -37,23 +38,24 @@ class Gates:
         joins = {"joins": lambda local: gated_joins(local.graph)}
         self._programs = ProgramsByShape(analysis.model, analysis.coupling, joins, made=lambda local: local)
 
-    def importance(self, reduction: Reduction) -> GateImportance:
+    def importance(self, reduction: Reduction, keep: Mapping[str, np.ndarray] | None = None) -> GateImportance:
         """Return, per (join, operand), I = E_samples[(∂ℓ/∂γ)²] at γ = 1, where γ scales the operand.
 
         ∂ℓ/∂γ = Σ a·∂ℓ/∂a over the operand's elements of one sample; a value whose first dim is not the batch is
-        one sample a batch. The network is the reduced one: bypassed operands are zero, emptied axes masked.
+        one sample a batch. The network is the reduced one: bypassed operands are zero, emptied axes masked, and so are
+        the units that ``keep`` lacks.
 
         Raises:
             DataError: no calibration batches, batches of another program, or a loss that is not finite.
         """
-        if not reduction.dropped:
-            importance: GateImportance = self.analysis.remember("gate importance", lambda: self._measure(reduction))
+        if not reduction.dropped and not keep:
+            importance: GateImportance = self.analysis.remember("gate importance", lambda: self._measure(reduction, {}))
             return importance
-        return self._measure(reduction)
+        return self._measure(reduction, keep or {})
 
-    def _measure(self, reduction: Reduction) -> GateImportance:
+    def _measure(self, reduction: Reduction, keep: Mapping[str, np.ndarray]) -> GateImportance:
         sums: dict[tuple[str, int], float] = dict.fromkeys(self.joins, 0.0)
-        plan = reduction.as_plan()
+        plan = reduction.as_plan(keep)
         tensors = tensors_of(self.analysis)
         masked = masked_tensors(tensors | dict(self.analysis.coupling.graph.constants), self.analysis.coupling, plan)
         device = next((t.device for t in tensors.values()), torch.device("cpu"))

@@ -63,8 +63,8 @@ class Replay:
                 break
         return total / count
 
-    def values(self, data: DataSource, refs: Iterable[Ref]) -> Iterator[dict[Ref, Tensor]]:
-        """Yield, for every batch, the values of the dense network at the given refs.
+    def values(self, data: DataSource, refs: Iterable[Ref], plan: Plan | None = None) -> Iterator[dict[Ref, Tensor]]:
+        """Yield, for every batch, the values at the given refs in the network of a plan; None is the dense one.
 
         Raises:
             DataError: no batches, or batches of another program than the captured one.
@@ -72,6 +72,7 @@ class Replay:
         places: dict[str, list[Ref]] = {}
         for ref in refs:
             places.setdefault(ref.node, []).append(ref)
+        tensors = self._tensors if plan is None else masked_tensors(self._tensors, self.analysis.coupling, plan)
         for coupling, inputs, _ in self._batches(data):
             values: dict[Ref, Tensor] = {}
 
@@ -81,7 +82,13 @@ class Replay:
                     values[ref] = (result[ref.index] if isinstance(result, (tuple, list)) else result).clone()
 
             with torch.no_grad():
-                run(coupling.graph, self._tensors | dict(coupling.graph.constants), inputs, observe=observe)
+                run(
+                    coupling.graph,
+                    tensors | dict(coupling.graph.constants),
+                    inputs,
+                    observe=observe,
+                    override=None if plan is None else reference_overrides(coupling, plan),
+                )
             yield values
 
     def _batches(self, data: DataSource) -> Iterator[tuple[Coupling, list[Tensor], Any]]:

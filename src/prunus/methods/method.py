@@ -13,12 +13,14 @@ from prunus.budget import Limits
 from prunus.data.batches import DataSource
 from prunus.foundation.registry import Registry
 from prunus.masks import Window
+from prunus.masks.window_option import WindowKind
 from prunus.plans import Plan
 from prunus.recovery import RecoveryOptions
 from prunus.training.options import TrainingOptions
 
 Level = Literal["weight", "neuron", "structure", "hierarchical", "baseline"]
 Counted = Literal["", "units", "modules", "windows", "weights"]
+Criteria = Literal["units", "weights", "modules"]
 Planning = Callable[..., Plan]
 """(analysis, limits) → plan; a method with options takes them as keyword arguments."""
 
@@ -31,6 +33,7 @@ class Lesson:
         data, options, seed: what is learned from, and how.
         settings: the options of the method itself, such as ``{"threshold": 0.01}``.
         recover: how the other methods recover; with its method ``distil`` the dense network teaches here too.
+        minutes: the time of the training in place of ``options.steps``.
     """
 
     data: DataSource
@@ -38,6 +41,7 @@ class Lesson:
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     recover: RecoveryOptions | None = None
+    minutes: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,9 @@ class Method:
         description: one line.
         counts: the parts that a budget such as ``{"units": 0.2}`` or ``{"threshold": 0.1}`` counts or compares for this
             method; empty if it meets prices alone.
-        scored_by: the criterion of these parts, where it is not an option.
-        window: the window of weights, where it counts windows.
+        scored_by: the criterion of these parts, by default where it is an option.
+        window: the window, where it counts windows.
+        criteria: the kind of parts that its option ``criterion`` scores.
         options: keyword arguments of ``plan`` beside these two, such as ``criterion`` and ``allocator``.
         merges: inputs that stay take over the share of those that go, unless the request says otherwise.
         joint: it meets several limits at once; for other methods the planner lowers the first limit until all hold.
@@ -87,7 +92,8 @@ class Method:
     documents: tuple[str, ...] = ()
     counts: Counted = ""
     scored_by: str = ""
-    window: Window | None = None
+    window: Window | WindowKind | None = None
+    criteria: Criteria = "units"
     options: tuple[str, ...] = ()
     joint: bool = False
     merges: bool = False

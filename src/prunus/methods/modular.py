@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from prunus.analysis import Analysis
 from prunus.budget import Limits
-from prunus.methods.join_importance import Gates
+from prunus.criteria import CriterionLike, criterion_name
+from prunus.foundation.defaults import DEFAULTS
+from prunus.methods.branch_scores import GATE, branch_scores, branch_words
 from prunus.methods.method import method
 from prunus.methods.reduction import SLACK, Reduction, droppable, savings, trimmed, whole
 from prunus.plans import Plan
 from prunus.tree import Branch
 
 
-@method("modular", "structure", "score blocks and branches, keep the top share, reconnect the rest", counts="modules")
-def plan_modular(analysis: Analysis, limits: Limits) -> Plan:
-    """Keep the modules of most importance per amount of the budget's metric, as many as the budget allows.
+@method(
+    "modular",
+    "structure",
+    "score blocks and branches, keep the top share, reconnect the rest",
+    options=("criterion",),
+    criteria="modules",
+    counts="modules",
+)
+def plan_modular(analysis: Analysis, limits: Limits, *, criterion: CriterionLike | None = DEFAULTS.criterion) -> Plan:
+    """Keep the modules of highest score per amount of the budget's metric, as many as the budget allows.
 
-    Modules are the branches of the network; score = gate importance in the dense network / their amount of the budget's
-    metric: parameters, MACs, bytes or time. They are dropped from the lowest score up, as in the greedy solution of a
-    0/1 knapsack; one that would save more than needed stays. Then dropped modules are exchanged for kept ones of less
-    importance where the budget still holds. In place of a residual branch its identity or projection remains, in place
-    of a segment of a concatenation the other segments. Units are trimmed until the budget holds.
+    Modules are the branches of the network; score = gate importance in the dense network, or another criterion of
+    `branch_scores`, / their amount of the budget's metric: parameters, MACs, bytes or time. They are dropped from the
+    lowest score up, as in the greedy solution of a 0/1 knapsack; one that would save more than needed stays. Then
+    dropped modules are exchanged for kept ones of less importance where the budget still holds. In place of a residual
+    branch its identity or projection remains, in place of a segment of a concatenation the other segments. Units are
+    trimmed until the budget holds.
 
     Source: own; the importance of a gate: Molchanov et al., "Importance Estimation for Neural Network Pruning",
     arXiv:1906.10771.
@@ -30,22 +41,24 @@ def plan_modular(analysis: Analysis, limits: Limits) -> Plan:
     Args:
         analysis: the network.
         limits: limits of the analysis's metric.
+        criterion: criterion of the branches; None is gate importance.
 
     Raises:
+        OptionError: the criterion scores no branches.
         BudgetError: the budget is out of reach even with one unit an axis.
     """
-    limit, branches = limits[0].value, droppable(analysis)
+    limit, branches, name = limits[0].value, droppable(analysis), criterion or GATE
     reduction = whole(analysis)
     reasons: dict[str, str] = {}
     if branches:
-        importance = Gates(analysis).importance(reduction)
-        worth = {b.id: sum(importance[edge] for edge in b.edges) for b in branches}
+        worth = branch_scores(reduction, branches, name)
         reduction = exchanged(greedy(reduction, branches, worth, limit), branches, worth, limit)
         reasons = {
-            b.id: f"low share of the score: gate importance {worth[b.id]:.3g} for {b.params:,} parameters"
+            b.id: f"low share of the score: {branch_words(name)} {worth[b.id]:.3g} for {b.params:,} parameters"
             for b in reduction.dropped
         }
-    return trimmed(reduction, limits[0], reasons, method="modular")
+    plan = trimmed(reduction, limits[0], reasons, method="modular")
+    return replace(plan, settings={**plan.settings, "criterion": criterion_name(name)})
 
 
 def greedy(reduction: Reduction, branches: Sequence[Branch], worth: Mapping[str, float], limit: int) -> Reduction:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +13,13 @@ from prunus.analysis import Analysis
 from prunus.analysis.score import make_plan
 from prunus.budget import Limit, Limits
 from prunus.criteria import damage_curves
-from prunus.errors import BudgetError
+from prunus.errors import BudgetError, CaptureError, PlanError
+from prunus.foundation.defaults import DEFAULTS
 from prunus.masks import absolute_masks
+from prunus.methods.hierarchy.procedure import Procedure, plan_of
+from prunus.methods.hierarchy.search import searched
+from prunus.methods.hierarchy.settings import TREE_OPTIONS, Division, Optimisation, check_strategy, settings_of
+from prunus.methods.hierarchy.trials import trained_loss
 from prunus.methods.join_importance import Gates
 from prunus.methods.masked_copy import live_axes
 from prunus.methods.masks_after_units import masks_left
@@ -20,16 +27,13 @@ from prunus.methods.method import method
 from prunus.methods.modular import exchanged, greedy
 from prunus.methods.reduction import Reduction, droppable, whole
 from prunus.methods.scored_units import unit_scores
-from prunus.methods.true_loss import loss_of
 from prunus.methods.weights import maskable
 from prunus.plans import Decision, Plan
-from prunus.surgery.copy_module import deep_copy
-from prunus.surgery.tensors import sliced_masks
-from prunus.training import TrainingOptions, finetune_, reestimate_statistics_
 
 BLOCK_SHARES = (1.0, 0.75)
 UNIT_SHARES = (1.0, 0.7, 0.45)
-_STEPS = 12
+SEARCHED = 24
+"""The number of assignments that are tried where options of the tree are given and no number."""
 _LEAST = 0.08
 
 
@@ -64,35 +68,81 @@ def splits(kept: float, masks_save: bool = True) -> list[Split]:
     return list(divisions)
 
 
-@method("multi-scale", "hierarchical", "blocks, then units, then weights, one budget divided by the loss")
-def multi_scale(analysis: Analysis, limits: Limits) -> Plan:
+@method(
+    "multi-scale",
+    "hierarchical",
+    "blocks, then units, then weights, one budget divided by the loss",
+    options=("search", *TREE_OPTIONS),
+)
+def multi_scale(
+    analysis: Analysis,
+    limits: Limits,
+    *,
+    search: int = DEFAULTS.search,
+    nodes: Any = None,
+    strategy: str | None = None,
+    divide: Any = None,
+    optimise: Any = None,
+) -> Plan:
     """Prune blocks, units and weights, and choose the division of the budget on the selection split.
 
     Each candidate is cut, its norm statistics are re-estimated, it is trained for a few steps on calibration data, and
     its loss on the selection split decides: a short recovery makes candidates comparable.
 
+    Without further options the candidates are fixed divisions of the budget. With ``search`` assignments on the tree
+    are tried beside them: the share of every level, and the strategy and the weight of every stage. Nodes with settings
+    of their own rule the fixed divisions out.
+
     Source: own.
+
+    Args:
+        analysis: the network and its data.
+        limits: the limit of all scales together.
+        search: number of assignments on the tree that are tried; 0 tries none, or 24 beside one of the other options.
+        nodes, strategy, divide, optimise: as in `prunus.methods.hierarchical`; nothing is optimised between scales.
+
+    Raises:
+        BudgetError: no division and no assignment fits.
     """
-    candidates = splits(analysis.kept(limits[0]), analysis.masks_save) if limits[0].value > 0 else []
-    best: tuple[float, Plan] | None = None
-    analysis.progress.start("multi-scale", len(candidates))
-    for split in candidates:
-        try:
-            plan = plan_split(analysis, split, limits[0])
-        except BudgetError:
-            plan = None
-        if plan is not None:
-            loss = _selection_loss(analysis, plan)
-            if best is None or loss < best[0]:
-                best = (loss, plan)
-        analysis.progress.advance("multi-scale")
-    analysis.progress.finish("multi-scale")
+    options = (nodes, strategy, divide, optimise)
+    number = search or (SEARCHED if any(option is not None for option in options) else 0)
+    best = None if nodes else _best_split(analysis, limits[0])
+    if number:
+        procedure = Procedure.of(
+            analysis,
+            limits[0],
+            settings_of(nodes),
+            check_strategy(strategy),
+            Division.of(divide),
+            Optimisation.of(optimise),
+        )
+        found = searched(procedure, number)
+        if found is not None and (best is None or found[0] < best[0]):
+            line = f"best of {number} assignments on the tree: {found[2]}; loss after a short recovery {found[0]:.4g}"
+            beside = "" if best is None else f", against {best[0]:.4g} of the best fixed division"
+            best = (found[0], plan_of(found[1].with_line(line + beside), "multi-scale", procedure))
     if best is None:
         raise BudgetError(
             f"Budget {limits[0].metric} ≤ {limits[0].shown()}: no division of the budget over blocks, units and "
             "weights fits this network. Keep more."
         )
     return best[1]
+
+
+def _best_split(analysis: Analysis, limit: Limit) -> tuple[float, Plan] | None:
+    """Return the fixed division of least loss, and its loss; None where none fits."""
+    candidates = splits(analysis.kept(limit), analysis.masks_save) if limit.value > 0 else []
+    best: tuple[float, Plan] | None = None
+    analysis.progress.start("multi-scale", len(candidates))
+    for split in candidates:
+        with contextlib.suppress(BudgetError, PlanError, CaptureError):  # out of reach, or no cut of this code
+            plan = plan_split(analysis, split, limit)
+            loss = trained_loss(analysis, plan)
+            if best is None or loss < best[0]:
+                best = (loss, plan)
+        analysis.progress.advance("multi-scale")
+    analysis.progress.finish("multi-scale")
+    return best
 
 
 def plan_split(analysis: Analysis, split: Split, limit: Limit) -> Plan:
@@ -147,11 +197,3 @@ def _masks(reduction: Reduction, keep: Mapping[str, np.ndarray], limit: Limit) -
     """Mask the smallest of the remaining weights."""
     values = maskable(reduction.analysis)
     return masks_left(reduction, keep, values, limit, lambda left, count: absolute_masks(left, keep_count=count))
-
-
-def _selection_loss(analysis: Analysis, plan: Plan) -> float:
-    small = deep_copy(analysis.cut(plan))
-    reestimate_statistics_(small, analysis.calibration.batches(64))
-    options = TrainingOptions(_STEPS, lr=1e-3, loss=analysis.loss)
-    finetune_(small, analysis.calibration, options, masks=sliced_masks(plan) or None, seed=analysis.seed)
-    return loss_of(analysis, small)

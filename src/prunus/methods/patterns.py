@@ -8,11 +8,12 @@ import torch
 
 from prunus.analysis import Analysis
 from prunus.budget import Limits
-from prunus.criteria import CRITERIA, Evidence
-from prunus.masks import contracted_dims, nm_masks, top_masks, window_masks
-from prunus.masks.window import Direction, Strip
+from prunus.criteria import CRITERIA, CriterionLike, Evidence
+from prunus.foundation.defaults import DEFAULTS
+from prunus.masks import contracted_dims, nm_masks, top_masks
+from prunus.masks.window import Strip
 from prunus.methods.method import method
-from prunus.methods.weights import maskable, masked_plan, weights_to_keep
+from prunus.methods.weights import maskable, masked_plan, weights_to_keep, windows_plan
 from prunus.plans import Plan
 
 STRIP = 8
@@ -25,10 +26,11 @@ GROUP = 8
     "weight",
     "keep the 1×8 strips of consecutive inputs with the largest mean |w|",
     counts="windows",
-    scored_by="magnitude",
+    options=("criterion",),
+    criteria="weights",
     window=Strip(STRIP, "input"),
 )
-def window_strip(analysis: Analysis, limits: Limits) -> Plan:
+def window_strip(analysis: Analysis, limits: Limits, *, criterion: CriterionLike | None = DEFAULTS.criterion) -> Plan:
     """Keep whole strips of 8 consecutive inputs of one unit, at one kernel position.
 
     Source: Mao et al., "Exploring the Regularity of Sparse Structure in Convolutional Neural Networks",
@@ -37,7 +39,7 @@ def window_strip(analysis: Analysis, limits: Limits) -> Plan:
     Raises:
         BudgetError: the parameters that cannot be masked and the best strip of every weight exceed the budget.
     """
-    return _strips(analysis, limits, "input")
+    return windows_plan(analysis, limits, Strip(STRIP, "input"), "strip", criterion)
 
 
 @method(
@@ -45,10 +47,13 @@ def window_strip(analysis: Analysis, limits: Limits) -> Plan:
     "weight",
     "keep the 8×1 strips of consecutive units with the largest mean |w|",
     counts="windows",
-    scored_by="magnitude",
+    options=("criterion",),
+    criteria="weights",
     window=Strip(STRIP, "unit"),
 )
-def window_strip_column(analysis: Analysis, limits: Limits) -> Plan:
+def window_strip_column(
+    analysis: Analysis, limits: Limits, *, criterion: CriterionLike | None = DEFAULTS.criterion
+) -> Plan:
     """Keep whole strips of one input of 8 consecutive units, at one kernel position.
 
     Source: Mao et al., "Exploring the Regularity of Sparse Structure in Convolutional Neural Networks",
@@ -57,18 +62,7 @@ def window_strip_column(analysis: Analysis, limits: Limits) -> Plan:
     Raises:
         BudgetError: the parameters that cannot be masked and the best strip of every weight exceed the budget.
     """
-    return _strips(analysis, limits, "unit")
-
-
-def _strips(analysis: Analysis, limits: Limits, along: Direction) -> Plan:
-    weights = maskable(analysis)
-    masks = window_masks(
-        _magnitudes(analysis, weights),
-        Strip(STRIP, along),
-        keep_count=weights_to_keep(analysis, weights, limits),
-        input_dims=contracted_dims(analysis.model),
-    )
-    return masked_plan(analysis, masks, "strip of low mean |w|")
+    return windows_plan(analysis, limits, Strip(STRIP, "unit"), "strip", criterion)
 
 
 @method("n-of-eight", "weight", "keep at most n of every 8 consecutive inputs, n the least that the budget needs")

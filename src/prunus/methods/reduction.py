@@ -72,6 +72,10 @@ class Reduction:
         """The remaining amount of the analysis's metric: parameters, bytes, MACs or femtoseconds."""
         return self.analysis.spent(self.cost.price(self.keep))
 
+    def spent_with(self, keep: Mapping[str, np.ndarray]) -> int:
+        """Return the remaining amount of the metric where only some units of other axes stay."""
+        return self.analysis.spent(self.cost.price({**keep, **self.keep}))
+
     def without(self, branch: Branch) -> Reduction | None:
         """Return the network without one more branch; None where a needed value would be empty."""
         return Reduction.of(self.analysis, (*self.dropped, branch))

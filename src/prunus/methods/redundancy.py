@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def redundancy(analysis: Analysis, limits: Limits) -> Plan:
     decisions = [Decision(b.id, "structure", b.params, b.params, reasons[b.id]) for b in reduction.dropped]
     keep: dict[str, np.ndarray] = {}
     if reduction.spent > limit.value:
-        scores = _distinctness(reduction)
+        scores = alike_units(reduction)
         keep = analysis.fit(scores, limit, cost=reduction.cost, allocator="isomorphic", base=reduction.keep)
         decisions += [
             Decision(axis, "unit", int((~mask).sum()), len(mask), _reason(scores[axis][~mask]))
@@ -56,31 +56,40 @@ def redundancy(analysis: Analysis, limits: Limits) -> Plan:
     return reduction.as_plan(keep, decisions, {"method": "redundancy"})
 
 
-def without_twins(analysis: Analysis, limit: int, alike: float = ALIKE) -> tuple[Reduction, dict[str, str]]:
+def without_twins(
+    analysis: Analysis,
+    limit: int,
+    alike: float = ALIKE,
+    *,
+    start: Reduction | None = None,
+    keep: Mapping[str, np.ndarray] | None = None,
+) -> tuple[Reduction, dict[str, str]]:
     """Drop branches that align with a sibling that stays, most aligned first, while more than ``limit`` is left.
 
     Args:
         analysis: the network.
         limit: amount of the metric that may stay; a branch that would leave clearly less is kept.
         alike: least linear CKA of similar branches.
+        start: the network so far; None is the whole one.
+        keep: axis id → units that stay, where some are removed already.
 
     Returns:
         The reduced network, and branch id → why it was dropped.
     """
     branches = {branch.id: branch for branch in droppable(analysis)}
     pairs = _siblings(analysis, list(branches.values()))
-    reduction, reasons = whole(analysis), dict[str, str]()
-    if not pairs or reduction.spent <= limit:
+    reduction, reasons, kept = start or whole(analysis), dict[str, str](), keep or {}
+    if not pairs or reduction.spent_with(kept) <= limit:
         return reduction, reasons
     aligned = _aligned(analysis, {name: branches[name] for pair in pairs for name in pair})
     ranked = sorted(((aligned.cka(*pair), *pair) for pair in pairs), key=lambda item: (-item[0], item[1:]))
     for cka, *pair in ranked:
         there = [branch for branch in reduction.left(branches.values()) if branch.id in pair]
-        if cka < alike or reduction.spent <= limit or len(there) < 2:
+        if cka < alike or reduction.spent_with(kept) <= limit or len(there) < 2:
             continue
         less, more = sorted(pair, key=lambda name: (aligned.energy(name), name))
         smaller = reduction.without(branches[less])
-        if smaller is not None and smaller.spent >= (1 - SLACK) * limit:
+        if smaller is not None and smaller.spent_with(kept) >= (1 - SLACK) * limit:
             reduction = smaller
             reasons[less] = f"does what {more} does: linear CKA {cka:.3f} of their outputs"
     return reduction, reasons
@@ -109,7 +118,13 @@ def _aligned(analysis: Analysis, branches: dict[str, Branch]) -> Alignment:
     return alignment
 
 
-def _distinctness(reduction: Reduction) -> dict[str, np.ndarray]:
+def alike_units(reduction: Reduction, keep: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+    """Score the units of the remaining axes by `distinctness` among those that are left; higher = keep.
+
+    Args:
+        reduction: the network so far.
+        keep: axis id → units that stay, where some are removed already; the others score 0.
+    """
     coupling = reduction.analysis.coupling
     present = {node.tensor for node in reduction.graph.nodes if node.tensor}
     weights = {
@@ -117,7 +132,13 @@ def _distinctness(reduction: Reduction) -> dict[str, np.ndarray]:
         for name, value in tensors_of(reduction.analysis).items()
         if name in present and coupling.graph.tensors[name].kind == "parameter"
     }
-    return {axis: distinctness(unit_gram(coupling, coupling.axes[axis], weights)) for axis in live_axes(reduction)}
+    scores = {}
+    for axis in live_axes(reduction):
+        gram = unit_gram(coupling, coupling.axes[axis], weights)
+        left = np.flatnonzero((keep or {}).get(axis, np.ones(len(gram), bool)))
+        scores[axis] = np.zeros(len(gram))
+        scores[axis][left] = distinctness(gram[np.ix_(left, left)])
+    return scores
 
 
 def _reason(scores: np.ndarray) -> str:

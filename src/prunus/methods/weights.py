@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -12,8 +13,17 @@ from prunus.analysis import Analysis
 from prunus.analysis.score import make_plan
 from prunus.analysis.selectors import ignored_axes, matching_modules, tensors_below
 from prunus.budget import Limit, Limits
-from prunus.criteria import CRITERIA, CriterionLike, Evidence, collect_gradients, weight_criterion_of
+from prunus.criteria import (
+    CRITERIA,
+    CriterionLike,
+    Evidence,
+    collect_gradients,
+    criterion_name,
+    weight_criterion_of,
+)
+from prunus.criteria.weight_statistics import StatisticMissing
 from prunus.errors import BudgetError, OptionError
+from prunus.foundation.defaults import DEFAULTS
 from prunus.masks import (
     KernelPosition,
     Tile,
@@ -26,10 +36,15 @@ from prunus.masks import (
     relative_masks,
     window_masks,
 )
+from prunus.masks.window import Windows
+from prunus.methods.input_norms import input_norms
 from prunus.methods.method import method
 from prunus.plans import Cost, Decision, Plan
 
+MAGNITUDE = "magnitude"
 _BATCH = 32
+_MEASURED = ("grad", "grad_abs", "grad_sq", "input_norm")
+"""The statistics of weights that calibration data give."""
 
 
 def maskable(analysis: Analysis) -> dict[str, torch.Tensor]:
@@ -108,23 +123,45 @@ def gradient_evidence(analysis: Analysis) -> Evidence:
 def weight_scores(
     analysis: Analysis, model: nn.Module, names: Sequence[str], criterion: CriterionLike
 ) -> Mapping[str, torch.Tensor]:
-    """Score weights by a weight criterion; data are read only where it needs gradients.
+    """Score weights by a weight criterion; data are read only for statistics that it needs.
 
     Args:
         analysis: analysis with the data and the loss.
         model: model with the weights: that of the analysis, or a masked copy of it.
         names: names of the weights.
-        criterion: a name in `prunus.criteria.CRITERIA`, or a function (name, weight) → scores.
+        criterion: a name in `prunus.criteria.CRITERIA`, a mixture, or a function (name, weight) → scores.
 
     Raises:
-        OptionError: an unknown criterion, one that needs more than weights and gradients, or no data.
+        OptionError: an unknown criterion, one that needs a running training, or no data.
     """
     rule = weight_criterion_of(criterion)
-    try:
-        return rule(Evidence({name: model.get_parameter(name).detach() for name in names}, seed=analysis.seed))
-    except OptionError:
-        batches = analysis.calibration.batches(_BATCH)
-        return rule(collect_gradients(model, batches, analysis.loss, names, seed=analysis.seed))
+    evidence = Evidence({name: model.get_parameter(name).detach() for name in names}, seed=analysis.seed)
+    while True:
+        try:
+            return rule(evidence)
+        except OptionError as error:
+            # A criterion that checks its evidence itself is given gradients, as one that asks for them.
+            statistic = error.statistic if isinstance(error, StatisticMissing) else "grad"
+            if getattr(evidence, statistic) is not None or statistic not in _MEASURED:
+                raise
+        evidence = _with_statistic(analysis, model, evidence, statistic, criterion_name(criterion))
+
+
+def _with_statistic(analysis: Analysis, model: nn.Module, evidence: Evidence, statistic: str, name: str) -> Evidence:
+    """Return the evidence with norms of inputs, or with the statistics of gradients.
+
+    Raises:
+        OptionError: there are no data.
+    """
+    inputs = statistic == "input_norm"
+    if not analysis.has_data:
+        kind = "batches of inputs, with or without targets" if inputs else "batches of (inputs, targets)"
+        raise OptionError(f"criterion {name!r} needs data={kind}; give some, or use magnitude.")
+    if inputs:
+        return replace(evidence, input_norm=input_norms(analysis, model, evidence.weights))
+    batches, names = analysis.calibration.batches(_BATCH), list(evidence.weights)
+    found = collect_gradients(model, batches, analysis.loss, names, seed=analysis.seed)
+    return replace(evidence, grad=found.grad, grad_abs=found.grad_abs, grad_sq=found.grad_sq)
 
 
 def _only(values: Mapping[str, torch.Tensor] | None, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -210,16 +247,39 @@ def importance_weighted(analysis: Analysis, limits: Limits) -> Plan:
     return _importance(analysis, limits, "importance-weighted")
 
 
-def _windows(analysis: Analysis, limits: Limits, window: Tile | KernelPosition, reason: str) -> Plan:
+def windows_plan(
+    analysis: Analysis,
+    limits: Limits,
+    window: Windows,
+    what: str,
+    criterion: CriterionLike | None = None,
+) -> Plan:
+    """Keep the windows of highest mean score until exactly the budget is met.
+
+    Args:
+        analysis: the network and its data.
+        limits: limits of the analysis's metric.
+        window: the window of all weights, or name → window; weights that are not named stay whole.
+        what: name of a window in the plan's decisions.
+        criterion: criterion of the weights; None is their magnitude.
+
+    Raises:
+        OptionError: an unknown criterion, or one whose data are missing.
+        BudgetError: the parameters that cannot be masked and the best window of every weight exceed the budget.
+    """
     weights = maskable(analysis)
-    scores = CRITERIA.get("magnitude")(Evidence(weights=weights, seed=analysis.seed))
+    if isinstance(window, Mapping):
+        weights = {name: weight for name, weight in weights.items() if name in window}
+    name = criterion or MAGNITUDE
     masks = window_masks(
-        scores,
+        weight_scores(analysis, analysis.user_model, list(weights), name),
         window,
         keep_count=weights_to_keep(analysis, weights, limits),
         input_dims=contracted_dims(analysis.model),
     )
-    return masked_plan(analysis, masks, reason)
+    title = criterion_name(name)
+    plan = masked_plan(analysis, masks, f"{what} of low mean {'|w|' if title == MAGNITUDE else title}")
+    return replace(plan, settings={"criterion": title})
 
 
 @method(
@@ -227,15 +287,16 @@ def _windows(analysis: Analysis, limits: Limits, window: Tile | KernelPosition, 
     "weight",
     "keep the 4×4 tiles of each weight matrix with the largest mean |w|",
     counts="windows",
-    scored_by="magnitude",
+    options=("criterion",),
+    criteria="weights",
     window=Tile(4, 4),
 )
-def window_tile(analysis: Analysis, limits: Limits) -> Plan:
+def window_tile(analysis: Analysis, limits: Limits, *, criterion: CriterionLike | None = DEFAULTS.criterion) -> Plan:
     """Keep whole tiles.
 
     Source: Narang et al., "Block-Sparse Recurrent Neural Networks", arXiv:1711.02782.
     """
-    return _windows(analysis, limits, Tile(4, 4), "tile of low mean |w|")
+    return windows_plan(analysis, limits, Tile(4, 4), "tile", criterion)
 
 
 @method(
@@ -243,16 +304,17 @@ def window_tile(analysis: Analysis, limits: Limits) -> Plan:
     "weight",
     "keep the kernel positions of each filter with the largest mean |w|",
     counts="windows",
-    scored_by="magnitude",
+    options=("criterion",),
+    criteria="weights",
     window=KernelPosition(),
 )
-def window_kernel(analysis: Analysis, limits: Limits) -> Plan:
+def window_kernel(analysis: Analysis, limits: Limits, *, criterion: CriterionLike | None = DEFAULTS.criterion) -> Plan:
     """Keep whole kernel positions.
 
     Source: Mao et al., "Exploring the Regularity of Sparse Structure in Convolutional Neural Networks",
     arXiv:1705.08922.
     """
-    return _windows(analysis, limits, KernelPosition(), "kernel position of low mean |w|")
+    return windows_plan(analysis, limits, KernelPosition(), "kernel position", criterion)
 
 
 @method("two-four", "weight", "keep the 2 largest of every 4 consecutive inputs", only_kept=(0.5,))

@@ -22,6 +22,7 @@ from prunus.pruner.structure import Structure
 from prunus.pruner.teacher import Teacher
 from prunus.recovery.method_names import AUTOPILOT
 from prunus.training import TrainingOptions
+from prunus.training.schedules import RAMP
 
 STEPS = 30
 """Training steps on calibration data where only a plan is needed."""
@@ -56,13 +57,16 @@ def while_training(name: str, level: Level, strategy: str, description: str) -> 
 def _taught(analysis: Analysis, limits: Limits, lesson: Lesson, strategy: str) -> Learned:
     model, _ = masked_copy(whole(analysis), {})
     if STRATEGIES.get(strategy).structural:
-        # Removed units need a longer recovery than masked weights: half of the steps follow the last cut.
-        end = (lesson.options.steps + 1) // 2
+        # Removed units need a longer recovery than masked weights: half of the training follows the last cut.
+        end = (lesson.options.steps + 1) // 2 if lesson.minutes is None else None
         options = PrunerOptions(analysis.kept(limits[0]), strategy, end_step=end, settings=lesson.settings)
+        final = 0.5
         pruner = Pruner(model, options, structure=Structure.of(analysis), teacher=_teacher(analysis, lesson))
     else:
-        pruner = _of_weights(model, analysis, limits, lesson, strategy)
-    train_pruning_(model, lesson.data, lesson.options, pruner=pruner, seed=lesson.seed)
+        pruner, final = _of_weights(model, analysis, limits, lesson, strategy), RAMP
+    train_pruning_(
+        model, lesson.data, lesson.options, pruner=pruner, seed=lesson.seed, minutes=lesson.minutes, final=final
+    )
     return Learned(pruner.plan(analysis.coupling), model)
 
 

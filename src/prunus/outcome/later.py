@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from prunus.analysis.analyse import check_held_out, check_seed, data_given
+from prunus.analysis.input_size import of_plan
 from prunus.data.batches import answer, device_of, moved
 from prunus.data.calibration import batches_of, evaluating
 from prunus.data.given import sources_of
@@ -157,7 +158,7 @@ def check_calls(found: Outcome, calls: Calls = None, *, progress: Progress | Non
         >>> prunus.check_calls(cut, {"one": ((torch.randn(1, 8),), {})}).ok
         True
     """
-    analysis = _original(found).for_plan(found.plan)
+    analysis = of_plan(_original(found), found.plan)
     coupling = analysis.coupling
     if not found.plan.axes.keys() <= coupling.axes.keys():
         coupling = couple(coupling.graph, **coupling.options)

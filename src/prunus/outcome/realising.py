@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from prunus.analysis import Analysis
+from prunus.analysis.input_size import of_plan
 from prunus.data.batches import DataSource
 from prunus.data.learning import NO_LABELS, learning_data
 from prunus.errors import OptionError, PlanError
@@ -71,7 +72,7 @@ def realise(
             f"method {plan.settings.get('method')!r} starts from new weights, which nothing trains; give data and "
             'recover={"steps": 500}.'
         )
-    analysis = analysis.for_plan(plan)
+    analysis = of_plan(analysis, plan)
     check_follows(plan, analysis.coupling)
     source = weights if weights is not None else analysis.model
     _check_same_tensors(source, analysis.model)

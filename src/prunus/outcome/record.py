@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from prunus.analysis import Analysis
+from prunus.analysis.input_size import input_size_line
 from prunus.criteria import is_unit_criterion, needs_of
 from prunus.errors import UsageError
 from prunus.exporters import save, undo
@@ -120,11 +121,12 @@ _COUNTS = (
 
 
 def _lines(found: Outcome) -> list[str]:
+    size = input_size_line(found.plan)
     proof = "not proved" if found.check is None else str(found.check)
     coverage = f"coverage: {found.coverage:.1%} of the parameters can be removed"
     if found.coverage_rewritten is not None and found.coverage_rewritten - found.coverage > 5e-4:
         coverage += f' ({found.coverage_rewritten:.1%} with forward="rewrite")'
-    lines = [*_table(found), proof, coverage]
+    lines = [*_table(found), *([size] if size else []), proof, coverage]
     if found.surgery.spliced:
         named = ", ".join(path or "the model" for path in found.surgery.spliced)
         lines.append(f"rewritten forwards, for calls like the example alone: {named}")
@@ -132,6 +134,8 @@ def _lines(found: Outcome) -> list[str]:
     if found.plan.axes and criterion:
         alone = is_unit_criterion(criterion) and not needs_of(criterion)
         lines.append(f"scored by: {criterion}{', from the weights alone' if alone else ''}")
+    counted = found.plan.settings.get("counted") or {}
+    lines += [counted["note"]] if "note" in counted else []
     if found.parts:
         lines.append(f"captured in parts (MACs count these alone): {', '.join(found.parts)}")
     lines += [str(report) for report in (found.repair, found.recovery) if report is not None]
@@ -145,7 +149,7 @@ def _table(found: Outcome) -> list[str]:
         rows.append((label, f"{old:,}", f"{new:,}", f"{new / old:.1%}" if old else "–"))
     if found.plan.masks:
         total, kept = found.before.params, found.after.params - found.plan.masked
-        rows.append(("weights not masked", f"{total:,}", f"{kept:,}", f"{kept / total:.1%}"))
+        rows.append(("params not masked", f"{total:,}", f"{kept:,}", f"{kept / total:.1%}"))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return [
         "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(cells))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from prunus.errors import BudgetError, PlanError
 from prunus.foundation.progress import Progress
 from prunus.graph.recorder import named_tensors
 from prunus.measurement.timing import time_ops
+from prunus.methods.hierarchy.groups import GroupRow, group_rows, parse_grouping
 from prunus.methods.layer_wise import masked_loss
 from prunus.methods.reduction import Reduction, droppable
 from prunus.methods.scored_units import unit_scores
@@ -30,9 +31,10 @@ class LevelRow:
         params, macs_forward, macs_backward, param_bytes: exact; MACs for one sample. Children add up to their parent.
         milliseconds: eager time of the ops inside, for the captured samples; None for units, which have no own ops.
         sensitivity: rise of the loss with the branch bypassed, else with the weaker half of the units at zero; None
-            where neither is possible.
+            where neither is possible, and without data.
         redundancy: 1 − (Σσ²)² / (n Σσ⁴) over its weight matrices, weighted by parameters: 0 where all directions are
             equally strong, near 1 where few directions dominate.
+        groups: the groups of its units and weights by weight, gradient and activation; empty unless requested.
     """
 
     id: str
@@ -46,10 +48,16 @@ class LevelRow:
     milliseconds: float | None
     sensitivity: float | None
     redundancy: float | None
+    groups: tuple[GroupRow, ...] = ()
 
 
 def evaluate_levels(
-    analysis: Analysis, *, stages: str = "feature", count: int | None = None, progress: Progress | None = None
+    analysis: Analysis,
+    *,
+    stages: str = "feature",
+    count: int | None = None,
+    groups: str | None = None,
+    progress: Progress | None = None,
 ) -> list[LevelRow]:
     """Measure every node of a network's tree, outside before inside.
 
@@ -60,24 +68,29 @@ def evaluate_levels(
         analysis: the dense network and its data.
         stages: the rule that divides stages: ``feature``, ``depth`` or ``connections``.
         count: the number of stages, for the latter two.
+        groups: ``quantiles:4`` or ``kmeans:3`` groups the units and weights of every layer by weight, gradient and
+            activation; without data by weight alone.
         progress: reports every node.
 
     Units: milliseconds; the loss in its own units.
     """
+    grouping = parse_grouping(groups)
     progress = progress or analysis.progress
     tree = grow_tree(analysis.coupling, stages, count)
     times = _times(analysis, tree, progress)
     redundant = _Redundancy(analysis)
-    rises = _Rises(analysis, tree)
+    rises = _Rises(analysis, tree) if analysis.has_data else None
     nodes = list(tree.below())
     progress.start("levels", len(nodes))
     rows = []
     for node in nodes:
         milliseconds = None if node.level == "unit" else times.get(node.id, 0.0) * 1e3
-        rows.append(_row(node, analysis.samples, milliseconds, rises.of(node), redundant.of(tree, node)))
+        rise = rises.of(node) if rises is not None else None
+        rows.append(_row(node, analysis.samples, milliseconds, rise, redundant.of(tree, node)))
         progress.advance("levels")
     progress.finish("levels")
-    return rows
+    grouped = group_rows(analysis, tree, grouping) if grouping is not None else {}
+    return [replace(row, groups=grouped.get(row.id, ())) for row in rows]
 
 
 def _row(

@@ -21,6 +21,7 @@ from prunus.methods.by_criterion import UNITS, check_removable, stored_scores
 from prunus.methods.merging import merged
 from prunus.outcome import recovery_of
 from prunus.pipeline.damage import measure_damage, with_damage
+from prunus.pipeline.input_sizes import plan_over_sizes
 from prunus.pipeline.max_drop import check_drop, smallest_within, with_drop
 from prunus.pipeline.measured_budget import meet
 from prunus.pipeline.memory_budget import ENERGY, limits_of, solve_within_memory
@@ -70,6 +71,8 @@ def planned(analysis: Analysis, request: Request) -> Planned:
         OptionError: a budget that the method does not know, or an option that needs other data.
         BudgetError: out of reach, or met already.
     """
+    if request.resolution is not None:
+        return Planned(plan_over_sizes(analysis, request, lambda sized, inner: planned(sized, inner).plan))
     if not request.stages:
         recovery_of(request.recover, has_data=analysis.has_data)
     if request.merge and not analysis.has_data:

@@ -16,7 +16,7 @@ from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.progress import Progress
 from prunus.outcome import Outcome, Recover, realise, recovery_of
 from prunus.pipeline.planner import plan_for, planned
-from prunus.pipeline.request import Bounds, Budget, Request
+from prunus.pipeline.request import Bounds, Budget, Nodes, Request
 from prunus.pipeline.stage_checks import check_stages
 from prunus.plans import Plan
 from prunus.repairs import check_repair
@@ -41,15 +41,22 @@ def prune(
     method: str | None = DEFAULTS.method,
     search: int = DEFAULTS.search,
     judge: str = DEFAULTS.judge,
+    window: Any = DEFAULTS.window,
+    methods: Any = DEFAULTS.methods,
     stages: Iterable[Mapping[str, Any]] = (),
     damage: bool = DEFAULTS.damage,
     merge: bool | None = DEFAULTS.merge,
+    nodes: Nodes | None = DEFAULTS.nodes,
+    strategy: str | None = DEFAULTS.strategy,
+    divide: str | Mapping[str, Any] | None = DEFAULTS.divide,
+    optimise: str | Mapping[str, Any] | None = DEFAULTS.optimise,
     held_out: Any = None,
     loss: str | LossFunction = DEFAULTS.loss,
     threads: int = DEFAULTS.threads,
     forward: str = DEFAULTS.forward,
     config_ties: bool = DEFAULTS.config_ties,
     method_options: Mapping[str, Any] | None = None,
+    resolution: str | Sequence[int | str] | None = DEFAULTS.resolution,
     progress: Progress | None = None,
 ) -> Outcome:
     """Return a smaller network that provably computes what the masked original computes.
@@ -101,11 +108,25 @@ def prune(
             ``multi-scale``; `docs/methods.md` has them all.
         search: the number of plans around the allocator's that are compared by their true loss.
         judge: a repair after which the plans of a search are judged.
+        window: the windows of method ``window-wise``: ``[4, 4]`` tiles of the weight matrix, ``{"kernel": 3}`` or
+            ``{"kernel": [3, 1]}`` parts of kernels, ``{"strip": 8}`` consecutive inputs at one kernel position,
+            ``{"column": 8}`` consecutive units of one input, ``{"units": 4}`` runs of units, ``{"positions": [2, 2]}``
+            positions of the map that a layer behind a flatten reads. Texts such as ``"4x4"`` and ``"units=4"`` do too.
+        methods: the methods of ``integrated`` in order, ``[{"name": "fine-tuning", "share": 0.4}, "structured",
+            {"name": "activation", "criterion": "apoz"}]``; those without a share divide the rest of the saving.
         stages: levels and recoveries under one budget, each on the result of the one before, such as
             ``[{"level": "blocks", "kept": 0.8}, {"level": "units"}]``; see `docs/training.md`.
         merge: True adds to the weights that stay the least-squares share of the inputs that go, fitted on ``data``
             without labels; False only drops; None merges with method ``redundancy`` and ``redundant-weights``.
         damage: measure the damage of every decision alone, and of all together.
+        nodes: the method, criterion and rate of parts of the tree, for the method ``hierarchical``, which they imply:
+            ``{"stage1/*": {"criterion": "magnitude", "rate": 0.8}, "layer3/weights<q10": {"method": "remove"}}``. A
+            rate is the share that goes; the other nodes divide what is left of the budget; see `docs/methods.md`.
+        strategy: how ``hierarchical`` scores nodes without a criterion: weight, gradient or activation, or ``auto``,
+            which tries all three on every node.
+        divide: how it divides the network into stages: feature, depth or connections, the latter two as ``"depth:3"``.
+        optimise: how it optimises the weights after each level: refit, none, the name of a repair, or
+            ``"finetune:50"``.
         held_out: data on which methods compare candidates, and which decide on a recovery; by default a tenth
             of ``data``.
         loss: the name of a loss, or (outputs, targets) → one number; scores and choices minimise it.
@@ -117,6 +138,10 @@ def prune(
             folder that ``save(…, format="huggingface")`` writes loads without prunus.
         method_options: the settings of a method that prunes while it trains, such as ``{"threshold": 0.01}`` for
             ``gradient-threshold-moving``; `docs/training.md` lists them.
+        resolution: ``auto`` or sizes such as ``[192, 160, "128x96"]``: the input size is an axis of the budget too.
+            Sizes are sides of images, or lengths of sequences. Each is priced by recording the network at that size,
+            the rest of the budget is planned there, and the plan with the lowest loss on held-out data is taken;
+            without labels that of the compound scaling. Data are scaled or cut to the chosen size.
         progress: reports every long step.
 
     ``prune(model, x, budget=b, …)`` is ``a = prunus.analyse(model, x, …); prunus.realise(a, a.plan(b, …), …)``.
@@ -129,19 +154,26 @@ def prune(
     """
     request = Request(
         budget,
-        method,
-        criterion,
-        allocator,
-        levels,
-        bounds,
-        search,
-        judge,
-        _stages(stages),
-        damage,
-        recover,
-        threads,
-        merge,
-        {} if method_options is None else method_options,
+        method=method,
+        criterion=criterion,
+        allocator=allocator,
+        levels=levels,
+        bounds=bounds,
+        search=search,
+        judge=judge,
+        window=window,
+        methods=methods,
+        stages=_stages(stages),
+        damage=damage,
+        recover=recover,
+        threads=threads,
+        merge=merge,
+        method_options={} if method_options is None else method_options,
+        nodes=nodes,
+        strategy=strategy,
+        divide=divide,
+        optimise=optimise,
+        resolution=resolution,
     )
     check_stages(request)
     check_repair(repair)
@@ -182,7 +214,8 @@ def rebudgeted(outcome: Outcome, budget: Budget, changes: Mapping[str, Any]) -> 
     check_repair(repair)
     request = Request.of(budget, options)
     check_stages(request)
-    return carried_out(outcome.analysis, request, repair, outcome.analysis.progress)
+    analysis = outcome.analysis.full_size or outcome.analysis
+    return carried_out(analysis, request, repair, outcome.analysis.progress)
 
 
 def _stages(given: Iterable[Mapping[str, Any]]) -> Any:

@@ -12,17 +12,24 @@ from prunus.budget import ALLOCATORS, METRICS, Bound, bounds_of, parse_budget
 from prunus.budget.allocator import Allocator
 from prunus.budget.counts import COUNTS, KINDS, Count, count_of
 from prunus.budget.weights import WEIGHT_ALLOCATORS
-from prunus.criteria import CriterionLike, canonical, criterion_name, weight_criterion_of
+from prunus.criteria import CriterionLike, canonical, criterion_name
 from prunus.data.batches import check_count
+from prunus.data.input_size import check_resolution
 from prunus.errors import OptionError, nearest
 from prunus.foundation.arguments import truth
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.registry import title_of
+from prunus.masks.window_option import Units, canonical_window, window_of
 from prunus.methods import METHODS, Method
 from prunus.methods.by_count import UNIT_DIVISIONS
-from prunus.methods.by_criterion import OBS, check_unit_criterion
+from prunus.methods.criterion_names import OBS, check_criterion, check_unit_criterion
+from prunus.methods.hierarchy.settings import TREE_OPTIONS, checked_tree_options
+from prunus.methods.integrated_parts import canonical_parts
+from prunus.methods.weights import MAGNITUDE
+from prunus.methods.window_wise import WINDOW
 from prunus.outcome import Recover
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
+from prunus.pipeline.method_options import NOT_GIVEN, check_method_options, check_taken
 from prunus.plans import Cost
 from prunus.repairs import check_repair
 
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
 Budget = Mapping[str, Any]
 """Metric → a number or a text; for counts and thresholds of single layers also selector → amount."""
 Bounds = Mapping[str, Bound | Mapping[str, Any]]
+Nodes = Mapping[str, Any]
+"""Part of the tree, or a group inside its layers → method, criterion, rate, size, strategy."""
 
 LEVELS = ("unit", "weight")
 MAX_DROP = "max_drop"
@@ -63,12 +72,19 @@ class Request:
     bounds: Bounds | None = None
     search: int = DEFAULTS.search
     judge: str = DEFAULTS.judge
+    window: Any = DEFAULTS.window
+    methods: Any = DEFAULTS.methods
     stages: tuple[Stage, ...] = ()
     damage: bool = DEFAULTS.damage
     recover: Recover = None
     threads: int = DEFAULTS.threads
     merge: bool | None = DEFAULTS.merge
     method_options: Mapping[str, Any] = field(default_factory=dict)
+    nodes: Nodes | None = DEFAULTS.nodes
+    strategy: str | None = DEFAULTS.strategy
+    divide: str | Mapping[str, Any] | None = DEFAULTS.divide
+    optimise: str | Mapping[str, Any] | None = DEFAULTS.optimise
+    resolution: str | Sequence[int | str] | None = DEFAULTS.resolution
 
     @staticmethod
     def of(budget: Budget, options: Mapping[str, Any]) -> Request:
@@ -96,6 +112,11 @@ class Request:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "criterion", canonical(self.criterion))
+        object.__setattr__(self, "window", canonical_window(self.window))
+        object.__setattr__(self, "methods", canonical_parts(self.methods))
+        for name, value in checked_tree_options({name: getattr(self, name) for name in TREE_OPTIONS}).items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "resolution", check_resolution(self.resolution))
         _check_levels(self.levels)
         _check_budget(self.budget)
         check_count("search", self.search, 0)
@@ -114,13 +135,27 @@ class Request:
     def planner(self) -> Method:
         """The method that makes the plan."""
         if self.method is not None:
-            return METHODS.get(self.method)
+            return self._as_asked(METHODS.get(self.method))
         kind = next((kind for kind in KINDS if kind in self.budget), None)
+        if any(getattr(self, name) is not None for name in TREE_OPTIONS):
+            return METHODS.get("hierarchical")
         return METHODS.get(_BY_LEVELS[frozenset(self.levels)] if kind is None else _BY_COUNT[kind])
+
+    def _as_asked(self, chosen: Method) -> Method:
+        """Return the method with the level, the window and the criteria that its options ask for."""
+        if "levels" in chosen.options and tuple(self.levels) == ("weight",):
+            counts = chosen.counts and "weights"
+            return replace(chosen, level="weight", counts=counts, scored_by=MAGNITUDE, criteria="weights", joint=False)
+        if "window" in chosen.options:
+            window = window_of(self.window or WINDOW)
+            if isinstance(window, Units):
+                return replace(chosen, level="neuron", window=window, criteria="units", joint=True)
+            return replace(chosen, window=window)
+        return chosen
 
     @property
     def merges(self) -> bool:
-        """Whether inputs that stay take over the share of those that go, where there are data."""
+        """True if inputs that stay take over the share of those that go, where there are data."""
         return self.planner.merges if self.merge is None else self.merge
 
     @property
@@ -145,13 +180,20 @@ class Request:
 
     def _check_names(self) -> None:
         chosen = self.planner.name
+        scored = self.planner.criteria
+        if scored != "units":
+            check_criterion(self.criterion, scored)
         if chosen == "weights":
-            if self.criterion is not None:
-                weight_criterion_of(self.criterion)
             if self.allocator is not None:
                 WEIGHT_ALLOCATORS.get(self.allocator)  # type: ignore[arg-type]
             return
-        check_unit_criterion(self.criterion)
+        if scored == "units":
+            check_unit_criterion(self.criterion)
+        if self.criterion == OBS and "allocator" not in self.planner.options and not self.stages:
+            raise OptionError(
+                f"criterion {OBS!r} measures levels of whole layers and gives no score to rank; with method {chosen!r} "
+                "use magnitude, sensitivity or contribution, or take method 'units'."
+            )
         if self.allocator is not None and not isinstance(self.allocator, str) and not callable(self.allocator):
             raise OptionError(
                 f"allocator is {self.allocator!r}; allowed: {', '.join(ALLOCATORS.names())}, or a function (problem) → "
@@ -190,30 +232,18 @@ class Request:
 
     def _check_options(self, chosen: Method) -> None:
         """Refuse options that the method does not take."""
-        _check_method_options(self.method_options)
-        silent: dict[str, Any] = {
-            "criterion": None,
-            "allocator": None,
-            "search": 0,
-            "judge": "none",
-            "method_options": {},
-        }
-        for name, nothing in silent.items():
-            value = getattr(self, name)
-            if value != nothing and name not in chosen.options and not self.stages:
-                if name == "search":
-                    raise OptionError(
-                        f"search (got {value}) starts from an allocator's plan, and method {chosen.name!r} makes its "
-                        "own plan; remove search or method."
-                    )
-                others = "'incremental' or another that trains" if name == "method_options" else "'units' or 'weights'"
-                raise OptionError(
-                    f"method {chosen.name!r} takes no {name} (got {value!r}); remove {name} or method, or use method "
-                    f"{others}."
-                )
-        if self.method is not None and tuple(self.levels) != DEFAULTS.levels:
+        check_method_options(self.method_options)
+        if not self.stages:
+            check_taken(chosen, {name: getattr(self, name) for name in NOT_GIVEN})
+        if "levels" in chosen.options and len(self.levels) > 1:
             raise OptionError(
-                f"levels is {self.levels!r} beside method {self.method!r}, which has its own levels; remove "
+                f"levels is {self.levels!r} beside method {self.method!r}, which works at one level at a time; give "
+                "one."
+            )
+        own = self.method is not None or chosen.name == "hierarchical"
+        if own and tuple(self.levels) != DEFAULTS.levels and "levels" not in chosen.options:
+            raise OptionError(
+                f"levels is {self.levels!r} beside method {chosen.name!r}, which has its own levels; remove "
                 "levels or method."
             )
 
@@ -288,10 +318,15 @@ class Request:
         found: dict[str, Any] = {"budget": plain(self.budget)}
         if self.method is not None:
             found["method"] = self.method
-        if "criterion" in self.planner.options:
-            found["criterion"] = None if self.criterion is None else criterion_name(self.criterion)
+        if self.planner.options:
+            if "criterion" in self.planner.options:
+                found["criterion"] = None if self.criterion is None else criterion_name(self.criterion)
             counted = self.planner.counts if self.count is not None else ""
-            found["levels"] = [_LEVEL_OF[counted]] if counted in _LEVEL_OF else list(self.levels)
+            if self.method is None or "levels" in self.planner.options or self.planner.name in _BY_LEVELS.values():
+                found["levels"] = [_LEVEL_OF[counted]] if counted in _LEVEL_OF else list(self.levels)
+        if self.window is not None:
+            found["window"] = self.window
+        found |= {name: plain_nodes(getattr(self, name)) for name in TREE_OPTIONS if getattr(self, name) is not None}
         if self.allocator is not None:
             found["allocator"] = title_of(self.allocator)
         if self.merge is not None:
@@ -307,11 +342,6 @@ def _check_levels(levels: Sequence[str]) -> None:
     listed = isinstance(levels, Sequence) and not isinstance(levels, str)
     if not listed or not levels or any(x not in LEVELS for x in levels) or len(set(levels)) < len(levels):
         raise OptionError(f"levels is {levels!r}; allowed: a tuple of {', '.join(LEVELS)}, each once at most.")
-
-
-def _check_method_options(given: Any) -> None:
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise OptionError(f"method_options is {given!r}; allowed: a mapping such as {{'threshold': 0.01}}.")
 
 
 def _check_budget(budget: Any) -> None:
@@ -347,6 +377,13 @@ def allowed_drop(value: object) -> float:
 def plain_bounds(bounds: Bounds) -> dict[str, Any]:
     """Return bounds as JSON types."""
     return {pattern: asdict(Bound.of(bound)) for pattern, bound in bounds.items()}
+
+
+def plain_nodes(given: Any) -> Any:
+    """Return an option of the hierarchical procedure as JSON types."""
+    if isinstance(given, Mapping):
+        return {key: plain_nodes(value) for key, value in given.items()}
+    return list(given) if isinstance(given, tuple) else given
 
 
 def plain(budget: Budget) -> dict[str, Any]:

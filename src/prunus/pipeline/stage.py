@@ -18,10 +18,10 @@ from pydantic import (
 
 from prunus.criteria import canonical, mixture_of
 from prunus.errors import OptionError
+from prunus.foundation.clock import NO_LIMIT
 from prunus.foundation.option_record import accepted_by
 from prunus.recovery.method_names import METHOD_ALLOWED
 from prunus.recovery.options import (
-    STEPS_WITHOUT_CLOCK,
     MethodName,
     Minutes,
     RecoveryOptions,
@@ -87,9 +87,10 @@ class StageRecovery(BaseModel):
         if "steps" in own:
             own["minutes"] = None
         elif "minutes" in own:
-            own["steps"] = STEPS_WITHOUT_CLOCK
+            own["steps"] = NO_LIMIT
         base = whole_recovery(recover)
-        return replace(base, **{"steps": max(1, base.steps), **own})
+        steps = max(1, base.steps) if base.minutes is None else NO_LIMIT
+        return replace(base, **{"steps": steps, **own})
 
 
 class Stage(BaseModel):
@@ -116,6 +117,9 @@ class Stage(BaseModel):
     steps: Count | None = Field(
         default=None, description="a whole number of training steps, 1 or more, that the schedule takes"
     )
+    minutes: Minutes | None = Field(
+        default=None, description="a number of minutes above 0, in place of steps, that the schedule takes"
+    )
     recover: StageRecovery | None = Field(default=None, description="a section with the keys steps, minutes, method")
 
     @model_validator(mode="after")
@@ -129,6 +133,11 @@ class Stage(BaseModel):
     def way(self) -> str:
         """The method or criterion of the stage, by default that of the level."""
         return self.method or self.criterion or WAYS[self.level]
+
+    @property
+    def trains(self) -> bool:
+        """Return whether the stage prunes in rounds with training between them."""
+        return self.steps is not None or self.minutes is not None
 
 
 def stages_of(given: Any) -> tuple[Stage, ...]:
@@ -181,8 +190,10 @@ def _problem(stage: Stage) -> str:
         return "has a method and a criterion; name one of them"
     if stage.allocator is not None and stage.level != "units":
         return "has an allocator; only units have one"
-    if (stage.schedule is None) != (stage.steps is None):
-        return "needs both schedule and steps, or neither"
+    if stage.steps is not None and stage.minutes is not None:
+        return "has steps and minutes; its schedule takes one of them"
+    if (stage.schedule is None) == stage.trains:
+        return "needs both schedule and steps (or minutes), or neither"
     if stage.schedule is not None and stage.level == "blocks":
         return "has a schedule; blocks go at once"
     known = known_ways(stage.level)

@@ -8,8 +8,9 @@ from prunus.analysis import Analysis
 from prunus.budget import METRICS, Limit, parse_budget
 from prunus.budget.limits import LATENCY
 from prunus.errors import OptionError
-from prunus.pipeline.memory_budget import limits_of
-from prunus.pipeline.request import Request
+from prunus.methods.hierarchy.assignment import check_tree_settings
+from prunus.pipeline.memory_budget import ENERGY, MEMORY, limits_of
+from prunus.pipeline.request import MAX_DROP, Request
 from prunus.recovery import RECOVERY_METHODS, RecoveryOptions
 from prunus.recovery.method_names import AUTOPILOT
 from prunus.recovery.options import whole_recovery
@@ -22,6 +23,12 @@ _OWN = {
     "allocator": (None, "name the allocator in each stage of units"),
     "search": (0, "leave it out, or leave the stages out"),
     "judge": ("none", "leave it out, or leave the stages out"),
+    "window": (None, "leave it out, or leave the stages out"),
+    "methods": ((), "leave it out, or leave the stages out"),
+    "nodes": (None, "leave it out, or leave the stages out"),
+    "strategy": (None, "leave it out, or leave the stages out"),
+    "divide": (None, "leave it out, or leave the stages out"),
+    "optimise": (None, "leave it out, or leave the stages out"),
 }
 """Options that stages have themselves or do not use: the default value, and the advice in the message."""
 
@@ -32,6 +39,8 @@ def check_stages(request: Request) -> None:
     Raises:
         OptionError: an option that stages have themselves.
     """
+    if request.resolution is not None:
+        check_beside_resolution(request)
     if not request.stages:
         return
     for key, (nothing, instead) in _OWN.items():
@@ -39,7 +48,7 @@ def check_stages(request: Request) -> None:
         if value != nothing:
             raise OptionError(f"prune.{key} is {value!r}, which does not reach into stages; {instead}.")
     for number, stage in enumerate(request.stages, 1):
-        if stage.steps:
+        if stage.trains:
             _check_trains(number, round_recovery(stage, request).method)
 
 
@@ -57,13 +66,34 @@ def _check_trains(number: int, method: str) -> None:
         )
 
 
+def check_beside_resolution(request: Request) -> None:
+    """Refuse what a budget over input sizes cannot have beside it.
+
+    Raises:
+        OptionError: stages, ``max_drop``, energy, a count or a threshold, or no budget that a size changes.
+    """
+    if request.stages:
+        raise OptionError("resolution stands beside stages, which prune at one input size; leave one of the two out.")
+    for metric in (MAX_DROP, ENERGY):
+        if metric in request.budget:
+            raise OptionError(
+                f"resolution stands beside budget {metric}, which is measured against the network at the same input "
+                "size; give macs, latency_ms or memory."
+            )
+    if not {"macs", LATENCY, MEMORY} & request.budget.keys():
+        raise OptionError(
+            f"resolution stands beside budget {', '.join(request.budget)}, which no input size changes; give macs, "
+            "latency_ms or memory."
+        )
+
+
 def check_to_apply(request: Request) -> None:
     """Refuse stages that train where only a plan is stored, to be applied to the original network.
 
     Raises:
         OptionError: a stage that recovers or prunes along a schedule.
     """
-    if any(stage.recover is not None or stage.steps for stage in request.stages):
+    if any(stage.recover is not None or stage.trains for stage in request.stages):
         raise OptionError(
             "stages that recover or prune along a schedule learn weights, and a plan holds none: applying it would cut "
             "the original ones. Use prunus.prune or 'prunus prune', or leave recover, schedule and steps out of the "
@@ -75,11 +105,13 @@ def check_limits(analysis: Analysis, request: Request) -> None:
     """Refuse bounds and counted budgets that a network cannot have, before it is trained.
 
     Raises:
-        SelectorError: a bound whose pattern matches nothing.
+        SelectorError: a bound or a setting whose pattern matches nothing.
         OptionError: an amount that is not allowed.
         BudgetError: the uncut network meets the budget.
     """
     bounded = analysis.bounded(request.bounds)
+    if request.nodes or request.strategy or request.divide:
+        check_tree_settings(bounded, request.nodes, request.strategy, request.divide)
     if request.stages:
         stage_budget(bounded, request)
     elif request.counted and request.counted.keys() <= METRICS.keys() - {LATENCY}:

@@ -14,6 +14,8 @@ from prunus.data.batches import DataSource
 from prunus.data.learning import learning_data
 from prunus.errors import BudgetError, OptionError
 from prunus.exporters import undo
+from prunus.foundation import clock
+from prunus.foundation.clock import NO_LIMIT, SECONDS_A_MINUTE, TimeLimit
 from prunus.methods.reduction import whole
 from prunus.pipeline.request import Request
 from prunus.pipeline.stage_checks import round_recovery, stage_budget
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 ROUNDS = 8
 """The number of prunings along a schedule, with training in between."""
+_LEAST_MINUTES = 1e-6
+"""The time of a round after the others spent all of it: one step."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +72,7 @@ def run_stages(analysis: Analysis, request: Request) -> Staged:
     for index, stage in enumerate(request.stages):
         before = state.spent()
         goal = _goal(request.stages[index:], before, limit.value)
-        if stage.steps:
+        if stage.trains:
             state = _gradual(state, dense.model, stage, before, goal, request)
         else:
             state = _pruned(state, stage, goal)
@@ -108,7 +112,8 @@ def _pruned(state: State, stage: Stage, goal: int) -> State:
 def _gradual(state: State, dense: nn.Module, stage: Stage, before: int, goal: int, request: Request) -> State:
     """Prune to a goal along a schedule, in rounds with training between; the last third trains at the final level."""
     steps = stage.steps or 0
-    rounds = min(ROUNDS, steps)
+    rounds = ROUNDS if stage.minutes is not None else min(ROUNDS, steps)
+    began = clock.seconds()
     training = round_recovery(stage, request)
     for number in range(1, rounds + 1):
         last = number == rounds
@@ -116,15 +121,29 @@ def _gradual(state: State, dense: nn.Module, stage: Stage, before: int, goal: in
         state = _pruned(state, stage, max(goal, level))
         taken = steps * number // rounds - steps * (number - 1) // rounds
         options = replace(training, steps=taken, schedule="cosine" if last else "constant")
-        state = _trained(state, dense, options, number)
+        state = _trained(state, dense, options, number, _limit(stage, began, number, rounds))
     return state
 
 
-def _trained(state: State, dense: nn.Module, options: RecoveryOptions, number: int) -> State:
+def _limit(stage: Stage, began: float, number: int, rounds: int) -> TimeLimit | None:
+    """Return the time of a round's training: up to its equal share of the stage's minutes; None for steps.
+
+    The time that plans and cuts take counts too, so a round gets what those before it left.
+    """
+    if stage.minutes is None:
+        return None
+    spent = clock.seconds() - began
+    left = stage.minutes * number / rounds - spent / SECONDS_A_MINUTE
+    return TimeLimit(max(left, _LEAST_MINUTES))
+
+
+def _trained(
+    state: State, dense: nn.Module, options: RecoveryOptions, number: int, limit: TimeLimit | None = None
+) -> State:
     """Train for a round by the method of the recovery; the autopilot, which compares methods, learns from labels."""
     task = _task(state, dense, options, number)
     if options.method in (AUTOPILOT, "finetune"):
-        finetune_(task.model, task.train, options.options(), masks=task.masks or None, seed=task.seed)
+        finetune_(task.model, task.train, options.options(), masks=task.masks or None, seed=task.seed, limit=limit)
     else:
         method = RECOVERY_METHODS.get(options.method)
         if reason := method.unfit(task):
@@ -133,7 +152,10 @@ def _trained(state: State, dense: nn.Module, options: RecoveryOptions, number: i
             )
         if number == 1:
             task.check()
-        method.run(task, options.options(), lambda done, steps: None)
+        training = options.options()
+        if limit is not None:
+            training = replace(training, steps=NO_LIMIT, schedule="constant")
+        method.run(task, training, lambda done, steps: limit is not None and limit.over)
     return state.with_weights(undo(task.model, state.plan(), state.analysis.model))
 
 
@@ -176,7 +198,8 @@ def _cut(state: State) -> tuple[Plan, nn.Module]:
 
 
 def _line(number: int, stage: Stage, before: int, after: int, metric: str) -> str:
-    pace = f", {stage.schedule} over {stage.steps} steps" if stage.steps else ""
+    length = f"{stage.steps} steps" if stage.steps else f"{stage.minutes:g} minutes" if stage.minutes else ""
+    pace = f", {stage.schedule} over {length}" if length else ""
     what = stage.recover.model_dump(exclude_none=True) if stage.recover is not None else {}
     then = ", then recovered (" + ", ".join(f"{k} {v}" for k, v in what.items()) + ")" if what else ""
     return f"{number}. {stage.level} by {stage.way}: {before:,} → {after:,} {metric} ({after / before:.1%}){pace}{then}"

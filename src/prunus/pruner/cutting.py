@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from prunus.exporters import update_config_
 from prunus.errors import OptionError, UsageError
+from prunus.exporters import update_config_
 from prunus.foundation.interrupted import uninterrupted
 from prunus.outcome import Cut, cut_proved
 from prunus.plans import Plan

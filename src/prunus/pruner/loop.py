@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +12,8 @@ from torch import nn
 
 from prunus.data.batches import DataSource
 from prunus.errors import OptionError
+from prunus.foundation import clock
+from prunus.foundation.clock import NO_LIMIT, TimeLimit
 from prunus.foundation.progress import Progress, Silent
 from prunus.graph.capture import unwrap
 from prunus.pruner.log_sinks import Log
@@ -33,6 +34,7 @@ from prunus.training.losses import name_of
 from prunus.training.objective import Labels, Objective
 from prunus.training.options import TrainingOptions
 from prunus.training.order import Order
+from prunus.training.schedules import RAMP
 
 
 def train_pruning_(
@@ -46,6 +48,8 @@ def train_pruning_(
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
     log: Log | None = None,
+    minutes: float | None = None,
+    final: float = RAMP,
 ) -> TrainingReport:
     """Train ``model`` in place while ``pruner`` prunes it; a stored training is resumed.
 
@@ -62,6 +66,9 @@ def train_pruning_(
         checkpoints: the file to store to and to resume from; None stores nothing.
         progress: a task "train" is advanced with every step.
         log: called with ("train/loss", loss, step) after each step.
+        minutes: the time of the training, in place of ``options.steps``. The learning rate and the masks then follow
+            the time, so two trainings are alike only as far as their steps take equally long.
+        final: the share of the minutes after which the pruner's final level holds.
 
     Raises:
         OptionError: nothing to train, a checkpoint of another training, a checkpoint that cannot be written,
@@ -77,36 +84,38 @@ def train_pruning_(
             "process builds. Use cut='never', and pruner.cut_() after the training."
         )
     objective = objective or _objective(pruner, options)
-    started, bare = time.perf_counter(), unwrap(model)
+    started, bare = clock.seconds(), unwrap(model)
+    limit = None if minutes is None else TimeLimit(minutes)
     optimizer = optimizer_of(bare, objective, options)
     order = Order(data, options.batch_size, seed, at_epoch=lambda: run.epoch_begins())
-    run = Run(bare, optimizer, objective, order, pruner, [])
+    run = Run(bare, optimizer, objective, order, pruner, [], limit=limit)
     with _as_found(bare, pruner):
         if pruner is not None and pruner.teacher is not None:
             pruner.teacher.check(bare, first_batch(data, bare)[0])
         _seed(seed)
-        identity = identity_of(bare, data, options, pruner, objective, seed)
+        identity = identity_of(bare, data, options, pruner, objective, seed) | {"minutes": minutes}
         state = found_state(checkpoints, identity) if checkpoints else None
         with damage_named(checkpoints, bare) if state is not None else contextlib.nullcontext():
             if state is not None:
                 run.restore(state)
             if pruner is not None:
-                pruner.train_begin(optimizer, max(1, options.steps))
+                steps = max(1, options.steps) if limit is None else None
+                pruner.train_begin(optimizer, steps, minutes=limit, final=final)
             batches = run.batches(state)
         shown = progress or Silent()
-        shown.start("train", options.steps)
+        shown.start("train", options.steps if limit is None else NO_LIMIT)
         shown.advance("train", len(run.losses))
-        loop = TrainingLoop(model, options, optimizer, objective, _hooks(pruner), run.losses)
+        loop = TrainingLoop(model, options, optimizer, objective, _hooks(pruner), run.losses, limit)
         for done in loop.steps(batches):
             if log is not None:
                 log("train/loss", run.losses[-1], done - 1)
-            if checkpoints is not None and (done % checkpoints.every == 0 or done == options.steps):
+            if checkpoints is not None and (done % checkpoints.every == 0 or loop.ended):
                 run.store(checkpoints, identity)
             shown.advance("train")
         shown.finish("train")
         if pruner is not None:
             pruner.train_end()
-    return TrainingReport.of(run.losses, time.perf_counter() - started)
+    return TrainingReport.of(run.losses, clock.seconds() - started)
 
 
 def _objective(pruner: Pruner | None, options: TrainingOptions) -> Objective:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from prunus.errors import OptionError
-from prunus.plans import Decision
+from prunus.analysis.score import make_plan
+from prunus.errors import OptionError, UsageError
+from prunus.graph.coupling import Coupling
+from prunus.plans import Decision, Plan
 from prunus.pruner.strategy import Scene
 from prunus.tree import find_branches
 
@@ -72,3 +74,17 @@ def decisions_of(scene: Scene) -> list[Decision]:
         if not m.all()
     ]
     return blocks + units
+
+
+def plan_of(scene: Scene, coupling: Coupling | None) -> Plan:
+    """Return the plan of the present masks; weight masks need the coupling of the network.
+
+    Raises:
+        UsageError: only weights are masked, and no coupling is given.
+    """
+    if scene.structure is not None:
+        return scene.structure.plan(decisions_of(scene))
+    if coupling is None:
+        raise UsageError("a plan of weight masks needs the network's analysis; give couple(capture(model, inputs)).")
+    arrays = {name: mask.cpu().numpy() for name, mask in scene.masks.items()}
+    return make_plan(coupling, {}, masks=arrays, decisions=decisions_of(scene))

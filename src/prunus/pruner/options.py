@@ -191,6 +191,10 @@ class Clock:
     schedule: str = "cubic"
     kept: float = 1.0
     last_update: int = -1
+    spent: float = 0.0
+    """Seconds of a stored training whose length is in minutes."""
+    updates: int = 0
+    """Changes of the masks in such a training."""
 
     @staticmethod
     def of(options: PrunerOptions, schedule: str, total_steps: int, changes: int = UPDATES) -> Clock:
@@ -203,6 +207,11 @@ class Clock:
     def done(self) -> bool:
         """Return whether the final level was reached."""
         return self.last_update >= self.end
+
+    @property
+    def overdue(self) -> bool:
+        """Return whether the training is over and the final level, due at its very end, was not reached."""
+        return self.step >= self.total and self.end == self.total and not self.done
 
     def due(self, step: int | None = None) -> bool:
         """Return whether masks change before a step, by default the present one."""
@@ -224,6 +233,10 @@ class Clock:
                 f"the stored training stands at step {stored.step} of {stored.total}, this one has {self.total} "
                 "steps: its schedule would bend. Give as many total_steps, or begin anew."
             )
+
+    def advance(self) -> None:
+        """Count a step."""
+        self.step += 1
 
     def updated(self) -> None:
         """Note that the masks changed at this step."""

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from prunus.analysis.score import make_plan
 from prunus.errors import UsageError
 from prunus.foundation.arguments import door
+from prunus.foundation.clock import TimeLimit
 from prunus.foundation.memory_format import hold_default_format_, release_format_
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
@@ -21,14 +21,17 @@ from prunus.plans import Plan
 from prunus.pruner.cutting import check_alone, check_cut, transplant_
 from prunus.pruner.distributed import agree_, average_
 from prunus.pruner.log_sinks import Log
-from prunus.pruner.mask_state import decisions_of, restore_scene, scene_state
+from prunus.pruner.mask_state import plan_of, restore_scene, scene_state
+from prunus.pruner.optimizer_hooks import called_around_steps
 from prunus.pruner.options import Clock, Moment, PrunerOptions, PrunerReport, options_of
 from prunus.pruner.prunable_weights import weights_of
 from prunus.pruner.strategy import STRATEGIES, Masks, Scene, strategy_of
 from prunus.pruner.structure import Structure, structure_of
 from prunus.pruner.teacher import Teacher, check_same_teacher, teacher_of
+from prunus.pruner.timed_clock import TimedClock, clock_of, clock_state, stored_clock
 from prunus.training.losses import Loss, loss_function
 from prunus.training.mask_holder import MaskHolder
+from prunus.training.schedules import RAMP
 
 _MARK = "_prunus_attached"
 
@@ -136,6 +139,11 @@ class Pruner:
         return self._clock.step if self._clock else 0
 
     @property
+    def out_of_time(self) -> bool:
+        """True if the minutes of the training are over; never for a training of steps."""
+        return isinstance(self._clock, TimedClock) and self._clock.limit.over
+
+    @property
     def kept(self) -> float:
         """The share that is kept now, of the same whole as ``options.kept``."""
         scene = self._scene
@@ -143,12 +151,20 @@ class Pruner:
             return scene.kept_count() / sum(w.numel() for w in scene.weights.values())
         return scene.structure.share
 
-    def train_begin(self, optimizer: Optimizer, total_steps: int) -> None:
-        """Begin a training of ``total_steps`` optimizer steps.
+    def train_begin(
+        self,
+        optimizer: Optimizer,
+        total_steps: int | None = None,
+        *,
+        minutes: float | TimeLimit | None = None,
+        final: float = RAMP,
+    ) -> None:
+        """Begin a training of ``total_steps`` optimizer steps, or of ``minutes``, at equal parts of which masks change.
+
+        A loop with minutes ends by `out_of_time`; the final level holds from the share ``final`` of them on.
 
         Raises:
-            UsageError: the pruner, or another one, is attached to this network already; or the optimizer holds none of
-                the weights that are to be masked.
+            UsageError: a pruner is attached to this network already, or the optimizer holds none of its weights.
             OptionError: the schedule ends after the training, or a stored training had another length.
             BudgetError: the final level cannot be reached.
         """
@@ -157,7 +173,7 @@ class Pruner:
                 f"A pruner is attached to this {type(self.model).__name__} already; call its train_end, or detach "
                 "after a loop that failed, and use one pruner for one training."
             )
-        clock = Clock.of(self.options, self._schedule, total_steps, self._strategy.changes)
+        clock = clock_of(self.options, self._schedule, total_steps, minutes, final, self._strategy.changes)
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if not any(id(w) in held for w in self._scene.weights.values()):
             raise UsageError(
@@ -218,12 +234,12 @@ class Pruner:
         clock = self._running()
         self._strategy.after_step(self._moment(clock))
         self._holder.zero_weights_()
-        clock.step += 1
+        clock.advance()
 
     def train_end(self) -> PrunerReport:
         """End the training: the network keeps its zeros, and another pruner may be attached."""
         clock = self._running()
-        if clock.step >= clock.total and clock.end == clock.total and not clock.done:
+        if clock.overdue:
             self._update(clock)
         report = PrunerReport(clock.step, self.kept, clock.done)
         self.detach()
@@ -236,7 +252,9 @@ class Pruner:
         self._optimizer = None
 
     @contextmanager
-    def attached(self, optimizer: Optimizer, total_steps: int) -> Iterator[Pruner]:
+    def attached(
+        self, optimizer: Optimizer, total_steps: int | None = None, *, minutes: float | None = None
+    ) -> Iterator[Pruner]:
         """Call the five hooks around every ``optimizer.step()`` inside a ``with`` block; the loop stays as it is.
 
         Masks change right after a step instead of right before the next, which no forward pass can tell apart. Steps
@@ -244,28 +262,20 @@ class Pruner:
 
         Args:
             optimizer: it trains the network; its step hooks are used, and removed at the end.
-            total_steps: the number of optimizer steps to come.
+            total_steps, minutes: the number of optimizer steps to come, or the time; see `train_begin`.
 
         Example:
             ``with pruner.attached(optimizer, total_steps=1000): train(model, optimizer)``
         """
 
-        def before(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-            self.before_optimizer_step()
-
-        def after(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-            self.after_optimizer_step()
-            self.step_begin()
-
-        self.train_begin(optimizer, total_steps)
-        handles = [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+        self.train_begin(optimizer, total_steps, minutes=minutes)
+        after = (self.after_optimizer_step, self.step_begin)
         try:
-            self.step_begin()
-            yield self
-            self.train_end()
+            with called_around_steps(optimizer, self.before_optimizer_step, after):
+                self.step_begin()
+                yield self
+                self.train_end()
         finally:
-            for handle in handles:
-                handle.remove()
             self.detach()
 
     def plan(self, coupling: Coupling | None = None) -> Plan:
@@ -277,15 +287,7 @@ class Pruner:
         Raises:
             UsageError: only weights are masked, and no coupling is given.
         """
-        scene = self._scene
-        if scene.structure is not None:
-            return scene.structure.plan(decisions_of(self._scene))
-        if coupling is None:
-            raise UsageError(
-                "a plan of weight masks needs the network's analysis; give couple(capture(model, inputs))."
-            )
-        arrays = {name: mask.cpu().numpy() for name, mask in scene.masks.items()}
-        return make_plan(coupling, {}, masks=arrays, decisions=decisions_of(self._scene))
+        return plan_of(self._scene, coupling)
 
     def cut_(self) -> Plan:
         """Remove masked units and branches for good: network, optimizer and averages change in place.
@@ -341,10 +343,9 @@ class Pruner:
         """
         if self.plans:
             raise UsageError("the network was cut while it trained; store it with prunus.save, or cut at the end.")
-        clock = self._clock or Clock()
-        steps = {"step": clock.step, "total_steps": clock.total, "last_update": clock.last_update}
         taught = self.teacher.describe() if self.teacher else None
-        return {**steps, **scene_state(self._scene), "strategy": self._strategy.state(), "teacher": taught}
+        own = {"strategy": self._strategy.state(), "teacher": taught}
+        return {**clock_state(self._clock or Clock()), **scene_state(self._scene), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a stored state; call it before ``train_begin``.
@@ -358,7 +359,7 @@ class Pruner:
         check_same_teacher(state.get("teacher"), self.teacher)
         restore_scene(self._scene, state)
         self._strategy.restore(state["strategy"])
-        self._clock = Clock(int(state["step"]), int(state["total_steps"]), last_update=int(state["last_update"]))
+        self._clock = stored_clock(state)
         self._restored = True
 
     def _attach(self) -> None:

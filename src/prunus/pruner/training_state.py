@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from prunus.data.batches import Batch, DataSource, check_count, cuda_devices
 from prunus.errors import OptionError
 from prunus.foundation.arguments import shown
+from prunus.foundation.clock import TimeLimit
 from prunus.foundation.registry import title_of
 from prunus.graph.recorder import named_tensors
 from prunus.pruner.checkpoint import read_state, write_state
@@ -53,6 +54,7 @@ class Run:
 
     Attributes:
         began: the random states when the present epoch began, from which a reader of the data may draw.
+        limit: the time of a training whose length is in minutes.
     """
 
     model: nn.Module
@@ -62,6 +64,7 @@ class Run:
     pruner: Pruner | None
     losses: list[float]
     began: dict[str, Any] = field(default_factory=dict)
+    limit: TimeLimit | None = None
 
     def epoch_begins(self) -> None:
         """Note the random states; the order of the data calls it."""
@@ -89,6 +92,7 @@ class Run:
                     "losses": self.losses,
                     "random": states,
                     "began": began,
+                    **({} if self.limit is None else {"seconds": self.limit.spent}),
                 },
             )
 
@@ -119,6 +123,8 @@ class Run:
                     entries[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         self.order.epoch, self.order.taken = state["order"]
         self.losses = list(state["losses"])
+        if self.limit is not None:
+            self.limit.resume(float(state["seconds"]))
         if self.pruner is not None:
             self.pruner.load_state_dict(state["pruner"])
 

@@ -85,9 +85,11 @@ class _Recovery:
         if not trained:
             return
         self._time_steps(trained[-1])
+        # A budget of minutes may have time for fewer steps than a trial: they are spent all the same.
+        least = min(TRIAL_LEAST, max(1, self.step_budget.left))
         for method in self._by_gain(trained):
             steps = int(self.step_budget.left * method.most)
-            if steps < min(TRIAL_LEAST, self.task.options.steps):
+            if steps < least:
                 break
             self._train(method, steps)
         for method in free:

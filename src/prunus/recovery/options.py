@@ -9,13 +9,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from prunus.errors import OptionError, nearest
+from prunus.foundation.clock import NO_LIMIT
 from prunus.foundation.option_record import accepted_by, option_record
 from prunus.recovery.method_names import AUTOPILOT, METHOD_ALLOWED, check_method
 from prunus.training.options import Decay, Rate, TrainingOptions
-
-STEPS_WITHOUT_CLOCK = 100_000
-"""The limit on steps of a budget in minutes; the time is expected to end first."""
-
 
 Minutes = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
@@ -88,7 +85,7 @@ class RecoveryOptions(TrainingOptions):
         if (given.get("minutes") is None) == (given.get("steps") is None):
             raise OptionError('recover takes one budget: {"steps": 500} or {"minutes": 10}; give just one of them.')
         default = _DEFAULT if given.get("method", AUTOPILOT) == AUTOPILOT or "lr" in given else _ALONE
-        steps = STEPS_WITHOUT_CLOCK if given.get("steps") is None else given["steps"]
+        steps = NO_LIMIT if given.get("steps") is None else given["steps"]
         options = replace(default, **{**given, "steps": steps})
         check_steps(options)
         return options
@@ -102,7 +99,7 @@ class RecoveryOptions(TrainingOptions):
         plain = self.method == "finetune" and self.dropout is None
         if self.minutes is None and (plain or not self.steps):
             return None
-        steps = self.steps if self.minutes is None else STEPS_WITHOUT_CLOCK
+        steps = self.steps if self.minutes is None else NO_LIMIT
         return replace(self, steps=steps, dropout=self.dropout or 0.0)
 
 

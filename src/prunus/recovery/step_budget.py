@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
-SECONDS_A_MINUTE = 60.0
+from prunus.foundation import clock
+from prunus.foundation.clock import SECONDS_A_MINUTE
+
+EVALUATIONS = 8
+"""Number of evaluations on held-out data in an attempt."""
 
 
 @dataclass(slots=True)
@@ -20,13 +23,14 @@ class StepBudget:
     steps: int
     minutes: float | None = None
     spent: int = 0
-    _began: float = field(default_factory=time.perf_counter)
+    _began: float = field(default_factory=lambda: clock.seconds())
     _pace: float = 0.0
+    _watching: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Seconds since the start."""
-        return time.perf_counter() - self._began
+        return clock.seconds() - self._began
 
     @property
     def out_of_time(self) -> bool:
@@ -39,16 +43,25 @@ class StepBudget:
         left = self.steps - self.spent
         if self.minutes is None:
             return left
-        remaining = self.minutes * SECONDS_A_MINUTE - self.seconds
+        remaining = self.minutes * SECONDS_A_MINUTE - self.seconds - self._watching
         if remaining <= 0:
             return 0
         return min(left, max(1, int(remaining / self._pace))) if self._pace else left
 
-    def take(self, steps: int, seconds: float) -> None:
-        """Charge the cost of an attempt; its pace is used to plan the rest."""
+    def take(self, steps: int, seconds: float, evaluating: float = 0.0, evaluations: int = 0) -> None:
+        """Charge the cost of an attempt; its pace is used to plan the rest.
+
+        Args:
+            steps: the steps of the attempt.
+            seconds: its whole time.
+            evaluating: the part of the time that went into evaluations on held-out data.
+            evaluations: the number of these evaluations; an attempt to come makes `EVALUATIONS`.
+        """
         self.spent += steps
         if steps:
-            self._pace = seconds / steps
+            self._pace = max(seconds - evaluating, 0.0) / steps
+        if evaluations:
+            self._watching = EVALUATIONS * evaluating / evaluations
 
     def price(self, steps: int, seconds: float) -> float:
         """Return the cost of an attempt: in steps, or in seconds for a budget in minutes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -12,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import OutcomeError, UsageError
+from prunus.foundation import clock
 from prunus.recovery.log import Attempt
 from prunus.recovery.recovery_method import RecoveryMethod
-from prunus.recovery.step_budget import StepBudget
+from prunus.recovery.step_budget import EVALUATIONS, StepBudget
 from prunus.recovery.task import RecoveryTask
 
-EVALUATIONS = 8
-"""Number of evaluations on held-out data in an attempt."""
 PATIENCE = 3
 """Number of evaluations without a gain before an attempt may end early."""
 LOST = 4.0
@@ -68,11 +66,16 @@ class _Watch:
     lowest: float = math.inf
     steps: int = 0
     ended: str = ""
+    evaluating: float = 0.0
+    evaluations: int = 0
 
     def __call__(self, done: int, steps: int) -> bool:
         self.steps = done
         if done % self.every == 0 or done == steps:
+            began = clock.seconds()
             value = self.best.offer()
+            self.evaluating += clock.seconds() - began
+            self.evaluations += 1
             self.lowest = min(self.lowest, value)
             self.seen.append(min(self.seen[-1], value))
             worse = not value < (LOST if done < 5 * steps // 8 else 1.0) * self.seen[0]
@@ -112,7 +115,7 @@ def watched_training(
         step_budget: charged with the steps and seconds; ends the attempt when the time is over.
         why: the reason for the log.
     """
-    began, before = time.perf_counter(), best.value
+    began, before = clock.seconds(), best.value
     method, training = settings.method, task.options.options()
     options = replace(training, steps=max(1, settings.steps), lr=training.lr * settings.rate_factor)
     watch = _Watch(best, step_budget, max(1, settings.steps // EVALUATIONS), settings.patient, [before])
@@ -132,8 +135,8 @@ def watched_training(
         )  # a method that cannot be used here is passed over, as the log says
     finally:
         best.restore_()  # after an error or an interrupt the model still has its best state
-    seconds = time.perf_counter() - began
-    step_budget.take(watch.steps, seconds)
+    seconds = clock.seconds() - began
+    step_budget.take(watch.steps, seconds, watch.evaluating, watch.evaluations)
     after = min(best.value, watch.lowest) if best.value < before else watch.lowest
     reasons = (why, f"rate ×{settings.rate_factor:g}" if settings.rate_factor != 1 else "", watch.ended)
     # A method without steps and without a gain is logged with the end alone.

@@ -14,6 +14,7 @@ from prunus.report import formats
 from prunus.report.columns import columns_of
 from prunus.report.findings import find
 from prunus.report.results import Results, Row
+from prunus.report.results.frontier import RULES
 from prunus.report.seed_averages import Cell, at, dense_cell, kept_fractions, levels, make_cells
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def _content(results: Results) -> dict[str, Any]:
         "charts": _charts(results, cells),
         "chosen": _chosen(results, cells),
         "notes": _notes(results),
+        "rules": RULES,
     }
 
 
@@ -110,6 +112,7 @@ def _middle(kept: list[float]) -> float | None:
 
 def _charts(results: Results, cells: tuple[Cell, ...]) -> dict[str, list[Panel]]:
     from prunus.report import plots
+    from prunus.report.frontier_picture import frontier_picture
 
     if not cells:
         return {}
@@ -121,6 +124,8 @@ def _charts(results: Results, cells: tuple[Cell, ...]) -> dict[str, list[Panel]]
         "stability": [Panel(f"{share:g}", plots.stability(results, share)) for share in kept],
         "structure": [Panel(row.level, plots.structure(row)) for row in _chosen(results, cells)],
     }
+    if results.frontier is not None:
+        charts["frontier"] = [Panel("all", frontier_picture(results.frontier))]
     if any(cell.forward_ratio is not None for cell in cells):
         charts["latency"] = [Panel("all", plots.latency_scatter(results))]
     return charts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from prunus.analysis.input_size import input_size_line
 from prunus.plans import Cost, Decision, Plan, to_ranges
 
 if TYPE_CHECKING:
@@ -40,10 +41,29 @@ def plan_lines(plan: Plan, *, batch: int = 1, most: int | None = None) -> Iterat
 
 
 def price_lines(plan: Plan, *, batch: int = 1) -> Iterator[str]:
-    """Yield the price of a plan before and after, a line per metric; MACs are for one of ``batch`` samples."""
+    """Yield the price of a plan before and after, a line per metric; MACs are for one of ``batch`` samples.
+
+    Masked weights change no metric of dense tensors, so a plan with masks has a line of its own for them.
+    """
     if plan.before and plan.after:
         rows = [_cost_row(label, field, plan.before, plan.after, batch) for label, field in _COSTS]
+        if plan.masks:
+            total, kept = plan.before.params, plan.after.params - plan.masked
+            rows.append(("params not masked", f"{total:,}", f"{kept:,}", f"{kept / total:.1%}"))
         yield from aligned([("", "before", "after", "kept"), *rows])
+    size = input_size_line(plan)
+    if size:
+        yield size
+    yield from counted_lines(plan)
+
+
+def counted_lines(plan: Plan) -> Iterator[str]:
+    """Yield the number of parts that a budget of counts or a threshold keeps, and its note where it cannot be exact."""
+    counted = plan.settings.get("counted")
+    if counted:
+        yield f"{counted['kept']:,} of {counted['of']:,} {counted['kind']} stay"
+        if "note" in counted:
+            yield counted["note"]
 
 
 def damage_lines(plan: Plan) -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
 from prunus.data.batches import DataSource
+from prunus.foundation import clock
 from prunus.foundation.as_found import seeded
+from prunus.foundation.clock import TimeLimit
 from prunus.training.loop import StepHooks, TrainingLoop, TrainingReport, in_train_mode, optimizer_of
 from prunus.training.mask_holder import MaskHolder
 from prunus.training.objective import Labels, Objective
@@ -28,6 +29,7 @@ def finetune_(
     seed: int = 0,
     objective: Objective | None = None,
     progress: Watch | None = None,
+    limit: TimeLimit | None = None,
 ) -> TrainingReport:
     """Train ``model`` in place: its weights and norm statistics change, its train/eval modes are restored.
 
@@ -44,6 +46,7 @@ def finetune_(
         seed: Of batch order and of randomness in the model.
         objective: Minimised in place of ``options.loss``: distillation, say.
         progress: Called with (steps done, steps) after each step; the training ends early where it returns True.
+        limit: The time of the training, in place of ``options.steps``.
 
     Raises:
         OptionError: a mask that does not fit, or nothing to train.
@@ -61,15 +64,15 @@ def finetune_(
         >>> finetune_(nn.Linear(4, 4), data, TrainingOptions(steps=3, lr=0.1)).steps
         3
     """
-    start, holder, losses = time.perf_counter(), MaskHolder.of(model, masks or {}), list[float]()
+    start, holder, losses = clock.seconds(), MaskHolder.of(model, masks or {}), list[float]()
     with seeded(seed), in_train_mode(model):
         holder.zero_weights_()
-        if options.steps:
+        if options.steps or limit is not None:
             objective = objective or Labels(options.loss)
             hooks = StepHooks(before_update=lambda loss: holder.zero_gradients_(), after_update=holder.zero_weights_)
             optimizer = optimizer_of(model, objective, options)
-            loop = TrainingLoop(model, options, optimizer, objective, hooks, losses)
+            loop = TrainingLoop(model, options, optimizer, objective, hooks, losses, limit)
             for done in loop.steps(iter(Order(data, options.batch_size, seed))):
                 if progress is not None and progress(done, options.steps) is True:
                     break
-    return TrainingReport.of(losses, time.perf_counter() - start)
+    return TrainingReport.of(losses, clock.seconds() - start)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from prunus.data.batches import Batch, device_of, moved
 from prunus.errors import OptionError, OutcomeError
 from prunus.foundation.as_found import modes_kept
+from prunus.foundation.clock import TimeLimit
 from prunus.foundation.memory_format import sound_gradients
 from prunus.training.objective import Objective
 from prunus.training.options import OPTIMIZERS, SCHEDULES, TrainingOptions
@@ -52,6 +53,7 @@ class TrainingLoop:
     Attributes:
         model: plain or inside DistributedDataParallel.
         optimizer: of the model's parameters and the objective's own; see `optimizer_of`.
+        limit: the time of the training, in place of ``options.steps``; the learning rate then follows the time.
     """
 
     model: nn.Module
@@ -60,6 +62,7 @@ class TrainingLoop:
     objective: Objective
     hooks: StepHooks = field(default_factory=StepHooks)
     losses: list[float] = field(default_factory=list)
+    limit: TimeLimit | None = None
 
     def steps(self, batches: Iterator[Batch]) -> Iterator[int]:
         """Take the steps that are left, and yield after each the number done; the training ends with the iteration.
@@ -67,14 +70,15 @@ class TrainingLoop:
         Raises:
             OutcomeError: the loss is NaN or infinite; the model then holds the weights of the step before.
         """
-        for step in range(len(self.losses), self.options.steps):
-            self._step(next(batches), step)
-            yield step + 1
+        while not self.ended:
+            self._step(next(batches), len(self.losses))
+            yield len(self.losses)
 
     def _step(self, batch: Batch, step: int) -> None:
         options = self.options
+        done = self.limit.share if self.limit is not None else step / options.steps
         for group in self.optimizer.param_groups:
-            group["lr"] = options.lr * SCHEDULES.get(options.schedule)(step / options.steps)
+            group["lr"] = options.lr * SCHEDULES.get(options.schedule)(done)
         self.hooks.before_forward()
         device = device_of(self.model)
         with sound_gradients(self.model):  # also around the backward pass, which runs checkpointed parts forward again
@@ -82,7 +86,7 @@ class TrainingLoop:
             value = loss.item()
             if not math.isfinite(value):
                 raise OutcomeError(
-                    f"the loss is {value} at step {step + 1} of {options.steps}; it must stay finite. "
+                    f"the loss is {value} at step {step + 1}{self._of_all}; it must stay finite. "
                     f"Lower lr (now {options.lr:g}) or check the weights and inputs for NaN."
                 )
             torch.autograd.backward(loss)
@@ -91,6 +95,15 @@ class TrainingLoop:
         self.hooks.after_update()
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.append(value)
+
+    @property
+    def ended(self) -> bool:
+        """Return whether all steps are taken, or the time is over."""
+        return self.limit.over if self.limit is not None else len(self.losses) >= self.options.steps
+
+    @property
+    def _of_all(self) -> str:
+        return f" of {self.options.steps}" if self.limit is None else ""
 
 
 def optimizer_of(model: nn.Module, objective: Objective, options: TrainingOptions) -> Optimizer:

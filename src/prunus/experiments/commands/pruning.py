@@ -52,7 +52,7 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
         entry = entered_row(
             run,
             found.plan,
-            _way(recipe, found.plan.settings.get("criterion")),
+            method_of_recipe(recipe, found.plan.settings.get("criterion")),
             kept,
             started,
             progress,
@@ -66,7 +66,7 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
     return Pruned(entry.outcome, results, run.trained.samples)
 
 
-def _way(recipe: Recipe, criterion: str | None) -> Method:
+def method_of_recipe(recipe: Recipe, criterion: str | None) -> Method:
     """Return the method that the recipe names, or one that stands for its criterion and allocator."""
     section = recipe.prune
     if section.method is not None and not recipe.stages:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from prunus.analysis.input_size import of_plan, size_of
 from prunus.analysis.review import settle, with_savings
 from prunus.analysis.review.edit import Settled
 from prunus.experiments.commands.folder import PlanFolder
@@ -18,7 +21,10 @@ def review_folder(given: PlanFolder, progress: Progress) -> tuple[TrainedModel, 
     """
     trained = trained_model(given.recipe, given.recipe.seed, progress, given.weights)
     check_weights_of(given.digest, trained)
-    coupling = trained.analysis.coupling
+    coupling = of_plan(trained.analysis, given.plan).coupling
     settled = settle(given.plan, coupling)
     plan = with_savings(settled.plan, coupling, given.scores)
+    if size_of(plan) is not None:
+        # The price before is that of the network at its original input size.
+        plan = replace(plan, before=trained.analysis.cost.price())
     return trained, Settled(plan, (*settled.edits, *given.unread))

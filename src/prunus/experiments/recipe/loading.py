@@ -68,6 +68,9 @@ def override(recipe: Recipe, changes: Mapping[tuple[str, ...], Any]) -> Recipe:
         if value is not None:
             section[path[-1]] = value
     _replaced(values["prune"], changes)
+    for one, other in (("steps", "minutes"), ("minutes", "steps")):
+        if changes.get(("frontier", one)) is not None:
+            values["frontier"][other] = None
     if changes.get(("recover", "steps")) is not None:
         # A recovery has one budget: steps of the command line replace the recipe's minutes.
         values["recover"]["minutes"] = changes.get(("recover", "minutes"))
@@ -85,20 +88,31 @@ def _flag(path: tuple[str, ...]) -> str:
     *sections, key = path
     if sections == ["recover"]:
         return f"--recover {key}"
-    return f"--{'level' if key == 'levels' else key.replace('_', '-')}"
+    return f"--{_FLAGS.get(key, key.replace('_', '-'))}"
+
+
+_FLAGS = {"levels": "level", "nodes": "node"}
+"""Keys whose options have another name."""
 
 
 def _replaced(prune: dict[str, Any], changes: Mapping[tuple[str, ...], Any]) -> None:
     """Let a method of the command line replace the recipe's criterion and allocator, and the other way round."""
-    own = ("criterion", "allocator", "levels", "search", "judge")
+    own = (
+        *("criterion", "allocator", "levels", "search", "judge", "window", "methods"),
+        *("nodes", "strategy", "divide", "optimise"),
+    )
     named = {key for key in ("method", *own) if changes.get(("prune", key)) is not None}
     if "method" in named:
         from prunus.methods import METHODS
 
         taken = METHODS.get(prune["method"]).options if prune["method"] in METHODS else own
         prune.update({key: getattr(DEFAULTS, key) for key in own if key not in named and key not in taken})
-    elif named & {"criterion", "allocator", "levels"} and prune["method"] is not None:
-        prune["method"] = DEFAULTS.method
+    elif prune["method"] is not None:
+        from prunus.methods import METHODS
+
+        taken = METHODS.get(prune["method"]).options if prune["method"] in METHODS else ()
+        if named & {"criterion", "allocator", "levels"} - set(taken):
+            prune["method"] = DEFAULTS.method
 
 
 _IN_DEMO = words(

@@ -21,8 +21,8 @@ def without_data(recipe: Recipe) -> list[Finding]:
     if recipe.recover.minutes is not None:
         found.append(_refused(("recover", "minutes"), recipe.recover.minutes, "null"))
     for number, stage in enumerate(recipe.stages):
-        if stage.steps or stage.recover is not None:
-            key = "steps" if stage.steps else "recover"
+        if stage.trains or stage.recover is not None:
+            key = "recover" if not stage.trains else "steps" if stage.steps else "minutes"
             found.append(_refused(("stages", number, key), "training", "stages without training"))
     if "max_drop" in recipe.prune.budget:
         allowed = "a budget that is counted, such as params or macs: a drop on noise says nothing"

@@ -7,14 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, model_validator
 
-from prunus.errors import OptionError
+from prunus.errors import OptionError, SelectorError
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.option_record import accepted_by
 from prunus.pipeline.stage import CriterionName, Name, Stage, check_stages
 from prunus.recovery import RecoveryOptions
-from prunus.training.options import Count, TrainingOptions
+from prunus.training.options import Count, Steps, TrainingOptions
 
 # Each description completes the sentence "allowed: …" of an error message.
 Seed = Annotated[int, Field(ge=0, lt=2**31, description="a whole number from 0 to 2147483647")]
@@ -50,6 +50,47 @@ def _bounds(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         except OptionError as error:
             raise ValueError(f"{pattern}: {str(error).rstrip('.')}") from error
     return given
+
+
+def _window(given: Any) -> Any:
+    from prunus.masks.window_option import canonical_window
+
+    try:
+        return canonical_window(given)
+    except OptionError as error:
+        raise ValueError(str(error).rstrip(".")) from error
+
+
+def _resolution(given: Any) -> Any:
+    from prunus.data.input_size import check_resolution
+
+    try:
+        return check_resolution(given)
+    except OptionError as error:
+        raise ValueError(str(error).rstrip(".")) from error
+
+
+def _methods(given: Any) -> Any:
+    from prunus.methods.integrated_parts import canonical_parts
+
+    try:
+        return tuple(part.plain() for part in canonical_parts(given))
+    except OptionError as error:
+        raise ValueError(str(error).removeprefix("methods: ").rstrip(".")) from error
+
+
+def _tree_option(name: str) -> AfterValidator:
+    """Return the check of one option of the hierarchical procedure."""
+
+    def check(given: Any) -> Any:
+        from prunus.methods.hierarchy.settings import TREE_OPTIONS, checked_tree_options
+
+        try:
+            return checked_tree_options({**dict.fromkeys(TREE_OPTIONS), name: given})[name]
+        except (OptionError, SelectorError) as error:
+            raise ValueError(str(error).removeprefix(f"{name}: ").rstrip(".")) from error
+
+    return AfterValidator(check)
 
 
 _TRAIN = TrainingOptions(steps=0, lr=1e-3)
@@ -91,6 +132,27 @@ class Compare(_Section):
     latency: Latency = Field(default=Latency(), description="a section with the keys rounds, batch, threads")
 
 
+Budget = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of minutes, 0 or more")]
+
+
+class FrontierSection(_Section):
+    """The budgets of ``prunus frontier``, of one unit, and the rule of the knee."""
+
+    steps: Annotated[tuple[Steps, ...], AfterValidator(_nothing_twice)] | None = Field(
+        default=None, strict=False, description="a list of numbers of steps, none twice, or null"
+    )
+    minutes: Annotated[tuple[Budget, ...], AfterValidator(_nothing_twice)] | None = Field(
+        default=None, strict=False, description="a list of numbers of minutes, none twice, or null"
+    )
+    rule: Literal["chord", "noise"] = Field(default="chord", description="chord or noise")
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> FrontierSection:
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError("steps and minutes stand side by side; the budgets of a frontier have one unit")
+        return self
+
+
 Amount = Annotated[
     int | float | Annotated[str, Field(min_length=1)],
     Field(description="a kept fraction between 0 and 1, a whole number, or a size such as 2MB"),
@@ -129,6 +191,14 @@ class Prune(_Section):
     judge: Annotated[Name, AfterValidator(_repair_name)] = Field(
         default=DEFAULTS.judge, description="the name of a repair after which the plans of a search are judged, or none"
     )
+    window: Annotated[Name | None, BeforeValidator(_window)] = Field(
+        default=DEFAULTS.window,
+        description="a window of window-wise, such as [4, 4], {kernel: 3} or {units: 4}, or null",
+    )
+    methods: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_methods)] = Field(
+        default=(),
+        description="a list of the methods of integrated, such as [{name: fine-tuning, share: 0.4}, structured]",
+    )
     repair: Annotated[Name, AfterValidator(_repair_name)] = Field(
         default=DEFAULTS.repair, description="the name of a repair, such as auto, refold or none"
     )
@@ -136,8 +206,27 @@ class Prune(_Section):
         default=DEFAULTS.merge,
         description="true or false: inputs that stay take over the share of those that go; or null, as the method says",
     )
+    nodes: Annotated[dict[Name, dict[str, Any]] | None, _tree_option("nodes")] = Field(
+        default=DEFAULTS.nodes,
+        description="a section from parts of the tree to the keys method, criterion, rate, size, strategy",
+    )
+    strategy: Annotated[Name | None, _tree_option("strategy")] = Field(
+        default=DEFAULTS.strategy, description="auto, weight, gradient or activation, or null"
+    )
+    divide: Annotated[Name | dict[str, Any] | None, _tree_option("divide")] = Field(
+        default=DEFAULTS.divide, description="feature, depth, connections, the latter two as depth:3, or null"
+    )
+    optimise: Annotated[Name | dict[str, Any] | None, _tree_option("optimise")] = Field(
+        default=DEFAULTS.optimise, description="refit, none, the name of a repair, finetune:50, or null"
+    )
     damage: bool = Field(
         default=DEFAULTS.damage, description="true or false: measure what every decision of the plan costs"
+    )
+    resolution: Annotated[
+        Literal["auto"] | Annotated[tuple[int | str, ...], Strict(False)] | None, BeforeValidator(_resolution)
+    ] = Field(
+        default=DEFAULTS.resolution,
+        description="auto, a list of sides or lengths such as [192, 160, 128x96], or null",
     )
 
 
@@ -179,6 +268,9 @@ class Recipe(_Section):
     )
     compare: Compare = Field(
         default=Compare(), description="a section with the keys methods, kept, repair, seeds, save, latency"
+    )
+    frontier: FrontierSection = Field(
+        default=FrontierSection(), description="a section with the keys steps or minutes, and rule"
     )
     ignore: tuple[Name, ...] = Field(default=(), strict=False, description="a list of module names or patterns")
     opt_in: Annotated[tuple[Literal["experts", "vocabulary"], ...], Field(strict=False)] = Field(

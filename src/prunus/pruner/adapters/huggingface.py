@@ -14,13 +14,15 @@ from prunus.pruner.pruner import Pruner
 STATE_FILE = "prunus_pruner.safetensors"
 
 
-def huggingface_callback(pruner: Pruner) -> Any:
+def huggingface_callback(pruner: Pruner, *, minutes: float | None = None) -> Any:
     """Return a callback for ``Trainer(callbacks=[…])``; its checkpoints hold the masks, and resuming finds them.
 
     Masks are searched in the trainer's output folder; a training that resumes without them is refused.
 
     ``adaptive`` reads the loss that the network returns; where the trainer computes another one, as with label
     smoothing, call ``pruner.tell(loss)`` in ``compute_loss``.
+
+    With ``minutes`` the training ends when they are over, and masks change at equal times.
 
     Example:
         ``Trainer(model, args, train_dataset=data, callbacks=[huggingface_callback(pruner)])``
@@ -44,7 +46,9 @@ def huggingface_callback(pruner: Pruner) -> Any:
             if pruner.follows_loss:
                 self.handle = kwargs["model"].register_forward_hook(self._note)
             optimizer = kwargs["optimizer"]
-            pruner.train_begin(getattr(optimizer, "optimizer", optimizer), state.max_steps)
+            pruner.train_begin(
+                getattr(optimizer, "optimizer", optimizer), None if minutes else state.max_steps, minutes=minutes
+            )
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Call the hook before the first forward pass of a step."""
@@ -57,6 +61,11 @@ def huggingface_callback(pruner: Pruner) -> Any:
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Call the hook after the optimizer."""
             pruner.after_optimizer_step()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """End a training whose minutes are over."""
+            if pruner.out_of_time:
+                control.should_training_stop = True
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Write the masks beside the weights."""

@@ -12,8 +12,10 @@ from prunus.pruner.adapters.going_on import check_resumed
 from prunus.pruner.pruner import Pruner
 
 
-def lightning_callback(pruner: Pruner) -> Any:
+def lightning_callback(pruner: Pruner, *, minutes: float | None = None) -> Any:
     """Return a callback for ``Trainer(callbacks=[…])`` with one optimizer; its checkpoints hold the masks.
+
+    With ``minutes`` the training ends when they are over, and masks change at equal times.
 
     Example:
         ``Trainer(max_steps=1000, callbacks=[lightning_callback(pruner)]).fit(module, loader)``
@@ -30,10 +32,10 @@ def lightning_callback(pruner: Pruner) -> Any:
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             """Begin, or continue from the checkpoint that the trainer resumed."""
             steps = trainer.estimated_stepping_batches
-            if not math.isfinite(steps):
+            if minutes is None and not math.isfinite(steps):
                 raise OptionError("the trainer has no end, and a schedule needs one; give it max_steps or max_epochs.")
             check_resumed(pruner, trainer.global_step, "the checkpoint holds no state of a pruner")
-            pruner.train_begin(trainer.optimizers[0], int(steps))
+            pruner.train_begin(trainer.optimizers[0], None if minutes else int(steps), minutes=minutes)
 
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             """Call the hook before a forward pass."""
@@ -53,6 +55,8 @@ def lightning_callback(pruner: Pruner) -> Any:
             if self.stepped:
                 pruner.after_optimizer_step()
             self.stepped = False
+            if pruner.out_of_time:
+                trainer.should_stop = True
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             """End the pruning."""

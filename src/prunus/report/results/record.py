@@ -12,6 +12,7 @@ from typing import Any
 from prunus.errors import DataError
 from prunus.foundation.atomic_files import write_text_atomic
 from prunus.foundation.strict_json import decode_record, parse_json, read_text
+from prunus.report.results.frontier import Frontier
 from prunus.report.results.rows import Environment, Row, Skipped
 from prunus.report.results.summary import Summary, agree, summarise
 
@@ -42,6 +43,7 @@ class Results:
     runs: tuple[Row, ...]
     summary: tuple[Summary, ...]
     skipped: tuple[Skipped, ...] = ()
+    frontier: Frontier | None = None
 
     def __post_init__(self) -> None:
         if tuple(row.seed for row in self.dense_runs) != self.seeds or not self.seeds:

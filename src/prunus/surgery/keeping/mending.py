@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from prunus.graph.module_twin import is_config
+from prunus.graph.module_twin import derive_lengths_, is_config
 from prunus.graph.own_settings import entries, is_view, parts_of, view_of
 from prunus.plans import Mend
 
@@ -41,6 +41,7 @@ def mend_(model: nn.Module, mends: Iterable[Mend]) -> tuple[Mend, ...]:
             raise LookupError(f"{mend.path}.{mend.name} is {now!r} where the cut found {mend.old}")
         # The network's own settings stay one whole record: they are what is saved.
         _write(module, steps, mend.new, shared if mend.path else frozenset())
+        derive_lengths_(module)
         done.append(mend)
     return tuple(done)
 

@@ -168,9 +168,13 @@ def _follower(other: Coupling, tensor: str, axes: Mapping[int, str]) -> Follower
     )
 
 
+# What they do in training: scale whole samples. Recording that takes as long as everything else of the analysis.
+_KNOWN_IN_TRAINING = ("torchvision.ops.stochastic_depth.StochasticDepth", "timm.layers.drop.DropPath")
+
+
 def _looks_at_mode(module: nn.Module) -> bool:
     kind = type(module)
-    if kind.__module__.startswith("torch.nn."):
+    if kind.__module__.startswith("torch.nn.") or f"{kind.__module__}.{kind.__qualname__}" in _KNOWN_IN_TRAINING:
         return False
     code = getattr(kind.forward, "__code__", None)
     return code is None or "training" in code.co_names

@@ -17,8 +17,8 @@ from prunus.graph.coupling import Coupling, couple
 from prunus.plans import Plan
 from prunus.surgery.rewriting.recapture import batch_size, input_lengths
 
-_SIDE, _STEP = 64, 32
-"""Images are cropped to this side, or to half their side in whole steps; strides of 32 are common."""
+_SIDES, _STEP = (48, 64), 32
+"""Images are cropped to one of these sides, or to half their side in whole steps; strides of 32 are common."""
 _LENGTH = 16
 """Sequences are cropped to this length."""
 _MOST = 3
@@ -88,10 +88,12 @@ def first_samples(inputs: Any, batch: int) -> Any:
 
 
 def _smaller_images(leaves: Sequence[Any]) -> list[tuple[str, list[Any]]]:
-    images = {i: x for i, x in _tensors(leaves) if x.dim() == 4 and x.is_floating_point() and min(x.shape[2:]) > _SIDE}
+    images = {
+        i: x for i, x in _tensors(leaves) if x.dim() == 4 and x.is_floating_point() and min(x.shape[2:]) > _SIDES[-1]
+    }
     least = min((min(x.shape[2:]) for x in images.values()), default=0)
     variants = []
-    for side in dict.fromkeys((_SIDE, max(_SIDE, least // 2 // _STEP * _STEP))) if images else ():
+    for side in dict.fromkeys((*_SIDES, max(_SIDES[-1], least // 2 // _STEP * _STEP))) if images else ():
         changed = [x[..., :side, :side].contiguous() if i in images else x for i, x in enumerate(leaves)]
         variants.append((f"{side}×{side}", changed))
     return variants

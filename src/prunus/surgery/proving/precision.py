@@ -6,11 +6,13 @@ Torch's default type belongs to the whole process and is left alone: both modes 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -83,15 +85,15 @@ class _Default(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = func.overloadpacket.__name__
-        if name in _FLOAT_FACTORIES or name in _NUMBER_FACTORIES:
-            return self._made(func, name, args, kwargs)
+        if func is _CONVOLUTION and not kwargs:
+            out = small_groups(*args)
+            if out is not None:
+                return out
+        makes, is_pointwise = _kind_of(func)
+        if makes:
+            return self._made(func, makes, args, kwargs)
         out = func(*args, **kwargs)
-        if (
-            torch.Tag.pointwise in func.tags
-            and isinstance(out, torch.Tensor)
-            and out.dtype is torch.get_default_dtype()
-        ):
+        if is_pointwise and isinstance(out, torch.Tensor) and out.dtype is torch.get_default_dtype():
             tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
             # A number of Python arrives as a tensor without dims.
             if tensors and not any(t.is_floating_point() and (t.dim() or t.dtype in NARROW) for t in tensors):
@@ -103,6 +105,48 @@ class _Default(TorchDispatchMode):
         free = any(a.name == "dtype" for a in func._schema.arguments) and kwargs.get("dtype") is None
         floats = name in _FLOAT_FACTORIES or any(isinstance(x, float) for x in pytree.tree_leaves((args, kwargs)))
         return func(*args, **{**kwargs, "dtype": self.dtype} if free and floats else kwargs)
+
+
+@functools.cache
+def _kind_of(func: Any) -> tuple[str, bool]:
+    """Return the name of an op if it makes a tensor of numbers, else nothing; and whether it is elementwise."""
+    name = func.overloadpacket.__name__
+    makes = name in _FLOAT_FACTORIES or name in _NUMBER_FACTORIES
+    return name if makes else "", torch.Tag.pointwise in func.tags
+
+
+_CONVOLUTION = torch.ops.aten.convolution.default
+_GROUPS, _PRODUCTS = 16, 600
+"""The least number of groups, and the most products in one output channel, where one matrix product is faster."""
+
+
+def small_groups(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> torch.Tensor | None:
+    """Convolve a small image in many groups, (B, G·I, H, W) → (B, G·O, H', W'), as one product; None for others.
+
+    torch's kernel for float64 on the CPU runs each group of each sample by itself, which takes longer than computing.
+    """
+    if groups < _GROUPS or transposed or x.dim() != 4 or x.device.type != "cpu" or x.dtype is not torch.float64:
+        return None
+    sizes = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, p, d, s in zip(x.shape[2:], weight.shape[2:], padding, dilation, stride, strict=False)
+    ]
+    if len(sizes) != 2 or min(sizes) < 1 or weight[0].numel() * sizes[0] * sizes[1] > _PRODUCTS:
+        return None
+    columns = nn.functional.unfold(x, tuple(weight.shape[2:]), tuple(dilation), tuple(padding), tuple(stride))
+    product = weight.reshape(groups, -1, weight[0].numel()) @ columns.view(len(x), groups, weight[0].numel(), -1)
+    out = product.view(len(x), -1, *sizes)
+    return out if bias is None else out + bias[:, None, None]
 
 
 def grouped_product(

@@ -1,0 +1,1 @@
+"""The hierarchical procedure: settings of nodes, evaluation, choice of strategies, and pruning level by level."""

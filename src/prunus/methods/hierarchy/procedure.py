@@ -1,0 +1,291 @@
+"""The hierarchical procedure: evaluate, choose, prune and optimise level by level, from the network to the weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from prunus.analysis import Analysis
+from prunus.budget import Limit
+from prunus.errors import BudgetError, CaptureError, PlanError
+from prunus.methods.hierarchy.assignment import Assignment, assign, check_strategy_has_data, divided
+from prunus.methods.hierarchy.choices import Chooser
+from prunus.methods.hierarchy.evaluation import NodeEvaluation, damage_factors, evaluate
+from prunus.methods.hierarchy.levels import DAMAGE, LAMP, cut_units, drop_blocks, mask_weights
+from prunus.methods.hierarchy.settings import AUTO, Division, NodeSetting, Optimisation
+from prunus.methods.hierarchy.state import State, optimised
+from prunus.methods.hierarchy.trials import trained_loss
+from prunus.methods.masked_copy import live_axes
+from prunus.methods.reduction import droppable
+from prunus.methods.weights import maskable
+from prunus.plans import Plan
+from prunus.tree import Tree
+from prunus.tree.addresses import VALUES
+
+BLOCK_SHARES = (0.75, 0.5)
+"""The shares that blocks are tried to leave, besides all and the whole budget."""
+UNIT_EXPONENTS = (0.25, 0.5, 0.75, 1.0)
+"""Units are tried to leave spent^(1−e)·limit^e, besides all."""
+WINDOW_SHARE = 0.5
+PATIENCE = 2
+
+Step = Callable[[State], State]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to prune a level, and the way in which it is finished for comparison."""
+
+    name: str
+    step: Step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Procedure:
+    """The procedure on one network under one budget.
+
+    Attributes:
+        analysis: the dense network.
+        limit: the budget of all levels together.
+        assignment: the settings of nodes, with the tree.
+        strategy: for nodes without their own.
+        optimise: the optimisation after each level.
+        rows: the evaluation of the nodes.
+        factors: axis id → correction of its predicted damage by the evaluation.
+        losses: the losses of plans that were tried.
+    """
+
+    analysis: Analysis
+    limit: Limit
+    assignment: Assignment
+    strategy: str
+    optimise: Optimisation
+    rows: tuple[NodeEvaluation, ...]
+    factors: Mapping[str, float] = field(default_factory=dict)
+    losses: dict[tuple[Any, ...], float] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        analysis: Analysis,
+        limit: Limit,
+        settings: Mapping[str, NodeSetting],
+        strategy: str,
+        divide: Division,
+        optimise: Optimisation,
+    ) -> Procedure:
+        """Divide the network, resolve the settings of nodes, and evaluate every node.
+
+        Raises:
+            SelectorError: a pattern that matches nothing.
+            OptionError: a node that is given two methods, or a strategy that needs data where there are none.
+        """
+        check_strategy_has_data(analysis, strategy)
+        tree = divided(analysis, divide)
+        assignment = assign(analysis, tree, settings)
+        for place in (*assignment.axes.values(), *assignment.weights.values(), *assignment.groups):
+            check_strategy_has_data(analysis, place.setting.strategy or "", f" of {place.pattern!r}")
+        rows = evaluate(analysis, tree)
+        return Procedure(analysis, limit, assignment, strategy, optimise, rows, damage_factors(analysis, tree, rows))
+
+    @property
+    def tree(self) -> Tree:
+        """The tree of the network."""
+        return self.assignment.tree
+
+    def run(self) -> State:
+        """Prune every level in turn.
+
+        With data the share of every level, and where strategies are free their assignment, are those of least loss
+        after a short recovery, with the lower levels finished plainly. Without data, units leave the geometric mean of
+        what there is and the budget, and weights the rest.
+
+        Raises:
+            BudgetError: no candidate of a level fits.
+        """
+        progress = self.analysis.progress
+        progress.start("hierarchical", 4 if self.analysis.masks_save else 2)
+        state = self._level(State.of(self.analysis), "block", self._blocks(), self._after_blocks)
+        state = self._units(optimised(state, self.optimise))
+        if self.analysis.masks_save:
+            state = self._windows(optimised(state, self.optimise))
+            state = self._weights(state)
+        progress.finish("hierarchical")
+        return state
+
+    def _level(
+        self, state: State, level: str, candidates: Sequence[Candidate], finish: Step, *, ordered: bool = True
+    ) -> State:
+        """Return the state after the candidate whose finished network has the least loss; ties go to the first.
+
+        Candidates that are ordered by how much they remove end after `PATIENCE` of them in a row without a gain.
+        """
+        best: tuple[float, str, State] | None = None
+        tried: list[str] = []
+        failed: BudgetError | PlanError | CaptureError | None = None
+        judge, worse = self.analysis.has_data and len(candidates) > 1, 0
+        for candidate in candidates:
+            try:
+                made = candidate.step(state)
+                loss = self.loss(finish(made).plan()) if judge else 0.0
+            except (BudgetError, PlanError, CaptureError) as error:  # out of reach, or no cut of this code
+                failed = failed or error
+                continue
+            tried.append(f"{loss:.4g} with {candidate.name}")
+            if best is None or loss < best[0]:
+                best, worse = (loss, candidate.name, made), 0
+            else:
+                worse += 1
+            if not judge or (ordered and worse == PATIENCE):
+                break
+        if ordered:
+            self.analysis.progress.advance("hierarchical")
+        if best is None:
+            assert failed is not None
+            raise failed
+        why = f": loss after a short recovery {', '.join(tried)}" if judge else ""
+        return best[2].with_line(f"{level}: {best[1]}{why}")
+
+    def loss(self, plan: Plan) -> float:
+        """Return the loss of a plan after a short recovery; equal plans are measured once."""
+        parts = [*sorted(plan.axes.items()), *sorted(plan.masks.items())]
+        key = (plan.drops, *((name, np.packbits(mask).tobytes()) for name, mask in parts))
+        if key not in self.losses:
+            self.losses[key] = trained_loss(self.analysis, plan)
+        return self.losses[key]
+
+    # Blocks
+
+    def _blocks(self) -> list[Candidate]:
+        spent, limit = self.analysis.spent(self.analysis.cost.price()), self.limit.value
+        found = [self._block_candidate("no more blocks dropped", None)]
+        if not self.analysis.has_data or not droppable(self.analysis):
+            return found
+        goals = [int(share * spent) for share in BLOCK_SHARES if share * spent > limit]
+        for goal in (*goals, limit):
+            found.append(self._block_candidate(f"blocks leaving {goal / spent:.0%}", goal))
+        return found
+
+    def _block_candidate(self, name: str, goal: int | None) -> Candidate:
+        return Candidate(name, lambda state: drop_blocks(state, self.assignment, goal))
+
+    def _after_blocks(self, state: State) -> State:
+        return self._finished_by_weights(
+            self._plain_units(state, None if self.analysis.masks_save else self.limit.value)
+        )
+
+    def _plain_units(self, state: State, goal: int | None) -> State:
+        if goal is not None and state.spent() <= goal:
+            goal = None
+        return cut_units(state, self.assignment, self._quick, goal, self.factors)
+
+    def _finished_by_weights(self, state: State) -> State:
+        if not self.analysis.masks_save:
+            return state
+        return mask_weights(state, self.assignment, self._quick, self.limit, LAMP)
+
+    # Units
+
+    def _units(self, state: State) -> State:
+        spent, limit = state.spent(), self.limit.value
+        if not self.analysis.masks_save:
+            goals = [limit] if spent > limit else [None]
+        elif not self.analysis.has_data:
+            goals = [int((spent * limit) ** 0.5) if spent > limit else None]
+        else:
+            goals = [None, *(int(spent ** (1 - e) * limit**e) for e in UNIT_EXPONENTS if spent > limit)]
+        chosen = self._chooser.fixed_for_units(state.left(), live_axes(state.reduction))
+        steps = [Candidate(_unit_name(goal, spent), self._unit_step(chosen, goal, self.factors)) for goal in goals]
+        cut = self._level(state, "unit", steps, self._finished_by_weights)
+        goal = next(
+            (g for g, step in zip(goals, steps, strict=True) if cut.lines[-1].startswith(f"unit: {step.name}")), None
+        )
+        if goal is None or not self._free_strategies:
+            return cut
+        others = [
+            Candidate("the strategy of each node", self._unit_step(chosen, goal, self.factors)),
+            *([Candidate("no correction by stages", self._unit_step(chosen, goal, {}))] if self.factors else []),
+            *(
+                Candidate(f"strategy {value} for all", self._unit_step(self._all(value), goal, self.factors))
+                for value in VALUES
+            ),
+        ]
+        again = self._level(state, "unit strategies", others, self._finished_by_weights, ordered=False)
+        return replace(again, lines=(*cut.lines, again.lines[-1]))
+
+    def _unit_step(self, chooser: Chooser, goal: int | None, factors: Mapping[str, float]) -> Step:
+        return lambda state: cut_units(state, self.assignment, chooser, goal, factors)
+
+    # Windows and weights
+
+    def _windows(self, state: State) -> State:
+        none = Candidate("no windows masked as a whole", lambda given: given)
+        if not self.analysis.has_data or state.spent() <= self.limit.value:
+            return self._level(state, "window", [none], lambda given: given)
+        some = Candidate(
+            f"windows of 4 × 4 for {WINDOW_SHARE:.0%} of what is masked",
+            lambda given: mask_weights(given, self.assignment, self._quick, self.limit, DAMAGE, windows=WINDOW_SHARE),
+        )
+        return self._level(state, "window", [none, some], self._finished_by_weights)
+
+    def _weights(self, state: State) -> State:
+        if not self.analysis.has_data:
+            return self._level(
+                state, "weight", [Candidate("one ranking by LAMP", self._weight_step(self._chooser, LAMP))], lambda s: s
+            )
+        chosen = self._chooser.fixed_for_weights(state.left(), list(maskable(self.analysis)))
+        names = {LAMP: "one ranking by LAMP", DAMAGE: "one ranking by E[g²]·w²"}
+        rankings = [Candidate(name, self._weight_step(chosen, key)) for key, name in names.items()]
+        masked = self._level(state, "weight", rankings, lambda given: given)
+        if not self._free_strategies:
+            return masked
+        key = next(key for key, name in names.items() if masked.lines[-1].startswith(f"weight: {name}"))
+        others = [
+            Candidate("the strategy of each node", self._weight_step(chosen, key)),
+            *(Candidate(f"strategy {value} for all", self._weight_step(self._all(value), key)) for value in VALUES),
+        ]
+        again = self._level(state, "weight strategies", others, lambda given: given, ordered=False)
+        return replace(again, lines=(*masked.lines, again.lines[-1]))
+
+    def _weight_step(self, chooser: Chooser, ranking: str) -> Step:
+        return lambda state: mask_weights(state, self.assignment, chooser, self.limit, ranking)
+
+    # Choosers
+
+    @property
+    def _chooser(self) -> Chooser:
+        return Chooser(self.assignment, self.strategy)
+
+    @property
+    def _quick(self) -> Chooser:
+        return Chooser(self.assignment, self.strategy, tries=False)
+
+    @property
+    def _free_strategies(self) -> bool:
+        return self.strategy == AUTO and self.analysis.has_data
+
+    def _all(self, value: str) -> Chooser:
+        parts = (*self.analysis.coupling.axes, *self.analysis.coupling.tensors)
+        return Chooser(
+            self.assignment,
+            self.strategy,
+            chosen=dict.fromkeys(parts, value),
+            why=": the same for all nodes loses least",
+        )
+
+
+def _unit_name(goal: int | None, spent: int) -> str:
+    return "no more units removed" if goal is None else f"units leaving {goal / max(1, spent):.0%} of what is there"
+
+
+def plan_of(state: State, method: str, procedure: Procedure) -> Plan:
+    """Return the plan of a finished procedure, with the evaluation and the record of its steps."""
+    return state.plan(
+        {
+            "method": method,
+            "hierarchy": list(state.lines),
+            "evaluation": [row.plain() for row in procedure.rows],
+        }
+    )

@@ -1,0 +1,60 @@
+"""Options that belong to some methods: which method takes which, and the line where one does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prunus.errors import OptionError
+from prunus.foundation.arguments import shown
+from prunus.methods import Method
+
+UNITS_OR_WEIGHTS = "'units' or 'weights'"
+NOT_GIVEN: dict[str, Any] = {
+    "criterion": None,
+    "allocator": None,
+    "search": 0,
+    "judge": "none",
+    "window": None,
+    "methods": (),
+    "method_options": {},
+    "nodes": None,
+    "strategy": None,
+    "divide": None,
+    "optimise": None,
+}
+"""Option → its value where it is not given."""
+_TAKERS = {
+    "window": "'window-wise'",
+    "methods": "'integrated'",
+    "method_options": "'incremental' or another that trains",
+    **dict.fromkeys(("nodes", "strategy", "divide", "optimise"), "hierarchical or multi-scale"),
+}
+"""The options of few methods → those methods."""
+
+
+def check_taken(chosen: Method, given: Mapping[str, Any]) -> None:
+    """Refuse options that a method does not take.
+
+    Raises:
+        OptionError: names the option, what it got, and the methods that take it.
+    """
+    for name, value in given.items():
+        if value == NOT_GIVEN[name] or name in chosen.options:
+            continue
+        if name == "search":
+            raise OptionError(
+                f"search (got {value}) starts from an allocator's plan, and method {chosen.name!r} makes its own plan; "
+                "remove search or method."
+            )
+        plain = [part.plain() for part in value] if name == "methods" else value
+        raise OptionError(
+            f"method {chosen.name!r} takes no {name} (got {shown(plain)}); remove {name} or method, or use method "
+            f"{_TAKERS.get(name, UNITS_OR_WEIGHTS)}."
+        )
+
+
+def check_method_options(given: Any) -> None:
+    """Refuse settings of a method that are no mapping from names."""
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise OptionError(f"method_options is {given!r}; allowed: a mapping such as {{'threshold': 0.01}}.")
