@@ -21,4 +21,4 @@ def review_folder(given: PlanFolder, progress: Progress) -> tuple[TrainedModel, 
     coupling = trained.analysis.coupling
     settled = settle(given.plan, coupling)
     plan = with_savings(settled.plan, coupling, given.scores)
-    return trained, Settled(plan, (*settled.edits, *given.unread))
+    return trained, Settled(plan, (*given.edited, *settled.edits))
