@@ -13,6 +13,7 @@ from torch import nn
 
 import prunus
 from prunus.foundation.turns import turn_on
+from prunus.graph.capture import _put_back, _refill
 
 
 def network() -> nn.Module:
@@ -175,19 +176,19 @@ def _in_turn(*models: nn.Module) -> None:
         time.sleep(0.001)
 
 
-def test_a_capture_never_takes_attributes_away_from_other_threads() -> None:
-    model, over, missing = network(), threading.Event(), list[str]()
+class NeverEmpty(dict[str, object]):
+    """Attributes as another thread may read them at any moment."""
 
-    def look() -> None:
-        while not over.is_set():
-            missing.extend(name for m in model.modules() for name in ("_parameters", "training") if name not in vars(m))
+    def clear(self) -> None:
+        raise AssertionError("emptied")
 
-    def capture() -> None:
-        try:
-            for _ in range(8):
-                prunus.capture(model, torch.randn(2, 3, 8, 8))
-        finally:
-            over.set()
 
-    assert together([look, capture]) == []
-    assert missing == []
+def test_attributes_that_did_not_change_are_there_all_the_time() -> None:
+    content = [1, 2]
+    own = NeverEmpty(training=False, layers=content, made=1)
+    _put_back(own, {"training": True, "layers": content})
+    assert own == {"training": True, "layers": content}
+    hooks = NeverEmpty(a=content)
+    _refill(hooks, {"a": content})
+    with pytest.raises(AssertionError, match="emptied"):
+        _refill(hooks, {"a": [1, 2]})  # an object that only looks the same
