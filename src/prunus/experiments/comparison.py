@@ -28,8 +28,8 @@ from prunus.foundation.version import VERSION
 from prunus.methods import METHODS, Method
 from prunus.report.results import Environment, Origin, Results, Row, Skipped, named
 
-_BY_HAND = {"criterion", "transfer"}
-"""Options without which a method is not whole, so that ``all`` leaves it out."""
+_BY_HAND = {"allocator", "window", "transfer"}
+"""Options of methods that ``all`` leaves out: without them these are no whole method, or another one."""
 _DENSE = ("dense", 1.0)
 """The place of the dense row of a seed."""
 _LONGEST_FIRST = ("multi-scale", "smaller-dense", "layer-wise", "key-path", "modular")
@@ -244,7 +244,7 @@ def _failed(trial: Trial, run: Run, reason: str) -> Skipped:
 
 
 def named_methods() -> list[str]:
-    """Return the names behind ``all``: every method that is whole without options."""
+    """Return the names behind ``all``: every method that is whole without options and no other by default."""
     return [name for name in METHODS.names() if not _BY_HAND & set(METHODS.get(name).options)]
 
 
