@@ -26,7 +26,10 @@ from counted import Row, summed
 from fuzz.page import stored_row, write_row
 from logged import ROOT
 
-NAMES = ("recipe", "plan", "checkpoint", "training", "pt2")
+NAMES = (
+    *("recipe", "plan", "checkpoint", "training", "pt2"),
+    *("results", "runs", "trained", "times", "huggingface"),
+)
 BATCH, WALL = 1000, 1800
 Batch = dict[str, Any]
 

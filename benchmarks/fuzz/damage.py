@@ -12,6 +12,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from prunus.exporters.program_archive import SUMS, add_sums
+from prunus.foundation.checksum import EMPTY, KEY, SUM, summed_file, with_sum
+
 Draw = Callable[[Any], Any]
 Files = dict[str, bytes]
 
@@ -103,12 +106,20 @@ def as_json(value: Any) -> bytes:
 
 
 def edited_json(draw: Draw, content: bytes) -> bytes:
-    """Return JSON with some of its values changed."""
-    return as_json(edited(draw, json.loads(content)))
+    """Return JSON with some of its values changed, and its checksum right."""
+    return as_json(summed(edited(draw, json.loads(content))))
+
+
+def summed(value: Any) -> Any:
+    """Return parsed JSON with a right checksum where it holds one."""
+    return with_sum(value) if isinstance(value, dict) and SUM in value else value
 
 
 def edited_tensors(draw: Draw, content: bytes) -> bytes:
-    """Return a safetensors file with its table of contents changed: names, types, sizes, places, metadata."""
+    """Return a safetensors file with its table of contents changed: names, types, sizes, places, metadata.
+
+    A checksum of the whole file is made right again.
+    """
     size = int.from_bytes(content[:8], "little")
     table = json.loads(content[8 : 8 + size])
     about = table.get("__metadata__", {})
@@ -118,8 +129,11 @@ def edited_tensors(draw: Draw, content: bytes) -> bytes:
         about[key] = json.dumps(edited(draw, json.loads(about[key])))
     else:
         table = edited(draw, table)
-    text = as_json(table)
-    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+    about = table.get("__metadata__") if isinstance(table, dict) else None
+    if isinstance(about, dict) and KEY in about:
+        about[KEY] = EMPTY
+    text = json.dumps(table, separators=(",", ":")).encode()
+    return summed_file(len(text).to_bytes(8, "little") + text + content[8 + size :])
 
 
 def with_checksums(files: Files) -> Files:
@@ -129,6 +143,7 @@ def with_checksums(files: Files) -> Files:
         for name, mark in header["files"].items():
             if name in files and isinstance(mark, dict):
                 mark.update(size_bytes=len(files[name]), sha256=hashlib.sha256(files[name]).hexdigest())
+        header = summed(header)
     return {**files, "checkpoint.json": as_json(header)}
 
 
@@ -136,11 +151,13 @@ def edited_archive(draw: Draw, content: bytes, texts: tuple[str, ...]) -> bytes:
     """Return a `.pt2` file with one of its JSON entries changed, or the bytes of a tensor, and right checksums."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
-        names = old.namelist()
+        names = [name for name in old.namelist() if not name.endswith(SUMS)]
         chosen = texts[draw(st.integers(0, len(texts) - 1))]
         for name in names:
             entry = old.read(name)
             if name.endswith(chosen):
                 entry = edited_json(draw, entry)
             new.writestr(name, entry)
+    if len(names) < len(old.namelist()):
+        add_sums(out)
     return out.getvalue()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prunus
-from fuzz.damage import Draw, Files, damaged_bytes, edited_archive, edited_json, edited_tensors, with_checksums
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """One reader.
-
-    Attributes:
-        sound: makes some sound sets of files, each by name; made once.
-        draw: (draw, files) → damaged files, and whether a load has to give what the sound files give.
-        read: reads a folder with the files; returns what tells two loads apart, or raises.
-    """
-
-    sound: Callable[[], list[Files]]
-    draw: Callable[[Draw, Files], tuple[Files, bool]]
-    read: Callable[[Path], Any]
-
-
-class Net(nn.Module):
-    """Small, with a size that the code holds, a buffer and a batch norm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6)
-        self.head = nn.Linear(6 * 4, 3)
-        self.register_buffer("scale", torch.ones(3), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.norm(self.conv(x)).relu().view(x.shape[0], 6, 4)
-        return self.head(y.flatten(1)) * self.scale
+from fuzz.damage import Draw, Files, damaged_bytes, edited, edited_archive, edited_json, edited_tensors, with_checksums
+from fuzz.more_readers import MORE
+from fuzz.reader import Net, Reader, files_of, told_apart
 
 
 def _cut(mode: str) -> Any:
@@ -64,18 +34,8 @@ def _cut(mode: str) -> Any:
     return SimpleNamespace(model=small, plan=plan, surgery=surgery, example_inputs=x)
 
 
-def _files(write: Callable[[Path], Any]) -> Files:
-    with tempfile.TemporaryDirectory() as place:
-        write(Path(place))
-        return {str(p.relative_to(place)): p.read_bytes() for p in sorted(Path(place).rglob("*")) if p.is_file()}
-
-
 def _saved(name: str, mode: str) -> Files:
-    return _files(lambda place: prunus.save(_cut(mode), place / name))
-
-
-def _same(state: dict[str, torch.Tensor]) -> Any:
-    return [(name, tuple(t.shape), t.double().nan_to_num().sum().item()) for name, t in state.items()]
+    return files_of(lambda place: prunus.save(_cut(mode), place / name))
 
 
 # Recipes
@@ -94,8 +54,6 @@ _RECIPES = (
 
 def _draw_recipe(draw: Draw, files: Files) -> tuple[Files, bool]:
     import yaml
-
-    from fuzz.damage import edited
 
     text = files["recipe.yaml"]
     if draw(st.booleans()):
@@ -151,7 +109,7 @@ def _draw_checkpoint(draw: Draw, files: Files) -> tuple[Files, bool]:
 
 def _read_checkpoint(folder: Path) -> Any:
     torch.manual_seed(0)
-    return _same(prunus.load(folder / "small", Net().eval()).state_dict())
+    return told_apart(prunus.load(folder / "small", Net().eval()).state_dict())
 
 
 # Training checkpoints
@@ -203,7 +161,7 @@ def _draw_program(draw: Draw, files: Files) -> tuple[Files, bool]:
 
 
 def _read_program(folder: Path) -> Any:
-    return _same(prunus.load(folder / "small.pt2").state_dict())
+    return told_apart(prunus.load(folder / "small.pt2").state_dict())
 
 
 READERS: dict[str, Reader] = {
@@ -212,19 +170,20 @@ READERS: dict[str, Reader] = {
         _draw_recipe,
         _read_recipe,
     ),
-    "plan": Reader(lambda: [_files(_write_plan)], _draw_plan, _read_plan),
+    "plan": Reader(lambda: [files_of(_write_plan)], _draw_plan, _read_plan),
     "checkpoint": Reader(
         lambda: [_saved("small", mode) for mode in ("hybrid", "graph")],
         _draw_checkpoint,
         _read_checkpoint,
     ),
     "training": Reader(
-        lambda: [_files(_write_training)], _draw_training, lambda folder: _train(folder / "training.safetensors")
+        lambda: [files_of(_write_training)], _draw_training, lambda folder: _train(folder / "training.safetensors")
     ),
     "pt2": Reader(
         lambda: [_saved("small.pt2", mode) for mode in ("hybrid", "graph")],
         _draw_program,
         _read_program,
     ),
+    **MORE,
 }
 """Every reader; one that comes later joins here."""

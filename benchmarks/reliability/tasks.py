@@ -44,7 +44,7 @@ threads: 1
 prune: {budget: {params: 0.5}, criterion: magnitude}
 compare: {methods: [magnitude, sensitivity], kept: [0.6, 0.4], latency: {rounds: 1, batch: 4}}
 """
-_TIMES = ("seconds", "latency_", "created")
+_TIMES = ("seconds", "latency_", "created", "sha256")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,10 @@ import numpy as np
 
 from prunus.errors import DataError, PlanError, nearest
 from prunus.foundation.arguments import door, shown
-from prunus.foundation.atomic_files import Contents, atomic_dir
-from prunus.foundation.index_ranges import count_of
+from prunus.foundation.atomic_files import atomic_dir
+from prunus.foundation.checksum import SUM, bytes_with_checksum, checksum_error, is_changed, with_sum
+from prunus.foundation.index_ranges import MOST_UNITS, count_of, from_ranges, to_ranges
+from prunus.foundation.places import Contents
 from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.foundation.user_code import one_line
 from prunus.graph.ir import Graph
@@ -24,9 +26,9 @@ from prunus.substitutes import SUBSTITUTES, Merge, read_substitutes, same_merges
 FORMAT = "prunus-plan/1"
 PLAN, MASKS = "plan.json", "masks.safetensors"
 """The files of a plan, in every folder that prunus writes for a network."""
-PLAN_FILES = Contents(PLAN, frozenset({PLAN, MASKS, SUBSTITUTES}))
-MOST_BYTES, MOST_UNITS = 2**28, 2**26
-"""Limits of a plan file in bytes, and of all its axes and dims in units; checked before memory is allocated."""
+PLAN_FILES = Contents(PLAN, frozenset({PLAN, MASKS, SUBSTITUTES}), '"format": "prunus-plan/')
+MOST_BYTES = 2**28
+"""The longest plan file in bytes, checked before it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +176,7 @@ class Plan:
         """Write the files of `save` into a folder that may hold other files."""
         import torch
 
-        from prunus.foundation.checksum import bytes_with_checksum
-
-        (folder / PLAN).write_text(json.dumps(self.describe(), indent=1) + "\n", encoding="utf-8")
+        (folder / PLAN).write_text(json.dumps(with_sum(self.describe()), indent=1) + "\n", encoding="utf-8")
         if self.masks:
             packed = {k: torch.from_numpy(np.packbits(m.reshape(-1))) for k, m in self.masks.items()}
             (folder / MASKS).write_bytes(bytes_with_checksum(packed, {}))
@@ -185,18 +185,12 @@ class Plan:
     @staticmethod
     @door("Plan.load")
     def load(folder: Path | str) -> Plan:
-        """Read a plan from the folder that `save` wrote.
+        """Read a plan from the folder that `save` wrote; ``plan.json`` may have been edited since.
 
         Raises:
             PlanError: missing or damaged file, a key that occurs twice, another format version.
         """
-        path = Path(folder) / PLAN
-        if not path.is_file():
-            raise PlanError(f"No plan at {path}; give the folder that `Plan.save` wrote.")
-        text = _parsed(path)
-        _check_form(text, str(path))
-        merges = read_substitutes(path.parent, text.get("merges"))
-        return Plan.from_description(text, _read_masks(path.parent, text), merges, str(path))
+        return read_plan(folder)[0]
 
     @staticmethod
     def from_description(
@@ -222,6 +216,23 @@ class Plan:
         except (DataError, AttributeError, KeyError, TypeError, ValueError) as error:
             kind = "" if isinstance(error, DataError) else f"{type(error).__name__} "
             raise PlanError(f"{where} is damaged: {kind}{one_line(error, 200).rstrip('.')}.") from error
+
+
+def read_plan(folder: Path | str) -> tuple[Plan, bool]:
+    """Read a plan as `Plan.load`; return too whether ``plan.json`` was edited since prunus wrote it.
+
+    Its checksum tells an edit; a plan that was written before there were checksums counts as not edited.
+    """
+    path = Path(folder) / PLAN
+    if not path.is_file():
+        raise PlanError(f"No plan at {path}; give the folder that `Plan.save` wrote.")
+    text = _parsed(path)
+    edited = is_changed(text)
+    if isinstance(text, dict):
+        text.pop(SUM, None)
+    _check_form(text, str(path))
+    merges = read_substitutes(path.parent, text.get("merges"))
+    return Plan.from_description(text, _read_masks(path.parent, text), merges, str(path)), edited
 
 
 def _drop_of(value: Any) -> Drop:  # a branch added by hand has a name alone; `review.settle` finds the rest
@@ -322,45 +333,6 @@ def fingerprint(graph: Graph) -> str:
     return digest.hexdigest()[:16]
 
 
-def to_ranges(indices: np.ndarray) -> str:
-    """Write sorted indices as ranges.
-
-    Example:
-        >>> to_ranges(np.array([0, 1, 2, 5]))
-        '0-2,5'
-    """
-    if len(indices) == 0:
-        return ""
-    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
-    runs = np.split(np.asarray(indices), breaks)
-    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
-
-
-def from_ranges(text: str, most: int = MOST_UNITS) -> np.ndarray:
-    """Read ranges that `to_ranges` wrote.
-
-    Args:
-        text: ranges in rising order.
-        most: allowed are the indices 0 to ``most`` − 1; a longer range is refused before memory is allocated.
-
-    Raises:
-        ValueError: text of another form; the message names it.
-    """
-    runs, before = [], -1
-    for part in text.split(",") if text else ():
-        first, _, last = part.partition("-")
-        if not (first.isascii() and first.isdigit()) or (last and not (last.isascii() and last.isdigit())):
-            raise ValueError(f"{part[:40]!r} is no range such as '0-2'")
-        start, stop = (int(number) if len(number) < 20 else most for number in (first, last or first))
-        if not before < start <= stop:
-            raise ValueError(f"the range {part[:40]!r} does not rise")
-        if stop >= most:
-            raise ValueError(f"index {stop} outside 0..{most - 1}")
-        runs.append(np.arange(start, stop + 1))
-        before = stop
-    return np.concatenate(runs) if runs else np.zeros(0, np.int64)
-
-
 def _to_mask(ranges: str, size: int) -> np.ndarray:
     if not 0 <= size <= MOST_UNITS:
         raise ValueError(f"a size of {size}; allowed: 0 to {MOST_UNITS}")
@@ -372,8 +344,6 @@ def _to_mask(ranges: str, size: int) -> np.ndarray:
 def _read_masks(folder: Path, text: Mapping[str, Any]) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
-
-    from prunus.foundation.checksum import checksum_error
 
     listed = text.get("masks") or {}
     if not listed:

@@ -107,7 +107,7 @@ def test_folders_are_replaced_by_their_own_kind_alone(tmp_path) -> None:
     found = prunus.prune(network(), EXAMPLE, budget={"params": 0.5})
     found.save(tmp_path / "small")
     (tmp_path / "small" / "notes.txt").write_text("mine")
-    with pytest.raises(OptionError, match=r"contains 'notes.txt', which does not belong to such a folder"):
+    with pytest.raises(OptionError, match=r"contains 'notes.txt', which prunus did not write into such a folder"):
         found.save(tmp_path / "small")
     (tmp_path / "small" / "notes.txt").unlink()
     with pytest.raises(OptionError, match=r"contains 'checkpoint.json'"):

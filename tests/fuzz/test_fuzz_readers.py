@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = sorted((Path(__file__).parent / "kept").glob("*/*/files"))
-NAMES = ("recipe", "plan", "checkpoint", "training", "pt2")
+NAMES = ("recipe", "plan", "checkpoint", "training", "pt2", "results", "runs", "trained", "times", "huggingface")
 
 
 def python(*words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:

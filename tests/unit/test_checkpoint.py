@@ -16,12 +16,13 @@ from factories_pruned import Cut, cut_at_random, same_bits, same_state
 from prunus.errors import ModelError, OptionError, UsageError
 from prunus.exporters import load, packed_size, save, undo
 from prunus.exporters.header import read_header
+from prunus.foundation.places import MANIFEST
 from prunus.graph.capture import capture
 from prunus.plans import Drop
 
 ATTENTION = NetSpec("sequence", (0, 1), width=8)
 IMAGE = NetSpec("image", (0, 2, 4), width=6, tied=True)
-FILES = {"checkpoint.json", "plan.json", "weights.safetensors"}
+FILES = {"checkpoint.json", "plan.json", "weights.safetensors", MANIFEST}
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from factories_networks import NetSpec
 from factories_pruned import cut_at_random
 from prunus.errors import ModelError, PlanError, UsageError
 from prunus.exporters import load, save
+from prunus.foundation.checksum import with_sum
 
 ATTENTION = NetSpec("sequence", (0, 1), width=8)
 
@@ -38,11 +39,11 @@ def rewrite(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
     data = json.loads(path.read_text())
     change(data)
     path.write_text(json.dumps(data))
+    told = json.loads(header.read_text())
     if path != header:
-        told = json.loads(header.read_text())
         content = path.read_bytes()
         told["files"][name] = {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        header.write_text(json.dumps(told))
+    header.write_text(json.dumps(with_sum(told)))
 
 
 def test_no_model_where_one_is_needed(folder: Path) -> None:

@@ -80,6 +80,17 @@ def test_a_method_stands_for_criterion_and_allocator_and_compare_names_its_own(t
     assert "1608.08710" in {paper.arxiv for paper in cite(recipe).references}
 
 
+def test_a_method_with_a_criterion_and_one_of_several_methods_cite_them(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    head = "version: 1\nmodel: digits\ndata: digits\nrecover: {steps: 0}\n"
+    recipe.write_text(head + "prune: {budget: {params: 0.5}, method: layer-wise, criterion: fpgm}\n")
+    assert [(e.role, e.name) for e in cite(recipe).used] == [("criterion", "fpgm"), ("method", "layer-wise")]
+    recipe.write_text(head + "prune: {budget: {params: 0.5}, method: integrated, methods: [depth, apoz=0.4]}\n")
+    assert {("method", "integrated"), ("method", "depth"), ("method", "apoz")} <= {
+        (e.role, e.name) for e in cite(recipe).used
+    }
+
+
 def test_stages_cite_their_ways_and_schedules(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(

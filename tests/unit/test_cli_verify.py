@@ -12,6 +12,7 @@ from torch import nn
 import prunus
 from prunus.cli.main import main
 from prunus.experiments.recipe import Recipe
+from prunus.foundation.checksum import with_sum
 
 RECIPE = {"version": 1, "model": "model.py:net", "data": "noise", "data_args": {"input_shape": "2,8"}}
 MODEL = """
@@ -51,7 +52,7 @@ def test_a_checkpoint_finds_its_model_from_any_folder(
 ) -> None:
     recipe = Recipe.model_validate(RECIPE).located(folder.parent)
     header = json.loads((folder / "checkpoint.json").read_text())
-    (folder / "checkpoint.json").write_text(json.dumps({**header, "metadata": recipe.stored(folder)}))
+    (folder / "checkpoint.json").write_text(json.dumps(with_sum({**header, "metadata": recipe.stored(folder)})))
     (folder.parent / "elsewhere").mkdir()
     monkeypatch.chdir(folder.parent / "elsewhere")
     with pytest.raises(SystemExit) as ended:
@@ -99,7 +100,7 @@ def test_a_plan_folder_is_no_checkpoint(
 
 def test_without_a_recipe_it_says_what_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "checkpoint.json"
-    path.write_text(path.read_text().replace('"recipe"', '"other"'))
+    path.write_text(json.dumps(with_sum(json.loads(path.read_text().replace('"recipe"', '"other"')))))
     with pytest.raises(SystemExit) as ended:
         main(["verify", str(folder)])
     assert ended.value.code == 2

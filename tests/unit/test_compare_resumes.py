@@ -16,6 +16,7 @@ from prunus.experiments import comparison
 from prunus.experiments.comparison import compare
 from prunus.experiments.finished_runs import UNFINISHED, FinishedRuns
 from prunus.experiments.recipe import Recipe, load_recipe
+from prunus.foundation.places import MANIFEST
 from prunus.report.results import Results, Skipped
 
 NET = """
@@ -99,7 +100,7 @@ def test_an_interrupted_comparison_goes_on_and_gives_equal_results(recipe, tmp_p
     assert len(done + made) == RUNS
     assert trained.count(True) == 2
     assert timeless(resumed) == timeless(whole)
-    assert sorted(p.name for p in out.iterdir()) == ["report.html", "results.json"]
+    assert sorted(p.name for p in out.iterdir()) == [MANIFEST, "report.html", "results.json"]
 
 
 def test_a_killed_comparison_goes_on(recipe, tmp_path):
@@ -199,3 +200,76 @@ def test_files_of_the_user_with_the_names_of_results_stay(recipe, tmp_path, monk
     with pytest.raises(PrunusError, match=f"its '{name}' was not written by prunus"):
         compare(recipe, out=out)
     assert (entered, (out / name).read_text()) == ([], "mine")
+
+
+class Told:
+    """Keeps the lines that a comparison shows."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def start(self, task: str, total: int) -> None: ...
+    def advance(self, task: str, n: int = 1) -> None: ...
+    def finish(self, task: str) -> None: ...
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_a_finished_comparison_makes_nothing_again(recipe, tmp_path, monkeypatch):
+    out, told = tmp_path / "out", Told()
+    first = compare(recipe, out=out, progress=told)
+    assert told.lines == []
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    entered = enter_counted(monkeypatch)
+    monkeypatch.setattr(comparison, "prepare", lambda *a: pytest.fail("nothing is trained or prepared"))
+    for _ in range(2):
+        assert compare(recipe, out=out, progress=told) == first
+    assert entered == []
+    line = f"{RUNS} of {RUNS} runs taken from {out / 'results.json'}; delete it to start anew."
+    assert told.lines == [line, line]
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_only_new_runs_and_those_that_failed_are_made(recipe, tmp_path, monkeypatch):
+    out, told = tmp_path / "out", Told()
+    recipe.write_text(RECIPE.replace("[0.6, 0.4]", "[0.6]").replace("seeds: 2", "seeds: 1"))
+    with monkeypatch.context() as patch:
+        enter_counted(patch, lambda method, *_: 1 / 0 if method == "sensitivity" else None)
+        assert len(compare(recipe, out=out).runs) == 1
+    recipe.write_text(RECIPE)
+    entered = enter_counted(monkeypatch)
+    results = compare(recipe, out=out, progress=told)
+    assert len(entered) == RUNS - 1
+    assert ("magnitude", 0.6, 0) not in entered
+    assert told.lines == [f"1 of {RUNS} runs taken from {out / 'results.json'}; delete it to start anew."]
+    assert timeless(results) == timeless(compare(recipe))
+
+
+@pytest.mark.parametrize("change", ["recipe", "code", "damage", "version"])
+def test_results_of_something_else_are_not_taken(recipe, tmp_path, monkeypatch, change):
+    out = tmp_path / "out"
+    recipe.write_text(RECIPE.replace("[0.6, 0.4]", "[0.6]").replace("seeds: 2", "seeds: 1"))
+    compare(recipe, out=out)
+    if change == "recipe":
+        recipe.write_text(recipe.read_text().replace("recover: {steps: 3}", "recover: {steps: 2}"))
+    elif change == "code":
+        (tmp_path / "net.py").write_text(NET.replace("manual_seed(1)", "manual_seed(2)"))
+    elif change == "damage":
+        text = (out / "results.json").read_text()
+        (out / "results.json").write_text(text.replace('"seed": 0', '"seed":  0').replace("magnitude", "magnitudf"))
+    else:
+        monkeypatch.setattr("prunus.experiments.finished_runs.VERSION", "0.0.0")
+    entered = enter_counted(monkeypatch)
+    compare(recipe, out=out)
+    assert len(entered) == 2
+
+
+def test_a_link_in_the_place_of_the_log_is_refused(recipe, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / UNFINISHED).symlink_to(tmp_path / "elsewhere")
+    entered = enter_counted(monkeypatch)
+    with pytest.raises(PrunusError, match="'unfinished' is a symbolic link"):
+        compare(recipe, out=tmp_path / "out")
+    assert entered == []
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -16,6 +16,7 @@ from factories_pruned import Cut, cut_at_random
 from prunus.errors import ModelError
 from prunus.exporters import load, save
 from prunus.exporters.header import FileMark
+from prunus.foundation.checksum import with_sum
 from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.surgery.proving.verify import compare_models
@@ -269,4 +270,4 @@ def rewritten(folder: Path, text: str) -> None:
     header = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
     mark = FileMark.of(folder / "graph.json")
     header["files"]["graph.json"] = {"size_bytes": mark.size_bytes, "sha256": mark.sha256}
-    (folder / "checkpoint.json").write_text(json.dumps(header), encoding="utf-8")
+    (folder / "checkpoint.json").write_text(json.dumps(with_sum(header)), encoding="utf-8")

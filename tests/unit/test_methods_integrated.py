@@ -160,6 +160,16 @@ def test_the_default_is_fine_tuning_structured_and_activation_pruning() -> None:
     assert all((plan.axes[axis] == named.axes[axis]).all() for axis in plan.axes | named.axes)
 
 
+def test_an_axis_that_several_methods_narrow_has_one_decision() -> None:
+    plan = fresh_subject().plan({"params": 0.4}, method="integrated", methods=["magnitude", "contribution"])
+    nodes = [decision.node for decision in plan.decisions]
+    assert len(nodes) == len(set(nodes)) == len(plan.axes)
+    assert all(decision.removed == int((~plan.axes[decision.node]).sum()) for decision in plan.decisions)
+    assert any(
+        "lowest magnitude of what" in d.reason and "lowest contribution of what" in d.reason for d in plan.decisions
+    )
+
+
 def test_shares_divide_the_saving_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     analysis, targets = fresh_subject(), []
     take = integrated_module._take

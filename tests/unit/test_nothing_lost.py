@@ -17,8 +17,9 @@ import prunus
 from faults import failing, killed_at
 from prunus.errors import PrunusError
 from prunus.foundation import atomic_files
-from prunus.foundation.atomic_files import Contents, append_line, atomic_dir, check_writable, settle, write_bytes_atomic
+from prunus.foundation.atomic_files import append_line, atomic_dir, check_writable, settle, write_bytes_atomic
 from prunus.foundation.cache import read_summed, summed_bytes
+from prunus.foundation.places import MANIFEST, Contents, listed_files
 
 OURS = Contents("plan.json", frozenset({"plan.json", "weights"}))
 FILE = atomic_files.__file__
@@ -41,7 +42,10 @@ def write_folder(place: Path, content: str) -> None:
 
 
 def state(place: Path) -> tuple[str, ...]:
-    return tuple(sorted(f"{p.name}={p.read_text()}" for p in place.iterdir())) if place.exists() else ()
+    if not place.exists():
+        return ()
+    assert listed_files(place) == set(names(place)) - {MANIFEST}
+    return tuple(sorted(f"{p.name}={p.read_text()}" for p in place.iterdir() if p.name != MANIFEST))
 
 
 def whole(content: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prunus.surgery.proving.precision import computing_in, small_groups
+from prunus.surgery.proving.precision import computing_in, small_images
 
 N, X = torch.arange(6).view(2, 3), torch.rand(2, 3, dtype=torch.float64)
 NEW = (
@@ -71,25 +71,29 @@ def test_another_thread_keeps_its_type() -> None:
         ((1, 32, 9, 6), 64, (3, 2), {"stride": (2, 3), "padding": (0, 1), "dilation": (2, 1)}),
         ((3, 64, 4, 4), 32, (1, 1), {}),
         ((1, 48, 3, 3), 48, (7, 7), {"padding": 3}),
+        ((3, 10, 5, 4), 7, (3, 2), {"padding": (1, 0), "stride": (2, 1)}),
+        ((2, 10, 4, 4), 7, (1, 1), {}),
     ],
 )
-def test_small_images_in_many_groups_are_convolved_as_one_product(
+def test_small_images_are_convolved_as_one_product(
     shape: tuple[int, ...], out: int, kernel: tuple[int, int], options: dict[str, Any]
 ) -> None:
-    groups = {32: 32, 64: 32, 48: 48}[shape[1]]
+    groups = {32: 32, 64: 32, 48: 48, 10: 1}[shape[1]]
     x, w = torch.randn(shape).double(), torch.randn(out, shape[1] // groups, *kernel).double()
     bias = torch.randn(out).double()
     expected = F.conv2d(x, w, bias, groups=groups, **options)
     sizes = {
         name: _pair(options.get(name, default)) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
     }
-    found = small_groups(x, w, bias, *sizes.values(), False, (0, 0), groups)
+    found = small_images(x, w, bias, *sizes.values(), False, (0, 0), groups)
     assert found is not None
     assert torch.allclose(found, expected, rtol=1e-13, atol=1e-13)
+    assert found.stride() == expected.stride()
     with computing_in(torch.float64):
         assert torch.equal(F.conv2d(x, w, bias, groups=groups, **options), found)
-    assert small_groups(x.float(), w.float(), None, *sizes.values(), False, (0, 0), groups) is None
-    assert small_groups(x, w, None, *sizes.values(), True, (0, 0), groups) is None
+    assert small_images(x.float(), w.float(), None, *sizes.values(), False, (0, 0), groups) is None
+    assert small_images(x, w, None, *sizes.values(), True, (0, 0), groups) is None
+    assert small_images(x.transpose(2, 3), w, None, *sizes.values(), False, (0, 0), groups) is None
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -98,9 +102,9 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 def test_large_images_and_few_groups_are_left_to_torch() -> None:
     one = ((1, 1), (0, 0), (1, 1), False, (0, 0))
-    for groups, side in ((32, 30), (8, 3)):
+    for groups, side in ((32, 30), (8, 3), (1, 3)):
         x, w = torch.randn(1, 32, side, side).double(), torch.randn(32, 32 // groups, 3, 3).double()
-        assert small_groups(x, w, None, *one, groups) is None
+        assert small_images(x, w, None, *one, groups) is None
 
 
 def test_gradients_pass_through_the_product() -> None:

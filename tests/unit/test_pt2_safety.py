@@ -18,7 +18,7 @@ import prunus
 from prunus.errors import ModelError
 from prunus.exporters import load
 from prunus.exporters.allowed_ops import COMPUTING, REFUSED_NAMESPACES
-from prunus.exporters.program_archive import MODEL, TEXT_LIMIT
+from prunus.exporters.program_archive import MODEL, SUMS, TEXT_LIMIT, add_sums
 from prunus.exporters.size_expressions import parse_size
 
 WEIGHTS = "data/weights/model_weights_config.json"
@@ -47,12 +47,13 @@ def changed(data: bytes, entry: str, change: Callable[[Any], Any]) -> bytes:
     """Return the file with one JSON entry changed; its checksums are right, as an attacker's would be."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
-        for name in old.namelist():
+        for name in (name for name in old.namelist() if not name.endswith(SUMS)):
             content = old.read(name)
             if name.endswith(entry):
                 found = json.loads(content)
                 content = json.dumps(change(found) or found).encode()
             new.writestr(name, content)
+    add_sums(out)
     return out.getvalue()
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import prunus
 from prunus.errors import PlanError, SelectorError
-from prunus.plans import MOST_UNITS, Plan, from_ranges
+from prunus.foundation.index_ranges import MOST_UNITS, from_ranges
+from prunus.plans import Plan
 
 
 class Holding(nn.Module):

@@ -20,6 +20,7 @@ from prunus.experiments.workloads.glyphs import GlyphSizes, load_glyphs
 from prunus.experiments.workloads.glyphs.resnet import ResNet
 from prunus.experiments.workloads.store import RECORD, WEIGHTS, EpochScore, read_trained
 from prunus.foundation.cache import CacheWarning, cache_folder
+from prunus.foundation.places import MANIFEST
 from prunus.measurement.quality import evaluate
 from prunus.training import TrainingOptions
 
@@ -88,7 +89,7 @@ def test_what_was_trained_is_found_again(monkeypatch: pytest.MonkeyPatch) -> Non
     assert again.record == first[1]
     assert same(again.model, trained("tiny", epochs=2))
     assert again.folder.is_relative_to(cache_folder() / "trained" / "tiny")
-    assert sorted(path.name for path in again.folder.iterdir()) == [RECORD, WEIGHTS]
+    assert sorted(path.name for path in again.folder.iterdir()) == [MANIFEST, RECORD, WEIGHTS]
 
 
 def test_the_seed_decides_the_weights() -> None:

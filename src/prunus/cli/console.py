@@ -58,6 +58,10 @@ class BarProgress:
         if task in self._ids:
             self._bars.advance(self._ids[task], n)
 
+    def note(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def finish(self, task: str) -> None:
         """Remove the bar."""
         if task in self._ids:
@@ -104,6 +108,10 @@ class PlainProgress:
         state = self._tasks.pop(task, None)
         if state is not None and self._clock() - state.began >= self._interval:
             self._line(f"{task}: done ({self._clock() - state.began:.0f} s)")
+
+    def note(self, text: str) -> None:
+        """Write a line at once."""
+        self._line(text)
 
     def _line(self, text: str) -> None:
         self._stream.write(text + "\n")

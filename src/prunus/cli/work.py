@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from prunus.cli.console import shown_progress
 from prunus.errors import OptionError
-from prunus.foundation.atomic_files import Contents, check_replaceable
+from prunus.foundation.places import Contents, check_replaceable
 
 if TYPE_CHECKING:
     from prunus.experiments.recipe import Recipe

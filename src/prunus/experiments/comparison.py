@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,19 +17,21 @@ import torch
 from torch import Tensor
 
 from prunus.errors import BudgetError, OptionError, PrunusError
-from prunus.experiments.finished_runs import FinishedRuns
+from prunus.experiments.finished_runs import FAILED, RESULTS, FinishedRuns, digest_of, processor
 from prunus.experiments.recipe import Recipe, load_recipe
 from prunus.experiments.trial import Trial, dense_row, enter, prepare
-from prunus.foundation.atomic_files import check_writable
+from prunus.foundation.atomic_files import check_writable, list_written
 from prunus.foundation.autograd_mode import in_ordinary_mode
-from prunus.foundation.progress import Progress, Silent
+from prunus.foundation.places import placed
+from prunus.foundation.progress import Progress, Silent, tell
 from prunus.foundation.version import VERSION
 from prunus.methods import METHODS, Method
-from prunus.report.results import Environment, Results, Row, Skipped, named
+from prunus.report.results import Environment, Origin, Results, Row, Skipped, named
 
-_FAILED = "failed with seed "
-_BY_HAND = {"criterion", "transfer"}
-"""Options without which a method is not whole, so that ``all`` leaves it out."""
+_BY_HAND = {"allocator", "window", "transfer"}
+"""Options of methods that ``all`` leaves out: without them these are no whole method, or another one."""
+_DENSE = ("dense", 1.0)
+"""The place of the dense row of a seed."""
 _LONGEST_FIRST = ("multi-scale", "smaller-dense", "layer-wise", "key-path", "modular")
 
 
@@ -43,7 +45,9 @@ def compare(recipe: Recipe | Path | str, *, progress: Progress | None = None, ou
 
     A run that fails is listed among the skipped ones with its reason, and the others go on. With ``out``, every
     finished run is kept at once in ``unfinished`` there; a comparison that was interrupted goes on from them when it
-    is called again with the same recipe and folder, and gives the same results apart from times.
+    is called again with the same recipe and folder, and gives the same results apart from times. Runs that stand in
+    ``results.json`` there are taken from it, so that only new methods, kept fractions, repairs and seeds, and runs that
+    failed, are made; delete the file to start anew. ``progress`` is told how many runs are taken.
 
     Args:
         recipe: the recipe, or the path of its file. ``compare: {save: true}`` stores the network of every run
@@ -64,14 +68,19 @@ def compare(recipe: Recipe | Path | str, *, progress: Progress | None = None, ou
         check_writable(Path(out) / "results.json")
         check_own_results(Path(out))
     finished = FinishedRuns.of(recipe, None if out is None else Path(out))
+    runs = _runs(recipe, methods)
+    _tell_taken(finished, runs, recipe, out, shown)
     dense_runs: list[Row] = []
     rows: list[Row] = []
     skipped: dict[tuple[str, float], Skipped] = {}
+    weights: dict[str, str] = {}
     with threads_of(recipe.threads):
         for offset in range(recipe.compare.seeds):
-            trial = _trial(recipe, recipe.seed + offset, shown, networks, finished)
-            dense_runs.append(_dense_row(trial, finished))
-            for found in _rows(trial, methods, shown, finished):
+            seed = recipe.seed + offset
+            digest, dense, entries = _seed(recipe, seed, runs, shown, networks, finished)
+            weights[str(seed)] = digest
+            dense_runs.append(dense)
+            for found in entries:
                 if isinstance(found, Skipped):
                     skipped[found.method, found.kept_fraction] = found
                 else:
@@ -81,13 +90,47 @@ def compare(recipe: Recipe | Path | str, *, progress: Progress | None = None, ou
         raise BudgetError(f"No method could be run; {first.method} at {first.kept_fraction:g} kept: {first.reason}")
     names = [named(method.name, repair) for method in methods for repair in recipe.compare.repair]
     # A method that cannot reach a kept fraction with one seed is left out; one that failed keeps its other seeds.
-    out_of_reach = {at for at, entry in skipped.items() if not entry.reason.startswith(_FAILED)}
+    out_of_reach = {at for at, entry in skipped.items() if not entry.reason.startswith(FAILED)}
     ordered = _in_order([r for r in rows if (r.method, r.kept_fraction) not in out_of_reach], names)
-    results = results_of(recipe, "Pruning methods compared", dense_runs, ordered, skipped.values())
+    origin = Origin(digest_of(recipe), weights)
+    results = results_of(recipe, "Pruning methods compared", dense_runs, ordered, skipped.values(), origin)
+    if finished.earlier is not None and results == replace(finished.earlier, created=results.created):
+        results = finished.earlier  # nothing is new, not even its time
     if out is not None:
         write_results(results, Path(out), shown)
         finished.remove()
     return results
+
+
+def _tell_taken(
+    finished: FinishedRuns, runs: Sequence[Run], recipe: Recipe, out: Path | str | None, progress: Progress
+) -> None:
+    places = [run.place for run in runs]
+    taken = sum(finished.count(recipe.seed + offset, places) for offset in range(recipe.compare.seeds))
+    if taken and out is not None:
+        total = recipe.compare.seeds * len(runs)
+        sources = [Path(out) / RESULTS] if finished.earlier is not None else []
+        sources += [finished.folder] if finished.folder is not None and finished.folder.is_dir() else []
+        names = " and ".join(str(path) for path in sources)
+        tell(
+            progress,
+            f"{taken} of {total} runs taken from {names}; delete {'it' if len(sources) == 1 else 'both'} to "
+            "start anew.",
+        )
+
+
+def _seed(
+    recipe: Recipe, seed: int, runs: Sequence[Run], shown: Progress, networks: Path | None, finished: FinishedRuns
+) -> tuple[str, Row, Iterable[Row | Skipped]]:
+    """Return the digest of the dense weights of a seed, its dense row, and the entries of its runs, made as needed."""
+    places = [_DENSE, *(run.place for run in runs)]
+    digest = finished.weights_of(seed, places)
+    if digest is not None:
+        dense, *entries = (finished.get(digest, (seed, *place)) for place in places)
+        if isinstance(dense, Row):
+            return digest, dense, [entry for entry in entries if entry is not None]
+    trial = _trial(recipe, seed, shown, networks, finished)
+    return trial.trained.digest, _dense_row(trial, finished), _entries(trial, runs, shown, finished)
 
 
 def _trial(recipe: Recipe, seed: int, shown: Progress, networks: Path | None, finished: FinishedRuns) -> Trial:
@@ -100,7 +143,7 @@ def _trial(recipe: Recipe, seed: int, shown: Progress, networks: Path | None, fi
 
 
 def _dense_row(trial: Trial, finished: FinishedRuns) -> Row:
-    digest, place = trial.trained.digest, (trial.seed, "dense", 1.0)
+    digest, place = trial.trained.digest, (trial.seed, *_DENSE)
     entry = finished.get(digest, place)
     if not isinstance(entry, Row):
         entry = dense_row(trial)
@@ -109,7 +152,12 @@ def _dense_row(trial: Trial, finished: FinishedRuns) -> Row:
 
 
 def results_of(
-    recipe: Recipe, title: str, dense_runs: Iterable[Row], rows: Iterable[Row], skipped: Iterable[Skipped] = ()
+    recipe: Recipe,
+    title: str,
+    dense_runs: Iterable[Row],
+    rows: Iterable[Row],
+    skipped: Iterable[Skipped] = (),
+    origin: Origin | None = None,
 ) -> Results:
     """Make results of measured rows, with the recipe and the environment of this machine."""
     return Results.make(
@@ -123,6 +171,7 @@ def results_of(
         version=VERSION,
         environment=_environment(recipe),
         recipe=recipe.model_dump(mode="json"),
+        origin=origin,
     )
 
 
@@ -131,7 +180,7 @@ def _networks(recipe: Recipe, out: Path | str | None) -> Path | None:
         return None
     if out is None:
         raise OptionError("compare.save keeps networks in the folder of the results; give out.")
-    return Path(out) / "networks"
+    return placed(Path(out) / "networks")  # a link would lead the networks elsewhere
 
 
 def _methods(recipe: Recipe) -> list[Method]:
@@ -139,12 +188,14 @@ def _methods(recipe: Recipe) -> list[Method]:
     return [METHODS.get(name) for name in chosen]
 
 
-def _rows(trial: Trial, methods: list[Method], progress: Progress, finished: FinishedRuns) -> Iterator[Row | Skipped]:
+def _runs(recipe: Recipe, methods: Iterable[Method]) -> list[Run]:
+    section = recipe.compare
+    return [Run(m.name, kept, repair) for m in methods for kept in section.kept for repair in section.repair]
+
+
+def _entries(trial: Trial, runs: Sequence[Run], progress: Progress, finished: FinishedRuns) -> Iterator[Row | Skipped]:
     """Yield the entry of every run, finished ones first; each new one is kept at once unless it failed."""
     recipe, digest = trial.recipe, trial.trained.digest
-    runs = [
-        Run(m.name, kept, repair) for m in methods for kept in recipe.compare.kept for repair in recipe.compare.repair
-    ]
     task = f"compare (seed {trial.seed})"
     progress.start(task, len(runs))
     left = []
@@ -157,7 +208,7 @@ def _rows(trial: Trial, methods: list[Method], progress: Progress, finished: Fin
             progress.advance(task)
     ended = ((run, entered(trial, run)) for run in left) if recipe.workers == 1 else _in_processes(trial, left)
     for run, entry in ended:
-        if isinstance(entry, Row) or not entry.reason.startswith(_FAILED):
+        if isinstance(entry, Row) or not entry.reason.startswith(FAILED):
             finished.add(digest, (trial.seed, *run.place), entry)
         yield entry
         progress.advance(task)
@@ -189,11 +240,11 @@ def entered(trial: Trial, run: Run) -> Row | Skipped:
 
 
 def _failed(trial: Trial, run: Run, reason: str) -> Skipped:
-    return Skipped(*run.place, f"{_FAILED}{trial.seed}: {reason}")
+    return Skipped(*run.place, f"{FAILED}{trial.seed}: {reason}")
 
 
 def named_methods() -> list[str]:
-    """Return the names behind ``all``: every method that is whole without options."""
+    """Return the names behind ``all``: every method that is whole without options and no other by default."""
     return [name for name in METHODS.names() if not _BY_HAND & set(METHODS.get(name).options)]
 
 
@@ -270,16 +321,7 @@ def threads_of(count: int | None) -> Iterator[None]:
 
 def _environment(recipe: Recipe) -> Environment:
     latency = recipe.compare.latency
-    return Environment(torch.__version__, platform.python_version(), _processor(), latency.threads, latency.batch)
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return Environment(torch.__version__, platform.python_version(), processor(), latency.threads, latency.batch)
 
 
 def check_own_results(out: Path) -> None:
@@ -304,6 +346,7 @@ def write_results(results: Results, out: Path, progress: Progress) -> None:
     from prunus.report import write_report
 
     progress.start("report", 1)
+    list_written(out, "results.json", "report.html")
     results.save(out / "results.json")
     write_report(results, out / "report.html")
     progress.finish("report")

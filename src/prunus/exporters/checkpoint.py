@@ -15,7 +15,7 @@ from torch import nn
 from prunus.errors import ModelError, OptionError, UsageError, nearest
 from prunus.exporters.header import CHECKPOINT, CONSTANTS, GRAPH, WEIGHTS, FileMark, Header
 from prunus.exporters.pack import fleeting_names, stored_tensors, write_tensors
-from prunus.exporters.parts import Pruned, check_metadata, class_name, parts, write_plan
+from prunus.exporters.parts import Pruned, check_metadata, class_name, parts
 from prunus.exporters.surgery_json import check_rewriting, constant_attribute, decode_surgery, encode_surgery
 from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import atomic_dir
@@ -81,7 +81,7 @@ def write_checkpoint(
     if rewriting is not None:
         text = json.dumps(rewriting, separators=(",", ":"), allow_nan=False)
         (folder / GRAPH).write_text(text + "\n", encoding="utf-8")
-    write_plan(plan, folder)
+    plan.write(folder)
     Header.make(
         mode=surgery.mode,
         model=class_name(model, surgery),

@@ -17,7 +17,7 @@ from torch import nn
 from prunus.errors import ModelError
 from prunus.exporters.exported_reading import FORMAT, one_line, read_program, silent
 from prunus.exporters.parts import Pruned, check_metadata, class_name, example_call, parts
-from prunus.exporters.program_archive import ABOUT
+from prunus.exporters.program_archive import ABOUT, add_sums
 from prunus.foundation.atomic_files import write_bytes_atomic
 from prunus.foundation.version import VERSION
 from prunus.graph.capture import capture, preserved, split_inputs
@@ -70,6 +70,7 @@ def save_program(
     buffer = io.BytesIO()
     with silent():
         torch.export.save(exported, buffer, extra_files={PLAN: json.dumps(plan.describe()), ABOUT: json.dumps(about)})
+    add_sums(buffer)
     loaded = read_program(buffer, str(path))
     expected, got = _outputs(model, inputs), _outputs(loaded, inputs)
     error = relative_error(got, expected)

@@ -13,7 +13,8 @@ import torch
 
 from prunus.errors import DataError, ModelError
 from prunus.foundation.arguments import shown
-from prunus.foundation.atomic_files import Contents
+from prunus.foundation.checksum import SUM, is_changed, with_sum
+from prunus.foundation.places import Contents
 from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.foundation.version import VERSION
 from prunus.plans import PLAN, PLAN_FILES, Mend
@@ -22,7 +23,7 @@ FORMAT = "prunus-checkpoint/1"
 HEADER, GRAPH = "checkpoint.json", "graph.json"
 WEIGHTS, CONSTANTS = "weights.safetensors", "constants.safetensors"
 RESULTS, REPORT = "results.json", "report.html"
-CHECKPOINT = Contents(PLAN, PLAN_FILES.names | {HEADER, GRAPH, WEIGHTS, CONSTANTS, RESULTS, REPORT})
+CHECKPOINT = Contents(PLAN, PLAN_FILES.names | {HEADER, GRAPH, WEIGHTS, CONSTANTS, RESULTS, REPORT}, PLAN_FILES.text)
 """A checkpoint folder; `prunus prune` puts the results and their report beside it."""
 LONGEST_TEXT = 64 << 20
 """The longest JSON text of a checkpoint that is read, in bytes; parsed it takes some fifteen times as much memory."""
@@ -89,7 +90,7 @@ class Header:
 
     def write(self, folder: Path) -> None:
         """Write ``checkpoint.json``, the last file of a folder."""
-        text = json.dumps(asdict(self), indent=1, allow_nan=False)
+        text = json.dumps(with_sum(asdict(self)), indent=1, allow_nan=False)
         (folder / HEADER).write_text(text + "\n", encoding="utf-8")
 
 
@@ -107,7 +108,9 @@ def read_header(folder: Path | str) -> Header:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             stored = data.get("format") if isinstance(data, dict) else data
             raise ModelError(f"{path} has format {shown(stored)}; this version reads {FORMAT!r}.")
-        header = decode_record(Header, data, str(path))
+        header = decode_record(Header, {key: value for key, value in data.items() if key != SUM}, str(path))
+        if is_changed(data):
+            raise ModelError(f"{path} was changed since prunus wrote it; copy the whole folder again.")
     except DataError as error:
         raise ModelError(str(error)) from error
     except OSError as error:

@@ -16,16 +16,18 @@ from prunus.exporters.config_proof import outputs
 from prunus.exporters.config_search import ELSE, UntoldError
 from prunus.exporters.header import CHECKPOINT
 from prunus.exporters.own_folder import write_card, write_own_folder
-from prunus.exporters.parts import Pruned, parts, write_plan
-from prunus.foundation.atomic_files import Contents, atomic_dir
-from prunus.plans import PLAN
+from prunus.exporters.parts import Pruned, parts
+from prunus.foundation.atomic_files import atomic_dir
+from prunus.foundation.checksum import add_checksum
+from prunus.foundation.places import Contents
+from prunus.plans import PLAN, PLAN_FILES
 from prunus.surgery.proving.proof_run import relative_error
 
 _HUGGINGFACE = (
     *("config.json", "generation_config.json", "README.md"),
     *("model*.safetensors", "model.safetensors.index.json"),
 )
-FOLDER = Contents(PLAN, CHECKPOINT.names.union(_HUGGINGFACE))
+FOLDER = Contents(PLAN, CHECKPOINT.names.union(_HUGGINGFACE), PLAN_FILES.text)
 
 
 class NeedsPrunusWarning(UserWarning):
@@ -71,9 +73,11 @@ def _save_told(result: Pruned, folder: Path | str, example_inputs: Any) -> Path:
     with atomic_dir(folder, FOLDER) as temporary:
         with quiet():
             fresh.save_pretrained(temporary)  # type: ignore[operator]
+            for weights in temporary.glob("model*.safetensors"):
+                add_checksum(weights)
             loaded = type(fresh).from_pretrained(temporary)  # type: ignore[attr-defined]
         _check(model, fresh, loaded.to(next(model.parameters()).device), inputs)
-        write_plan(plan, temporary)
+        plan.write(temporary)
         old, new = (Builder(type(fresh), c).numbers(least=1) for c in (dense_config(model, surgery), fresh.config))
         write_card(temporary, type(fresh), plan, {spelled(p): v for p, v in new.items() if old.get(p) != v})
     return Path(folder)

@@ -19,8 +19,10 @@ from prunus.exporters.config_names import Widths, widths_by_name
 from prunus.exporters.header import LONGEST_TEXT
 from prunus.exporters.parts import Pruned, parts
 from prunus.foundation.arguments import shown
+from prunus.foundation.checksum import NO_CHECKSUM, checksum_error
 from prunus.foundation.registry import words
 from prunus.foundation.strict_json import parse_json, read_text
+from prunus.foundation.user_code import one_line
 from prunus.plans import Plan
 
 CONFIG, CARD, ENTRY = "config.json", "README.md", "prunus"
@@ -91,11 +93,20 @@ def fresh_from(folder: Path) -> nn.Module | None:
     if kind is None:
         return None
     check_folder(folder, data)
-    config = kind.config_class.from_pretrained(folder, local_files_only=True)  # type: ignore[attr-defined]
-    vars(config).pop("transformers_weights", None)
-    vars(config).pop(ENTRY, None)
-    with quiet(), torch.device("meta"):
-        return kind(config).eval()
+    try:
+        config = kind.config_class.from_pretrained(folder, local_files_only=True)  # type: ignore[attr-defined]
+        vars(config).pop("transformers_weights", None)
+        vars(config).pop(ENTRY, None)
+        with quiet(), torch.device("meta"):
+            return kind(config).eval()
+    except Exception as error:  # transformers fails in as many ways as there are configs
+        raise _unloadable(folder, error) from error
+
+
+def _unloadable(folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"transformers cannot load {folder}: {type(error).__name__} {one_line(error, 200)}; copy the folder again."
+    )
 
 
 def load_pretrained(folder: Path) -> nn.Module | None:
@@ -109,10 +120,16 @@ def load_pretrained(folder: Path) -> nn.Module | None:
     if kind is None:
         return None
     check_folder(folder, data)
-    with quiet():
-        model: nn.Module = kind.from_pretrained(  # type: ignore[attr-defined]
-            folder, trust_remote_code=False, local_files_only=True
-        )
+    for weights in sorted(folder.glob("model*.safetensors")):
+        if (broken := checksum_error(weights)) not in ("", NO_CHECKSUM):
+            raise ModelError(f"{weights} is damaged: {broken}; copy the whole folder again.")
+    try:
+        with quiet():
+            model: nn.Module = kind.from_pretrained(  # type: ignore[attr-defined]
+                folder, trust_remote_code=False, local_files_only=True
+            )
+    except Exception as error:  # transformers fails in as many ways as there are configs
+        raise _unloadable(folder, error) from error
     return model
 
 

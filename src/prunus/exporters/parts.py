@@ -1,10 +1,9 @@
-"""The parts of a result that every format stores: model, plan and surgery; and the files of a plan."""
+"""The parts of a result that every format stores: model, plan and surgery."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
@@ -62,14 +61,6 @@ def example_call(result: Any, example_inputs: Any, needed_for: str) -> Any:
     if found is None:
         raise UsageError(f"{needed_for} needs one call of the model; give example_inputs=...")
     return as_called(unwrap(result.model), found)
-
-
-def write_plan(plan: Plan, folder: Path) -> None:
-    """Put the files of a plan into a folder that is there already."""
-    plan.save(folder / "plan")
-    for path in (folder / "plan").iterdir():
-        path.rename(folder / path.name)
-    (folder / "plan").rmdir()
 
 
 def check_metadata(metadata: Mapping[str, Any] | None) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import re
 import struct
 import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO
+from dataclasses import dataclass, field, replace
+from typing import IO, Any
 
-from prunus.errors import ModelError
+from prunus.errors import DataError, ModelError
+from prunus.foundation.checksum import SUM, is_changed, with_sum
+from prunus.foundation.strict_json import parse_json
 from prunus.plans import PLAN
 
-ABOUT = "prunus.json"
+ABOUT, SUMS = "prunus.json", "extra/checksums.json"
+"""Entries of prunus: about the network, and the SHA-256 of every other entry; files of earlier versions lack it."""
 MODEL = "models/model.json"
 CONFIGS = {"data/weights/": "model_weights_config.json", "data/constants/": "model_constants_config.json"}
 """Folder of tensors → the entry in it that says which tensor lies where."""
@@ -24,7 +30,9 @@ _PAYLOAD = re.compile(r"data/(weights/weight_\d{1,6}|constants/tensor_\d{1,6})",
 _EMPTY = "data/sample_inputs/model.pt"
 _FIXED = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": sys.byteorder.encode()}
 _PASSED_OVER = frozenset({".data/version", ".data/serialization_id"})
-_TEXTS = frozenset({MODEL, f"extra/{PLAN}", f"extra/{ABOUT}", *(folder + name for folder, name in CONFIGS.items())})
+_TEXTS = frozenset(
+    {MODEL, SUMS, f"extra/{PLAN}", f"extra/{ABOUT}", *(folder + name for folder, name in CONFIGS.items())}
+)
 _BROKEN = (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
 
 
@@ -35,10 +43,16 @@ class ProgramArchive:
     where: str
     _archive: zipfile.ZipFile
     _entries: dict[str, zipfile.ZipInfo]
+    _sums: dict[str, Any] = field(default_factory=dict)
 
     def holds(self, name: str) -> bool:
         """Return whether there is such an entry."""
         return name in self._entries
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all entries."""
+        return set(self._entries)
 
     def read(self, name: str) -> bytes:
         """Return one entry; its checksum is compared.
@@ -49,9 +63,12 @@ class ProgramArchive:
         if name not in self._entries:
             raise ModelError(f"{self.where} is damaged: it lacks {name}; save it again.")
         try:
-            return self._archive.read(self._entries[name])
+            content = self._archive.read(self._entries[name])
         except _BROKEN as error:
             raise ModelError(f"{self.where} is damaged: {name} cannot be read; save it again.") from error
+        if self._sums and hashlib.sha256(content).hexdigest() != self._sums[name]:
+            raise ModelError(f"{self.where} is damaged: {name} was changed since prunus wrote it; save it again.")
+        return content
 
     def text(self, name: str) -> str:
         """Return one entry as text."""
@@ -85,7 +102,30 @@ def open_archive(stream: IO[bytes], where: str) -> Iterator[ProgramArchive]:
                 raise ModelError(
                     f"{where} has another {name} than {content.decode()!r}; save it again on this machine."
                 )
-        yield found
+        yield _with_sums(found)
+
+
+def add_sums(stream: io.BytesIO) -> None:
+    """Add the SHA-256 of every entry to a `.pt2` file."""
+    with zipfile.ZipFile(stream, "a") as archive:
+        names = archive.namelist()
+        sums = {name.partition("/")[2]: hashlib.sha256(archive.read(name)).hexdigest() for name in names}
+        # Without a time of its own, so that equal content gives equal bytes.
+        place = zipfile.ZipInfo(f"{names[0].partition('/')[0]}/{SUMS}")
+        archive.writestr(place, json.dumps(with_sum(sums)))
+
+
+def _with_sums(archive: ProgramArchive) -> ProgramArchive:
+    """Return the archive with the sums that its entries are compared with; a file without `SUMS` has none."""
+    if not archive.holds(SUMS):
+        return archive
+    try:
+        sums = parse_json(archive.text(SUMS), f"{archive.where}: {SUMS}")
+    except DataError as error:
+        raise ModelError(str(error)) from error
+    if not isinstance(sums, dict) or is_changed(sums) or sums.keys() - {SUM} != archive.names - {SUMS}:
+        raise ModelError(f"{archive.where} is damaged: {SUMS} is not of its entries; save it again.")
+    return replace(archive, _sums=sums)
 
 
 def _entries(archive: zipfile.ZipFile, size: int, where: str) -> dict[str, zipfile.ZipInfo]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fnmatch
 import functools
 import os
 import re
@@ -18,10 +17,18 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from prunus.errors import OptionError
+from prunus.foundation.places import (
+    MANIFEST,
+    Contents,
+    check_replaceable,
+    list_text,
+    listed_files,
+    os_errors_named,
+    placed,
+    unwritable,
+)
 
 _AT_CWD, _EXCHANGE = -100, 2
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV, errno.EPERM)
@@ -39,17 +46,17 @@ def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
     """Write ``data`` to ``path`` through a temporary sibling, fsync and rename.
 
     Args:
-        path: where to write; missing parent folders are made. A symbolic link is followed.
+        path: where to write; missing parent folders are made.
         data: the whole content.
 
     Returns:
         The path that was written.
 
     Raises:
-        OptionError: the path cannot be written. The old content, if any, is then untouched.
+        OptionError: the path cannot be written, or is a symbolic link. The old content, if any, is then untouched.
     """
-    final = Path(path).resolve()
-    with _os_errors_named(final):
+    final = placed(path)
+    with os_errors_named(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         settle(final)
         temporary, handle = _claimed(final, _make_file)
@@ -69,10 +76,10 @@ def append_line(path: Path | str, text: str) -> None:
     """Append one line to a text file and wait until it is on the disk; a kill leaves at most an unfinished last line.
 
     Raises:
-        OptionError: the file cannot be written.
+        OptionError: the file cannot be written, or is a symbolic link.
     """
-    final = Path(path).resolve()
-    with _os_errors_named(final):
+    final = placed(path)
+    with os_errors_named(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         with final.open("ab") as stream:
             stream.write(text.encode("utf-8") + b"\n")
@@ -84,64 +91,30 @@ def check_writable(path: Path | str) -> None:
     """Refuse a place where no file can be made, before the work whose results go there; nothing is left behind.
 
     Raises:
-        OptionError: neither the folder of ``path`` nor, where it is missing, the nearest one above can be written.
+        OptionError: neither the folder of ``path`` nor, where it is missing, the nearest one above can be written; or
+            ``path`` is a symbolic link.
     """
-    above = Path(path).resolve().parent
+    above = placed(path).parent
     while not above.exists() and above != above.parent:
         above = above.parent
-    with _os_errors_named(Path(path)):
+    with os_errors_named(Path(path)):
         probe = _sibling(above / "probe", "tmp")
         with probe.open("xb"):
             pass
         probe.unlink()
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """The allowed content of a kind of folder: the file that marks it, and the names of all files that it may hold.
-
-    Names may be patterns: ``model*.safetensors``.
-    """
-
-    mark: str
-    names: frozenset[str]
-
-    def foreign(self, folder: Path) -> str | None:
-        """Return an entry that does not belong into such a folder; None where there is none."""
-        entries = sorted(folder.iterdir())
-        for entry in entries:
-            if not entry.is_file() or not any(fnmatch.fnmatchcase(entry.name, name) for name in self.names):
-                return entry.name
-        return entries[0].name if entries and not (folder / self.mark).exists() else None
-
-
-def check_replaceable(final: Path | str, contents: Contents | None = None) -> None:
-    """Refuse to replace a folder that holds files of the user.
-
-    Args:
-        final: the folder that will be made or replaced whole.
-        contents: its kind; an existing folder must be of that kind, or empty. None accepts any folder.
+def list_written(folder: Path | str, *names: str) -> None:
+    """Add files to the list of those that prunus wrote into a folder; call it before they are written.
 
     Raises:
-        OptionError: a file, the working folder or one that holds it, or a folder with something else in it.
+        OptionError: the folder cannot be written.
     """
-    target = Path(final).resolve()
-    if target.exists() and not target.is_dir():
-        raise OptionError(f"cannot write folder {str(final)!r}: a file has that name; choose another name.")
-    if Path.cwd().is_relative_to(target):
-        raise OptionError(
-            f"cannot write folder {str(final)!r}: it is the working folder or holds it, and would be replaced whole; "
-            "name a new folder."
-        )
-    if contents is None or not target.is_dir():
-        return
-    with _os_errors_named(target):
-        found = contents.foreign(target)
-    if found is not None:
-        raise OptionError(
-            f"cannot write folder {str(final)!r}: it contains {found!r}, which does not belong to such a folder, and "
-            "all of it would be replaced whole; name a new folder, or empty this one."
-        )
+    place = Path(folder)
+    with os_errors_named(place):
+        listed = (listed_files(place) or frozenset()) if place.is_dir() else frozenset()
+    if not listed.issuperset(names):
+        write_text_atomic(place / MANIFEST, list_text(listed.union(names)))
 
 
 @contextmanager
@@ -152,7 +125,7 @@ def atomic_dir(final: Path | str, contents: Contents | None = None) -> Iterator[
 
     Args:
         final: the folder to make or replace.
-        contents: as in `check_replaceable`.
+        contents: as in `check_replaceable`; where it is given, the folder gets a list of its files.
 
     Raises:
         OptionError: the folder cannot be written, or may not be replaced; see `check_replaceable`.
@@ -165,17 +138,20 @@ def atomic_dir(final: Path | str, contents: Contents | None = None) -> Iterator[
         >>> (place / "a.txt").read_text()
         'done'
     """
-    target = Path(final).resolve()
+    target = placed(final)
     settle(target)
     check_replaceable(final, contents)
-    with _os_errors_named(target):
+    with os_errors_named(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary, handle = _claimed(target, _make_folder)
     try:
         with _writing_errors_named(target, temporary):
             yield temporary
+            if contents is not None:
+                names = [path.name for path in temporary.iterdir()]
+                (temporary / MANIFEST).write_text(list_text(names), encoding="utf-8")
         check_replaceable(final, contents)
-        with _os_errors_named(target):
+        with os_errors_named(target):
             _open_as_usual(temporary)
             _sync_tree(temporary)
             _swap_in(temporary, target)
@@ -192,7 +168,7 @@ def settle(path: Path | str) -> None:
     Siblings of a running writer and files with other names are not touched. Errors are ignored: a write to the same
     place meets them again.
     """
-    target = Path(path).resolve()
+    target = Path(path).parent.resolve() / Path(path).name
     form = re.compile(re.escape(f".{target.name}.") + r"(\d+-[0-9a-f]{8})\.(?:tmp|old)")
     with suppress(OSError):
         tokens = {found[1] for entry in target.parent.iterdir() if (found := form.fullmatch(entry.name))}
@@ -205,8 +181,8 @@ def _settle(target: Path, temporary: Path) -> None:
     with _abandoned(temporary if os.path.lexists(temporary) else retired) as abandoned:
         if not abandoned:
             return
-        if retired.is_dir() and not os.path.lexists(target):
-            (temporary if temporary.is_dir() else retired).rename(target)
+        if _is_folder(retired) and not os.path.lexists(target):
+            (temporary if _is_folder(temporary) else retired).rename(target)
             _sync_folder(target.parent)
         for left in (temporary, retired):
             _remove(left)
@@ -260,8 +236,12 @@ def _make_folder(path: Path) -> int:
     return os.open(path, os.O_RDONLY)
 
 
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    if _is_folder(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -358,14 +338,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _os_errors_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _unwritable(path, error.strerror or type(error).__name__) from error
-
-
-@contextmanager
 def _writing_errors_named(target: Path, temporary: Path) -> Iterator[None]:
     """Name the failed write of a caller in ``temporary``; other errors of the caller pass."""
     try:
@@ -374,14 +346,10 @@ def _writing_errors_named(target: Path, temporary: Path) -> Iterator[None]:
         elsewhere = error.filename is not None and not str(error.filename).startswith(str(temporary))
         if elsewhere or (error.filename is None and error.errno not in _OF_DISKS):
             raise
-        raise _unwritable(target, error.strerror or type(error).__name__) from error
+        raise unwritable(target, error.strerror or type(error).__name__) from error
     except Exception as error:
         # Libraries in Rust raise errors of their own, which end with the number of the system's error.
         code = re.search(r"\(os error (\d+)\)", str(error))
         if code is None or type(error).__name__ != "SafetensorError":
             raise
-        raise _unwritable(target, os.strerror(int(code[1]))) from error
-
-
-def _unwritable(path: Path, reason: str) -> OptionError:
-    return OptionError(f"cannot write {str(path)!r}: {reason}; give a path that can be written.")
+        raise unwritable(target, os.strerror(int(code[1]))) from error

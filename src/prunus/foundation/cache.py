@@ -40,20 +40,26 @@ def cache_folder() -> Path:
         raise OptionError("this user has no home folder for the cache; set PRUNUS_CACHE to a folder.") from error
 
 
-def cached_tensors(path: Path, make: Callable[[], dict[str, Tensor]], what: str) -> dict[str, Tensor]:
+def cached_tensors(
+    path: Path,
+    make: Callable[[], dict[str, Tensor]],
+    what: str,
+    fits: Callable[[Mapping[str, Tensor]], bool] = lambda tensors: True,
+) -> dict[str, Tensor]:
     """Return the tensors stored at ``path``; if there are none, or they are damaged, make and store them.
 
     Args:
         path: a safetensors file.
         make: called once if the file cannot be used.
         what: the name of the tensors, which begins every warning.
+        fits: tells whether whole tensors have the names and shapes that the caller reads; others are made again.
 
     Warns:
         CacheWarning: a damaged file, which is made again, or a path that cannot be written.
     """
     if path.is_file():
         found = read_summed(path)
-        if found is not None:
+        if found is not None and fits(found):
             return found
         warnings.warn(f"{what}: the cached file {str(path)!r} is damaged; made again.", CacheWarning, stacklevel=2)
     tensors = make()

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.foundation.turns import turn_on
+
 Restore = Callable[[], None]
 
 _HOLDERS = ("user_model", "model", "original")
@@ -27,7 +29,7 @@ def as_found_if_interrupted(arguments: Iterable[Any], *, in_place: bool) -> Iter
 
     Put back are modes, hooks, attributes, gradients and buffers of the models among the arguments, torch's modes,
     threads and switches, and the random states. Errors need none of it: context managers restore after them. An
-    interruption may strike where such a manager begins or ends.
+    interruption may strike where such a manager begins or ends. Other threads wait for their turn on the same models.
 
     Args:
         arguments: models, or records that hold them.
@@ -37,6 +39,12 @@ def as_found_if_interrupted(arguments: Iterable[Any], *, in_place: bool) -> Iter
         yield
         return
     models = [model for value in arguments for model in _models(value)]
+    with turn_on(models), _as_found(models, in_place):
+        yield
+
+
+@contextmanager
+def _as_found(models: Iterable[nn.Module], in_place: bool) -> Iterator[None]:
     restores = [*_process_states(), *(restore for model in models for restore in _model_states(model, in_place))]
     _entered.depth = 1
     try:

@@ -19,6 +19,20 @@ class Progress(Protocol):
         """Report that ``task`` has ended, with all its steps or without."""
 
 
+@runtime_checkable
+class Notes(Protocol):
+    """A progress that shows single lines too."""
+
+    def note(self, text: str) -> None:
+        """Show one line at once."""
+
+
+def tell(progress: Progress, text: str) -> None:
+    """Show a line where a progress can."""
+    if isinstance(progress, Notes):
+        progress.note(text)
+
+
 class Silent:
     """The progress that shows nothing."""
 

@@ -146,8 +146,7 @@ def _preserved(model: nn.Module) -> Iterator[None]:
         torch.random.set_rng_state(random)
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for m, attributes, contents in state:
-            m.__dict__.clear()
-            m.__dict__.update(attributes)
+            _put_back(m.__dict__, attributes)
             for name, content in contents.items():
                 _refill(attributes[name], content)
         with torch.no_grad():
@@ -171,13 +170,32 @@ def _contents(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v.copy() if v else () for k, v in attributes.items() if type(v) in (dict, list, set)}
 
 
+def _put_back(own: dict[str, Any], attributes: Mapping[str, Any]) -> None:
+    """Restore the attributes of a module; those that did not change are there all the time, for other threads."""
+    for name in own.keys() - attributes.keys():
+        del own[name]
+    own.update(attributes)
+    if list(own) != list(attributes):  # one was deleted, and came back at the end
+        own.clear()
+        own.update(attributes)
+
+
 def _refill(container: Any, content: Any) -> None:
-    """Restore the content of a container; it stays the same object, since others may refer to it."""
+    """Restore the content of a container where it changed; it stays the same object, since others may refer to it."""
+    old, new = (list(c.items()) if isinstance(c, dict) else list(c) for c in (container, content))
+    if len(old) == len(new) and all(_is_same(*pair) for pair in zip(old, new, strict=True)):
+        return
     container.clear()
     if isinstance(container, list):
         container.extend(content)
     else:
         container.update(content)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other) == 2:  # an item of a mapping
+        return one[0] is other[0] and one[1] is other[1]
+    return one is other
 
 
 def _detached(args: Any, kwargs: Any) -> tuple[Any, Any]:

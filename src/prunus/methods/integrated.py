@@ -61,12 +61,16 @@ class _State:
         self.decisions = [d for d in self.decisions if d.level != "unit" or d.node in live]
 
     def narrow(self, keep: Mapping[str, np.ndarray], reason: str) -> None:
-        """Take over narrower axes; an axis that several methods narrow has a decision of each."""
+        """Take over narrower axes; an axis that several methods narrow has one decision with the reason of each."""
         for axis, mask in keep.items():
             before = self.keep.get(axis, np.ones(len(mask), bool))
             removed = int(before.sum() - mask.sum())
-            if mask.any() and removed:
-                self.decisions.append(Decision(axis, "unit", removed, len(mask), reason))
+            if not mask.any() or not removed:
+                continue
+            earlier = [d.reason for d in self.decisions if d.node == axis]
+            why = "; ".join([*earlier, f"{removed} {reason}" if earlier else reason])
+            self.decisions = [d for d in self.decisions if d.node != axis]
+            self.decisions.append(Decision(axis, "unit", int((~mask).sum()), len(mask), why))
         self.keep = {axis: mask for axis, mask in keep.items() if axis not in self.reduction.keep and not mask.all()}
 
 

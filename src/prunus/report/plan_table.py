@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prunus.analysis.input_size import input_size_line
-from prunus.plans import Cost, Decision, Plan, to_ranges
+from prunus.foundation.index_ranges import to_ranges
+from prunus.plans import Cost, Decision, Plan
 
 if TYPE_CHECKING:
     from prunus.analysis.review.diff import PlanDiff

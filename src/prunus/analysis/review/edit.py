@@ -11,8 +11,9 @@ from prunus.analysis.score import make_plan
 from prunus.budget import parse_budget
 from prunus.cost.price import cost_model
 from prunus.errors import PlanError, nearest
+from prunus.foundation.index_ranges import to_ranges
 from prunus.graph.coupling import Coupling
-from prunus.plans import Decision, Plan, to_ranges
+from prunus.plans import Decision, Plan
 from prunus.surgery.cut import check_fingerprint
 from prunus.tree import Branch, find_branches
 

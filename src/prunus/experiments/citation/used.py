@@ -147,8 +147,12 @@ def _named_in(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if "prune" in given or recipe.prune.budget:
         section = recipe.prune.model_dump()
         if recipe.prune.method is not None:
-            section = {key: value for key, value in section.items() if key not in ("criterion", "allocator")}
+            own = METHODS.get(recipe.prune.method).options if recipe.prune.method in METHODS else ()
+            left_out = {"criterion", "allocator"} - set(own)
+            section = {key: value for key, value in section.items() if key not in left_out}
         yield from _walk(section)
+        for entry in recipe.prune.methods:
+            yield from _member("method", entry["name"])
         yield from _member("repair", recipe.prune.judge if recipe.prune.search else None)
     if "compare" in given or "prune" not in given:
         names = METHODS.names() if recipe.compare.methods == "all" else recipe.compare.methods

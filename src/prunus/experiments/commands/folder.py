@@ -16,11 +16,12 @@ from torch import Tensor
 from prunus.errors import DataError, PlanError
 from prunus.exporters.header import HEADER
 from prunus.foundation.arguments import shown
-from prunus.foundation.atomic_files import Contents, atomic_dir
-from prunus.foundation.checksum import bytes_with_checksum, checksum_error
+from prunus.foundation.atomic_files import atomic_dir
+from prunus.foundation.checksum import bytes_with_checksum, checksum_error, is_changed, with_sum
+from prunus.foundation.places import Contents
 from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.foundation.user_code import one_line
-from prunus.plans import PLAN, PLAN_FILES, Cost, Plan
+from prunus.plans import PLAN, PLAN_FILES, Cost, Plan, read_plan
 
 if TYPE_CHECKING:
     from prunus.experiments.recipe import Recipe
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 RECIPE, _SCORES, _WEIGHTS = "recipe.json", "scores.safetensors", "dense.safetensors"
 PICTURE = "plan.svg"
 _LONGEST_RECIPE = 1 << 20
-PLAN_FOLDER = Contents(PLAN, PLAN_FILES.names | {RECIPE, _SCORES, _WEIGHTS, PICTURE})
+PLAN_FOLDER = Contents(PLAN, PLAN_FILES.names | {RECIPE, _SCORES, _WEIGHTS, PICTURE}, PLAN_FILES.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class PlanFolder:
         scores: axis id → scores of its units.
         weights: the trained weights; None if the recipe names them itself.
         digest: the digest of the weights, by which other weights are noticed.
-        unread: a line for each edit of ``plan.json`` that is not read.
+        edited: a line for each text that a person edited since prunus wrote it, then one for each edit that is not
+            read.
     """
 
     plan: Plan
@@ -49,7 +51,7 @@ class PlanFolder:
     scores: Mapping[str, np.ndarray]
     weights: Mapping[str, Tensor] | None
     digest: str | None = None
-    unread: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
 
     def scores_for(self, recipe: Recipe) -> Mapping[str, np.ndarray] | None:
         """Return the stored scores if a recipe scores in the same way, else None."""
@@ -70,10 +72,8 @@ def write_plan_folder(
     """Write a plan folder at once or not at all, in the place of an older one."""
     with atomic_dir(out, PLAN_FOLDER) as folder:
         plan.write(folder)
-        (folder / RECIPE).write_text(
-            json.dumps({**recipe.stored(out), "weights": digest, "computed": _computed(plan)}, indent=1) + "\n",
-            "utf-8",
-        )
+        about = with_sum({**recipe.stored(out), "weights": digest, "computed": _computed(plan)})
+        (folder / RECIPE).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
         if scores:
             packed = {a: torch.from_numpy(np.ascontiguousarray(s, np.float64)) for a, s in scores.items()}
             (folder / _SCORES).write_bytes(bytes_with_checksum(packed, {}))
@@ -103,7 +103,7 @@ def read_plan_folder(folder: Path, *, trust: bool = False) -> PlanFolder:
     from prunus.experiments.commands.trust import trusted_recipe
     from prunus.experiments.recipe import Recipe
 
-    plan = Plan.load(folder)
+    plan, changed = read_plan(folder)
     path = folder / RECIPE
     if (folder / HEADER).is_file() and not path.is_file():
         raise PlanError(
@@ -117,6 +117,8 @@ def read_plan_folder(folder: Path, *, trust: bool = False) -> PlanFolder:
         if digest is not None and type(digest) is not str:
             raise TypeError("'weights' is no text")
         plan, unread = _as_computed(plan, text.get("computed"))
+        names = [name for name, other in ((PLAN, changed), (RECIPE, is_changed(text))) if other]
+        edited = (*(f"{name}: not as prunus wrote it" for name in names), *unread)
     except (OSError, KeyError, TypeError, ValueError, RecursionError, ValidationError, DataError) as error:
         raise PlanError(f"{path} cannot be read: {one_line(error, 160)}; plan again from the recipe.") from error
     recipe = trusted_recipe(recipe, folder, base_dir, trust)
@@ -130,7 +132,7 @@ def read_plan_folder(folder: Path, *, trust: bool = False) -> PlanFolder:
         raise PlanError(
             f"{folder} holds a damaged file: {one_line(error, 160)}; plan again from the recipe."
         ) from error
-    return PlanFolder(plan, recipe, scores, weights, digest, unread)
+    return PlanFolder(plan, recipe, scores, weights, digest, edited)
 
 
 def _computed(plan: Plan) -> dict[str, Any]:

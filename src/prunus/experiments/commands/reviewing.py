@@ -27,4 +27,4 @@ def review_folder(given: PlanFolder, progress: Progress) -> tuple[TrainedModel, 
     if size_of(plan) is not None:
         # The price before is that of the network at its original input size.
         plan = replace(plan, before=trained.analysis.cost.price())
-    return trained, Settled(plan, (*settled.edits, *given.unread))
+    return trained, Settled(plan, (*given.edited, *settled.edits))

@@ -10,8 +10,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from prunus.errors import DataError, OptionError
-from prunus.foundation.atomic_files import Contents, atomic_dir
+from prunus.foundation.atomic_files import atomic_dir
 from prunus.foundation.cache import checksum, read_summed, summed_bytes
+from prunus.foundation.places import Contents
 from prunus.foundation.strict_json import decode_record, parse_json
 
 FORMAT = "prunus-trained/1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,20 @@ def kept_times(
             "cut_ratios": torch.tensor(fresh[0].cut_ratios, dtype=torch.float64),
         }
 
-    tensors = cached_tensors(cache_folder() / "timing" / f"{key}.safetensors", made, "op times")
+    nodes = timed_nodes(coupling.graph)
+
+    def fits(tensors: Mapping[str, torch.Tensor]) -> bool:
+        dims = {name: t.ndim for name, t in tensors.items() if t.dtype == torch.float64}
+        if dims != {"seconds": 2, "model_seconds": 0, "cut_ratios": 1}:
+            return False
+        seconds = tensors["seconds"]
+        return seconds.shape[1] == len(nodes) and bool(seconds.isfinite().all() and tensors["model_seconds"].isfinite())
+
+    tensors = cached_tensors(cache_folder() / "timing" / f"{key}.safetensors", made, "op times", fits)
     if fresh:
         return fresh[0]
     whole, ratios = float(tensors["model_seconds"]), tuple(tensors["cut_ratios"].tolist())
-    return OpTimes(timed_nodes(coupling.graph), tensors["seconds"].numpy(), whole, ratios)
+    return OpTimes(nodes, tensors["seconds"].numpy(), whole, ratios)
 
 
 def machine() -> str:

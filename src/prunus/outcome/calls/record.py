@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prunus.foundation.atomic_files import write_text_atomic
+
 OK, DIFFERS, FAILS, NONE = "ok", "differs", "fails", "n/a"
 VERDICTS = (OK, DIFFERS, FAILS, NONE)
 
@@ -84,9 +86,7 @@ class CallTable:
 
     def write(self, path: Path | str) -> Path:
         """Write the table as a JSON file."""
-        place = Path(path)
-        place.write_text(self.to_json(), encoding="utf-8")
-        return place
+        return write_text_atomic(path, self.to_json())
 
     def __str__(self) -> str:
         cells = [("call", "verdict", "error", "allowed", "")]

@@ -11,6 +11,7 @@ from typing import Any
 
 from prunus.errors import DataError
 from prunus.foundation.atomic_files import write_text_atomic
+from prunus.foundation.checksum import SUM, is_changed, with_sum
 from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.report.results.frontier import Frontier
 from prunus.report.results.rows import Environment, Row, Skipped
@@ -20,6 +21,19 @@ SCHEMA = "prunus-results/1"
 
 _LONGEST_TEXT = 64 << 20
 """The longest results.json that is read, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The identity of a comparison, by which the next one knows whether it may take runs over.
+
+    Attributes:
+        digest: of all that the runs depend on: recipe, files, versions and processor.
+        weights: seed → digest of the dense weights.
+    """
+
+    digest: str
+    weights: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +58,7 @@ class Results:
     summary: tuple[Summary, ...]
     skipped: tuple[Skipped, ...] = ()
     frontier: Frontier | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if tuple(row.seed for row in self.dense_runs) != self.seeds or not self.seeds:
@@ -92,7 +107,8 @@ class Results:
         Raises: DataError: the recipe echo holds something that is not plain JSON.
         """
         try:
-            return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+            content = with_sum({"schema": SCHEMA, **asdict(self)})
+            return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
         except (TypeError, ValueError) as error:
             raise DataError(f"results: recipe cannot be written as JSON ({error}); use plain values.") from None
 
@@ -106,7 +122,10 @@ class Results:
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             got = content.get("schema") if isinstance(content, dict) else type(content).__name__
             raise DataError(f"{where}: the schema is {got!r}, this version reads {SCHEMA!r}; run the comparison again.")
-        return decode_record(cls, {key: value for key, value in content.items() if key != "schema"}, where)
+        results = decode_record(cls, {k: v for k, v in content.items() if k not in ("schema", SUM)}, where)
+        if is_changed(content):
+            raise DataError(f"{where}: was changed since prunus wrote it; copy it again, or run the comparison again.")
+        return results
 
     def save(self, path: Path) -> None:
         """Write results.json at once or not at all."""

@@ -86,7 +86,7 @@ class _Default(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is _CONVOLUTION and not kwargs:
-            out = small_groups(*args)
+            out = small_images(*args)
             if out is not None:
                 return out
         makes, is_pointwise = _kind_of(func)
@@ -118,9 +118,11 @@ def _kind_of(func: Any) -> tuple[str, bool]:
 _CONVOLUTION = torch.ops.aten.convolution.default
 _GROUPS, _PRODUCTS = 16, 600
 """The least number of groups, and the most products in one output channel, where one matrix product is faster."""
+_PIXELS = 16
+"""The most output pixels of a sample where a batch is faster as one product: its weights are then read once."""
 
 
-def small_groups(
+def small_images(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
@@ -131,22 +133,30 @@ def small_groups(
     output_padding: Sequence[int],
     groups: int,
 ) -> torch.Tensor | None:
-    """Convolve a small image in many groups, (B, G·I, H, W) → (B, G·O, H', W'), as one product; None for others.
+    """Convolve small images, (B, G·I, H, W) → (B, G·O, H', W'), as one product; None where torch's kernel is better.
 
-    torch's kernel for float64 on the CPU runs each group of each sample by itself, which takes longer than computing.
+    That kernel for float64 on the CPU runs each group of each sample by itself, which takes longer than computing.
     """
-    if groups < _GROUPS or transposed or x.dim() != 4 or x.device.type != "cpu" or x.dtype is not torch.float64:
+    if transposed or x.dim() != 4 or x.dtype is not torch.float64 or x.device.type != "cpu" or not x.is_contiguous():
         return None
     sizes = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, p, d, s in zip(x.shape[2:], weight.shape[2:], padding, dilation, stride, strict=False)
     ]
-    if len(sizes) != 2 or min(sizes) < 1 or weight[0].numel() * sizes[0] * sizes[1] > _PRODUCTS:
+    if len(sizes) != 2 or min(sizes) < 1:
+        return None
+    products, pixels = weight[0].numel(), sizes[0] * sizes[1]
+    as_batch = groups == 1 and len(x) > 1 and pixels <= _PIXELS
+    if not as_batch and not (groups >= _GROUPS and products * pixels <= _PRODUCTS):
         return None
     columns = nn.functional.unfold(x, tuple(weight.shape[2:]), tuple(dilation), tuple(padding), tuple(stride))
-    product = weight.reshape(groups, -1, weight[0].numel()) @ columns.view(len(x), groups, weight[0].numel(), -1)
-    out = product.view(len(x), -1, *sizes)
-    return out if bias is None else out + bias[:, None, None]
+    if as_batch:
+        out = weight.reshape(-1, products) @ columns.transpose(0, 1).reshape(products, -1)
+        out = out.view(-1, len(x), *sizes).transpose(0, 1)
+    else:
+        out = weight.reshape(groups, -1, products) @ columns.view(len(x), groups, products, pixels)
+        out = out.view(len(x), -1, *sizes)
+    return (out if bias is None else out + bias[:, None, None]).contiguous()
 
 
 def grouped_product(
