@@ -21,6 +21,7 @@ from prunus.foundation.registry import title_of
 from prunus.methods import METHODS, Method
 from prunus.methods.by_count import UNIT_DIVISIONS
 from prunus.methods.by_criterion import OBS, check_unit_criterion
+from prunus.methods.transfer import Transfer
 from prunus.outcome import Recover
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
 from prunus.plans import Cost
@@ -34,7 +35,7 @@ Budget = Mapping[str, Any]
 Bounds = Mapping[str, Bound | Mapping[str, Any]]
 
 LEVELS = ("unit", "weight")
-MAX_DROP = "max_drop"
+MAX_DROP, TRANSFER = "max_drop", "transfer"
 BUDGETS = (*METRICS, MEMORY, ENERGY, MAX_DROP, *COUNTS)
 _BY_LEVELS = {
     frozenset({"unit"}): "units",
@@ -68,6 +69,7 @@ class Request:
     recover: Recover = None
     threads: int = DEFAULTS.threads
     method_options: Mapping[str, Any] = field(default_factory=dict)
+    transfer: Transfer | Mapping[str, Any] | None = None
 
     @staticmethod
     def of(budget: Budget, options: Mapping[str, Any]) -> Request:
@@ -102,6 +104,7 @@ class Request:
         truth("damage", self.damage)
         self._check_judge()
         chosen = self.planner
+        self._check_transfer(chosen)
         self._check_options(chosen)
         self._check_count(chosen)
         self._check_bounds(chosen)
@@ -172,6 +175,20 @@ class Request:
                 f"bounds of {widths!r} limit how many units stay, and method {chosen.name!r} masks weights and removes "
                 "no unit; allowed there: frozen."
             )
+
+    def _check_transfer(self, chosen: Method) -> None:
+        """Read the source of a transfer; refuse one that nothing uses."""
+        guided = TRANSFER in chosen.options and not self.stages
+        if self.transfer is not None:
+            object.__setattr__(self, "transfer", Transfer.of(self.transfer))
+            assert isinstance(self.transfer, Transfer)
+            if not guided and not self.transfer.copies:
+                raise OptionError(
+                    f"transfer guides method {TRANSFER!r} alone, and the method is {chosen.name!r}; use method "
+                    f"{TRANSFER!r}, or weights: copy to begin with the source's weights."
+                )
+        elif guided:
+            raise OptionError(f"method {TRANSFER!r} needs a source; give transfer: {{from: CHECKPOINT}}.")
 
     def _check_options(self, chosen: Method) -> None:
         """Refuse options that the method does not take."""
@@ -283,6 +300,8 @@ class Request:
             found["bounds"] = plain_bounds(self.bounds)
         if self.method_options:
             found["method_options"] = dict(self.method_options)
+        if isinstance(self.transfer, Transfer):
+            found[TRANSFER] = {"from": self.transfer.source.origin, "weights": self.transfer.weights}
         return found
 
 
