@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from typer.testing import CliRunner
 
 import prunus
-from factories_training import blocks, samples
+from factories_training import blocks, fit, samples
+from prunus.cli.main import app
 from prunus.errors import ModelError, OptionError, PrunusError, RecipeError
 from prunus.experiments.commands import prune_recipe
-from prunus.experiments.recipe import load_recipe
+from prunus.experiments.commands.trust import needed_trust
+from prunus.experiments.recipe import Recipe, load_recipe
 from prunus.exporters.source_network import match_source, read_source
 from prunus.foundation.progress import Silent
 from prunus.methods.transfer import Transfer, with_weights
+from prunus.pruner import Pruner
 
 DATA = samples()
 EXAMPLE = DATA.inputs[:4]
@@ -258,3 +263,46 @@ def test_a_recipe_names_line_and_key(tmp_path: Path) -> None:
     missing = recipe(tmp_path, "transfer", **{"dense.safe": "dence.safe"})
     with pytest.raises(ModelError, match=r"Did you mean 'dense.safetensors'"):
         prune_recipe(missing, None, Silent())
+
+
+def test_the_command_line_takes_the_source_and_the_settings_of_a_method(tmp_path: Path) -> None:
+    recipe(tmp_path, "transfer", **{"transfer: {from: dense.safetensors, weights: copy}\n": ""})
+    place = str(tmp_path / "recipe.yaml")
+
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, ["prune", place, "-o", str(tmp_path / "out"), *words])
+
+    plain = run()
+    assert plain.exit_code != 0
+    assert isinstance(plain.exception, OptionError) or "needs a source" in plain.output
+    done = run("--transfer", "from=dense.safetensors", "--transfer", "weights=copy")
+    assert done.exit_code == 0, done.output
+    settings = json.loads((tmp_path / "out" / "plan.json").read_text())["settings"]
+    assert settings["transfer"]["unmatched"] == ["4.weight", "4.bias"]
+    words = ["--method", "gradient-threshold-moving", "--method-option", "decay=0.5", "--method-option", "per=part"]
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    settings = json.loads((tmp_path / "out" / "plan.json").read_text())["settings"]
+    assert settings["method_options"] == {"decay": 0.5, "per": "part"}
+    wrong = run("--method", "gradient-threshold-moving", "--method-option", "decoy=0.5")
+    assert wrong.exit_code != 0
+    assert "no setting 'decoy'. Did you mean 'decay'" in str(wrong.exception) + wrong.output
+
+
+def test_a_folder_of_someone_else_does_not_lead_to_a_source(tmp_path: Path) -> None:
+    found = Recipe(version=1, model="digits", data="digits", transfer={"from": "/etc/secret.safetensors"})
+    assert needed_trust(found, tmp_path) == "the file '/etc/secret.safetensors' from which its model is transferred"
+
+
+def test_masks_of_another_network_can_hold_from_the_beginning_of_a_training() -> None:
+    model, mask = blocks(), torch.rand(10, 8, generator=torch.Generator().manual_seed(0)) > 0.5
+    pruner = Pruner(model, {"kept": 0.5}, masks={"0.weight": mask})
+    before = int(mask.sum())
+    fit(model, pruner, torch.optim.SGD(model.parameters(), lr=0.1), 10)
+    assert not bool((pruner.masks["0.weight"] & ~mask).any())
+    assert int(pruner.masks["0.weight"].sum()) <= before
+    for given, words in (({"0.bias": torch.ones(10).bool()}, "not prunable"), ({"0.weight": mask[:2]}, "0.weight")):
+        with pytest.raises(OptionError, match=words):
+            Pruner(blocks(), {"kept": 0.5}, masks=given)
+    with pytest.raises(OptionError, match="removes units or branches; allowed there: none"):
+        Pruner(blocks(), {"kept": 0.5, "method": "units"}, example_inputs=EXAMPLE, masks={"0.weight": mask})

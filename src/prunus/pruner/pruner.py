@@ -21,12 +21,13 @@ from prunus.plans import Plan
 from prunus.pruner.cutting import check_alone, check_cut, transplant_
 from prunus.pruner.distributed import agree_, average_
 from prunus.pruner.log_sinks import Log
-from prunus.pruner.mask_state import decisions_of, restore_scene, scene_state
+from prunus.pruner.mask_state import decisions_of, first_masks, restore_scene, scene_state
 from prunus.pruner.options import Clock, Moment, PrunerOptions, PrunerReport, options_of
 from prunus.pruner.prunable_weights import weights_of
 from prunus.pruner.strategy import STRATEGIES, Masks, Scene, strategy_of
 from prunus.pruner.structure import Structure, structure_of
 from prunus.pruner.teacher import Teacher, check_same_teacher, teacher_of
+from prunus.surgery.tensors import sliced_masks
 from prunus.training.losses import Loss, loss_function
 from prunus.training.mask_holder import MaskHolder
 
@@ -60,6 +61,7 @@ class Pruner:
         averages: averages of the network (EMA, SWA) that are cut together with it.
         prove: compare the cut network with the masked one before the training continues with it.
         structure: the analysed structure of the network, in place of ``example_inputs``.
+        masks: parameter name → mask (True = keep) of the weights that are masked from the beginning.
         teacher: a trained network with the same outputs, from which `loss` learns; it is not changed.
         temperature, soft: T of the softened outputs, and the weight of the teacher in the loss; labels have the rest.
         labels_loss: the loss of the labels in `loss`: a name, or (output, targets) → one number.
@@ -81,6 +83,7 @@ class Pruner:
         averages: Sequence[nn.Module] = (),
         prove: bool = True,
         structure: Structure | None = None,
+        masks: Masks | None = None,
         teacher: nn.Module | Teacher | None = None,
         temperature: float = 2.0,
         soft: float = 0.9,
@@ -101,6 +104,7 @@ class Pruner:
             weights_of(self.model, self.options.ignore),
             structure=structure if kind.structural else None,
         )
+        self._scene.masks = first_masks(self._scene, masks)
         self._strategy = strategy_of(self._scene)
         self._labels_loss = loss_function(labels_loss)
         self.teacher = teacher_of(teacher, self.model, temperature=temperature, soft=soft, loss=labels_loss)
@@ -320,7 +324,8 @@ class Pruner:
         )
         scene.weights = dict(self.model.named_parameters())
         self._strategy.forget()
-        self._set({})
+        scene.structure.masked = sliced_masks(plan)
+        self._set(scene.structure.masks(self.model) if scene.structure.masked else {})
         return plan
 
     def settle_(self) -> None:
