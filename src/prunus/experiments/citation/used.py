@@ -160,7 +160,7 @@ def _named_in(recipe: Recipe) -> Iterator[tuple[str, str]]:
         for name in recipe.compare.repair:
             yield from _member("repair", name)
     for stage in recipe.stages:
-        yield from _member(_STAGE_ROLES[stage.level], stage.way)
+        yield from _member("strategy" if stage.strategy else _STAGE_ROLES[stage.level], stage.way)
         yield from _walk(stage.model_dump(exclude={"method", "criterion", "recover"}))
         yield from _member("recovery", stage.recover.method if stage.recover else None)
     yield from _member("recovery", recipe.recover.method if recipe.recover.steps or recipe.recover.minutes else None)
