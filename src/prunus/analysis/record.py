@@ -107,7 +107,7 @@ class Analysis:
         Args:
             budget: as in `prunus.prune`.
             **options: ``method``, ``criterion``, ``allocator``, ``levels``, ``bounds``, ``search``, ``judge``,
-                ``stages``, ``damage``, ``recover``, ``threads``, as in `prunus.prune`.
+                ``stages``, ``damage``, ``recover``, ``threads``, ``resolution``, as in `prunus.prune`.
 
         Raises:
             OptionError: an unknown option or name, or a value that is not allowed.
