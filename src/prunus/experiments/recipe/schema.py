@@ -152,10 +152,10 @@ class FrontierSection(_Section):
     """The budgets of ``prunus frontier``, of one unit, and the rule of the knee."""
 
     steps: Annotated[tuple[Steps, ...], AfterValidator(_nothing_twice)] | None = Field(
-        default=None, strict=False, description="a list of numbers of steps, none twice, or null"
+        default=None, strict=False, description="a list of whole numbers of steps, each 0 or more, none twice, or null"
     )
     minutes: Annotated[tuple[Budget, ...], AfterValidator(_nothing_twice)] | None = Field(
-        default=None, strict=False, description="a list of numbers of minutes, none twice, or null"
+        default=None, strict=False, description="a list of numbers of minutes, each 0 or more, none twice, or null"
     )
     rule: Literal["chord", "noise"] = Field(default="chord", description="chord or noise")
 
