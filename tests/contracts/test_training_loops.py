@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from factories_training import blocks, fit, samples
 from prunus.errors import DataError, OptionError, UsageError
 from prunus.experiments.sources.vision_ops import import_torchvision
+from prunus.foundation import clock
 from prunus.pruner import Pruner
 from prunus.pruner.adapters import accelerated, huggingface_callback, lightning_callback
 
@@ -111,7 +112,9 @@ class WithLoss(nn.Module):
         return {"loss": loss, "logits": logits} if self.named else (loss, logits)
 
 
-def huggingface_trainer(wrapped: nn.Module, pruner: Pruner, folder: Path, **options: Any) -> Any:
+def huggingface_trainer(
+    wrapped: nn.Module, pruner: Pruner, folder: Path, *, minutes: float | None = None, **options: Any
+) -> Any:
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
 
@@ -121,7 +124,7 @@ def huggingface_trainer(wrapped: nn.Module, pruner: Pruner, folder: Path, **opti
 
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
-        max_steps=STEPS,
+        max_steps=STEPS if minutes is None else 1000,
         per_device_train_batch_size=BATCH,
         max_grad_norm=0.0,
         use_cpu=True,
@@ -137,7 +140,7 @@ def huggingface_trainer(wrapped: nn.Module, pruner: Pruner, folder: Path, **opti
         arguments,
         train_dataset=Rows(),
         optimizers=(optimizer, constant),
-        callbacks=[huggingface_callback(pruner)],
+        callbacks=[huggingface_callback(pruner, minutes=minutes)],
     )
 
 
@@ -166,8 +169,25 @@ def test_hugging_face_goes_on_from_its_checkpoint_with_the_masks(tmp_path: Path)
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.get("method", "gradual"))
-def test_lightning(recipe: dict[str, Any], tmp_path: Path) -> None:
+def a_second_a_step(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Set a clock that advances with every forward pass in training."""
+    now = [0.0]
+    monkeypatch.setattr(clock, "seconds", lambda: now[0])
+    model.register_forward_pre_hook(lambda module, _: now.__setitem__(0, now[0] + 1.0) if module.training else None)
+    return now
+
+
+def test_hugging_face_ends_with_its_minutes_at_the_final_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = blocks()
+    wrapped, pruner = WithLoss(model), pruner_of(model, {"kept": 0.4})
+    now = a_second_a_step(model, monkeypatch)
+    huggingface_trainer(wrapped, pruner, tmp_path, minutes=0.5).train()
+    assert 30 <= now[0] <= 31
+    assert pruner.kept == pytest.approx(0.4, abs=0.01)
+
+
+def lightning_fit(model: nn.Module, folder: Path, callback: Any, steps: int) -> None:
+    """Train a classifier by Lightning."""
     lightning = pytest.importorskip("lightning.pytorch")
 
     class Module(lightning.LightningModule):  # type: ignore[name-defined,misc]
@@ -181,21 +201,37 @@ def test_lightning(recipe: dict[str, Any], tmp_path: Path) -> None:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return optimizer_of(self.net)
 
-    model = blocks()
-    pruner = pruner_of(model, recipe)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = lightning.Trainer(
-            max_steps=STEPS,
+            max_steps=steps,
             accelerator="cpu",
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            default_root_dir=tmp_path,
-            callbacks=[lightning_callback(pruner)],
+            default_root_dir=folder,
+            callbacks=[callback],
         )
         trainer.fit(Module(model), torch.utils.data.DataLoader(Rows(), batch_size=BATCH))
+
+
+def test_lightning_ends_with_its_minutes_at_the_final_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lightning.pytorch")
+    model = blocks()
+    pruner = pruner_of(model, {"kept": 0.4})
+    now = a_second_a_step(model, monkeypatch)
+    lightning_fit(model, tmp_path, lightning_callback(pruner, minutes=0.5), -1)
+    assert 30 <= now[0] <= 31
+    assert pruner.kept == pytest.approx(0.4, abs=0.01)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.get("method", "gradual"))
+def test_lightning(recipe: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("lightning.pytorch")
+    model = blocks()
+    pruner = pruner_of(model, recipe)
+    lightning_fit(model, tmp_path, lightning_callback(pruner), STEPS)
     check_same(recipe, pruner, model)
 
 

@@ -16,7 +16,7 @@ from factories_results import make_results
 from factories_training import blocks, samples
 from prunus.cli.main import main
 from prunus.data.splits import Splits
-from prunus.errors import DataError, OptionError
+from prunus.errors import DataError, OptionError, PrunusError
 from prunus.outcome import Outcome
 from prunus.pipeline import training_frontier
 from prunus.report.frontier_picture import frontier_picture
@@ -265,11 +265,20 @@ def test_a_recipe_without_budgets_or_with_both_units_is_refused(tmp_path, capsys
     for section, message in (
         ("", "The recipe has no frontier"),
         ("frontier: {steps: [1, 2], minutes: [1, 2]}", "the budgets of a frontier have one unit"),
+        ("frontier: {steps: [1, 1]}", "1 is given twice"),
+        ("frontier: {steps: [1, -2]}", "whole numbers of steps, each 0 or more"),
     ):
         recipe.write_text(re.sub("frontier: .*", section, RECIPE))
         with pytest.raises(SystemExit):
             main(["frontier", str(recipe), "--out", str(tmp_path / "out")])
         assert message in capsys.readouterr().err
+
+
+def test_noise_has_nothing_to_learn_from(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("version: 1\nmodel: digits\ndata: noise\ntrain: {steps: 0}\nfrontier: {steps: [1, 2]}\n")
+    with pytest.raises(PrunusError, match="frontier: data: noise has nothing to learn from"):
+        prunus.load_recipe(recipe)
 
 
 def test_the_picture_marks_the_knee_and_every_training():

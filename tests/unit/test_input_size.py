@@ -296,3 +296,20 @@ def test_a_stored_plan_is_applied_at_its_size_and_another_kind_is_refused(tmp_pa
     entry = {**stored.settings["input_size"], "after": [24]}
     with pytest.raises(PlanError, match="the example inputs are of another kind"):
         prunus.apply(net, replace(stored, settings={**stored.settings, "input_size": entry}), X)
+
+
+def test_later_data_of_the_original_size_are_resized():
+    net, batches = Convolutional(), [(IMAGES[i : i + 16], pair()[1][i : i + 16]) for i in range(0, 96, 16)]
+    found = prunus.prune(net, X, budget={"macs": 0.4}, resolution=[16])
+    shapes = set()
+    found.model.register_forward_pre_hook(lambda module, given: shapes.add(tuple(given[0].shape[2:])))
+    trained = prunus.recover(found, batches, {"steps": 2, "method": "finetune"})
+    prunus.repair(found, batches, repair="bias")
+    assert trained.recovery is not None
+    assert shapes <= {(16, 16)}
+    start = prunus.repair(found, batches, repair="none")
+    points = prunus.frontier(start, steps=[0, 2], recover={"method": "finetune"}, test=batches).frontier.points
+    sized = nn.functional.interpolate(IMAGES, (16, 16), mode="bilinear", antialias=True)
+    right = found.model.eval()(sized).argmax(1) == pair()[1]
+    assert points[0].test_accuracy == pytest.approx(float(right.double().mean()))
+    assert prunus.verify(found).ok

@@ -121,3 +121,22 @@ def test_a_bad_size_of_the_command_is_one_line(recipe, tmp_path, capsys, value, 
     assert caught.value.code == 2
     assert message in printed.err
     assert not (tmp_path / "plan").exists()
+
+
+def test_a_frontier_and_a_sweep_are_measured_at_the_chosen_size(recipe, tmp_path, capsys):
+    small = str(tmp_path / "balance")
+    run(capsys, "frontier", str(recipe), "-o", small, "--steps", "0,2", "--resolution", "16", "--recover", "lr=0.001")
+    results = Results.load(tmp_path / "balance" / "results.json")
+    assert results.frontier is not None
+    assert results.runs[0].accuracy == results.frontier.chosen.test_accuracy
+    assert "input size: 16×16 of 32×32, chosen by selection loss" in results.runs[0].notes
+    out, _ = run(
+        capsys, "plan", str(recipe), "-o", str(tmp_path / "s"), "--sweep", "0.3", "--resolution", "16", "--json"
+    )
+    (swept,) = json.loads(out)
+    stored = Plan.load(tmp_path / "s" / "macs-0.3")
+    assert swept["loss"] == pytest.approx(stored.settings["input_size"]["tried"][0]["loss"])
+
+
+def test_the_compound_scaling_is_cited(recipe):
+    assert ("resolution", "compound scaling") in [(used.role, used.name) for used in prunus.cite(recipe).used]

@@ -114,6 +114,26 @@ def test_a_schedule_cannot_train_by_a_method_without_steps() -> None:
         check_wanted(it.recipe)
 
 
+def test_strategies_of_the_pruner_are_stages() -> None:
+    stages = [
+        {"level": "blocks", "kept": 0.8, "strategy": "key-path-threshold", "steps": 8},
+        {"level": "units", "kept": 0.7, "strategy": "sensitivity-threshold", "steps": 8},
+        {"level": "weights", "kept": 0.9, "criterion": "magnitude"},
+        {"level": "weights", "strategy": "gradient-threshold", "steps": 8, "settings": {"decay": 0.8}},
+    ]
+    it = parent(stages)
+    staged = run_stages(it)
+    plan, subject = staged.plan, it.analysis
+    assert plan.after.params - plan.masked == pytest.approx(int(0.3 * plan.before.params), abs=1)
+    assert {d.level for d in plan.decisions} >= {"unit", "weight"}
+    small, _ = cut_with_record(staged.model, subject.coupling, plan, subject.example_inputs)
+    assert verify(staged.model, small, subject.coupling, plan, subject.example_inputs).ok
+    for name, mask in sliced_masks(plan).items():
+        assert not small.get_parameter(name)[~mask].any()
+    assert not torch.equal(staged.model.get_parameter("head.bias"), it.model.get_parameter("head.bias"))
+    assert "4. weights by gradient-threshold" in staged.lines[3]
+
+
 def test_bounds_hold_in_every_stage() -> None:
     def narrowest(bounds: dict[str, Any]) -> dict[str, int]:
         it = parent([{"level": "blocks", "kept": 0.8}, {"level": "units", "allocator": "global"}])
@@ -185,6 +205,14 @@ def test_budgets_that_stages_cannot_meet_are_refused(
         ("stages:\n- level: units\n- level: blocks\n", 5, ["stage 2 (blocks) follows units", "the order is"]),
         ("stages:\n- level: units\n  kept: 0.5\n", 5, ["is the last and meets the budget"]),
         ("stages:\n- level: weights\n  method: magnitud\n", 6, ["no way 'magnitud'", "importance"]),
+        (
+            "stages:\n- {level: units, strategy: granet, steps: 3}\n",
+            6,
+            ["no strategy 'granet'", "sensitivity-threshold"],
+        ),
+        ("stages:\n- {level: weights, strategy: granet}\n", 6, ["prunes while it trains; give steps"]),
+        ("stages:\n- {level: weights, strategy: granet, steps: 3, method: lamp}\n", 6, ["a strategy and a method"]),
+        ("stages:\n- {level: weights, settings: {decay: 0.8}}\n", 6, ["only a strategy has some"]),
         ("stages:\n- level: units\n  recover:\n    stepz: 3\n", 8, ["Did you mean 'steps'", "method, minutes, steps"]),
         ("stages:\n- level: units\n  recover: {steps: 0}\n", 7, ["recover.steps", "1 or more"]),
         ("stages:\n- {level: units, schedule: cubic}\n", 6, ["needs both schedule and steps"]),

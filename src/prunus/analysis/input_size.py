@@ -30,6 +30,8 @@ def at_size(analysis: Analysis, size: Size) -> Analysis:
         OptionError: the inputs have no such size, or the network cannot be called with it, or has other axes then.
     """
     if analysis.full_size is not None:
+        if input_size_of(analysis).size == size:
+            return analysis
         analysis = analysis.full_size
     before = input_size_of(analysis)
     if size == before.size:
@@ -91,6 +93,14 @@ def _recorded(analysis: Analysis, resizer: Resizer) -> Analysis:
 
 def _data(given: Any, resizer: Resizer) -> Any:
     return replace(given, data=resizer.data(given.data), held_out=resizer.data(given.held_out))
+
+
+def resized(analysis: Analysis, data: Any) -> Any:
+    """Return data of the original input size, in the form of the call, in the size of an analysis."""
+    if analysis.full_size is None or data is None:
+        return data
+    before, own = InputSize.of(analysis.full_size.user_inputs), InputSize.of(analysis.user_inputs)
+    return data if before is None or own is None else before.resizer(own.size).data(data)
 
 
 def of_plan(analysis: Analysis, plan: Plan) -> Analysis:

@@ -107,7 +107,8 @@ class Analysis:
         Args:
             budget: as in `prunus.prune`.
             **options: ``method``, ``criterion``, ``allocator``, ``levels``, ``bounds``, ``search``, ``judge``,
-                ``window``, ``methods``, ``stages``, ``damage``, ``recover``, ``threads``, ``merge``, as in
+                ``window``, ``methods``, ``nodes``, ``strategy``, ``divide``, ``optimise``, ``stages``, ``damage``,
+                ``recover``, ``threads``, ``merge``, ``resolution``, ``transfer``, ``method_options``, as in
                 `prunus.prune`.
 
         Raises:

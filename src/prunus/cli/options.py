@@ -49,6 +49,10 @@ class PlanOptions:
         list[str] | None,
         typer.Option("--method-option", help="A setting of the method, such as threshold=0.01; repeat for several."),
     ] = None
+    transfer: Annotated[
+        list[str] | None,
+        typer.Option(help="from=CHECKPOINT guides method transfer; beside it weights=copy copies its weights first."),
+    ] = None
     search: Annotated[
         int | None,
         typer.Option(
@@ -119,7 +123,8 @@ class PlanOptions:
             ("prune", "criterion"): self.criterion,
             ("prune", "allocator"): self.allocator,
             ("prune", "method"): self.method,
-            ("prune", "method_options"): method_options_of(self.method_option),
+            ("prune", "method_options"): words_of("--method-option", self.method_option),
+            ("transfer",): words_of("--transfer", self.transfer),
             ("prune", "search"): self.search,
             ("prune", "judge"): self.judge,
             ("prune", "merge"): self.merge,
@@ -184,14 +189,14 @@ def budget_of(words: Sequence[str] | None) -> dict[str, Any] | None:
     return found
 
 
-def method_options_of(words: Sequence[str] | None) -> dict[str, Any] | None:
-    """Turn ``["threshold=0.01", "per=part"]`` into the settings of a method; None stays None.
+def words_of(option: str, words: Sequence[str] | None) -> dict[str, Any] | None:
+    """Turn ``["threshold=0.01", "per=part"]`` into a section; None stays None.
 
     Raises:
         OptionError: a word without ``=``, or a key that occurs twice.
 
     Example:
-        >>> method_options_of(["threshold=0.01", "per=part"])
+        >>> words_of("--method-option", ["threshold=0.01", "per=part"])
         {'threshold': 0.01, 'per': 'part'}
     """
     if words is None:
@@ -201,7 +206,7 @@ def method_options_of(words: Sequence[str] | None) -> dict[str, Any] | None:
         key, sign, value = (part.strip() for part in word.partition("="))
         if not sign or not key or not value or key in found:
             reason = f"{key} is given twice; give it once" if key in found else "allowed: KEY=VALUE, once a key"
-            raise OptionError(f"--method-option: got {word!r}; {reason}.")
+            raise OptionError(f"{option}: got {word!r}; {reason}.")
         found[key] = _amount(value)
     return found
 

@@ -55,6 +55,7 @@ def sweep_plans(
     picture: bool = True,
 ) -> None:
     """Plan for every recipe of `sweep_recipes`, write each folder, draw and print the front."""
+    from prunus.analysis.input_size import of_plan
     from prunus.experiments.commands import plan_again, write_plan_folder
     from prunus.methods.true_loss import selection_loss
     from prunus.report.plan_table import aligned
@@ -66,7 +67,7 @@ def sweep_plans(
         plan, scores = plan_again(trained, recipe)
         place = out / f"{metric}-{share:g}"
         folder = write_plan_folder(place, plan, recipe, scores=scores, weights=weights, digest=trained.digest)
-        loss = selection_loss(trained.analysis, plan)
+        loss = selection_loss(of_plan(trained.analysis, plan), plan)
         points.append(
             Point(
                 share,

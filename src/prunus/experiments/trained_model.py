@@ -23,8 +23,9 @@ from prunus.foundation.progress import Progress, Silent
 from prunus.graph.call_form import CallForm, as_called
 from prunus.graph.capture import unwrap
 from prunus.graph.weights_digest import weights_digest
+from prunus.methods.transfer import Transfer, with_weights
 from prunus.outcome import train_
-from prunus.pipeline.request import Request
+from prunus.pipeline.request import TRANSFER, Request
 
 if TYPE_CHECKING:
     from prunus.experiments.recipe import Recipe
@@ -36,11 +37,12 @@ _EXAMPLES = 2
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """The dense network of a recipe, trained, with its data and its analysis."""
+    """The dense network of a recipe, trained, with its data and its analysis; ``notes`` say what was copied into it."""
 
     recipe: Recipe
     data: Splits
     analysis: Analysis
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> nn.Module:
@@ -90,6 +92,7 @@ def trained_model(
     """
     given = None if recipe.data == NOISE else resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
     model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=seed)
+    model, notes = _with_source_weights(recipe, model)
     check_weights(model)
     given = None if given is None else as_called_data(model, given)
     if weights is None and given is not None and recipe.train.steps > 0:
@@ -104,7 +107,20 @@ def trained_model(
     elif given is not None:
         train_(model, given.train, recipe.train.options(), seed, progress, f"train (seed {seed})")
     data = _with_noise(recipe, given, model, seed)
-    return TrainedModel(recipe, data, _analysed(recipe, model, data, data, seed, progress))
+    return TrainedModel(recipe, data, _analysed(recipe, model, data, data, seed, progress), notes)
+
+
+def transfer_of_recipe(recipe: Recipe) -> Transfer | None:
+    """Return the transfer of a recipe; its path starts from the recipe's folder."""
+    return Transfer.of(recipe.transfer, recipe.base_dir) if recipe.transfer else None
+
+
+def _with_source_weights(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    transfer = transfer_of_recipe(recipe)
+    if transfer is None or not transfer.copies:
+        return model, ()
+    changed, match = with_weights(model, transfer)
+    return changed, match.lines(transfer.source.origin)
 
 
 def _analysed(
@@ -152,6 +168,7 @@ def request_of(recipe: Recipe) -> Request:
         stages=recipe.stages,
         damage=section.damage,
         method_options=section.method_options,
+        transfer=_guide(recipe),
         recover=recover,
         threads=recipe.compare.latency.threads,
         merge=section.merge,
@@ -161,6 +178,13 @@ def request_of(recipe: Recipe) -> Request:
         optimise=section.optimise,
         resolution=section.resolution,
     )
+
+
+def _guide(recipe: Recipe) -> Transfer | None:
+    """Return the transfer that guides the method; one that only copies weights is done with the model."""
+    transfer = transfer_of_recipe(recipe)
+    guides = recipe.prune.method == TRANSFER and not recipe.stages
+    return transfer.copied() if transfer is not None and (guides or not transfer.copies) else None
 
 
 def recovery_of_recipe(recipe: Recipe) -> RecoveryOptions | TrainingOptions:

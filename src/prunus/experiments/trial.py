@@ -17,7 +17,13 @@ from prunus.analysis.input_size import at_plan_size, input_size_line
 from prunus.data.batches import Inputs
 from prunus.data.splits import Splits
 from prunus.errors import BudgetError
-from prunus.experiments.trained_model import TrainedModel, first_inputs, recovery_of_recipe, trained_model
+from prunus.experiments.trained_model import (
+    TrainedModel,
+    first_inputs,
+    recovery_of_recipe,
+    trained_model,
+    transfer_of_recipe,
+)
 from prunus.exporters import packed_size
 from prunus.foundation.progress import Progress
 from prunus.foundation.registry import title_of
@@ -25,8 +31,10 @@ from prunus.measurement.latency import LatencyRatio, latency_ratio
 from prunus.measurement.quality import Quality, evaluate, flip_rate
 from prunus.methods import Method
 from prunus.methods.method import Learned, Lesson
+from prunus.methods.transfer import transfer_lines
 from prunus.outcome import Outcome, realise, recovered, recovery_of
 from prunus.pipeline import plan_for
+from prunus.pipeline.request import TRANSFER
 from prunus.plans import Cost, Plan
 from prunus.report.results import LayerChange, Row, Skipped, named
 from prunus.surgery.tensors import sliced_masks
@@ -117,7 +125,9 @@ def enter(run: Trial, method: Method, kept: float, repair: str = "none") -> Row 
 def _timed(run: Trial, method: Method, kept: float) -> tuple[Learned, float]:
     started, options, minutes = time.perf_counter(), run.recipe.recover.options(), run.recipe.recover.minutes
     if method.teach is None:
-        plan = plan_for(run.analysis, {"params": kept}, method=method.name)
+        guide = transfer_of_recipe(run.recipe) if TRANSFER in method.options else None
+        options_of = {} if guide is None else {TRANSFER: guide.copied()}
+        plan = plan_for(run.analysis, {"params": kept}, method=method.name, **options_of)
         learned = Learned(plan, run.analysis.model)
     elif not options.steps and minutes is None:
         raise BudgetError(
@@ -189,7 +199,7 @@ def entered_row(
         seconds=spent,
         check_error=proof,
         accuracy_before_recovery=raw.accuracy,
-        notes=(*_notes(plan, method), *mended, *notes),
+        notes=(*run.trained.notes, *transfer_lines(plan.settings), *_notes(plan, method), *mended, *notes),
         structure=_structure(run.analysis, plan),
         repair=repair,
         timing=None if resizer is None else resizer.inputs(run.timing),

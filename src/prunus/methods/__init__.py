@@ -6,7 +6,7 @@ from prunus.methods import scored_units, window_wise, unit_wise, obs_units
 from prunus.methods import key_path, modular
 from prunus.methods import depth, redundancy, redundant_weights
 from prunus.methods import layer_wise, multi_scale, tree_knapsack, hierarchical
-from prunus.methods import fine_tuning, integrated, while_training
+from prunus.methods import fine_tuning, integrated, transfer, while_training
 from prunus.methods import baselines, oracle, by_criterion
 from prunus.methods.method import METHODS, Level, Method
 
@@ -33,6 +33,7 @@ __all__ = [
     "scored_weights",
     "solved_weights",
     "solved_windows",
+    "transfer",
     "tree_knapsack",
     "unit_wise",
     "weights",

@@ -59,7 +59,10 @@ def _taught(analysis: Analysis, limits: Limits, lesson: Lesson, strategy: str) -
     if STRATEGIES.get(strategy).structural:
         # Removed units need a longer recovery than masked weights: half of the training follows the last cut.
         end = (lesson.options.steps + 1) // 2 if lesson.minutes is None else None
-        options = PrunerOptions(analysis.kept(limits[0]), strategy, end_step=end, settings=lesson.settings)
+        ignore = _unmaskable(model, analysis) if STRATEGIES.get(strategy).masks_weights else ()
+        options = PrunerOptions(
+            analysis.kept(limits[0]), strategy, end_step=end, settings=lesson.settings, ignore=ignore
+        )
         final = 0.5
         pruner = Pruner(model, options, structure=Structure.of(analysis), teacher=_teacher(analysis, lesson))
     else:
@@ -68,6 +71,11 @@ def _taught(analysis: Analysis, limits: Limits, lesson: Lesson, strategy: str) -
         model, lesson.data, lesson.options, pruner=pruner, seed=lesson.seed, minutes=lesson.minutes, final=final
     )
     return Learned(pruner.plan(analysis.coupling), model)
+
+
+def _unmaskable(model: nn.Module, analysis: Analysis) -> tuple[str, ...]:
+    weights = maskable(analysis)
+    return tuple(name for name, _ in model.named_parameters() if name not in weights)
 
 
 def _teacher(analysis: Analysis, lesson: Lesson) -> Teacher | None:
@@ -88,8 +96,7 @@ def _teacher(analysis: Analysis, lesson: Lesson) -> Teacher | None:
 def _of_weights(model: nn.Module, analysis: Analysis, limits: Limits, lesson: Lesson, strategy: str) -> Pruner:
     weights = maskable(analysis)
     share = weights_to_keep(analysis, weights, limits) / sum(weight.numel() for weight in weights.values())
-    others = tuple(name for name, _ in model.named_parameters() if name not in weights)
-    options = PrunerOptions(share, strategy, ignore=others, settings=lesson.settings)
+    options = PrunerOptions(share, strategy, ignore=_unmaskable(model, analysis), settings=lesson.settings)
     return Pruner(model, options, teacher=_teacher(analysis, lesson))
 
 
@@ -150,4 +157,7 @@ key_path_threshold = while_training(
 )
 key_path_adaptive = while_training(
     "key-path-adaptive", "structure", "key-path-adaptive", "train; drop branches on plateaus of the loss"
+)
+joint = while_training(
+    "joint", "hierarchical", "joint", "train; branches, units and weights go in one schedule that shares the budget"
 )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from prunus.analysis.analyse import check_held_out, check_seed, data_given
-from prunus.analysis.input_size import of_plan
+from prunus.analysis.input_size import of_plan, resized
 from prunus.data.batches import answer, device_of, moved
 from prunus.data.calibration import batches_of, evaluating
 from prunus.data.given import sources_of
@@ -247,6 +247,7 @@ def _with_data(found: Outcome, data: Any, held_out: Any = None) -> Outcome:
         data = as_often_as_needed(data)
         batches_of(data, "data")
         given = data_given(data, held_out, analysis.user_inputs)
+        given = replace(given, data=resized(analysis, given.data), held_out=resized(analysis, given.held_out))
         calibration, selection = sources_of(given)
         analysis = replace(analysis, given=given, calibration=calibration, selection=selection, memo={})
     return replace(found, model=deep_copy(found.model), analysis=analysis)

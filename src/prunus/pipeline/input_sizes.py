@@ -92,7 +92,7 @@ def plan_over_sizes(analysis: Analysis, request: Request, plan_of: Callable[[Ana
     progress.finish("input sizes")
     smaller = [candidate for candidate in tried if candidate.size != before.size]
     if smaller and all(candidate.analysis is None for candidate in smaller):
-        raise OptionError(smaller[0].reason)  # no size but its own
+        raise OptionError(smaller[0].reason.replace("leave this size out", "leave resolution out"))
     planned = [candidate for candidate in tried if candidate.plan is not None]
     if not planned:
         reasons = "; ".join(f"{size_name(candidate.size)}: {candidate.reason}" for candidate in tried)

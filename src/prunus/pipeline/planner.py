@@ -10,15 +10,17 @@ from torch import nn
 
 from prunus.analysis import Analysis
 from prunus.analysis.review import with_savings
-from prunus.budget import Limit
+from prunus.budget import METRICS, Limit
 from prunus.budget.limits import LATENCY
 from prunus.data.batches import device_of
+from prunus.data.learning import learning_data
 from prunus.errors import BudgetError, DataError, OptionError
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.measurement.energy import find_meter
 from prunus.methods.by_count import plan_by_count
 from prunus.methods.by_criterion import UNITS, check_removable, stored_scores
 from prunus.methods.merging import merged
+from prunus.methods.method import Lesson
 from prunus.outcome import recovery_of
 from prunus.pipeline.damage import measure_damage, with_damage
 from prunus.pipeline.input_sizes import plan_over_sizes
@@ -30,6 +32,7 @@ from prunus.pipeline.several import within_all
 from prunus.pipeline.stage_checks import check_to_apply
 from prunus.pipeline.stages import run_stages
 from prunus.plans import Plan
+from prunus.recovery.options import whole_recovery
 from prunus.surgery.adapters import MERGE, adapted_layers
 
 if TYPE_CHECKING:
@@ -38,10 +41,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Planned:
-    """A plan, and the network with the weights that stages trained; None where none were trained."""
+    """A plan, and the network with the weights that were trained on the way; None where none were.
+
+    ``learned`` says that a method which prunes while it trains has spent the steps of the recovery.
+    """
 
     plan: Plan
     weights: nn.Module | None = None
+    learned: bool = False
 
 
 @in_ordinary_mode
@@ -64,8 +71,14 @@ def plan_request(analysis: Analysis, request: Request) -> Plan:
     return planned(analysis, request).plan
 
 
-def planned(analysis: Analysis, request: Request) -> Planned:
+def planned(analysis: Analysis, request: Request, *, learn: bool = False) -> Planned:
     """Plan a request: method, limits, measured budgets, drops of accuracy and stages.
+
+    Args:
+        analysis: the network.
+        request: what is to be planned.
+        learn: a method that prunes while it trains takes the steps of the recovery, and its weights are kept; else it
+            trains a copy for a few steps and only its plan is used.
 
     Raises:
         OptionError: a budget that the method does not know, or an option that needs other data.
@@ -84,6 +97,8 @@ def planned(analysis: Analysis, request: Request) -> Planned:
         staged = run_stages(bounded, request)
         return Planned(_finished(staged.plan, analysis, request, {}), staged.model)
     try:
+        if learn and (lesson := _lesson(analysis, request)) is not None:
+            return _learned(bounded, request, lesson)
         found = _with_whole_heads(bounded, request) if request.count is None else _by_count(bounded, request)
         return Planned(_merged(bounded, request, found))
     except DataError as error:
@@ -99,6 +114,27 @@ def _merged(analysis: Analysis, request: Request, plan: Plan) -> Plan:
     """Let the inputs of layers that stay take over the share of those that go, if the request or its method says so."""
     able = analysis.has_data and not analysis.parts
     return merged(analysis.for_plan(plan), plan) if request.merge or (request.merges and able) else plan
+
+
+def _lesson(analysis: Analysis, request: Request) -> Lesson | None:
+    """Return the training of a method that prunes while it trains; None where a plan is made first."""
+    options = recovery_of(request.recover, has_data=analysis.has_data)
+    counted = len(request.budget) == 1 and METRICS.keys() - {LATENCY} >= request.budget.keys()
+    if request.planner.teach is None or options is None or not counted or analysis.given is None:
+        return None
+    whole = whole_recovery(options)
+    if whole.minutes is not None:
+        return None
+    train = learning_data(analysis.given.data, analysis.given.held_out)[0]
+    return Lesson(train, whole.options(), analysis.seed, request.method_options, whole)
+
+
+def _learned(analysis: Analysis, request: Request, lesson: Lesson) -> Planned:
+    assert request.planner.teach is not None
+    limits, _ = limits_of(request.counted, analysis.cost.price())
+    ready = analysis.in_metric(limits[0].metric)
+    found = request.planner.teach(ready, limits, lesson)
+    return Planned(_finished(found.plan, ready, request, {}), found.model, learned=True)
 
 
 def _by_count(analysis: Analysis, request: Request) -> Plan:

@@ -14,9 +14,10 @@ from prunus.criteria import CriterionLike
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.progress import Progress
+from prunus.methods.transfer import Transfer, transfer_lines, with_weights
 from prunus.outcome import Outcome, Recover, realise, recovery_of
 from prunus.pipeline.planner import plan_for, planned
-from prunus.pipeline.request import Bounds, Budget, Nodes, Request
+from prunus.pipeline.request import TRANSFER, Bounds, Budget, Nodes, Request
 from prunus.pipeline.stage_checks import check_stages
 from prunus.plans import Plan
 from prunus.repairs import check_repair
@@ -57,6 +58,7 @@ def prune(
     config_ties: bool = DEFAULTS.config_ties,
     method_options: Mapping[str, Any] | None = None,
     resolution: str | Sequence[int | str] | None = DEFAULTS.resolution,
+    transfer: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Return a smaller network that provably computes what the masked original computes.
@@ -142,6 +144,9 @@ def prune(
             Sizes are sides of images, or lengths of sequences. Each is priced by recording the network at that size,
             the rest of the budget is planned there, and the plan with the lowest loss on held-out data is taken;
             without labels that of the compound scaling. Data are scaled or cut to the chosen size.
+        transfer: ``{"from": CHECKPOINT}``, the pretrained network that guides method ``transfer``: a folder that
+            `prunus.save` wrote, a safetensors file, or a network. With ``"weights": "copy"`` its weights are copied
+            first, into a copy of ``model``, whatever the method.
         progress: reports every long step.
 
     ``prune(model, x, budget=b, …)`` is ``a = prunus.analyse(model, x, …); prunus.realise(a, a.plan(b, …), …)``.
@@ -174,10 +179,12 @@ def prune(
         divide=divide,
         optimise=optimise,
         resolution=resolution,
+        transfer=None if transfer is None else Transfer.of(transfer),
     )
     check_stages(request)
     check_repair(repair)
     recovery_of(recover, has_data=data is not None)
+    model, request, notes = with_source_weights(model, request)
     analysis = analyse(
         model,
         example_inputs,
@@ -191,19 +198,37 @@ def prune(
         config_ties=config_ties,
         progress=progress,
     )
-    return carried_out(analysis, request, repair, progress)
+    made = carried_out(analysis, request, repair, progress)
+    return replace(made, notes=(*notes, *made.notes))
+
+
+def with_source_weights(model: nn.Module, request: Request) -> tuple[nn.Module, Request, tuple[str, ...]]:
+    """Copy the weights of a transfer into a copy of the network where the request says so.
+
+    Returns:
+        The network, the request of what is left to do, and lines about what was matched.
+    """
+    transfer = request.transfer
+    if not isinstance(transfer, Transfer) or not transfer.copies:
+        return model, request, ()
+    changed, match = with_weights(model, transfer)
+    guides = TRANSFER in request.planner.options and not request.stages
+    left = replace(request, transfer=transfer.copied() if guides else None)
+    return changed, left, () if guides else match.lines(transfer.source.origin)
 
 
 def carried_out(analysis: Analysis, request: Request, repair: str | None, progress: Progress | None = None) -> Outcome:
     """Plan a request and realise the plan.
 
-    Where stages have trained on labels nothing is repaired: a repair fits the dense network's outputs only, and
-    would undo the training.
+    Where stages or a method have trained on labels nothing is repaired: a repair fits the dense network's outputs
+    only, and would undo the training. A method that prunes while it trains has spent the steps of the recovery.
     """
-    found = planned(analysis, request)
+    found = planned(analysis, request, learn=True)
     own = None if found.weights is not None else repair
-    made = realise(analysis, found.plan, repair=own, recover=request.recover, weights=found.weights, progress=progress)
-    return replace(made, asked={**request.given(), "repair": repair})
+    recover = None if found.learned else request.recover
+    made = realise(analysis, found.plan, repair=own, recover=recover, weights=found.weights, progress=progress)
+    notes = (*made.notes, *transfer_lines(found.plan.settings))
+    return replace(made, asked={**request.given(), "repair": repair}, notes=notes)
 
 
 def rebudgeted(outcome: Outcome, budget: Budget, changes: Mapping[str, Any]) -> Outcome:
@@ -245,7 +270,7 @@ def plan(
 
     Budgets in milliseconds, of energy and of accuracy are met by measuring, as in `prune`.
     """
-    Request.of(budget, options)
+    model, request, _ = with_source_weights(model, Request.of(budget, options))
     analysis = analyse(
         model,
         example_inputs,
@@ -259,7 +284,7 @@ def plan(
         config_ties=config_ties,
         progress=progress,
     )
-    return plan_for(analysis, budget, **options)
+    return plan_for(analysis, budget, **request.given())
 
 
 @in_ordinary_mode

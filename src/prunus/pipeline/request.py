@@ -21,13 +21,14 @@ from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.registry import title_of
 from prunus.masks.window_option import Units, canonical_window, window_of
 from prunus.methods import METHODS, Method
-from prunus.methods.by_count import UNIT_DIVISIONS
 from prunus.methods.criterion_names import OBS, check_criterion, check_unit_criterion
 from prunus.methods.hierarchy.settings import TREE_OPTIONS, checked_tree_options
 from prunus.methods.integrated_parts import canonical_parts
+from prunus.methods.transfer import Transfer
 from prunus.methods.weights import MAGNITUDE
 from prunus.methods.window_wise import WINDOW
 from prunus.outcome import Recover
+from prunus.pipeline.count_checks import BY_COUNT, LEVEL_OF, check_counted, check_division
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
 from prunus.pipeline.method_options import NOT_GIVEN, check_method_options, check_taken
 from prunus.plans import Cost
@@ -43,16 +44,13 @@ Nodes = Mapping[str, Any]
 """Part of the tree, or a group inside its layers → method, criterion, rate, size, strategy."""
 
 LEVELS = ("unit", "weight")
-MAX_DROP = "max_drop"
+MAX_DROP, TRANSFER = "max_drop", "transfer"
 BUDGETS = (*METRICS, MEMORY, ENERGY, MAX_DROP, *COUNTS)
 _BY_LEVELS = {
     frozenset({"unit"}): "units",
     frozenset({"weight"}): "weights",
     frozenset(LEVELS): "units-weights",
 }
-_BY_COUNT = {"units": "units", "weights": "weights", "modules": "modular", "windows": "window-tile"}
-"""The parts that a budget counts → the method for it, where none is named."""
-_LEVEL_OF = {"units": "unit", "weights": "weight"}
 _ANY = Cost(params=1, macs_forward=1, macs_backward=1, param_bytes=1)
 
 
@@ -85,6 +83,7 @@ class Request:
     divide: str | Mapping[str, Any] | None = DEFAULTS.divide
     optimise: str | Mapping[str, Any] | None = DEFAULTS.optimise
     resolution: str | Sequence[int | str] | None = DEFAULTS.resolution
+    transfer: Transfer | Mapping[str, Any] | None = None
 
     @staticmethod
     def of(budget: Budget, options: Mapping[str, Any]) -> Request:
@@ -125,8 +124,12 @@ class Request:
         self._check_merge()
         self._check_judge()
         chosen = self.planner
+        self._check_transfer(chosen)
         self._check_options(chosen)
-        self._check_count(chosen)
+        if self.count is not None:
+            beside = "stages" if self.stages else f"search: {self.search}" if self.search else ""
+            check_counted(self.count, chosen, self.levels, beside)
+            check_division(self.count, chosen, self.criterion, self.allocator)
         self._check_bounds(chosen)
         self._check_names()
         self._check_metrics(chosen)
@@ -139,7 +142,7 @@ class Request:
         kind = next((kind for kind in KINDS if kind in self.budget), None)
         if any(getattr(self, name) is not None for name in TREE_OPTIONS):
             return METHODS.get("hierarchical")
-        return METHODS.get(_BY_LEVELS[frozenset(self.levels)] if kind is None else _BY_COUNT[kind])
+        return METHODS.get(_BY_LEVELS[frozenset(self.levels)] if kind is None else BY_COUNT[kind])
 
     def _as_asked(self, chosen: Method) -> Method:
         """Return the method with the level, the window and the criteria that its options ask for."""
@@ -230,6 +233,20 @@ class Request:
                 "no unit; allowed there: frozen."
             )
 
+    def _check_transfer(self, chosen: Method) -> None:
+        """Read the source of a transfer; refuse one that nothing uses."""
+        guided = TRANSFER in chosen.options and not self.stages
+        if self.transfer is not None:
+            object.__setattr__(self, "transfer", Transfer.of(self.transfer))
+            assert isinstance(self.transfer, Transfer)
+            if not guided and not self.transfer.copies:
+                raise OptionError(
+                    f"transfer guides method {TRANSFER!r} alone, and the method is {chosen.name!r}; use method "
+                    f"{TRANSFER!r}, or weights: copy to begin with the source's weights."
+                )
+        elif guided:
+            raise OptionError(f"method {TRANSFER!r} needs a source; give transfer: {{from: CHECKPOINT}}.")
+
     def _check_options(self, chosen: Method) -> None:
         """Refuse options that the method does not take."""
         check_method_options(self.method_options)
@@ -245,54 +262,6 @@ class Request:
             raise OptionError(
                 f"levels is {self.levels!r} beside method {chosen.name!r}, which has its own levels; remove "
                 "levels or method."
-            )
-
-    def _check_count(self, chosen: Method) -> None:
-        """Refuse what a budget that counts or compares cannot have: another kind of method, stages, a search."""
-        count = self.count
-        if count is None:
-            return
-        if self.stages or self.search:
-            beside = "stages" if self.stages else f"search: {self.search}"
-            raise OptionError(
-                f"budget {count.metric} stands beside {beside}, which divides a price; give the budget as params or "
-                "macs, or leave the other out."
-            )
-        if not chosen.counts:
-            raise OptionError(
-                f"budget {count.metric} ranks the scores of single parts, and method {chosen.name!r} has none; use "
-                "units, weights, modular, window-tile or a method by one criterion, such as sensitivity."
-            )
-        if count.metric in KINDS and count.metric != chosen.counts:
-            raise OptionError(
-                f"budget {count.metric} beside method {chosen.name!r}, which ranks {chosen.counts}; give the budget as "
-                f"{chosen.counts} or top_n, or use method {_BY_COUNT[count.metric]!r}."
-            )
-        if tuple(self.levels) not in (DEFAULTS.levels, (_LEVEL_OF.get(chosen.counts),)):
-            raise OptionError(
-                f"budget {count.metric} ranks {chosen.counts} here, and levels is {self.levels!r}; leave levels out."
-            )
-        if chosen.counts == "modules" and count.whole is None:
-            raise OptionError(
-                f"budget {count.metric} of modules is one amount for the network; got {dict(count.amounts)}."
-            )
-        self._check_division(count, chosen)
-
-    def _check_division(self, count: Count, chosen: Method) -> None:
-        if self.criterion == OBS:
-            raise OptionError(
-                f"criterion {OBS!r} measures levels of whole layers and gives no score to rank or compare; with budget "
-                f"{count.metric} use magnitude, sensitivity or contribution."
-            )
-        if self.allocator is None:
-            return
-        if count.compares or count.whole is None:
-            what = "a threshold" if count.compares else "an amount of every layer"
-            raise OptionError(f"allocator is {title_of(self.allocator)!r}, and {what} divides nothing; leave it out.")
-        if chosen.counts == "units" and self.allocator not in UNIT_DIVISIONS:
-            raise OptionError(
-                f"allocator is {title_of(self.allocator)!r}, which divides a price; budget {count.metric} takes "
-                f"{' or '.join(UNIT_DIVISIONS)}, or none for one ranking of the scores as they are."
             )
 
     def _check_metrics(self, chosen: Method) -> None:
@@ -323,7 +292,7 @@ class Request:
                 found["criterion"] = None if self.criterion is None else criterion_name(self.criterion)
             counted = self.planner.counts if self.count is not None else ""
             if self.method is None or "levels" in self.planner.options or self.planner.name in _BY_LEVELS.values():
-                found["levels"] = [_LEVEL_OF[counted]] if counted in _LEVEL_OF else list(self.levels)
+                found["levels"] = [LEVEL_OF[counted]] if counted in LEVEL_OF else list(self.levels)
         if self.window is not None:
             found["window"] = self.window
         found |= {name: plain_nodes(getattr(self, name)) for name in TREE_OPTIONS if getattr(self, name) is not None}
@@ -335,6 +304,8 @@ class Request:
             found["bounds"] = plain_bounds(self.bounds)
         if self.method_options:
             found["method_options"] = dict(self.method_options)
+        if isinstance(self.transfer, Transfer):
+            found[TRANSFER] = {"from": self.transfer.source.origin, "weights": self.transfer.weights}
         return found
 
 

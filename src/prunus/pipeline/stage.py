@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from prunus.criteria import canonical, mixture_of
-from prunus.errors import OptionError
+from prunus.errors import OptionError, nearest
 from prunus.foundation.clock import NO_LIMIT
 from prunus.foundation.option_record import accepted_by
 from prunus.recovery.method_names import METHOD_ALLOWED
@@ -120,6 +120,10 @@ class Stage(BaseModel):
     minutes: Minutes | None = Field(
         default=None, description="a number of minutes above 0, in place of steps, that the schedule takes"
     )
+    strategy: Name | None = Field(
+        default=None, description="a strategy of the pruner, such as gradient-threshold, which prunes while it trains"
+    )
+    settings: dict[Name, Any] = Field(default={}, description="a section of the strategy's settings")
     recover: StageRecovery | None = Field(default=None, description="a section with the keys steps, minutes, method")
 
     @model_validator(mode="after")
@@ -131,8 +135,8 @@ class Stage(BaseModel):
 
     @property
     def way(self) -> str:
-        """The method or criterion of the stage, by default that of the level."""
-        return self.method or self.criterion or WAYS[self.level]
+        """The strategy, method or criterion of the stage, by default that of the level."""
+        return self.strategy or self.method or self.criterion or WAYS[self.level]
 
     @property
     def trains(self) -> bool:
@@ -186,10 +190,14 @@ def _order_problem(stages: tuple[Stage, ...], number: int) -> str:
 
 
 def _problem(stage: Stage) -> str:
-    if stage.method is not None and stage.criterion is not None:
-        return "has a method and a criterion; name one of them"
     if stage.allocator is not None and stage.level != "units":
         return "has an allocator; only units have one"
+    if stage.strategy is not None:
+        return _strategy_problem(stage)
+    if stage.settings:
+        return "has settings; only a strategy has some"
+    if stage.method is not None and stage.criterion is not None:
+        return "has a method and a criterion; name one of them"
     if stage.steps is not None and stage.minutes is not None:
         return "has steps and minutes; its schedule takes one of them"
     if (stage.schedule is None) == stage.trains:
@@ -200,6 +208,31 @@ def _problem(stage: Stage) -> str:
     mixed = mixture_of(stage.criterion) if stage.level != "blocks" else None
     unknown = next((name for name in mixed or (stage.way,) if name not in known), None)
     return "" if unknown is None else f"has no way {unknown!r}; known are {', '.join(known)}"
+
+
+def _strategy_problem(stage: Stage) -> str:
+    known = known_strategies(stage.level)
+    if stage.strategy not in known:
+        near = nearest(str(stage.strategy), known)
+        return f"has no strategy {stage.strategy!r}.{near} Known are {', '.join(known)}"
+    if stage.method is not None:
+        return "has a strategy and a method; name one of them"
+    if stage.steps is None or stage.minutes is not None:
+        return "has a strategy, which prunes while it trains for a number of steps; give steps too"
+    return ""
+
+
+def known_strategies(level: str) -> list[str]:
+    """Return the names of the pruner's strategies that a level knows."""
+    from prunus.pruner import STRATEGIES
+
+    found = []
+    for name in STRATEGIES.names():
+        kind = STRATEGIES.get(name)
+        own = "weights" if not kind.structural else "blocks" if name.startswith("key-path") else "units"
+        if own == level and not kind.masks_weights:
+            found.append(name)
+    return found
 
 
 def known_ways(level: str) -> list[str]:

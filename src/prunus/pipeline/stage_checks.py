@@ -49,7 +49,7 @@ def check_stages(request: Request) -> None:
             raise OptionError(f"prune.{key} is {value!r}, which does not reach into stages; {instead}.")
     for number, stage in enumerate(request.stages, 1):
         if stage.trains:
-            _check_trains(number, round_recovery(stage, request).method)
+            _check_trains(number, round_recovery(stage, request).method, stage.strategy is not None)
 
 
 def round_recovery(stage: Stage, request: Request) -> RecoveryOptions:
@@ -57,11 +57,14 @@ def round_recovery(stage: Stage, request: Request) -> RecoveryOptions:
     return whole_recovery(request.recover) if stage.recover is None else stage.recover.over(request.recover)
 
 
-def _check_trains(number: int, method: str) -> None:
-    if method != AUTOPILOT and not RECOVERY_METHODS.get(method).trained:
-        able = [name for name in RECOVERY_METHODS.names() if RECOVERY_METHODS.get(name).trained]
+def _check_trains(number: int, method: str, strategy: bool) -> None:
+    able = [name for name in RECOVERY_METHODS.names() if RECOVERY_METHODS.get(name).trained]
+    if strategy:
+        able = ["finetune", "distil"]
+    if method != AUTOPILOT and method not in able:
+        reason = "a strategy cannot learn so" if strategy else f"{method!r} takes no steps"
         raise OptionError(
-            f"stage {number} trains between its rounds by recover.method, and {method!r} takes no steps; allowed: "
+            f"stage {number} trains while it prunes by recover.method {method!r}, and {reason}; allowed: "
             f"{', '.join(able)}, autopilot."
         )
 

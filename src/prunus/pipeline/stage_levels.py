@@ -54,7 +54,7 @@ def _blocks(state: State, stage: Stage, limit: Limit) -> State:
 def _units(state: State, stage: Stage, limit: Limit) -> State:
     """Score units on the network that is left, and remove those of lowest score too."""
     reduction, analysis = state.reduction, state.analysis
-    scores = unit_scores(replace(analysis, model=_left(state), memo={}), stage.way)
+    scores = unit_scores(replace(analysis, model=network_left(state), memo={}), stage.way)
     live = {axis: scores[axis] for axis in live_axes(reduction)}
     keep = analysis.fit(live, limit, cost=reduction.cost, base=state.keep, allocator=stage.allocator or "uniform")
     reason = f"lowest {stage.way} of what earlier stages left"
@@ -71,7 +71,7 @@ def _weights(state: State, stage: Stage, limit: Limit) -> State:
     """Mask the weights of lowest score that are left; weights masked by an earlier stage stay masked."""
     analysis = state.analysis
     names = list(maskable(analysis))
-    scores = dict(weight_scores(analysis, _left(state), names, stage.way))
+    scores = dict(weight_scores(analysis, network_left(state), names, stage.way))
     below = min((float(score.min()) for score in scores.values()), default=0.0) - 1.0
     for name, mask in state.masks.items():
         scores[name] = scores[name].masked_fill(~torch.from_numpy(mask).to(scores[name].device), below)
@@ -84,7 +84,7 @@ def _weights(state: State, stage: Stage, limit: Limit) -> State:
     return replace(state, masks=masks, decisions=tuple(decisions))
 
 
-def _left(state: State) -> nn.Module:
+def network_left(state: State) -> nn.Module:
     """Return the network with everything that is removed at zero."""
     model, _ = masked_copy(state.reduction, state.keep)
     with torch.no_grad():

@@ -21,6 +21,7 @@ from prunus.pipeline.request import Request
 from prunus.pipeline.stage_checks import round_recovery, stage_budget
 from prunus.pipeline.stage_levels import LEVELS
 from prunus.pipeline.stage_state import State
+from prunus.pipeline.stage_training import pruned_while_training
 from prunus.plans import Plan
 from prunus.recovery import RECOVERY_METHODS, RecoveryOptions, RecoveryTask, recovered_
 from prunus.recovery.method_names import AUTOPILOT
@@ -72,7 +73,9 @@ def run_stages(analysis: Analysis, request: Request) -> Staged:
     for index, stage in enumerate(request.stages):
         before = state.spent()
         goal = _goal(request.stages[index:], before, limit.value)
-        if stage.trains:
+        if stage.strategy is not None:
+            state = _by_strategy(state, dense.model, stage, goal, request)
+        elif stage.trains:
             state = _gradual(state, dense.model, stage, before, goal, request)
         else:
             state = _pruned(state, stage, goal)
@@ -107,6 +110,13 @@ def _pruned(state: State, stage: Stage, goal: int) -> State:
     if state.spent() <= goal:
         return state
     return LEVELS[stage.level](state, stage, Limit(state.analysis.metric, goal))
+
+
+def _by_strategy(state: State, dense: nn.Module, stage: Stage, goal: int, request: Request) -> State:
+    if state.spent() <= goal:
+        return state
+    data, limit = _learning(state.analysis)[0], Limit(state.analysis.metric, goal)
+    return pruned_while_training(state, dense, stage, limit, data, round_recovery(stage, request))
 
 
 def _gradual(state: State, dense: nn.Module, stage: Stage, before: int, goal: int, request: Request) -> State:
@@ -199,7 +209,7 @@ def _cut(state: State) -> tuple[Plan, nn.Module]:
 
 def _line(number: int, stage: Stage, before: int, after: int, metric: str) -> str:
     length = f"{stage.steps} steps" if stage.steps else f"{stage.minutes:g} minutes" if stage.minutes else ""
-    pace = f", {stage.schedule} over {length}" if length else ""
+    pace = f", {stage.schedule or 'its own schedule'} over {length}" if length else ""
     what = stage.recover.model_dump(exclude_none=True) if stage.recover is not None else {}
     then = ", then recovered (" + ", ".join(f"{k} {v}" for k, v in what.items()) + ")" if what else ""
     return f"{number}. {stage.level} by {stage.way}: {before:,} → {after:,} {metric} ({after / before:.1%}){pace}{then}"

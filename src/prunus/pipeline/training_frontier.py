@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from prunus.analysis import BATCH, Analysis
+from prunus.analysis.input_size import resized
 from prunus.data.batches import DataSource
+from prunus.data.calling import called
 from prunus.data.learning import readable
 from prunus.errors import OptionError, UsageError, nearest
 from prunus.exporters import load
@@ -21,6 +23,7 @@ from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.clock import SECONDS_A_MINUTE
 from prunus.foundation.progress import Progress, Silent
 from prunus.foundation.registry import title_of
+from prunus.graph.call_form import CallForm
 from prunus.measurement.quality import evaluate, paired_interval
 from prunus.outcome import Outcome, recovered
 from prunus.pipeline.frontier_log import Finished, FrontierLog, identity_of
@@ -141,7 +144,12 @@ def frontier(
         return RecoveryOptions.of({**given, unit: amount})
 
     options_of(budgets.unit, max(budgets.amounts))
-    source = None if test is None else readable(test)
+    analysis = _analysis(outcome)
+    source = (
+        None
+        if test is None
+        else resized(analysis, readable(called(test, CallForm((analysis.full_size or analysis).user_inputs))))
+    )
     return train_frontier(outcome, budgets, options_of, test=source, out=out, announce=announce, progress=progress)
 
 

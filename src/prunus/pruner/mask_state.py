@@ -7,13 +7,35 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from prunus.analysis.score import make_plan
 from prunus.errors import OptionError, UsageError
 from prunus.graph.coupling import Coupling
 from prunus.plans import Decision, Plan
 from prunus.pruner.strategy import Scene
+from prunus.training.mask_holder import MaskHolder
 from prunus.tree import find_branches
+
+
+def first_masks(scene: Scene, given: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Return the masks from which a pruning begins: those of the structure's removed parts, or given ones of weights.
+
+    Raises:
+        OptionError: masks where units or branches are removed, of a weight that may not be masked, or of another shape.
+        SelectorError: a mask for a name that is no parameter.
+    """
+    if scene.structure is not None:
+        if given:
+            raise OptionError(
+                f"masks are given, and method {scene.options.method!r} removes units or branches; allowed there: none."
+            )
+        return scene.structure.masks(scene.model)
+    MaskHolder.of(scene.model, given or {})
+    for name in given or {}:
+        if name not in scene.weights:
+            raise OptionError(f"masks name {name!r}, which is not prunable here; allowed: {', '.join(scene.weights)}.")
+    return scene.placed(given or {})
 
 
 def scene_state(scene: Scene) -> dict[str, Any]:
@@ -73,7 +95,10 @@ def decisions_of(scene: Scene) -> list[Decision]:
         for axis, m in scene.structure.keep.items()
         if not m.all()
     ]
-    return blocks + units
+    weights = [
+        Decision(name, "weight", int((~m).sum()), m.numel(), reason) for name, m in scene.structure.masked.items()
+    ]
+    return blocks + units + weights
 
 
 def plan_of(scene: Scene, coupling: Coupling | None) -> Plan:

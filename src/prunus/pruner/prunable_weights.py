@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
+from torch.optim import Optimizer
 
-from prunus.errors import ModelError, SelectorError, nearest
+from prunus.errors import ModelError, SelectorError, UsageError, nearest
 from prunus.masks import prunable_weights
 
 
@@ -42,3 +43,17 @@ def _ignored(name: str, patterns: Sequence[str]) -> bool:
     parts = name.split(".")
     above = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns for path in above)
+
+
+def check_trained(optimizer: Optimizer, weights: Mapping[str, nn.Parameter], kind: str) -> None:
+    """Refuse an optimizer that trains none of some weights; ``kind`` is the class of the network.
+
+    Raises:
+        UsageError: it holds none of them.
+    """
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(w) in held for w in weights.values()):
+        raise UsageError(
+            f"The {type(optimizer).__name__} holds none of the {len(weights)} prunable weights of this {kind}; give "
+            "the optimizer that trains it."
+        )

@@ -21,14 +21,15 @@ from prunus.plans import Plan
 from prunus.pruner.cutting import check_alone, check_cut, transplant_
 from prunus.pruner.distributed import agree_, average_
 from prunus.pruner.log_sinks import Log
-from prunus.pruner.mask_state import plan_of, restore_scene, scene_state
+from prunus.pruner.mask_state import first_masks, plan_of, restore_scene, scene_state
 from prunus.pruner.optimizer_hooks import called_around_steps
 from prunus.pruner.options import Clock, Moment, PrunerOptions, PrunerReport, options_of
-from prunus.pruner.prunable_weights import weights_of
+from prunus.pruner.prunable_weights import check_trained, weights_of
 from prunus.pruner.strategy import STRATEGIES, Masks, Scene, strategy_of
 from prunus.pruner.structure import Structure, structure_of
 from prunus.pruner.teacher import Teacher, check_same_teacher, teacher_of
 from prunus.pruner.timed_clock import TimedClock, clock_of, clock_state, stored_clock
+from prunus.surgery.tensors import sliced_masks
 from prunus.training.losses import Loss, loss_function
 from prunus.training.mask_holder import MaskHolder
 from prunus.training.schedules import RAMP
@@ -63,6 +64,7 @@ class Pruner:
         averages: averages of the network (EMA, SWA) that are cut together with it.
         prove: compare the cut network with the masked one before the training continues with it.
         structure: the analysed structure of the network, in place of ``example_inputs``.
+        masks: parameter name → mask (True = keep) of the weights that are masked from the beginning.
         teacher: a trained network with the same outputs, from which `loss` learns; it is not changed.
         temperature, soft: T of the softened outputs, and the weight of the teacher in the loss; labels have the rest.
         labels_loss: the loss of the labels in `loss`: a name, or (output, targets) → one number.
@@ -84,6 +86,7 @@ class Pruner:
         averages: Sequence[nn.Module] = (),
         prove: bool = True,
         structure: Structure | None = None,
+        masks: Masks | None = None,
         teacher: nn.Module | Teacher | None = None,
         temperature: float = 2.0,
         soft: float = 0.9,
@@ -110,6 +113,7 @@ class Pruner:
             weights_of(self.model, self.options.ignore),
             structure=structure if kind.structural else None,
         )
+        self._scene.masks = first_masks(self._scene, masks)
         self._strategy = strategy_of(self._scene)
         self._labels_loss = loss_function(labels_loss)
         self.teacher = teacher_of(teacher, self.model, temperature=temperature, soft=soft, loss=labels_loss)
@@ -174,12 +178,7 @@ class Pruner:
                 "after a loop that failed, and use one pruner for one training."
             )
         clock = clock_of(self.options, self._schedule, total_steps, minutes, final, self._strategy.changes)
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not any(id(w) in held for w in self._scene.weights.values()):
-            raise UsageError(
-                f"The {type(optimizer).__name__} holds none of the {len(self._scene.weights)} prunable weights of this "
-                f"{type(self.model).__name__}; give the optimizer that trains it."
-            )
+        check_trained(optimizer, self._scene.weights, type(self.model).__name__)
         if self._restored and self._clock is not None:
             clock.go_on_from(self._clock)
         self._strategy.check()
@@ -328,7 +327,8 @@ class Pruner:
         )
         scene.weights = dict(self.model.named_parameters())
         self._strategy.forget()
-        self._set({})
+        scene.structure.masked = sliced_masks(plan)
+        self._set(scene.structure.masks(self.model) if scene.structure.masked else {})
         return plan
 
     def settle_(self) -> None:
@@ -363,19 +363,17 @@ class Pruner:
         self._restored = True
 
     def _attach(self) -> None:
-        # Pruning makes widths that are unsafe with the channels last, and the loop may have chosen that format.
-        hold_default_format_(self.model)
-        # A copy of the network has the attribute too, but another identity.
-        object.__setattr__(self.model, _MARK, id(self.model))
+        hold_default_format_(self.model)  # pruning makes widths that are unsafe with the channels last
+        object.__setattr__(self.model, _MARK, id(self.model))  # a copy has the attribute, but another identity
+
+    def _moment(self, clock: Clock) -> Moment:
+        assert self._optimizer is not None
+        return clock.moment(self._loss, float(self._optimizer.param_groups[0]["lr"]))
 
     def _running(self) -> Clock:
         if self._clock is None or self._optimizer is None:
             raise UsageError("the pruner's training has not begun; call train_begin(optimizer, total_steps) first.")
         return self._clock
-
-    def _moment(self, clock: Clock) -> Moment:
-        assert self._optimizer is not None
-        return clock.moment(self._loss, float(self._optimizer.param_groups[0]["lr"]))
 
     def _update(self, clock: Clock) -> None:
         self.settle_()

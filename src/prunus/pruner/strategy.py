@@ -68,11 +68,13 @@ class Strategy(ABC):
 
     A member defines ``Settings``, a frozen dataclass of its own settings, and implements ``update``; the other
     hooks do nothing unless it needs them. Gradients are those of the loss with the masked weights in place, at every
-    position, masked ones included. ``reads`` names those of CHOICES that it uses; the others are refused.
+    position, masked ones included. ``reads`` names those of CHOICES that it uses; the others are refused. A structural
+    member whose ``masks_weights`` is True masks single weights too.
     """
 
     structural: ClassVar[bool] = False
     needs_loss: ClassVar[bool] = False
+    masks_weights: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = CHOICES
     schedule: ClassVar[str] = "cubic"
     Settings: ClassVar[type[Any]]

@@ -34,12 +34,14 @@ class Structure:
         total: the cost of the network before any cut, in the metric.
         keep: axis id → kept units; whole axes are left out.
         dropped: bypassed or emptied branches.
+        masked: weight name → mask (True = keep) of single weights beside them; True where a unit is removed anyway.
     """
 
     analysis: Analysis
     total: int
     keep: dict[str, np.ndarray] = field(default_factory=dict)
     dropped: tuple[Branch, ...] = ()
+    masked: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def of(analysis: Analysis) -> Structure:
@@ -79,7 +81,9 @@ class Structure:
     @property
     def share(self) -> float:
         """The kept share of the first cost of the network."""
-        return self.limit(1.0).of(self.plan().after) / self.total
+        plan = self.plan()
+        # Masked weights count as removed parameters.
+        return (self.limit(1.0).of(plan.after) - (plan.masked if self.metric == "params" else 0)) / self.total
 
     def fit(
         self, scores: Mapping[str, np.ndarray], limit: Limit, allocator: str, *, cost: CostModel | None = None
@@ -109,8 +113,9 @@ class Structure:
         keep = {**self.keep, **emptied(self.coupling, dropped)}
         return self.limit(1.0).of(cost_model(self.coupling, graph).price(keep))
 
-    def plan(self, decisions: Iterable[Decision] = (), masks: Mapping[str, np.ndarray] | None = None) -> Plan:
+    def plan(self, decisions: Iterable[Decision] = ()) -> Plan:
         """Return the plan of everything that is removed."""
+        masks = {name: mask.cpu().numpy() for name, mask in self.masked.items()}
         keep = {**self.keep, **emptied(self.coupling, self.dropped)}
         return make_plan(self.coupling, keep, drops(self.dropped), masks, tuple(decisions), cost=self.cost)
 

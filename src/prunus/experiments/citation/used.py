@@ -30,6 +30,7 @@ ROLES: Mapping[str, tuple[str, str]] = {
 
 _STAGE_ROLES = {"blocks": "method", "units": "criterion", "weights": "weight criterion"}
 _SEARCH = "prunus.budget.evolutionary_search:refine"
+_SIZES = "prunus.pipeline.input_sizes:plan_over_sizes"
 _PARTS = ("plan", "score", "layer", "run", "collect")
 
 
@@ -98,9 +99,13 @@ def cite(what: Recipe | Path | str | Mapping[str, str]) -> Citations:
         return Citations(tuple(_used(role, name) for role, name in what.items()))
     recipe = load_recipe(what) if isinstance(what, (Path, str)) else what
     found = {(role, name): _used(role, name) for role, name in _named_in(recipe)}
-    if recipe.prune.search:
-        source = source_text(_named_object(_SEARCH).__doc__)
-        found["search", "evolution"] = Used("search", "evolution", source, references_in(source))
+    for asked, role, name, place in (
+        (recipe.prune.search, "search", "evolution", _SEARCH),
+        (recipe.prune.resolution, "resolution", "compound scaling", _SIZES),
+    ):
+        if asked:
+            source = source_text(_named_object(place).__doc__)
+            found[role, name] = Used(role, name, source, references_in(source))
     return Citations(tuple(found.values()))
 
 
@@ -160,7 +165,7 @@ def _named_in(recipe: Recipe) -> Iterator[tuple[str, str]]:
         for name in recipe.compare.repair:
             yield from _member("repair", name)
     for stage in recipe.stages:
-        yield from _member(_STAGE_ROLES[stage.level], stage.way)
+        yield from _member("strategy" if stage.strategy else _STAGE_ROLES[stage.level], stage.way)
         yield from _walk(stage.model_dump(exclude={"method", "criterion", "recover"}))
         yield from _member("recovery", stage.recover.method if stage.recover else None)
     yield from _member("recovery", recipe.recover.method if recipe.recover.steps or recipe.recover.minutes else None)

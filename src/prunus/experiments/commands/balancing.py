@@ -122,7 +122,6 @@ def _frontier(
         start,
         budgets,
         options_of,
-        test=run.data.test,
         out=out,
         metadata=recipe.stored,
         announce=announce,

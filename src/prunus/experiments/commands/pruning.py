@@ -45,7 +45,7 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
             trained_model(recipe, recipe.seed, progress, check=lambda dense: check_limits(dense, request)), recipe.seed
         )
         started = time.perf_counter()
-        found = planned(run.analysis, request)
+        found = planned(run.analysis, request, learn=True)
         kept = found.plan.after.params / found.plan.before.params
         # A repair fits the dense network's outputs only, and would undo the training of stages on labels.
         repair = "none" if found.weights is not None else recipe.prune.repair

@@ -65,6 +65,8 @@ def needed_trust(recipe: Recipe, folder: Path) -> str | None:
             return f"the argument {argument!r} for its model, which may name code or a file"
     if recipe.checkpoint is not None:
         return f"the file {recipe.checkpoint!r} for the weights of its model"
+    if recipe.transfer:
+        return f"the file {recipe.transfer['from']!r} from which its model is transferred"
     if recipe.data not in WORKLOADS and recipe.data != NO_DATA:
         images = recipe.data.startswith("imagefolder:")
         return f"the files {recipe.data!r}" if images else f"the code {recipe.data!r} for its data, which would be run"

@@ -20,6 +20,8 @@ def without_data(recipe: Recipe) -> list[Finding]:
         found.append(_steps(("recover", "steps"), recipe.recover.steps))
     if recipe.recover.minutes is not None:
         found.append(_refused(("recover", "minutes"), recipe.recover.minutes, "null"))
+    if recipe.frontier.steps or recipe.frontier.minutes:
+        found.append(_refused(("frontier",), "budgets of training", "no frontier"))
     for number, stage in enumerate(recipe.stages):
         if stage.trains or stage.recover is not None:
             key = "recover" if not stage.trains else "steps" if stage.steps else "minutes"

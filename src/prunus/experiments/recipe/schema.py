@@ -93,6 +93,19 @@ def _tree_option(name: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _transfer(given: dict[str, Any]) -> dict[str, Any]:
+    from prunus.methods.transfer import check_transfer
+
+    try:
+        if given:
+            check_transfer(given)
+            if not isinstance(given["from"], str) or not given["from"]:
+                raise OptionError(f"from is {given['from']!r}; allowed: the path of a folder or a .safetensors file.")
+    except OptionError as error:
+        raise ValueError(str(error).rstrip(".")) from error
+    return given
+
+
 _TRAIN = TrainingOptions(steps=0, lr=1e-3)
 _RECOVER = RecoveryOptions(steps=60, lr=5e-4, method="finetune")
 """The defaults of training and recovery: no training before pruning, and a short fine-tuning afterwards."""
@@ -139,10 +152,10 @@ class FrontierSection(_Section):
     """The budgets of ``prunus frontier``, of one unit, and the rule of the knee."""
 
     steps: Annotated[tuple[Steps, ...], AfterValidator(_nothing_twice)] | None = Field(
-        default=None, strict=False, description="a list of numbers of steps, none twice, or null"
+        default=None, strict=False, description="a list of whole numbers of steps, each 0 or more, none twice, or null"
     )
     minutes: Annotated[tuple[Budget, ...], AfterValidator(_nothing_twice)] | None = Field(
-        default=None, strict=False, description="a list of numbers of minutes, none twice, or null"
+        default=None, strict=False, description="a list of numbers of minutes, each 0 or more, none twice, or null"
     )
     rule: Literal["chord", "noise"] = Field(default="chord", description="chord or noise")
 
@@ -246,6 +259,9 @@ class Recipe(_Section):
     )
     model_args: dict[str, Any] = Field(default={}, description="a section of keyword arguments for the model")
     checkpoint: Name | None = Field(default=None, description="the path of a .safetensors, .pt or .pth file")
+    transfer: Annotated[dict[Name, Any], AfterValidator(_transfer)] = Field(
+        default={}, description="a section with the keys from (a checkpoint of a pretrained network) and weights"
+    )
     data: Name = Field(
         description="a built-in name, imagefolder:PATH, package.module:callable, file.py:callable, or noise"
     )

@@ -5,6 +5,7 @@ from prunus.pruner.strategies import (  # noqa: F401  (enrols them)
     dynamic_threshold,
     gradient_threshold,
     gradual,
+    joint,
     key_path,
     key_path_pace,
     movement,
