@@ -65,7 +65,7 @@ class NodeSetting:
         """The window of weights: of the given size, of the named method, else 4 × 4."""
         if self.size is not None:
             return Tile(*self.size)
-        named = METHODS.get(self.method).window if self.method in METHODS else None
+        named = METHODS.get(self.method).window if self.method is not None and self.method in METHODS else None
         return named or Tile(4, 4)
 
     def plain(self) -> dict[str, Any]:
