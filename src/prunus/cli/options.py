@@ -56,6 +56,10 @@ class PlanOptions:
         bool | None,
         typer.Option("--merge/--no-merge", help="Inputs that stay take over the share of those that go."),
     ] = None
+    reconnect: Annotated[
+        str | None,
+        typer.Option(help="How modular reconnects modules: identity, pooling, projection or auto."),
+    ] = None
     level: Annotated[
         list[str] | None, typer.Option("--level", help="What to prune: unit, weight; repeat for both.")
     ] = None
@@ -82,6 +86,7 @@ class PlanOptions:
             ("prune", "search"): self.search,
             ("prune", "judge"): self.judge,
             ("prune", "merge"): self.merge,
+            ("prune", "reconnect"): self.reconnect,
             ("prune", "levels"): self.level,
             ("opt_in",): self.opt_in,
             ("ignore",): self.ignore,

@@ -153,6 +153,7 @@ def request_of(recipe: Recipe) -> Request:
         recover=recover,
         threads=recipe.compare.latency.threads,
         merge=section.merge,
+        reconnect=section.reconnect,
     )
 
 

@@ -22,9 +22,12 @@ from prunus.criteria import CriterionLike, comparable_scores, criterion_name
 from prunus.criteria.weight_statistics import precise
 from prunus.errors import BudgetError
 from prunus.masks import contracted_dims, top_masks, window_means
+from prunus.methods.bridges import fewer
 from prunus.methods.by_criterion import MAGNITUDE, check_removable, chosen_criterion
+from prunus.methods.chain_depth import chain_runs, layers_of
 from prunus.methods.join_importance import Gates
 from prunus.methods.method import Method
+from prunus.methods.reconnect import innermost, module_runs
 from prunus.methods.reduction import Reduction, droppable, whole
 from prunus.methods.scored_units import unit_scores
 from prunus.methods.weights import maskable, masked_plan, weight_scores
@@ -43,6 +46,7 @@ def plan_by_count(
     chosen: Method,
     criterion: CriterionLike | None = None,
     allocator: str | None = None,
+    reconnect: str | None = None,
 ) -> Plan:
     """Return the plan that keeps the best parts of a method, as many as a count or a threshold says.
 
@@ -57,13 +61,15 @@ def plan_by_count(
         allocator: for a number of the whole network: None ranks the scores of all layers as they are, ``global`` ranks
             those of units divided by the mean of their layer, ``uniform`` keeps the same share of every layer; weights
             know ``erk`` and ``lamp`` too.
+        reconnect: how ``modular`` reconnects modules of any network; None drops branches.
 
     Raises:
         BudgetError: all parts would stay, all would go, or fewer than one a layer would stay.
         SelectorError: a layer of the budget that does not exist.
     """
     if chosen.counts == "modules":
-        return _modules(analysis, count)
+        bridges = reconnect is not None or chosen.name == "chain-depth"
+        return _bridged(analysis, count, reconnect) if bridges else _modules(analysis, count)
     name = chosen.scored_by or criterion or MAGNITUDE
     if chosen.counts == "units":
         return _units(analysis, count, chosen, chosen_criterion(analysis, name), allocator)
@@ -288,6 +294,22 @@ def _or_best(mask: Tensor, scores: Tensor) -> Tensor:
     if mask.numel() and not mask.any():
         mask.view(-1)[int(scores.detach().reshape(-1).argmax())] = True
     return mask
+
+
+def _bridged(analysis: Analysis, count: Count, reconnect: str | None) -> Plan:
+    """Bridge layers of a chain, or modules of any network, until as many stay as the budget says."""
+    chain = reconnect is None
+    parts = layers_of(analysis) if reconnect is None else innermost(analysis)
+    what = "layers" if chain else "modules"
+    if isinstance(count.whole, Threshold) or count.whole is None:
+        raise BudgetError(
+            f"Budget {count} compares scores, and {what} are ranked by the loss without them; give a number, such as "
+            "modules: 0.5."
+        )
+    number = max(1, number_kept(_number(count.whole), len(parts))) if parts else 0
+    check_something_goes(count, what, len(parts), number < len(parts))
+    runs = chain_runs if reconnect is None else module_runs(reconnect)
+    return fewer(analysis, runs, str(count), number, len(parts), "chain-depth" if chain else "modular", what)
 
 
 def _modules(analysis: Analysis, count: Count) -> Plan:

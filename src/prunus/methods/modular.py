@@ -7,15 +7,23 @@ from collections.abc import Mapping, Sequence
 
 from prunus.analysis import Analysis
 from prunus.budget import Limits
+from prunus.methods.bridges import best_plan, reconnected
 from prunus.methods.join_importance import Gates
 from prunus.methods.method import method
+from prunus.methods.reconnect import module_runs
 from prunus.methods.reduction import SLACK, Reduction, droppable, savings, trimmed, whole
 from prunus.plans import Plan
 from prunus.tree import Branch
 
 
-@method("modular", "structure", "score blocks and branches, keep the top share, reconnect the rest", counts="modules")
-def plan_modular(analysis: Analysis, limits: Limits) -> Plan:
+@method(
+    "modular",
+    "structure",
+    "score blocks and branches, keep the top share, reconnect the rest",
+    counts="modules",
+    switches=("reconnect",),
+)
+def plan_modular(analysis: Analysis, limits: Limits, *, reconnect: str | None = None) -> Plan:
     """Keep the modules of most importance per amount of the budget's metric, as many as the budget allows.
 
     Modules are the branches of the network; score = gate importance in the dense network / their amount of the budget's
@@ -24,16 +32,25 @@ def plan_modular(analysis: Analysis, limits: Limits) -> Plan:
     importance where the budget still holds. In place of a residual branch its identity or projection remains, in place
     of a segment of a concatenation the other segments. Units are trimmed until the budget holds.
 
+    With ``reconnect``, modules are stages, blocks, recurrent layers and attentions of any network, and each is replaced
+    by a bridge: ``identity``, ``pooling`` where resolution or width change, a ``projection`` fitted by ridge regression
+    on calibration data, or the best of all (``auto``). They are ranked once by the rise of the true loss with their
+    bridge for what it saves; each bridge is fitted on the network so far.
+
     Source: own; the importance of a gate: Molchanov et al., "Importance Estimation for Neural Network Pruning",
     arXiv:1906.10771.
 
     Args:
         analysis: the network.
         limits: limits of the analysis's metric.
+        reconnect: None drops branches; ``identity``, ``pooling``, ``projection`` or ``auto`` bridges modules.
 
     Raises:
         BudgetError: the budget is out of reach even with one unit an axis.
     """
+    if reconnect is not None:
+        rounds = reconnected(analysis, module_runs(reconnect), limit=limits[0].value, again=False)
+        return best_plan(analysis, rounds, limits[0], "modular")
     limit, branches = limits[0].value, droppable(analysis)
     reduction = whole(analysis)
     reasons: dict[str, str] = {}

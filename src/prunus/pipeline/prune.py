@@ -44,6 +44,7 @@ def prune(
     stages: Iterable[Mapping[str, Any]] = (),
     damage: bool = DEFAULTS.damage,
     merge: bool | None = DEFAULTS.merge,
+    reconnect: str | None = DEFAULTS.reconnect,
     held_out: Any = None,
     loss: str | LossFunction = DEFAULTS.loss,
     threads: int = DEFAULTS.threads,
@@ -104,6 +105,8 @@ def prune(
             ``[{"level": "blocks", "kept": 0.8}, {"level": "units"}]``; see `docs/training.md`.
         merge: True adds to the weights that stay the least-squares share of the inputs that go, fitted on ``data``
             without labels; False only drops; None merges with method ``redundancy`` and ``redundant-weights``.
+        reconnect: for method ``modular``: modules of any network are replaced by ``identity``, ``pooling``, a fitted
+            ``projection``, or the best of them (``auto``).
         damage: measure the damage of every decision alone, and of all together.
         held_out: data on which methods compare candidates, and which decide on a recovery; by default a tenth
             of ``data``.
@@ -138,6 +141,7 @@ def prune(
         recover,
         threads,
         merge,
+        reconnect,
     )
     check_stages(request)
     check_repair(repair)
@@ -178,7 +182,8 @@ def rebudgeted(outcome: Outcome, budget: Budget, changes: Mapping[str, Any]) -> 
     check_repair(repair)
     request = Request.of(budget, options)
     check_stages(request)
-    return carried_out(outcome.analysis, request, repair, outcome.analysis.progress)
+    analysis = outcome.analysis.unbridged or outcome.analysis
+    return carried_out(analysis, request, repair, analysis.progress)
 
 
 def _stages(given: Iterable[Mapping[str, Any]]) -> Any:

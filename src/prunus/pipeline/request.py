@@ -21,6 +21,7 @@ from prunus.foundation.registry import title_of
 from prunus.methods import METHODS, Method
 from prunus.methods.by_count import UNIT_DIVISIONS
 from prunus.methods.by_criterion import OBS, check_unit_criterion
+from prunus.methods.reconnect import check_reconnect
 from prunus.outcome import Recover
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
 from prunus.plans import Cost
@@ -33,6 +34,7 @@ Budget = Mapping[str, Any]
 """Metric → a number or a text; for counts and thresholds of single layers also selector → amount."""
 Bounds = Mapping[str, Bound | Mapping[str, Any]]
 
+SWITCHES = ("reconnect",)
 LEVELS = ("unit", "weight")
 MAX_DROP = "max_drop"
 BUDGETS = (*METRICS, MEMORY, ENERGY, MAX_DROP, *COUNTS)
@@ -68,6 +70,7 @@ class Request:
     recover: Recover = None
     threads: int = DEFAULTS.threads
     merge: bool | None = DEFAULTS.merge
+    reconnect: str | None = DEFAULTS.reconnect
 
     @staticmethod
     def of(budget: Budget, options: Mapping[str, Any]) -> Request:
@@ -119,7 +122,7 @@ class Request:
 
     @property
     def merges(self) -> bool:
-        """Whether inputs that stay take over the share of those that go, where there are data."""
+        """True where inputs that stay take over the share of those that go, if there are data."""
         return self.planner.merges if self.merge is None else self.merge
 
     @property
@@ -130,7 +133,13 @@ class Request:
     @property
     def options(self) -> dict[str, Any]:
         """The arguments of the method besides the analysis and the limits."""
-        return {name: getattr(self, name) for name in self.planner.options}
+        own = self.planner
+        return {name: getattr(self, name) for name in own.options} | self.switched
+
+    @property
+    def switched(self) -> dict[str, Any]:
+        """The arguments of the method that are given and that may be left out."""
+        return {name: getattr(self, name) for name in self.planner.switches if getattr(self, name) is not None}
 
     @property
     def max_drop(self) -> float | None:
@@ -189,6 +198,16 @@ class Request:
 
     def _check_options(self, chosen: Method) -> None:
         """Refuse options that the method does not take."""
+        for name in SWITCHES:
+            value = getattr(self, name)
+            if value is not None and (name not in chosen.switches or self.stages):
+                fits = ", ".join(one for one in METHODS.names() if name in METHODS.get(one).switches)
+                raise OptionError(
+                    f"method {chosen.name!r} takes no {name} (got {value!r}); remove it, or use method "
+                    f"{fits} without stages."
+                )
+        if self.reconnect is not None:
+            check_reconnect(self.reconnect)
         silent = {"criterion": None, "allocator": None, "search": 0, "judge": "none"}
         for name, nothing in silent.items():
             value = getattr(self, name)
@@ -285,6 +304,7 @@ class Request:
             found["levels"] = [_LEVEL_OF[counted]] if counted in _LEVEL_OF else list(self.levels)
         if self.allocator is not None:
             found["allocator"] = title_of(self.allocator)
+        found |= self.switched
         if self.merge is not None:
             found["merge"] = self.merge
         if self.bounds:

@@ -18,7 +18,7 @@ def review_folder(given: PlanFolder, progress: Progress) -> tuple[TrainedModel, 
     """
     trained = trained_model(given.recipe, given.recipe.seed, progress, given.weights)
     check_weights_of(given.digest, trained)
-    coupling = trained.analysis.coupling
+    coupling = trained.analysis.for_plan(given.plan).coupling
     settled = settle(given.plan, coupling)
     plan = with_savings(settled.plan, coupling, given.scores)
     return trained, Settled(plan, (*settled.edits, *given.unread))

@@ -133,6 +133,10 @@ class Prune(_Section):
         default=DEFAULTS.merge,
         description="true or false: inputs that stay take over the share of those that go; or null, as the method says",
     )
+    reconnect: Literal["identity", "pooling", "projection", "auto"] | None = Field(
+        default=DEFAULTS.reconnect,
+        description="identity, pooling, projection or auto, which modular puts in place of modules; or null",
+    )
     damage: bool = Field(
         default=DEFAULTS.damage, description="true or false: measure what every decision of the plan costs"
     )
