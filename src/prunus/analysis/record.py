@@ -108,7 +108,8 @@ class Analysis:
         Args:
             budget: as in `prunus.prune`.
             **options: ``method``, ``criterion``, ``allocator``, ``levels``, ``bounds``, ``search``, ``judge``,
-                ``stages``, ``damage``, ``recover``, ``threads``, ``merge``, ``reconnect``, as in `prunus.prune`.
+                ``stages``, ``damage``, ``recover``, ``threads``, ``merge``, ``reconnect``, ``key_path``,
+                as in `prunus.prune`.
 
         Raises:
             OptionError: an unknown option or name, or a value that is not allowed.

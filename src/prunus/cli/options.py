@@ -60,6 +60,10 @@ class PlanOptions:
         str | None,
         typer.Option(help="How modular reconnects modules: identity, pooling, projection or auto."),
     ] = None
+    key_path: Annotated[
+        list[str] | None,
+        typer.Option("--key-path", help="A module of the key path; repeat in order. Or gradient=0.01."),
+    ] = None
     level: Annotated[
         list[str] | None, typer.Option("--level", help="What to prune: unit, weight; repeat for both.")
     ] = None
@@ -87,6 +91,7 @@ class PlanOptions:
             ("prune", "judge"): self.judge,
             ("prune", "merge"): self.merge,
             ("prune", "reconnect"): self.reconnect,
+            ("prune", "key_path"): key_path_of(self.key_path),
             ("prune", "levels"): self.level,
             ("opt_in",): self.opt_in,
             ("ignore",): self.ignore,
@@ -112,6 +117,13 @@ def takes_plan_options(command: Callable[..., None]) -> Callable[..., None]:
         [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
     )
     return called
+
+
+def key_path_of(words: Sequence[str] | None) -> list[str] | dict[str, float] | None:
+    """Turn ``["gradient=0.01"]`` into a threshold, and other words into the modules of a path; None stays None."""
+    if words is None or len(words) != 1 or not words[0].startswith("gradient="):
+        return None if words is None else list(words)
+    return {"gradient": numbers("--key-path", words[0].removeprefix("gradient="))[0]}
 
 
 def budget_of(words: Sequence[str] | None) -> dict[str, Any] | None:

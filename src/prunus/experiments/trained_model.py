@@ -154,6 +154,7 @@ def request_of(recipe: Recipe) -> Request:
         threads=recipe.compare.latency.threads,
         merge=section.merge,
         reconnect=section.reconnect,
+        key_path=section.key_path,
     )
 
 

@@ -20,6 +20,7 @@ class Defaults:
         search: the number of plans around the allocator's that are compared by their true loss.
         judge: a repair after which the plans of a search are judged.
         merge: None: inputs that stay take over the share of those that go where the method says so.
+        key_path: None: the key path is found by importance.
         reconnect: None: a dropped branch leaves the other operand of its join.
         damage: whether the damage of every decision is measured.
         threads: intra-op threads while ops are timed for a budget in milliseconds.
@@ -38,6 +39,7 @@ class Defaults:
     judge: str = "none"
     merge: bool | None = None
     reconnect: Literal["identity", "pooling", "projection", "auto"] | None = None
+    key_path: None = None
     damage: bool = False
     threads: int = 1
     seed: int = 0

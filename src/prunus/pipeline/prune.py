@@ -14,6 +14,7 @@ from prunus.criteria import CriterionLike
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.progress import Progress
+from prunus.methods.key_path import KeyPath
 from prunus.outcome import Outcome, Recover, realise, recovery_of
 from prunus.pipeline.planner import plan_for, planned
 from prunus.pipeline.request import Bounds, Budget, Request
@@ -45,6 +46,7 @@ def prune(
     damage: bool = DEFAULTS.damage,
     merge: bool | None = DEFAULTS.merge,
     reconnect: str | None = DEFAULTS.reconnect,
+    key_path: KeyPath | None = DEFAULTS.key_path,
     held_out: Any = None,
     loss: str | LossFunction = DEFAULTS.loss,
     threads: int = DEFAULTS.threads,
@@ -107,6 +109,8 @@ def prune(
             without labels; False only drops; None merges with method ``redundancy`` and ``redundant-weights``.
         reconnect: for method ``modular``: modules of any network are replaced by ``identity``, ``pooling``, a fitted
             ``projection``, or the best of them (``auto``).
+        key_path: for method ``key-path``: the modules of the path in order, beside which everything goes that can go,
+            or ``{"gradient": 0.01}`` for the branches with |g| above it.
         damage: measure the damage of every decision alone, and of all together.
         held_out: data on which methods compare candidates, and which decide on a recovery; by default a tenth
             of ``data``.
@@ -142,6 +146,7 @@ def prune(
         threads,
         merge,
         reconnect,
+        key_path,
     )
     check_stages(request)
     check_repair(repair)

@@ -21,6 +21,7 @@ from prunus.foundation.registry import title_of
 from prunus.methods import METHODS, Method
 from prunus.methods.by_count import UNIT_DIVISIONS
 from prunus.methods.by_criterion import OBS, check_unit_criterion
+from prunus.methods.key_path import KeyPath, check_key_path
 from prunus.methods.reconnect import check_reconnect
 from prunus.outcome import Recover
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
@@ -34,7 +35,7 @@ Budget = Mapping[str, Any]
 """Metric → a number or a text; for counts and thresholds of single layers also selector → amount."""
 Bounds = Mapping[str, Bound | Mapping[str, Any]]
 
-SWITCHES = ("reconnect",)
+SWITCHES = ("reconnect", "key_path")
 LEVELS = ("unit", "weight")
 MAX_DROP = "max_drop"
 BUDGETS = (*METRICS, MEMORY, ENERGY, MAX_DROP, *COUNTS)
@@ -71,6 +72,7 @@ class Request:
     threads: int = DEFAULTS.threads
     merge: bool | None = DEFAULTS.merge
     reconnect: str | None = DEFAULTS.reconnect
+    key_path: KeyPath | None = DEFAULTS.key_path
 
     @staticmethod
     def of(budget: Budget, options: Mapping[str, Any]) -> Request:
@@ -208,6 +210,8 @@ class Request:
                 )
         if self.reconnect is not None:
             check_reconnect(self.reconnect)
+        if self.key_path is not None:
+            check_key_path(self.key_path)
         silent = {"criterion": None, "allocator": None, "search": 0, "judge": "none"}
         for name, nothing in silent.items():
             value = getattr(self, name)
@@ -304,7 +308,7 @@ class Request:
             found["levels"] = [_LEVEL_OF[counted]] if counted in _LEVEL_OF else list(self.levels)
         if self.allocator is not None:
             found["allocator"] = title_of(self.allocator)
-        found |= self.switched
+        found |= {k: list(v) if isinstance(v, tuple) else v for k, v in self.switched.items()}
         if self.merge is not None:
             found["merge"] = self.merge
         if self.bounds:

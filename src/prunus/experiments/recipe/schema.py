@@ -137,6 +137,10 @@ class Prune(_Section):
         default=DEFAULTS.reconnect,
         description="identity, pooling, projection or auto, which modular puts in place of modules; or null",
     )
+    key_path: Annotated[tuple[Name, ...], Strict(False)] | dict[str, float] | None = Field(
+        default=DEFAULTS.key_path,
+        description="a list of modules in order, {gradient: 0.01}, or null for the path of most importance",
+    )
     damage: bool = Field(
         default=DEFAULTS.damage, description="true or false: measure what every decision of the plan costs"
     )
