@@ -39,7 +39,9 @@ def _seen(layer: nn.Module, x: Tensor) -> dict[str, Moments]:
 def test_moments_of_shifted_windows_are_those_of_patches(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = KINDS[kind].double()
     torch.manual_seed(0)
-    x = torch.randn(48, layer.in_channels, *[14 if layer.weight.dim() < 5 else 7] * (layer.weight.dim() - 2), dtype=torch.float64)
+    x = torch.randn(
+        48, layer.in_channels, *[14 if layer.weight.dim() < 5 else 7] * (layer.weight.dim() - 2), dtype=torch.float64
+    )
     expected = _seen(layer, x)["conv"]
     monkeypatch.setattr(rows, "pays", lambda *_: True)
     calls: list[int] = []
