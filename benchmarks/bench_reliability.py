@@ -20,7 +20,7 @@ from logged import ROOT
 from reliability.disk import disk_errors
 from reliability.kills import COUNTS, kills
 from reliability.page import stored_kills, write_errors, write_kills
-from reliability.tasks import TASKS, save_task
+from reliability.tasks import IO, TASKS
 
 
 def main() -> None:
@@ -44,7 +44,8 @@ def main() -> None:
         rows.append(_killed(name, count, given))
         sys.stderr.write(f"{name}: {rows[-1]}\n")
     if "io" in requested:
-        failed = disk_errors(save_task((0.7,)), save_task((0.4,)), given.errors)
+        found = {name: disk_errors(*make(), given.errors) for name, make in IO.items()}
+        failed = {f"{error}, {name}": row for name, errors in found.items() for error, row in errors.items()}
         sys.stderr.write(f"io: {failed}\n")
         write_errors(given.docs, failed)
         rows += failed.values()

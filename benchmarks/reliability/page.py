@@ -22,10 +22,10 @@ Left: temporary files stay after the second call. The counts of all seeds are ad
 _IO = """## Errors of the disk
 
 `make bench-reliability`, {machine}. From the n-th call that opens, writes, syncs, renames or makes something on, every
-such call of a save fails. Lost: the older checkpoint is not whole and equal afterwards. Foreign: another error than one
+such call of a save fails. Lost: what stood there is not whole and equal afterwards. Foreign: another error than one
 line of prunus.
 
-| error | injected | lost | foreign |
+| error, file | injected | lost | foreign |
 |---|---|---|---|
 {rows}
 """

@@ -16,7 +16,7 @@ from torch import nn
 import prunus
 from prunus.data.splits import Split
 from prunus.pruner import Pruner
-from prunus.pruner.checkpoint import read_state
+from prunus.pruner.checkpoint import read_state, write_state
 from prunus.pruner.loop import train_pruning_
 from prunus.pruner.training_state import Checkpoints
 from prunus.training import TrainingOptions
@@ -137,6 +137,41 @@ def sweep_task() -> Task:
     return Task(run, whole)
 
 
+def plan_task(share: float) -> Task:
+    """Return the save of a plan."""
+    plan = prunus.plan(_network(), torch.ones(2, 64), budget={"params": share}, levels=("unit", "weight"))
+
+    def whole(folder: Path) -> str | None:
+        found = prunus.Plan.load(folder / "plan")
+        return _digest({"plan": found.describe(), "masks": {n: torch.from_numpy(m) for n, m in found.masks.items()}})
+
+    return Task(lambda folder: plan.save(folder / "plan"), whole)
+
+
+def state_task(step: int) -> Task:
+    """Return the write of a training checkpoint."""
+    state = {"step": step, "weights": torch.full((50, 50), float(step))}
+    path = "state.safetensors"
+    return Task(lambda folder: write_state(folder / path, state), lambda folder: _digest(read_state(folder / path)))
+
+
+def program_task(share: float) -> Task:
+    """Return the save of a `.pt2` file."""
+    outcome = prunus.prune(_network(), torch.ones(2, 64), budget={"params": share})
+    path = "small.pt2"
+    return Task(
+        lambda folder: prunus.save(outcome, folder / path),
+        lambda folder: _digest(dict(prunus.load(folder / path).state_dict())),
+    )
+
+
+IO: dict[str, Callable[[], tuple[Task, Task]]] = {
+    "save": lambda: (save_task((0.7,)), save_task((0.4,))),
+    "plan": lambda: (plan_task(0.7), plan_task(0.4)),
+    "program": lambda: (program_task(0.7), program_task(0.4)),
+    "training checkpoint": lambda: (state_task(1), state_task(2)),
+}
+"""Name → the task whose result stands there, and the one that is disturbed."""
 TASKS: dict[str, Callable[[], Task]] = {
     "save": save_task,
     "train": train_task,

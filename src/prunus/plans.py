@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,12 +15,12 @@ from prunus.errors import DataError, PlanError, nearest
 from prunus.foundation.arguments import door, shown
 from prunus.foundation.atomic_files import atomic_dir
 from prunus.foundation.checksum import SUM, bytes_with_checksum, checksum_error, is_changed, with_sum
-from prunus.foundation.index_ranges import MOST_UNITS, count_of, from_ranges, to_ranges
+from prunus.foundation.index_ranges import MOST_UNITS, count_of, from_ranges, to_ranges, unpacked_bits
 from prunus.foundation.places import Contents
 from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.foundation.user_code import one_line
 from prunus.graph.ir import Graph
-from prunus.substitutes import SUBSTITUTES, Merge, read_substitutes, same_merges, write_substitutes
+from prunus.substitutes import NOTHING, SUBSTITUTES, Bridge, Merge, Substitutes, same_arrays
 
 FORMAT = "prunus-plan/1"
 PLAN, MASKS = "plan.json", "masks.safetensors"
@@ -106,6 +105,7 @@ class Plan:
         masks: tensor name → mask of the weights that stay (bool array of the original shape).
         mended: numbers of modules that a cut changes, where forwards are kept.
         merges: shares of removed inputs that the kept inputs of a layer take over.
+        bridges: modules in place of removed ones; fingerprint, axes and tensors are then those of the bridged model.
         before, after: exact price of the model and of the cut model.
     """
 
@@ -120,12 +120,18 @@ class Plan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     mended: tuple[Mend, ...] = ()
     merges: tuple[Merge, ...] = ()
+    bridges: tuple[Bridge, ...] = ()
+
+    @property
+    def substitutes(self) -> Substitutes:
+        """The merges and the bridges."""
+        return Substitutes(self.merges, self.bridges)
 
     @property
     def is_empty(self) -> bool:
         """Tell whether applying the plan would change nothing."""
         whole = all(m.all() for m in self.axes.values()) and all(m.all() for m in self.masks.values())
-        return whole and not self.drops
+        return whole and not self.drops and not self.bridges
 
     @property
     def masked(self) -> int:
@@ -144,8 +150,8 @@ class Plan:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
             return NotImplemented
-        equal = self.describe() == other.describe() and _same(self.masks, other.masks)
-        return equal and same_merges(self.merges, other.merges)
+        equal = self.describe() == other.describe() and same_arrays(self.masks, other.masks)
+        return equal and self.substitutes.same(other.substitutes)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -163,7 +169,7 @@ class Plan:
             "before": asdict(self.before),
             "after": asdict(self.after),
             "settings": dict(self.settings),
-            **({"merges": [m.describe() for m in self.merges]} if self.merges else {}),
+            **self.substitutes.describe(),
         }
 
     @door("Plan.save")
@@ -180,7 +186,7 @@ class Plan:
         if self.masks:
             packed = {k: torch.from_numpy(np.packbits(m.reshape(-1))) for k, m in self.masks.items()}
             (folder / MASKS).write_bytes(bytes_with_checksum(packed, {}))
-        write_substitutes(folder, self.merges)
+        self.substitutes.write(folder)
 
     @staticmethod
     @door("Plan.load")
@@ -194,9 +200,12 @@ class Plan:
 
     @staticmethod
     def from_description(
-        text: Mapping[str, Any], masks: Mapping[str, np.ndarray], merges: tuple[Merge, ...] = (), where: str = "plan"
+        text: Mapping[str, Any],
+        masks: Mapping[str, np.ndarray],
+        substitutes: Substitutes = NOTHING,
+        where: str = "plan",
     ) -> Plan:
-        """Build a plan from its JSON form, its masks and its merges."""
+        """Build a plan from its JSON form, its masks, merges and bridges."""
         _check_form(text, where)
         _check_room(text, where)
         try:
@@ -211,7 +220,8 @@ class Plan:
                 after=_cost_of(text["after"], "after"),
                 settings=text["settings"],
                 mended=tuple(decode_record(Mend, m, "mended") for m in text["mended"]),
-                merges=merges,
+                merges=substitutes.merges,
+                bridges=substitutes.bridges,
             )
         except (DataError, AttributeError, KeyError, TypeError, ValueError) as error:
             kind = "" if isinstance(error, DataError) else f"{type(error).__name__} "
@@ -231,8 +241,8 @@ def read_plan(folder: Path | str) -> tuple[Plan, bool]:
     if isinstance(text, dict):
         text.pop(SUM, None)
     _check_form(text, str(path))
-    merges = read_substitutes(path.parent, text.get("merges"))
-    return Plan.from_description(text, _read_masks(path.parent, text), merges, str(path)), edited
+    substitutes = Substitutes.read(path.parent, text)
+    return Plan.from_description(text, _read_masks(path.parent, text), substitutes, str(path)), edited
 
 
 def _drop_of(value: Any) -> Drop:  # a branch added by hand has a name alone; `review.settle` finds the rest
@@ -288,7 +298,7 @@ _FORMS: Mapping[str, type] = {
     "settings": dict,
 }
 """Key of the JSON form → type of its value."""
-_OPTIONAL = {"merges": list}
+_OPTIONAL = {"merges": list, "bridges": list}
 _WORDS: Mapping[type, str] = {str: "a text", dict: "an object {…}", list: "a list […]"}
 
 
@@ -353,18 +363,7 @@ def _read_masks(folder: Path, text: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if broken := checksum_error(path, optional=True):
             raise ValueError(broken)
         packed = load(path.read_bytes())
-        return {k: _unpacked(packed[k], v["shape"]) for k, v in listed.items()}
+        return {k: unpacked_bits(packed[k], v["shape"]) for k, v in listed.items()}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
         reason = one_line(error, 200)
         raise PlanError(f"{path} does not hold the masks that plan.json names: {reason}.") from error
-
-
-def _unpacked(packed: np.ndarray, shape: list[int]) -> np.ndarray:
-    count = math.prod(shape)
-    if packed.dtype != np.uint8 or packed.ndim != 1 or len(packed) != -(-count // 8):
-        raise ValueError(f"a mask of shape {shape} is not {len(packed)} bytes")
-    return np.unpackbits(packed, count=count).astype(bool).reshape(shape)
-
-
-def _same(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
-    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)

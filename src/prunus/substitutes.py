@@ -1,9 +1,9 @@
-"""`Merge`: the share of removed inputs that the kept inputs of a layer take over; its form in a plan's files."""
+"""`Merge` and `Bridge`: the parts of a plan that take over the work of removed parts, and their form in its files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from prunus.foundation.user_code import one_line
 SUBSTITUTES = "substitutes.safetensors"
 """The file of a plan that holds the numbers of its merges."""
 MOST_BYTES = 2**31
-MOST_MERGES = 2**16
+MOST_ENTRIES = 2**16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +61,35 @@ class Merge:
         return {name: getattr(self, name) for name in _KINDS}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Bridge:
+    """A module in place of a run of modules that is removed.
+
+    Attributes:
+        path: the module that the bridge replaces.
+        skipped: further modules of the run, which return their argument.
+        kind: ``Bypass`` (identity), ``Scale`` (a scale and a shift of every channel), ``Pool`` (an average over
+            positions), or a fitted ``Linear``, ``Conv1d``, ``Conv2d`` or ``Conv3d``.
+        sizes: its whole numbers: ``stride``, ``padding``, ``dim``, ``width``, and ``results`` of a module with several.
+        weight, bias: its numbers (float32); empty where it has none.
+    """
+
+    path: str
+    skipped: tuple[str, ...] = ()
+    kind: str = "Bypass"
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    weight: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    bias: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON form, without the numbers."""
+        return {"path": self.path, "skipped": list(self.skipped), "kind": self.kind, "sizes": dict(self.sizes)}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the numbers by name."""
+        return {"weight": self.weight, "bias": self.bias}
+
+
 _KINDS: Mapping[str, type] = {
     "inputs": np.int32,
     "removed": np.int32,
@@ -71,7 +100,7 @@ _KINDS: Mapping[str, type] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _MergeEntry:
     """One entry of ``merges`` in a plan's JSON."""
 
     tensor: str
@@ -80,70 +109,109 @@ class _Entry:
     shares: int
 
 
-def same_merges(one: Sequence[Merge], other: Sequence[Merge]) -> bool:
-    """Return whether two lists of merges are equal, numbers included."""
-    return len(one) == len(other) and all(
-        a.describe() == b.describe() and all(np.array_equal(v, b.arrays()[k]) for k, v in a.arrays().items())
-        for a, b in zip(one, other, strict=True)
-    )
+@dataclass(frozen=True, slots=True)
+class _BridgeEntry:
+    """One entry of ``bridges`` in a plan's JSON."""
+
+    path: str
+    skipped: list[str]
+    kind: str
+    sizes: dict[str, int]
 
 
-def write_substitutes(folder: Path, merges: Sequence[Merge]) -> None:
-    """Write the numbers of merges into a folder; nothing where there are none."""
-    if not merges:
-        return
-    import torch
+@dataclass(frozen=True, slots=True, eq=False)
+class Substitutes:
+    """The merges and the bridges of a plan."""
 
-    from prunus.foundation.checksum import bytes_with_checksum
+    merges: tuple[Merge, ...] = ()
+    bridges: tuple[Bridge, ...] = ()
 
-    named = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in _named(merges)}
-    (folder / SUBSTITUTES).write_bytes(bytes_with_checksum(named, {}))
+    def describe(self) -> dict[str, Any]:
+        """Return the entries of a plan's JSON; none where there is nothing."""
+        listed: dict[str, tuple[Merge, ...] | tuple[Bridge, ...]] = {"merges": self.merges, "bridges": self.bridges}
+        return {name: [one.describe() for one in members] for name, members in listed.items() if members}
+
+    def same(self, other: Substitutes) -> bool:
+        """Return whether both are equal, numbers included."""
+        return same_arrays(self._named(), other._named()) and self.describe() == other.describe()
+
+    def write(self, folder: Path) -> None:
+        """Write the numbers into a folder; nothing where there are none."""
+        import torch
+
+        from prunus.foundation.checksum import bytes_with_checksum
+
+        if self.merges or self.bridges:
+            named = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in self._named().items()}
+            (folder / SUBSTITUTES).write_bytes(bytes_with_checksum(named, {}))
+
+    def _named(self) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        for number, merge in enumerate(self.merges):
+            found |= {f"merge.{number}.{name}": value for name, value in merge.arrays().items()}
+        for number, bridge in enumerate(self.bridges):
+            found |= {f"bridge.{number}.{name}": value for name, value in bridge.arrays().items()}
+        return found
+
+    @staticmethod
+    def read(folder: Path, text: Mapping[str, Any]) -> Substitutes:
+        """Read the numbers of what a plan's JSON lists.
+
+        Raises:
+            PlanError: a missing or damaged file, or entries that it does not hold.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        from prunus.foundation.checksum import checksum_error
+
+        if not text.get("merges") and not text.get("bridges"):
+            return Substitutes()
+        path = folder / SUBSTITUTES
+        try:
+            if path.stat().st_size > MOST_BYTES:
+                raise ValueError(f"{path.stat().st_size:,} bytes; allowed: {MOST_BYTES:,}")
+            if broken := checksum_error(path):
+                raise ValueError(broken)
+            arrays = load(path.read_bytes())
+            merges, bridges = (_listed(text, name) for name in ("merges", "bridges"))
+            return Substitutes(
+                tuple(_merge(n, decode_record(_MergeEntry, e, "merges"), arrays) for n, e in enumerate(merges)),
+                tuple(_bridge(n, decode_record(_BridgeEntry, e, "bridges"), arrays) for n, e in enumerate(bridges)),
+            )
+        except (OSError, SafetensorError, DataError, KeyError, TypeError, ValueError, OverflowError) as error:
+            reason = one_line(error, 200).rstrip(".")
+            what = "merges" if not text.get("bridges") else "merges and bridges"
+            raise PlanError(f"{path} does not hold the {what} that plan.json names: {reason}.") from error
 
 
-def _named(merges: Sequence[Merge]) -> Iterator[tuple[str, np.ndarray]]:
-    for number, merge in enumerate(merges):
-        for name, value in merge.arrays().items():
-            yield f"merge.{number}.{name}", value
+NOTHING = Substitutes()
 
 
-def read_substitutes(folder: Path, listed: Any) -> tuple[Merge, ...]:
-    """Read the merges that a plan's JSON lists.
-
-    Raises:
-        PlanError: a missing or damaged file, or entries that it does not hold.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    from prunus.foundation.checksum import checksum_error
-
-    if not listed:
-        return ()
-    path = folder / SUBSTITUTES
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"{path.stat().st_size:,} bytes; allowed: {MOST_BYTES:,}")
-        if broken := checksum_error(path):
-            raise ValueError(broken)
-        return merges_of(listed, load(path.read_bytes()))
-    except (OSError, SafetensorError, DataError, KeyError, TypeError, ValueError, OverflowError) as error:
-        reason = one_line(error, 200).rstrip(".")
-        raise PlanError(f"{path} does not hold the merges that plan.json names: {reason}.") from error
+def same_arrays(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Return whether two sets of named arrays are equal."""
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def merges_of(listed: Any, arrays: Mapping[str, np.ndarray]) -> tuple[Merge, ...]:
-    """Build merges from their JSON form and their numbers.
-
-    Raises:
-        DataError: entries of another form, or numbers that do not fit them.
-        KeyError: numbers that are missing.
-    """
-    if not isinstance(listed, list) or len(listed) > MOST_MERGES:
-        raise DataError(f"merges is {shown(listed)}; allowed: a list of at most {MOST_MERGES:,} entries")
-    return tuple(_merge(n, decode_record(_Entry, entry, "merges"), arrays) for n, entry in enumerate(listed))
+def _listed(text: Mapping[str, Any], name: str) -> list[Any]:
+    listed = text.get(name, [])
+    if not isinstance(listed, list) or len(listed) > MOST_ENTRIES:
+        raise DataError(f"{name} is {shown(listed)}; allowed: a list of at most {MOST_ENTRIES:,} entries")
+    return listed
 
 
-def _merge(number: int, entry: _Entry, arrays: Mapping[str, np.ndarray]) -> Merge:
+def _bridge(number: int, entry: _BridgeEntry, arrays: Mapping[str, np.ndarray]) -> Bridge:
+    weight, bias = (arrays[f"bridge.{number}.{name}"] for name in ("weight", "bias"))
+    where = f"bridge {number} ({entry.path[:100]!r})"
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value.dtype != np.float32 or value.ndim > 5 or not np.isfinite(value).all():
+            raise DataError(f"{where}: {name} is {value.dtype} of shape {value.shape}; allowed: finite float32")
+    if any(not -1 <= size <= MOST_ENTRIES for size in entry.sizes.values()):
+        raise DataError(f"{where}: sizes are {shown(entry.sizes)}; allowed: -1 to {MOST_ENTRIES:,}")
+    return Bridge(entry.path, tuple(entry.skipped), entry.kind, entry.sizes, weight, bias)
+
+
+def _merge(number: int, entry: _MergeEntry, arrays: Mapping[str, np.ndarray]) -> Merge:
     where = f"merge {number} ({entry.tensor[:100]!r})"
     if entry.dim not in (0, 1):
         raise DataError(f"{where} is on dim {entry.dim}; allowed: 0 or 1")

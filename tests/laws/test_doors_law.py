@@ -279,6 +279,28 @@ def test_the_command_line_counts_alike(folder: Path, budget: dict[str, Any], wor
         assert (tmp_path / "plan" / name).read_bytes() == content
 
 
+def test_the_command_line_gives_nodes_alike(folder: Path, tmp_path: Path) -> None:
+    from prunus.cli.main import main
+
+    options: dict[str, Any] = {
+        "nodes": {"one.a": {"criterion": "l1", "rate": 0.5}, "head/weights<q20": {"method": "remove"}},
+        "strategy": "weight",
+        "divide": "depth:2",
+        "optimise": "none",
+    }
+    found = doors(folder, "Mlp", {"params": 0.6}, options)
+    recipe_of(folder, "Mlp", {"params": 0.6}, {})
+    (tmp_path / "nodes.json").write_text(json.dumps({"head/weights<q20": {"method": "remove"}}))
+    given = ["--node", "one.a:criterion=l1,rate=0.5", "--node", str(tmp_path / "nodes.json")]
+    given += ["--strategy", "weight", "--divide", "depth:2", "--optimise", "none"]
+    call = ["plan", str(folder / "recipe.yaml"), "-o", str(tmp_path / "plan"), "--no-pay", "--no-picture", *given]
+    with pytest.raises(SystemExit) as left:
+        main(call)
+    assert left.value.code == 0
+    for name, content in found[0].items():
+        assert (tmp_path / "plan" / name).read_bytes() == content
+
+
 def test_a_drop_of_accuracy_is_met_alike(folder: Path) -> None:
     model, x, budget = model_of("Mlp"), first_inputs(data(), 2), {"max_drop": 0.3}
     recover = {"steps": 3, "lr": 1e-3, "method": "distil"}

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from factories_analysis import analysis_of, planned_by
+from factories_analysis import analysis_of
 from factories_digits import fresh_subject
 from prunus.analysis import Analysis
 from prunus.analysis.score import make_plan
 from prunus.budget import parse_budget, unit_problem
 from prunus.errors import OptionError
 from prunus.experiments.workloads import Split
+from prunus.methods import METHODS
 from prunus.methods.layer_wise import masked_loss
 from prunus.methods.loss_search import LossSearch
 from prunus.methods.scored_units import unit_scores
@@ -65,7 +66,8 @@ def test_damages_of_two_towers_are_those_computed_by_hand() -> None:
 
 def test_every_level_has_its_damage() -> None:
     it = fresh_subject()
-    plan = planned_by("integrated", it, 0.3)
+    methods = ["depth", "sensitivity", "importance-weighted"]
+    plan = METHODS.get("integrated").plan(it, it.limits(0.3), methods=methods)
     found = measure_damage(it, plan)
     assert set(found.singles) == {d.node for d in plan.decisions}
     assert {d.level for d in plan.decisions} >= {"unit", "weight"}

@@ -44,6 +44,24 @@ def test_failed_rename_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, mon
     assert names(tmp_path) == ["data.bin"]
 
 
+@pytest.mark.parametrize("exchange", [True, False])
+def test_failed_sync_of_the_folder_brings_the_old_file_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    def refuse(folder: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    write_bytes_atomic(tmp_path / "data.bin", b"old")
+    monkeypatch.setattr(atomic_files, "_sync_folder", refuse)
+    if not exchange:
+        monkeypatch.setattr(atomic_files, "_exchange", lambda one, other: False)
+    for name in ("data.bin", "new.bin"):
+        with pytest.raises(OptionError, match="Input/output error"):
+            write_bytes_atomic(tmp_path / name, b"new")
+    assert (tmp_path / "data.bin").read_bytes() == b"old"
+    assert names(tmp_path) == ["data.bin"]
+
+
 def test_unencodable_text_touches_nothing(tmp_path: Path) -> None:
     path = tmp_path / "note.txt"
     write_text_atomic(path, "old")

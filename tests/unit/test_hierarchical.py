@@ -377,3 +377,43 @@ def test_a_recipe_names_the_line_of_a_wrong_setting(line: str, said: str, tmp_pa
         prunus.load_recipe(path)
     assert said in str(error.value)
     assert f"{path}:6:" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["Conv", "Recurrent", "Attend"])
+def test_all_levels_together_lose_no_more_than_the_weights_alone(kind: str) -> None:
+    from prunus.methods.hierarchy.procedure import Procedure
+    from prunus.methods.hierarchy.settings import Division, Optimisation
+
+    found = subject(kind)
+    procedure = Procedure.of(found, found.limit(0.4), {}, "auto", Division(), Optimisation("none"))
+    state = procedure.run()
+    assert procedure.loss(state.plan()) == min(
+        [procedure.loss(state.plan()), *(loss for loss, _ in procedure._weights_alone().values())]
+    )
+    assert procedure.limit.value >= state.spent() >= 0.95 * procedure.limit.value
+
+
+def test_a_search_on_the_tree_is_no_worse_than_the_fixed_divisions_and_says_what_it_took() -> None:
+    from prunus.methods.hierarchy.trials import trained_loss
+
+    found = subject("Conv")
+    fixed, searched = (found.plan({"params": 0.4}, method="multi-scale", search=n) for n in (0, 16))
+    assert "hierarchy" not in fixed.settings
+    assert fixed == found.plan({"params": 0.4}, method="multi-scale")
+    assert trained_loss(found, searched) <= trained_loss(found, fixed)
+    assert left(searched) <= 0.4 * searched.before.params
+    if searched != fixed:
+        assert "best of 16 assignments on the tree: blocks" in searched.settings["hierarchy"][-1]
+
+
+def test_a_search_on_the_tree_keeps_the_settings_of_nodes() -> None:
+    nodes = {"0": {"criterion": "magnitude", "rate": 0.5}}
+    plan = subject("Mlp").plan({"params": 0.5}, method="multi-scale", nodes=nodes, search=10)
+    assert int(plan.axes["0:out"].sum()) == 10
+    assert left(plan) <= 0.5 * plan.before.params
+
+
+def test_groups_that_go_and_stay_at_once_are_refused() -> None:
+    nodes = {"0/weights<q30": {"method": "remove"}, "0/weights=q20-40": {"method": "keep"}}
+    with pytest.raises(OptionError, match=r"is given two methods: 24 of its weights in '0.weight'"):
+        subject("Mlp").plan({"params": 0.6}, nodes=nodes)

@@ -88,6 +88,17 @@ def test_wanda_of_weights_reads_every_kind_of_layer() -> None:
     assert own[kept].min() >= own[~kept].max() * (1 - 1e-5)
 
 
+def test_weights_whose_inputs_are_not_seen_take_the_mean_norm() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 3))
+    tokens = torch.randint(0, 7, (32, 3))
+    analysis = prunus.analyse(net, tokens[:2], data=[tokens])
+    scores = weight_scores(analysis, net, ["0.weight", "2.weight"], "wanda")
+    rms = net[1](net[0](tokens)).detach().square().mean(0).sqrt()
+    torch.testing.assert_close(scores["2.weight"], net[2].weight.detach().abs() * rms, check_dtype=False)
+    torch.testing.assert_close(scores["0.weight"], net[0].weight.detach().abs() * rms.mean(), check_dtype=False)
+
+
 def test_wanda_mixes_with_criteria_of_gradients() -> None:
     net, batches, x = convolutions(), images(), torch.zeros(2, 2, 4, 4)
     mixture = {"wanda": 1, "importance": 2}

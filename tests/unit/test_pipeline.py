@@ -131,7 +131,7 @@ def test_the_weight_level_masks_and_keeps_shapes() -> None:
     assert nonzero(result.model) == int(0.5 * 355)
     assert [p.shape for p in result.model.parameters()] == [p.shape for p in model.parameters()]
     assert result.plan.masks.keys() == {"0.weight", "2.weight", "4.weight"}
-    assert "weights not masked" in str(result)
+    assert "params not masked" in str(result)
 
 
 def test_unit_and_weight_levels_share_one_budget() -> None:

@@ -115,7 +115,16 @@ def test_a_teacher_with_other_outputs_inputs_or_the_same_weights_is_refused_in_a
 
 
 @pytest.mark.parametrize(
-    "method", ["gradient-threshold", "sensitivity-threshold", "fine-tuning-units", "key-path-threshold"]
+    "method",
+    [
+        "gradient-threshold",
+        "sensitivity-threshold",
+        "fine-tuning-units",
+        "fine-tuning-weights",
+        "key-path-threshold",
+        "key-path-adaptive",
+        "joint",
+    ],
 )
 def test_a_training_with_a_teacher_goes_on_bit_by_bit(method: str, tmp_path: Path) -> None:
     class Stop(Exception):

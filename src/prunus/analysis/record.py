@@ -26,7 +26,7 @@ from prunus.graph.coupling import Coupling, couple
 from prunus.graph.kept_forward import OwnForward
 from prunus.graph.partial_capture import Captured
 from prunus.measurement.timing import latency_model, widths_in_multiples
-from prunus.plans import Cost, Plan
+from prunus.plans import Cost, Plan, fingerprint
 from prunus.surgery.cut import cut
 from prunus.surgery.keeping.own_forward import own_forward, with_terms
 from prunus.tree import grow_tree
@@ -36,6 +36,7 @@ LossFunction = Callable[[Any, torch.Tensor], torch.Tensor]
 BATCH = 256
 
 
+BRIDGED = "analysis with bridges"
 COVERAGE_REWRITTEN = "coverage with forwards rewritten"
 """The key of this share in the memo of an analysis."""
 
@@ -67,6 +68,7 @@ class Analysis:
         own: the constraints under which no forward is rewritten; None where forwards may be.
         config_ties: whether, besides, a Hugging Face config alone has to describe the cut network.
         full_size: the analysis at the original input size, where this one has smaller inputs.
+        unbridged: the analysis of the network without bridges, where this one is of a network with bridges.
         progress: reports every long step.
         memo: measurements by name, shared between methods.
 
@@ -97,6 +99,7 @@ class Analysis:
     own: OwnForward | None = None
     config_ties: bool = False
     full_size: Analysis | None = field(default=None, compare=False, repr=False)
+    unbridged: Analysis | None = field(default=None, compare=False, repr=False)
     progress: Progress = field(default_factory=Silent, compare=False, repr=False)
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -108,8 +111,8 @@ class Analysis:
             budget: as in `prunus.prune`.
             **options: ``method``, ``criterion``, ``allocator``, ``levels``, ``bounds``, ``search``, ``judge``,
                 ``window``, ``methods``, ``nodes``, ``strategy``, ``divide``, ``optimise``, ``stages``, ``damage``,
-                ``recover``, ``threads``, ``merge``, ``resolution``, ``transfer``, ``method_options``, as in
-                `prunus.prune`.
+                ``recover``, ``threads``, ``merge``, ``reconnect``, ``key_path``, ``resolution``, ``transfer``,
+                ``method_options``, as in `prunus.prune`.
 
         Raises:
             OptionError: an unknown option or name, or a value that is not allowed.
@@ -156,6 +159,9 @@ class Analysis:
 
     def cut(self, plan: Plan) -> nn.Module:
         """Return the network cut by a plan, with the call form of the user's model; nothing is verified."""
+        ready = self.for_plan(plan)
+        if ready is not self:
+            return ready.cut(plan)
         try:
             small = cut(self.model, self.coupling, plan, self.example_inputs)
         except CaptureError:
@@ -179,7 +185,16 @@ class Analysis:
         return self.on(self.remember("own forward, free head dims", free))
 
     def for_plan(self, plan: Plan) -> Analysis:
-        """Return the analysis with the axes of a plan: this one, or the one under which widths of heads may be cut."""
+        """Return the analysis of a plan: this one, that with its bridges, or that with free widths of heads."""
+        if plan.bridges and plan.fingerprint != fingerprint(self.coupling.graph):
+            # `analyse` makes records of this class, so it is imported by name.
+            module = import_module("prunus.analysis.bridging")
+            known, made = self.memo.get(BRIDGED, ((), None))
+            if known != plan.bridges:
+                made = module.bridged_analysis(self.unbridged or self, plan.bridges)
+                self.memo[BRIDGED] = plan.bridges, made
+            ready: Analysis = made.for_plan(plan)
+            return ready
         if self.own is None or plan.axes.keys() <= self.coupling.axes.keys():
             return self
         return self.with_free_head_dims()

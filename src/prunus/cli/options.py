@@ -67,6 +67,14 @@ class PlanOptions:
         bool | None,
         typer.Option("--merge/--no-merge", help="Inputs that stay take over the share of those that go."),
     ] = None
+    reconnect: Annotated[
+        str | None,
+        typer.Option(help="How modular reconnects modules: identity, pooling, projection or auto."),
+    ] = None
+    key_path: Annotated[
+        list[str] | None,
+        typer.Option("--key-path", help="A module of the key path; repeat in order. Or gradient=0.01."),
+    ] = None
     window: Annotated[
         str | None,
         typer.Option(help="The windows of window-wise, such as 4x4, kernel=3, strip=8, units=4 or positions=2x2."),
@@ -128,6 +136,8 @@ class PlanOptions:
             ("prune", "search"): self.search,
             ("prune", "judge"): self.judge,
             ("prune", "merge"): self.merge,
+            ("prune", "reconnect"): self.reconnect,
+            ("prune", "key_path"): key_path_of(self.key_path),
             ("prune", "window"): self.window,
             ("prune", "methods"): self.methods,
             ("prune", "nodes"): nodes_of(self.node),
@@ -160,6 +170,13 @@ def takes_plan_options(command: Callable[..., None]) -> Callable[..., None]:
         [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
     )
     return called
+
+
+def key_path_of(words: Sequence[str] | None) -> list[str] | dict[str, float] | None:
+    """Turn ``["gradient=0.01"]`` into a threshold, and other words into the modules of a path; None stays None."""
+    if words is None or len(words) != 1 or not words[0].startswith("gradient="):
+        return None if words is None else list(words)
+    return {"gradient": numbers("--key-path", words[0].removeprefix("gradient="))[0]}
 
 
 def budget_of(words: Sequence[str] | None) -> dict[str, Any] | None:

@@ -172,6 +172,8 @@ def request_of(recipe: Recipe) -> Request:
         recover=recover,
         threads=recipe.compare.latency.threads,
         merge=section.merge,
+        reconnect=section.reconnect,
+        key_path=section.key_path,
         nodes=section.nodes,
         strategy=section.strategy,
         divide=section.divide,

@@ -47,7 +47,7 @@ def check_fit(header: Header, stored: Mapping[str, torch.Tensor], fresh: nn.Modu
     extra = [n for n in (*stored, *header.aliases) if n not in known]
     if extra:
         raise PlanError(f"{start}: it holds {extra[0]!r}, which this model does not have.")
-    _check_count(start, fresh, plan)
+    check_count(header, fresh, plan)
 
 
 def empty_slots(model: nn.Module) -> tuple[str, ...]:
@@ -65,8 +65,13 @@ def is_below(name: str, paths: tuple[str, ...]) -> bool:
     return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
-def _check_count(start: str, fresh: nn.Module, plan: Plan) -> None:
-    """Catch a model that is wider than the original only where the plan cuts: its tensors all could be cut alike."""
+def check_count(header: Header, fresh: nn.Module, plan: Plan) -> None:
+    """Catch a model that is wider than the original only where the plan cuts: its tensors all could be cut alike.
+
+    Raises:
+        PlanError: another number of parameters than that of the model that was pruned.
+    """
+    start = f"The checkpoint of {header.model} does not fit this {type(fresh).__name__}"
     parameters = [i for i in Recorder(fresh).tensors.values() if i.kind == "parameter"]
     count = sum(math.prod(i.shape) for i in parameters)
     if plan.before == UNPRICED or plan.before.params == count:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from prunus.errors import CaptureError, DataError, ModelError, PlanError, PrunusError, UsageError
-from prunus.exporters.fit import check_fit, empty_slots, is_below
+from prunus.exporters.fit import check_count, check_fit, empty_slots, is_below
 from prunus.exporters.header import CONSTANTS, GRAPH, HEADER, LONGEST_TEXT, WEIGHTS, Header, read_header
 from prunus.exporters.own_folder import fresh_from, load_pretrained
 from prunus.exporters.pack import read_tensors
@@ -19,7 +20,8 @@ from prunus.foundation.strict_json import decode_record, parse_json, read_text
 from prunus.foundation.user_code import one_line
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import named_tensors
-from prunus.plans import Plan
+from prunus.plans import UNPRICED, Plan
+from prunus.surgery.bridging import bridged
 from prunus.surgery.copy_module import deep_copy
 from prunus.surgery.keeping.mending import mend_
 from prunus.surgery.keeping.shipped_modules import ship_
@@ -61,6 +63,9 @@ def load(folder: Path | str, model: nn.Module | None = None) -> nn.Module:
         )
     fresh = None if model is None else unwrap(model)
     plan = Plan.load(folder)
+    if fresh is not None and plan.bridges:
+        check_count(header, fresh, plan)
+        fresh, plan = bridged(fresh, plan.bridges), replace(plan, before=UNPRICED)
     stored = read_tensors(Path(folder) / WEIGHTS)
     stored |= read_tensors(Path(folder) / CONSTANTS) if CONSTANTS in header.files else {}
     try:

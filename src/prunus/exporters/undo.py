@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from prunus.foundation.arguments import door, shown
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import Recorder, named_tensors
 from prunus.plans import Plan
+from prunus.surgery.bridging import bridged, unbridged
 from prunus.surgery.copy_module import deep_copy
 from prunus.surgery.merging import with_merges, without_merges
 
@@ -68,6 +70,8 @@ def undo(
         )
     if not isinstance(small, nn.Module | Mapping):
         raise UsageError(f"undo got {shown(small)} as the cut model; give the network, its state dict, or an outcome.")
+    if plan.bridges:
+        return _over_bridges(small, plan, unwrap(model), fill)
     model = unwrap(model)
     values = named_tensors(unwrap(small)) if isinstance(small, nn.Module) else dict(small)
     aliases, fleeting = Recorder(model).aliases, fleeting_names(model)
@@ -95,6 +99,17 @@ def undo(
     if fill == "zero" and plan.drops:
         silence_(whole_model, plan, model, example_inputs)
     return whole_model
+
+
+def _over_bridges(small: Any, plan: Plan, model: nn.Module, fill: str) -> nn.Module:
+    """Put the modules that bridges replaced back, with the original's values."""
+    if fill == "zero":
+        raise UsageError(
+            f"The plan bridges {plan.bridges[0].path!r}: with zeros in place of the removed layers the original "
+            "computes something else. Use fill='original'."
+        )
+    whole = undo(small, replace(plan, bridges=()), bridged(model, plan.bridges))
+    return unbridged(whole, model, plan.bridges)
 
 
 def _check_plan(plan: Plan, model: nn.Module) -> None:

@@ -65,11 +65,30 @@ def write_bytes_atomic(path: Path | str, data: bytes) -> Path:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-                temporary.replace(final)
+                _replace_file(temporary, final)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(final.parent)
     return Path(path)
+
+
+def _replace_file(temporary: Path, final: Path) -> None:
+    """Put a file in the place of an older one, which comes back if the folder cannot be synced."""
+    retired = temporary.with_suffix(".old")
+    existed = os.path.lexists(final)
+    with suppress(OSError):  # some file systems know no second name for a file
+        os.link(final, retired)
+    try:
+        temporary.replace(final)
+        try:
+            _sync_folder(final.parent)
+        except BaseException:
+            if not existed:
+                final.unlink(missing_ok=True)
+            elif retired.exists() and not _exchange(retired, final):
+                retired.replace(final)
+            raise
+    finally:
+        retired.unlink(missing_ok=True)
 
 
 def append_line(path: Path | str, text: str) -> None:

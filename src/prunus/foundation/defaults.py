@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Defaults:
         search: the number of plans around the allocator's that are compared by their true loss.
         judge: a repair after which the plans of a search are judged.
         merge: None: inputs that stay take over the share of those that go where the method says so.
+        key_path: None: the key path is found by importance.
+        reconnect: None: a dropped branch leaves the other operand of its join.
         damage: whether the damage of every decision is measured.
         threads: intra-op threads while ops are timed for a budget in milliseconds.
         seed: the seed of all random numbers.
@@ -42,6 +45,8 @@ class Defaults:
     search: int = 0
     judge: str = "none"
     merge: bool | None = None
+    reconnect: Literal["identity", "pooling", "projection", "auto"] | None = None
+    key_path: None = None
     damage: bool = False
     threads: int = 1
     seed: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 MOST_UNITS = 2**26
@@ -55,3 +57,15 @@ def from_ranges(text: str, most: int = MOST_UNITS) -> np.ndarray:
         runs.append(np.arange(start, stop + 1))
         before = stop
     return np.concatenate(runs) if runs else np.zeros(0, np.int64)
+
+
+def unpacked_bits(packed: np.ndarray, shape: list[int]) -> np.ndarray:
+    """Return a mask of a shape from its packed bits.
+
+    Raises:
+        ValueError: another number of bytes than the shape needs.
+    """
+    count = math.prod(shape)
+    if packed.dtype != np.uint8 or packed.ndim != 1 or len(packed) != -(-count // 8):
+        raise ValueError(f"a mask of shape {shape} is not {len(packed)} bytes")
+    return np.unpackbits(packed, count=count).astype(bool).reshape(shape)

@@ -4,7 +4,7 @@ from prunus.methods import weights  # noqa: I001  (the order of enrolment is the
 from prunus.methods import patterns, scored_weights, solved_weights, solved_windows
 from prunus.methods import scored_units, window_wise, unit_wise, obs_units
 from prunus.methods import key_path, modular
-from prunus.methods import depth, redundancy, redundant_weights
+from prunus.methods import chain_depth, depth, redundancy, redundant_weights
 from prunus.methods import layer_wise, multi_scale, tree_knapsack, hierarchical
 from prunus.methods import fine_tuning, integrated, transfer, while_training
 from prunus.methods import baselines, oracle, by_criterion
@@ -16,6 +16,7 @@ __all__ = [
     "Method",
     "baselines",
     "by_criterion",
+    "chain_depth",
     "depth",
     "fine_tuning",
     "hierarchical",

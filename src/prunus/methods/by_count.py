@@ -23,6 +23,7 @@ from prunus.criteria.weight_statistics import precise
 from prunus.errors import BudgetError
 from prunus.masks import contracted_dims, top_masks, window_means
 from prunus.masks.window_option import Units
+from prunus.methods.bridged_by_count import bridged_by_count
 from prunus.methods.by_criterion import check_removable, chosen_criterion
 from prunus.methods.counted import counted, number_of, reason_of, scored_by
 from prunus.methods.method import Method
@@ -45,6 +46,7 @@ def plan_by_count(
     chosen: Method,
     criterion: CriterionLike | None = None,
     allocator: str | None = None,
+    reconnect: str | None = None,
 ) -> Plan:
     """Return the plan that keeps the best parts of a method, as many as a count or a threshold says.
 
@@ -58,12 +60,15 @@ def plan_by_count(
         allocator: for a number of the whole network: None ranks the scores of all layers as they are, ``global`` ranks
             those of units divided by the mean of their layer, ``uniform`` keeps the same share of every layer; weights
             know ``erk`` and ``lamp`` too.
+        reconnect: how ``modular`` reconnects modules of any network; None drops branches.
 
     Raises:
         BudgetError: all parts would stay, all would go, or fewer than one a layer would stay.
         SelectorError: a layer of the budget that does not exist.
     """
     if chosen.counts == "modules":
+        if reconnect is not None or chosen.name == "chain-depth":
+            return bridged_by_count(analysis, count, reconnect)
         return modules_by_count(analysis, count, criterion)
     name = criterion or chosen.scored_by or MAGNITUDE
     if chosen.counts == "units" or isinstance(chosen.window, Units):

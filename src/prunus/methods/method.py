@@ -72,6 +72,7 @@ class Method:
         criteria: the kind of parts that its option ``criterion`` scores.
         options: keyword arguments of ``plan`` beside these two, such as ``criterion`` and ``allocator``.
         merges: inputs that stay take over the share of those that go, unless the request says otherwise.
+        switches: keyword arguments of ``plan`` that may be left out and that a budget of counts knows too.
         joint: it meets several limits at once; for other methods the planner lowers the first limit until all hold.
         only_kept: the kept shares for which it is defined; None means all.
         fresh_weights: the cut network starts from new weights and is trained as long as the dense one was.
@@ -97,6 +98,7 @@ class Method:
     options: tuple[str, ...] = ()
     joint: bool = False
     merges: bool = False
+    switches: tuple[str, ...] = ()
 
 
 METHODS: Registry[Method] = Registry("method", kind=Method)

@@ -9,9 +9,12 @@ from dataclasses import replace
 from prunus.analysis import Analysis
 from prunus.budget import Limits
 from prunus.criteria import CriterionLike, criterion_name
+from prunus.errors import OptionError
 from prunus.foundation.defaults import DEFAULTS
 from prunus.methods.branch_scores import GATE, branch_scores, branch_words
+from prunus.methods.bridges import best_plan, reconnected
 from prunus.methods.method import method
+from prunus.methods.reconnect import module_runs
 from prunus.methods.reduction import SLACK, Reduction, droppable, savings, trimmed, whole
 from prunus.plans import Plan
 from prunus.tree import Branch
@@ -24,8 +27,15 @@ from prunus.tree import Branch
     options=("criterion",),
     criteria="modules",
     counts="modules",
+    switches=("reconnect",),
 )
-def plan_modular(analysis: Analysis, limits: Limits, *, criterion: CriterionLike | None = DEFAULTS.criterion) -> Plan:
+def plan_modular(
+    analysis: Analysis,
+    limits: Limits,
+    *,
+    criterion: CriterionLike | None = DEFAULTS.criterion,
+    reconnect: str | None = None,
+) -> Plan:
     """Keep the modules of highest score per amount of the budget's metric, as many as the budget allows.
 
     Modules are the branches of the network; score = gate importance in the dense network, or another criterion of
@@ -35,6 +45,11 @@ def plan_modular(analysis: Analysis, limits: Limits, *, criterion: CriterionLike
     branch its identity or projection remains, in place of a segment of a concatenation the other segments. Units are
     trimmed until the budget holds.
 
+    With ``reconnect``, modules are stages, blocks, recurrent layers and attentions of any network, and each is replaced
+    by a bridge: ``identity``, ``pooling`` where resolution or width change, a ``projection`` fitted by ridge regression
+    on calibration data, or the best of all (``auto``). They are ranked once by the rise of the true loss with their
+    bridge for what it saves; each bridge is fitted on the network so far.
+
     Source: own; the importance of a gate: Molchanov et al., "Importance Estimation for Neural Network Pruning",
     arXiv:1906.10771.
 
@@ -42,11 +57,20 @@ def plan_modular(analysis: Analysis, limits: Limits, *, criterion: CriterionLike
         analysis: the network.
         limits: limits of the analysis's metric.
         criterion: criterion of the branches; None is gate importance.
+        reconnect: None drops branches; ``identity``, ``pooling``, ``projection`` or ``auto`` bridges modules.
 
     Raises:
         OptionError: the criterion scores no branches.
         BudgetError: the budget is out of reach even with one unit an axis.
     """
+    if reconnect is not None:
+        if criterion is not None:
+            raise OptionError(
+                f"criterion {criterion_name(criterion)!r} ranks branches, and reconnect {reconnect!r} ranks modules by "
+                "the loss with their bridge; leave one of the two out."
+            )
+        rounds = reconnected(analysis, module_runs(reconnect), limit=limits[0].value, again=False)
+        return best_plan(analysis, rounds, limits[0], "modular")
     limit, branches, name = limits[0].value, droppable(analysis), criterion or GATE
     reduction = whole(analysis)
     reasons: dict[str, str] = {}

@@ -74,7 +74,7 @@ def realise(
         )
     analysis = of_plan(analysis, plan)
     check_follows(plan, analysis.coupling)
-    source = weights if weights is not None else analysis.model
+    source = weights if weights is not None and not plan.bridges else analysis.model
     _check_same_tensors(source, analysis.model)
     cut = cut_proved(source, analysis.coupling, plan, analysis.example_inputs, seed=analysis.seed)
     outcome = Outcome(
@@ -214,16 +214,17 @@ def recovered(
     if not isinstance(options, RecoveryOptions):
         train_(outcome.model, train, options, analysis.seed, shown, "recover", masks or None)
         return outcome
-    in_parts = bool(analysis.parts)
+    dense = analysis.user_model if analysis.unbridged is None else analysis.unbridged.user_model
+    other_program = bool(analysis.parts) or analysis.unbridged is not None
     task = RecoveryTask(
         unwrap(outcome.model),
-        unwrap(analysis.user_model),
+        unwrap(dense),
         train,
         deciding,
         options,
         masks=masks,
-        plan=None if in_parts else plan,
-        coupling=None if in_parts else analysis.coupling,
+        plan=None if other_program else plan,
+        coupling=None if other_program else analysis.coupling,
         example_inputs=analysis.user_inputs,
         seed=analysis.seed,
         labelled=labelled,

@@ -86,7 +86,7 @@ class Outcome:
             raise UsageError(
                 "this outcome does not know its original; use prunus.undo(small, plan, original) with a copy of it."
             )
-        dense = self.analysis.user_model
+        dense = (self.analysis.unbridged or self.analysis).user_model
         return undo(self.model, self.plan, dense, fill=fill, example_inputs=self.analysis.user_inputs)
 
     @door("Outcome.rebudget")

@@ -7,7 +7,9 @@ from typing import Any
 
 from prunus.errors import OptionError
 from prunus.foundation.arguments import shown
-from prunus.methods import Method
+from prunus.methods import METHODS, Method
+from prunus.methods.key_path import check_key_path
+from prunus.methods.reconnect import check_reconnect
 
 UNITS_OR_WEIGHTS = "'units' or 'weights'"
 NOT_GIVEN: dict[str, Any] = {
@@ -31,6 +33,29 @@ _TAKERS = {
     **dict.fromkeys(("nodes", "strategy", "divide", "optimise"), "hierarchical or multi-scale"),
 }
 """The options of few methods → those methods."""
+
+
+SWITCHES = ("reconnect", "key_path")
+"""Arguments of structural methods that may be left out."""
+
+
+def check_switches(chosen: Method, given: Mapping[str, Any], *, staged: bool) -> None:
+    """Refuse arguments of structural methods that the method does not take, and values that are none.
+
+    Raises:
+        OptionError: names the argument, what it got, and the methods that take it.
+    """
+    for name, value in given.items():
+        if value is not None and (name not in chosen.switches or staged):
+            fits = ", ".join(one for one in METHODS.names() if name in METHODS.get(one).switches)
+            raise OptionError(
+                f"method {chosen.name!r} takes no {name} (got {value!r}); remove it, or use method {fits} without "
+                "stages."
+            )
+    if given["reconnect"] is not None:
+        check_reconnect(given["reconnect"])
+    if given["key_path"] is not None:
+        check_key_path(given["key_path"])
 
 
 def check_taken(chosen: Method, given: Mapping[str, Any]) -> None:

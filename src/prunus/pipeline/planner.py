@@ -141,7 +141,9 @@ def _by_count(analysis: Analysis, request: Request) -> Plan:
     """Plan for a number of parts or a threshold of their scores; the price follows."""
     assert request.count is not None
     chosen, ready = request.planner, analysis.in_metric("params")
-    options = {name: value for name, value in request.options.items() if name in ("criterion", "allocator")}
+    options = {
+        name: value for name, value in request.options.items() if name in ("criterion", "allocator", "reconnect")
+    }
     found = plan_by_count(ready, request.count, chosen, **options)
     return _finished(found, ready, request, _scores(ready, found))
 
@@ -201,7 +203,7 @@ def _counted(analysis: Analysis, request: Request, counted: Mapping[str, Any]) -
 
 def _finished(plan: Plan, analysis: Analysis, request: Request, scores: Mapping[str, np.ndarray]) -> Plan:
     """Return the plan with every decision priced, and with the request in its settings."""
-    own = dict(plan.settings)
+    own, analysis = dict(plan.settings), analysis.for_plan(plan)
     settings = request.settings() | {k: v for k, v in own.items() if k != "method" or request.method is None}
     settings |= {"ignore": list(analysis.ignore), "held": sorted(analysis.held), "seed": analysis.seed}
     settings |= {"samples": analysis.samples, "forward": analysis.forward}

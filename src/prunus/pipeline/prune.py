@@ -14,6 +14,7 @@ from prunus.criteria import CriterionLike
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.progress import Progress
+from prunus.methods.key_path import KeyPath
 from prunus.methods.transfer import Transfer, transfer_lines, with_weights
 from prunus.outcome import Outcome, Recover, realise, recovery_of
 from prunus.pipeline.planner import plan_for, planned
@@ -47,6 +48,8 @@ def prune(
     stages: Iterable[Mapping[str, Any]] = (),
     damage: bool = DEFAULTS.damage,
     merge: bool | None = DEFAULTS.merge,
+    reconnect: str | None = DEFAULTS.reconnect,
+    key_path: KeyPath | None = DEFAULTS.key_path,
     nodes: Nodes | None = DEFAULTS.nodes,
     strategy: str | None = DEFAULTS.strategy,
     divide: str | Mapping[str, Any] | None = DEFAULTS.divide,
@@ -120,6 +123,10 @@ def prune(
             ``[{"level": "blocks", "kept": 0.8}, {"level": "units"}]``; see `docs/training.md`.
         merge: True adds to the weights that stay the least-squares share of the inputs that go, fitted on ``data``
             without labels; False only drops; None merges with method ``redundancy`` and ``redundant-weights``.
+        reconnect: for method ``modular``: modules of any network are replaced by ``identity``, ``pooling``, a fitted
+            ``projection``, or the best of them (``auto``).
+        key_path: for method ``key-path``: the modules of the path in order, beside which everything goes that can go,
+            or ``{"gradient": 0.01}`` for the branches with |g| above it.
         damage: measure the damage of every decision alone, and of all together.
         nodes: the method, criterion and rate of parts of the tree, for the method ``hierarchical``, which they imply:
             ``{"stage1/*": {"criterion": "magnitude", "rate": 0.8}, "layer3/weights<q10": {"method": "remove"}}``. A
@@ -180,6 +187,8 @@ def prune(
         optimise=optimise,
         resolution=resolution,
         transfer=None if transfer is None else Transfer.of(transfer),
+        reconnect=reconnect,
+        key_path=key_path,
     )
     check_stages(request)
     check_repair(repair)
@@ -239,7 +248,8 @@ def rebudgeted(outcome: Outcome, budget: Budget, changes: Mapping[str, Any]) -> 
     check_repair(repair)
     request = Request.of(budget, options)
     check_stages(request)
-    analysis = outcome.analysis.full_size or outcome.analysis
+    analysis = outcome.analysis.unbridged or outcome.analysis
+    analysis = analysis.full_size or analysis
     return carried_out(analysis, request, repair, outcome.analysis.progress)
 
 

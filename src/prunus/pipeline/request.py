@@ -24,13 +24,14 @@ from prunus.methods import METHODS, Method
 from prunus.methods.criterion_names import OBS, check_criterion, check_unit_criterion
 from prunus.methods.hierarchy.settings import TREE_OPTIONS, checked_tree_options
 from prunus.methods.integrated_parts import canonical_parts
+from prunus.methods.key_path import KeyPath
 from prunus.methods.transfer import Transfer
 from prunus.methods.weights import MAGNITUDE
 from prunus.methods.window_wise import WINDOW
 from prunus.outcome import Recover
 from prunus.pipeline.count_checks import BY_COUNT, LEVEL_OF, check_counted, check_division
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
-from prunus.pipeline.method_options import NOT_GIVEN, check_method_options, check_taken
+from prunus.pipeline.method_options import NOT_GIVEN, SWITCHES, check_method_options, check_switches, check_taken
 from prunus.plans import Cost
 from prunus.repairs import check_repair
 
@@ -77,6 +78,8 @@ class Request:
     recover: Recover = None
     threads: int = DEFAULTS.threads
     merge: bool | None = DEFAULTS.merge
+    reconnect: str | None = DEFAULTS.reconnect
+    key_path: KeyPath | None = DEFAULTS.key_path
     method_options: Mapping[str, Any] = field(default_factory=dict)
     nodes: Nodes | None = DEFAULTS.nodes
     strategy: str | None = DEFAULTS.strategy
@@ -169,7 +172,13 @@ class Request:
     @property
     def options(self) -> dict[str, Any]:
         """The arguments of the method besides the analysis and the limits."""
-        return {name: getattr(self, name) for name in self.planner.options}
+        own = self.planner
+        return {name: getattr(self, name) for name in own.options} | self.switched
+
+    @property
+    def switched(self) -> dict[str, Any]:
+        """The arguments of the method that are given and that may be left out."""
+        return {name: getattr(self, name) for name in self.planner.switches if getattr(self, name) is not None}
 
     @property
     def max_drop(self) -> float | None:
@@ -250,6 +259,8 @@ class Request:
     def _check_options(self, chosen: Method) -> None:
         """Refuse options that the method does not take."""
         check_method_options(self.method_options)
+        given = {name: getattr(self, name) for name in SWITCHES}
+        check_switches(chosen, given, staged=bool(self.stages))
         if not self.stages:
             check_taken(chosen, {name: getattr(self, name) for name in NOT_GIVEN})
         if "levels" in chosen.options and len(self.levels) > 1:
@@ -298,6 +309,7 @@ class Request:
         found |= {name: plain_nodes(getattr(self, name)) for name in TREE_OPTIONS if getattr(self, name) is not None}
         if self.allocator is not None:
             found["allocator"] = title_of(self.allocator)
+        found |= {k: list(v) if isinstance(v, tuple) else v for k, v in self.switched.items()}
         if self.merge is not None:
             found["merge"] = self.merge
         if self.bounds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,13 +16,13 @@ from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Node, Ref
 from prunus.plans import Plan, fingerprint
 from prunus.repairs.find_sites import find_sites
-from prunus.repairs.moments import Moments, moments_of
+from prunus.repairs.moments import Moments, MomentsSum
 from prunus.repairs.paired_run import Lockstep
 from prunus.repairs.program_pairs import Programs
 from prunus.repairs.residual_sums import ResidualSum, find_residual_sums, skip_path_error
 from prunus.repairs.rnn_cells import AnySite, Recurrent
 from prunus.repairs.rnn_fit import refit_recurrent
-from prunus.repairs.rows import Rows, norm_rows, site_rows
+from prunus.repairs.rows import Rows, norm_rows, site_moments
 from prunus.repairs.samples import MOST, Role, SampleGroup, sample_groups_of, samples_that_fit
 from prunus.repairs.scales import WIDEST
 from prunus.repairs.sites import Norm, Site
@@ -240,12 +240,12 @@ class LayerwiseRun:
     @torch.no_grad()
     def _problem(self, site: Site | Norm, position: int) -> SiteProblem:
         generator = self._generator(position)
-        rows = [
+        parts = (
             (role, part)
             for lockstep, role in self._fitted_locksteps()
-            for part in self._rows(lockstep, site, position, generator)
-        ]
-        return _problem_of(site, rows, self.tensors)
+            for part in self._parts(lockstep, site, position, generator)
+        )
+        return _problem_of(site, parts, self.tensors)
 
     @torch.no_grad()
     def _refit_recurrent(self, site: Recurrent, position: int, repair: Repairer) -> None:
@@ -280,17 +280,17 @@ class LayerwiseRun:
             rows = site.inputs // 4
         return rows // (len(self.locksteps) * (1 + len(site.others))) + 1
 
-    def _rows(self, lockstep: Lockstep, site: Site | Norm, position: int, generator: torch.Generator) -> list[Rows]:
+    def _parts(
+        self, lockstep: Lockstep, site: Site | Norm, position: int, generator: torch.Generator
+    ) -> Iterator[Rows | Moments]:
         if isinstance(site, Norm):
             node = lockstep.pair.small.node(site.node)
-            return [norm_rows(_normalised(lockstep, site, node), self._target(lockstep, site), site.dim)]
+            yield norm_rows(_normalised(lockstep, site, node), self._target(lockstep, site), site.dim)
+            return
         most = self._most(site)
-        return [
-            site_rows(
-                one, at.pair.small.node(one.node), at.small.value(one.reads), self._target(at, one), most, generator
-            )
-            for one, at in self._readers(lockstep, site, position)
-        ]
+        for one, at in self._readers(lockstep, site, position):
+            node, inputs = at.pair.small.node(one.node), at.small.value(one.reads)
+            yield site_moments(one, node, inputs, self._target(at, one), most, generator)
 
     def _readers(self, lockstep: Lockstep, site: Site, position: int) -> Iterator[tuple[Site, Lockstep]]:
         """Yield every layer that reads a weight, with a lockstep that stands at it.
@@ -323,9 +323,13 @@ class LayerwiseRun:
         return target - (constant.view(-1, *[1] * (target.dim() - 2)) if site.kind != "linear" else constant)
 
 
-def _problem_of(site: Site | Norm, rows: Sequence[tuple[Role, Rows]], tensors: Mapping[str, Tensor]) -> SiteProblem:
-    fit, check = ([part for role, part in rows if role == one] for one in ("fit", "check"))
-    problem = SiteProblem(site, moments_of(fit), moments_of(check) if check else None, tensors)
+def _problem_of(
+    site: Site | Norm, parts: Iterable[tuple[Role, Rows | Moments]], tensors: Mapping[str, Tensor]
+) -> SiteProblem:
+    sums: dict[Role, MomentsSum] = {"fit": MomentsSum()}
+    for role, part in parts:
+        sums.setdefault(role, MomentsSum()).add(part)
+    problem = SiteProblem(site, sums["fit"].result(), sums["check"].result() if "check" in sums else None, tensors)
     for moments in (problem.fit, problem.check):
         if moments is not None and not bool(moments.mean.isfinite().all() and moments.target.isfinite().all()):
             raise DataError(

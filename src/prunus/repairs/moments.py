@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -221,29 +222,60 @@ class FewRows(Moments):
         return residual
 
 
-def moments_of(rows: list[tuple[Tensor, Tensor]], *, most_bytes: int = 1 << 28) -> Moments:
-    """Return the moments of rows that are given in parts.
+class MomentsSum:
+    """Moments of rows and of moments that come one after another.
 
-    The parts are joined first, because one large product costs less than many small ones.
+    Rows are joined first, because one large product costs less than many small ones. So many of them are held at once
+    as ``most_bytes`` of float64 allow; where there may be far fewer rows than inputs, all of them are held until they
+    are too many for `FewRows`.
+    """
 
-    Args:
-        rows: pairs (inputs, targets) as `Moments.of` takes them.
-        most_bytes: bytes of float64 rows that are joined at once.
+    def __init__(self, most_bytes: int = 1 << 28) -> None:
+        self._most_bytes, self._bytes, self._rows = most_bytes, 0, 0
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._total: Moments | None = None
+
+    def add(self, part: tuple[Tensor, Tensor] | Moments) -> None:
+        """Add moments, or rows (inputs, targets) as `Moments.of` takes them."""
+        if isinstance(part, Moments):
+            self._merge(part)
+            return
+        inputs, targets = part
+        self._waiting.append(part)
+        self._bytes += 8 * (inputs.numel() + targets.numel())
+        self._rows += inputs.shape[1]
+        few = self._total is None and 2 * self._rows <= inputs.shape[2]
+        if self._bytes >= self._most_bytes and not few:
+            self._merge(Moments.of(*self._joined()))
+
+    def result(self) -> Moments:
+        """Return the moments of all that was added.
+
+        Raises: DataError: nothing was.
+        """
+        if self._waiting:
+            self._merge(_from_rows(*self._joined()) if self._total is None else Moments.of(*self._joined()))
+        return merged([] if self._total is None else [self._total])
+
+    def _merge(self, part: Moments) -> None:
+        self._total = part if self._total is None else self._total + part
+
+    def _joined(self) -> tuple[Tensor, Tensor]:
+        """Return all rows that wait in one tensor each; none wait afterwards."""
+        inputs, targets = (torch.cat(part, 1) for part in zip(*self._waiting, strict=True))
+        self._waiting, self._bytes, self._rows = [], 0, 0
+        return inputs, targets
+
+
+def moments_of(parts: Iterable[tuple[Tensor, Tensor] | Moments], *, most_bytes: int = 1 << 28) -> Moments:
+    """Return the moments of rows and of moments that are given in parts; see `MomentsSum`.
 
     Raises: DataError: no parts.
     """
-    if rows and 2 * sum(x.shape[1] for x, _ in rows) <= rows[0][0].shape[2]:
-        return _from_rows(*(torch.cat(part, 1) for part in zip(*rows, strict=True)))
-    partial: list[Moments] = []
-    waiting: list[tuple[Tensor, Tensor]] = []
-    size = 0
-    for number, (x, t) in enumerate(rows):
-        waiting.append((x, t))
-        size += 8 * (x.numel() + t.numel())
-        if size >= most_bytes or number == len(rows) - 1:
-            partial.append(Moments.of(*(torch.cat(part, 1) for part in zip(*waiting, strict=True))))
-            waiting, size = [], 0
-    return merged(partial)
+    total = MomentsSum(most_bytes)
+    for part in parts:
+        total.add(part)
+    return total.result()
 
 
 def _from_rows(inputs: Tensor, targets: Tensor) -> Moments:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,30 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from prunus.graph.ir import Node
+from prunus.repairs.moments import Sums
+from prunus.repairs.shifted_moments import Windows, pays, shifted_moments
 from prunus.repairs.sites import Site
 
 Rows = tuple[Tensor, Tensor]
+
+
+def site_moments(
+    site: Site, node: Node, inputs: Tensor, targets: Tensor, most: int, generator: torch.Generator
+) -> Rows | Sums:
+    """Return the rows of a layer as `site_rows` does, or the moments of all of them where those cost less."""
+    if site.kind == "conv":
+        padded, dims = _windows(node, site, inputs, targets)
+        if pays(dims, len(inputs), inputs.shape[1] // site.groups, most):
+            return shifted_moments(dims, site.groups, padded(), targets)
+    return site_rows(site, node, inputs, targets, most, generator)
+
+
+def _windows(node: Node, site: Site, inputs: Tensor, targets: Tensor) -> tuple[Callable[[], Tensor], list[Windows]]:
+    """Return a call that pads the inputs of a convolution, and its windows by dim."""
+    kernel = site.shape[2:]
+    stride, dilation = (_each(node.get(name, 1), len(kernel)) for name in ("stride", "dilation"))
+    dims = [Windows(*own) for own in zip(kernel, targets.shape[2:], stride, dilation, strict=True)]
+    return lambda: functional.pad(inputs, _padding(node.get("padding", 0), kernel, dilation)), dims
 
 
 def site_rows(site: Site, node: Node, inputs: Tensor, targets: Tensor, most: int, generator: torch.Generator) -> Rows:

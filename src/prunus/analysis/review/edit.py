@@ -45,7 +45,8 @@ def settle(plan: Plan, coupling: Coupling) -> Settled:
     _check_axes(plan, coupling)
     touched = {a: m for a, m in plan.axes.items() if not m.all()}
     fresh = make_plan(coupling, touched, plan.drops, plan.masks, plan.decisions, plan.settings)
-    fresh = replace(fresh, merges=plan.merges)
+    before = plan.before if plan.bridges else fresh.before  # the price of the network without bridges
+    fresh = replace(fresh, merges=plan.merges, bridges=plan.bridges, before=before)
     edits = (*(f"{branch.id}: dropped" for branch in forced), *_edits(plan, fresh))
     if edits:
         _check_constraints(fresh, coupling)

@@ -219,6 +219,14 @@ class Prune(_Section):
         default=DEFAULTS.merge,
         description="true or false: inputs that stay take over the share of those that go; or null, as the method says",
     )
+    reconnect: Literal["identity", "pooling", "projection", "auto"] | None = Field(
+        default=DEFAULTS.reconnect,
+        description="identity, pooling, projection or auto, which modular puts in place of modules; or null",
+    )
+    key_path: Annotated[tuple[Name, ...], Strict(False)] | dict[str, float] | None = Field(
+        default=DEFAULTS.key_path,
+        description="a list of modules in order, {gradient: 0.01}, or null for the path of most importance",
+    )
     nodes: Annotated[dict[Name, dict[str, Any]] | None, _tree_option("nodes")] = Field(
         default=DEFAULTS.nodes,
         description="a section from parts of the tree to the keys method, criterion, rate, size, strategy",

@@ -76,6 +76,11 @@ class Assignment:
     rated: tuple[tuple[Place, tuple[Branch, ...]], ...]
     groups: tuple[GroupPlace, ...]
 
+    @property
+    def places(self) -> tuple[Place | GroupPlace, ...]:
+        """All places with a setting."""
+        return (*self.axes.values(), *self.weights.values(), *self.groups)
+
     def may_go(self, branch: Branch) -> bool:
         """Tell whether a block may be dropped by the budget: no setting fixes what lies in it."""
         fixed = {name for name, place in self.weights.items() if _is_fixed(place)}
@@ -135,7 +140,7 @@ def check_tree_settings(analysis: Analysis, nodes: Any, strategy: Any, divide: A
     """
     assigned = assign(analysis, divided(analysis, Division.of(divide)), settings_of(nodes))
     check_strategy_has_data(analysis, check_strategy(strategy))
-    for place in (*assigned.axes.values(), *assigned.weights.values(), *assigned.groups):
+    for place in assigned.places:
         check_strategy_has_data(analysis, place.setting.strategy or "", f" of {place.pattern!r}")
 
 

@@ -31,8 +31,8 @@ from prunus.methods.weights import maskable, weights_that_stay
 from prunus.plans import Decision
 from prunus.surgery.tensors import slice_tensors
 
-LAMP, DAMAGE = "lamp", "damage"
-"""Rankings of weights over the network: by LAMP scores of |w|, or by E[g²]·w²."""
+LAMP, SIZE, DAMAGE = "lamp", "size", "damage"
+"""Rankings of weights over the network: by LAMP scores of |w|, by |w| itself, or by E[g²]·w²."""
 WINDOW = Tile(4, 4)
 
 
@@ -214,7 +214,7 @@ def mask_weights(
         assignment: the settings of nodes.
         chooser: chooses the criterion of every weight.
         limit: limit of parameters, or of bytes in packed storage.
-        ranking: ranks the weights of all tensors: `LAMP` or `DAMAGE`.
+        ranking: ranks the weights of all tensors: `LAMP`, `SIZE` or `DAMAGE`.
         bias: weight name → factor of its worth in the ranking.
         windows: where above 0, this share of what has to go goes in windows of `WINDOW`, and nothing else does.
     """
@@ -300,7 +300,7 @@ def _parts(
         if masked is not None:
             gone = gone | ~slice_tensors({name: torch.from_numpy(masked)}, coupling, bare)[name].numpy()
         values = worth[name].double().numpy()
-        priority = values if by_damage else lamp_scores(values)
+        priority = values if by_damage or ranking == SIZE else lamp_scores(values)
         place = assignment.weights.get(name)
         fixed, window = _fixed_count(place, values.size), None
         if place is not None and place.setting.kind == WINDOWS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,12 +15,13 @@ from prunus.errors import BudgetError, CaptureError, PlanError
 from prunus.methods.hierarchy.assignment import Assignment, assign, check_strategy_has_data, divided
 from prunus.methods.hierarchy.choices import Chooser
 from prunus.methods.hierarchy.evaluation import NodeEvaluation, damage_factors, evaluate
-from prunus.methods.hierarchy.levels import DAMAGE, LAMP, cut_units, drop_blocks, mask_weights
+from prunus.methods.hierarchy.levels import DAMAGE, LAMP, SIZE, cut_units, drop_blocks, mask_weights
 from prunus.methods.hierarchy.settings import AUTO, Division, NodeSetting, Optimisation
 from prunus.methods.hierarchy.state import State, optimised
 from prunus.methods.hierarchy.trials import trained_loss
+from prunus.methods.hierarchy.values import ACTIVATION, GRADIENT, WEIGHT
 from prunus.methods.masked_copy import live_axes
-from prunus.methods.reduction import droppable
+from prunus.methods.reduction import SLACK, droppable
 from prunus.methods.weights import maskable
 from prunus.plans import Plan
 from prunus.tree import Tree
@@ -31,6 +33,11 @@ UNIT_EXPONENTS = (0.25, 0.5, 0.75, 1.0)
 """Units are tried to leave spent^(1−e)·limit^e, besides all."""
 WINDOW_SHARE = 0.5
 PATIENCE = 2
+FILLING = (1.0, 1.05, 1.1, 1.2, 1.4)
+"""Multiples of a goal of units that are tried where whole units leave the budget unused."""
+RANKINGS = {LAMP: "one ranking by LAMP", SIZE: "one ranking by |w|", DAMAGE: "one ranking by E[g²]·w²"}
+PLAIN = ((WEIGHT, LAMP), (WEIGHT, SIZE), (GRADIENT, LAMP), (GRADIENT, DAMAGE), (ACTIVATION, LAMP))
+"""Strategies and rankings of weights that are tried on the network with all blocks and units."""
 
 Step = Callable[[State], State]
 
@@ -56,6 +63,7 @@ class Procedure:
         rows: the evaluation of the nodes.
         factors: axis id → correction of its predicted damage by the evaluation.
         losses: the losses of plans that were tried.
+        plain: strategy and ranking of the weights where a level is finished plainly for comparison.
     """
 
     analysis: Analysis
@@ -66,6 +74,7 @@ class Procedure:
     rows: tuple[NodeEvaluation, ...]
     factors: Mapping[str, float] = field(default_factory=dict)
     losses: dict[tuple[Any, ...], float] = field(default_factory=dict)
+    plain: tuple[str, str] = (WEIGHT, LAMP)
 
     @staticmethod
     def of(
@@ -85,7 +94,7 @@ class Procedure:
         check_strategy_has_data(analysis, strategy)
         tree = divided(analysis, divide)
         assignment = assign(analysis, tree, settings)
-        for place in (*assignment.axes.values(), *assignment.weights.values(), *assignment.groups):
+        for place in assignment.places:
             check_strategy_has_data(analysis, place.setting.strategy or "", f" of {place.pattern!r}")
         rows = evaluate(analysis, tree)
         return Procedure(analysis, limit, assignment, strategy, optimise, rows, damage_factors(analysis, tree, rows))
@@ -107,22 +116,48 @@ class Procedure:
         """
         progress = self.analysis.progress
         progress.start("hierarchical", 4 if self.analysis.masks_save else 2)
-        state = self._level(State.of(self.analysis), "block", self._blocks(), self._after_blocks)
-        state = self._units(optimised(state, self.optimise))
-        if self.analysis.masks_save:
-            state = self._windows(optimised(state, self.optimise))
-            state = self._weights(state)
+        alone = self._weights_alone()
+        best = min(alone, key=lambda plain: alone[plain][0], default=self.plain)
+        state = replace(self, plain=best)._pruned(State.of(self.analysis))
         progress.finish("hierarchical")
+        if best in alone and alone[best][0] < self.loss(state.plan()):
+            loss, single = alone[best]
+            line = f"all levels: weights alone, strategy {best[0]}, {RANKINGS[best[1]]}: loss {loss:.4g} is less"
+            return replace(single, lines=(*state.lines, line))
         return state
+
+    def _weights_alone(self) -> dict[tuple[str, str], tuple[float, State]]:
+        """Return strategy and ranking → the loss and the state if only weights, and what settings fix, were pruned.
+
+        The best of them finishes the candidates of the levels above, and is what all levels together have to beat.
+        """
+        found: dict[tuple[str, str], tuple[float, State]] = {}
+        if not (self.analysis.has_data and self.analysis.masks_save):
+            return found
+        free = self.strategy == AUTO
+        for plain in PLAIN if free else [(self.strategy, ranking) for ranking in RANKINGS]:
+            with contextlib.suppress(BudgetError, PlanError, CaptureError):  # the levels above the weights save more
+                state = replace(self, plain=plain)._after_blocks(
+                    drop_blocks(State.of(self.analysis), self.assignment, None)
+                )
+                found[plain] = (self.loss(state.plan()), state)
+        return found
+
+    def _pruned(self, state: State) -> State:
+        state = self._blocks(state)
+        state = self._units(optimised(state, self.optimise))
+        if not self.analysis.masks_save:
+            return state
+        return self._weights(self._windows(optimised(state, self.optimise)))
 
     def _level(
         self, state: State, level: str, candidates: Sequence[Candidate], finish: Step, *, ordered: bool = True
-    ) -> State:
-        """Return the state after the candidate whose finished network has the least loss; ties go to the first.
+    ) -> tuple[State, Candidate]:
+        """Return the candidate whose finished network has the least loss, and the state after it; the first of ties.
 
         Candidates that are ordered by how much they remove end after `PATIENCE` of them in a row without a gain.
         """
-        best: tuple[float, str, State] | None = None
+        best: tuple[float, Candidate, State] | None = None
         tried: list[str] = []
         failed: BudgetError | PlanError | CaptureError | None = None
         judge, worse = self.analysis.has_data and len(candidates) > 1, 0
@@ -135,7 +170,7 @@ class Procedure:
                 continue
             tried.append(f"{loss:.4g} with {candidate.name}")
             if best is None or loss < best[0]:
-                best, worse = (loss, candidate.name, made), 0
+                best, worse = (loss, candidate, made), 0
             else:
                 worse += 1
             if not judge or (ordered and worse == PATIENCE):
@@ -146,7 +181,7 @@ class Procedure:
             assert failed is not None
             raise failed
         why = f": loss after a short recovery {', '.join(tried)}" if judge else ""
-        return best[2].with_line(f"{level}: {best[1]}{why}")
+        return best[2].with_line(f"{level}: {best[1].name}{why}"), best[1]
 
     def loss(self, plan: Plan) -> float:
         """Return the loss of a plan after a short recovery; equal plans are measured once."""
@@ -158,17 +193,15 @@ class Procedure:
 
     # Blocks
 
-    def _blocks(self) -> list[Candidate]:
-        spent, limit = self.analysis.spent(self.analysis.cost.price()), self.limit.value
-        found = [self._block_candidate("no more blocks dropped", None)]
-        if not self.analysis.has_data or not droppable(self.analysis):
-            return found
-        goals = [int(share * spent) for share in BLOCK_SHARES if share * spent > limit]
-        for goal in (*goals, limit):
-            found.append(self._block_candidate(f"blocks leaving {goal / spent:.0%}", goal))
-        return found
+    def _blocks(self, state: State) -> State:
+        spent, limit = state.spent(), self.limit.value
+        goals: list[int | None] = [None]
+        if self.analysis.has_data and droppable(self.analysis):
+            goals += [*(int(share * spent) for share in BLOCK_SHARES if share * spent > limit), limit]
+        return self._level(state, "block", [self._block_step(goal, spent) for goal in goals], self._after_blocks)[0]
 
-    def _block_candidate(self, name: str, goal: int | None) -> Candidate:
+    def _block_step(self, goal: int | None, spent: int) -> Candidate:
+        name = "no more blocks dropped" if goal is None else f"blocks leaving {goal / max(1, spent):.0%}"
         return Candidate(name, lambda state: drop_blocks(state, self.assignment, goal))
 
     def _after_blocks(self, state: State) -> State:
@@ -179,29 +212,28 @@ class Procedure:
     def _plain_units(self, state: State, goal: int | None) -> State:
         if goal is not None and state.spent() <= goal:
             goal = None
-        return cut_units(state, self.assignment, self._quick, goal, self.factors)
+        return self.units_left(state, self._quick, goal, self.factors)
 
     def _finished_by_weights(self, state: State) -> State:
         if not self.analysis.masks_save:
             return state
-        return mask_weights(state, self.assignment, self._quick, self.limit, LAMP)
+        return mask_weights(state, self.assignment, self._quick, self.limit, self.plain[1])
 
     # Units
 
     def _units(self, state: State) -> State:
         spent, limit = state.spent(), self.limit.value
-        if not self.analysis.masks_save:
-            goals = [limit] if spent > limit else [None]
-        elif not self.analysis.has_data:
-            goals = [int((spent * limit) ** 0.5) if spent > limit else None]
-        else:
-            goals = [None, *(int(spent ** (1 - e) * limit**e) for e in UNIT_EXPONENTS if spent > limit)]
+        goals: list[int | None] = [None]
+        if spent > limit and not self.analysis.masks_save:
+            goals = [limit]
+        elif spent > limit and not self.analysis.has_data:
+            goals = [int((spent * limit) ** 0.5)]
+        elif spent > limit:
+            goals += [int(spent ** (1 - e) * limit**e) for e in UNIT_EXPONENTS]
         chosen = self._chooser.fixed_for_units(state.left(), live_axes(state.reduction))
         steps = [Candidate(_unit_name(goal, spent), self._unit_step(chosen, goal, self.factors)) for goal in goals]
-        cut = self._level(state, "unit", steps, self._finished_by_weights)
-        goal = next(
-            (g for g, step in zip(goals, steps, strict=True) if cut.lines[-1].startswith(f"unit: {step.name}")), None
-        )
+        cut, step = self._level(state, "unit", steps, self._finished_by_weights)
+        goal = goals[steps.index(step)]
         if goal is None or not self._free_strategies:
             return cut
         others = [
@@ -212,41 +244,53 @@ class Procedure:
                 for value in VALUES
             ),
         ]
-        again = self._level(state, "unit strategies", others, self._finished_by_weights, ordered=False)
+        again, _ = self._level(state, "unit strategies", others, self._finished_by_weights, ordered=False)
         return replace(again, lines=(*cut.lines, again.lines[-1]))
 
     def _unit_step(self, chooser: Chooser, goal: int | None, factors: Mapping[str, float]) -> Step:
-        return lambda state: cut_units(state, self.assignment, chooser, goal, factors)
+        return lambda state: self.units_left(state, chooser, goal, factors)
+
+    def units_left(self, state: State, chooser: Chooser, goal: int | None, factors: Mapping[str, float]) -> State:
+        """Remove units down to a goal; where whole units would leave the budget unused, more stay for the weights.
+
+        Raises:
+            BudgetError: the goal is out of reach, or no number of units uses the budget.
+        """
+        least = (1 - SLACK) * self.limit.value
+        for more in FILLING if goal is not None and self.analysis.masks_save else (1.0,):
+            made = cut_units(state, self.assignment, chooser, None if goal is None else int(goal * more), factors)
+            if goal is None or not self.analysis.masks_save or made.spent() >= least:
+                return made
+        raise BudgetError(
+            f"Budget {self.limit.metric} ≤ {self.limit.shown()}: units alone leave {self.limit.shown(made.spent())}, "
+            "less than it allows, beside the settings of nodes. Give a smaller budget, or leave more to the weights."
+        )
 
     # Windows and weights
 
     def _windows(self, state: State) -> State:
         none = Candidate("no windows masked as a whole", lambda given: given)
         if not self.analysis.has_data or state.spent() <= self.limit.value:
-            return self._level(state, "window", [none], lambda given: given)
+            return self._level(state, "window", [none], lambda given: given)[0]
         some = Candidate(
             f"windows of 4 × 4 for {WINDOW_SHARE:.0%} of what is masked",
             lambda given: mask_weights(given, self.assignment, self._quick, self.limit, DAMAGE, windows=WINDOW_SHARE),
         )
-        return self._level(state, "window", [none, some], self._finished_by_weights)
+        return self._level(state, "window", [none, some], self._finished_by_weights)[0]
 
     def _weights(self, state: State) -> State:
-        if not self.analysis.has_data:
-            return self._level(
-                state, "weight", [Candidate("one ranking by LAMP", self._weight_step(self._chooser, LAMP))], lambda s: s
-            )
         chosen = self._chooser.fixed_for_weights(state.left(), list(maskable(self.analysis)))
-        names = {LAMP: "one ranking by LAMP", DAMAGE: "one ranking by E[g²]·w²"}
-        rankings = [Candidate(name, self._weight_step(chosen, key)) for key, name in names.items()]
-        masked = self._level(state, "weight", rankings, lambda given: given)
+        keys = tuple(RANKINGS) if self.analysis.has_data else (LAMP,)
+        rankings = [Candidate(RANKINGS[key], self._weight_step(chosen, key)) for key in keys]
+        masked, ranking = self._level(state, "weight", rankings, lambda given: given)
         if not self._free_strategies:
             return masked
-        key = next(key for key, name in names.items() if masked.lines[-1].startswith(f"weight: {name}"))
+        key = keys[rankings.index(ranking)]
         others = [
             Candidate("the strategy of each node", self._weight_step(chosen, key)),
             *(Candidate(f"strategy {value} for all", self._weight_step(self._all(value), key)) for value in VALUES),
         ]
-        again = self._level(state, "weight strategies", others, lambda given: given, ordered=False)
+        again, _ = self._level(state, "weight strategies", others, lambda given: given, ordered=False)
         return replace(again, lines=(*masked.lines, again.lines[-1]))
 
     def _weight_step(self, chooser: Chooser, ranking: str) -> Step:
@@ -260,7 +304,11 @@ class Procedure:
 
     @property
     def _quick(self) -> Chooser:
-        return Chooser(self.assignment, self.strategy, tries=False)
+        if not self._free_strategies:
+            return Chooser(self.assignment, self.strategy, tries=False)
+        weights = dict.fromkeys(self.analysis.coupling.tensors, self.plain[0])
+        why = ": the one of least loss where weights go alone"
+        return Chooser(self.assignment, self.strategy, tries=False, chosen=weights, why=why)
 
     @property
     def _free_strategies(self) -> bool:

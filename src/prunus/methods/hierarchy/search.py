@@ -10,7 +10,7 @@ import numpy as np
 from prunus.errors import BudgetError, CaptureError, PlanError
 from prunus.methods.hierarchy.choices import Chooser
 from prunus.methods.hierarchy.evaluation import stage_of
-from prunus.methods.hierarchy.levels import DAMAGE, LAMP, cut_units, drop_blocks, mask_weights
+from prunus.methods.hierarchy.levels import DAMAGE, LAMP, SIZE, drop_blocks, mask_weights
 from prunus.methods.hierarchy.procedure import Procedure
 from prunus.methods.hierarchy.settings import AUTO
 from prunus.methods.hierarchy.state import State
@@ -29,7 +29,7 @@ class Design:
 
     Attributes:
         blocks, units: exponents e of the share spent^(1−e)·limit^e that a level leaves; 0 removes nothing.
-        ranking: of single weights over the network, ``lamp`` or ``damage``.
+        ranking: of single weights over the network, ``lamp``, ``size`` or ``damage``.
         strategies: id of a stage → weight, gradient or activation.
         factors: id of a stage → factor of the damage predicted for it.
     """
@@ -82,7 +82,7 @@ def searched(procedure: Procedure, number: int) -> tuple[float, State, Design] |
 def _starts(procedure: Procedure) -> Iterator[Design]:
     strategy = procedure.strategy if procedure.strategy != AUTO else GRADIENT if procedure.analysis.has_data else WEIGHT
     stages = dict.fromkeys((node.id for node in procedure.tree.at("stage")), strategy)
-    rankings = (LAMP, DAMAGE) if procedure.analysis.masks_save else (LAMP,)
+    rankings = (LAMP, SIZE, DAMAGE) if procedure.analysis.masks_save else (LAMP,)
     for units in _STARTS if procedure.analysis.masks_save else (1.0,):
         for ranking in rankings:
             yield Design(0.0, units, ranking, stages, dict.fromkeys(stages, 1.0))
@@ -111,7 +111,8 @@ def _one_change(procedure: Procedure, design: Design, draw: np.random.Generator)
         factor = float(np.clip(factor, 1 / _MOST_FACTOR, _MOST_FACTOR))
         return replace(design, factors={**design.factors, stage: factor})
     if kind == "ranking":
-        return replace(design, ranking=DAMAGE if design.ranking == LAMP else LAMP)
+        others = [ranking for ranking in (LAMP, SIZE, DAMAGE) if ranking != design.ranking]
+        return replace(design, ranking=others[int(draw.integers(len(others)))])
     sign = _STEP if draw.random() < 0.5 else -_STEP
     value = float(np.clip(getattr(design, kind) + sign, 0.0, 1.0))
     return replace(design, blocks=value) if kind == "blocks" else replace(design, units=value)
@@ -129,7 +130,7 @@ def carried_out(procedure: Procedure, design: Design) -> State:
     chooser = Chooser(procedure.assignment, procedure.strategy, tries=False, chosen=chosen, why=" of its stage")
     state = drop_blocks(State.of(analysis), procedure.assignment, _goal(State.of(analysis), limit.value, design.blocks))
     exponent = design.units if analysis.masks_save else 1.0
-    state = cut_units(state, procedure.assignment, chooser, _goal(state, limit.value, exponent), factors)
+    state = procedure.units_left(state, chooser, _goal(state, limit.value, exponent), factors)
     if analysis.masks_save:
         state = mask_weights(state, procedure.assignment, chooser, limit, design.ranking, bias=factors)
     return state

@@ -10,6 +10,7 @@ from prunus.criteria import canonical, is_weight_criterion, weight_criterion_of
 from prunus.errors import OptionError, nearest
 from prunus.foundation.arguments import shown
 from prunus.masks import Tile, Window
+from prunus.masks.window_option import Positions, Units
 from prunus.methods.criterion_names import OBS, check_unit_criterion
 from prunus.methods.method import METHODS
 from prunus.methods.weights import MAGNITUDE
@@ -65,8 +66,8 @@ class NodeSetting:
         """The window of weights: of the given size, of the named method, else 4 × 4."""
         if self.size is not None:
             return Tile(*self.size)
-        named = METHODS.get(self.method).window if self.method in METHODS else None
-        return named or Tile(4, 4)
+        named = METHODS.get(self.method).window if self.method is not None and self.method in METHODS else None
+        return Tile(4, 4) if named is None or isinstance(named, Units | Positions) else named
 
     def plain(self) -> dict[str, Any]:
         """Return the given fields as JSON types."""

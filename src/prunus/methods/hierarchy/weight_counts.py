@@ -83,7 +83,7 @@ def mask_of(part: Part, count: int) -> np.ndarray:
             floor=False,
             input_dims={"w": part.inputs},
         )["w"].numpy()
-        return (found | part.stays) & ~part.gone
+        return np.asarray((found | part.stays) & ~part.gone)
     keep = np.zeros(part.order.size, bool)
     keep[np.argsort(-_ranks(part).reshape(-1), kind="stable")[:count]] = True
     return keep.reshape(part.order.shape)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -11,19 +12,46 @@ from torch import Tensor
 
 from prunus.budget import Limit
 from prunus.cost.price import cost_model
+from prunus.errors import OptionError
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import INPUT, TENSOR, Graph, refs_in
 from prunus.graph.layout import atoms_of
 from prunus.pruner.options import Moment
 from prunus.pruner.strategies.units import unit_scores
-from prunus.pruner.strategy import STRATEGIES, Masks, NoSettings, Scene, Strategy
+from prunus.pruner.strategy import STRATEGIES, Masks, Scene, Strategy, check_range
 from prunus.pruner.structure import emptied
 from prunus.tree import Branch, find_branches
 from prunus.tree.branches import breaks_a_size
+from prunus.tree.given_path import above_gradient, on_path
 from prunus.tree.paths import key_path
 
 SLACK = 0.03
 """A branch is too large to drop if the rest would lie more than this share below the schedule."""
+
+
+DECAY = 0.9
+"""The factor of the threshold for each branch that its gradient puts on the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPathSettings:
+    """The way to find the path: modules in order, or a threshold of |g|; by default its importance.
+
+    Attributes:
+        path: modules or branches on the path; the branches beside it go, those on it stay.
+        threshold: a branch with |g| = √E[(∂L/∂γ)²] above it is on the path, and lowers it for the next to 0.9 of it.
+    """
+
+    path: Sequence[str] = ()
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.path, str) or not all(isinstance(name, str) for name in self.path):
+            raise OptionError(f"settings of key-path: path is {self.path!r}; allowed: a list of modules in order.")
+        if self.threshold:
+            check_range("key-path", "threshold", self.threshold, 0.0, 1e30)
+        if self.path and self.threshold:
+            raise OptionError("settings of key-path: got path and threshold; give one of them.")
 
 
 @STRATEGIES.register("key-path")
@@ -32,14 +60,15 @@ class KeyPath(Strategy):
 
     I(edge) = E_steps[(Σ w·∂L/∂w)²] over the weights of the last layer of the branch that ends in the edge, which is
     (∂L/∂γ)² of a gate γ on this layer's output. Only the gradients of the training itself are read. The
-    key path is the path with the largest sum of importances; it is computed before every single drop. If no branch is
+    key path is the path with the largest sum of importances, or the branches with |g| above a threshold that falls with
+    each; it is computed before every single drop. Branches on a path that is given stay. If no branch is
     left, or all are too large, units of least norm are removed to meet the final budget.
     Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", arXiv:1906.10771 (the importance).
     """
 
     structural = True
     reads = ("metric", "allocator")
-    Settings: ClassVar[type[Any]] = NoSettings
+    Settings: ClassVar[type[Any]] = KeyPathSettings
 
     def __init__(self, scene: Scene, settings: Any) -> None:
         super().__init__(scene, settings)
@@ -57,6 +86,9 @@ class KeyPath(Strategy):
             if held.isdisjoint(b.tensors) and not breaks_a_size(parts.coupling, b)
         ]
         self._last = {b.id: tuple(last_weights(parts.coupling.graph, b)) for b in self._branches}
+        self._given = (
+            on_path(parts.coupling.graph, self._branches, list(self.settings.path)) if self.settings.path else None
+        )
         self._sums = torch.zeros(len(self._branches), dtype=torch.float64)
         self._count = 0
         self.way: tuple[tuple[str, int], ...] = ()
@@ -113,10 +145,15 @@ class KeyPath(Strategy):
         importance = {edge: worth[b.id] for b in self._branches for edge in b.edges if b.id not in dropped}
         importance |= {edge: -math.inf for b in parts.dropped for edge in b.edges}
         self.way = key_path(parts.coupling.graph, importance)
+        if self.settings.threshold:
+            slopes = [(b.id, math.sqrt(worth[b.id])) for b in self._branches if b.id not in dropped]
+            above = above_gradient(slopes, self.settings.threshold, DECAY)
+            self.way = tuple(edge for b in self._branches if b.id in above for edge in b.edges)
         left = [
             b
             for b in self._branches
             if b.id not in dropped
+            and b.id not in (self._given or ())
             and all(join in names for join in b.group)
             and parts.without((*parts.dropped, b)) is not None
         ]

@@ -36,19 +36,23 @@ class UnitSensitivity:
     @torch.no_grad()
     def observe(self) -> None:
         """Add the squared gradients of one step."""
-        found = {axis: self._squares(axis) for axis in self._sums}
-        if all(bool(torch.isfinite(squares.sum())) for squares in found.values()):
-            for axis, squares in found.items():
-                self._sums[axis] += squares.cpu()
+        found = [self._squares(axis) for axis in self._sums]
+        if not found:
+            return
+        # One transfer for all axes, not one each.
+        line = torch.cat([squares.to(found[0].device) for squares in found]).cpu().double()
+        if bool(torch.isfinite(line).all()):
+            for sums, squares in zip(self._sums.values(), torch.split(line, [len(one) for one in found]), strict=True):
+                sums += squares
             self._count += 1
 
     def _squares(self, axis: str) -> Tensor:
         rows = self._lanes.rows[axis]
         device = next((where.device for _, _, where in rows), torch.device("cpu"))
-        total = torch.zeros(self._lanes.sizes[axis], dtype=torch.float64, device=device)
+        total = torch.zeros(self._lanes.sizes[axis], device=device)
         for weight, dim, where in rows:
             if weight.grad is not None:
-                squares = weight.grad.movedim(dim, 0).flatten(1).float().square().sum(1).double()
+                squares = weight.grad.movedim(dim, 0).flatten(1).to(total).square().sum(1)
                 total.index_add_(0, where.clamp(min=0), squares * (where >= 0))
         return total
 

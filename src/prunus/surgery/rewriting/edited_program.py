@@ -52,7 +52,7 @@ class Program(nn.Module):
         return {key: value for key, value in vars(self).items() if key != "_run"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._run = compile_forward(self.source, self._names, "program")
 
     def _place(self, path: str) -> nn.Module:

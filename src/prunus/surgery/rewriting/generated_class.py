@@ -63,13 +63,13 @@ _CLASS = "_prunus_class"
 def _reduced(module: nn.Module, protocol: Any) -> str | tuple[Any, ...]:
     """Reduce an instance of a generated class: what its own class says, with the recipe in place of the class."""
     kind = type(module)
-    found = super(_lowest_generated(kind), module).__reduce_ex__(max(int(protocol), 2))
+    found: str | tuple[Any, ...] = super(_lowest_generated(kind), module).__reduce_ex__(max(int(protocol), 2))
     if isinstance(found, str) or found[0] is not copyreg.__newobj__ or found[1][0] is not kind:  # type: ignore[attr-defined]
         return found
     return (_instance, (vars(kind)[_CLASS], *found[1][1:]), *found[2:])
 
 
-def _lowest_generated(kind: type) -> type:
+def _lowest_generated(kind: type[nn.Module]) -> Any:
     """Return the last generated class before the class that a person wrote."""
     return next(c for c in reversed(kind.__mro__) if _CLASS in vars(c))
 
