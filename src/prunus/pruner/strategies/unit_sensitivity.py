@@ -42,7 +42,7 @@ class UnitSensitivity:
         # One transfer for all axes, not one each.
         line = torch.cat([squares.to(found[0].device) for squares in found]).cpu().double()
         if bool(torch.isfinite(line).all()):
-            for sums, squares in zip(self._sums.values(), line.split([len(one) for one in found]), strict=True):
+            for sums, squares in zip(self._sums.values(), torch.split(line, [len(one) for one in found]), strict=True):
                 sums += squares
             self._count += 1
 
