@@ -215,3 +215,13 @@ def test_what_cannot_be_bridged_is_refused_in_one_line() -> None:
         subject().plan({"params": 0.5}, method="depth", reconnect="auto")
     with pytest.raises(BudgetError, match="compares scores, and layers are ranked by the loss without them"):
         subject().plan({"threshold": 0.1}, method="chain-depth")
+
+
+def test_a_stored_plan_is_taken_as_it_is_and_its_budget_is_that_of_the_dense_network() -> None:
+    from prunus.analysis.review import settle
+
+    plan = subject().plan({"params": 0.6}, method="chain-depth")
+    assert plan.bridges
+    settled = settle(plan, subject().for_plan(plan).coupling)
+    assert settled.edits == ()
+    assert settled.plan == plan

@@ -23,12 +23,12 @@ from prunus.graph.capture import capture
 from prunus.graph.coupling import couple
 from prunus.graph.ir import INPUT, Graph, Node, Ref, TensorMeta, refs_in
 from prunus.methods.join_importance import Gates
-from prunus.methods.key_path import key_path
 from prunus.methods.modular import exchanged, greedy
 from prunus.methods.reduction import SLACK, Reduction, droppable, trimmed, whole
 from prunus.plans import Plan
 from prunus.surgery.cut import cut
 from prunus.surgery.proving.verify import verify
+from prunus.tree.paths import key_path
 
 STRUCTURE = ("key-path", "modular")
 

@@ -86,7 +86,7 @@ def plan(
         write_plan_folder(out, made, recipe, scores=scores, weights=weights, digest=trained.digest)
         if picture:
             _draw(trained, made, out)
-        forecast = _forecast(trained, made, progress) if pay and not json else None
+        forecast = _forecast(trained, made, progress) if pay and not json and not made.bridges else None
     _show(made, recipe, out, everything=everything, as_json=json, batch=trained.samples)
     if forecast is not None:
         _show_forecast(forecast)
@@ -99,7 +99,7 @@ def _draw(trained: TrainedModel, made: Plan, out: Path) -> None:
     from prunus.report.plan_picture import plan_picture
 
     title = f"plan for {trained.recipe.model} on {trained.recipe.data}"
-    coupling, samples = trained.analysis.coupling, trained.samples
+    coupling, samples = trained.analysis.for_plan(made).coupling, trained.samples
     list_written(out, PICTURE)
     missing = write_picture(out / PICTURE, lambda: plan_picture(coupling, made, title, samples=samples))
     sys.stderr.write(f"{missing}\n" if missing else f"picture: {out / PICTURE}\n")

@@ -44,8 +44,9 @@ def _plan_page(folder: Path, pay: bool, trust: bool) -> str:
     given = read_plan_folder(folder, trust=trust)
     with shown_progress() as progress:
         trained, settled = review_folder(given, progress)
-        analysis, recipe, found = trained.analysis, trained.recipe, None
-        if pay:
+        analysis, recipe, found = trained.analysis.for_plan(settled.plan), trained.recipe, None
+        # A forecast compares with the network of the analysis, which here has the bridges already.
+        if pay and not settled.plan.bridges:
             found = forecast(
                 analysis.model,
                 analysis.coupling,

@@ -98,7 +98,7 @@ def _edits(stored: Plan, fresh: Plan) -> list[str]:
     if not lines and _kept(stored) != _kept(fresh):
         changed = sorted(t for t in {**stored.keep, **fresh.keep} if _of(stored, t) != _of(fresh, t))
         lines.append(f"other units of {', '.join(changed[:3])}{' …' if len(changed) > 3 else ''}")
-    labels = {d.label for d in stored.drops}
+    labels = {d.label for d in stored.drops} | {bridge.path for bridge in stored.bridges}
     dropped = [d.node for d in stored.decisions if d.level in _BLOCKS]
     lines += [f"{node}: no longer dropped" for node in dropped if node not in labels]
     return lines
@@ -113,7 +113,7 @@ def _of(plan: Plan, tensor: str) -> dict[int, str]:
 
 
 def _check_constraints(plan: Plan, coupling: Coupling) -> None:
-    whole = cost_model(coupling).price()
+    whole = plan.before if plan.bridges else cost_model(coupling).price()
     # The cut network stores masked weights too; the price with masks was counted when they were made.
     known = ("macs",) if plan.masks else ("params", "macs", "bytes")
     counted = {m: v for m, v in dict(plan.settings.get("budget") or {}).items() if m in known}
