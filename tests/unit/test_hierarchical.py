@@ -417,3 +417,11 @@ def test_groups_that_go_and_stay_at_once_are_refused() -> None:
     nodes = {"0/weights<q30": {"method": "remove"}, "0/weights=q20-40": {"method": "keep"}}
     with pytest.raises(OptionError, match=r"is given two methods: 24 of its weights in '0.weight'"):
         subject("Mlp").plan({"params": 0.6}, nodes=nodes)
+
+
+def test_where_settings_leave_no_weights_units_meet_the_budget() -> None:
+    nodes = {"stage1": {"criterion": "magnitude"}, "head": {"method": "keep"}}
+    plan = subject("Conv").plan({"params": 0.5}, nodes=nodes, optimise="none")
+    assert not plan.masks
+    assert plan.axes
+    assert 0.9 * 0.5 * plan.before.params <= left(plan) <= 0.5 * plan.before.params
