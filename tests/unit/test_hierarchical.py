@@ -2,98 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 import prunus
-from prunus.analysis import Analysis
-from prunus.errors import BudgetError, OptionError, SelectorError
+from factories_hierarchical import network, subject
+from prunus.errors import OptionError
 from prunus.plans import Plan
-
-Batches = list[tuple[Any, Tensor]]
-
-
-class Conv(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.a, self.b = nn.Conv2d(8, 12, 3, padding=1), nn.Conv2d(12, 8, 3, padding=1)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.stem(x)))
-        x = x + self.b(torch.relu(self.a(x)))
-        return self.head(torch.relu(x).mean((2, 3)))
-
-
-class Attend(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(6, 16)
-        self.block = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, dropout=0.0)
-        self.head = nn.Linear(16, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.block(self.embed(x)).mean(1))
-
-
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm, self.head = nn.LSTM(6, 16, batch_first=True), nn.Linear(16, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.lstm(x)[0][:, -1])
-
-
-class Recommender(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.users, self.items = nn.Embedding(20, 8), nn.Embedding(30, 8)
-        self.mlp = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 12), nn.ReLU(), nn.Linear(12, 3))
-
-    def forward(self, user: Tensor, item: Tensor) -> Tensor:
-        return self.mlp(torch.cat([self.users(user), self.items(item)], -1))
-
-
-def inputs_of(kind: str, count: int, draw: torch.Generator) -> Any:
-    if kind == "Recommender":
-        return tuple(torch.randint(0, n, (count,), generator=draw) for n in (20, 30))
-    shape = {"Conv": (1, 6, 6), "Attend": (5, 6), "Recurrent": (5, 6), "Mlp": (12,)}[kind]
-    return torch.randn(count, *shape, generator=draw)
-
-
-def first_of(inputs: Any) -> Tensor:
-    return inputs[0] if isinstance(inputs, tuple) else inputs
-
-
-@functools.cache
-def network(kind: str) -> tuple[nn.Module, Any, Batches]:
-    draw = torch.Generator().manual_seed(1)
-    torch.manual_seed(0)
-    model = (
-        nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 3))
-        if kind == "Mlp"
-        else {"Conv": Conv, "Attend": Attend, "Recurrent": Recurrent, "Recommender": Recommender}[kind]()
-    )
-    batches = []
-    for _ in range(3):
-        inputs = inputs_of(kind, 32, draw)
-        flat = first_of(inputs).reshape(32, -1)
-        targets = (flat[:, 0] > 0).long() + (flat[:, -1] > 0).long() if flat.is_floating_point() else flat[:, 0] % 3
-        batches.append((inputs, targets))
-    return model.eval(), inputs_of(kind, 2, draw), batches
-
-
-@functools.cache
-def subject(kind: str, *, data: bool = True) -> Analysis:
-    model, example, batches = network(kind)
-    return prunus.analyse(model, example, data=batches if data else None)
 
 
 def left(plan: Plan) -> int:
@@ -266,119 +182,6 @@ def test_plans_are_reproducible_and_the_model_is_left_alone() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-BAD: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
-    ({"nodes": {"*": {"method": "weights"}, "0": {"method": "units"}}}, OptionError, "'stage1/0' is given two methods"),
-    ({"nodes": {"0": {"method": ["units", "weights"]}}}, OptionError, "'0' is given 2 methods"),
-    ({"nodes": {"0": {"method": "units", "size": [1, 8]}}}, OptionError, "'0' is given two methods"),
-    (
-        {"nodes": {"0": {"criterion": "taylor", "strategy": "weight"}}},
-        OptionError,
-        "by criterion taylor and by strategy",
-    ),
-    ({"nodes": {"stage1/00": {"rate": 0.5}}}, SelectorError, "matches no part of the tree. Nearest: 'stage1/0'"),
-    ({"nodes": {"1/units<q10": {"method": "remove"}}}, SelectorError, "matches no part of the tree"),
-    ({"nodes": {"4": {"rate": 0.5}}}, SelectorError, "holds no units that could go"),
-    ({"nodes": {"0": {"method": "remove"}}}, SelectorError, "holds no block that could be dropped"),
-    ({"nodes": {"0": {"rate": 0}}}, OptionError, "rate is 0; allowed: a share between 0 and 1"),
-    ({"nodes": {"0": {"rate": 1.5}}}, OptionError, "rate is 1.5; allowed: a share between 0 and 1"),
-    ({"nodes": {"0": {"rate": True}}}, OptionError, "rate is True"),
-    ({"nodes": {"0": {"rate": float("nan")}}}, OptionError, "rate is nan"),
-    ({"nodes": {"0": {"rates": 0.5}}}, OptionError, "has the key 'rates'. Did you mean 'rate'?"),
-    ({"nodes": {"0": {"criterion": "magnitud"}}}, OptionError, "'magnitud' is unknown. Did you mean 'magnitude'?"),
-    ({"nodes": {"0": {"method": "depth"}}}, OptionError, "makes a plan of the whole network"),
-    ({"nodes": {"0": {"method": "window", "size": [0, 8]}}}, OptionError, "size is [0, 8]"),
-    ({"nodes": {"0": 0.5}}, OptionError, "is 0.5; allowed: a section"),
-    ({"nodes": ["0"]}, OptionError, "allowed: a section from parts of the tree"),
-    ({"nodes": {"0/units<q10": {}}}, OptionError, "is a group; give method remove or keep, or a rate"),
-    ({"nodes": {"0/units<q10": {"method": "weights", "rate": 0.5}}}, OptionError, "is a group of units"),
-    ({"divide": "breadth"}, OptionError, "divide is 'breadth'. Allowed: feature, depth, connections"),
-    ({"divide": "depth:9"}, OptionError, "divide is depth:9"),
-    ({"divide": "depth:x"}, OptionError, "divide is depth with count 'x'"),
-    ({"divide": "feature:2"}, OptionError, "feature finds the number itself"),
-    ({"strategy": "gradients"}, OptionError, "Did you mean 'gradient'?"),
-    ({"optimise": "finetune"}, OptionError, "give its steps, as finetune:50"),
-    ({"optimise": "polish"}, OptionError, "optimise is 'polish'; allowed: none, refit"),
-    ({"strategy": "weight", "method": "depth"}, OptionError, "takes no strategy (got 'weight')"),
-    ({"strategy": "weight", "criterion": "taylor"}, OptionError, "takes no criterion"),
-)
-
-
-@pytest.mark.parametrize(("options", "kind", "words"), BAD, ids=[words[:40] for _, _, words in BAD])
-def test_bad_input_is_one_line(options: dict[str, Any], kind: type[Exception], words: str) -> None:
-    with pytest.raises(kind) as error:
-        subject("Mlp").plan({"params": 0.5}, **options)
-    assert words in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "options", [{"strategy": "gradient"}, {"strategy": "activation"}, {"nodes": {"0": {"strategy": "gradient"}}}]
-)
-def test_a_strategy_that_needs_data_says_so(options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match=r"strategy '(gradient|activation)'.* needs data=batches"):
-        subject("Mlp", data=False).plan({"params": 0.5}, **options)
-
-
-def test_fixed_nodes_that_break_the_budget_are_named_in_numbers() -> None:
-    nodes = {name: {"method": "weights", "rate": 0.1} for name in ("0", "2", "4")}
-    with pytest.raises(BudgetError, match="nodes of a given rate keep"):
-        subject("Mlp").plan({"params": 0.5}, nodes=nodes)
-
-
-def test_the_command_line_reads_settings_from_words_and_files(tmp_path: Any) -> None:
-    from prunus.cli.options import nodes_of
-
-    words = ["stage1/*:criterion=magnitude,rate=0.8", "re:.*mlp:method=window,size=1x8", "a/units<q10:method=remove"]
-    expected = {
-        "stage1/*": {"criterion": "magnitude", "rate": 0.8},
-        "re:.*mlp": {"method": "window", "size": [1, 8]},
-        "a/units<q10": {"method": "remove"},
-    }
-    assert nodes_of(words) == expected
-    for name, text in {
-        "n.json": '{"a": {"rate": 0.5, "size": [2, 2]}}',
-        "n.yaml": "a: {rate: 0.5, size: [2, 2]}\n",
-    }.items():
-        (tmp_path / name).write_text(text)
-        assert nodes_of([str(tmp_path / name)]) == {"a": {"rate": 0.5, "size": [2, 2]}}
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["a:rate=0.5", "a:rate=0.6"], "'a' is given two settings"),
-        (["a:method=units,method=weights"], "is given two methods; give one"),
-        (["a:rate="], "allowed: PART:KEY=VALUE"),
-        (["nowhere.yaml"], "cannot be read"),
-    ],
-)
-def test_wrong_words_of_the_command_line_are_one_line(words: list[str], said: str) -> None:
-    from prunus.cli.options import nodes_of
-
-    with pytest.raises(OptionError) as error:
-        nodes_of(words)
-    assert said in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ('nodes: {"head": {rate: 2}}', "prune.nodes: 'head': rate is 2; allowed: a share between 0 and 1"),
-        ("divide: breadth", "prune.divide: divide is 'breadth'. Allowed: feature"),
-        ("strategy: gradients", "prune.strategy: strategy is 'gradients'. Did you mean 'gradient'?"),
-        ("optimise: 3", "prune.optimise"),
-    ],
-)
-def test_a_recipe_names_the_line_of_a_wrong_setting(line: str, said: str, tmp_path: Any) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(f"version: 1\nmodel: digits\ndata: digits\nprune:\n  budget: {{params: 0.5}}\n  {line}\n")
-    with pytest.raises(prunus.errors.RecipeError) as error:
-        prunus.load_recipe(path)
-    assert said in str(error.value)
-    assert f"{path}:6:" in str(error.value)
-
-
 @pytest.mark.parametrize("kind", ["Conv", "Recurrent", "Attend"])
 def test_all_levels_together_lose_no_more_than_the_weights_alone(kind: str) -> None:
     from prunus.methods.hierarchy.procedure import Procedure
@@ -417,3 +220,11 @@ def test_groups_that_go_and_stay_at_once_are_refused() -> None:
     nodes = {"0/weights<q30": {"method": "remove"}, "0/weights=q20-40": {"method": "keep"}}
     with pytest.raises(OptionError, match=r"is given two methods: 24 of its weights in '0.weight'"):
         subject("Mlp").plan({"params": 0.6}, nodes=nodes)
+
+
+def test_where_settings_leave_no_weights_units_meet_the_budget() -> None:
+    nodes = {"stage1": {"criterion": "magnitude"}, "head": {"method": "keep"}}
+    plan = subject("Conv").plan({"params": 0.5}, nodes=nodes, optimise="none")
+    assert not plan.masks
+    assert plan.axes
+    assert 0.9 * 0.5 * plan.before.params <= left(plan) <= 0.5 * plan.before.params

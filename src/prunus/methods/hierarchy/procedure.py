@@ -205,9 +205,11 @@ class Procedure:
         return Candidate(name, lambda state: drop_blocks(state, self.assignment, goal))
 
     def _after_blocks(self, state: State) -> State:
-        return self._finished_by_weights(
-            self._plain_units(state, None if self.analysis.masks_save else self.limit.value)
-        )
+        """Finish by weights alone; by units first where zeros save nothing, or where settings leave too few weights."""
+        if self.analysis.masks_save:
+            with contextlib.suppress(BudgetError):
+                return self._finished_by_weights(self._plain_units(state, None))
+        return self._finished_by_weights(self._plain_units(state, self.limit.value))
 
     def _plain_units(self, state: State, goal: int | None) -> State:
         if goal is not None and state.spent() <= goal:
@@ -256,7 +258,8 @@ class Procedure:
         Raises:
             BudgetError: the goal is out of reach, or no number of units uses the budget.
         """
-        least = (1 - SLACK) * self.limit.value
+        open_ = any(name not in self.assignment.weights for name in maskable(self.analysis))
+        least = (1 - SLACK) * self.limit.value if open_ else 0
         for more in FILLING if goal is not None and self.analysis.masks_save else (1.0,):
             made = cut_units(state, self.assignment, chooser, None if goal is None else int(goal * more), factors)
             if goal is None or not self.analysis.masks_save or made.spent() >= least:
