@@ -72,6 +72,8 @@ class KeyPath(Strategy):
 
     def __init__(self, scene: Scene, settings: Any) -> None:
         super().__init__(scene, settings)
+        # A strategy with settings of its own finds the path by importance.
+        self._path = settings if isinstance(settings, KeyPathSettings) else KeyPathSettings()
         self._prepare()
 
     def check(self) -> None:
@@ -87,7 +89,7 @@ class KeyPath(Strategy):
         ]
         self._last = {b.id: tuple(last_weights(parts.coupling.graph, b)) for b in self._branches}
         self._given = (
-            on_path(parts.coupling.graph, self._branches, list(self.settings.path)) if self.settings.path else None
+            on_path(parts.coupling.graph, self._branches, list(self._path.path)) if self._path.path else None
         )
         self._sums = torch.zeros(len(self._branches), dtype=torch.float64)
         self._count = 0
@@ -145,9 +147,9 @@ class KeyPath(Strategy):
         importance = {edge: worth[b.id] for b in self._branches for edge in b.edges if b.id not in dropped}
         importance |= {edge: -math.inf for b in parts.dropped for edge in b.edges}
         self.way = key_path(parts.coupling.graph, importance)
-        if self.settings.threshold:
+        if self._path.threshold:
             slopes = [(b.id, math.sqrt(worth[b.id])) for b in self._branches if b.id not in dropped]
-            above = above_gradient(slopes, self.settings.threshold, DECAY)
+            above = above_gradient(slopes, self._path.threshold, DECAY)
             self.way = tuple(edge for b in self._branches if b.id in above for edge in b.edges)
         left = [
             b
