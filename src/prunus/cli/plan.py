@@ -93,13 +93,14 @@ def plan(
 
 
 def _draw(trained: TrainedModel, made: Plan, out: Path) -> None:
+    from prunus.analysis.input_size import of_plan
     from prunus.experiments.commands.folder import PICTURE
     from prunus.foundation.atomic_files import list_written
     from prunus.report.pictures import write_picture
     from prunus.report.plan_picture import plan_picture
 
     title = f"plan for {trained.recipe.model} on {trained.recipe.data}"
-    coupling, samples = trained.analysis.for_plan(made).coupling, trained.samples
+    coupling, samples = of_plan(trained.analysis, made).coupling, trained.samples
     list_written(out, PICTURE)
     missing = write_picture(out / PICTURE, lambda: plan_picture(coupling, made, title, samples=samples))
     sys.stderr.write(f"{missing}\n" if missing else f"picture: {out / PICTURE}\n")

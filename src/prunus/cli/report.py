@@ -37,6 +37,7 @@ def report(
 
 
 def _plan_page(folder: Path, pay: bool, trust: bool) -> str:
+    from prunus.analysis.input_size import of_plan
     from prunus.experiments.commands import read_plan_folder, review_folder
     from prunus.measurement.forecast import forecast
     from prunus.report.plan_page import PlanAbout, render_plan_page
@@ -44,7 +45,7 @@ def _plan_page(folder: Path, pay: bool, trust: bool) -> str:
     given = read_plan_folder(folder, trust=trust)
     with shown_progress() as progress:
         trained, settled = review_folder(given, progress)
-        analysis, recipe, found = trained.analysis.for_plan(settled.plan), trained.recipe, None
+        analysis, recipe, found = of_plan(trained.analysis, settled.plan), trained.recipe, None
         # A forecast compares with the network of the analysis, which here has the bridges already.
         if pay and not settled.plan.bridges:
             found = forecast(

@@ -21,7 +21,7 @@ def review_folder(given: PlanFolder, progress: Progress) -> tuple[TrainedModel, 
     """
     trained = trained_model(given.recipe, given.recipe.seed, progress, given.weights)
     check_weights_of(given.digest, trained)
-    coupling = of_plan(trained.analysis, given.plan).for_plan(given.plan).coupling
+    coupling = of_plan(trained.analysis, given.plan).coupling
     settled = settle(given.plan, coupling)
     plan = with_savings(settled.plan, coupling, given.scores)
     if size_of(plan) is not None:
