@@ -88,9 +88,7 @@ class KeyPath(Strategy):
             if held.isdisjoint(b.tensors) and not breaks_a_size(parts.coupling, b)
         ]
         self._last = {b.id: tuple(last_weights(parts.coupling.graph, b)) for b in self._branches}
-        self._given = (
-            on_path(parts.coupling.graph, self._branches, list(self._path.path)) if self._path.path else None
-        )
+        self._given = on_path(parts.coupling.graph, self._branches, list(self._path.path)) if self._path.path else None
         self._sums = torch.zeros(len(self._branches), dtype=torch.float64)
         self._count = 0
         self.way: tuple[tuple[str, int], ...] = ()
