@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from factories_digits import digits, fresh_subject
+from prunus.analysis import Analysis
 from prunus.errors import BudgetError, OptionError, RecipeError
 from prunus.experiments.commands.planning import check_wanted, plan_recipe
 from prunus.experiments.recipe import Recipe, load_recipe
 from prunus.experiments.trained_model import TrainedModel, request_of
+from prunus.pipeline import stage_levels
 from prunus.pipeline.stages import Staged
 from prunus.pipeline.stages import run_stages as run_request
 from prunus.surgery.cut import cut_with_record
@@ -84,6 +86,29 @@ def test_a_second_stage_of_a_level_takes_more_of_the_same() -> None:
     half = run_stages(parent([{"level": "weights", "criterion": "magnitude"}], {"params": 0.6})).plan
     for name, mask in both.masks.items():
         assert not (mask & ~half.masks.get(name, np.ones_like(mask))).any()
+
+
+def test_a_later_stage_scores_the_network_that_earlier_ones_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[torch.nn.Module] = []
+    measure = stage_levels.unit_scores
+
+    def seen(analysis: Analysis, criterion: Any) -> Any:
+        scored.append(analysis.user_model)
+        return measure(analysis, criterion)
+
+    monkeypatch.setattr(stage_levels, "unit_scores", seen)
+    it = parent(
+        [
+            {"level": "units", "criterion": "magnitude", "kept": 0.7, "recover": {"steps": 2}},
+            {"level": "units", "criterion": "taylor"},
+        ]
+    )
+    run_stages(it)
+    dense = dict(it.analysis.user_model.named_parameters())
+    left = dict(scored[-1].named_parameters())
+    assert len(scored) == 2
+    assert sum(int((p == 0).sum()) for p in left.values()) > 0.2 * sum(p.numel() for p in dense.values())
+    assert any(not torch.equal(p[p != 0], dense[name][p != 0]) for name, p in left.items())
 
 
 def test_units_in_rounds_never_come_back() -> None:

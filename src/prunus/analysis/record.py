@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -156,6 +157,11 @@ class Analysis:
         """The number of samples of the captured call, to which MACs refer."""
         first = next(tensors_in(self.user_inputs), None)
         return int(first.shape[0]) if first is not None and first.dim() else 1
+
+    def with_model(self, model: nn.Module) -> Analysis:
+        """Return the analysis of the same network with other weights; scores are measured anew, on these."""
+        own = model if self.captured is None else self.captured.restored(copy.copy(model), self.user_model)
+        return replace(self, model=model, source=(own, self.user_inputs), memo={})
 
     def cut(self, plan: Plan) -> nn.Module:
         """Return the network cut by a plan, with the call form of the user's model; nothing is verified."""

@@ -218,7 +218,7 @@ def _strategy_problem(stage: Stage) -> str:
     if stage.method is not None:
         return "has a strategy and a method; name one of them"
     if stage.steps is None or stage.minutes is not None:
-        return "has a strategy, which prunes while it trains for a number of steps; give steps too"
+        return "has a strategy, which prunes while it trains; give steps, not minutes"
     return ""
 
 

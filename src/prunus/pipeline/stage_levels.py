@@ -54,7 +54,7 @@ def _blocks(state: State, stage: Stage, limit: Limit) -> State:
 def _units(state: State, stage: Stage, limit: Limit) -> State:
     """Score units on the network that is left, and remove those of lowest score too."""
     reduction, analysis = state.reduction, state.analysis
-    scores = unit_scores(replace(analysis, model=network_left(state), memo={}), stage.way)
+    scores = unit_scores(analysis.with_model(network_left(state)), stage.way)
     live = {axis: scores[axis] for axis in live_axes(reduction)}
     keep = analysis.fit(live, limit, cost=reduction.cost, base=state.keep, allocator=stage.allocator or "uniform")
     reason = f"lowest {stage.way} of what earlier stages left"

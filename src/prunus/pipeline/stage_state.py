@@ -46,5 +46,5 @@ class State:
 
     def with_weights(self, model: nn.Module) -> State:
         """Return the same state with other weights and an empty memo."""
-        analysis = replace(self.analysis, model=model, memo={})
+        analysis = self.analysis.with_model(model)
         return replace(self, analysis=analysis, reduction=replace(self.reduction, analysis=analysis))

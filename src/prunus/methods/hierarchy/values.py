@@ -101,4 +101,4 @@ def network_left(reduction: Reduction, keep: Mapping[str, np.ndarray], masks: Ma
 def with_model(analysis: Analysis, model: nn.Module) -> Analysis:
     """Return the analysis of the same network with other weights; its scores are measured anew."""
     memo = {key: value for key, value in analysis.memo.items() if key in _KEPT_MEMO}
-    return replace(analysis, model=model, source=(model, analysis.user_inputs), memo=memo)
+    return replace(analysis.with_model(model), memo=memo)
