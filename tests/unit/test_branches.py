@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import prunus
 from factories_analysis import analysis_of
 from prunus.analysis import Analysis
 from prunus.cost.price import cost_model
@@ -18,7 +19,7 @@ from prunus.experiments.workloads import Split
 from prunus.experiments.workloads.digits_net import DigitsNet
 from prunus.graph.capture import capture
 from prunus.graph.coupling import Coupling, couple
-from prunus.methods.reduction import Reduction, whole
+from prunus.methods.reduction import Reduction, droppable, whole
 from prunus.surgery.cut import cut
 from prunus.surgery.proving.verify import compare_models
 from prunus.surgery.rewriting.rewrite_graph import rewrite
@@ -328,3 +329,32 @@ def test_ids_are_unique_and_stable() -> None:
     first, second = (branch_ids(find_branches(coupling_of(DigitsNet(), 2, 1, 8, 8))) for _ in range(2))
     assert first == second
     assert len(set(first)) == len(first)
+
+
+class Clicks(nn.Module):
+    """A sum of a bias for each id and of an MLP over the embedded ids, which has a residual block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.biases, self.vectors = nn.Embedding(20, 8), nn.Embedding(20, 8)
+        self.block = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.vectors(ids)
+        return self.head(self.biases(ids) + (x + self.block(x)))
+
+
+def test_a_branch_of_ids_alone_stays_where_forwards_are_kept() -> None:
+    """No module can return zeros in the place of an embedding: its argument is no float tensor."""
+    ids = torch.arange(20)
+    kept, rewritten = (
+        prunus.analyse(Clicks(), ids[:4], data=[(ids, ids % 3)], forward=forward) for forward in ("keep", "rewrite")
+    )
+    assert [branch.id for branch in droppable(kept)] == ["block"]
+    assert "biases" in {branch.id for branch in droppable(rewritten)}
+    for method in ("depth", "modular", "key-path"):
+        outcome = prunus.realise(kept, kept.plan({"params": 0.4}, method=method), repair=None)
+        assert outcome.check is not None
+        assert outcome.check.ok
+        assert outcome.after.params <= 0.4 * outcome.before.params
