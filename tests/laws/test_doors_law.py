@@ -19,6 +19,7 @@ from prunus.data.splits import Splits
 from prunus.experiments.commands import plan_recipe, prune_recipe
 from prunus.experiments.recipe import Recipe, load_recipe
 from prunus.experiments.trained_model import first_inputs, trained_model
+from prunus.foundation.places import MANIFEST
 from prunus.foundation.progress import Silent
 from prunus.plans import Plan
 
@@ -181,7 +182,9 @@ def recipe_of(folder: Path, kind: str, budget: dict[str, Any], options: dict[str
 def written(plan: Plan, folder: Path) -> dict[str, bytes]:
     """Return the files of a plan."""
     plan.save(folder / "plan")
-    return {path.name: path.read_bytes() for path in sorted((folder / "plan").iterdir())}
+    # The list of a folder names what stands beside a plan too.
+    files = (path for path in sorted((folder / "plan").iterdir()) if path.name != MANIFEST)
+    return {path.name: path.read_bytes() for path in files}
 
 
 def doors(folder: Path, kind: str, budget: dict[str, Any], options: dict[str, Any]) -> list[dict[str, bytes]]:

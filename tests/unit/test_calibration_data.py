@@ -177,6 +177,11 @@ def test_criteria_and_repairs_are_names(wrong: Any) -> None:
         prunus.prune(mlp(), _X, budget={"params": 0.6}, repair=wrong)
 
 
+def test_labels_that_are_texts_are_named() -> None:
+    with pytest.raises(DataError, match=r"with targets \(?\[?'a'.*Check the labels"):
+        prunus.plan(mlp(), _X, budget={"params": 0.6}, criterion="sensitivity", data=[(torch.randn(3, 6), ["a"] * 3)])
+
+
 @pytest.mark.parametrize("made", ["with gradients", "in inference mode"])
 def test_data_of_any_making_are_taken_as_numbers(made: str) -> None:
     model, x, y = mlp(), torch.randn(32, 6), torch.zeros(32, dtype=torch.int64)

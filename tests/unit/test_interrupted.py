@@ -176,7 +176,7 @@ def test_ctrl_c_waits_for_the_end_of_a_block_that_must_run_whole() -> None:
 
     def run() -> None:
         with uninterrupted():
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             done.append("whole")
         done.append("after")
 

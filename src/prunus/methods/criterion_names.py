@@ -48,7 +48,8 @@ def check_unit_criterion(criterion: Any) -> None:
         check_unit_criterion(name)
     if weights is not None or (isinstance(criterion, str) and criterion in UNIT_CRITERIA):
         return
-    check_level(criterion, UNIT_CRITERIA, (OBS,))
+    if isinstance(criterion, str):
+        check_level(criterion, UNIT_CRITERIA, (OBS,))
     names = (OBS, *UNIT_CRITERIA.names())
     close = nearest(str(criterion), names)
     raise OptionError(f"criterion {criterion!r} is unknown.{close} Allowed: {', '.join(names)}.")

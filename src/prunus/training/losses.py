@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from prunus.data.batches import IGNORED, logits_of
 from prunus.errors import DataError, OptionError
+from prunus.foundation.arguments import shown
 from prunus.foundation.registry import Registry, title_of
 
 Losses: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -87,7 +88,7 @@ class _CheckedLoss:
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             shape = tuple(logits_of(output).shape)
             raise DataError(
-                f"loss {self.__name__!r} refuses output {shape} with targets {targets.dtype} {tuple(targets.shape)}: "
+                f"loss {self.__name__!r} refuses output {shape} with targets {_words(targets)}: "
                 f"{(str(error) or type(error).__name__).splitlines()[0].rstrip('.')}. Check the labels, or choose "
                 "another loss."
             ) from error
@@ -111,3 +112,8 @@ def check_loss(loss: Loss) -> None:
 def name_of(loss: Loss) -> str:
     """Return the name of a loss for messages and records."""
     return title_of(loss)
+
+
+def _words(targets: Any) -> str:
+    """Return what a message says of targets."""
+    return f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else shown(targets)

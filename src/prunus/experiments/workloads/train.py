@@ -29,6 +29,7 @@ from prunus.experiments.workloads.store import (
 )
 from prunus.foundation.cache import CacheWarning, cache_folder, checksum
 from prunus.foundation.memory_format import unsafe_in_channels_last
+from prunus.foundation.places import MANIFEST
 from prunus.foundation.version import VERSION
 from prunus.measurement.quality import evaluate
 from prunus.training import TrainingOptions, finetune_
@@ -195,7 +196,7 @@ def _steps_per_epoch(data: Splits, options: TrainingOptions) -> int:
 def _check_place(place: Path) -> None:
     """Refuse a folder that cannot be replaced or written, before minutes of training."""
     if place.is_dir():
-        other = next((entry.name for entry in place.iterdir() if entry.name not in (WEIGHTS, RECORD)), None)
+        other = next((entry.name for entry in place.iterdir() if entry.name not in (WEIGHTS, RECORD, MANIFEST)), None)
         if other is not None:
             raise OptionError(
                 f"the folder {str(place)!r} contains {other!r}, which prunus did not write; give an empty folder."
