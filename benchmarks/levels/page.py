@@ -21,8 +21,8 @@ LESS = 0.95
 Claim = tuple[str, str, bool | None]
 
 
-def page(rows: Rows, about: Mapping[str, str], spent: tuple[float, float], seeds: int) -> str:
-    """Return the text of the page."""
+def page(rows: Rows, about: Mapping[str, str], spent: tuple[float, float], seeds: int, *, complete: bool) -> str:
+    """Return the text of the page; where rows are missing, claims that are met so far are unfinished."""
     runs = sorted({int(name.rpartition("/")[2]) for name in rows if name.startswith("arm/")})
     done, whole = spent
     lines = [
@@ -38,7 +38,7 @@ def page(rows: Rows, about: Mapping[str, str], spent: tuple[float, float], seeds
         "test split, which chooses nothing; differences in points, paired by seed, with the 95 % interval (Student's "
         "t; none for one seed). Networks: " + ", ".join(f"`{net}` ({kind})" for net, kind in NETS.items()) + ".",
         "",
-        claims_table(claims(rows)),
+        claims_table(unfinished(claims(rows), complete)),
         *_short(rows),
         *_levels(rows),
         *_variants(rows),
@@ -50,8 +50,13 @@ def page(rows: Rows, about: Mapping[str, str], spent: tuple[float, float], seeds
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
+def unfinished(found: Sequence[Claim], complete: bool) -> list[Claim]:
+    """Return claims in which met is None where rows are missing: those may change it."""
+    return [(claim, measured, met if complete or not met else None) for claim, measured, met in found]
+
+
 def claims(rows: Rows) -> list[Claim]:
-    """Return (claim, measured, met) for what has been run; None where an interval needs more seeds."""
+    """Return (claim, measured, met) for what has been run."""
     found: list[Claim] = []
     for kept in LEVELS_KEPT:
         against, uniform = list[float](), list[float]()
