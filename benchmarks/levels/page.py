@@ -29,8 +29,8 @@ def page(rows: Rows, about: Mapping[str, str], spent: tuple[float, float], seeds
         "# Levels: hierarchical pruning, and every variant of the founding texts",
         "",
         f"Command: `make bench-levels` · torch {about['torch']} · {about['cpu']} · one process, one thread. The whole, "
-        f"of {seeds} seeds, takes about {whole:.1f} hours of processor time, with the training of the dense networks; "
-        f"measured so far: {done:.2f} hours, {len(rows)} rows of the seeds {', '.join(map(str, runs)) or 'none'}. "
+        f"of {seeds} seeds, takes about {whole:.1f} hours of processor time, with the training of the dense "
+        f"networks by the clock; measured so far: {done:.2f} hours, {len(rows)} rows of the seeds {', '.join(map(str, runs)) or 'none'}. "
         'A part of less than 30 minutes: `make bench-levels ARGS="--part"`.',
         "",
         f"Every row gets {STEPS} training steps, after the cut or during a training that prunes, at the rate of its "
@@ -155,7 +155,8 @@ def _variants(rows: Rows) -> list[str]:
         "",
         f"{VARIANTS_KEPT:.0%} of the parameters kept; means over the seeds, and the difference over all networks and "
         "seeds that both have. The sections are those of [founding.md](../founding.md). A threshold is the value that "
-        "meets the budget; that of the key path by gradient is the median of its branches.",
+        "meets the budget; that of the key path by gradient is the median of its branches. Not here: compound scaling "
+        "(second A.3), whose budget is of MACs, and entries without two variants.",
         "",
         "| section | to the letter | today's | " + " | ".join(f"{net}: letter, today's" for net in NETS) + " "
         "| today's − letter | pairs |",
