@@ -30,7 +30,8 @@ def page(rows: Rows, about: Mapping[str, str], spent: tuple[float, float], seeds
         "",
         f"Command: `make bench-levels` · torch {about['torch']} · {about['cpu']} · one process, one thread. The whole, "
         f"of {seeds} seeds, takes about {whole:.1f} hours of processor time, with the training of the dense "
-        f"networks by the clock; measured so far: {done:.2f} hours, {len(rows)} rows of the seeds {', '.join(map(str, runs)) or 'none'}. "
+        f"networks by the clock; measured so far: {done:.2f} hours, "
+        f"{len(rows)} rows of the seeds {', '.join(map(str, runs)) or 'none'}. "
         'A part of less than 30 minutes: `make bench-levels ARGS="--part"`.',
         "",
         f"Every row gets {STEPS} training steps, after the cut or during a training that prunes, at the rate of its "
