@@ -71,6 +71,11 @@ def claims(rows: Rows) -> list[Claim]:
         if len(uniform) > 1:
             claim = f"{kept:.0%} kept: it is more accurate than uniform pruning, interval above 0"
             found.append((claim, f"{points(uniform)} points, {len(uniform)} pairs", interval(uniform)[1] > 0))
+    autos = [row for name, row in rows.items() if name.startswith("arm/") and f"/{AUTO}/" in name]
+    if autos:
+        made = sum(row["ok"] for row in autos)
+        claim = "`hierarchical` with `strategy: auto` gives a network; a pair without one is in no difference above"
+        found.append((claim, f"{made} of {len(autos)}", made == len(autos)))
     pairs = [pair for method in MERGED for pair in merged_pairs(rows, method)]
     if pairs:
         better = sum(merged["nll"] < dropped["nll"] for dropped, merged in pairs)

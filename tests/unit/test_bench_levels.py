@@ -49,7 +49,9 @@ def test_the_best_level_is_named_on_the_selection_split_and_compared_on_the_test
     assert best == ("+5.00 [+5.00, +5.00] points, 2 pairs", True)
     assert uniform == ("+40.00 [+40.00, +40.00] points, 2 pairs", True)
     worse = claims(arms(0.8, depth=row(0.85), magnitude=row(0.8)))
-    assert [met for _, _, met in worse] == [False, False]  # worse than the best level; no better than uniform
+    assert [met for _, _, met in worse] == [False, False, True]  # worse than the best level; no better than uniform
+    failed = {f"arm/{NET}/0.3/hierarchical auto/2": {"ok": False, "reason": "CaptureError: no.", "cpu_seconds": 1.0}}
+    assert claims(rows | failed)[-1][1:] == ("2 of 3", False)
 
 
 def test_a_pair_counts_where_something_was_merged_by_its_cross_entropy() -> None:
