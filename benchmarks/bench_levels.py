@@ -16,7 +16,7 @@ from typing import Any
 import logged
 from levels import arms, cases, chain, trials
 from levels.numbers import hours
-from levels.page import BRIDGES, CHAIN, MERGED, MERGED_KEPT, MODULES_KEPT, claims, page
+from levels.page import BRIDGES, CHAIN, MERGED, MERGED_KEPT, MODULES_KEPT, claims, page, unfinished
 from logged import Row, Work
 
 SEEDS = 5
@@ -61,9 +61,16 @@ def main() -> None:
     _continue(given)
     rows = logged.run(jobs(1, part=True) if given.part else jobs(given.seeds), given)
     about = logged.machine()
-    spent = hours(rows, [name for name, _ in jobs(SEEDS)])
-    found = {"about": about, "hours": {"measured": spent[0], "whole": spent[1]}, "claims": claims(rows), "rows": rows}
-    logged.write(given.docs, "levels", found, page(rows, about, spent, SEEDS))
+    names = [name for name, _ in jobs(SEEDS)]
+    spent, complete = hours(rows, names), rows.keys() >= set(names)
+    text = page(rows, about, spent, SEEDS, complete=complete)
+    found = {
+        "about": about,
+        "hours": {"measured": spent[0], "whole": spent[1]},
+        "claims": unfinished(claims(rows), complete),
+        "rows": rows,
+    }
+    logged.write(given.docs, "levels", found, text)
 
 
 def _continue(given: argparse.Namespace) -> None:

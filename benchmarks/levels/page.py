@@ -21,16 +21,17 @@ LESS = 0.95
 Claim = tuple[str, str, bool | None]
 
 
-def page(rows: Rows, about: Mapping[str, str], spent: tuple[float, float], seeds: int) -> str:
-    """Return the text of the page."""
+def page(rows: Rows, about: Mapping[str, str], spent: tuple[float, float], seeds: int, *, complete: bool) -> str:
+    """Return the text of the page; where rows are missing, claims that are met so far are unfinished."""
     runs = sorted({int(name.rpartition("/")[2]) for name in rows if name.startswith("arm/")})
     done, whole = spent
     lines = [
         "# Levels: hierarchical pruning, and every variant of the founding texts",
         "",
         f"Command: `make bench-levels` · torch {about['torch']} · {about['cpu']} · one process, one thread. The whole, "
-        f"of {seeds} seeds, takes about {whole:.1f} hours of processor time, with the training of the dense networks; "
-        f"measured so far: {done:.2f} hours, {len(rows)} rows of the seeds {', '.join(map(str, runs)) or 'none'}. "
+        f"of {seeds} seeds, takes about {whole:.1f} hours of processor time, with the training of the dense "
+        f"networks by the clock; measured so far: {done:.2f} hours, "
+        f"{len(rows)} rows of the seeds {', '.join(map(str, runs)) or 'none'}. "
         'A part of less than 30 minutes: `make bench-levels ARGS="--part"`.',
         "",
         f"Every row gets {STEPS} training steps, after the cut or during a training that prunes, at the rate of its "
@@ -38,7 +39,7 @@ def page(rows: Rows, about: Mapping[str, str], spent: tuple[float, float], seeds
         "test split, which chooses nothing; differences in points, paired by seed, with the 95 % interval (Student's "
         "t; none for one seed). Networks: " + ", ".join(f"`{net}` ({kind})" for net, kind in NETS.items()) + ".",
         "",
-        claims_table(claims(rows)),
+        claims_table(unfinished(claims(rows), complete)),
         *_short(rows),
         *_levels(rows),
         *_variants(rows),
@@ -50,8 +51,13 @@ def page(rows: Rows, about: Mapping[str, str], spent: tuple[float, float], seeds
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
+def unfinished(found: Sequence[Claim], complete: bool) -> list[Claim]:
+    """Return claims in which met is None where rows are missing: those may change it."""
+    return [(claim, measured, met if complete or not met else None) for claim, measured, met in found]
+
+
 def claims(rows: Rows) -> list[Claim]:
-    """Return (claim, measured, met) for what has been run; None where an interval needs more seeds."""
+    """Return (claim, measured, met) for what has been run."""
     found: list[Claim] = []
     for kept in LEVELS_KEPT:
         against, uniform = list[float](), list[float]()
@@ -65,6 +71,11 @@ def claims(rows: Rows) -> list[Claim]:
         if len(uniform) > 1:
             claim = f"{kept:.0%} kept: it is more accurate than uniform pruning, interval above 0"
             found.append((claim, f"{points(uniform)} points, {len(uniform)} pairs", interval(uniform)[1] > 0))
+    autos = [row for name, row in rows.items() if name.startswith("arm/") and f"/{AUTO}/" in name]
+    if autos:
+        made = sum(row["ok"] for row in autos)
+        claim = "`hierarchical` with `strategy: auto` gives a network; a pair without one is in no difference above"
+        found.append((claim, f"{made} of {len(autos)}", made == len(autos)))
     pairs = [pair for method in MERGED for pair in merged_pairs(rows, method)]
     if pairs:
         better = sum(merged["nll"] < dropped["nll"] for dropped, merged in pairs)
@@ -150,7 +161,8 @@ def _variants(rows: Rows) -> list[str]:
         "",
         f"{VARIANTS_KEPT:.0%} of the parameters kept; means over the seeds, and the difference over all networks and "
         "seeds that both have. The sections are those of [founding.md](../founding.md). A threshold is the value that "
-        "meets the budget; that of the key path by gradient is the median of its branches.",
+        "meets the budget; that of the key path by gradient is the median of its branches. Not here: compound scaling "
+        "(second A.3), whose budget is of MACs, and entries without two variants.",
         "",
         "| section | to the letter | today's | " + " | ".join(f"{net}: letter, today's" for net in NETS) + " "
         "| today's − letter | pairs |",

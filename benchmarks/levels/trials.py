@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from typing import Any
@@ -18,7 +19,7 @@ def arm(net: str, kept: float, name: str, seed: int) -> Row:
     try:
         row = _pruned(case, {"params": kept}, dict(options_of(name, case)))
     except PrunusError as error:
-        row = {"ok": False, "reason": f"{type(error).__name__}: {error}"}
+        row = {"ok": False, "reason": _reason(error)}
     return {**row, "cpu_seconds": time.process_time() - started}
 
 
@@ -29,7 +30,7 @@ def merging(net: str, kept: float, method: str, seed: int) -> Row:
         try:
             rows["merged" if merge else "dropped"] = _raw(case, {"params": kept}, {"method": method, "merge": merge})
         except PrunusError as error:
-            return {"ok": False, "reason": str(error), "cpu_seconds": time.process_time() - started}
+            return {"ok": False, "reason": _reason(error), "cpu_seconds": time.process_time() - started}
     return {"ok": True, **rows, "cpu_seconds": time.process_time() - started}
 
 
@@ -39,8 +40,13 @@ def reconnection(net: str, modules: float, way: str, seed: int) -> Row:
     try:
         row = _pruned(case, {"modules": modules}, {"method": "modular", "reconnect": way})
     except PrunusError as error:
-        row = {"ok": False, "reason": str(error)}
+        row = {"ok": False, "reason": _reason(error)}
     return {**row, "cpu_seconds": time.process_time() - started}
+
+
+def _reason(error: PrunusError) -> str:
+    """Return the kind and the line of an error, with paths from the source folder on."""
+    return re.sub(r"/\S*/src/", "src/", f"{type(error).__name__}: {error}")
 
 
 def _pruned(case: Case, budget: Row, options: Row) -> Row:

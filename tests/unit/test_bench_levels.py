@@ -49,7 +49,9 @@ def test_the_best_level_is_named_on_the_selection_split_and_compared_on_the_test
     assert best == ("+5.00 [+5.00, +5.00] points, 2 pairs", True)
     assert uniform == ("+40.00 [+40.00, +40.00] points, 2 pairs", True)
     worse = claims(arms(0.8, depth=row(0.85), magnitude=row(0.8)))
-    assert [met for _, _, met in worse] == [False, False]  # worse than the best level; no better than uniform
+    assert [met for _, _, met in worse] == [False, False, True]  # worse than the best level; no better than uniform
+    failed = {f"arm/{NET}/0.3/hierarchical auto/2": {"ok": False, "reason": "CaptureError: no.", "cpu_seconds": 1.0}}
+    assert claims(rows | failed)[-1][1:] == ("2 of 3", False)
 
 
 def test_a_pair_counts_where_something_was_merged_by_its_cross_entropy() -> None:
@@ -82,9 +84,12 @@ def test_the_page_says_what_falls_short_and_which_rows_have_no_network() -> None
 
     rows = arms(0.8, depth=row(0.85), magnitude=row(0.8))
     rows[f"arm/{NET}/0.3/key-path/0"] = {"ok": False, "reason": "BudgetError: out of reach.", "cpu_seconds": 1.0}
-    text = page(rows, ABOUT, (0.1, 2.0), 5)
+    text = page(rows, ABOUT, (0.1, 2.0), 5, complete=False)
     short = text.partition("## What falls short")[2].partition("## ")[0]
     assert "at least as accurate as the best level: measured -5.00" in short
     assert f"`{NET}` at 30%: auto is -5.00" in short
     assert f"- arm/{NET}/0.3/key-path: BudgetError: out of reach. (seeds 0)" in text
     assert "about 2.0 hours" in text
+    good = arms(0.9, depth=row(0.85), magnitude=row(0.5))
+    for complete, word in ((False, "unfinished"), (True, "met")):
+        assert page(good, ABOUT, (0.1, 2.0), 5, complete=complete).count(f"2 pairs | {word} |") == 2

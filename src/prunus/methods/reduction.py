@@ -14,13 +14,13 @@ from prunus.cost.price import CostModel, cost_model
 from prunus.criteria import UnitEvidence
 from prunus.criteria.units import unit_magnitude
 from prunus.errors import PlanError
-from prunus.graph.ir import TENSOR, Graph, ModuleCall, Ref
+from prunus.graph.ir import TENSOR, Graph
 from prunus.graph.layout import atoms_of
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Decision, Drop, Plan, fingerprint
-from prunus.surgery.bypassing import silenced
+from prunus.surgery.removable import removable_branches
 from prunus.surgery.rewriting.rewrite_graph import rewrite
-from prunus.tree import Branch, find_branches
+from prunus.tree import Branch
 from prunus.tree.branches import breaks_a_size
 
 SLACK = 0.03
@@ -123,7 +123,7 @@ def droppable(analysis: Analysis) -> tuple[Branch, ...]:
         axes = {coupling.axis_of[a] for e in coupling.tensors[tensor] for a in atoms_of(e) if a in coupling.axis_of}
         return len(coupling.tensors[tensor]) > 1 and bool(axes) and axes <= analysis.held
 
-    branches: tuple[Branch, ...] = analysis.remember("branches", lambda: _removable(analysis))
+    branches: tuple[Branch, ...] = analysis.remember("branches", lambda: removable_branches(analysis.model, coupling))
     return tuple(
         b
         for b in branches
@@ -131,34 +131,6 @@ def droppable(analysis: Analysis) -> tuple[Branch, ...]:
         and not any(is_held(name) for name in b.tensors)
         and not breaks_a_size(coupling, b)
     )
-
-
-def _removable(analysis: Analysis) -> tuple[Branch, ...]:
-    """Return the branches that a cut can remove: no module can return zeros in the place of one that reads ids."""
-    branches, coupling = find_branches(analysis.coupling), analysis.coupling
-    if coupling.forward is None:
-        return branches
-    readers = {call.path for call in coupling.graph.calls if not _reads_floats(coupling.graph, call)}
-    return tuple(
-        b
-        for b in branches
-        if readers.isdisjoint(name.rpartition(".")[0] for name in b.tensors) or _can_silence(analysis, b)
-    )
-
-
-def _reads_floats(graph: Graph, call: ModuleCall) -> bool:
-    return any(isinstance(leaf, Ref) and graph.meta(leaf).dtype.is_floating_point for leaf in call.in_leaves)
-
-
-def _can_silence(analysis: Analysis, branch: Branch) -> bool:
-    reduction = Reduction.of(analysis, [branch])
-    if reduction is None:
-        return True  # needed by what stays, which a method finds out when it drops the branch
-    try:
-        silenced(analysis.model, analysis.coupling, reduction.as_plan(), reduction.graph)
-    except PlanError:
-        return False
-    return True
 
 
 def savings(analysis: Analysis, branches: Iterable[Branch]) -> dict[str, int]:

@@ -13,9 +13,9 @@ from prunus.exporters import undo
 from prunus.methods.hierarchy.settings import FINETUNE, NONE, REFIT, Optimisation
 from prunus.methods.hierarchy.values import network_left, with_model
 from prunus.methods.reduction import Reduction, whole
+from prunus.outcome.cutting import cut_proved
 from prunus.plans import Decision, Plan
 from prunus.repairs import repair_
-from prunus.surgery.cut import cut_with_record
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, finetune_
 
@@ -89,7 +89,7 @@ def optimised(state: State, how: Optimisation) -> State:
     analysis, plan = state.analysis, state.plan()
     if how.method == NONE or not analysis.has_data or analysis.parts or plan.is_empty:
         return state
-    small = cut_with_record(analysis.model, analysis.coupling, plan, analysis.example_inputs)[0]
+    small = cut_proved(analysis.model, analysis.coupling, plan, analysis.example_inputs, prove=False).model
     if how.method == FINETUNE:
         options = TrainingOptions(how.steps, lr=_LEARNING_RATE, loss=analysis.loss)
         finetune_(small, analysis.calibration, options, masks=sliced_masks(plan) or None, seed=analysis.seed)

@@ -20,7 +20,8 @@ from prunus.pruner.options import Moment
 from prunus.pruner.strategies.units import unit_scores
 from prunus.pruner.strategy import STRATEGIES, Masks, Scene, Strategy, check_range
 from prunus.pruner.structure import emptied
-from prunus.tree import Branch, find_branches
+from prunus.surgery.removable import removable_branches
+from prunus.tree import Branch
 from prunus.tree.branches import breaks_a_size
 from prunus.tree.given_path import above_gradient, on_path
 from prunus.tree.paths import key_path
@@ -84,7 +85,7 @@ class KeyPath(Strategy):
         held = {m.tensor for a in parts.coupling.axes.values() if a.id not in parts.free for m in a.members}
         self._branches = [
             b
-            for b in find_branches(parts.coupling)
+            for b in removable_branches(parts.analysis.model, parts.coupling)
             if held.isdisjoint(b.tensors) and not breaks_a_size(parts.coupling, b)
         ]
         self._last = {b.id: tuple(last_weights(parts.coupling.graph, b)) for b in self._branches}
