@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,16 +158,16 @@ class Substitutes:
         """Read the numbers of what a plan's JSON lists.
 
         Raises:
-            PlanError: a missing or damaged file, or entries that it does not hold.
+            PlanError: a missing or damaged file, entries that it does not hold, or fewer bridges than it holds.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
         from prunus.foundation.checksum import checksum_error
 
-        if not text.get("merges") and not text.get("bridges"):
-            return Substitutes()
         path = folder / SUBSTITUTES
+        if not text.get("merges") and not text.get("bridges") and not path.is_file():
+            return Substitutes()
         try:
             if path.stat().st_size > MOST_BYTES:
                 raise ValueError(f"{path.stat().st_size:,} bytes; allowed: {MOST_BYTES:,}")
@@ -175,6 +175,12 @@ class Substitutes:
                 raise ValueError(broken)
             arrays = load(path.read_bytes())
             merges, bridges = (_listed(text, name) for name in ("merges", "bridges"))
+            written = sum(name.startswith("bridge.") and name.endswith(".weight") for name in arrays)
+            if len(bridges) < written:
+                raise PlanError(
+                    f"{folder} names {len(bridges)} of the {written} bridges of its plan. Bridges cannot be edited; "
+                    "put them back, or plan again."
+                )
             return Substitutes(
                 tuple(_merge(n, decode_record(_MergeEntry, e, "merges"), arrays) for n, e in enumerate(merges)),
                 tuple(_bridge(n, decode_record(_BridgeEntry, e, "bridges"), arrays) for n, e in enumerate(bridges)),
@@ -186,6 +192,13 @@ class Substitutes:
 
 
 NOTHING = Substitutes()
+
+
+def bridge_lines(bridges: Sequence[Bridge]) -> list[str]:
+    """Return one line of the modules that bridges replace and what stands in their place; none without bridges."""
+    words = {"Bypass": "the identity", "Pool": "a pooling", "Scale": "a scale"}
+    each = [f"{', '.join((*b.skipped, b.path))} by {words.get(b.kind, f'a fitted {b.kind}')}" for b in bridges]
+    return [f"layers replaced: {'; '.join(each)}"] if each else []
 
 
 def same_arrays(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,7 @@ def test_modules_of_any_network_are_reconnected(how: str, number: int, kinds: se
     assert outcome.check.ok
     assert len(plan.bridges) == 2
     assert {type(outcome.model.get_submodule(bridge.path)).__name__ for bridge in plan.bridges} <= kinds
-    assert plan.settings["counted"] == {"kind": "bridged", "kept": number, "of": 3}
+    assert plan.settings["counted"] == {"kind": "modules", "kept": number, "of": 3}
     assert plan.settings["reconnect"] == how
 
 
@@ -213,6 +214,16 @@ def test_what_cannot_be_bridged_is_refused_in_one_line() -> None:
         subject().plan({"params": 0.5}, method="modular", reconnect="projecton")
     with pytest.raises(OptionError, match="method 'depth' takes no reconnect"):
         subject().plan({"params": 0.5}, method="depth", reconnect="auto")
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    bare = prunus.analyse(net, torch.randn(2, 4), data=[(torch.randn(8, 4), torch.arange(8) % 3)])
+    with pytest.raises(BudgetError, match="this network has no module that a bridge can replace; at least 2 are"):
+        bare.plan({"modules": 0.5}, method="modular", reconnect="auto")
+    block = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+    one = prunus.analyse(
+        nn.Sequential(block, nn.Linear(4, 3)).eval(), torch.randn(2, 4), data=[(torch.randn(8, 4), torch.arange(8) % 3)]
+    )
+    with pytest.raises(BudgetError, match="this network has 1 module that a bridge can replace; at least 2 are"):
+        one.plan({"modules": 0.5}, method="modular", reconnect="auto")
     with pytest.raises(BudgetError, match="compares scores, and layers are ranked by the loss without them"):
         subject().plan({"threshold": 0.1}, method="chain-depth")
 
@@ -225,3 +236,51 @@ def test_a_stored_plan_is_taken_as_it_is_and_its_budget_is_that_of_the_dense_net
     settled = settle(plan, subject().for_plan(plan).coupling)
     assert settled.edits == ()
     assert settled.plan == plan
+
+
+@pytest.mark.parametrize("budget", [{"params": 0.6}, {"macs": 0.5}])
+def test_an_edited_plan_keeps_to_its_share_of_the_dense_network(budget: dict[str, float], tmp_path: Path) -> None:
+    from prunus.analysis.review import settle
+
+    subject().plan(budget, method="chain-depth").save(tmp_path / "plan")
+    plan = Plan.load(tmp_path / "plan")
+    assert plan.before == subject().cost.price()
+    axis = next(axis for axis, mask in plan.axes.items() if mask.sum() > 1)
+    mask = plan.axes[axis].copy()
+    mask[mask.nonzero()[0][0]] = False
+    settled = settle(replace(plan, axes={**plan.axes, axis: mask}), subject().for_plan(plan).coupling)
+    assert len(settled.edits) == 1
+    assert settled.plan.before == plan.before
+
+
+def test_calls_of_a_bridged_network_are_those_of_its_reference() -> None:
+    table = prunus.check_calls(four_layers(), ["eval", "prunus.save, load", "state_dict names", "forward hooks"])
+    assert table.ok, str(table)
+
+
+def test_a_plan_with_fewer_bridges_than_it_was_written_with_is_refused(tmp_path: Path) -> None:
+    plan = four_layers().plan
+    assert len(plan.bridges) > 1
+    folder = tmp_path / "plan"
+    plan.save(folder)
+    path = folder / "plan.json"
+    text = json.loads(path.read_text())
+    for left in (text["bridges"][:1], []):
+        path.write_text(json.dumps({**text, "bridges": left}))
+        with pytest.raises(
+            PlanError, match=f"names {len(left)} of the {len(plan.bridges)} bridges .* cannot be edited"
+        ):
+            Plan.load(folder)
+    with pytest.raises(PlanError, match=r"Bridges cannot be edited; plan again for this model\."):
+        subject().for_plan(replace(plan, bridges=plan.bridges[:1]))
+
+
+def test_reports_name_the_replaced_layers() -> None:
+    from prunus.report.plan_table import plan_lines
+
+    plan = four_layers().plan
+    lines = [line for line in str(four_layers()).splitlines() if line.startswith("layers replaced: ")]
+    assert len(lines) == 1
+    assert all(bridge.path in lines[0] for bridge in plan.bridges)
+    assert lines[0] in list(plan_lines(plan))
+    assert not any("replaced" in line for line in plan_lines(replace(plan, bridges=())))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -95,7 +97,7 @@ def test_other_methods_take_no_path() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "stays"),
-    [({"path": ["stem", "blocks.1", "blocks.4", "head"]}, {"blocks.1", "blocks.4"}), ({"threshold": 1e-5}, None)],
+    [({"path": ["stem", "blocks.1", "blocks.4", "head"]}, {"blocks.1", "blocks.4"}), ({"threshold": 0.01}, None)],
 )
 def test_the_pruner_keeps_the_given_path_while_it_trains(settings: dict[str, object], stays: set[str] | None) -> None:
     it = subject()
@@ -122,6 +124,8 @@ def test_the_settings_of_the_strategy_are_checked() -> None:
         ({"path": "stem"}, "path is 'stem'; allowed: a list of modules"),
         ({"path": ["stem"], "threshold": 0.1}, "got path and threshold; give one of them"),
         ({"path": ["stm"]}, "names 'stm'"),
+        ({"path": []}, r"path is \[\]; allowed: a list of modules"),
+        ({"threshold": 0}, "threshold is 0; allowed: a number above 0"),
     ):
         with pytest.raises(OptionError, match=message):
             prunus.Pruner(
@@ -129,3 +133,42 @@ def test_the_settings_of_the_strategy_are_checked() -> None:
                 {"kept": 0.5, "method": "key-path", "settings": settings},
                 example_inputs=torch.randn(2, 4),
             )
+
+
+@pytest.mark.parametrize(("threshold", "place"), [(1e9, "nothing is on"), (1e-30, "every branch is on")])
+def test_the_pruner_refuses_a_threshold_that_divides_nothing(threshold: float, place: str) -> None:
+    net, x = subject().user_model, torch.randn(64, 4)
+    options = {"kept": 0.5, "method": "key-path", "end_step": 6, "every": 2, "settings": {"threshold": threshold}}
+    pruner = prunus.Pruner(net, options, example_inputs=x[:2])
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    pruner.train_begin(optimizer, 8)
+    for _ in range(2):
+        pruner.step_begin()
+        nn.functional.cross_entropy(net(x), torch.arange(64) % 3).backward()
+        pruner.before_optimizer_step()
+        optimizer.step()
+        pruner.after_optimizer_step()
+        optimizer.zero_grad()
+    with pytest.raises(OptionError, match=f"threshold is .*: of 8 branches .* {place} the key path. Give"):
+        pruner.step_begin()
+
+
+class Short(nn.Module):
+    """A block whose shortcut is a branch with weights beside its residual branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.short = nn.Linear(6, 8), nn.Linear(8, 6), nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x))) + self.short(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("on", "gone"), [("block.short", "block"), ("block.b", "block.short")])
+def test_a_path_over_a_shortcut_drops_the_branch_beside_it(on: str, gone: str) -> None:
+    torch.manual_seed(0)
+    layers = {"stem": nn.Linear(4, 6), "block": Short(), "head": nn.Linear(6, 3)}
+    net, x = nn.Sequential(OrderedDict(layers)).eval(), torch.randn(64, 4)
+    it = prunus.analyse(net, x[:2], data=[(x, torch.randint(3, (64,)))])
+    plan = it.plan({"params": 0.9}, method="key-path", key_path=["stem", on, "head"])
+    assert {decision.node for decision in plan.decisions} == {gone}

@@ -19,7 +19,7 @@ from prunus.budget.limits import LATENCY
 from prunus.cost.price import CostModel, cost_model
 from prunus.data.batches import DataSource, tensors_in
 from prunus.data.given import Given, NoData
-from prunus.errors import CaptureError
+from prunus.errors import CaptureError, PlanError
 from prunus.exporters import config_terms
 from prunus.foundation.arguments import door
 from prunus.foundation.progress import Progress, Silent
@@ -199,6 +199,12 @@ class Analysis:
             if known != plan.bridges:
                 made = module.bridged_analysis(self.unbridged or self, plan.bridges)
                 self.memo[BRIDGED] = plan.bridges, made
+            own = fingerprint(made.coupling.graph)
+            if plan.fingerprint != own:
+                raise PlanError(
+                    f"The plan was made for a model with fingerprint {plan.fingerprint}; with its bridges this one has "
+                    f"{own}. Bridges cannot be edited; plan again for this model."
+                )
             ready: Analysis = made.for_plan(plan)
             return ready
         if self.own is None or plan.axes.keys() <= self.coupling.axes.keys():

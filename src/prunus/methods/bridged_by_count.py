@@ -32,7 +32,12 @@ def bridged_by_count(analysis: Analysis, count: Count, reconnect: str | None) ->
             f"Budget {count} compares scores, and {what} are ranked by the loss without them; give a number, such as "
             "modules: 0.5."
         )
-    number = max(1, number_kept(number_of(count.whole), len(parts))) if parts else 0
+    if len(parts) < 2:
+        raise BudgetError(
+            f"Budget {count} counts {what}, and this network has {len(parts) or 'no'} {what[:-1]} "
+            "that a bridge can replace; at least 2 are needed. Use another budget or method."
+        )
+    number = max(1, number_kept(number_of(count.whole), len(parts)))
     check_something_goes(count, what, len(parts), number < len(parts))
     runs = chain_runs if reconnect is None else module_runs(reconnect)
     return fewer(analysis, runs, str(count), number, len(parts), "chain-depth" if chain else "modular", what)

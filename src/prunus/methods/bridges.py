@@ -213,4 +213,4 @@ def fewer(
             f"{total - found.removed} or more."
         )
     plan = with_bridges(start, found, whole(found.analysis).as_plan(), method)
-    return replace(plan, settings={**plan.settings, "counted": {"kind": "bridged", "kept": number, "of": total}})
+    return replace(plan, settings={**plan.settings, "counted": {"kind": "modules", "kept": number, "of": total}})

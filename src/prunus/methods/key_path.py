@@ -13,7 +13,7 @@ from prunus.methods.method import method
 from prunus.methods.reduction import SLACK, Reduction, droppable, savings, trimmed, whole
 from prunus.plans import Plan
 from prunus.tree import Branch
-from prunus.tree.given_path import above_gradient, on_path
+from prunus.tree.given_path import above_gradient, check_divides, on_path
 from prunus.tree.paths import key_path as best_path
 
 KeyPath = Sequence[str] | Mapping[str, float]
@@ -98,24 +98,13 @@ def _fixed(analysis: Analysis, limits: Limits, given: KeyPath) -> Plan:
         slopes = [(b.id, math.sqrt(sum(importance[edge] for edge in b.edges))) for b in branches]
         stay = above_gradient(slopes, float(given["gradient"]), DECAY)
         why = f"|g| at or below the threshold {given['gradient']:g}"
-        _check_useful(slopes, stay, given)
+        check_divides(slopes, stay, f"key_path is {dict(given)!r}")
     else:
         stay, why = on_path(analysis.coupling.graph, branches, list(given)), "beside the given key path"
     for branch in branches:
         smaller = reduction.without(branch) if branch.id not in stay and branch in reduction.left(branches) else None
         reduction = smaller or reduction
     return trimmed(reduction, limits[0], {b.id: why for b in reduction.dropped}, method="key-path")
-
-
-def _check_useful(slopes: Sequence[tuple[str, float]], stay: frozenset[str], given: Mapping[str, float]) -> None:
-    values = [slope for _, slope in slopes]
-    if values and len(stay) in (0, len(values)):
-        what = "nothing is on the key path" if not stay else "every branch is on the key path"
-        useful = f"less than {max(values):.3g}" if not stay else f"{min(values):.3g} or more"
-        raise OptionError(
-            f"key_path is {dict(given)!r}: of {len(values)} branches {len(stay)} have |g| above it, so {what}. Give "
-            f"{useful}."
-        )
 
 
 def _round(

@@ -173,6 +173,7 @@ def check_calls(found: Outcome, calls: Calls = None, *, progress: Progress | Non
         model=found.model,
         surgery=found.surgery,
         seed=analysis.seed,
+        original=(analysis.unbridged or analysis).user_model,
     )
     return call_table(subject, calls, progress)
 

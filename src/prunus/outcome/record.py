@@ -19,6 +19,7 @@ from prunus.foundation.arguments import door
 from prunus.plans import Cost, Plan
 from prunus.recovery import RecoveryReport
 from prunus.repairs import RepairReport
+from prunus.substitutes import bridge_lines
 from prunus.surgery.proving.verify import Check
 from prunus.surgery.record import Surgery
 
@@ -126,7 +127,7 @@ def _lines(found: Outcome) -> list[str]:
     coverage = f"coverage: {found.coverage:.1%} of the parameters can be removed"
     if found.coverage_rewritten is not None and found.coverage_rewritten - found.coverage > 5e-4:
         coverage += f' ({found.coverage_rewritten:.1%} with forward="rewrite")'
-    lines = [*_table(found), *([size] if size else []), proof, coverage]
+    lines = [*_table(found), *([size] if size else []), *bridge_lines(found.plan.bridges), proof, coverage]
     if found.surgery.spliced:
         named = ", ".join(path or "the model" for path in found.surgery.spliced)
         lines.append(f"rewritten forwards, for calls like the example alone: {named}")

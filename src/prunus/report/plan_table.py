@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prunus.analysis.input_size import input_size_line
 from prunus.foundation.index_ranges import to_ranges
 from prunus.plans import Cost, Decision, Plan
+from prunus.substitutes import bridge_lines
 
 if TYPE_CHECKING:
     from prunus.analysis.review.diff import PlanDiff
@@ -55,6 +56,7 @@ def price_lines(plan: Plan, *, batch: int = 1) -> Iterator[str]:
     size = input_size_line(plan)
     if size:
         yield size
+    yield from bridge_lines(plan.bridges)
     yield from counted_lines(plan)
 
 

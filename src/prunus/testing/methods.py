@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, get_args
 
+import torch
 from torch import nn
 
 from prunus.analysis import Analysis
 from prunus.budget import Limit
 from prunus.cost.price import cost_model
-from prunus.data.batches import call
+from prunus.data.batches import call, tensors_in
 from prunus.errors import PrunusError
 from prunus.foundation.arguments import door
 from prunus.graph.capture import capture
@@ -20,6 +21,7 @@ from prunus.graph.coupling import couple
 from prunus.methods import METHODS, Level, Method
 from prunus.outcome import cut_proved
 from prunus.plans import UNPRICED, Cost, Plan
+from prunus.surgery.proving.proof_run import relative_error
 from prunus.surgery.proving.verify import Check
 from prunus.testing.cases import example_analysis, first_change, state_of
 from prunus.testing.suite import Suite, check_member, suite_for
@@ -63,9 +65,17 @@ def plan_with(method: Method, analysis: Analysis, kept: float, metric: str = "pa
 
 
 def _cut_and_checked(analysis: Analysis, plan: Plan) -> tuple[nn.Module, Check]:
-    result = cut_proved(analysis.model, analysis.coupling, plan, analysis.example_inputs)
+    """Return the cut network and its check; with bridges the change is that of the network without them."""
+    ready = analysis.for_plan(plan)
+    result = cut_proved(ready.model, ready.coupling, plan, ready.example_inputs)
     assert result.check is not None
-    return result.model, result.check
+    if not plan.bridges:
+        return result.model, result.check
+    with torch.no_grad():
+        before, after = (
+            list(tensors_in(call(model, analysis.example_inputs))) for model in (analysis.model, result.model)
+        )
+    return result.model, replace(result.check, change=relative_error(before, after))
 
 
 class MethodSuite(Suite):

@@ -12,7 +12,7 @@ from prunus.tree.branches import Branch
 def on_path(graph: Graph, branches: Sequence[Branch], names: Sequence[str]) -> frozenset[str]:
     """Return the ids of the branches on a path that is given by the names of modules or branches, in order.
 
-    A branch is on the path if a name is its id, lies inside it, or holds it.
+    A branch is on the path if a name is its id or holds it, or if a node of the branch runs inside a name.
 
     Raises:
         OptionError: no list of names, a name that is not there, or a gap: nothing leads from one name to the next.
@@ -46,7 +46,8 @@ def _within(path: str, name: str) -> bool:
 
 
 def _related(branch: Branch, name: str, graph: Graph) -> bool:
-    if _within(branch.id, name) or _within(name, branch.id):
+    # A residual branch bears the name of its block, so a name inside its id may be that of the branch beside it.
+    if _within(branch.id, name):
         return True
     return any(_within(graph.module_of(graph.node(node)), name) for node in branch.nodes)
 
@@ -68,3 +69,23 @@ def above_gradient(slopes: Sequence[tuple[str, float]], threshold: float, decay:
             taken.add(name)
             threshold *= decay
     return frozenset(taken)
+
+
+def check_divides(slopes: Sequence[tuple[str, float]], stay: frozenset[str], given: str) -> None:
+    """Refuse a threshold on gradients that leaves no branch on the key path, or none beside it.
+
+    Args:
+        slopes: the name and |g| of every branch.
+        stay: the branches on the path.
+        given: the option and its value, for the message.
+
+    Raises:
+        OptionError: it does; the message gives a useful value.
+    """
+    values = [slope for _, slope in slopes]
+    if values and len(stay) in (0, len(values)):
+        what = "nothing is on the key path" if not stay else "every branch is on the key path"
+        useful = f"less than {max(values):.3g}" if not stay else f"{min(values):.3g} or more"
+        raise OptionError(
+            f"{given}: of {len(values)} branches {len(stay)} have |g| above it, so {what}. Give {useful}."
+        )

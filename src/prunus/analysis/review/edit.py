@@ -136,6 +136,8 @@ def _counted(stored: Plan, fresh: Plan) -> dict[str, Any]:
     """Return the setting ``counted`` of an edited plan whose budget counts units or modules; more are refused."""
     counted: dict[str, Any] = dict(stored.settings.get("counted") or {})
     kind = counted.get("kind")
+    if stored.bridges:
+        return {}  # bridges cannot be edited, so the number of modules stays
     if kind == "units":
         removed = sum(int((~mask).sum()) for mask in fresh.axes.values())
     elif kind == "modules":

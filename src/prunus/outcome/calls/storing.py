@@ -68,7 +68,7 @@ def _saved(it: Subject, name: str) -> Row:
     try:
         with tempfile.TemporaryDirectory() as folder:
             save(_Cut(it.model, it.plan, it.surgery), Path(folder) / "cut")
-            again = load(Path(folder) / "cut", copy.deepcopy(it.dense))
+            again = load(Path(folder) / "cut", copy.deepcopy(it.original or it.dense))
     except Exception as error:
         return Row(name, FAILS, None, EXACT, in_short(error))
     return _same(it, name, again)

@@ -38,6 +38,7 @@ class Subject:
         surgery: the record of the cut.
         seed: the seed of the noise.
         narrow: compare in float32 where no other type is requested.
+        original: the user's network without the bridges of the plan; None where that is ``dense``.
     """
 
     dense: nn.Module
@@ -51,6 +52,7 @@ class Subject:
     surgery: Surgery
     seed: int = 0
     narrow: bool = False
+    original: nn.Module | None = None
     _pairs: dict[torch.dtype, Pair] = field(default_factory=dict)
 
     def pair(self, dtype: torch.dtype | None = None) -> Pair:

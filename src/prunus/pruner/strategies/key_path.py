@@ -23,7 +23,7 @@ from prunus.pruner.structure import emptied
 from prunus.surgery.removable import removable_branches
 from prunus.tree import Branch
 from prunus.tree.branches import breaks_a_size
-from prunus.tree.given_path import above_gradient, on_path
+from prunus.tree.given_path import above_gradient, check_divides, on_path
 from prunus.tree.paths import key_path
 
 SLACK = 0.03
@@ -41,17 +41,21 @@ class KeyPathSettings:
     Attributes:
         path: modules or branches on the path; the branches beside it go, those on it stay.
         threshold: a branch with |g| = √E[(∂L/∂γ)²] above it is on the path, and lowers it for the next to 0.9 of it.
+            The first change refuses one that leaves no branch on the path, or none beside it.
     """
 
-    path: Sequence[str] = ()
-    threshold: float = 0.0
+    path: Sequence[str] | None = None
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.path, str) or not all(isinstance(name, str) for name in self.path):
-            raise OptionError(f"settings of key-path: path is {self.path!r}; allowed: a list of modules in order.")
-        if self.threshold:
-            check_range("key-path", "threshold", self.threshold, 0.0, 1e30)
-        if self.path and self.threshold:
+        path, threshold = self.path, self.threshold
+        if path is not None and (isinstance(path, str) or not path or not all(isinstance(n, str) for n in path)):
+            raise OptionError(f"settings of key-path: path is {path!r}; allowed: a list of modules in order.")
+        if threshold is not None:
+            check_range("key-path", "threshold", threshold, 0.0, 1e30)
+            if threshold == 0:
+                raise OptionError("settings of key-path: threshold is 0; allowed: a number above 0.")
+        if path is not None and threshold is not None:
             raise OptionError("settings of key-path: got path and threshold; give one of them.")
 
 
@@ -75,6 +79,7 @@ class KeyPath(Strategy):
         super().__init__(scene, settings)
         # A strategy with settings of its own finds the path by importance.
         self._path = settings if isinstance(settings, KeyPathSettings) else KeyPathSettings()
+        self._divided = False
         self._prepare()
 
     def check(self) -> None:
@@ -149,6 +154,9 @@ class KeyPath(Strategy):
         if self._path.threshold:
             slopes = [(b.id, math.sqrt(worth[b.id])) for b in self._branches if b.id not in dropped]
             above = above_gradient(slopes, self._path.threshold, DECAY)
+            if not self._divided and any(slope for _, slope in slopes):
+                check_divides(slopes, above, f"settings of key-path: threshold is {self._path.threshold:g}")
+                self._divided = True
             self.way = tuple(edge for b in self._branches if b.id in above for edge in b.edges)
         left = [
             b
@@ -189,6 +197,7 @@ class KeyPath(Strategy):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the sums."""
         self._sums, self._count = state["sums"].clone(), int(state["count"])
+        self._divided = True
 
     def forget(self) -> None:
         """Find the branches of the cut network."""
