@@ -33,7 +33,7 @@ def _of_branches(request: Request, error: MissingData) -> OptionError:
     criterion = request.criterion or GATE
     kinds = ", ".join(ACTIVATIONS)
     named = f"criterion {criterion_name(criterion)!r} of modules"
-    if GATE in (mixture_of(criterion) or {criterion: 1.0}):
+    if GATE in (mixture_of(criterion) or (criterion,)):
         if error.labels:
             return OptionError(
                 f"{named} reads gradients of the loss and needs labels; the data are inputs alone. Give batches of "
