@@ -40,6 +40,20 @@ def subject() -> Analysis:
     return prunus.analyse(net, x[:2], data=[(x, torch.randint(3, (64,)))])
 
 
+def test_a_network_without_branches_has_no_path_by_gradient() -> None:
+    x = torch.randn(8, 4)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    with pytest.raises(OptionError, match="the network has no branch that it can do without"):
+        prunus.plan(
+            net,
+            x[:2],
+            budget={"params": 0.7},
+            method="key-path",
+            key_path={"gradient": 0.01},
+            data=[(x, torch.randint(3, (8,)))],
+        )
+
+
 def test_everything_beside_a_given_path_goes() -> None:
     it = subject()
     path = ["stem", "blocks.0", "blocks.3", "blocks.7", "head"]

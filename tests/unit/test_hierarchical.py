@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import prunus
 from factories_hierarchical import network, subject
@@ -228,3 +229,48 @@ def test_where_settings_leave_no_weights_units_meet_the_budget() -> None:
     assert not plan.masks
     assert plan.axes
     assert 0.9 * 0.5 * plan.before.params <= left(plan) <= 0.5 * plan.before.params
+
+
+class Twice(nn.Module):
+    """A container of two residual blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.layer1 = nn.Sequential(Residual(), Residual())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer1(self.stem(x)))  # type: ignore[no-any-return]
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.b(torch.relu(self.a(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("key", ["layer1", "*", "(network)", "Residual"])
+def test_a_rate_of_blocks_counts_all_blocks_of_the_addressed_part_together(key: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(32, 6)
+    data = [(x, torch.randint(3, (32,)))]
+    plan = prunus.plan(
+        Twice(), x[:2], budget={"params": 0.9}, data=data, nodes={key: {"method": "blocks", "rate": 0.5}}
+    )
+    assert [d.reason for d in plan.decisions if d.level == "block"] == [f"rate 0.5 of {key!r}, least gate importance"]
+
+
+def test_the_whole_network_is_a_key_by_the_name_that_levels_lists() -> None:
+    plan = subject("Mlp").plan({"params": 0.8}, nodes={"(network)": {"criterion": "magnitude", "rate": 0.5}})
+    assert [int(plan.axes[axis].sum()) for axis in ("0:out", "2:out")] == [10, 8]
+
+
+def test_settings_that_undercut_the_budget_on_their_own_give_a_plan() -> None:
+    nodes = {"0": {"criterion": "magnitude", "rate": 0.4}}
+    net = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 2))
+    plan = prunus.plan(net, torch.randn(2, 2), budget={"params": 0.9}, nodes=nodes)
+    assert int(plan.axes["0:out"].sum()) == 3
+    assert not plan.masks

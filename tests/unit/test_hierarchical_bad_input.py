@@ -35,6 +35,14 @@ BAD: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
     ({"nodes": ["0"]}, OptionError, "allowed: a section from parts of the tree"),
     ({"nodes": {"0/units<q10": {}}}, OptionError, "is a group; give method remove or keep, or a rate"),
     ({"nodes": {"0/units<q10": {"method": "weights", "rate": 0.5}}}, OptionError, "is a group of units"),
+    (
+        {"nodes": {"0/units<q1": {"method": "remove"}}},
+        OptionError,
+        "holds none of the 20 units of a layer: ⌊0.01·20⌋ = 0",
+    ),
+    ({"nodes": {"0/units<q1": {"method": "keep"}}}, OptionError, "Give units<q5."),
+    ({"nodes": {"0/units=q11-12": {"method": "remove"}}}, OptionError, "Give a range of at least 5 %"),
+    ({"nodes": {"0/units<q20": {"rate": 0.1}}}, OptionError, "rate 0.1 of 4 units removes none; give more than 0.125"),
     ({"divide": "breadth"}, OptionError, "divide is 'breadth'. Allowed: feature, depth, connections"),
     ({"divide": "depth:9"}, OptionError, "divide is depth:9"),
     ({"divide": "depth:x"}, OptionError, "divide is depth with count 'x'"),
@@ -63,9 +71,32 @@ def test_a_strategy_that_needs_data_says_so(options: dict[str, Any]) -> None:
         subject("Mlp", data=False).plan({"params": 0.5}, **options)
 
 
+def test_a_fine_tuning_between_levels_needs_data() -> None:
+    with pytest.raises(OptionError, match=r"optimise 'finetune:5' needs data=batches of \(inputs, targets\)"):
+        subject("Mlp", data=False).plan({"params": 0.5}, optimise="finetune:5")
+
+
+def test_the_least_useful_quantile_is_useful() -> None:
+    plan = subject("Mlp", data=False).plan({"params": 0.9}, nodes={"0/units<q5": {"method": "remove"}})
+    assert int((~plan.axes["0:out"]).sum()) >= 1
+
+
+def test_nodes_that_stay_are_not_called_nodes_of_a_rate() -> None:
+    with pytest.raises(BudgetError) as error:
+        subject("Mlp").plan({"params": 0.5}, nodes={"*": {"method": "keep"}})
+    assert "the settings of nodes keep" in str(error.value)
+    assert "other tensors" not in str(error.value)
+    assert "rate" not in str(error.value)
+
+
+def test_a_share_of_one_block_that_rounds_to_none_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"rate 0\.4 of 1 block removes none; give more than 0\.5"):
+        subject("Conv").plan({"params": 0.9}, nodes={"*": {"method": "blocks", "rate": 0.4}})
+
+
 def test_fixed_nodes_that_break_the_budget_are_named_in_numbers() -> None:
     nodes = {name: {"method": "weights", "rate": 0.1} for name in ("0", "2", "4")}
-    with pytest.raises(BudgetError, match="nodes of a given rate keep"):
+    with pytest.raises(BudgetError, match=r"the settings of nodes keep [0-9,]+\. Give"):
         subject("Mlp").plan({"params": 0.5}, nodes=nodes)
 
 

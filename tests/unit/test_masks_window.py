@@ -57,6 +57,12 @@ def test_the_floor_takes_the_best_window_of_every_tensor_first():
     assert not window_masks(scores, Tile(1, 2), keep_count=6, floor=False)["small"].any()
 
 
+def test_too_few_weights_for_the_floor_name_no_option_that_doors_lack():
+    scores = {"a": torch.ones(4, 4), "b": torch.ones(4, 4)}
+    with pytest.raises(BudgetError, match=r"keep more, or use smaller windows\."):
+        window_masks(scores, Tile(2, 2), keep_count=5)
+
+
 def test_a_transposed_convolution_is_windowed_along_its_inputs():
     scores = {"w": torch.zeros(4, 2, 1, 1)}
     scores["w"][2:, 1] = 1.0

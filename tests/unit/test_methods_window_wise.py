@@ -172,6 +172,11 @@ def test_runs_of_units_leave_as_a_whole(length: int, criterion: Any, budget: dic
         assert counted["kept"] == sum(runs_of.values()) - sum(gone.values()) <= int(0.6 * counted["of"])
 
 
+def test_a_threshold_of_runs_counts_units_as_units() -> None:
+    with pytest.raises(BudgetError, match=r"removes none of 16 units by their"):
+        planned({"threshold": 1e-9}, {"units": 3})
+
+
 def test_runs_of_units_are_cut_and_proved() -> None:
     done = prunus.prune(images(), X, budget={"macs": 0.6}, method="window-wise", window={"units": 3}, repair=None)
     assert done.check is not None

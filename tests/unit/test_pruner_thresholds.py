@@ -256,6 +256,13 @@ def test_rates_fall_round_by_round_and_weights_adapt_in_between(method: str) -> 
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(before[3:9]))
 
 
+@pytest.mark.parametrize("method", ["fine-tuning-weights", "fine-tuning-units"])
+def test_a_rate_that_removes_nothing_is_refused(method: str) -> None:
+    options = {"kept": 0.5, "method": method, "settings": {"rate": 0}}
+    with pytest.raises(OptionError, match="rate' of 'fine-tuning' is 0, so no round removes anything"):
+        Pruner(blocks(), options, example_inputs=samples().inputs[:4])
+
+
 def test_every_layer_loses_the_same_share_at_the_rate_that_is_given() -> None:
     options = {"kept": 0.01, "method": "fine-tuning-weights", "settings": {"rate": 0.5, "rounds": 2}}
     model = blocks()

@@ -74,10 +74,11 @@ def _group_lines(rows: list[LevelRow]) -> list[str]:
 
 def _lines(rows: list[LevelRow]) -> list[str]:
     from prunus.report.plan_table import aligned
+    from prunus.tree.addresses import NETWORK
 
     table = [("node", "level", "kind", "params", "MACs", "bytes", "ms", "loss without it", "redundancy")]
     for row in rows:
-        depth = 0 if row.id == "(network)" else row.id.count("/") + 1
+        depth = 0 if row.id == NETWORK else row.id.count("/") + 1
         name = "  " * depth + row.id.rpartition("/")[2]
         units = f" × {row.units}" if row.units else ""
         table.append(

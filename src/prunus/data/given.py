@@ -14,6 +14,29 @@ from prunus.data.splits import Splits
 from prunus.errors import DataError, OptionError
 
 
+class MissingData(OptionError):
+    """Data, or their labels, are missing; the planner names the choice that reads them.
+
+    Attributes:
+        labels: there are data, and labels alone are missing.
+    """
+
+    def __init__(self, choice: str = "", *, labels: bool = False) -> None:
+        self.labels = labels
+        if labels:
+            message = (
+                f"{choice or 'this method'} chooses by the loss and needs labels; the data are inputs alone. Give "
+                "batches of (inputs, targets), or choose a method that needs none, such as units with criterion "
+                "obs-units."
+            )
+        else:
+            message = (
+                f"{choice or 'this choice'} needs data=batches of (inputs, targets), a DataLoader or splits, and there "
+                "are none; give some, or choose a method or criterion that reads weights alone, such as magnitude."
+            )
+        super().__init__(message)
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
     """The user's data: an object of their own, or the four splits of a task."""
@@ -45,10 +68,7 @@ class NoData:
         Raises:
             OptionError: always.
         """
-        raise OptionError(
-            "this choice needs data=batches of (inputs, targets), a DataLoader or splits, and there are none; give "
-            "some, or choose a method or criterion that reads weights alone, such as magnitude."
-        )
+        raise MissingData
 
 
 class Later:
@@ -102,10 +122,7 @@ def sources_of(given: Given | None) -> tuple[DataSource, DataSource]:
 def _selection(given: Given) -> DataSource:
     _, deciding, labelled = learning_data(given.data, given.held_out)
     if not labelled:
-        raise OptionError(
-            "this method chooses by the loss and needs labels; the data are inputs alone. Give batches of (inputs, "
-            "targets), or choose a method that needs none, such as units with criterion obs-units."
-        )
+        raise MissingData(labels=True)
     return deciding
 
 

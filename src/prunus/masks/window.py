@@ -212,7 +212,7 @@ def window_masks(
     if int(sizes[forced].sum()) > count:
         raise BudgetError(
             f"keeping {count} weights is less than the {int(sizes[forced].sum())} in the best window of each tensor; "
-            "keep more, use smaller windows or pass floor=False."
+            "keep more, or use smaller windows."
         )
     means[forced] = math.inf
     order = torch.argsort(means, descending=True, stable=True)

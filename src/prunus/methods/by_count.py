@@ -88,7 +88,7 @@ def _units(analysis: Analysis, count: Count, chosen: Method, criterion: Criterio
     name = criterion_name(criterion)
     amounts = {axis: _amount_of(problem, axis, length) for axis in problem.scores}
     if count.compares:
-        above = _units_above(problem, selected, kind, name)
+        above = _units_above(problem, selected, name)
         counts = {axis: problem.snap(axis, int(above[axis])) for axis in problem.scores}
     elif count.whole is None:
         counts = {axis: _kept_of_axis(problem, axis, amount, amounts[axis]) for axis, amount in selected.items()}
@@ -146,10 +146,10 @@ def _unit_means(problem: UnitProblem, axis: str) -> np.ndarray:
     return np.asarray(problem.scores[axis], float) / _units_of_step(problem, axis)
 
 
-def _units_above(problem: UnitProblem, selected: Mapping[str, Amount], kind: str, criterion: str) -> dict[str, int]:
+def _units_above(problem: UnitProblem, selected: Mapping[str, Amount], criterion: str) -> dict[str, int]:
     """Return the number of choices above the threshold for every axis; all for axes that the budget does not name."""
     named = {axis: (_unit_means(problem, axis), amount) for axis, amount in selected.items()}
-    check_threshold({a: (s, t) for a, (s, t) in named.items() if isinstance(t, Threshold)}, kind, criterion)
+    check_threshold({a: (s, t) for a, (s, t) in named.items() if isinstance(t, Threshold)}, "units", criterion)
     counts = {axis: len(scores) for axis, scores in problem.scores.items()}
     for axis, (scores, amount) in named.items():
         if isinstance(amount, Threshold):

@@ -94,6 +94,11 @@ def _fixed(analysis: Analysis, limits: Limits, given: KeyPath) -> Plan:
     check_key_path(given)
     branches, reduction = droppable(analysis), whole(analysis)
     if isinstance(given, Mapping):
+        if not branches:
+            raise OptionError(
+                f"key_path is {dict(given)!r}, and the network has no branch that it can do without, so there is no "
+                "path to choose; leave key_path out."
+            )
         importance = Gates(analysis).importance(reduction)
         slopes = [(b.id, math.sqrt(sum(importance[edge] for edge in b.edges))) for b in branches]
         stay = above_gradient(slopes, float(given["gradient"]), DECAY)

@@ -19,6 +19,7 @@ from prunus.methods.reduction import Reduction, droppable
 from prunus.methods.scored_units import unit_scores
 from prunus.methods.true_loss import selection_loss
 from prunus.tree import Tree, TreeNode, grow_tree
+from prunus.tree.addresses import NETWORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def _row(
 ) -> LevelRow:
     price = node.price
     return LevelRow(
-        id=node.id or "(network)",
+        id=node.id or NETWORK,
         level=node.level,
         kind=node.kind,
         units=node.units,

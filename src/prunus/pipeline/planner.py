@@ -13,6 +13,7 @@ from prunus.analysis.review import with_savings
 from prunus.budget import METRICS, Limit
 from prunus.budget.limits import LATENCY
 from prunus.data.batches import device_of
+from prunus.data.given import MissingData
 from prunus.data.learning import learning_data
 from prunus.errors import BudgetError, DataError, OptionError
 from prunus.foundation.autograd_mode import in_ordinary_mode
@@ -27,6 +28,7 @@ from prunus.pipeline.input_sizes import plan_over_sizes
 from prunus.pipeline.max_drop import check_drop, smallest_within, with_drop
 from prunus.pipeline.measured_budget import meet
 from prunus.pipeline.memory_budget import ENERGY, limits_of, solve_within_memory
+from prunus.pipeline.missing_data import missing_data
 from prunus.pipeline.request import Budget, Request
 from prunus.pipeline.several import within_all
 from prunus.pipeline.stage_checks import check_to_apply
@@ -101,6 +103,8 @@ def planned(analysis: Analysis, request: Request, *, learn: bool = False) -> Pla
             return _learned(bounded, request, lesson)
         found = _with_whole_heads(bounded, request) if request.count is None else _by_count(bounded, request)
         return Planned(_merged(bounded, request, found))
+    except MissingData as error:
+        raise missing_data(request, error) from error
     except DataError as error:
         if not analysis.parts:
             raise

@@ -113,8 +113,8 @@ def check_limits(analysis: Analysis, request: Request) -> None:
         BudgetError: the uncut network meets the budget.
     """
     bounded = analysis.bounded(request.bounds)
-    if request.nodes or request.strategy or request.divide:
-        check_tree_settings(bounded, request.nodes, request.strategy, request.divide)
+    if request.nodes or request.strategy or request.divide or request.optimise:
+        check_tree_settings(bounded, request.nodes, request.strategy, request.divide, request.optimise)
     if request.stages:
         stage_budget(bounded, request)
     elif request.counted and request.counted.keys() <= METRICS.keys() - {LATENCY}:

@@ -20,6 +20,9 @@ from prunus.errors import SelectorError
 
 PARTS = ("units", "weights")
 VALUES = ("weight", "gradient", "activation")
+NETWORK = "(network)"
+"""The name of the whole network among the nodes."""
+_SLACK = 1e-9
 _RELATIONS = "<>="
 _LONGEST = 1000
 _MOST_CLUSTERS = 64
@@ -65,6 +68,17 @@ class Address:
 
     def __str__(self) -> str:
         return self.node if self.group is None else f"{self.node}/{self.group}"
+
+
+def quantile_ranks(group: Group, size: int) -> tuple[int, int]:
+    """Return ⌊low·n⌋ and ⌊high·n⌋ of a group by quantiles among n parts."""
+    return int(group.low * size + _SLACK), int(group.high * size + _SLACK)
+
+
+def quantile_size(group: Group, size: int) -> int:
+    """Return how many of n parts a group by quantiles holds."""
+    first, last = quantile_ranks(group, size)
+    return last - first
 
 
 def parse_address(text: str) -> Address:

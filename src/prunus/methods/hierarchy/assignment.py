@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from prunus.analysis.selectors import select_nodes
 from prunus.errors import OptionError, SelectorError
 from prunus.methods.hierarchy.settings import (
     BLOCKS,
+    FINETUNE,
     KEEP,
     REMOVE,
     UNITS,
@@ -19,13 +21,14 @@ from prunus.methods.hierarchy.settings import (
     WINDOWS,
     Division,
     NodeSetting,
+    Optimisation,
     check_strategy,
     settings_of,
 )
 from prunus.methods.reduction import droppable
 from prunus.methods.weights import maskable
 from prunus.tree import Branch, Tree, TreeNode, grow_tree
-from prunus.tree.addresses import VALUES, Group, parse_address
+from prunus.tree.addresses import NETWORK, VALUES, Group, parse_address, quantile_size
 
 _INPUTS = "inputs"
 
@@ -131,14 +134,16 @@ def assign(analysis: Analysis, tree: Tree, settings: Mapping[str, NodeSetting]) 
     )
 
 
-def check_tree_settings(analysis: Analysis, nodes: Any, strategy: Any, divide: Any) -> None:
+def check_tree_settings(analysis: Analysis, nodes: Any, strategy: Any, divide: Any, optimise: Any) -> None:
     """Refuse settings that a network cannot have, before anything is measured.
 
     Raises:
         SelectorError: a pattern that matches nothing, or nothing that its method can remove.
-        OptionError: a node that is given two methods, or a strategy that needs data where there are none.
+        OptionError: a node that is given two methods, or a strategy or fine-tuning that needs data where there are
+            none.
     """
     assigned = assign(analysis, divided(analysis, Division.of(divide)), settings_of(nodes))
+    check_optimisation_has_data(analysis, Optimisation.of(optimise))
     check_strategy_has_data(analysis, check_strategy(strategy))
     for place in assigned.places:
         check_strategy_has_data(analysis, place.setting.strategy or "", f" of {place.pattern!r}")
@@ -167,7 +172,19 @@ def check_strategy_has_data(analysis: Analysis, strategy: str, where: str = "") 
         raise OptionError(f"strategy {strategy!r}{where} needs data={kind}; give some, or use strategy weight or auto.")
 
 
+def check_optimisation_has_data(analysis: Analysis, how: Optimisation) -> None:
+    """Refuse a fine-tuning between levels where there are no data.
+
+    Raises:
+        OptionError: it is finetune.
+    """
+    if how.method == FINETUNE and not analysis.has_data:
+        raise OptionError(f"optimise '{how}' needs data=batches of (inputs, targets); give some, or use optimise none.")
+
+
 def _matched(tree: Tree, selector: str, pattern: str) -> tuple[TreeNode, ...]:
+    if selector == NETWORK:
+        return (tree.root,)
     try:
         return select_nodes(tree, [selector])
     except SelectorError as error:
@@ -192,8 +209,8 @@ def _place(own: dict[str, Place], place: Place) -> None:
         return
     first, second = (_named(p) for p in (other, place))
     raise OptionError(
-        f"nodes: {place.node!r} is given two methods: {first} by {other.pattern!r}, and {second} by {place.pattern!r}; "
-        "give one, or narrow one of the patterns."
+        f"nodes: {place.node or NETWORK!r} is given two methods: {first} by {other.pattern!r}, and {second} by "
+        f"{place.pattern!r}; give one, or narrow one of the patterns."
     )
 
 
@@ -242,7 +259,14 @@ def _group(
         members = tuple(dict.fromkeys(p.axis for p in inside if p.axis in free and p.kind != _INPUTS))
     if not members:
         raise SelectorError(f"nodes: {pattern!r} holds no {group.part} that could go; see `prunus inspect`.")
+    _check_group(pattern, group, setting, [_size(analysis, name) for name in members])
     return GroupPlace(pattern, group, setting, members)
+
+
+def _size(analysis: Analysis, name: str) -> int:
+    """Return the number of units of an axis, or of weights of a tensor."""
+    axis = analysis.coupling.axes.get(name)
+    return axis.size if axis is not None else math.prod(analysis.coupling.graph.tensors[name].shape)
 
 
 def _around(tree: Tree, own: Mapping[str, Place], node: TreeNode) -> Place | None:
@@ -288,13 +312,46 @@ def _weights(analysis: Analysis, tree: Tree, own: Mapping[str, Place]) -> dict[s
 def _rated(
     tree: Tree, own: Mapping[str, Place], branches: Mapping[str, Branch]
 ) -> Iterator[tuple[Place, tuple[Branch, ...]]]:
-    """Yield each outermost place whose rate counts blocks, with the blocks inside."""
+    """Yield each pattern whose rate counts blocks, with the blocks inside all its outermost nodes together.
+
+    Raises:
+        OptionError: the rate of so many blocks is none.
+    """
     taken: set[str] = set()
+    found: dict[str, tuple[Place, set[str]]] = {}
     for node in tree.below():
         place = own.get(node.id)
         if place is None or place.setting.kind != BLOCKS or place.setting.rate is None:
             continue
         inside = {part.branch for part in tree.below(node.id)} & branches.keys() - taken
         taken |= inside
+        found.setdefault(place.pattern, (place, set()))[1].update(inside)
+    for place, inside in found.values():
         if inside:
+            _check_rate(place.pattern, place.setting.rate, len(inside), "blocks")
             yield place, tuple(branch for name, branch in branches.items() if name in inside)
+
+
+def _check_rate(pattern: str, rate: float | None, count: int, parts: str) -> None:
+    """Refuse a rate whose share of the parts rounds to none."""
+    if rate is not None and count and not round(rate * count):
+        number = f"{count:,} {parts if count > 1 else parts[:-1]}"
+        raise OptionError(
+            f"nodes: {pattern!r}: rate {rate:g} of {number} removes none; give more than "
+            f"{0.5 / count:.3g}, or leave it out."
+        )
+
+
+def _check_group(pattern: str, group: Group, setting: NodeSetting, sizes: Collection[int]) -> None:
+    """Refuse a group by quantiles that holds no part of any layer, or whose rate removes none."""
+    if group.clusters:
+        return
+    largest, most = max(sizes), max(quantile_size(group, size) for size in sizes)
+    if not most:
+        least = f"{math.ceil(10_000 / largest) / 100:g}"
+        form = f"{group.part}<q{least}" if group.low == 0 else f"a range of at least {least} %"
+        raise OptionError(
+            f"nodes: {pattern!r} holds none of the {largest:,} {group.part} of a layer: "
+            f"⌊{group.high - group.low:g}·{largest:,}⌋ = 0. Give {form}."
+        )
+    _check_rate(pattern, setting.rate, most, f"{group.part}")

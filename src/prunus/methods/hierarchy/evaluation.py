@@ -17,6 +17,7 @@ from prunus.methods.hierarchy.values import GRADIENT, UNIT_CRITERIA, WEIGHT, con
 from prunus.methods.scored_units import unit_scores
 from prunus.methods.weights import maskable
 from prunus.tree import Tree, TreeNode
+from prunus.tree.addresses import NETWORK
 
 _LEAST_FACTOR, _MOST_FACTOR = 0.25, 4.0
 _DIGITS = 6
@@ -67,7 +68,7 @@ def evaluate(analysis: Analysis, tree: Tree) -> tuple[NodeEvaluation, ...]:
             continue
         rows.append(
             NodeEvaluation(
-                node.id or "(network)",
+                node.id or NETWORK,
                 node.level,
                 node.price.params / max(1, whole.params),
                 node.price.macs_forward / max(1, whole.macs_forward),

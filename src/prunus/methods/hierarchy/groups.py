@@ -12,11 +12,10 @@ from prunus.errors import OptionError
 from prunus.methods.hierarchy.values import unit_values, weight_values
 from prunus.methods.weights import maskable
 from prunus.tree import Tree, TreeNode
-from prunus.tree.addresses import PARTS, VALUES, Group
+from prunus.tree.addresses import PARTS, VALUES, Group, quantile_ranks
 
 UNITS, WEIGHTS = PARTS
 _ROUNDS = 100
-_SLACK = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def members_of(values: np.ndarray, group: Group) -> np.ndarray:
         number = clusters_of(flat, group.clusters) + 1
         return ((number >= group.low) & (number <= group.high)).reshape(np.shape(values))
     chosen = np.zeros(flat.size, bool)
-    first, last = (int(share * flat.size + _SLACK) for share in (group.low, group.high))
+    first, last = quantile_ranks(group, flat.size)
     chosen[np.argsort(flat, kind="stable")[first:last]] = True
     return chosen.reshape(np.shape(values))
 

@@ -12,7 +12,13 @@ import numpy as np
 from prunus.analysis import Analysis
 from prunus.budget import Limit
 from prunus.errors import BudgetError, CaptureError, PlanError
-from prunus.methods.hierarchy.assignment import Assignment, assign, check_strategy_has_data, divided
+from prunus.methods.hierarchy.assignment import (
+    Assignment,
+    assign,
+    check_optimisation_has_data,
+    check_strategy_has_data,
+    divided,
+)
 from prunus.methods.hierarchy.choices import Chooser
 from prunus.methods.hierarchy.evaluation import NodeEvaluation, damage_factors, evaluate
 from prunus.methods.hierarchy.levels import DAMAGE, LAMP, SIZE, cut_units, drop_blocks, mask_weights
@@ -92,6 +98,7 @@ class Procedure:
             OptionError: a node that is given two methods, or a strategy that needs data where there are none.
         """
         check_strategy_has_data(analysis, strategy)
+        check_optimisation_has_data(analysis, optimise)
         tree = divided(analysis, divide)
         assignment = assign(analysis, tree, settings)
         for place in assignment.places:
@@ -234,7 +241,13 @@ class Procedure:
             goals += [int(spent ** (1 - e) * limit**e) for e in UNIT_EXPONENTS]
         chosen = self._chooser.fixed_for_units(state.left(), live_axes(state.reduction))
         steps = [Candidate(_unit_name(goal, spent), self._unit_step(chosen, goal, self.factors)) for goal in goals]
-        cut, step = self._level(state, "unit", steps, self._finished_by_weights)
+        try:
+            cut, step = self._level(state, "unit", steps, self._finished_by_weights)
+        except BudgetError as error:
+            try:
+                return self._units_to_budget(state, chosen)
+            except BudgetError:
+                raise error from None
         goal = goals[steps.index(step)]
         if goal is None or not self._free_strategies:
             return cut
@@ -249,6 +262,16 @@ class Procedure:
         again, _ = self._level(state, "unit strategies", others, self._finished_by_weights, ordered=False)
         return replace(again, lines=(*cut.lines, again.lines[-1]))
 
+    def _units_to_budget(self, state: State, chooser: Chooser) -> State:
+        """Remove units until the budget holds, even where settings of nodes leave it unused in part.
+
+        Raises:
+            BudgetError: the weights that settings fix exceed it all the same.
+        """
+        cut = cut_units(state, self.assignment, chooser, self.limit.value, self.factors)
+        self._finished_by_weights(cut)
+        return cut.with_line("unit: units alone meet the budget; settings of nodes leave the weights too little to do")
+
     def _unit_step(self, chooser: Chooser, goal: int | None, factors: Mapping[str, float]) -> Step:
         return lambda state: self.units_left(state, chooser, goal, factors)
 
@@ -262,12 +285,26 @@ class Procedure:
         least = (1 - SLACK) * self.limit.value if open_ else 0
         for more in FILLING if goal is not None and self.analysis.masks_save else (1.0,):
             made = cut_units(state, self.assignment, chooser, None if goal is None else int(goal * more), factors)
-            if goal is None or not self.analysis.masks_save or made.spent() >= least:
+            if (
+                goal is None
+                or not self.analysis.masks_save
+                or (made.spent() >= least and self._weights_can_follow(made))
+            ):
                 return made
         raise BudgetError(
             f"Budget {self.limit.metric} ≤ {self.limit.shown()}: units alone leave {self.limit.shown(made.spent())}, "
             "less than it allows, beside the settings of nodes. Give a smaller budget, or leave more to the weights."
         )
+
+    def _weights_can_follow(self, state: State) -> bool:
+        """Tell whether the weights that settings of nodes leave open are enough to meet the budget."""
+        if not self.assignment.weights or state.spent() <= self.limit.value:
+            return True
+        try:
+            self._finished_by_weights(state)
+        except BudgetError:
+            return False
+        return True
 
     # Windows and weights
 

@@ -58,10 +58,14 @@ def counts_of(parts: Mapping[str, Part], count: int, limit: str) -> dict[str, in
     open_ = {n: p for n, p in parts.items() if p.fixed is None}
     room = count - sum(fixed.values()) - sum(p.least for p in open_.values())
     if room < 0:
+        others = (
+            f", and the least of {len(open_)} other tensors is {sum(p.least for p in open_.values()):,}"
+            if open_
+            else ""
+        )
         raise BudgetError(
-            f"Budget {limit} leaves {count:,} weights: nodes of a given rate keep {sum(fixed.values()):,}, and the "
-            f"least of {len(open_)} other tensors is {sum(p.least for p in open_.values()):,}. Keep more, or raise the "
-            "rates of nodes."
+            f"Budget {limit} leaves {count:,} weights: the settings of nodes keep {sum(fixed.values()):,}{others}. "
+            "Give a larger budget, or settings of nodes that keep less."
         )
     extra = {name: np.sort(p.priority[~p.gone].reshape(-1))[::-1][p.least :] for name, p in open_.items()}
     flat = np.concatenate([np.zeros(0), *extra.values()])

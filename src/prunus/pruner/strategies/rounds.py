@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from prunus.data.batches import check_count
+from prunus.errors import OptionError
 from prunus.masks import resolve_count, top_masks
 from prunus.pruner.gradient_statistics import Gathered
 from prunus.pruner.options import Moment
@@ -37,6 +38,10 @@ class RoundSettings:
         check_count("rounds", self.rounds)
         if self.rate is not None:
             check_range("fine-tuning", "rate", self.rate, 0.0, 0.99)
+            if not self.rate:
+                raise OptionError(
+                    "setting 'rate' of 'fine-tuning' is 0, so no round removes anything; give 0.2, or None."
+                )
         check_range("fine-tuning", "decay", self.decay, 1e-3, 1.0)
 
 
