@@ -168,6 +168,8 @@ class Joint(KeyPath):
         whole = {n: alive[n] if n in alive else torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}
         within = {n: mask & before[n] if n in before else mask for n, mask in whole.items()}
         stay = parts.limit(kept).value - (bare - sum(int(mask.sum()) for mask in whole.values()))
+        if stay > sum(int(mask.sum()) for mask in within.values()):
+            within = whole  # a branch went that left less than the schedule: weights come back
         count = min(stay, sum(int(mask.sum()) for mask in within.values()))
         masks = top_masks({n: w.detach().abs() for n, w in weights.items()}, keep_count=max(0, count), within=within)
         parts.masked = {n: m | ~whole[n] for n, m in masks.items() if not bool((m | ~whole[n]).all())}
