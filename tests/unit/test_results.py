@@ -217,3 +217,10 @@ def test_schema_page_names_every_key() -> None:
     for record in (Results, Row, LayerChange, Environment, Spread, Summary, Skipped, Frontier, TrainingPoint):
         missing = [field.name for field in fields(record) if f"`{field.name}`" not in page]
         assert not missing, f"{record.__name__}: {missing}"
+
+
+def test_a_long_value_in_place_of_the_schema_gives_a_short_line() -> None:
+    text = json.dumps({"schema": [{"method": "dense", "notes": "x" * 5000}]})
+    with pytest.raises(DataError, match="the schema is") as caught:
+        Results.from_json(text)
+    assert len(str(caught.value)) < 300

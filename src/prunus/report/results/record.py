@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prunus.errors import DataError
+from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import write_text_atomic
 from prunus.foundation.checksum import SUM, is_changed, with_sum
 from prunus.foundation.strict_json import decode_record, parse_json, read_text
@@ -121,7 +122,9 @@ class Results:
         content = parse_json(text, where)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             got = content.get("schema") if isinstance(content, dict) else type(content).__name__
-            raise DataError(f"{where}: the schema is {got!r}, this version reads {SCHEMA!r}; run the comparison again.")
+            raise DataError(
+                f"{where}: the schema is {shown(got)}, this version reads {SCHEMA!r}; run the comparison again."
+            )
         results = decode_record(cls, {k: v for k, v in content.items() if k not in ("schema", SUM)}, where)
         if is_changed(content):
             raise DataError(f"{where}: was changed since prunus wrote it; copy it again, or run the comparison again.")
