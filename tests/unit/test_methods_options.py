@@ -13,6 +13,9 @@ from prunus.experiments.comparison import named_methods
 from prunus.experiments.recipe import Recipe, load_recipe, override
 from prunus.experiments.trained_model import request_of
 from prunus.methods.integrated_parts import canonical_parts
+from prunus.pipeline.request import Request
+from prunus.pipeline.stage import stages_of
+from prunus.pipeline.stage_checks import check_stages
 
 HEAD = "version: 1\nmodel: digits\ndata: digits\nprune:\n  budget: {params: 0.5}\n"
 
@@ -85,3 +88,25 @@ def test_a_criterion_or_level_of_the_command_line_keeps_a_method_that_takes_it(t
     assert override(layered, PlanOptions(allocator="erk").changes()).prune.method is None
     windows = recipe(tmp_path, "method: window-wise", "window: [2, 2]")
     assert override(windows, PlanOptions(method="sensitivity").changes()).prune.window is None
+
+
+def test_a_method_of_the_command_line_replaces_every_option_that_it_does_not_take() -> None:
+    prune = {"budget": {"params": 0.5}, "method": "modular", "reconnect": "auto"}
+    recipe = Recipe(version=1, model="digits", data="digits", prune=prune)
+    changed = override(recipe, {("prune", "method"): "sensitivity"}).prune
+    assert (changed.method, changed.reconnect) == ("sensitivity", None)
+    kept = override(recipe, {("prune", "method"): "modular"}).prune
+    assert kept.reconnect == "auto"
+    taught = Recipe(
+        version=1,
+        model="digits",
+        data="digits",
+        prune={"budget": {"params": 0.5}, "method": "joint", "method_options": {"order": "together"}},
+    )
+    assert override(taught, {("prune", "method"): "depth"}).prune.method_options == {}
+
+
+def test_settings_of_a_method_do_not_reach_into_stages() -> None:
+    request = Request({"params": 0.5}, method_options={"threshold": 0.1}, stages=stages_of([{"level": "units"}]))
+    with pytest.raises(OptionError, match=r"prune\.method_options .* does not reach into stages; give the settings"):
+        check_stages(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -154,32 +154,15 @@ def request_of(recipe: Recipe) -> Request:
             "The recipe has no budget; add a section 'prune: {budget: {params: 0.5}}', or give --budget params=0.5."
         )
     recover = recipe.recover if recipe.stages else recovery_of_recipe(recipe)
-    return Request(
-        section.budget,
-        method=section.method,
-        criterion=section.criterion,
-        allocator=section.allocator,
-        levels=section.levels,
-        bounds=section.bounds or None,
-        search=section.search,
-        judge=section.judge,
-        window=section.window,
-        methods=section.methods,
-        stages=recipe.stages,
-        damage=section.damage,
-        method_options=section.method_options,
-        transfer=_guide(recipe),
-        recover=recover,
-        threads=recipe.compare.latency.threads,
-        merge=section.merge,
-        reconnect=section.reconnect,
-        key_path=section.key_path,
-        nodes=section.nodes,
-        strategy=section.strategy,
-        divide=section.divide,
-        optimise=section.optimise,
-        resolution=section.resolution,
-    )
+    shared = {field.name: getattr(section, field.name) for field in fields(Request) if hasattr(section, field.name)}
+    about = {
+        "bounds": section.bounds or None,
+        "stages": recipe.stages,
+        "transfer": _guide(recipe),
+        "recover": recover,
+        "threads": recipe.compare.latency.threads,
+    }
+    return Request(**{**shared, **about})
 
 
 def _guide(recipe: Recipe) -> Transfer | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class Defaults:
         allocator: None: the knapsack over measured levels for ``obs-units``, uniform for other scores of units, global
             for weights.
         repair: how the kept weights are refitted where there are data.
+        method_options: {}: the method's own settings as they are.
         window: None: tiles of 4 × 4 weights for ``window-wise``.
         methods: (): fine-tuning, structured and activation pruning for ``integrated``.
         search: the number of plans around the allocator's that are compared by their true loss.
@@ -37,10 +38,11 @@ class Defaults:
 
     levels: tuple[str, ...] = ("unit",)
     method: str | None = None
+    method_options: dict[str, Any] = field(default_factory=dict)
     criterion: str | None = None
     allocator: str | None = None
     window: str | None = None
-    methods: tuple[str, ...] = ()
+    methods: tuple[dict[str, Any], ...] = ()
     repair: str = "auto"
     search: int = 0
     judge: str = "none"

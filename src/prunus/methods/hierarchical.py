@@ -7,7 +7,7 @@ from typing import Any
 from prunus.analysis import Analysis
 from prunus.budget import Limits
 from prunus.methods.hierarchy.procedure import Procedure, plan_of
-from prunus.methods.hierarchy.settings import TREE_OPTIONS, Division, Optimisation, check_strategy, settings_of
+from prunus.methods.hierarchy.settings import TREE_OPTIONS
 from prunus.methods.method import method
 from prunus.plans import Plan
 
@@ -49,12 +49,5 @@ def hierarchical(
         OptionError: a setting that is not allowed, or that needs data where there are none.
         BudgetError: the budget is out of reach beside the fixed nodes.
     """
-    procedure = Procedure.of(
-        analysis,
-        limits[0],
-        settings_of(nodes),
-        check_strategy(strategy),
-        Division.of(divide),
-        Optimisation.of(optimise),
-    )
+    procedure = Procedure.of(analysis, limits[0], nodes, strategy, divide, optimise)
     return plan_of(procedure.run(), "hierarchical", procedure)

@@ -12,14 +12,13 @@ from prunus.methods.join_importance import GateImportance, Gates
 from prunus.methods.method import method
 from prunus.methods.reduction import SLACK, Reduction, droppable, savings, trimmed, whole
 from prunus.plans import Plan
+from prunus.training.schedules import DECAY
 from prunus.tree import Branch
 from prunus.tree.given_path import above_gradient, check_divides, on_path
 from prunus.tree.paths import key_path as best_path
 
 KeyPath = Sequence[str] | Mapping[str, float]
 """Names of modules in order, or ``{"gradient": τ}``."""
-DECAY = 0.9
-"""The factor of the threshold for each branch on the key path by gradient."""
 _ROUNDS = 8
 """Most rounds; each drops at least this part of the excess at the start."""
 

@@ -18,7 +18,7 @@ from prunus.foundation.defaults import DEFAULTS
 from prunus.masks import absolute_masks
 from prunus.methods.hierarchy.procedure import Procedure, plan_of
 from prunus.methods.hierarchy.search import searched
-from prunus.methods.hierarchy.settings import TREE_OPTIONS, Division, Optimisation, check_strategy, settings_of
+from prunus.methods.hierarchy.settings import TREE_OPTIONS
 from prunus.methods.hierarchy.trials import trained_loss
 from prunus.methods.join_importance import Gates
 from prunus.methods.masked_copy import live_axes
@@ -108,14 +108,7 @@ def multi_scale(
     number = search or (SEARCHED if any(option is not None for option in options) else 0)
     best = None if nodes else _best_split(analysis, limits[0])
     if number:
-        procedure = Procedure.of(
-            analysis,
-            limits[0],
-            settings_of(nodes),
-            check_strategy(strategy),
-            Division.of(divide),
-            Optimisation.of(optimise),
-        )
+        procedure = Procedure.of(analysis, limits[0], *options)
         found = searched(procedure, number)
         if found is not None and (best is None or found[0] < best[0]):
             line = f"best of {number} assignments on the tree: {found[2]}; loss after a short recovery {found[0]:.4g}"

@@ -7,30 +7,20 @@ from typing import Any
 
 from prunus.errors import OptionError
 from prunus.foundation.arguments import shown
+from prunus.foundation.defaults import DEFAULTS
 from prunus.methods import METHODS, Method
+from prunus.methods.hierarchy.settings import TREE_OPTIONS
 from prunus.methods.key_path import check_key_path
 from prunus.methods.reconnect import check_reconnect
 
 UNITS_OR_WEIGHTS = "'units' or 'weights'"
-NOT_GIVEN: dict[str, Any] = {
-    "criterion": None,
-    "allocator": None,
-    "search": 0,
-    "judge": "none",
-    "window": None,
-    "methods": (),
-    "method_options": {},
-    "nodes": None,
-    "strategy": None,
-    "divide": None,
-    "optimise": None,
-}
-"""Option → its value where it is not given."""
+OPTIONS = ("criterion", "allocator", "search", "judge", "window", "methods", "method_options", *TREE_OPTIONS)
+"""The options that single methods take."""
 _TAKERS = {
     "window": "'window-wise'",
     "methods": "'integrated'",
     "method_options": "'incremental' or another that trains",
-    **dict.fromkeys(("nodes", "strategy", "divide", "optimise"), "hierarchical or multi-scale"),
+    **dict.fromkeys(TREE_OPTIONS, "hierarchical or multi-scale"),
 }
 """The options of few methods → those methods."""
 
@@ -65,7 +55,7 @@ def check_taken(chosen: Method, given: Mapping[str, Any]) -> None:
         OptionError: names the option, what it got, and the methods that take it.
     """
     for name, value in given.items():
-        if value == NOT_GIVEN[name] or name in chosen.options:
+        if value == getattr(DEFAULTS, name) or name in chosen.options:
             continue
         if name == "search":
             raise OptionError(

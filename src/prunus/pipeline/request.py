@@ -31,7 +31,7 @@ from prunus.methods.window_wise import WINDOW
 from prunus.outcome import Recover
 from prunus.pipeline.count_checks import BY_COUNT, LEVEL_OF, check_counted, check_division
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, energy_share
-from prunus.pipeline.method_options import NOT_GIVEN, SWITCHES, check_method_options, check_switches, check_taken
+from prunus.pipeline.method_options import OPTIONS, SWITCHES, check_method_options, check_switches, check_taken
 from prunus.plans import Cost
 from prunus.repairs import check_repair
 
@@ -262,7 +262,7 @@ class Request:
         given = {name: getattr(self, name) for name in SWITCHES}
         check_switches(chosen, given, staged=bool(self.stages))
         if not self.stages:
-            check_taken(chosen, {name: getattr(self, name) for name in NOT_GIVEN})
+            check_taken(chosen, {name: getattr(self, name) for name in OPTIONS})
         if "levels" in chosen.options and len(self.levels) > 1:
             raise OptionError(
                 f"levels is {self.levels!r} beside method {self.method!r}, which works at one level at a time; give "

@@ -8,8 +8,10 @@ from prunus.analysis import Analysis
 from prunus.budget import METRICS, Limit, parse_budget
 from prunus.budget.limits import LATENCY
 from prunus.errors import OptionError
+from prunus.foundation.defaults import DEFAULTS
 from prunus.methods.hierarchy.assignment import check_tree_settings
 from prunus.pipeline.memory_budget import ENERGY, MEMORY, limits_of
+from prunus.pipeline.method_options import OPTIONS
 from prunus.pipeline.request import MAX_DROP, Request
 from prunus.recovery import RECOVERY_METHODS, RecoveryOptions
 from prunus.recovery.method_names import AUTOPILOT
@@ -18,19 +20,13 @@ from prunus.recovery.options import whole_recovery
 if TYPE_CHECKING:
     from prunus.pipeline.stage import Stage
 
-_OWN = {
-    "criterion": (None, "name the criterion in each stage of units"),
-    "allocator": (None, "name the allocator in each stage of units"),
-    "search": (0, "leave it out, or leave the stages out"),
-    "judge": ("none", "leave it out, or leave the stages out"),
-    "window": (None, "leave it out, or leave the stages out"),
-    "methods": ((), "leave it out, or leave the stages out"),
-    "nodes": (None, "leave it out, or leave the stages out"),
-    "strategy": (None, "leave it out, or leave the stages out"),
-    "divide": (None, "leave it out, or leave the stages out"),
-    "optimise": (None, "leave it out, or leave the stages out"),
+_INSTEAD = {
+    "criterion": "name the criterion in each stage of units",
+    "allocator": "name the allocator in each stage of units",
+    "method_options": "give the settings to a stage with a strategy",
 }
-"""Options that stages have themselves or do not use: the default value, and the advice in the message."""
+"""Options that stages have themselves: the advice in the message."""
+_LEAVE_OUT = "leave it out, or leave the stages out"
 
 
 def check_stages(request: Request) -> None:
@@ -43,9 +39,10 @@ def check_stages(request: Request) -> None:
         check_beside_resolution(request)
     if not request.stages:
         return
-    for key, (nothing, instead) in _OWN.items():
+    for key in OPTIONS:
         value = getattr(request, key)
-        if value != nothing:
+        if value != getattr(DEFAULTS, key):
+            instead = _INSTEAD.get(key, _LEAVE_OUT)
             raise OptionError(f"prune.{key} is {value!r}, which does not reach into stages; {instead}.")
     for number, stage in enumerate(request.stages, 1):
         if stage.trains:

@@ -96,23 +96,18 @@ _FLAGS = {"levels": "level", "nodes": "node"}
 
 
 def _replaced(prune: dict[str, Any], changes: Mapping[tuple[str, ...], Any]) -> None:
-    """Let a method of the command line replace the recipe's criterion and allocator, and the other way round."""
-    own = (
-        *("criterion", "allocator", "levels", "search", "judge", "window", "methods"),
-        *("nodes", "strategy", "divide", "optimise"),
-    )
+    """Let a method of the command line replace the options that it does not take, and the other way round."""
+    from prunus.methods import METHODS
+    from prunus.pipeline.method_options import OPTIONS, SWITCHES
+
+    own = ("levels", *OPTIONS, *SWITCHES)
     named = {key for key in ("method", *own) if changes.get(("prune", key)) is not None}
+    method = METHODS.get(prune["method"]) if prune["method"] in METHODS else None
     if "method" in named:
-        from prunus.methods import METHODS
-
-        taken = METHODS.get(prune["method"]).options if prune["method"] in METHODS else own
+        taken = (*method.options, *method.switches) if method else own
         prune.update({key: getattr(DEFAULTS, key) for key in own if key not in named and key not in taken})
-    elif prune["method"] is not None:
-        from prunus.methods import METHODS
-
-        taken = METHODS.get(prune["method"]).options if prune["method"] in METHODS else ()
-        if named & {"criterion", "allocator", "levels"} - set(taken):
-            prune["method"] = DEFAULTS.method
+    elif named & {"criterion", "allocator", "levels"} - set(method.options if method else ()):
+        prune["method"] = DEFAULTS.method
 
 
 _IN_DEMO = words(

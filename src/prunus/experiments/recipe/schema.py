@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -41,6 +43,15 @@ def _repair_name(name: str) -> None:
     check_repair(name)
 
 
+@contextmanager
+def _said_by_pydantic(prefix: str = "") -> Iterator[None]:
+    """Turn the error of an option into one to which pydantic adds the key."""
+    try:
+        yield
+    except (OptionError, SelectorError) as error:
+        raise ValueError(str(error).removeprefix(prefix).rstrip(".")) from error
+
+
 def _bounds(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     from prunus.budget import Bound
 
@@ -55,28 +66,22 @@ def _bounds(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def _window(given: Any) -> Any:
     from prunus.masks.window_option import canonical_window
 
-    try:
+    with _said_by_pydantic():
         return canonical_window(given)
-    except OptionError as error:
-        raise ValueError(str(error).rstrip(".")) from error
 
 
 def _resolution(given: Any) -> Any:
     from prunus.data.input_size import check_resolution
 
-    try:
+    with _said_by_pydantic():
         return check_resolution(given)
-    except OptionError as error:
-        raise ValueError(str(error).rstrip(".")) from error
 
 
 def _methods(given: Any) -> Any:
     from prunus.methods.integrated_parts import canonical_parts
 
-    try:
+    with _said_by_pydantic("methods: "):
         return tuple(part.plain() for part in canonical_parts(given))
-    except OptionError as error:
-        raise ValueError(str(error).removeprefix("methods: ").rstrip(".")) from error
 
 
 def _tree_option(name: str) -> AfterValidator:
@@ -85,10 +90,8 @@ def _tree_option(name: str) -> AfterValidator:
     def check(given: Any) -> Any:
         from prunus.methods.hierarchy.settings import TREE_OPTIONS, checked_tree_options
 
-        try:
+        with _said_by_pydantic(f"{name}: "):
             return checked_tree_options({**dict.fromkeys(TREE_OPTIONS), name: given})[name]
-        except (OptionError, SelectorError) as error:
-            raise ValueError(str(error).removeprefix(f"{name}: ").rstrip(".")) from error
 
     return AfterValidator(check)
 
@@ -96,13 +99,11 @@ def _tree_option(name: str) -> AfterValidator:
 def _transfer(given: dict[str, Any]) -> dict[str, Any]:
     from prunus.methods.transfer import check_transfer
 
-    try:
+    with _said_by_pydantic():
         if given:
             check_transfer(given)
             if not isinstance(given["from"], str) or not given["from"]:
                 raise OptionError(f"from is {given['from']!r}; allowed: the path of a folder or a .safetensors file.")
-    except OptionError as error:
-        raise ValueError(str(error).rstrip(".")) from error
     return given
 
 
@@ -195,7 +196,8 @@ class Prune(_Section):
         default=DEFAULTS.method, description="the name of a method, such as multi-scale, or null"
     )
     method_options: dict[Name, Any] = Field(
-        default={}, description="a section of the method's own settings, such as {threshold: 0.01, decay: 0.9}"
+        default=DEFAULTS.method_options,
+        description="a section of the method's own settings, such as {threshold: 0.01, decay: 0.9}",
     )
     search: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         default=DEFAULTS.search,
@@ -209,7 +211,7 @@ class Prune(_Section):
         description="a window of window-wise, such as [4, 4], {kernel: 3} or {units: 4}, or null",
     )
     methods: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_methods)] = Field(
-        default=(),
+        default=DEFAULTS.methods,
         description="a list of the methods of integrated, such as [{name: fine-tuning, share: 0.4}, structured]",
     )
     repair: Annotated[Name, AfterValidator(_repair_name)] = Field(

@@ -22,7 +22,7 @@ from prunus.methods.hierarchy.assignment import (
 from prunus.methods.hierarchy.choices import Chooser
 from prunus.methods.hierarchy.evaluation import NodeEvaluation, damage_factors, evaluate
 from prunus.methods.hierarchy.levels import DAMAGE, LAMP, SIZE, cut_units, drop_blocks, mask_weights
-from prunus.methods.hierarchy.settings import AUTO, Division, NodeSetting, Optimisation
+from prunus.methods.hierarchy.settings import AUTO, Division, Optimisation, check_strategy, settings_of
 from prunus.methods.hierarchy.state import State, optimised
 from prunus.methods.hierarchy.trials import trained_loss
 from prunus.methods.hierarchy.values import ACTIVATION, GRADIENT, WEIGHT
@@ -86,25 +86,26 @@ class Procedure:
     def of(
         analysis: Analysis,
         limit: Limit,
-        settings: Mapping[str, NodeSetting],
-        strategy: str,
-        divide: Division,
-        optimise: Optimisation,
+        nodes: Any,
+        strategy: str | None,
+        divide: Any,
+        optimise: Any,
     ) -> Procedure:
-        """Divide the network, resolve the settings of nodes, and evaluate every node.
+        """Divide the network, resolve the settings of nodes, and evaluate every node; options as a person gives them.
 
         Raises:
             SelectorError: a pattern that matches nothing.
             OptionError: a node that is given two methods, or a strategy that needs data where there are none.
         """
-        check_strategy_has_data(analysis, strategy)
-        check_optimisation_has_data(analysis, optimise)
-        tree = divided(analysis, divide)
-        assignment = assign(analysis, tree, settings)
+        chosen, after = check_strategy(strategy), Optimisation.of(optimise)
+        check_strategy_has_data(analysis, chosen)
+        check_optimisation_has_data(analysis, after)
+        tree = divided(analysis, Division.of(divide))
+        assignment = assign(analysis, tree, settings_of(nodes))
         for place in assignment.places:
             check_strategy_has_data(analysis, place.setting.strategy or "", f" of {place.pattern!r}")
         rows = evaluate(analysis, tree)
-        return Procedure(analysis, limit, assignment, strategy, optimise, rows, damage_factors(analysis, tree, rows))
+        return Procedure(analysis, limit, assignment, chosen, after, rows, damage_factors(analysis, tree, rows))
 
     @property
     def tree(self) -> Tree:

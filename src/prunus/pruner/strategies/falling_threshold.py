@@ -12,9 +12,8 @@ import numpy as np
 from prunus.errors import OptionError, nearest
 from prunus.pruner.options import Moment
 from prunus.pruner.strategy import check_range
-from prunus.training.schedules import linear
+from prunus.training.schedules import DECAY, linear
 
-DECAY = 0.9
 PER = ("change", "part")
 _BLOCK = 4096
 

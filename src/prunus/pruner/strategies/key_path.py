@@ -21,6 +21,7 @@ from prunus.pruner.strategies.units import unit_scores
 from prunus.pruner.strategy import STRATEGIES, Masks, Scene, Strategy, check_range
 from prunus.pruner.structure import emptied
 from prunus.surgery.removable import removable_branches
+from prunus.training.schedules import DECAY
 from prunus.tree import Branch
 from prunus.tree.branches import breaks_a_size
 from prunus.tree.given_path import above_gradient, check_divides, on_path
@@ -28,10 +29,6 @@ from prunus.tree.paths import key_path
 
 SLACK = 0.03
 """A branch is too large to drop if the rest would lie more than this share below the schedule."""
-
-
-DECAY = 0.9
-"""The factor of the threshold for each branch that its gradient puts on the path."""
 
 
 @dataclass(frozen=True, slots=True)
