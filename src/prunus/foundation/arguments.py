@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
-import numpy as np
 from torch import nn
 
 from prunus.errors import ModelError, OptionError, UsageError, nearest
@@ -172,5 +172,6 @@ def _is_known(kind: Any) -> bool:
 
 
 def _is_one(value: Any, kinds: tuple[Any, ...]) -> bool:
-    wider = {Path: (str, os.PathLike), bool: (bool, np.bool_)}
+    numpy = sys.modules.get("numpy")  # no value of it is met before somebody loaded it
+    wider = {Path: (str, os.PathLike), bool: (bool, numpy.bool_) if numpy is not None else (bool,)}
     return any(isinstance(value, wider.get(kind, kind)) for kind in kinds)
