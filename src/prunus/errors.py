@@ -17,7 +17,9 @@ PrunusError
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class PrunusError(Exception):
@@ -76,3 +78,9 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest allowed name, or an empty string."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: a plain value itself, shortened, of all else the type."""
+    plain = isinstance(value, str | int | float | bool | None | list | tuple | dict | set)
+    return reprlib.repr(value) if plain else f"a {type(value).__name__}"

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from prunus.errors import DataError, PlanError, nearest
-from prunus.foundation.arguments import door, shown
+from prunus.errors import DataError, PlanError, nearest, shown
+from prunus.foundation.arguments import door
 from prunus.foundation.atomic_files import atomic_dir
 from prunus.foundation.checksum import SUM, bytes_with_checksum, checksum_error, is_changed, with_sum
 from prunus.foundation.index_ranges import MOST_UNITS, count_of, from_ranges, to_ranges, unpacked_bits

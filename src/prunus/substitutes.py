@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prunus.errors import DataError, PlanError
-from prunus.foundation.arguments import shown
+from prunus.errors import DataError, PlanError, shown
 from prunus.foundation.strict_json import decode_record
 from prunus.foundation.user_code import one_line
 

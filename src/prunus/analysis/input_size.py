@@ -9,8 +9,7 @@ from prunus.analysis.analyse import analyse
 from prunus.analysis.record import Analysis
 from prunus.data.given import sources_of
 from prunus.data.input_size import InputSize, Resizer, Size, size_name
-from prunus.errors import OptionError, PlanError, PrunusError
-from prunus.foundation.arguments import shown
+from prunus.errors import OptionError, PlanError, PrunusError, shown
 from prunus.plans import Plan
 
 INPUT_SIZE = "input_size"

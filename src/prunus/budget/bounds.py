@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from prunus.errors import OptionError, nearest
-from prunus.foundation.arguments import shown, truth
+from prunus.errors import OptionError, nearest, shown
+from prunus.foundation.arguments import truth
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from prunus.errors import OptionError
-from prunus.foundation.arguments import shown
+from prunus.errors import OptionError, shown
 
 KINDS = ("units", "modules", "windows", "weights")
 TOP_N = "top_n"

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.errors import ModelError, OptionError, UsageError, nearest
+from prunus.errors import ModelError, OptionError, UsageError, nearest, shown
 from prunus.exporters.header import CHECKPOINT, CONSTANTS, GRAPH, WEIGHTS, FileMark, Header
 from prunus.exporters.pack import fleeting_names, stored_tensors, write_tensors
 from prunus.exporters.parts import Pruned, check_metadata, class_name, parts
 from prunus.exporters.surgery_json import check_rewriting, constant_attribute, decode_surgery, encode_surgery
-from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import atomic_dir
 from prunus.graph.recorder import named_tensors
 from prunus.surgery.record import Surgery

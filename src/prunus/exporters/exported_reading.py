@@ -14,10 +14,9 @@ import torch
 from torch import nn
 from torch._export.serde import schema
 
-from prunus.errors import DataError, ModelError, UsageError
+from prunus.errors import DataError, ModelError, UsageError, shown
 from prunus.exporters.program_archive import ABOUT, CONFIGS, MODEL, ProgramArchive, open_archive
 from prunus.exporters.program_schema import decode_payloads, decode_program
-from prunus.foundation.arguments import shown
 from prunus.foundation.strict_json import parse_json
 from prunus.plans import PLAN
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from prunus.errors import DataError, ModelError
-from prunus.foundation.arguments import shown
+from prunus.errors import DataError, ModelError, shown
 from prunus.foundation.checksum import SUM, is_changed, with_sum
 from prunus.foundation.places import Contents
 from prunus.foundation.strict_json import decode_record, parse_json, read_text

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.errors import DataError, ModelError
+from prunus.errors import DataError, ModelError, shown
 from prunus.exporters.checkpoint import write_checkpoint
 from prunus.exporters.config_build import own_class, quiet
 from prunus.exporters.config_instance import dense_config
 from prunus.exporters.config_names import Widths, widths_by_name
 from prunus.exporters.header import LONGEST_TEXT
 from prunus.exporters.parts import Pruned, parts
-from prunus.foundation.arguments import shown
 from prunus.foundation.checksum import NO_CHECKSUM, checksum_error
 from prunus.foundation.registry import words
 from prunus.foundation.strict_json import parse_json, read_text

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import ModelError, OptionError, nearest
+from prunus.errors import ModelError, OptionError, nearest, shown
 from prunus.exporters.fit import is_below
 from prunus.exporters.header import CONSTANTS, HEADER, WEIGHTS, read_header
 from prunus.exporters.pack import fleeting_names, read_tensors
-from prunus.foundation.arguments import shown
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import named_tensors
 from prunus.plans import Plan

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunus.errors import OptionError, PlanError, UsageError
+from prunus.errors import OptionError, PlanError, UsageError, shown
 from prunus.exporters.dead_branch import silence_
 from prunus.exporters.pack import fleeting_names
-from prunus.foundation.arguments import door, shown
+from prunus.foundation.arguments import door
 from prunus.graph.capture import unwrap
 from prunus.graph.recorder import Recorder, named_tensors
 from prunus.plans import Plan

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import inspect
 import os
-import reprlib
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
+import numpy as np
 from torch import nn
 
-from prunus.errors import ModelError, OptionError, UsageError, nearest
+from prunus.errors import ModelError, OptionError, UsageError, nearest, shown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -95,12 +94,6 @@ def truth(option: str, given: Any) -> None:
         raise OptionError(f"{option} is {shown(given)}; allowed: True or False.")
 
 
-def shown(value: Any) -> str:
-    """Return a value as a message shows it: a plain value itself, shortened, of all else the type."""
-    plain = isinstance(value, str | int | float | bool | NoneType | list | tuple | dict | set)
-    return reprlib.repr(value) if plain else f"a {type(value).__name__}"
-
-
 def wrong_kind(called: str, argument: str, value: Any, kinds: tuple[Any, ...], advice: str = "") -> UsageError:
     """Return the error of an argument of another kind than allowed, with the advice at its end."""
     allowed = [_SAID.get(kind.__name__, f"a {kind.__name__}") for kind in kinds]
@@ -172,6 +165,5 @@ def _is_known(kind: Any) -> bool:
 
 
 def _is_one(value: Any, kinds: tuple[Any, ...]) -> bool:
-    numpy = sys.modules.get("numpy")  # no value of it is met before somebody loaded it
-    wider = {Path: (str, os.PathLike), bool: (bool, numpy.bool_) if numpy is not None else (bool,)}
+    wider = {Path: (str, os.PathLike), bool: (bool, np.bool_)}
     return any(isinstance(value, wider.get(kind, kind)) for kind in kinds)

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from prunus.errors import OptionError
-from prunus.foundation.arguments import shown
+from prunus.errors import OptionError, shown
 from prunus.masks.window import Kernel, Strip, Tile
 
 FORMS = (

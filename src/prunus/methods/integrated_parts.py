@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from prunus.budget import ALLOCATORS
 from prunus.criteria import canonical
-from prunus.errors import OptionError, nearest
-from prunus.foundation.arguments import shown
+from prunus.errors import OptionError, nearest, shown
 from prunus.masks.window_option import Units, canonical_window, window_of
 from prunus.methods.criterion_names import OBS, check_criterion
 from prunus.methods.method import METHODS, Criteria

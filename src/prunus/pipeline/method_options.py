@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prunus.errors import OptionError
-from prunus.foundation.arguments import shown
+from prunus.errors import OptionError, shown
 from prunus.foundation.defaults import DEFAULTS
 from prunus.methods import METHODS, Method
 from prunus.methods.hierarchy.settings import TREE_OPTIONS

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prunus.errors import OptionError
-from prunus.foundation.arguments import shown
+from prunus.errors import OptionError, shown
 from prunus.foundation.atomic_files import write_bytes_atomic
 from prunus.foundation.checksum import KEY, bytes_with_checksum, checksum_error
 from prunus.foundation.user_code import one_line

@@ -17,8 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from prunus.data.batches import Batch, DataSource, check_count, cuda_devices
-from prunus.errors import OptionError
-from prunus.foundation.arguments import shown
+from prunus.errors import OptionError, shown
 from prunus.foundation.clock import TimeLimit
 from prunus.foundation.registry import title_of
 from prunus.graph.recorder import named_tensors

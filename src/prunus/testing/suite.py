@@ -8,8 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from prunus.errors import OptionError, PrunusError
-from prunus.foundation.arguments import shown
+from prunus.errors import OptionError, PrunusError, shown
 from prunus.testing.cases import first_change, state_of
 
 T = TypeVar("T")

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prunus.data.batches import IGNORED, logits_of
-from prunus.errors import DataError, OptionError
-from prunus.foundation.arguments import shown
+from prunus.errors import DataError, OptionError, shown
 from prunus.foundation.registry import Registry, title_of
 
 Losses: TypeAlias = Callable[[Tensor, Tensor], Tensor]

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunus.errors import DataError, PlanError
+from prunus.errors import DataError, PlanError, shown
 from prunus.exporters.header import HEADER
-from prunus.foundation.arguments import shown
 from prunus.foundation.atomic_files import atomic_dir
 from prunus.foundation.checksum import bytes_with_checksum, checksum_error, is_changed, with_sum
 from prunus.foundation.places import Contents

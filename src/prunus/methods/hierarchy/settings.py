@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from prunus.criteria import canonical, is_weight_criterion, weight_criterion_of
-from prunus.errors import OptionError, nearest
-from prunus.foundation.arguments import shown
+from prunus.errors import OptionError, nearest, shown
 from prunus.masks import Tile, Window
 from prunus.masks.window_option import Positions, Units
 from prunus.methods.criterion_names import OBS, check_unit_criterion

@@ -9,8 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from prunus.errors import DataError
-from prunus.foundation.arguments import shown
+from prunus.errors import DataError, shown
 from prunus.foundation.atomic_files import write_text_atomic
 from prunus.foundation.checksum import SUM, is_changed, with_sum
 from prunus.foundation.strict_json import decode_record, parse_json, read_text
