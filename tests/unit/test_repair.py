@@ -15,6 +15,7 @@ from factories_pruned import same_state
 from factories_repair import cut_half, distance, net, nothing, samples
 from prunus.errors import DataError, ModelError, OptionError
 from prunus.repairs import REPAIRS, repair_
+from prunus.repairs.room import VALUES
 
 X = samples(2, 9)
 FRESH = samples(64, 77)
@@ -98,10 +99,10 @@ def test_training_mode_statistics_are_those_of_the_small_network(cut_net: tuple[
     torch.testing.assert_close(small.norm.running_var, seen.var((0, 2, 3)), rtol=0.1, atol=0.02)
 
 
-def test_memory_limits_the_samples(cut_net: tuple[nn.Module, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_limits_the_samples(cut_net: tuple[nn.Module, Any, Any]) -> None:
     model, coupling, result = cut_net
-    monkeypatch.setattr("prunus.repairs.samples.ROOM", 1 << 20)
-    report = repair_(model, copy.deepcopy(result.model), coupling, result.plan, [samples(96)], repair="bias")
+    small, memory = copy.deepcopy(result.model), int((1 << 20) / VALUES)
+    report = repair_(model, small, coupling, result.plan, [samples(96)], repair="bias", memory=memory)
     # The widest moment of a sample holds about 40 planes of 8 x 8 floats, in two networks.
     assert 20 < report.samples < 96
     assert "would take more" in str(report)

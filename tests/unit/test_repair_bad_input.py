@@ -204,13 +204,11 @@ def test_masked_logits_are_left_out_of_the_comparison() -> None:
         assert 0 < report.after < report.before < 1
 
 
-def test_too_little_memory_for_a_repair_is_told_as_such(
-    cut_net: tuple[nn.Module, Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_memory_for_a_repair_is_told_as_such(cut_net: tuple[nn.Module, Any, Any]) -> None:
     model, coupling, result = cut_net
-    monkeypatch.setattr("prunus.repairs.repair_model.samples_that_fit", lambda coupling: 1)
-    with pytest.raises(DataError, match=r"more than 8 GiB\. Give smaller ones"):
-        repair_(model, copy.deepcopy(result.model), coupling, result.plan, [samples(32)], repair="refold")
+    small = copy.deepcopy(result.model)
+    with pytest.raises(DataError, match=r"more than 0\.0117 MiB\. Give more memory, or smaller ones"):
+        repair_(model, small, coupling, result.plan, [samples(32)], repair="refold", memory=1 << 15)
 
 
 def test_moments_that_overflow_end_in_an_error_and_not_in_a_loop() -> None:

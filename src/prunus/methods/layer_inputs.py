@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from prunus.analysis import Analysis
+from prunus.foundation.free_memory import default_memory
 from prunus.graph.axis import Axis
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import refs_in
@@ -16,7 +17,11 @@ from prunus.graph.recorder import named_tensors
 from prunus.graph.rules.context import base_name
 from prunus.methods.levels_from_data import unlabelled
 from prunus.repairs import Moments, Site, refit_layers
-from prunus.solvers import Consumer
+from prunus.repairs.moments import FewRows
+from prunus.repairs.room import holds_pairs
+from prunus.solvers import Consumer, WideConsumer, refit
+from prunus.solvers.nested import nested_refits
+from prunus.solvers.problem import DAMPING
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +45,34 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A layer that reads an axis: one layer problem for each of its groups."""
+    """A layer that reads an axis: one layer problem for each of its groups.
+
+    Attributes:
+        seen: the layer.
+        consumers: the problems that order units; for a layer that is too wide, those of one scale a unit.
+        wide: the problems of a layer that is too wide for matrices over pairs of its inputs; else empty.
+    """
 
     seen: Seen
     consumers: tuple[Consumer, ...]
+    wide: tuple[WideConsumer, ...] = ()
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The dense weight of every group. Shapes: each (O, D)."""
+        return [problem.weight for problem in self.wide or self.consumers]
+
+    def refitted(self, kept: Tensor) -> list[Tensor]:
+        """Return the best weights of every group when these units stay. Shapes: kept (units,), bool."""
+        if self.wide:
+            return [problem.refit(kept) for problem in self.wide]
+        return [refit(c.weight, c.moment, c.kept_inputs(kept), damping=DAMPING) for c in self.consumers]
+
+    def levels(self, order: Tensor, counts: Sequence[int]) -> list[dict[int, Tensor]]:
+        """Return the best weights of every group at each number of kept units, removed in the given order."""
+        if self.wide:
+            return [problem.refits(order, len(order), counts) for problem in self.wide]
+        return [nested_refits(c, order, len(order), counts) for c in self.consumers]
 
 
 def seen_inputs(analysis: Analysis) -> dict[str, Seen]:
@@ -83,19 +112,19 @@ def readers_of(analysis: Analysis, axis: Axis, outputs: Mapping[str, Tensor] | N
         if unit is None:
             continue
         matrix = seen.site.matrix(weights[seen.site.tensor].detach().cpu().double())
-        moment = seen.centred().cpu()
         counts = None if outputs is None else outputs.get(node)
         scale = 1.0 if counts is not None else 1.0 / max(float(seen.moments.target_variance().sum()), 1e-30)
         size = matrix.shape[1]
-        readers.append(
-            Reader(
-                seen,
-                tuple(
-                    Consumer(matrix[g], moment[g], unit, None if counts is None else _block(counts, g, size), scale)
-                    for g in range(len(matrix))
-                ),
-            )
-        )
+        output = [None if counts is None else _block(counts, g, size) for g in range(len(matrix))]
+        if isinstance(seen.moments, FewRows) and not holds_pairs(matrix.shape[2], len(matrix), default_memory()):
+            rows, mean = seen.moments.inputs.cpu(), seen.moments.mean.cpu()
+            mean = mean if seen.shifts else torch.zeros_like(mean)
+            wide = [WideConsumer(m, rows[g], mean[g], unit, output[g], scale) for g, m in enumerate(matrix)]
+            readers.append(Reader(seen, tuple(own.scales() for own in wide), tuple(wide)))
+            continue
+        moment = seen.centred().cpu()
+        consumers = [Consumer(m, moment[g], unit, output[g], scale) for g, m in enumerate(matrix)]
+        readers.append(Reader(seen, tuple(consumers)))
     return readers
 
 

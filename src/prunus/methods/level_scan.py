@@ -21,9 +21,6 @@ from prunus.methods.layer_inputs import Reader
 from prunus.methods.levels_from_data import unlabelled
 from prunus.plans import Plan, fingerprint
 from prunus.repairs.paired_run import Track
-from prunus.solvers import refit
-from prunus.solvers.nested import nested_refits
-from prunus.solvers.problem import DAMPING
 from prunus.surgery.proving.verify import masked_tensors, reference_overrides
 
 SHARES = (0.1, 0.2, 0.3, 0.45, 0.6, 0.8)
@@ -70,15 +67,12 @@ class LevelScan:
         Where every batch is a single sample, ‖dense‖² replaces the denominator.
         """
         mask = torch.from_numpy(kept)
-        weights = [
-            [refit(c.weight, c.moment, c.kept_inputs(mask), damping=DAMPING) for c in r.consumers] for r in readers
-        ]
-        return self._error(axis, kept, readers, weights)
+        return self._error(axis, kept, readers, [reader.refitted(mask) for reader in readers])
 
     def errors(self, axis: str, order: np.ndarray, counts: Sequence[int], readers: Sequence[Reader]) -> list[float]:
         """Return the error at each number of kept units; units are removed in the given order."""
         size, errors = len(order), []
-        levels = [[nested_refits(c, torch.from_numpy(order), size, counts) for c in r.consumers] for r in readers]
+        levels = [reader.levels(torch.from_numpy(order), counts) for reader in readers]
         for count in counts:
             kept = np.ones(size, bool)
             kept[order[: size - count]] = False
@@ -172,7 +166,7 @@ def level_curve(
 def _lost(reader: Reader, weights: Sequence[Tensor]) -> Tensor:
     """Return the change of the mean of a reader's outputs with other weights. Shapes: → (G, O)."""
     means = reader.seen.moments.mean.cpu()
-    return torch.stack([(c.weight - w) @ mean for c, w, mean in zip(reader.consumers, weights, means, strict=True)])
+    return torch.stack([(dense - w) @ mean for dense, w, mean in zip(reader.weights, weights, means, strict=True)])
 
 
 def _samples(analysis: Analysis) -> int:

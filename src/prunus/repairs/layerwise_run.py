@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunus.data.programs import names_of
 from prunus.errors import DataError, ModelError, OptionError
+from prunus.foundation.free_memory import default_memory
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
 from prunus.graph.ir import Node, Ref
@@ -22,6 +23,7 @@ from prunus.repairs.program_pairs import Programs
 from prunus.repairs.residual_sums import ResidualSum, find_residual_sums, skip_path_error
 from prunus.repairs.rnn_cells import AnySite, Recurrent
 from prunus.repairs.rnn_fit import refit_recurrent
+from prunus.repairs.room import few_rows, holds_pairs
 from prunus.repairs.rows import Rows, norm_rows, site_moments
 from prunus.repairs.samples import MOST, Role, SampleGroup, sample_groups_of, samples_that_fit
 from prunus.repairs.scales import WIDEST
@@ -38,7 +40,10 @@ ROWS_PER_INPUT = 64
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """The parts that all runs over one cut share: programs, sample groups, sites and the tensors of both networks."""
+    """The parts that all runs over one cut share: programs, sample groups, sites and the tensors of both networks.
+
+    ``memory`` is the limit in bytes; layers whose matrices it cannot hold are fitted to a part of their rows.
+    """
 
     programs: Programs
     sample_groups: tuple[SampleGroup, ...]
@@ -47,6 +52,7 @@ class RunContext:
     sites: Mapping[str, AnySite]
     residual_sums: Mapping[str, ResidualSum]
     seed: int = 0
+    memory: int = field(default_factory=default_memory)
 
 
 def run_context(
@@ -57,9 +63,10 @@ def run_context(
     *,
     small: Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    memory: int | None = None,
 ) -> RunContext:
     """Check model and data and prepare runs; arguments as in `refit_layers`, ``data`` may be sample groups already."""
-    model = unwrap(model)
+    model, memory = unwrap(model), default_memory() if memory is None else memory
     if draws(coupling.graph):
         raise ModelError(
             f"{type(model).__name__} draws random numbers in eval mode; the dense and the small network would differ "
@@ -75,11 +82,11 @@ def run_context(
     if isinstance(data, tuple) and all(isinstance(group, SampleGroup) for group in data):
         groups = data
     else:
-        groups = sample_groups_of(data, device, names=names, most=min(MOST, samples_that_fit(coupling)))
+        groups = sample_groups_of(data, device, names=names, most=min(MOST, samples_that_fit(coupling, memory)))
     for group in groups:
         programs.of(group.inputs)
     residual_sums = find_residual_sums(coupling.graph, graph)
-    return RunContext(programs, groups, dense, tensors, find_sites(graph), residual_sums, seed)
+    return RunContext(programs, groups, dense, tensors, find_sites(graph), residual_sums, seed, memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,14 @@ class RunResult:
 
 
 def refit_layers(
-    model: nn.Module, coupling: Coupling, plan: Plan | None, data: Any, at: At, *, seed: int = 0
+    model: nn.Module,
+    coupling: Coupling,
+    plan: Plan | None,
+    data: Any,
+    at: At,
+    *,
+    seed: int = 0,
+    memory: int | None = None,
 ) -> RunResult:
     """Pass the moments of every layer to ``at``, and continue with the weight that it returns.
 
@@ -135,6 +149,7 @@ def refit_layers(
         data: calibration batches, see `prunus.repairs.samples.sample_groups_of`; targets are ignored.
         at: (site, moments over all samples) → the new weight in ``site.shape``, or None to leave it.
         seed: of the rows that are drawn where there are more than are needed.
+        memory: bytes that the run may take; by default `prunus.foundation.free_memory.default_memory`.
 
     Raises:
         DataError: no batches, NaN in them or in a layer's inputs, or batches that do not go through the captured
@@ -156,7 +171,7 @@ def refit_layers(
             )
         return {site.tensor: weight}
 
-    context = run_context(model, coupling, plan, data, seed=seed)
+    context = run_context(model, coupling, plan, data, seed=seed, memory=memory)
     context = replace(context, sites={n: s for n, s in context.sites.items() if isinstance(s, Site) and s.plain})
     return LayerwiseRun(context, absorb=False, held=False).run(repair)
 
@@ -275,9 +290,9 @@ class LayerwiseRun:
 
     def _most(self, site: Site) -> int:
         """Return how many rows of a sample group are taken from each layer that reads a weight."""
-        rows = max(ROWS, ROWS_PER_INPUT * site.inputs)
-        if site.inputs > WIDEST:  # few enough that no matrix over pairs of inputs is made
-            rows = site.inputs // 4
+        rows, memory = max(ROWS, ROWS_PER_INPUT * site.inputs), self.context.memory
+        if site.inputs > WIDEST or not holds_pairs(site.inputs, site.groups, memory):
+            rows = few_rows(site.inputs, site.groups, memory)  # no matrix over pairs of inputs is made
         return rows // (len(self.locksteps) * (1 + len(site.others))) + 1
 
     def _parts(

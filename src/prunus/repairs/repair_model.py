@@ -13,6 +13,7 @@ from prunus.data.batches import device_of
 from prunus.data.programs import names_of
 from prunus.errors import DataError, OptionError, UsageError, nearest
 from prunus.foundation.autograd_mode import in_ordinary_mode
+from prunus.foundation.free_memory import default_memory
 from prunus.foundation.progress import Progress, Silent
 from prunus.graph.call_form import CallForm
 from prunus.graph.capture import unwrap
@@ -28,7 +29,8 @@ from prunus.repairs.mixup import COPIES, with_blends
 from prunus.repairs.repairs import REPAIRS, Repair, SiteRepairer
 from prunus.repairs.report import RepairReport
 from prunus.repairs.rnn_cells import tensors_of
-from prunus.repairs.samples import LEAST, MOST, ROOM, sample_groups_of, samples_that_fit
+from prunus.repairs.room import room_for_values
+from prunus.repairs.samples import LEAST, MOST, sample_groups_of, samples_that_fit
 
 NONE = "none"
 _NOTHING = 1e-12
@@ -55,6 +57,7 @@ def repair_(
     repair: str = AUTO,
     seed: int = 0,
     progress: Progress | None = None,
+    memory: int | None = None,
 ) -> RepairReport:
     """Bring a cut network closer to the dense one: no labels, no training, weights changed in place.
 
@@ -70,6 +73,8 @@ def repair_(
         repair: ``auto``, or ``statistics``, ``bias``, ``scales``, ``refold``, ``blockwise``, ``matching``, ``none``.
         seed: of the rows drawn from large layers, and of the samples drawn and blended where a repair trains.
         progress: receives the steps of ``matching``, the only repair that takes long.
+        memory: bytes that values and solves may take. Fewer samples are used where their values do not fit, and layers
+            too wide for it are fitted to a part of their rows. By default a quarter of what is free.
 
     Raises:
         OptionError: an unknown repair.
@@ -85,7 +90,8 @@ def repair_(
     check_repair(repair)
     if repair == NONE:
         return RepairReport(NONE, repair, 0)
-    return _repaired_(model, small, coupling, plan, data, repair, seed, progress or Silent())
+    memory = default_memory() if memory is None else memory
+    return _repaired_(model, small, coupling, plan, data, repair, seed, progress or Silent(), memory)
 
 
 def _repaired_(
@@ -97,16 +103,17 @@ def _repaired_(
     repair: str,
     seed: int,
     progress: Progress,
+    memory: int,
 ) -> RepairReport:
     own = {name: tensor.detach() for name, tensor in named_tensors(unwrap(small)).items()}
-    fitting = samples_that_fit(coupling)
+    fitting = samples_that_fit(coupling, memory)
     most = min(MOST, fitting)
     calls = CallForm.of_graph(coupling.graph)
     groups = sample_groups_of(data, device_of(model), names=names_of(model, coupling.graph), calls=calls, most=most)
     samples = sum(group.count for group in groups)
     try:
-        _check_enough(samples, len(groups), most)
-        context = run_context(model, coupling, plan, groups, small=own, seed=seed)
+        _check_enough(samples, len(groups), most, memory)
+        context = run_context(model, coupling, plan, groups, small=own, seed=seed, memory=memory)
     except UsageError as error:
         if repair != AUTO:
             raise
@@ -115,17 +122,17 @@ def _repaired_(
     chosen, effort, notes = candidates(repair, context, plan, copies)
     best = _best(context, chosen, effort, progress)
     _write_(small, best)
-    notes = (*notes, *best.notes, *_memory_note(samples, most), *_unfitted_note(context))
+    notes = (*notes, *best.notes, *_memory_note(samples, most, memory), *_unfitted_note(context))
     return RepairReport(best.name, repair, samples, best.before, best.after, best.tried, tuple(best.layers), notes)
 
 
-def _check_enough(samples: int, groups: int, most: int) -> None:
+def _check_enough(samples: int, groups: int, most: int, memory: int) -> None:
     if samples >= LEAST and groups > 1:
         return
     if most < LEAST:
         raise DataError(
-            f"{LEAST} calibration samples, which a repair needs, would take more than {ROOM >> 30} GiB. Give smaller "
-            "ones: shorter sequences, pictures of a lower resolution."
+            f"{LEAST} calibration samples, which a repair needs, would take more than {_told(memory)}. Give more memory, "
+            "or smaller ones: shorter sequences, pictures of a lower resolution."
         )
     raise DataError(
         f"a repair got {samples} calibration samples in {groups} parts; it needs at least {LEAST} in 2, some to fit "
@@ -197,10 +204,15 @@ def _write_(small: nn.Module, best: _Best) -> None:
         own[name].copy_(best.result.tensors[name])
 
 
-def _memory_note(samples: int, most: int) -> tuple[str, ...]:
+def _memory_note(samples: int, most: int, memory: int) -> tuple[str, ...]:
     if samples < most or most >= MOST:
         return ()
-    return (f"more than {most} samples would take more than {ROOM >> 30} GiB",)
+    return (f"more than {most} samples would take more than {_told(memory)}",)
+
+
+def _told(memory: int) -> str:
+    mebibytes = room_for_values(memory) / (1 << 20)
+    return f"{mebibytes:.3g} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.3g} GiB"
 
 
 def _unfitted_note(context: RunContext) -> tuple[str, ...]:

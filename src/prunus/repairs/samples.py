@@ -19,6 +19,7 @@ from prunus.errors import DataError
 from prunus.graph.call_form import CallForm
 from prunus.graph.capture import split_inputs
 from prunus.graph.coupling import Coupling
+from prunus.repairs.room import room_for_values
 
 Role = Literal["fit", "check", "held"]
 
@@ -28,8 +29,6 @@ MOST = 1024
 """Samples that a repair reads at most."""
 LEAST = 4
 """Samples that a repair needs at least: it fits on some and is judged on others."""
-ROOM = 8 << 30
-"""Bytes that the values of both programs may take."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,8 +183,8 @@ def _roles(count: int) -> list[Role]:
     return roles
 
 
-def samples_that_fit(coupling: Coupling) -> int:
-    """Return how many samples a layer-wise run can hold in memory.
+def samples_that_fit(coupling: Coupling, memory: int | None = None) -> int:
+    """Return how many samples a layer-wise run can hold within a limit of memory, see `prunus.repairs.room`.
 
     Every sample group keeps the values that later nodes still read. The dense program's peak memory of activations is
     counted twice, for the dense and the small program.
@@ -194,4 +193,4 @@ def samples_that_fit(coupling: Coupling) -> int:
     batch = next((graph.node(n).shape[0] for n in graph.inputs if graph.node(n).shape), 1)
     tensors = sum(math.prod(info.shape) * info.dtype.itemsize for info in graph.tensors.values())
     one_sample = 2 * max(memory_model(coupling).price() - tensors, 1) / max(batch, 1)
-    return max(1, int(ROOM / one_sample))
+    return max(1, int(room_for_values(memory) / one_sample))

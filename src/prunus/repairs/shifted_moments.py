@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
@@ -27,6 +27,7 @@ _COPIED = 2.0
 _LEAST_WORK = 1e9
 """Multiplications below which patches are made: they take a moment."""
 _BLOCK = 512  # rows of the moment that are made symmetric at once
+_VALUES = 1 << 24  # values of shifted windows that are copied at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +118,19 @@ def shifted_moments(dims: Sequence[Windows], groups: int, inputs: Tensor, target
     inputs, targets = inputs.to(dtype), targets.to(dtype)
     wide = [max(0, d.padded() - n) for d, n in zip(dims, inputs.shape[2:], strict=True)]
     x = torch.nn.functional.pad(inputs, [n for size in reversed(wide) for n in (0, size)])
-    x = x.reshape(samples, groups, channels // groups, *x.shape[2:]).movedim(0, 1).movedim(2, -1).contiguous()
+    x = x.reshape(samples, groups, channels // groups, *x.shape[2:]).movedim(0, 1).movedim(2, -1)
+    for place, own in enumerate(dims):
+        if own.taps == 1:
+            x = own.seen(x, 2 + place, 0, 0, own.count)
+    dims = [own if own.taps > 1 else replace(own, stride=1) for own in dims]
+    x = x.contiguous()
     t = targets.reshape(samples, groups, -1, *targets.shape[2:]).movedim(0, 1).movedim(2, -1)
     t = t.reshape(groups, -1, t.shape[-1])
     count = t.shape[1]
-    second = _blocks(dims, x, x, square=True)  # (k…, k…, G, C, C)
-    rank = len(dims)
+    several = [own for own in dims if own.taps > 1]
+    rank, single = len(several), [2 + place for place, own in enumerate(dims) if own.taps == 1]
+    lines = x.movedim(single, tuple(range(2, 2 + len(single)))).contiguous()
+    second = _blocks(several, lines, lines, square=True)  # (k…, k…, G, C, C)
     order = (2 * rank, 2 * rank + 1, *range(rank), 2 * rank + 2, *range(rank, 2 * rank))
     size = channels // groups * math.prod(d.taps for d in dims)
     gram = second.permute(order).reshape(groups, size, size).div_(count)
@@ -155,6 +163,8 @@ def _blocks(dims: Sequence[Windows], x: Tensor, y: Tensor, *, square: bool) -> T
     if not dims:
         a, b = (v.reshape(len(v), -1, v.shape[-1]) for v in (x, y))
         return (a.mT @ b).to(torch.float64)
+    if len(dims) == 1:
+        return _line(dims[0], x, y, square=square)
     own, rest = dims[0], dims[1:]
     dim = x.dim() - 1 - len(dims)
 
@@ -175,6 +185,42 @@ def _blocks(dims: Sequence[Windows], x: Tensor, y: Tensor, *, square: bool) -> T
     rows = [torch.stack([found[i, j] for j in range(own.taps)]) for i in range(own.taps)]
     stacked = torch.stack(rows)  # (k, k, rest…, rest…, G, C, C)
     return stacked.movedim(1, 1 + len(rest))
+
+
+def _line(own: Windows, x: Tensor, y: Tensor, *, square: bool) -> Tensor:
+    """Return the blocks of the last dim, many taps in one product. Shapes: as in `_blocks` → (k, k, G, C, C)."""
+    taps, period = own.taps, min(own.period, own.taps)
+    found = torch.empty(taps, taps, len(x), x.shape[-1], y.shape[-1], dtype=torch.float64, device=x.device)
+    for j in range(0 if square else period):
+        found[period:, j] = _row(own, y, x, j, range(period, taps), 0, own.count).mT
+    for i in range(taps):
+        start = i if square else 0 if i < period else period
+        if i < period:
+            found[i, start:] = _row(own, x, y, i, range(start, taps), 0, own.count)
+            continue
+        before, others = i - period, range(start - period, taps - period)
+        left = _row(own, x, y, before, others, 0, own.edge)
+        entered = _row(own, x, y, before, others, own.count, own.edge)
+        found[i, start:] = found[before, start - period : taps - period] - left + entered
+    if square:
+        for i in range(taps):
+            found[i + 1 :, i] = found[i, i + 1 :].mT
+    return found
+
+
+def _row(own: Windows, x: Tensor, y: Tensor, tap: int, others: range, first: int, count: int) -> Tensor:
+    """Return Σ over windows of x(tap) y(j)ᵀ for other taps j, in float64. Shapes: → (others, G, C, C)."""
+    dim = x.dim() - 2
+    left = own.seen(x, dim, tap, first, count).reshape(len(x), -1, x.shape[-1]).mT
+    step = max(1, _VALUES // max(1, left.shape[0] * left.shape[2] * y.shape[-1]))
+    parts = [torch.zeros(0, len(x), x.shape[-1], y.shape[-1], dtype=torch.float64, device=x.device)]
+    for start in range(0, len(others), step):
+        some = others[start : start + step]
+        right = torch.stack([own.seen(y, dim, j, first, count) for j in some], -2)
+        product_ = left @ right.reshape(len(x), -1, len(some) * y.shape[-1])
+        blocks = product_.reshape(len(x), left.shape[1], len(some), -1)
+        parts.append(blocks.movedim(2, 0).to(torch.float64))
+    return torch.cat(parts)
 
 
 def _make_symmetric_(gram: Tensor) -> None:

@@ -3,6 +3,7 @@
 from prunus.solvers.alps import alps
 from prunus.solvers.consumers import Consumer
 from prunus.solvers.exact_obs import exact_obs
+from prunus.solvers.few_rows import WideConsumer
 from prunus.solvers.obs_groups import Removal, remove_units
 from prunus.solvers.osscar import Swapped, exchange_units
 from prunus.solvers.patterns import EveryRow, NofM, Pattern, Tiles, Unstructured
@@ -21,6 +22,7 @@ __all__ = [
     "Swapped",
     "Tiles",
     "Unstructured",
+    "WideConsumer",
     "alps",
     "damped",
     "exact_obs",
