@@ -131,8 +131,8 @@ def _check_enough(samples: int, groups: int, most: int, memory: int) -> None:
         return
     if most < LEAST:
         raise DataError(
-            f"{LEAST} calibration samples, which a repair needs, would take more than {_told(memory)}. Give more memory, "
-            "or smaller ones: shorter sequences, pictures of a lower resolution."
+            f"{LEAST} calibration samples, which a repair needs, would take more than {_told(memory)}. Give more "
+            "memory, or smaller ones: shorter sequences, pictures of a lower resolution."
         )
     raise DataError(
         f"a repair got {samples} calibration samples in {groups} parts; it needs at least {LEAST} in 2, some to fit "
