@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from factories_repair import cut_half, distance
-from prunus.repairs import Moments, refit_layers, repair_
+import prunus
+from factories_repair import cut_half, distance, net, samples
+from prunus.repairs import Moments, refit_layers, repair_, see_layers
 from prunus.repairs.moments import FewRows, Sums, moments_of
+from prunus.repairs.paired_run import Track
 from prunus.repairs.refold import refold
 
 
@@ -114,3 +116,20 @@ def test_a_walk_hands_over_second_moments_of_few_rows_too() -> None:
     refit_layers(model, coupling, result.plan, [x], at)
     read = result.model[:2](x).detach().double()
     torch.testing.assert_close(seen[1][0], read.T @ read / 16, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_that_are_only_seen_have_the_same_moments_from_one_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = net(), samples(96)
+    coupling = prunus.couple(prunus.capture(model, x[:2]))
+    walked: dict[str, Moments] = {}
+    seen: dict[str, Moments] = {}
+    refit_layers(model, coupling, None, [x], lambda site, moments: walked.update({site.node: moments}))
+    made: list[Track] = []
+    real = Track.__init__
+    monkeypatch.setattr(Track, "__init__", lambda self, *a: (made.append(self), real(self, *a))[1])
+    see_layers(model, coupling, [x], lambda site, moments: seen.update({site.node: moments}))
+    assert len(made) == 8  # the samples come in eight groups
+    assert seen.keys() == walked.keys()
+    for node, moments in seen.items():
+        for name in ("count", "mean", "second", "target", "cross", "target_second"):
+            torch.testing.assert_close(getattr(moments, name), getattr(walked[node], name), rtol=0, atol=0)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import prunus
 from prunus.repairs import rows, shifted_moments
-from prunus.repairs.layerwise_run import refit_layers
+from prunus.repairs.each_layer import refit_layers
 from prunus.repairs.moments import FewRows, Moments, MomentsSum, Sums
 from prunus.repairs.shifted_moments import Windows, pays, shifted_products
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.analysis import Analysis
 from prunus.methods.levels_from_data import unlabelled
-from prunus.repairs import Moments, Site, refit_layers
+from prunus.repairs import Moments, Site, see_layers
 
 
 def input_norms(analysis: Analysis, model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -36,7 +36,7 @@ def input_norms(analysis: Analysis, model: nn.Module, weights: Mapping[str, Tens
         seen[site.tensor] = site.weight(rms[:, None, :].expand(-1, rows, -1))
 
     run = analysis.model if model is analysis.user_model else model
-    refit_layers(run, analysis.coupling, None, unlabelled(analysis), note, seed=analysis.seed)
+    see_layers(run, analysis.coupling, unlabelled(analysis), note, seed=analysis.seed)
     norms = {name: seen[name].to(weight.device) for name, weight in weights.items() if name in seen}
     count = sum(norm.numel() for norm in norms.values())
     mean = sum(float(norm.sum()) for norm in norms.values()) / count if count else 1.0

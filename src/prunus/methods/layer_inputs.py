@@ -16,7 +16,7 @@ from prunus.graph.ir import refs_in
 from prunus.graph.recorder import named_tensors
 from prunus.graph.rules.context import base_name
 from prunus.methods.levels_from_data import unlabelled
-from prunus.repairs import Moments, Site, refit_layers
+from prunus.repairs import Moments, Site, see_layers
 from prunus.repairs.moments import FewRows
 from prunus.repairs.room import holds_pairs
 from prunus.solvers import Consumer, WideConsumer, refit
@@ -86,7 +86,7 @@ def seen_inputs(analysis: Analysis) -> dict[str, Seen]:
         def note(site: Site, moments: Moments) -> None:
             found[site.node] = Seen(site, moments, bool(site.bias) or site.node in normed)
 
-        refit_layers(analysis.model, analysis.coupling, None, unlabelled(analysis), note, seed=analysis.seed)
+        see_layers(analysis.model, analysis.coupling, unlabelled(analysis), note, seed=analysis.seed)
         return found
 
     layers: dict[str, Seen] = analysis.remember("seen inputs", measure)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunus.data.programs import names_of
-from prunus.errors import DataError, ModelError, OptionError
+from prunus.errors import DataError, ModelError
 from prunus.foundation.free_memory import default_memory
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
@@ -65,7 +65,10 @@ def run_context(
     seed: int = 0,
     memory: int | None = None,
 ) -> RunContext:
-    """Check model and data and prepare runs; arguments as in `refit_layers`, ``data`` may be sample groups already."""
+    """Check model and data and prepare runs; arguments as in `prunus.repairs.refit_layers`.
+
+    ``data`` may be sample groups already.
+    """
     model, memory = unwrap(model), default_memory() if memory is None else memory
     if draws(coupling.graph):
         raise ModelError(
@@ -108,7 +111,6 @@ class SiteProblem:
 
 
 Repairer = Callable[[SiteProblem], Mapping[str, Tensor]]
-At = Callable[[Site, Moments], "Tensor | None"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,56 +128,6 @@ class RunResult:
     errors: Mapping[Role, float]
 
 
-def refit_layers(
-    model: nn.Module,
-    coupling: Coupling,
-    plan: Plan | None,
-    data: Any,
-    at: At,
-    *,
-    seed: int = 0,
-    memory: int | None = None,
-) -> RunResult:
-    """Pass the moments of every layer to ``at``, and continue with the weight that it returns.
-
-    Layers come in the order of the program, each once: linear layers and convolutions that are the only reader of
-    their weight. The moments are those of the layer's inputs in the network as refitted so far, with the dense layer's
-    outputs as targets.
-
-    Args:
-        model: the dense network; untouched.
-        coupling: its analysis.
-        plan: the removed units; None removes nothing.
-        data: calibration batches, see `prunus.repairs.samples.sample_groups_of`; targets are ignored.
-        at: (site, moments over all samples) → the new weight in ``site.shape``, or None to leave it.
-        seed: of the rows that are drawn where there are more than are needed.
-        memory: bytes that the run may take; by default `prunus.foundation.free_memory.default_memory`.
-
-    Raises:
-        DataError: no batches, NaN in them or in a layer's inputs, or batches that do not go through the captured
-            program.
-        ModelError: the model draws random numbers.
-        OptionError: ``at`` returned a tensor of another shape.
-    """
-
-    def repair(problem: SiteProblem) -> Mapping[str, Tensor]:
-        site = problem.site
-        if not isinstance(site, Site):
-            return {}
-        weight = at(site, problem.all)
-        if weight is None:
-            return {}
-        if tuple(weight.shape) != site.shape:
-            raise OptionError(
-                f"the new weight of {site.tensor!r} has shape {tuple(weight.shape)}; allowed: {site.shape}."
-            )
-        return {site.tensor: weight}
-
-    context = run_context(model, coupling, plan, data, seed=seed, memory=memory)
-    context = replace(context, sites={n: s for n, s in context.sites.items() if isinstance(s, Site) and s.plain})
-    return LayerwiseRun(context, absorb=False, held=False).run(repair)
-
-
 class LayerwiseRun:
     """One run of the dense and the small program, node by node over all sample groups.
 
@@ -184,14 +136,17 @@ class LayerwiseRun:
         absorb: let the last layer of a residual branch also compensate the error of the skip path.
         held: keep sample groups in the role ``held`` out of the moments.
         layers: repair layers too; else norms alone.
+        still: nothing was cut and nothing will change, so one program runs in place of two.
     """
 
-    def __init__(self, context: RunContext, *, absorb: bool, held: bool = True, layers: bool = True) -> None:
+    def __init__(
+        self, context: RunContext, *, absorb: bool, held: bool = True, layers: bool = True, still: bool = False
+    ) -> None:
         self.context, self._absorb, self._held = context, absorb, held
         self.sites = {name: site for name, site in context.sites.items() if layers or isinstance(site, Norm)}
         self.tensors = dict(context.small)
         self.locksteps = [
-            Lockstep(group, context.programs.of(group.inputs), context.dense, self.tensors)
+            Lockstep(group, context.programs.of(group.inputs), context.dense, self.tensors, still=still)
             for group in context.sample_groups
         ]
         self.nodes = context.programs.first.dense.nodes

@@ -47,6 +47,11 @@ class Track:
 
     def step(self, node: Node, override: Override | None = None) -> None:
         """Compute a node, by ``override`` where one is given, and free the values that no later node reads."""
+        self.take(node, override)
+        self.free(node)
+
+    def take(self, node: Node, override: Override | None = None) -> None:
+        """Compute a node and keep the values that it reads."""
         if node.op == INPUT:
             self.values[node.name] = self._feed[node.name].clone()
         elif node.op == TENSOR:
@@ -54,6 +59,9 @@ class Track:
                 self.values[node.name] = self._named(node.tensor).clone()
         else:
             self.values[node.name] = self.computed(node, override)
+
+    def free(self, node: Node) -> None:
+        """Free the values that no node behind this one reads."""
         for name in self._freed.get(node.name, ()):
             self.values.pop(name, None)
 
@@ -86,21 +94,29 @@ class Track:
 class Lockstep:
     """The dense and the small program on one sample group.
 
-    ``dense`` and ``small`` map tensor names to values; all sample groups share them.
+    ``dense`` and ``small`` map tensor names to values; all sample groups share them. With ``still`` nothing was cut and
+    nothing changes on the way: both are one, which runs once.
     """
 
     def __init__(
-        self, sample_group: SampleGroup, pair: Pair, dense: Mapping[str, Tensor], small: Mapping[str, Tensor]
+        self,
+        sample_group: SampleGroup,
+        pair: Pair,
+        dense: Mapping[str, Tensor],
+        small: Mapping[str, Tensor],
+        *,
+        still: bool = False,
     ) -> None:
-        self.sample_group, self.pair = sample_group, pair
+        self.sample_group, self.pair, self._still = sample_group, pair, still
         feeds = pair.feeds(sample_group.inputs)
         self.dense = Track(pair.dense, feeds[0], dense, pair.dense.constants)
-        self.small = Track(pair.small, feeds[1], small, pair.constants)
+        self.small = self.dense if still else Track(pair.small, feeds[1], small, pair.constants)
 
     def branched(self) -> Lockstep:
         """Return a lockstep of the same sample group that continues from here and leaves this one as it is."""
         other = copy.copy(self)
-        other.dense, other.small = self.dense.copied(self.dense.tensors), self.small.copied(self.small.tensors)
+        other.dense = self.dense.copied(self.dense.tensors)
+        other.small = other.dense if self._still else self.small.copied(self.small.tensors)
         return other
 
     @torch.no_grad()
@@ -113,12 +129,20 @@ class Lockstep:
     @torch.no_grad()
     def advance_dense(self, position: int) -> None:
         """Run one node of the dense program alone."""
-        self.dense.step(self.pair.dense.nodes[position])
+        node = self.pair.dense.nodes[position]
+        if self._still:  # what the node reads is asked for until the small program has run it too
+            self.dense.take(node)
+        else:
+            self.dense.step(node)
 
     @torch.no_grad()
     def advance_small(self, position: int) -> None:
         """Run the node of the small program that has the same name, if there is one."""
-        own = self.pair.small.find(self.pair.dense.nodes[position].name)
+        node = self.pair.dense.nodes[position]
+        if self._still:
+            self.dense.free(node)
+            return
+        own = self.pair.small.find(node.name)
         if own is not None:
             self.small.step(own)
 
