@@ -103,6 +103,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that ``import prunus`` stays light."""
+    if name == "__version__":
+        return import_module("prunus.foundation.version").VERSION
     if name not in _HOMES:
         raise AttributeError(f"module 'prunus' has no attribute {name!r}")
     home, _, own = _HOMES[name].partition(":")

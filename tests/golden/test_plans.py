@@ -40,7 +40,7 @@ def listing(name: str) -> str:
                 parent.plan(budget, allocator=allocator), parent.coupling, unit_scores(parent, "magnitude")
             )
             lines += [f"== {', '.join(f'{m} {v}' for m, v in budget.items())} by {allocator}"]
-            lines += plan_lines(plan, batch=2)
+            lines += plan_lines(plan)
             lines += [f"  {axis}: {text['keep']}" for axis, text in plan.describe()["axes"].items()]
     return "\n".join(lines) + "\n"
 

@@ -36,7 +36,7 @@ WIDE = "layer1.0.conv1.weight"
 SCRIPT = Path(__file__).parents[1] / "factories_channels_last.py"
 # oneDNN names the layout of the source, and of the problem channels, kernel and stride.
 GRADIENT = re.compile(r"jit\w*_1x1:\w+,backward_weights,src:\w+:\w*:blocked:(\w+):.*ic(\d+)oc\d+_.*(?:kh1sh2|kw1sw2)")
-x86 = pytest.mark.skipif(not memory_format._affected(), reason="the kernel is one of oneDNN's for x86")
+x86 = pytest.mark.skipif(not memory_format.onednn_is_unsafe(), reason="the kernel is one of oneDNN's for x86")
 
 
 @functools.cache

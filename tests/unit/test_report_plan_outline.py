@@ -46,7 +46,7 @@ def part(root: Part, ending: str) -> Part:
 def test_root_has_the_price_of_the_plan() -> None:
     parent = scored()
     plan = planned(parent)
-    root = outline(parent.coupling, plan, samples=4)
+    root = outline(parent.coupling, plan)
     assert root.params == (plan.before.params, plan.after.params)
     assert root.macs == (plan.before.macs_forward // 4, plan.after.macs_forward // 4)
     assert root.stored == plan.after.params

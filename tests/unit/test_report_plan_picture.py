@@ -61,7 +61,7 @@ def swept(*pairs: tuple[float, float]) -> list[Swept]:
 
 
 def test_picture_names_every_layer_with_its_widths_and_prices(parent: Analysis, plan: Plan) -> None:
-    svg = plan_picture(parent.coupling, plan, "plan for it", samples=2)
+    svg = plan_picture(parent.coupling, plan, "plan for it")
     words, kept = texts(svg), int(plan.axes["a:out"].sum())
     assert {"plan for it", "stage1", "budget 0.5", "stays", "goes"} <= set(words)
     assert f"{kept} of 16" in words

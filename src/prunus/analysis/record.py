@@ -154,7 +154,7 @@ class Analysis:
 
     @property
     def samples(self) -> int:
-        """The number of samples of the captured call, to which MACs refer."""
+        """The number of samples of the captured call, to which time and memory refer."""
         first = next(tensors_in(self.user_inputs), None)
         return int(first.shape[0]) if first is not None and first.dim() else 1
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from prunus.plans import Cost
 
 METRICS = {"params": "params", "macs": "macs_forward", "bytes": "param_bytes", "latency_ms": "latency_fs"}
 LATENCY = "latency_ms"
+FLOPS = "flops"
 Limits = tuple["Limit", ...]
 FS_PER_MS = 10**12
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -38,6 +40,51 @@ class Limit:
     def holds(self, cost: Cost) -> bool:
         """Return True if a cost stays within the limit."""
         return self.of(cost) <= self.value
+
+
+def canonical_budget(budget: Any) -> Any:
+    """Return a budget in its one form: ``flops`` as ``macs``, with 1 MAC = 2 FLOP, and ``"50%"`` as the share 0.5.
+
+    Anything that is no budget is returned as it is, for the checks that follow.
+
+    Raises:
+        OptionError: macs and flops at once, or a percentage outside (0, 100].
+    """
+    if not isinstance(budget, Mapping):
+        return budget
+    found = {}
+    for metric, value in budget.items():
+        amount = _share(metric, value)
+        if metric == FLOPS:
+            if "macs" in budget:
+                raise OptionError(
+                    "budget names macs and flops, which are one price (1 MAC = 2 FLOP); give one of them."
+                )
+            metric = "macs"
+            if _is_number(amount) and amount > 1:
+                amount = math.floor(amount / 2)
+            elif not _is_number(amount):
+                raise OptionError(
+                    f"budget {FLOPS} is {value!r}; allowed: a kept fraction in (0, 1], a percentage such as '50%', or "
+                    "a whole number such as 2000000 (1 MAC = 2 FLOP)."
+                )
+        found[metric] = amount
+    return found
+
+
+def _share(metric: str, value: Any) -> Any:
+    """Return the share of a percentage; anything else as it is."""
+    match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*%\s*", value) if isinstance(value, str) else None
+    if match is None:
+        return value
+    share = float(match[1]) / 100
+    if not 0 < share <= 1:
+        raise OptionError(f"budget {metric} is {value!r}; allowed: a percentage above 0% and up to 100%.")
+    return share
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def parse_budget(budget: Mapping[str, float | int | str], before: Cost) -> tuple[Limit, ...]:
@@ -67,8 +114,7 @@ def _milliseconds(value: float | int | str, total: int) -> int:
     match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*ms\s*", value) if isinstance(value, str) else None
     if match and float(match[1]) > 0:
         return int(float(match[1]) * FS_PER_MS)
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not number or not math.isfinite(float(value)) or float(value) <= 0:
+    if not _is_number(value) or not math.isfinite(float(value)) or float(value) <= 0:
         raise OptionError(
             f"budget {LATENCY} is {value!r}; allowed: a kept fraction in (0, 1], milliseconds above 1 such as 5.0, or "
             "a text such as '0.5ms'."

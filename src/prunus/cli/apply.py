@@ -30,7 +30,7 @@ def apply(
         applied = apply_folder(read_plan_folder(plan, trust=trust), out, progress)
     for line in applied.edits:
         sys.stdout.write(f"edited: {line}\n")
-    for line in price_lines(applied.outcome.plan, batch=applied.trained.samples):
+    for line in price_lines(applied.outcome.plan):
         sys.stdout.write(line + "\n")
     sys.stdout.write(f"{applied.outcome.check}\n")
     sys.stderr.write(f"checkpoint: {out} (python: prunus.load({str(out)!r}, fresh_model))\n")

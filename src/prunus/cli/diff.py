@@ -29,5 +29,5 @@ def diff(
     if json:
         sys.stdout.write(json_module.dumps(asdict(found), indent=1) + "\n")
         return
-    for line in diff_lines(found, batch=int(plans[0].settings.get("samples", 1))):
+    for line in diff_lines(found):
         sys.stdout.write(line + "\n")

@@ -17,9 +17,11 @@ from prunus.cli.cite import cite
 from prunus.cli.compare import compare
 from prunus.cli.demo import demo
 from prunus.cli.diff import diff
+from prunus.cli.doctor import doctor
 from prunus.cli.frontier import frontier
 from prunus.cli.inspect import inspect
 from prunus.cli.levels import levels
+from prunus.cli.members import criteria, methods
 from prunus.cli.plan import plan
 from prunus.cli.prune import prune
 from prunus.cli.report import report
@@ -32,7 +34,7 @@ _USAGE, _FAILED, _INTERRUPTED = 2, 1, 130
 app = typer.Typer(
     name="prunus",
     help="Hierarchical pruning for any PyTorch network: smaller, faster, proved, explained.",
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -48,6 +50,9 @@ app.command("diff")(diff)
 app.command("apply")(apply)
 app.command("verify")(verify)
 app.command("report")(report)
+app.command("methods")(methods)
+app.command("criteria")(criteria)
+app.command("doctor")(doctor)
 app.command("cite")(cite)
 app.command("train-workload")(train_workload)
 

@@ -87,7 +87,7 @@ def plan(
         if picture:
             _draw(trained, made, out)
         forecast = _forecast(trained, made, progress) if pay and not json and not made.bridges else None
-    _show(made, recipe, out, everything=everything, as_json=json, batch=trained.samples)
+    _show(made, recipe, out, everything=everything, as_json=json)
     if forecast is not None:
         _show_forecast(forecast)
 
@@ -100,9 +100,9 @@ def _draw(trained: TrainedModel, made: Plan, out: Path) -> None:
     from prunus.report.plan_picture import plan_picture
 
     title = f"plan for {trained.recipe.model} on {trained.recipe.data}"
-    coupling, samples = of_plan(trained.analysis, made).coupling, trained.samples
+    coupling = of_plan(trained.analysis, made).coupling
     list_written(out, PICTURE)
-    missing = write_picture(out / PICTURE, lambda: plan_picture(coupling, made, title, samples=samples))
+    missing = write_picture(out / PICTURE, lambda: plan_picture(coupling, made, title))
     sys.stderr.write(f"{missing}\n" if missing else f"picture: {out / PICTURE}\n")
 
 
@@ -131,7 +131,7 @@ def _show_forecast(found: Forecast) -> None:
         sys.stdout.write(line + "\n")
 
 
-def _show(made: Plan, recipe: Recipe, out: Path, *, everything: bool, as_json: bool, batch: int) -> None:
+def _show(made: Plan, recipe: Recipe, out: Path, *, everything: bool, as_json: bool) -> None:
     from prunus.experiments.commands.trust import needed_trust
 
     if as_json:
@@ -140,7 +140,7 @@ def _show(made: Plan, recipe: Recipe, out: Path, *, everything: bool, as_json: b
         from prunus.report.plan_table import plan_lines
 
         sys.stdout.write(f"plan for {recipe.model} on {recipe.data}\n\n")
-        for line in plan_lines(made, batch=batch, most=None if everything else _SHOWN):
+        for line in plan_lines(made, most=None if everything else _SHOWN):
             sys.stdout.write(line + "\n")
     trust = " --trust" if needed_trust(recipe, out) else ""
     apply = f"prunus apply {shlex.quote(str(out))} -o small{trust}"

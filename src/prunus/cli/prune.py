@@ -49,7 +49,7 @@ def prune(
         from prunus.report.plan_table import price_lines
         from prunus.report.table import print_table
 
-        for line in price_lines(pruned.outcome.plan, batch=pruned.samples):
+        for line in price_lines(pruned.outcome.plan):
             sys.stdout.write(line + "\n")
         sys.stdout.write("\n")
         print_table(pruned.results)

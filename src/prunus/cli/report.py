@@ -58,5 +58,5 @@ def _plan_page(folder: Path, pay: bool, trust: bool) -> str:
                 progress=progress,
             )
     title = f"plan for {recipe.model} on {recipe.data}"
-    about = PlanAbout(title, trained.samples, settled.edits, found)
+    about = PlanAbout(title, settled.edits, found)
     return render_plan_page(analysis.coupling, settled.plan, about)

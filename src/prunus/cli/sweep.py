@@ -72,7 +72,7 @@ def sweep_plans(
             Point(
                 share,
                 plan.after.params,
-                plan.after.macs_forward // trained.samples,
+                plan.after.macs_forward,
                 plan.after.param_bytes,
                 loss,
                 str(folder),
@@ -99,8 +99,7 @@ def _draw(trained: TrainedModel, points: Sequence[Point], metric: str, out: Path
 
     def make() -> str:
         whole = trained.analysis.cost.price()
-        macs = whole.macs_forward // trained.samples
-        dense = Swept(1.0, whole.params, macs, whole.param_bytes, selection_loss(trained.analysis, None))
+        dense = Swept(1.0, whole.params, whole.macs_forward, whole.param_bytes, selection_loss(trained.analysis, None))
         swept = [Swept(p.kept, p.params, p.macs_forward, p.param_bytes, p.loss) for p in points]
         return sweep_picture(swept, dense, metric, f"sweep for {trained.recipe.model} on {trained.recipe.data}")
 

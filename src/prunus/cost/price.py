@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from prunus.graph.coupling import Coupling, count
 from prunus.graph.ir import TENSOR, Graph, Node, Ref, refs_in
-from prunus.graph.layout import Expr
+from prunus.graph.layout import UNIT, Expr, atoms_of, factors_of
 from prunus.graph.rules.context import base_name
 from prunus.plans import Cost
 
@@ -28,7 +28,8 @@ class Term:
 class CostModel:
     """Params and MACs of a network as sums of products of axis sizes; also its time, where the ops were timed.
 
-    ``times`` and ``fixed_fs`` hold femtoseconds: the part that shrinks with the sizes, and the part that does not.
+    MACs are those of one sample, whatever the batch of the captured call; the time is that of the call. ``times`` and
+    ``fixed_fs`` hold femtoseconds: the part that shrinks with the sizes, and the part that does not.
     """
 
     coupling: Coupling
@@ -79,8 +80,6 @@ def sizes_under(coupling: Coupling, kept: Mapping[str, int | np.ndarray] | None)
 
 
 def _holds(term: Term, atom: int) -> bool:
-    from prunus.graph.layout import atoms_of
-
     return any(atom in atoms_of(e) for e in term.dims)
 
 
@@ -93,7 +92,7 @@ def product_of(dims: Iterable[Expr], size: Callable[[int], int]) -> float:
 
 
 def cost_model(coupling: Coupling, graph: Graph | None = None) -> CostModel:
-    """Collect the cost terms of a network.
+    """Collect the cost terms of a network: all parameters, and the multiply-accumulates of one sample.
 
     Args:
         coupling: the analysed graph.
@@ -110,8 +109,67 @@ def cost_model(coupling: Coupling, graph: Graph | None = None) -> CostModel:
             continue
         params.append(Term(info.name, 1, coupling.tensors[info.name]))
         bytes_each[info.name] = info.dtype.itemsize
-    macs = [t for node in graph.nodes for t in _mac_terms(coupling, node, active)]
+    samples = _Samples.of(coupling, _active(coupling.graph))
+    macs = [samples.of_one(t) for node in graph.nodes for t in _mac_terms(coupling, node, active)]
     return CostModel(coupling, tuple(params), tuple(macs), bytes_each)
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """The terms of one sample from those of a call.
+
+    The samples of a call are the first dim of its first input. A call counts as one sample where a tensor of the model
+    has that dim too, or no output has it, as with the channels of a single image; and where an op that depends on the
+    inputs has no dim of so many samples, as with the edges of a graph.
+    """
+
+    coupling: Coupling
+    atoms: frozenset[int]
+    samples: int
+    from_inputs: frozenset[str]
+
+    @staticmethod
+    def of(coupling: Coupling, active: set[str]) -> _Samples:
+        """Return the samples of the captured call."""
+        graph, alone = coupling.graph, _Samples(coupling, frozenset(), 1, frozenset())
+        lead = next((coupling.values[Ref(n)][0] for n in graph.inputs if coupling.values.get(Ref(n))), UNIT)
+        atoms, stored = (
+            frozenset(atoms_of(lead)),
+            {a for d in coupling.tensors.values() for e in d for a in atoms_of(e)},
+        )
+        samples = int(coupling.size(lead))
+        if not atoms or atoms & (stored | coupling.axis_of.keys()) or not _leads_an_output(coupling, atoms, samples):
+            return alone
+        reached = set(graph.inputs)
+        for node in graph.nodes:
+            if any(r.node in reached for r in refs_in(node.args)):
+                reached.add(node.name)
+        found = _Samples(coupling, atoms, samples, frozenset(reached))
+        counted = (t for n in graph.nodes if n.name in reached for t in _mac_terms(coupling, n, active))
+        return found if all(found.of_one(t) is not t for t in counted) else alone
+
+    def of_one(self, term: Term) -> Term:
+        """Return the part of a term that one sample causes; the term itself where it has no dim of the samples."""
+        if self.samples == 1 or term.owner not in self.from_inputs:
+            return term
+        factors = [f for e in term.dims for f in factors_of(e)]
+        # An op whose dims cannot be followed gives values in which the samples are a mere size.
+        mine = [i for i, f in enumerate(factors) if self._divides(f) and self.atoms.issuperset(atoms_of(f))]
+        sizes = [i for i, f in enumerate(factors) if self._divides(f)]
+        for i in (*mine, *sizes):
+            rest = (*factors[:i], *factors[i + 1 :])
+            return replace(term, factor=term.factor * int(self.coupling.size(factors[i])) // self.samples, dims=rest)
+        return term
+
+    def _divides(self, factor: Expr) -> bool:
+        fixed = not any(a in self.coupling.axis_of for a in atoms_of(factor))
+        return fixed and self.coupling.size(factor) % self.samples == 0
+
+
+def _leads_an_output(coupling: Coupling, atoms: frozenset[int], samples: int) -> bool:
+    """Return whether the samples are a dim of some output; also where all outputs are single numbers."""
+    shapes = [d for r in refs_in(coupling.graph.outputs) if (d := coupling.values.get(r))]
+    return not shapes or any(atoms & set(atoms_of(d[0])) or coupling.size(d[0]) % samples == 0 for d in shapes)
 
 
 def _used(graph: Graph) -> set[str]:

@@ -51,7 +51,7 @@ class TrainedModel:
 
     @property
     def samples(self) -> int:
-        """The number of samples of the captured call, to which MACs refer."""
+        """The number of samples of the captured call, to which time and memory refer."""
         return self.analysis.samples
 
     def with_recipe(self, recipe: Recipe) -> TrainedModel:

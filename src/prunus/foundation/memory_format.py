@@ -77,7 +77,7 @@ def sound_gradients(*models: Weights) -> Iterator[None]:
     Warns:
         MemoryFormatWarning: once per model, when a layer would have computed with the channels last.
     """
-    if not _affected() or not any(True for model in models for _ in _suspects(model)):
+    if not onednn_is_unsafe() or not any(True for model in models for _ in _suspects(model)):
         yield
         return
     modules = [model for model in models if isinstance(model, nn.Module)]
@@ -98,7 +98,7 @@ def hold_default_format_(model: nn.Module) -> None:
     Call it again when the model has changed.
     """
     release_format_(model)
-    if not _affected():
+    if not onednn_is_unsafe():
         return
     for name, module in model.named_modules():
         if _unsafe(module) and module.weight.device.type == "cpu":
@@ -113,7 +113,7 @@ def release_format_(model: nn.Module) -> None:
             del module._forward_pre_hooks[number]
 
 
-def _affected() -> bool:
+def onednn_is_unsafe() -> bool:
     """Return whether this process may use the kernel, which is one of oneDNN's for x86."""
     x86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
     return x86 and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]

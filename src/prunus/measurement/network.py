@@ -70,7 +70,7 @@ def measure(
 
     Args:
         model: the network.
-        example_inputs: one call of it; MACs are those of this call.
+        example_inputs: one call of it; MACs are those of one of its samples.
         data: a loader, a dataset or batches to score it on: (inputs, labels), or mappings with ``labels``.
         baseline: a network to time against: A/B/A/B in this process, median ratio with a 95 % interval.
         rounds: number of timed pairs.

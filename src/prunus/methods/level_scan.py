@@ -170,11 +170,9 @@ def _lost(reader: Reader, weights: Sequence[Tensor]) -> Tensor:
 
 
 def _samples(analysis: Analysis) -> int:
-    graph = analysis.coupling.graph
-    batch = max(1, graph.node(graph.inputs[0]).shape[0]) if graph.inputs and graph.node(graph.inputs[0]).shape else 1
     # Held axes count too: the measurement of one axis must not depend on which others are held.
     runs = max(1, len(analysis.coupling.axes) * len(SHARES))
-    sample = max(1, analysis.cost.price().macs_forward // batch)
+    sample = max(1, analysis.cost.price().macs_forward)
     return min(SAMPLES, max(LEAST_SAMPLES, int(WORK / (runs * sample))))
 
 
@@ -184,7 +182,5 @@ def _floats(outputs: Any) -> list[Tensor]:
 
 def affordable_levels(analysis: Analysis) -> bool:
     """Return True if a scan of all levels stays within `WORK`."""
-    coupling, graph = analysis.coupling, analysis.coupling.graph
-    batch = max(1, graph.node(graph.inputs[0]).shape[0]) if graph.inputs and graph.node(graph.inputs[0]).shape else 1
-    sample = analysis.cost.price().macs_forward / batch
-    return len(coupling.axes) * len(SHARES) * LEAST_SAMPLES * sample <= WORK
+    sample = analysis.cost.price().macs_forward
+    return len(analysis.coupling.axes) * len(SHARES) * LEAST_SAMPLES * sample <= WORK

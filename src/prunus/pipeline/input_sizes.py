@@ -16,7 +16,7 @@ from prunus.cost.memory import memory_model
 from prunus.data.input_size import AUTO, InputSize, Size, size_name
 from prunus.errors import BudgetError, DataError, OptionError
 from prunus.methods.true_loss import selection_loss
-from prunus.pipeline.memory_budget import MEMORY, memory_limit
+from prunus.pipeline.memory_budget import MEMORY, call_settings, memory_limit
 from prunus.pipeline.request import Request
 from prunus.pipeline.stage_checks import check_beside_resolution
 from prunus.plans import Plan
@@ -219,7 +219,8 @@ def _met(analysis: Analysis, request: Request) -> Plan | None:
     if not within or (memory is not None and memory_model(analysis.coupling).price() > memory):
         return None
     settings = {**request.settings(), "ignore": list(analysis.ignore), "seed": analysis.seed}
-    settings |= {"forward": analysis.forward, "held": sorted(analysis.held), "samples": analysis.samples}
+    settings |= {"forward": analysis.forward, "held": sorted(analysis.held)}
+    settings |= call_settings(analysis, request.budget)
     return make_plan(analysis.coupling, {}, settings=settings, cost=analysis.cost)
 
 

@@ -87,16 +87,14 @@ def evaluate_levels(
     for node in nodes:
         milliseconds = None if node.level == "unit" else times.get(node.id, 0.0) * 1e3
         rise = rises.of(node) if rises is not None else None
-        rows.append(_row(node, analysis.samples, milliseconds, rise, redundant.of(tree, node)))
+        rows.append(_row(node, milliseconds, rise, redundant.of(tree, node)))
         progress.advance("levels")
     progress.finish("levels")
     grouped = group_rows(analysis, tree, grouping) if grouping is not None else {}
     return [replace(row, groups=grouped.get(row.id, ())) for row in rows]
 
 
-def _row(
-    node: TreeNode, samples: int, milliseconds: float | None, sensitivity: float | None, redundancy: float | None
-) -> LevelRow:
+def _row(node: TreeNode, milliseconds: float | None, sensitivity: float | None, redundancy: float | None) -> LevelRow:
     price = node.price
     return LevelRow(
         id=node.id or NETWORK,
@@ -104,8 +102,8 @@ def _row(
         kind=node.kind,
         units=node.units,
         params=price.params,
-        macs_forward=price.macs_forward // samples,
-        macs_backward=price.macs_backward // samples,
+        macs_forward=price.macs_forward,
+        macs_backward=price.macs_backward,
         param_bytes=price.param_bytes,
         milliseconds=milliseconds,
         sensitivity=sensitivity,

@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from prunus.analysis import Analysis
 from prunus.budget import Limit, parse_budget
+from prunus.budget.limits import LATENCY
 from prunus.cost.memory import memory_model
 from prunus.errors import BudgetError, OptionError
 from prunus.graph.coupling import Coupling
@@ -18,6 +20,14 @@ STAND_IN = "macs"
 """The metric whose limit steers energy, which can only be measured."""
 _STEPS = 12
 Solve = Callable[[Sequence[Limit]], Plan]
+
+
+def call_settings(analysis: Analysis, budget: Mapping[str, Any]) -> dict[str, int]:
+    """Return the samples of the call as a plan's setting, where a budget limits the time or memory of that call.
+
+    All other prices are those of one sample, so that plans do not depend on the batch of the example.
+    """
+    return {"samples": analysis.samples} if {LATENCY, MEMORY, ENERGY} & budget.keys() else {}
 
 
 def split_budget(budget: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -27,7 +27,7 @@ from prunus.pipeline.damage import measure_damage, with_damage
 from prunus.pipeline.input_sizes import plan_over_sizes
 from prunus.pipeline.max_drop import check_drop, smallest_within, with_drop
 from prunus.pipeline.measured_budget import meet
-from prunus.pipeline.memory_budget import ENERGY, limits_of, solve_within_memory
+from prunus.pipeline.memory_budget import ENERGY, call_settings, limits_of, solve_within_memory
 from prunus.pipeline.missing_data import missing_data
 from prunus.pipeline.request import Budget, Request
 from prunus.pipeline.several import within_all
@@ -210,7 +210,8 @@ def _finished(plan: Plan, analysis: Analysis, request: Request, scores: Mapping[
     own, analysis = dict(plan.settings), analysis.for_plan(plan)
     settings = request.settings() | {k: v for k, v in own.items() if k != "method" or request.method is None}
     settings |= {"ignore": list(analysis.ignore), "held": sorted(analysis.held), "seed": analysis.seed}
-    settings |= {"samples": analysis.samples, "forward": analysis.forward}
+    settings["forward"] = analysis.forward
+    settings |= call_settings(analysis, request.budget)
     if analysis.opt_in:
         settings["opt_in"] = list(analysis.opt_in)
     if analysis.config_ties:

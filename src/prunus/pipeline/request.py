@@ -11,6 +11,7 @@ import numpy as np
 from prunus.budget import ALLOCATORS, METRICS, Bound, bounds_of, parse_budget
 from prunus.budget.allocator import Allocator
 from prunus.budget.counts import COUNTS, KINDS, Count, count_of
+from prunus.budget.limits import FLOPS, canonical_budget
 from prunus.budget.weights import WEIGHT_ALLOCATORS
 from prunus.criteria import CriterionLike, canonical, criterion_name
 from prunus.data.batches import check_count
@@ -46,7 +47,7 @@ Nodes = Mapping[str, Any]
 
 LEVELS = ("unit", "weight")
 MAX_DROP, TRANSFER = "max_drop", "transfer"
-BUDGETS = (*METRICS, MEMORY, ENERGY, MAX_DROP, *COUNTS)
+BUDGETS = (*METRICS, FLOPS, MEMORY, ENERGY, MAX_DROP, *COUNTS)
 _BY_LEVELS = {
     frozenset({"unit"}): "units",
     frozenset({"weight"}): "weights",
@@ -120,6 +121,7 @@ class Request:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "resolution", check_resolution(self.resolution))
         _check_levels(self.levels)
+        object.__setattr__(self, "budget", canonical_budget(self.budget))
         _check_budget(self.budget)
         check_count("search", self.search, 0)
         check_count("threads", self.threads)
@@ -330,7 +332,9 @@ def _check_levels(levels: Sequence[str]) -> None:
 def _check_budget(budget: Any) -> None:
     """Refuse an invalid budget before anything is captured; amounts are checked later, against the smallest network."""
     if not isinstance(budget, Mapping) or not budget:
-        raise OptionError(f"budget is {budget!r}; give a dict such as {{'params': 0.5}} ({', '.join(BUDGETS)}).")
+        raise OptionError(
+            f"budget is {budget!r}; give a dict such as {{'params': 0.5}} or {{'macs': '50%'}} ({', '.join(BUDGETS)})."
+        )
     for metric, value in budget.items():
         if metric not in BUDGETS:
             raise OptionError(

@@ -53,11 +53,9 @@ def candidates(
 
 def _work(context: RunContext, plan: Plan) -> tuple[float, float]:
     """Return the multiply-accumulates of one sample in the small and in the dense network."""
-    first = context.programs.first.dense
-    batch = max(1, first.node(first.inputs[0]).shape[0]) if first.inputs else 1
     if plan.before == UNPRICED:
         return math.inf, math.inf
-    return plan.after.macs_forward / batch, plan.before.macs_forward / batch
+    return plan.after.macs_forward, plan.before.macs_forward
 
 
 def _affordable(repair: Repair, work: float, samples: int, steps: int) -> bool:

@@ -74,16 +74,15 @@ class Line:
     start: int = 0
 
 
-def outline(coupling: Coupling, plan: Plan, samples: int = 1) -> Part:
+def outline(coupling: Coupling, plan: Plan) -> Part:
     """Return the tree of a network before and after a plan; the prices of the root are those of the plan.
 
     Args:
         coupling: the analysed model.
         plan: a plan for this model.
-        samples: the samples of the captured call; MACs are given for one.
     """
     tree = grow_tree(coupling)
-    return _Outlining(coupling, plan, tree, samples).part(tree.root)
+    return _Outlining(coupling, plan, tree).part(tree.root)
 
 
 def lines(root: Part, most: int = 64) -> list[Line]:
@@ -115,8 +114,8 @@ def _lines(part: Part, depth: int, deepest: int) -> Iterator[Line]:
 class _Outlining:
     """Adds up the remaining parameters and MACs, from the layers upwards."""
 
-    def __init__(self, coupling: Coupling, plan: Plan, tree: Tree, samples: int) -> None:
-        self.coupling, self.plan, self.tree, self.samples = coupling, plan, tree, samples
+    def __init__(self, coupling: Coupling, plan: Plan, tree: Tree) -> None:
+        self.coupling, self.plan, self.tree = coupling, plan, tree
         whole = cost_model(coupling)
         left = _left(coupling, plan, whole)
         self.layers: Mapping[str, Layer] = {layer.path: layer for layer in find_layers(whole)}
@@ -159,8 +158,8 @@ class _Outlining:
             params=(before, sum(map(self._nonzero, names))),
             stored=sum(self.after.get(n, 0) for n in names),
             macs=(
-                sum(self.before[n] for n in nodes) // self.samples,
-                sum(self.after.get(n, 0) for n in nodes) // self.samples,
+                sum(self.before[n] for n in nodes),
+                sum(self.after.get(n, 0) for n in nodes),
             ),
             why=self._why([*axes, *names]),
             children=(),

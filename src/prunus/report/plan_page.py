@@ -39,13 +39,11 @@ class PlanAbout:
 
     Attributes:
         title: the title, such as ``plan for digits on digits``.
-        samples: the samples of the captured call; MACs are shown for one.
         edits: the edits of a person, a line each.
         forecast: the predicted gain; None leaves the section out.
     """
 
     title: str
-    samples: int = 1
     edits: tuple[str, ...] = ()
     forecast: Forecast | None = None
 
@@ -70,38 +68,38 @@ def render_plan_page(coupling: Coupling, plan: Plan, about: PlanAbout) -> str:
         UsageError: the packages of the extra ``report`` are not installed.
     """
     pages = page_environment()
-    svg = plan_picture(coupling, plan, about.title, samples=about.samples)
+    svg = plan_picture(coupling, plan, about.title)
     found = about.forecast
     return pages.get_template("plan.html.j2").render(
         title=about.title,
         about=asked(plan.settings),
-        tiles=_tiles(coupling, plan, about.samples),
+        tiles=_tiles(coupling, plan),
         edits=about.edits,
         forecast=found,
         forecast_text="" if found is None else "\n".join(forecast_lines(found)),
         warnings=() if found is None else tuple(warnings_of(found)),
         panel=Panel("plan", svg),
         heads=_HEADS,
-        rows=_rows(plan.decisions, about.samples),
+        rows=_rows(plan.decisions),
         settings=dict(plan.settings),
     )
 
 
-def _tiles(coupling: Coupling, plan: Plan, samples: int) -> list[tuple[str, str, str]]:
+def _tiles(coupling: Coupling, plan: Plan) -> list[tuple[str, str, str]]:
     return [
         (f"{formats.percent(after / before)} %", meter.label, f"{meter.form(before)} → {meter.form(after)}")
-        for meter, (before, after) in meters(plan, outline(coupling, plan, samples))
+        for meter, (before, after) in meters(plan, outline(coupling, plan))
     ]
 
 
-def _rows(decisions: Sequence[Decision], samples: int) -> list[_Row]:
+def _rows(decisions: Sequence[Decision]) -> list[_Row]:
     ordered = sorted(decisions, key=lambda d: (-d.saves_params, d.node))
     reasons = sorted({d.reason for d in decisions})
-    return [_Row(d.node, _cells(d, samples), d.reason, reasons.index(d.reason)) for d in ordered]
+    return [_Row(d.node, _cells(d), d.reason, reasons.index(d.reason)) for d in ordered]
 
 
-def _cells(d: Decision, samples: int) -> tuple[tuple[str, float | None], ...]:
-    macs, share = d.saves_macs // samples, d.removed / d.total if d.total else None
+def _cells(d: Decision) -> tuple[tuple[str, float | None], ...]:
+    macs, share = d.saves_macs, d.removed / d.total if d.total else None
     level = _LEVELS.index(d.level) if d.level in _LEVELS else len(_LEVELS)
     return (
         (d.level, level),

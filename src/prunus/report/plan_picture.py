@@ -26,7 +26,7 @@ _NAMES, _BARS, _BAR, _UNITS = 16.0, 206.0, 190.0, 402.0
 _PARAMS, _MACS, _METER, _WIDE = 480.0, 636.0, 42.0, 792.0
 
 
-def plan_picture(coupling: Coupling, plan: Plan, title: str, *, samples: int = 1) -> str:
+def plan_picture(coupling: Coupling, plan: Plan, title: str) -> str:
     """Draw the kept part of every layer of a plan, as SVG.
 
     The length of a bar is √width of its layer, so that 10 and 1000 units fit on one page; its coloured part is the
@@ -36,9 +36,8 @@ def plan_picture(coupling: Coupling, plan: Plan, title: str, *, samples: int = 1
         coupling: the analysed model.
         plan: a plan for this model, with its price.
         title: the title of the picture.
-        samples: the samples of the captured call; MACs are shown for one.
     """
-    root = outline(coupling, plan, samples)
+    root = outline(coupling, plan)
     shown = lines(root, MOST_LINES)
     height = _TOP + _ROW * len(shown) + 34
 

@@ -23,32 +23,31 @@ _COSTS = (
 Row = Sequence[str]
 
 
-def plan_lines(plan: Plan, *, batch: int = 1, most: int | None = None) -> Iterator[str]:
+def plan_lines(plan: Plan, *, most: int | None = None) -> Iterator[str]:
     """Yield the lines of a plan: the price before and after, then one line per decision, largest saving first.
 
     Args:
         plan: a plan with priced decisions.
-        batch: the samples of the captured call; MACs are shown for one.
         most: the number of decisions to show; None shows all.
     """
-    yield from price_lines(plan, batch=batch)
+    yield from price_lines(plan)
     yield from damage_lines(plan)
     yield ""
     order = sorted(plan.decisions, key=lambda d: (-d.saves_params, d.node))
     rows: list[Row] = [("node", "level", "goes", "saves params", "saves MACs", "predicted cost", "why")]
-    rows += [_decision_row(d, batch) for d in order[:most]]
+    rows += [_decision_row(d) for d in order[:most]]
     yield from aligned(rows, right=range(2, 6))
     if most is not None and len(order) > most:
         yield f"… and {len(order) - most} more; --all shows them, and plan.json holds them."
 
 
-def price_lines(plan: Plan, *, batch: int = 1) -> Iterator[str]:
-    """Yield the price of a plan before and after, a line per metric; MACs are for one of ``batch`` samples.
+def price_lines(plan: Plan) -> Iterator[str]:
+    """Yield the price of a plan before and after, a line per metric; MACs are for one sample.
 
     Masked weights change no metric of dense tensors, so a plan with masks has a line of its own for them.
     """
     if plan.before and plan.after:
-        rows = [_cost_row(label, field, plan.before, plan.after, batch) for label, field in _COSTS]
+        rows = [_cost_row(label, field, plan.before, plan.after) for label, field in _COSTS]
         if plan.masks:
             total, kept = plan.before.params, plan.after.params - plan.masked
             rows.append(("params not masked", f"{total:,}", f"{kept:,}", f"{kept / total:.1%}"))
@@ -100,15 +99,15 @@ def forecast_lines(found: Forecast) -> Iterator[str]:
     yield from found.notes
 
 
-def diff_lines(diff: PlanDiff, *, batch: int = 1) -> Iterator[str]:
-    """Yield the lines of a difference between two plans; MACs are for one of ``batch`` samples."""
+def diff_lines(diff: PlanDiff) -> Iterator[str]:
+    """Yield the lines of a difference between two plans; MACs are for one sample."""
     if diff.is_empty:
         yield "The plans cut alike."
         return
     first, second = diff.after
     if first and second:
         yield from aligned(
-            [("after", "first", "second", "ratio"), *(_cost_row(n, f, first, second, batch) for n, f in _COSTS)]
+            [("after", "first", "second", "ratio"), *(_cost_row(n, f, first, second) for n, f in _COSTS)]
         )
         yield ""
     rows: list[Row] = [("axis", "of", "first keeps", "second keeps", "only first keeps", "only second keeps")]
@@ -131,19 +130,18 @@ def aligned(rows: Sequence[Row], right: Sequence[int] | range = range(1, 99)) ->
         yield "  ".join(cells).rstrip()
 
 
-def _cost_row(label: str, field: str, before: Cost, after: Cost, batch: int) -> Row:
-    per = batch if field.startswith("macs") else 1
+def _cost_row(label: str, field: str, before: Cost, after: Cost) -> Row:
     old, new = getattr(before, field), getattr(after, field)
-    return label, f"{old // per:,}", f"{new // per:,}", f"{new / old:.1%}" if old else "–"
+    return label, f"{old:,}", f"{new:,}", f"{new / old:.1%}" if old else "–"
 
 
-def _decision_row(d: Decision, batch: int) -> Row:
+def _decision_row(d: Decision) -> Row:
     share = f"{d.removed:,} of {d.total:,}"
     if d.damage is not None:
         cost = f"loss {d.damage:+.3g}"
     else:
         cost = "–" if d.score_share is None else f"{d.score_share:.1%} of its score"
-    saves = [f"{n:,}" if n else "–" for n in (d.saves_params, d.saves_macs // batch)]
+    saves = [f"{n:,}" if n else "–" for n in (d.saves_params, d.saves_macs)]
     return d.node, d.level, share, *saves, cost, d.reason
 
 

@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """The recovered network with its plan, its proof and its measurements; MACs of the plan are for ``samples``."""
+    """The recovered network with its plan, its proof and its measurements."""
 
     outcome: Outcome
     results: Results
-    samples: int
 
 
 def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned:
@@ -63,7 +62,7 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
     if out is not None:
         entry.outcome.save(out, metadata=recipe.stored(out))
         write_results(results, out, progress)
-    return Pruned(entry.outcome, results, run.trained.samples)
+    return Pruned(entry.outcome, results)
 
 
 def method_of_recipe(recipe: Recipe, criterion: str | None) -> Method:
