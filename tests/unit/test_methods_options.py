@@ -9,7 +9,7 @@ import pytest
 
 from prunus.cli.options import PlanOptions
 from prunus.errors import OptionError, PrunusError
-from prunus.experiments.comparison import named_methods
+from prunus.experiments.compared_methods import compared_methods
 from prunus.experiments.recipe import Recipe, load_recipe, override
 from prunus.experiments.trained_model import request_of
 from prunus.methods.integrated_parts import canonical_parts
@@ -63,7 +63,7 @@ def test_a_recipe_refuses_a_wrong_window_or_list_with_its_line(tmp_path: Path, l
 
 
 def test_all_in_a_comparison_keeps_the_methods_that_take_a_criterion() -> None:
-    names = named_methods()
+    names = compared_methods("all")
     assert {"layer-wise", "unit-wise", "window-tile", "modular", "depth", "integrated"} <= set(names)
     assert not {"units", "weights", "units-weights", "window-wise"} & set(names)
 

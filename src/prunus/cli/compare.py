@@ -17,7 +17,9 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Folder for results.json and report.html.")] = None,
     seed: Annotated[int | None, typer.Option(help="First seed.")] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Method names with commas, or 'all'.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Method names with commas, 'levels' (one or two of each level) or 'all'.")
+    ] = None,
     kept: Annotated[str | None, typer.Option(help="Kept fractions with commas, such as 0.5,0.1.")] = None,
     repair: Annotated[
         str | None, typer.Option(help="Repairs with commas, such as none,refold: each method meets each.")
@@ -51,8 +53,8 @@ def compare(
 
 
 def _names(text: str | None) -> str | list[str] | None:
-    if text is None or text.strip() == "all":
-        return text and "all"
+    if text is None or text.strip() in ("levels", "all"):
+        return text and text.strip()
     return [name.strip() for name in text.split(",") if name.strip()]
 
 

@@ -37,7 +37,9 @@ def carry_out(recipe: Recipe, out: Path, *, as_json: bool) -> None:
 
 
 def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
-    """Build the model, read the data, and print the runs of the recipe; train and measure nothing.
+    """Build the model, read the data, and print the runs of the recipe with the least time that they take.
+
+    A copy of the model is trained for a few steps to measure that time; no run is done.
 
     Raises:
         PrunusError: the model, the data or the folder cannot be used.
@@ -48,13 +50,13 @@ def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
 
     model = resolve_model(recipe.model, recipe.model_args, recipe.base_dir, recipe.checkpoint, seed=recipe.seed)
     if recipe.data == NOISE:
-        noise_splits(recipe.model, model, recipe.data_args, recipe.seed)
+        data = noise_splits(recipe.model, model, recipe.data_args, recipe.seed)
     else:
-        resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
-    from prunus.methods import METHODS
+        data = resolve_data(recipe.data, recipe.data_args, recipe.base_dir)
+    from prunus.experiments.compared_methods import compared_methods
     from prunus.report.results import named
 
-    methods = METHODS.names() if recipe.compare.methods == "all" else list(recipe.compare.methods)
+    methods = compared_methods(recipe.compare.methods)
     seeds = [recipe.seed + offset for offset in range(recipe.compare.seeds)]
     runs = [
         {"method": named(method, repair), "kept_fraction": kept, "seed": seed}
@@ -63,9 +65,13 @@ def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
         for kept in recipe.compare.kept
         for repair in recipe.compare.repair
     ]
+    from prunus.experiments.estimate import estimate
+
+    found = estimate(recipe, methods, model, data)
     params = sum(parameter.numel() for parameter in model.parameters())
     if as_json:
-        plan = {"model": recipe.model, "params": params, "data": recipe.data, "out": str(out), "runs": runs}
+        plan = {"model": recipe.model, "params": params, "data": recipe.data, "out": str(out)}
+        plan |= {"least_minutes": found.minutes, "trainings": found.trainings, "steps": found.steps, "runs": runs}
         sys.stdout.write(json.dumps(plan, indent=1) + "\n")
         return
     sys.stdout.write(
@@ -73,6 +79,7 @@ def show_plan(recipe: Recipe, out: Path, *, as_json: bool) -> None:
         f"data     {recipe.data}\n"
         f"out      {out}\n"
         f"runs     {len(runs)}: {len(methods)} methods, {len(recipe.compare.kept)} kept fractions, {len(seeds)} seeds\n"
+        f"time     {found}\n"
     )
     for run in runs:
         sys.stdout.write(f"  seed {run['seed']}  kept {run['kept_fraction']:<5}  {run['method']}\n")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from prunus.errors import BudgetError, OptionError, PrunusError
+from prunus.experiments.compared_methods import compared_methods
 from prunus.experiments.finished_runs import FAILED, RESULTS, FinishedRuns, digest_of, processor
 from prunus.experiments.recipe import Recipe, load_recipe
 from prunus.experiments.trial import Trial, dense_row, enter, prepare
@@ -28,8 +29,6 @@ from prunus.foundation.version import VERSION
 from prunus.methods import METHODS, Method
 from prunus.report.results import Environment, Origin, Results, Row, Skipped, named
 
-_BY_HAND = {"allocator", "window", "transfer"}
-"""Options of methods that ``all`` leaves out: without them these are no whole method, or another one."""
 _DENSE = ("dense", 1.0)
 """The place of the dense row of a seed."""
 _LONGEST_FIRST = ("multi-scale", "smaller-dense", "layer-wise", "key-path", "modular")
@@ -184,8 +183,7 @@ def _networks(recipe: Recipe, out: Path | str | None) -> Path | None:
 
 
 def _methods(recipe: Recipe) -> list[Method]:
-    chosen = named_methods() if recipe.compare.methods == "all" else recipe.compare.methods
-    return [METHODS.get(name) for name in chosen]
+    return [METHODS.get(name) for name in compared_methods(recipe.compare.methods)]
 
 
 def _runs(recipe: Recipe, methods: Iterable[Method]) -> list[Run]:
@@ -241,11 +239,6 @@ def entered(trial: Trial, run: Run) -> Row | Skipped:
 
 def _failed(trial: Trial, run: Run, reason: str) -> Skipped:
     return Skipped(*run.place, f"{FAILED}{trial.seed}: {reason}")
-
-
-def named_methods() -> list[str]:
-    """Return the names behind ``all``: every method that is whole without options and no other by default."""
-    return [name for name in METHODS.names() if not _BY_HAND & set(METHODS.get(name).options)]
 
 
 def _in_processes(trial: Trial, runs: list[Run]) -> Iterator[tuple[Run, Row | Skipped]]:

@@ -11,6 +11,7 @@ from typing import Any
 from prunus.criteria import mixture_of
 from prunus.errors import OptionError
 from prunus.experiments.citation.reference import Reference, references_in, source_text
+from prunus.experiments.compared_methods import compared_methods
 from prunus.experiments.recipe import Recipe, load_recipe
 from prunus.foundation.arguments import door
 from prunus.foundation.registry import Registry
@@ -160,7 +161,7 @@ def _named_in(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield from _member("method", entry["name"])
         yield from _member("repair", recipe.prune.judge if recipe.prune.search else None)
     if "compare" in given or "prune" not in given:
-        names = METHODS.names() if recipe.compare.methods == "all" else recipe.compare.methods
+        names = compared_methods(recipe.compare.methods)
         yield from (("method", name) for name in names)
         for name in recipe.compare.repair:
             yield from _member("repair", name)

@@ -143,13 +143,13 @@ def _checked(values: dict[str, Any], refuse: Callable[[list[Finding]], UsageErro
         raise refuse(findings(error)) from error
     if wrong := without_data(recipe):
         raise refuse(wrong)
-    if recipe.compare.methods == "all":
+    if isinstance(recipe.compare.methods, str):
         return recipe
     from prunus.methods import METHODS
 
     for index, name in enumerate(recipe.compare.methods):
         if name not in METHODS:
-            text = f"{nearest(name, METHODS.names())} Allowed: all, {', '.join(METHODS.names())}."
+            text = f"{nearest(name, METHODS.names())} Allowed: levels, all, {', '.join(METHODS.names())}."
             path: Path_ = ("compare", "methods", index)
             raise refuse([Finding(path, f"{dotted(path)}: unknown method {name!r}.{text}")])
     return recipe

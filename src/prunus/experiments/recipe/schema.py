@@ -132,9 +132,9 @@ class Latency(_Section):
 class Compare(_Section):
     """The methods, kept fractions and seeds of a comparison."""
 
-    methods: Annotated[Literal["all"] | Annotated[tuple[Name, ...], Strict(False)], AfterValidator(_nothing_twice)] = (
-        Field(default="all", description="'all' or a list of method names, none twice")
-    )
+    methods: Annotated[
+        Literal["levels", "all"] | Annotated[tuple[Name, ...], Strict(False)], AfterValidator(_nothing_twice)
+    ] = Field(default="levels", description="'levels', 'all' or a list of method names, none twice")
     kept: Annotated[tuple[Kept, ...], AfterValidator(_nothing_twice)] = Field(
         default=(0.5, 0.3, 0.1), strict=False, description="a list of fractions between 0 and 1, none twice"
     )
