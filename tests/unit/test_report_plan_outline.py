@@ -48,7 +48,7 @@ def test_root_has_the_price_of_the_plan() -> None:
     plan = planned(parent)
     root = outline(parent.coupling, plan)
     assert root.params == (plan.before.params, plan.after.params)
-    assert root.macs == (plan.before.macs_forward // 4, plan.after.macs_forward // 4)
+    assert root.macs == (plan.before.macs_forward, plan.after.macs_forward)
     assert root.stored == plan.after.params
 
 
