@@ -39,20 +39,20 @@ class Scaled(nn.Module):
         return F.scaled_dot_product_attention(x, x, x)
 
 
-# Forward MACs by hand: positions × contracted size × outputs.
+# Forward MACs of one sample by hand: positions × contracted size × outputs.
 COUNTS = {
-    "linear": (nn.Linear(6, 3), (2, 6), 2 * 6 * 3),
-    "linear over tokens": (nn.Linear(6, 3), (2, 5, 6), 10 * 6 * 3),
+    "linear": (nn.Linear(6, 3), (2, 6), 6 * 3),
+    "linear over tokens": (nn.Linear(6, 3), (2, 5, 6), 5 * 6 * 3),
     "convolution": (nn.Conv2d(3, 4, 3, padding=1), (1, 3, 8, 8), 64 * 27 * 4),
     "strided": (nn.Conv2d(3, 4, 3, stride=2, padding=1), (1, 3, 8, 8), 16 * 27 * 4),
     "grouped": (nn.Conv2d(4, 8, 3, groups=2), (1, 4, 8, 8), 36 * 18 * 8),
     "depthwise": (nn.Conv2d(4, 4, 3, groups=4), (1, 4, 8, 8), 36 * 9 * 4),
     "transposed": (nn.ConvTranspose2d(3, 4, 2, 2), (1, 3, 8, 8), 64 * 3 * 4 * 4),
-    "over time": (nn.Conv1d(3, 4, 3), (2, 3, 8), 2 * 6 * 9 * 4),
-    "lstm": (nn.LSTM(6, 8, batch_first=True), (2, 5, 6), 10 * 4 * 8 * (6 + 8)),
-    "gru, both ways": (nn.GRU(6, 8, batch_first=True, bidirectional=True), (2, 5, 6), 2 * 10 * 3 * 8 * (6 + 8)),
-    "product": (Dot(), (2, 5, 6), 2 * 2 * 25 * 6),
-    "attention": (Scaled(), (2, 5, 6), 2 * 2 * 25 * 6),
+    "over time": (nn.Conv1d(3, 4, 3), (2, 3, 8), 6 * 9 * 4),
+    "lstm": (nn.LSTM(6, 8, batch_first=True), (2, 5, 6), 5 * 4 * 8 * (6 + 8)),
+    "gru, both ways": (nn.GRU(6, 8, batch_first=True, bidirectional=True), (2, 5, 6), 2 * 5 * 3 * 8 * (6 + 8)),
+    "product": (Dot(), (2, 5, 6), 2 * 25 * 6),
+    "attention": (Scaled(), (2, 5, 6), 2 * 25 * 6),
     "norms and activations": (nn.Sequential(nn.LayerNorm(6), nn.GELU()), (2, 6), 0),
 }
 
@@ -67,7 +67,7 @@ def test_forward_macs_are_those_counted_by_hand(name: str) -> None:
 
 def test_backward_macs_count_what_needs_a_gradient() -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-    first, last = 2 * 6 * 8, 2 * 8 * 3
+    first, last = 6 * 8, 8 * 3
     assert price(model, X).macs_backward == first + 2 * last, "the input needs none"
     model[0].requires_grad_(False)
     assert price(model, X).macs_backward == last

@@ -287,7 +287,6 @@ def test_a_plan_is_settled_before_it_is_applied(tmp_path: Path) -> None:
         "ignore": [],
         "held": [],
         "seed": 3,
-        "samples": 4,
         "forward": "keep",
     }
     assert prunus.apply(mlp(), again, INPUTS).model[0].weight.shape[0] < 16
