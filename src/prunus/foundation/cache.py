@@ -89,7 +89,8 @@ def read_summed(path: Path) -> dict[str, Tensor] | None:
         tensors = load(data)
     except (SafetensorError, OSError, ValueError, AttributeError, RecursionError):
         return None
-    return tensors if metadata.get(_SUM) == checksum(tensors) else None
+    whole = isinstance(metadata, dict) and metadata.get(_SUM) == checksum(tensors)
+    return tensors if whole else None
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
