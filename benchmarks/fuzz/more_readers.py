@@ -228,6 +228,9 @@ def _draw_huggingface(draw: Draw, files: Files) -> tuple[Files, bool]:
 
 
 def _read_huggingface(folder: Path) -> Any:
+    from prunus.experiments.sources.vision_ops import import_torchvision
+
+    import_torchvision()
     return told_apart(prunus.load(folder / "hf").state_dict())
 
 

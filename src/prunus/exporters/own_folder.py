@@ -18,6 +18,7 @@ from prunus.exporters.config_instance import dense_config
 from prunus.exporters.config_names import Widths, widths_by_name
 from prunus.exporters.header import LONGEST_TEXT
 from prunus.exporters.parts import Pruned, parts
+from prunus.exporters.promised import check_counts, check_promised
 from prunus.foundation.checksum import NO_CHECKSUM, checksum_error
 from prunus.foundation.registry import words
 from prunus.foundation.strict_json import parse_json, read_text
@@ -92,6 +93,7 @@ def fresh_from(folder: Path) -> nn.Module | None:
     if kind is None:
         return None
     check_folder(folder, data)
+    check_counts(folder, data)
     try:
         config = kind.config_class.from_pretrained(folder, local_files_only=True)  # type: ignore[attr-defined]
         vars(config).pop("transformers_weights", None)
@@ -122,6 +124,7 @@ def load_pretrained(folder: Path) -> nn.Module | None:
     for weights in sorted(folder.glob("model*.safetensors")):
         if (broken := checksum_error(weights)) not in ("", NO_CHECKSUM):
             raise ModelError(f"{weights} is damaged: {broken}; copy the whole folder again.")
+    check_promised(folder, data, kind)
     try:
         with quiet():
             model: nn.Module = kind.from_pretrained(  # type: ignore[attr-defined]
@@ -186,7 +189,13 @@ def _class_of(data: Mapping[str, Any]) -> type[nn.Module] | None:
         raise ModelError(
             "This is the folder of a transformers model, and transformers is missing; pip install 'prunus[text]'."
         ) from error
-    kind = getattr(library, names[0], None)
+    try:
+        kind = getattr(library, names[0], None)
+    except ImportError as error:  # transformers reads its classes late, with all that they import
+        raise ModelError(
+            f"transformers cannot import {shown(names[0])}: {one_line(error, 200)}; mend the installation, for instance "
+            "of torchvision beside this torch."
+        ) from error
     return kind if isinstance(kind, type) and issubclass(kind, library.PreTrainedModel) else None
 
 
