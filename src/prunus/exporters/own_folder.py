@@ -193,8 +193,8 @@ def _class_of(data: Mapping[str, Any]) -> type[nn.Module] | None:
         kind = getattr(library, names[0], None)
     except ImportError as error:  # transformers reads its classes late, with all that they import
         raise ModelError(
-            f"transformers cannot import {shown(names[0])}: {one_line(error, 200)}; mend the installation, for instance "
-            "of torchvision beside this torch."
+            f"transformers cannot import {shown(names[0])}: {one_line(error, 200)}; mend the installation, for "
+            "instance of torchvision beside this torch."
         ) from error
     return kind if isinstance(kind, type) and issubclass(kind, library.PreTrainedModel) else None
 
