@@ -19,6 +19,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from prunus.repairs.matching import Rounds
+
 pytest_plugins = ["watching"]
 torch.set_num_threads(1)
 # What is installed beside prunus must not change which members the tests run over.
@@ -70,4 +72,5 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 @pytest.fixture(autouse=True)
 def short_matching(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let repairs that train the whole network take few steps."""
-    monkeypatch.setattr("prunus.repairs.choose_repairs.MATCHING_STEPS", 60)
+    for effort in ("MINUTES", "BEST"):
+        monkeypatch.setattr(f"prunus.repairs.choose_repairs.{effort}", Rounds(60))

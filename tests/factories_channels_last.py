@@ -25,6 +25,7 @@ from prunus.measurement.latency import latency_ratio
 from prunus.pruner import Pruner
 from prunus.pruner.loop import train_pruning_
 from prunus.repairs import choose_repairs, repair_
+from prunus.repairs.matching import Rounds
 from prunus.surgery.cut import cut
 from prunus.surgery.proving.gradients import compare_gradients
 from prunus.training import TrainingOptions, finetune_
@@ -168,7 +169,7 @@ def main(names: list[str]) -> None:
     """Call the entries of these names, or all."""
     c_library = ctypes.CDLL(None)
     torch.set_num_threads(1)
-    choose_repairs.MATCHING_STEPS = 3
+    choose_repairs.MINUTES = choose_repairs.BEST = Rounds(3)
     for name in names or list(ENTRIES):
         c_library.puts(f"entry:{name}".encode())
         with warnings.catch_warnings(record=True) as caught:

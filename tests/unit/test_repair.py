@@ -49,7 +49,7 @@ def test_a_repair_brings_fresh_outputs_closer(cut_net: tuple[nn.Module, Any, Any
 
 def test_auto_takes_the_best_of_what_it_tried(cut_net: tuple[nn.Module, Any, Any]) -> None:
     model, coupling, result = cut_net
-    report = repair_(model, copy.deepcopy(result.model), coupling, result.plan, [samples(96)])
+    report = repair_(model, copy.deepcopy(result.model), coupling, result.plan, [samples(96)], effort="best")
     assert set(report.tried) == set(REPAIRS.names()) - {"blockwise"}  # the first half of matching
     assert report.tried[report.chosen] == report.after == min(report.tried.values())
     layers = {layer.name for layer in report.layers}
@@ -102,7 +102,7 @@ def test_training_mode_statistics_are_those_of_the_small_network(cut_net: tuple[
 def test_memory_limits_the_samples(cut_net: tuple[nn.Module, Any, Any]) -> None:
     model, coupling, result = cut_net
     small, memory = copy.deepcopy(result.model), int((1 << 20) / VALUES)
-    report = repair_(model, small, coupling, result.plan, [samples(96)], repair="bias", memory=memory)
+    report = repair_(model, small, coupling, result.plan, [samples(96)], repair="bias", memory_limit=memory)
     # The widest moment of a sample holds about 40 planes of 8 x 8 floats, in two networks.
     assert 20 < report.samples < 96
     assert "would take more" in str(report)

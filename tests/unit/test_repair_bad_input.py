@@ -15,6 +15,7 @@ from factories_pruned import same_state
 from factories_repair import cut_half, distance, net, samples
 from prunus.errors import DataError, ModelError
 from prunus.repairs import repair_
+from prunus.repairs.matching import Rounds
 from prunus.repairs.normal_equations import solved
 
 X = samples(2, 9)
@@ -207,8 +208,8 @@ def test_masked_logits_are_left_out_of_the_comparison() -> None:
 def test_too_little_memory_for_a_repair_is_told_as_such(cut_net: tuple[nn.Module, Any, Any]) -> None:
     model, coupling, result = cut_net
     small = copy.deepcopy(result.model)
-    with pytest.raises(DataError, match=r"more than 0\.0117 MiB\. Give more memory, or smaller ones"):
-        repair_(model, small, coupling, result.plan, [samples(32)], repair="refold", memory=1 << 15)
+    with pytest.raises(DataError, match=r"more than 0\.0117 MiB, which hold 1\. Allow memory_limit='128KiB', or"):
+        repair_(model, small, coupling, result.plan, [samples(32)], repair="refold", memory_limit=1 << 15)
 
 
 def test_moments_that_overflow_end_in_an_error_and_not_in_a_loop() -> None:
@@ -246,7 +247,7 @@ class Attending(nn.Module):
 def test_a_mask_beside_more_samples_than_are_drawn_is_no_sample(
     monkeypatch: pytest.MonkeyPatch, infinite: bool, repair: str
 ) -> None:
-    monkeypatch.setattr("prunus.repairs.choose_repairs.MATCHING_STEPS", 3)
+    monkeypatch.setattr("prunus.repairs.choose_repairs.BEST", Rounds(3))
     torch.manual_seed(0)
     model, x = Attending().eval(), torch.randn(160, 5, 8)
     mask: Tensor = nn.Transformer.generate_square_subsequent_mask(5)

@@ -13,7 +13,7 @@ import prunus
 from factories_pruned import same_state
 from factories_repair import cut_half, distance, net, samples
 from prunus.repairs import repair_
-from prunus.repairs.matching import TEMPERATURE, matching_loss
+from prunus.repairs.matching import TEMPERATURE, Rounds, matching_loss
 from prunus.repairs.mixup import blended
 from prunus.repairs.samples import SampleGroup, joined
 
@@ -69,7 +69,7 @@ def test_sample_groups_of_one_form_are_joined_and_others_stay() -> None:
 
 
 def test_matching_comes_closer_than_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prunus.repairs.choose_repairs.MATCHING_STEPS", 600)
+    monkeypatch.setattr("prunus.repairs.choose_repairs.BEST", Rounds(300, 2))
     model, fresh = net(), samples(64, 77)
     coupling, result = cut_half(model, X)
     left = {}

@@ -23,6 +23,7 @@ from prunus.foundation.arguments import names
 from prunus.foundation.as_found import buffers_kept
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.defaults import DEFAULTS
+from prunus.foundation.effort import Effort
 from prunus.foundation.progress import Progress, Silent
 from prunus.foundation.user_code import UserFunction
 from prunus.graph.call_form import CallForm, as_called, without_labels
@@ -51,6 +52,9 @@ def analyse(
     seed: int = 0,
     forward: str = DEFAULTS.forward,
     config_ties: bool = DEFAULTS.config_ties,
+    effort: str = DEFAULTS.effort,
+    time_limit: float | str | None = DEFAULTS.time_limit,
+    memory_limit: int | str | None = DEFAULTS.memory_limit,
     progress: Progress | None = None,
 ) -> Analysis:
     """Capture, couple and price a model; nothing is pruned and the model is not changed.
@@ -71,6 +75,8 @@ def analyse(
             would need other code stay whole, or are cut together; ``rewrite`` rewrites forwards that hold a stale size.
         config_ties: for a Hugging Face model: one size per entry of its config in all layers, so that the folder
             that is saved loads without prunus; an axis that no entry sizes stays whole.
+        effort, time_limit, memory_limit: the work, time and memory of what is tried beyond the cut, as in
+            `prunus.prune`.
         progress: reports every long step.
 
     Raises:
@@ -81,6 +87,7 @@ def analyse(
         ``plans = [analysis.plan({"macs": share}) for share in (0.7, 0.5, 0.3)]`` scores once.
     """
     check_ignore(ignore)
+    asked = Effort.of(effort, time_limit, memory_limit)
     opted = names("opt_in", opt_in, "names such as ['experts']")
     options = opted_in(opted)
     check_seed(seed)
@@ -120,6 +127,7 @@ def analyse(
         opt_in=opted,
         own=own,
         config_ties=config_ties,
+        effort=asked,
         progress=progress or Silent(),
         memo=memo,
     )

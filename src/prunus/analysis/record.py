@@ -22,6 +22,7 @@ from prunus.data.given import Given, NoData
 from prunus.errors import CaptureError, PlanError
 from prunus.exporters import config_terms
 from prunus.foundation.arguments import door
+from prunus.foundation.effort import Effort
 from prunus.foundation.progress import Progress, Silent
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.kept_forward import OwnForward
@@ -70,6 +71,7 @@ class Analysis:
         config_ties: whether, besides, a Hugging Face config alone has to describe the cut network.
         full_size: the analysis at the original input size, where this one has smaller inputs.
         unbridged: the analysis of the network without bridges, where this one is of a network with bridges.
+        effort: the work, time and memory of what is tried beyond the cut.
         progress: reports every long step.
         memo: measurements by name, shared between methods.
 
@@ -101,6 +103,7 @@ class Analysis:
     config_ties: bool = False
     full_size: Analysis | None = field(default=None, compare=False, repr=False)
     unbridged: Analysis | None = field(default=None, compare=False, repr=False)
+    effort: Effort = field(default_factory=Effort, compare=False)
     progress: Progress = field(default_factory=Silent, compare=False, repr=False)
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 

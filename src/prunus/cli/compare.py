@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import CalibrationOption, DebugOption
+from prunus.cli.options import CalibrationOption, DebugOption, EffortOption, MemoryLimitOption, TimeLimitOption
 from prunus.cli.work import carry_out, show_plan
 from prunus.errors import OptionError
 
@@ -24,6 +24,9 @@ def compare(
     repair: Annotated[
         str | None, typer.Option(help="Repairs with commas, such as none,refold: each method meets each.")
     ] = None,
+    effort: EffortOption = None,
+    time_limit: TimeLimitOption = None,
+    memory_limit: MemoryLimitOption = None,
     calibration: CalibrationOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, not as a table.")] = False,
     dry_run: Annotated[
@@ -39,6 +42,9 @@ def compare(
         {
             ("seed",): seed,
             ("calibration",): calibration,
+            ("effort",): effort,
+            ("time_limit",): time_limit,
+            ("memory_limit",): memory_limit,
             ("compare", "seeds"): seeds,
             ("compare", "methods"): _names(methods),
             ("compare", "kept"): _fractions(kept),

@@ -20,6 +20,15 @@ ForwardOption = Annotated[
 CalibrationOption = Annotated[
     str | None, typer.Option(help="data; or noise, which scores and repairs without a sample.")
 ]
+EffortOption = Annotated[
+    str | None, typer.Option(help="The work of scores and repairs: seconds, minutes (default) or best.")
+]
+TimeLimitOption = Annotated[
+    str | None, typer.Option(help="Scores and repairs end then, with the best so far: 90s, 5min, 2h.")
+]
+MemoryLimitOption = Annotated[
+    str | None, typer.Option(help="Memory of samples and statistics, such as 4GB; a quarter of what is free.")
+]
 TrustOption = Annotated[
     bool, typer.Option("--trust", help="Run the code, and read the files, that the recipe in the folder names.")
 ]
@@ -122,6 +131,9 @@ class PlanOptions:
             help="Input sizes to choose among: auto, or sides or lengths with commas, such as 192,160,128x96."
         ),
     ] = None
+    effort: EffortOption = None
+    time_limit: TimeLimitOption = None
+    memory_limit: MemoryLimitOption = None
     calibration: CalibrationOption = None
 
     def changes(self) -> dict[tuple[str, ...], Any]:
@@ -151,6 +163,9 @@ class PlanOptions:
             ("forward",): self.forward,
             ("config_ties",): self.config_ties,
             ("calibration",): self.calibration,
+            ("effort",): self.effort,
+            ("time_limit",): self.time_limit,
+            ("memory_limit",): self.memory_limit,
         }
 
 

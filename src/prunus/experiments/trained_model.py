@@ -137,6 +137,9 @@ def _analysed(
         opt_in=recipe.opt_in,
         forward=recipe.forward,
         config_ties=recipe.config_ties,
+        effort=recipe.effort,
+        time_limit=recipe.time_limit,
+        memory_limit=recipe.memory_limit,
         seed=seed,
         progress=progress,
     )

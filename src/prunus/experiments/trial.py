@@ -25,6 +25,7 @@ from prunus.experiments.trained_model import (
     transfer_of_recipe,
 )
 from prunus.exporters import packed_size
+from prunus.foundation.effort import Effort
 from prunus.foundation.progress import Progress
 from prunus.foundation.registry import title_of
 from prunus.measurement.latency import LatencyRatio, latency_ratio
@@ -157,18 +158,26 @@ def entered_row(
     *,
     weights: nn.Module | None = None,
     repair: str = "none",
+    effort: Effort | None = None,
     recover: Callable[[Outcome], tuple[Outcome, list[str]]] | None = None,
 ) -> Entry:
     """Realise a plan and measure the network; ``started`` is when the planning began.
 
     ``weights`` is the dense network with weights trained while planning; without it the dense network is cut.
+    ``effort`` is that of the repair; by default that of the analysis, and Ctrl-C then ends the whole comparison.
     ``recover`` trains the cut network and returns notes, in place of the recipe's recovery.
     """
     taught = method.teach is not None and weights is not None
     # Weights that were trained during the pruning are not refitted to the dense network's outputs.
     refit = None if repair == "none" or method.teach is not None else repair
     found = realise(
-        run.analysis, plan, repair=refit, weights=weights, fresh=run.recipe.train.options(), progress=progress
+        run.analysis,
+        plan,
+        repair=refit,
+        weights=weights,
+        fresh=run.recipe.train.options(),
+        effort=effort or replace(run.analysis.effort, by_hand=False),
+        progress=progress,
     )
     resizer = at_plan_size(plan, run.analysis.user_inputs)
     test = run.data.test if resizer is None else resizer.data(run.data.test)

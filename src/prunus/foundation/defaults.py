@@ -20,6 +20,9 @@ class Defaults:
         method_options: {}: the method's own settings as they are.
         window: None: tiles of 4 × 4 weights for ``window-wise``.
         methods: (): fine-tuning, structured and activation pruning for ``integrated``.
+        effort: ``minutes``: closed-form repairs, then matching while it pays; or ``seconds``, ``best``.
+        time_limit: None: no limit on the seconds of scores, repairs and searches.
+        memory_limit: None: a quarter of the free memory for samples and statistics.
         search: the number of plans around the allocator's that are compared by their true loss.
         judge: a repair after which the plans of a search are judged.
         merge: None: inputs that stay take over the share of those that go where the method says so.
@@ -44,6 +47,9 @@ class Defaults:
     window: str | None = None
     methods: tuple[dict[str, Any], ...] = ()
     repair: str = "auto"
+    effort: str = "minutes"
+    time_limit: None = None
+    memory_limit: None = None
     search: int = 0
     judge: str = "none"
     merge: bool | None = None

@@ -173,7 +173,7 @@ def _samples(analysis: Analysis) -> int:
     # Held axes count too: the measurement of one axis must not depend on which others are held.
     runs = max(1, len(analysis.coupling.axes) * len(SHARES))
     sample = max(1, analysis.cost.price().macs_forward)
-    return min(SAMPLES, max(LEAST_SAMPLES, int(WORK / (runs * sample))))
+    return min(SAMPLES, max(LEAST_SAMPLES, int(WORK * analysis.effort.scale / (runs * sample))))
 
 
 def _floats(outputs: Any) -> list[Tensor]:
@@ -181,6 +181,6 @@ def _floats(outputs: Any) -> list[Tensor]:
 
 
 def affordable_levels(analysis: Analysis) -> bool:
-    """Return True if a scan of all levels stays within `WORK`."""
+    """Return True if a scan of all levels stays within `WORK`, times the scale of the effort."""
     sample = analysis.cost.price().macs_forward
-    return len(analysis.coupling.axes) * len(SHARES) * LEAST_SAMPLES * sample <= WORK
+    return len(analysis.coupling.axes) * len(SHARES) * LEAST_SAMPLES * sample <= WORK * analysis.effort.scale

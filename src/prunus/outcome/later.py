@@ -22,6 +22,7 @@ from prunus.exporters.exporter import exporter_to_write
 from prunus.foundation.arguments import door
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.defaults import DEFAULTS
+from prunus.foundation.effort import Effort
 from prunus.foundation.progress import Progress
 from prunus.graph.call_form import as_called
 from prunus.graph.capture import unwrap
@@ -41,24 +42,41 @@ from prunus.surgery.proving.verify import verify as verify_cut
 
 
 @in_ordinary_mode
-def repair(found: Outcome, data: Any = None, *, repair: str = DEFAULTS.repair) -> Outcome:
+def repair(
+    found: Outcome,
+    data: Any = None,
+    *,
+    repair: str = DEFAULTS.repair,
+    effort: str | None = None,
+    time_limit: float | str | None = None,
+    memory_limit: int | str | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
     """Return an outcome whose weights are refitted to the dense network's outputs, without labels.
 
     Args:
         found: any outcome that knows its dense network.
         data: batches of inputs, with or without targets; by default the data of its analysis.
         repair: ``auto`` or the name of a repair, as in `prunus.repair_`.
+        effort, time_limit, memory_limit: as in `prunus.prune`; by default those with which the outcome was made.
+        progress: reports every long step.
 
     Raises:
         UsageError: the outcome does not know its dense network.
-        OptionError: an unknown repair, or no data.
+        OptionError: an unknown repair or effort, a limit that is none, or no data.
         DataError: the network does not accept the data.
     """
     check_repair(repair)
     ready = _with_data(found, data)
     if data is not None:
         _check_goes_through(ready)
-    return repaired(ready, repair)
+    own = ready.analysis.effort if ready.analysis is not None else Effort()
+    given = Effort.of(
+        own.level if effort is None else effort,
+        own.time_limit if time_limit is None else time_limit,
+        own.memory_limit if memory_limit is None else memory_limit,
+    )
+    return repaired(ready, repair, effort=given, progress=progress)
 
 
 @in_ordinary_mode

@@ -13,6 +13,7 @@ from prunus.data.batches import DataSource
 from prunus.data.learning import NO_LABELS, learning_data
 from prunus.errors import OptionError, PlanError
 from prunus.foundation.autograd_mode import in_ordinary_mode
+from prunus.foundation.effort import Effort
 from prunus.foundation.progress import Progress, Silent
 from prunus.graph.capture import unwrap
 from prunus.graph.coupling import Coupling
@@ -42,6 +43,7 @@ def realise(
     recover: Recover = None,
     weights: nn.Module | None = None,
     fresh: TrainingOptions | None = None,
+    effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Cut the network of an analysis by a plan, verify the cut, repair and recover the cut network.
@@ -56,6 +58,7 @@ def realise(
         weights: the network in its original shapes with other weights, if planning has trained some.
         fresh: how a network with new weights is trained first, for plans that start from such (``smaller-dense``); by
             default as ``recover`` says.
+        effort: the work, time and memory of the repair; by default those of the analysis.
         progress: reports every long step.
 
     Raises:
@@ -89,11 +92,13 @@ def realise(
         coverage_rewritten=analysis.coverage_rewritten(),
     )
     if repair is not None and analysis.has_data and not from_new_weights:
-        outcome = repaired(outcome, repair, recovered=recovery is not None, progress=progress)
+        outcome = repaired(outcome, repair, recovered=recovery is not None, effort=effort, progress=progress)
     if analysis.captured is not None:
         outcome = replace(outcome, model=analysis.captured.restored(outcome.model, analysis.user_model))
     if from_new_weights:
         outcome = renewed(outcome, fresh, progress=progress)
+    if recovery is not None and outcome.repair is not None and outcome.repair.stopped:
+        return replace(outcome, notes=(*outcome.notes, "not trained: the repair before it was stopped by hand"))
     return recovered(outcome, recovery, progress=progress)
 
 
@@ -143,16 +148,25 @@ def _check_same_tensors(given: nn.Module, model: nn.Module) -> None:
             )
 
 
-def repaired(outcome: Outcome, repair: str, *, recovered: bool = False, progress: Progress | None = None) -> Outcome:
+def repaired(
+    outcome: Outcome,
+    repair: str,
+    *,
+    recovered: bool = False,
+    effort: Effort | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
     """Refit the weights of an outcome's network on unlabelled data, in place; see `prunus.repair_`.
 
     Args:
         outcome: the outcome of a cut.
         repair: the name of a repair.
         recovered: whether training follows; the held-out data of the training are then not used by the repair.
+        effort: the work, time and memory of the repair; by default those of the analysis.
         progress: reports every long step.
     """
     analysis, plan = _analysis(outcome), outcome.plan
+    effort, progress = effort or analysis.effort, progress or analysis.progress
     assert analysis.given is not None
     data = analysis.given.fitted(recovered=recovered)
     if analysis.captured is not None and analysis.parts:
@@ -165,6 +179,7 @@ def repaired(outcome: Outcome, repair: str, *, recovered: bool = False, progress
             analysis.user_inputs,
             repair=repair,
             seed=analysis.seed,
+            effort=effort,
             options=analysis.coupling.options,
         )
     else:
@@ -176,6 +191,7 @@ def repaired(outcome: Outcome, repair: str, *, recovered: bool = False, progress
             data,
             repair=repair,
             seed=analysis.seed,
+            effort=effort,
             progress=progress,
         )
     return replace(outcome, repair=report)

@@ -17,6 +17,7 @@ from prunus.data.given import MissingData
 from prunus.data.learning import learning_data
 from prunus.errors import BudgetError, DataError, OptionError
 from prunus.foundation.autograd_mode import in_ordinary_mode
+from prunus.foundation.free_memory import memory_limit
 from prunus.measurement.energy import find_meter
 from prunus.methods.by_count import plan_by_count
 from prunus.methods.by_criterion import UNITS, check_removable, stored_scores
@@ -86,6 +87,11 @@ def planned(analysis: Analysis, request: Request, *, learn: bool = False) -> Pla
         OptionError: a budget that the method does not know, or an option that needs other data.
         BudgetError: out of reach, or met already.
     """
+    with memory_limit(analysis.effort.memory_limit):
+        return _found(analysis, request, learn)
+
+
+def _found(analysis: Analysis, request: Request, learn: bool) -> Planned:
     if request.resolution is not None:
         return Planned(plan_over_sizes(analysis, request, lambda sized, inner: planned(sized, inner).plan))
     if not request.stages:

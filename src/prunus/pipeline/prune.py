@@ -11,6 +11,7 @@ from torch import nn
 from prunus.analysis import Analysis, LossFunction, analyse
 from prunus.budget.allocator import Allocator
 from prunus.criteria import CriterionLike
+from prunus.foundation import clock
 from prunus.foundation.autograd_mode import in_ordinary_mode
 from prunus.foundation.defaults import DEFAULTS
 from prunus.foundation.progress import Progress
@@ -59,6 +60,9 @@ def prune(
     threads: int = DEFAULTS.threads,
     forward: str = DEFAULTS.forward,
     config_ties: bool = DEFAULTS.config_ties,
+    effort: str = DEFAULTS.effort,
+    time_limit: float | str | None = DEFAULTS.time_limit,
+    memory_limit: int | str | None = DEFAULTS.memory_limit,
     method_options: Mapping[str, Any] | None = None,
     resolution: str | Sequence[int | str] | None = DEFAULTS.resolution,
     transfer: Mapping[str, Any] | None = None,
@@ -154,6 +158,13 @@ def prune(
         transfer: ``{"from": CHECKPOINT}``, the pretrained network that guides method ``transfer``: a folder that
             `prunus.save` wrote, a safetensors file, or a network. With ``"weights": "copy"`` its weights are copied
             first, into a copy of ``model``, whatever the method.
+        effort: the work that is tried beyond the cut. ``seconds``: closed-form repairs alone; ``minutes``: then rounds
+            of matching, as long as samples held out say that they pay; ``best``: all repairs, with up to sixteen times
+            the work. It is counted in multiply-accumulates, so the same call gives the same network everywhere.
+        time_limit: seconds, or a text such as ``"5min"``, after which scores, repairs and searches end with the best so
+            far. Ctrl-C while a repair runs does the same; a second one interrupts.
+        memory_limit: bytes, or a text such as ``"4GB"``, for calibration samples and their statistics; by default a
+            quarter of the free memory.
         progress: reports every long step.
 
     ``prune(model, x, budget=b, …)`` is ``a = prunus.analyse(model, x, …); prunus.realise(a, a.plan(b, …), …)``.
@@ -205,6 +216,9 @@ def prune(
         seed=seed,
         forward=forward,
         config_ties=config_ties,
+        effort=effort,
+        time_limit=time_limit,
+        memory_limit=memory_limit,
         progress=progress,
     )
     made = carried_out(analysis, request, repair, progress)
@@ -232,10 +246,14 @@ def carried_out(analysis: Analysis, request: Request, repair: str | None, progre
     Where stages or a method have trained on labels nothing is repaired: a repair fits the dense network's outputs
     only, and would undo the training. A method that prunes while it trains has spent the steps of the recovery.
     """
+    started = clock.seconds()
     found = planned(analysis, request, learn=True)
     own = None if found.weights is not None else repair
     recover = None if found.learned else request.recover
-    made = realise(analysis, found.plan, repair=own, recover=recover, weights=found.weights, progress=progress)
+    left = analysis.effort.after(clock.seconds() - started)
+    made = realise(
+        analysis, found.plan, repair=own, recover=recover, weights=found.weights, effort=left, progress=progress
+    )
     notes = (*made.notes, *transfer_lines(found.plan.settings))
     return replace(made, asked={**request.given(), "repair": repair}, notes=notes)
 
@@ -273,6 +291,9 @@ def plan(
     seed: int = DEFAULTS.seed,
     forward: str = DEFAULTS.forward,
     config_ties: bool = DEFAULTS.config_ties,
+    effort: str = DEFAULTS.effort,
+    time_limit: float | str | None = DEFAULTS.time_limit,
+    memory_limit: int | str | None = DEFAULTS.memory_limit,
     progress: Progress | None = None,
     **options: Any,
 ) -> Plan:
@@ -292,13 +313,27 @@ def plan(
         seed=seed,
         forward=forward,
         config_ties=config_ties,
+        effort=effort,
+        time_limit=time_limit,
+        memory_limit=memory_limit,
         progress=progress,
     )
     return plan_for(analysis, budget, **request.given())
 
 
 @in_ordinary_mode
-def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, data: Any = None, repair: str | None = None) -> Outcome:
+def apply(
+    model: nn.Module,
+    plan: Plan,
+    example_inputs: Any,
+    *,
+    data: Any = None,
+    repair: str | None = None,
+    effort: str = DEFAULTS.effort,
+    time_limit: float | str | None = DEFAULTS.time_limit,
+    memory_limit: int | str | None = DEFAULTS.memory_limit,
+    progress: Progress | None = None,
+) -> Outcome:
     """Cut a model exactly as a plan says, and verify the cut; the argument is untouched.
 
     Args:
@@ -307,6 +342,8 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, data: Any = None
         example_inputs: the call with which the plan was made.
         data: data for a repair.
         repair: as in `prune`; none by default.
+        effort, time_limit, memory_limit: of the repair, as in `prune`.
+        progress: reports every long step.
 
     Raises:
         PlanError: the plan was made for another model.
@@ -320,5 +357,9 @@ def apply(model: nn.Module, plan: Plan, example_inputs: Any, *, data: Any = None
         opt_in=settings.get("opt_in", ()),
         seed=settings.get("seed", 0),
         forward=settings.get("forward", "rewrite"),
+        effort=effort,
+        time_limit=time_limit,
+        memory_limit=memory_limit,
+        progress=progress,
     )
-    return realise(analysis, plan, repair=repair)
+    return realise(analysis, plan, repair=repair, progress=progress)

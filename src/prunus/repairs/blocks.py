@@ -155,10 +155,10 @@ class BlockTuning:
         ]
 
 
-def rate_of(value: Tensor) -> float:
+def rate_of(value: Tensor, highest: float = RATE) -> float:
     """Return the learning rate of a tensor: small weights take small steps."""
     size = float(value.detach().double().square().mean().sqrt())
-    return min(RATE, STEP * size) if size else RATE
+    return min(highest, STEP * size) if size else highest
 
 
 def falling(number: int, steps: int) -> float:

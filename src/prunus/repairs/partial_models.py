@@ -14,7 +14,10 @@ from prunus.data.batches import call, device_of, moved, tensors_in
 from prunus.data.calibration import batches_of
 from prunus.data.programs import named
 from prunus.errors import DataError, PrunusError, UsageError
+from prunus.foundation import clock
 from prunus.foundation.as_found import hooked
+from prunus.foundation.defaults import DEFAULTS
+from prunus.foundation.effort import Effort
 from prunus.graph.capture import capture, preserved, unwrap
 from prunus.graph.coupling import Coupling, couple
 from prunus.graph.partial_capture import Captured
@@ -61,6 +64,7 @@ def repair_parts_(
     *,
     repair: str = AUTO,
     seed: int = 0,
+    effort: str | Effort = DEFAULTS.effort,
     options: Mapping[str, bool] | None = None,
 ) -> RepairReport:
     """Repair the parts of a cut model in place, each by `repair_`.
@@ -75,7 +79,7 @@ def repair_parts_(
         plan: of the cut.
         data: calibration batches, as for `repair_`.
         example_inputs: one call; where its one argument is a list (of pictures, say), so are batches.
-        repair, seed: as for `repair_`.
+        repair, seed, effort: as for `repair_`; the time limit is that of all parts.
         options: keyword arguments of `couple`.
 
     Raises:
@@ -98,9 +102,11 @@ def repair_parts_(
             raise
         return RepairReport(NONE, repair, 0, notes=(f"not repaired: {error}",))
     reports, notes, refused = dict[str, RepairReport](), list[str](), list[UsageError]()
+    started, asked = clock.seconds(), effort if isinstance(effort, Effort) else Effort.of(effort)
     for path, cut in cuts.items():
+        left = asked.after(clock.seconds() - started)
         try:
-            reports[path] = _repair_part_(small, *cut, calls[path], repair=repair, seed=seed)
+            reports[path] = _repair_part_(small, *cut, calls[path], repair=repair, seed=seed, effort=left)
         except UsageError as error:
             refused.append(error)
             notes.append(f"{path}: not repaired: {error}")
@@ -204,4 +210,5 @@ def _merged(reports: Mapping[str, RepairReport], notes: Sequence[str], requested
         max((report.samples for report in reports.values()), default=0),
         layers=tuple(layer for report in reports.values() for layer in report.layers),
         notes=(*texts, *notes),
+        stopped=any(report.stopped for report in reports.values()),
     )

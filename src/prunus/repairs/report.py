@@ -34,6 +34,7 @@ class RepairReport:
         tried: repair → its ``after``, for every repair that was tried.
         layers: the errors of every layer under the chosen repair, in the order of the program.
         notes: repairs and layers that were left out, and why.
+        stopped: Ctrl-C has ended the repair before its time.
     """
 
     chosen: str
@@ -44,6 +45,7 @@ class RepairReport:
     tried: Mapping[str, float] = field(default_factory=dict)
     layers: tuple[LayerRepair, ...] = ()
     notes: tuple[str, ...] = ()
+    stopped: bool = False
 
     def __str__(self) -> str:
         if self.before is None or self.after is None:

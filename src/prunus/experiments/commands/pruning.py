@@ -57,6 +57,7 @@ def prune_recipe(recipe: Recipe, out: Path | None, progress: Progress) -> Pruned
             progress,
             weights=found.weights,
             repair=repair,
+            effort=run.analysis.effort.after(time.perf_counter() - started),
         )
         results = results_of(recipe, "One network pruned", [dense_row(run)], [entry.row])
     if out is not None:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from prunus.errors import OptionError, SelectorError
 from prunus.foundation.defaults import DEFAULTS
+from prunus.foundation.effort import Effort
 from prunus.foundation.option_record import accepted_by
 from prunus.pipeline.stage import CriterionName, Name, Stage, check_stages
 from prunus.recovery import RecoveryOptions
@@ -115,6 +116,18 @@ _RECOVER = RecoveryOptions(steps=60, lr=5e-4, method="finetune")
 def _over(default: TrainingOptions) -> BeforeValidator:
     """Return a validator that fills the keys which a section leaves out."""
     return BeforeValidator(lambda given: {**asdict(default), **given} if isinstance(given, dict) else given)
+
+
+def _time(value: float | str | None) -> float | str | None:
+    with _said_by_pydantic("time_limit is "):
+        Effort.of(time_limit=value)
+    return value
+
+
+def _memory(value: int | str | None) -> int | str | None:
+    with _said_by_pydantic("memory_limit is "):
+        Effort.of(memory_limit=value)
+    return value
 
 
 class _Section(BaseModel):
@@ -308,6 +321,15 @@ class Recipe(_Section):
     config_ties: bool = Field(
         default=DEFAULTS.config_ties,
         description="true or false: one size per entry of a Hugging Face config, so that the config says what is left",
+    )
+    effort: Literal["seconds", "minutes", "best"] = Field(
+        default="minutes", description="seconds, minutes or best: the work of scores and repairs"
+    )
+    time_limit: Annotated[float | str | None, AfterValidator(_time)] = Field(
+        default=DEFAULTS.time_limit, description="seconds, a text such as 90s, 5min or 2h, or null"
+    )
+    memory_limit: Annotated[int | str | None, AfterValidator(_memory)] = Field(
+        default=DEFAULTS.memory_limit, description="bytes, a text such as 4GB or 512MiB, or null"
     )
     seed: Seed = Field(default=0)
     workers: Count = Field(default=1)
