@@ -181,7 +181,7 @@ def entered_row(
     )
     resizer = at_plan_size(plan, run.analysis.user_inputs)
     test = run.data.test if resizer is None else resizer.data(run.data.test)
-    mended = [] if found.repair is None else [str(found.repair)]
+    mended = [*found.notes, *([] if found.repair is None else [str(found.repair)])]
     raw = evaluate(found.model, test.batches(_TEST_BATCH), run.data.classes, loss=title_of(run.analysis.loss))
     if taught:
         own = run.recipe.recover

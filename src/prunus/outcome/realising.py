@@ -27,6 +27,7 @@ from prunus.repairs import check_repair, repair_, repair_parts_
 from prunus.repairs.choose_repairs import AUTO
 from prunus.repairs.repair_model import NONE
 from prunus.surgery.cut import check_fingerprint
+from prunus.surgery.over_kept import difference_from_masked, over_kept_lines
 from prunus.surgery.tensors import sliced_masks
 from prunus.training import TrainingOptions, reset_weights_
 
@@ -91,6 +92,7 @@ def realise(
         analysis=analysis,
         coverage_rewritten=analysis.coverage_rewritten(),
     )
+    outcome = _with_reductions(outcome, source)
     if repair is not None and analysis.has_data and not from_new_weights:
         outcome = repaired(outcome, repair, recovered=recovery is not None, effort=effort, progress=progress)
     if analysis.captured is not None:
@@ -100,6 +102,20 @@ def realise(
     if recovery is not None and outcome.repair is not None and outcome.repair.stopped:
         return replace(outcome, notes=(*outcome.notes, "not trained: the repair before it was stopped by hand"))
     return recovered(outcome, recovery, progress=progress)
+
+
+def _with_reductions(outcome: Outcome, source: nn.Module) -> Outcome:
+    """Note the reductions that run over what is kept, and how far that takes the outputs from the masked network's."""
+    analysis, plan = _analysis(outcome), outcome.plan
+    lines = over_kept_lines(analysis.coupling, plan.axes)
+    if not lines:
+        return outcome
+    apart = difference_from_masked(source, outcome.model, plan, analysis.example_inputs)
+    if apart is not None:
+        lines.append(
+            f"outputs differ by {apart:.2%} from those of the network with the removed parts at zero, on the example"
+        )
+    return replace(outcome, notes=(*outcome.notes, *lines))
 
 
 def _check_repair_has_data(repair: str | None, analysis: Analysis) -> None:

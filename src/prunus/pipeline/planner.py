@@ -37,6 +37,7 @@ from prunus.pipeline.stages import run_stages
 from prunus.plans import Plan
 from prunus.recovery.options import whole_recovery
 from prunus.surgery.adapters import MERGE, adapted_layers
+from prunus.surgery.over_kept import over_kept_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -218,6 +219,8 @@ def _finished(plan: Plan, analysis: Analysis, request: Request, scores: Mapping[
     settings |= {"ignore": list(analysis.ignore), "held": sorted(analysis.held), "seed": analysis.seed}
     settings["forward"] = analysis.forward
     settings |= call_settings(analysis, request.budget)
+    if lines := over_kept_lines(analysis.coupling, plan.axes):
+        settings["over_kept"] = lines
     if analysis.opt_in:
         settings["opt_in"] = list(analysis.opt_in)
     if analysis.config_ties:

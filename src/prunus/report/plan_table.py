@@ -57,6 +57,7 @@ def price_lines(plan: Plan) -> Iterator[str]:
         yield size
     yield from bridge_lines(plan.bridges)
     yield from counted_lines(plan)
+    yield from plan.settings.get("over_kept") or ()
 
 
 def counted_lines(plan: Plan) -> Iterator[str]:
