@@ -15,7 +15,7 @@ from prunus.repairs.samples import LARGEST
 
 AUTO = "auto"
 _AFFORDABLE = 2e11
-"""With ``best``, ``auto`` tries the simpler repairs too, up to so many multiply-accumulates of a pass over the data."""
+"""The multiply-accumulates of a pass over the data up to which ``auto`` tries the simpler repairs with ``best``."""
 _TUNING = 2.5e11
 """``auto`` trains blocks up to this many multiply-accumulates, times the scale of the effort."""
 _MATCHING = 1e12
