@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,9 +39,9 @@ class FakeResults:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Put stand-ins in the place of the methods, the comparison and the table; return what it was called with."""
     seen: list[dict[str, Any]] = []
-    registry: Registry[str] = Registry("method")
+    registry: Registry[Any] = Registry("method")
     for name in ("importance", "sensitivity", "key-path"):
-        registry.register(name)(name)
+        registry.register(name)(SimpleNamespace(options=(), fresh_weights=False))
 
     def compare(recipe: Any, *, progress: Any, out: Path) -> FakeResults:
         progress.start("compare", 2)
@@ -193,7 +193,7 @@ def test_compare_options_win_over_the_recipe(calls: list[dict[str, Any]], recipe
     assert run("compare", str(recipe)) == 0
     changed, plain = (call["recipe"].compare for call in calls)
     assert (changed.methods, changed.kept, changed.seeds) == (("key-path", "importance"), (0.2,), 3)
-    assert (plain.methods, plain.kept, plain.seeds) == ("all", (0.5, 0.1), 2)
+    assert (plain.methods, plain.kept, plain.seeds) == ("levels", (0.5, 0.1), 2)
     assert calls[1]["out"] == recipe.parent / "prunus-runs"
 
 
@@ -205,8 +205,9 @@ def test_json_alone_on_stdout(capsys: pytest.CaptureFixture[str], calls: list[di
 def test_dry_run_prints_the_runs_and_does_none(
     capsys: pytest.CaptureFixture[str], calls: list[dict[str, Any]], recipe: Path
 ) -> None:
-    assert run("compare", str(recipe), "--dry-run") == 0
+    assert run("compare", str(recipe), "--dry-run", "--methods", "all") == 0
     text = capsys.readouterr().out
+    assert "at least" in text
     assert "12: 3 methods, 2 kept fractions, 2 seeds" in text
     assert text.count("key-path") == 4
     assert run("compare", str(recipe), "--dry-run", "--json", "--methods", "key-path") == 0
