@@ -71,7 +71,13 @@ class BudgetError(OutcomeError):
 
 
 class VerifyError(OutcomeError):
-    """The cut model does not compute what the masked original computes."""
+    """The cut model does not compute what the masked original computes.
+
+    Attributes:
+        failed: the cut model raised an error; it did not compute something else.
+    """
+
+    failed = False
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

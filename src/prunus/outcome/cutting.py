@@ -26,7 +26,14 @@ class Cut:
 
 
 def cut_proved(
-    model: nn.Module, coupling: Coupling, plan: Plan, example_inputs: Any, *, seed: int = 0, prove: bool = True
+    model: nn.Module,
+    coupling: Coupling,
+    plan: Plan,
+    example_inputs: Any,
+    *,
+    seed: int = 0,
+    prove: bool = True,
+    mode: str = "hybrid",
 ) -> Cut:
     """Cut a copy of a network and compare it with the masked original.
 
@@ -37,21 +44,25 @@ def cut_proved(
         example_inputs: one call of ``model``.
         seed: the seed of the noise of the proof.
         prove: whether to verify.
+        mode: as in `cut_with_record`.
 
     Where a forward cannot be kept under the plan, for a reason that the analysis missed, forwards are rewritten;
-    ``surgery.spliced`` names them.
+    ``surgery.spliced`` names them. Where the user's code runs an op that no output needs and that fails on the cut
+    network, the edited program becomes the forward of the whole.
 
     Raises:
         PlanError: the plan was made for another model.
         VerifyError: the cut network differs from the masked original; nothing is returned.
     """
     try:
-        small, surgery = cut_with_record(model, coupling, plan, example_inputs)
+        small, surgery = cut_with_record(model, coupling, plan, example_inputs, mode=mode)
         same = surgery.same_program
         check = verify(model, small, coupling, plan, example_inputs, seed=seed, same_program=same) if prove else None
-    except (CaptureError, VerifyError):
+    except (CaptureError, VerifyError) as error:
         if coupling.forward is None:
-            raise
+            if mode == "graph" or not getattr(error, "failed", False):
+                raise
+            return cut_proved(model, coupling, plan, example_inputs, seed=seed, prove=prove, mode="graph")
         # A forward could not be kept under this plan after all: it is rewritten, and the result names it.
         bare = couple(coupling.graph, **coupling.options)
         return cut_proved(model, bare, plan, example_inputs, seed=seed, prove=prove)

@@ -92,7 +92,7 @@ def realise(
         analysis=analysis,
         coverage_rewritten=analysis.coverage_rewritten(),
     )
-    outcome = _with_reductions(outcome, source)
+    outcome = _with_lost_hooks(_with_reductions(outcome, source), source)
     if repair is not None and analysis.has_data and not from_new_weights:
         outcome = repaired(outcome, repair, recovered=recovery is not None, effort=effort, progress=progress)
     if analysis.captured is not None:
@@ -116,6 +116,23 @@ def _with_reductions(outcome: Outcome, source: nn.Module) -> Outcome:
             f"outputs differ by {apart:.2%} from those of the network with the removed parts at zero, on the example"
         )
     return replace(outcome, notes=(*outcome.notes, *lines))
+
+
+def _with_lost_hooks(outcome: Outcome, source: nn.Module) -> Outcome:
+    """Note the hooks on parameters that were cut: they were made for gradients of other shapes."""
+    small = dict(outcome.model.named_parameters())
+    hooked = [name for name, parameter in source.named_parameters() if _hooks_of(parameter)]
+    lost = [name for name in hooked if name in small and not _hooks_of(small[name])]
+    if not lost:
+        return outcome
+    shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+    line = f"hooks on parameters do not follow the cut: {shown}; register them on the parameters of the cut network"
+    return replace(outcome, notes=(*outcome.notes, line))
+
+
+def _hooks_of(parameter: nn.Parameter) -> bool:
+    hooks = (getattr(parameter, name, None) for name in ("_backward_hooks", "_post_accumulate_grad_hooks"))
+    return any(bool(found) for found in hooks)
 
 
 def _check_repair_has_data(repair: str | None, analysis: Analysis) -> None:

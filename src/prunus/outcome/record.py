@@ -131,6 +131,8 @@ def _lines(found: Outcome) -> list[str]:
     if found.surgery.spliced:
         named = ", ".join(path or "the model" for path in found.surgery.spliced)
         lines.append(f"rewritten forwards, for calls like the example alone: {named}")
+    if found.surgery.program is not None:
+        lines.append("rewritten forward, for calls like the example alone: that of the whole model")
     criterion = str(found.plan.settings.get("criterion") or "")
     if found.plan.axes and criterion:
         alone = is_unit_criterion(criterion) and not needs_of(criterion)

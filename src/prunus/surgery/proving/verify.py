@@ -71,7 +71,9 @@ def verify(
         if on_example.ok:
             raise VerifyError(_message_at_size(proof, small))
         check = on_example
-    raise VerifyError(_message(check, model, small, coupling, plan, example_inputs, seed))
+    error = VerifyError(_message(check, model, small, coupling, plan, example_inputs, seed))
+    error.failed = bool(check.failure)
+    raise error
 
 
 def _message_at_size(proof: Proof, small: nn.Module) -> str:
