@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prunus.methods import METHODS
-
 LEVELS = ("random", "smaller-dense", "absolute-threshold", "magnitude", "obs-units", "depth", "multi-scale")
 """The short list, which shows the level that pays for a network: baselines, weights, units, branches, all together."""
 _BY_HAND = {"allocator", "window", "transfer"}
@@ -17,6 +15,8 @@ def compared_methods(methods: str | Sequence[str]) -> list[str]:
 
     ``levels`` is the short list; ``all`` is every method that is whole without options and no other by default.
     """
+    from prunus.methods import METHODS
+
     if methods == "levels":
         return [name for name in LEVELS if name in METHODS]
     if methods == "all":

@@ -12,7 +12,6 @@ from torch import nn
 from prunus.data.splits import Splits
 from prunus.experiments.recipe import Recipe
 from prunus.foundation import clock
-from prunus.methods import METHODS
 from prunus.training.finetune import finetune_
 
 _STEPS = 6
@@ -46,6 +45,8 @@ def estimate(recipe: Recipe, methods: Sequence[str], model: nn.Module, data: Spl
         model: the network of the recipe; it stays as it is.
         data: the splits of the recipe.
     """
+    from prunus.methods import METHODS
+
     section = recipe.compare
     each = len(section.kept) * len(section.repair)
     fresh = sum(METHODS.get(name).fresh_weights for name in methods) * each
